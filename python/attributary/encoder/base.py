@@ -1,0 +1,42 @@
+"""What an encoder is: pixels and an optional prompt in, one unit vector out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Facts about an encoder that its callers and the bundle's manifest need."""
+
+    name: str  # for people, e.g. "efficientnet-lite0+minilm"
+    digest: str  # SHA-256 of the ONNX file, hex: the identity that vectors are bound to
+    dim: int  # D, dimensions of an embedding
+    image_size: int  # side of the square input, pixels
+    max_tokens: int  # T at most
+
+
+class Encoder(Protocol):
+    """Turns prepared queries into embeddings. Implementations are safe to call from several threads."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder's facts."""
+        ...
+
+    def encode(
+        self,
+        pixels: NDArray[np.uint8],
+        token_ids: NDArray[np.int64],
+        token_mask: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Embed a batch.
+
+        `pixels` is uint8 RGB [B, S, S, 3] with S = spec.image_size; `token_ids` and `token_mask` are int64 [B, T],
+        T >= 1. A row whose mask is all zero has no prompt. Returns float32 [B, D], rows of unit length.
+        """
+        ...

@@ -1,0 +1,54 @@
+"""What can go wrong, once, for every layer.
+
+The request-time errors map one to one to gRPC codes in the gateway; the bundle errors stop a server from opening
+what it must not serve. Nothing below the gateway knows a transport.
+"""
+
+from __future__ import annotations
+
+
+class AttributaryError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidArgumentError(AttributaryError):
+    """The request is wrong: `field` is the path of the value at fault ("query.image"), the text says the limit."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class NotFoundError(AttributaryError):
+    """A bundle or an item that does not exist: `kind` is "bundle" or "item", `name` what was asked for."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no such {kind}: {name}")
+        self.kind = kind
+        self.name = name
+
+
+class OverloadedError(AttributaryError):
+    """Every admission permit is taken; come back after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(AttributaryError):
+    """The caller's deadline passed, or the caller left, before the answer was ready."""
+
+
+class UnavailableError(AttributaryError):
+    """The engine is starting, draining, or a service behind it is away."""
+
+
+class BundleError(AttributaryError):
+    """A bundle that must not be served; `file` is the bundle's file at fault."""
+
+    def __init__(self, file: str, message: str) -> None:
+        super().__init__(f"bundle file {file}: {message}")
+        self.file = file
+        self.message = message

@@ -1,0 +1,43 @@
+"""Array types and results of the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array: TypeAlias = NDArray[np.uint8]
+Int32Array: TypeAlias = NDArray[np.int32]
+Int64Array: TypeAlias = NDArray[np.int64]
+Float16Array: TypeAlias = NDArray[np.float16]
+Float32Array: TypeAlias = NDArray[np.float32]
+# One bit a row, least significant bit first (np.packbits(..., bitorder="little")).
+BoolBitmap: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """What `rescore` returns for Q queries; k = top_k, c = top_creators. Unused places hold -1 and 0."""
+
+    rows: Int64Array  # [Q, k] rows of the vector store, by descending similarity, ties by ascending row
+    similarity: Float32Array  # [Q, k] cosine
+    share: Float32Array  # [Q, k] in [0, 1]
+    diffuse: Float32Array  # [Q] in [0, 1]; 1 - the sum of the shares of all candidates
+    creators: Int32Array  # [Q, c] creator codes, by descending total, ties by ascending code
+    creator_share: Float32Array  # [Q, c] totals over all candidates
+    creator_items: Int32Array  # [Q, c] candidates of that creator with a share above 0
+
+    @classmethod
+    def empty(cls, queries: int, top_k: int, top_creators: int) -> Rescored:
+        """Allocate a result whose places are all unused."""
+        return cls(
+            rows=np.full((queries, top_k), -1, np.int64),
+            similarity=np.zeros((queries, top_k), np.float32),
+            share=np.zeros((queries, top_k), np.float32),
+            diffuse=np.ones(queries, np.float32),
+            creators=np.full((queries, top_creators), -1, np.int32),
+            creator_share=np.zeros((queries, top_creators), np.float32),
+            creator_items=np.zeros((queries, top_creators), np.int32),
+        )

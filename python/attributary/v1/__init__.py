@@ -1,0 +1,1 @@
+"""Generated protocol classes; built from `proto/attributary/v1`, never edited."""

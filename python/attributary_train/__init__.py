@@ -1,0 +1,1 @@
+"""Corpora, teachers, students and their evaluation: everything that happens before a bundle is served."""

@@ -1,0 +1,1 @@
+"""Measuring attribution quality: retrieval, agreement, calibration."""
