@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the short commit hash, with "+changes" where tracked files differ from it; "unknown" outside git."""
+    """Return the short commit hash, "+changes" appended where tracked files differ; "unknown" outside git."""
     try:
         head = _run("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
         changed = _run(
@@ -69,9 +69,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser with the two switches that every benchmark has: --json and --save."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument(
-        "--save", action="store_true", help="also write benchmarks/results/<script>-<machine>.json"
-    )
+    parser.add_argument("--save", action="store_true", help="also write a file under benchmarks/results/")
     return parser
 
 
@@ -85,8 +83,8 @@ def emit(
 ) -> dict[str, Any]:
     """Print the report as JSON or as a readable table, save it where asked, and return it.
 
-    `results` is a list of flat rows (one a table line), or a mapping of table names to such lists. `save` defaults
-    to whether --save is on the command line.
+    `results` is a list of flat rows (one a table line), or a mapping of table names to such lists. `save`
+    defaults to whether --save is on the command line.
     """
     report = {
         "script": script,
@@ -123,7 +121,7 @@ def interleaved(
     warmup: int = 3,
     before: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
-    """Time every call once a round, so that a noisy neighbour touches all alike; return median seconds of each.
+    """Time every call once a round, so that a noisy neighbour touches all alike; return median seconds.
 
     `before` runs untimed ahead of every call (to evict caches, for instance).
     """
@@ -170,7 +168,7 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Turn NumPy scalars and arrays, and paths, into what json can write."""
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -200,7 +198,7 @@ def _print_readable(report: Mapping[str, Any]) -> None:
         print(f"  {mark:8s} {item['name']}: {value}, aim {item['aim']} {item['unit']}{note}")
 
 
-def _print_table(rows: Any) -> None:
+def _print_table(rows: object) -> None:
     if isinstance(rows, Mapping):
         rows = [{"name": key, "value": value} for key, value in rows.items()]
     if (
@@ -217,5 +215,5 @@ def _print_table(rows: Any) -> None:
         print("  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
