@@ -1,1 +1,1 @@
-"""TODO."""
+"""The core: query -> ranked items -> shares -> creator totals. Knows no transport."""

@@ -1,0 +1,68 @@
+"""Limits on a query, checked before work is done; every refusal names the field and the limit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.errors import InvalidArgumentError
+
+from .types import Limits, Options
+
+DEFAULT_COUNT = 10
+
+
+def resolve_counts(options: Options, items: int, limits: Limits) -> tuple[int, int]:
+    """Return (top_k, top_creators) with defaults filled in; raises InvalidArgumentError."""
+    most = min(limits.max_top_k, items)
+    top_k = min(DEFAULT_COUNT, most) if options.top_k is None else options.top_k
+    if not 1 <= top_k <= most:
+        why = f"this bundle has {items} items" if items < limits.max_top_k else "the server's limit"
+        raise InvalidArgumentError("options.top_k", f"must be from 1 to {most} ({why}), got {top_k}")
+    top_creators = DEFAULT_COUNT if options.top_creators is None else options.top_creators
+    if not 0 <= top_creators <= limits.max_top_k:
+        raise InvalidArgumentError(
+            "options.top_creators", f"must be from 0 to {limits.max_top_k}, got {top_creators}"
+        )
+    return top_k, top_creators
+
+
+def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArray[np.float32]:
+    """Return the embedding scaled to unit length, float32 [D]; raises InvalidArgumentError."""
+    vector = np.asarray(values, np.float32)
+    if vector.shape != (dim,):
+        got = f"{vector.size}" if vector.ndim == 1 else f"an array of shape {vector.shape}"
+        raise InvalidArgumentError(field, f"must have {dim} values, got {got}")
+    # In float64: the squares of large finite float32 values overflow.
+    norm = float(np.sqrt(np.square(vector, dtype=np.float64).sum()))
+    if not np.isfinite(norm):
+        raise InvalidArgumentError(field, "every value must be finite, got NaN or infinity")
+    if norm < 1e-12:
+        raise InvalidArgumentError(field, "must not be all zero")
+    return np.asarray(vector / norm, np.float32)
+
+
+def check_pixels(pixels: NDArray[np.uint8], limits: Limits, field: str) -> NDArray[np.uint8]:
+    """Return the pixels if they are uint8 RGB [H, W, 3] within the limits; raises InvalidArgumentError."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InvalidArgumentError(
+            field, f"must be uint8 RGB [height, width, 3], got {pixels.dtype} {list(pixels.shape)}"
+        )
+    height, width = pixels.shape[:2]
+    if height == 0 or width == 0:
+        raise InvalidArgumentError(field, f"height and width must be at least 1, got {height} x {width}")
+    if height * width > limits.max_image_pixels:
+        raise InvalidArgumentError(
+            field, f"has {height * width} pixels, the limit is {limits.max_image_pixels}"
+        )
+    return pixels
+
+
+def check_prompt(prompt: str, limits: Limits, field: str) -> None:
+    """Raise InvalidArgumentError if the prompt is longer than the limit in UTF-8 bytes."""
+    # A character is at least one byte, so most prompts are settled without encoding them.
+    if len(prompt) * 4 <= limits.max_prompt_bytes:
+        return
+    size = len(prompt.encode("utf-8", errors="replace"))
+    if size > limits.max_prompt_bytes:
+        raise InvalidArgumentError(field, f"has {size} bytes, the limit is {limits.max_prompt_bytes}")

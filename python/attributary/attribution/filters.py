@@ -1,0 +1,79 @@
+"""Creator and licence filters as bitmaps over the rows of a bundle."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.bundle.items import ItemTable
+from attributary.errors import InvalidArgumentError
+
+from .types import Filter
+
+_CACHED_FILTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Rows that pass a filter."""
+
+    bitmap: NDArray[np.uint8]  # [ceil(N / 8)], least significant bit first
+    count: int
+    rows: NDArray[np.int64]  # the same rows, ascending; empty if there are more than the caller's bound
+
+
+class FilterCompiler:
+    """Turns a `Filter` into a bitmap once, and remembers the most recent ones."""
+
+    def __init__(self, items: ItemTable, exact_below: int) -> None:
+        self._items = items
+        self._exact_below = exact_below
+        self._cache: OrderedDict[Filter, Allowed] = OrderedDict()
+        self._lock = Lock()
+
+    def check(self, filter_: Filter, field: str) -> None:
+        """Raise InvalidArgumentError if the filter names a creator or licence that no item has."""
+        for name in ("include_creators", "exclude_creators"):
+            self._check(getattr(filter_, name), self._items.creator_codes, f"{field}.{name}", "creator")
+        for name in ("include_licences", "exclude_licences"):
+            self._check(getattr(filter_, name), self._items.licence_codes, f"{field}.{name}", "licence")
+
+    def compile(self, filter_: Filter) -> Allowed:
+        """Return the rows that pass. The filter has been checked."""
+        with self._lock:
+            if found := self._cache.get(filter_):
+                self._cache.move_to_end(filter_)
+                return found
+        passing = self._passing(filter_)
+        count = int(passing.sum())
+        rows = np.flatnonzero(passing) if count <= self._exact_below else np.zeros(0, np.int64)
+        allowed = Allowed(np.packbits(passing, bitorder="little"), count, rows.astype(np.int64))
+        with self._lock:
+            self._cache[filter_] = allowed
+            while len(self._cache) > _CACHED_FILTERS:
+                self._cache.popitem(last=False)
+        return allowed
+
+    def _passing(self, filter_: Filter) -> NDArray[np.bool_]:
+        items = self._items
+        passing = np.ones(len(items), bool)
+        for names, codes, of_row, wanted in (
+            (filter_.include_creators, items.creator_codes, items.creator_of_row, True),
+            (filter_.exclude_creators, items.creator_codes, items.creator_of_row, False),
+            (filter_.include_licences, items.licence_codes, items.licence_of_row, True),
+            (filter_.exclude_licences, items.licence_codes, items.licence_of_row, False),
+        ):
+            if names:
+                listed = np.isin(of_row, [codes[name] for name in names])
+                passing &= listed if wanted else ~listed
+        return passing
+
+    @staticmethod
+    def _check(names: tuple[str, ...], codes: dict[str, int], field: str, kind: str) -> None:
+        for name in names:
+            if name not in codes:
+                raise InvalidArgumentError(field, f"no item has the {kind} {name[:80]!r}")

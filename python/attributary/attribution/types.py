@@ -1,0 +1,128 @@
+"""Queries, options and answers of the core; no transport, no file format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a caller may ask for. Enforced before any work is done."""
+
+    max_image_bytes: int = 20 * 1024 * 1024
+    max_image_pixels: int = 50_000_000
+    max_prompt_bytes: int = 8 * 1024
+    max_top_k: int = 1_000
+    max_batch_queries: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Restricts the search to items that pass all four lists; include lists are unions, empty ones let all pass."""
+
+    include_creators: tuple[str, ...] = ()
+    exclude_creators: tuple[str, ...] = ()
+    include_licences: tuple[str, ...] = ()
+    exclude_licences: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.include_creators or self.exclude_creators or self.include_licences or self.exclude_licences
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to return. None stands for the default: 10, or less in a smaller corpus."""
+
+    top_k: int | None = None
+    top_creators: int | None = None
+    filter: Filter = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question: exactly one of `image`, `pixels`, `embedding`, and an optional prompt.
+
+    `image` is an encoded picture; `pixels` uint8 RGB [H, W, 3]; `embedding` float [D]. `has_prompt` belongs to an
+    embedding and says that its encoder was given the prompt; `prompt` must then be empty.
+    """
+
+    image: bytes | None = None
+    pixels: NDArray[np.uint8] | None = None
+    embedding: NDArray[np.float32] | None = None
+    prompt: str = ""
+    has_prompt: bool = False
+
+
+@dataclass(slots=True)
+class Timings:
+    """Wall milliseconds that one query spent in each phase; phases of a batch count in full for each member."""
+
+    queue: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    tokenize: float = 0.0
+    encode: float = 0.0
+    search: float = 0.0
+    rescore: float = 0.0
+    assemble: float = 0.0
+    batch_size: int = 0
+
+    def phases(self) -> dict[str, float]:
+        """Milliseconds by phase, in the order of the query's way."""
+        return {name: getattr(self, name) for name in PHASES}
+
+
+PHASES = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A query that has passed every check and is ready for a batch: either pixels and tokens, or an embedding."""
+
+    top_k: int
+    top_creators: int
+    filter: Filter
+    has_prompt: bool
+    pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
+    tokens: NDArray[np.int64] | None = None  # [T], None without a prompt
+    embedding: NDArray[np.float32] | None = None  # [D], unit length
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class AttributedItem:
+    """One training item in an answer; `rank` from 1, `similarity` a cosine, `share` in [0, 1]."""
+
+    id: int
+    rank: int
+    similarity: float
+    share: float
+    caption: str
+    creator: str
+    licence: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreatorShare:
+    """A creator's total over all candidates, and how many of them have a share above 0."""
+
+    creator: str
+    share: float
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The answer to one query."""
+
+    items: tuple[AttributedItem, ...]  # by descending similarity
+    creators: tuple[CreatorShare, ...]  # by descending share
+    diffuse_share: float  # in [0, 1]; what belongs to nobody in particular
+    out_of_distribution: bool
+    timings: Timings
