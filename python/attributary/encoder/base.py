@@ -36,7 +36,8 @@ class Encoder(Protocol):
     ) -> NDArray[np.float32]:
         """Embed a batch.
 
-        `pixels` is uint8 RGB [B, S, S, 3] with S = spec.image_size; `token_ids` and `token_mask` are int64 [B, T],
-        T >= 1. A row whose mask is all zero has no prompt. Returns float32 [B, D], rows of unit length.
+        `pixels` is uint8 RGB [B, S, S, 3] with S = spec.image_size; `token_ids` and `token_mask` are int64
+        [B, T], T >= 1. A row whose mask is all zero has no prompt. Returns float32 [B, D], rows of unit
+        length.
         """
         ...
