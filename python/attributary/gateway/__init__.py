@@ -1,1 +1,1 @@
-"""TODO."""
+"""The gRPC gateway: a transport around the core, and the only place that knows protobuf."""

@@ -1,0 +1,189 @@
+"""Dynamic batching: queries that wait together go through the engine together.
+
+With a delay of 0 batching is continuous: an idle worker takes what is there at once, so a lone query never
+waits, and batches form by themselves while the workers are busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic, perf_counter
+from typing import Protocol
+
+import structlog
+
+from attributary.attribution.types import Attribution, Prepared
+from attributary.errors import DeadlineError
+
+from .errors import presentable
+
+log = structlog.get_logger(__name__)
+
+Outcome = Attribution | Exception
+
+
+class Observer(Protocol):
+    """Who is told about batches; called from worker threads."""
+
+    def batch(self, lane: str, size: int) -> None:
+        """A batch of `size` queries starts."""
+        ...
+
+    def dropped(self, reason: str) -> None:
+        """A query is dropped before work: "departed" or "expired"."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One query on its way. `future` belongs to the event loop; a caller who leaves cancels it."""
+
+    future: asyncio.Future[Attribution]
+    deadline: float  # on the monotonic clock, seconds; infinity without one
+    arrived: float  # perf_counter, seconds
+    prepared: Prepared | None = None
+
+    def dead(self) -> str | None:
+        """Say why no work should be done for this query, None if it should. Callable from any thread."""
+        if self.future.done():
+            return "departed"
+        return "expired" if monotonic() >= self.deadline else None
+
+
+class Batcher:
+    """A queue with its engine threads. One wake-up of the event loop a batch, whatever its size."""
+
+    def __init__(
+        self,
+        lane: str,
+        run: Callable[[Sequence[Prepared]], list[Attribution]],
+        loop: asyncio.AbstractEventLoop,
+        observer: Observer,
+        *,
+        max_batch: int,
+        max_delay_s: float = 0.0,
+        workers: int = 1,
+    ) -> None:
+        self._lane = lane
+        self._run = run
+        self._loop = loop
+        self._observer = observer
+        self._max_batch = max_batch
+        self._max_delay = max_delay_s
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{lane}-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, job: Job) -> None:
+        """Queue a prepared query; callable from any thread. The answer or error goes to its future."""
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Finish what is queued, then end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (batch := self._take()) is not None:
+            outcomes = self._answer(self._drop_dead(batch))
+            if outcomes:
+                _post(self._loop, outcomes)
+
+    def _take(self) -> list[Job] | None:
+        with self._changed:
+            while not self._queue:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            if self._max_delay > 0:
+                self._fill()
+            return [self._queue.popleft() for _ in range(min(self._max_batch, len(self._queue)))]
+
+    def _fill(self) -> None:
+        until = self._queue[0].arrived + self._max_delay
+        while 0 < len(self._queue) < self._max_batch and not self._closed:
+            left = until - perf_counter()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _drop_dead(self, batch: list[Job]) -> list[Job]:
+        live = []
+        for job in batch:
+            reason = job.dead()
+            if reason is None:
+                live.append(job)
+                continue
+            self._observer.dropped(reason)
+            if reason == "expired":
+                fail(self._loop, job, DeadlineError("the deadline passed while the query was queued"))
+        return live
+
+    def _answer(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
+        if not batch:
+            return []
+        self._observer.batch(self._lane, len(batch))
+        prepared = [_started(job) for job in batch]
+        try:
+            answers = self._run(prepared)
+            if len(answers) != len(batch):
+                raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
+            return list(zip(batch, answers, strict=True))
+        except Exception as error:
+            if len(batch) == 1:
+                return [(batch[0], presentable(error, self._lane))]
+            # One of them is poison; alone, each gets what it deserves.
+            return [outcome for job in self._alone(batch) for outcome in self._answer([job])]
+
+    def _alone(self, batch: list[Job]) -> list[Job]:
+        log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
+        return self._drop_dead(batch)
+
+
+def fail(loop: asyncio.AbstractEventLoop, job: Job, error: Exception) -> None:
+    """Fail one query from any thread."""
+    _post(loop, [(job, error)])
+
+
+def _started(job: Job) -> Prepared:
+    prepared = job.prepared
+    assert prepared is not None
+    timings = prepared.timings
+    inside = (perf_counter() - job.arrived) * 1e3
+    timings.queue = max(0.0, inside - timings.decode - timings.preprocess - timings.tokenize)
+    return prepared
+
+
+def _post(loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Job, Outcome]]) -> None:
+    # A closed loop has no callers left to tell.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_deliver, outcomes)
+
+
+def _deliver(outcomes: list[tuple[Job, Outcome]]) -> None:
+    for job, outcome in outcomes:
+        if job.future.done():
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)

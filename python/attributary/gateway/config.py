@@ -1,0 +1,157 @@
+"""Every setting of the gateway, once: the command line and the environment are read from this table.
+
+Limits on a query (bytes, pixels, prompt, top_k, batch) are the engine's: `attributary.attribution.types`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast, get_type_hints
+
+from attributary.errors import InvalidArgumentError
+
+Value: TypeAlias = bool | int | float | str | Path | None
+
+ENVIRONMENT_PREFIX = "ATTRIBUTARY_"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Settings of one gateway process. Times are in the unit that the name ends with."""
+
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0 for every interface"}
+    )
+    port: int = field(default=50051, metadata={"help": "port of the gRPC service; 0 picks a free one"})
+    metrics_port: int = field(
+        default=9464, metadata={"help": "port of the Prometheus page; 0 picks a free one, -1 turns it off"}
+    )
+    max_batch: int = field(
+        default=32, metadata={"help": "queries that go through the engine together at most"}
+    )
+    max_delay_ms: float = field(
+        default=0.0, metadata={"help": "how long an idle engine waits for a batch to fill; 0 never waits"}
+    )
+    encode_workers: int = field(default=1, metadata={"help": "engine threads for pictures"})
+    search_workers: int = field(
+        default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
+    )
+    prepare_threads: int = field(default=2, metadata={"help": "threads that decode, resize and tokenise"})
+    permits: int = field(
+        default=256, metadata={"help": "queries inside the server at once; one more is RESOURCE_EXHAUSTED"}
+    )
+    max_inflight_bytes: int = field(
+        default=512 << 20, metadata={"help": "bytes of requests inside the server at once"}
+    )
+    max_message_bytes: int = field(
+        default=0, metadata={"help": "largest gRPC message; 0 derives it from the limits on a query"}
+    )
+    read_ahead: int = field(
+        default=16, metadata={"help": "messages of one stream that are read before their results are written"}
+    )
+    drain_s: float = field(
+        default=30.0, metadata={"help": "how long running calls may take after SIGTERM before they are cut"}
+    )
+    drain_notice_s: float = field(
+        default=0.0, metadata={"help": "how long health says NOT_SERVING before new calls are refused"}
+    )
+    tls_cert: Path | None = field(
+        default=None, metadata={"help": "PEM file of the server's certificate chain; turns TLS on"}
+    )
+    tls_key: Path | None = field(default=None, metadata={"help": "PEM file of the server's private key"})
+    tls_client_ca: Path | None = field(
+        default=None, metadata={"help": "PEM file of the authorities that client certificates must come from"}
+    )
+    tokens_file: Path | None = field(
+        default=None, metadata={"help": "file of accepted bearer tokens, one a line; # starts a comment"}
+    )
+    reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
+    event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
+    log_format: str = field(default="json", metadata={"help": "json or console"})
+    log_level: str = field(
+        default="info", metadata={"help": "debug (one line a request), info, warning or error"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
+        for name, most in (("port", 65535), ("metrics_port", 65535)):
+            if getattr(self, name) > most:
+                raise InvalidArgumentError(name, f"must be at most {most}, got {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InvalidArgumentError(
+                    name, f"must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidArgumentError("tls_cert", "tls_cert and tls_key must be given together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise InvalidArgumentError("tls_client_ca", "needs tls_cert and tls_key")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Value) -> GatewayConfig:
+        """Build from ATTRIBUTARY_<NAME> variables; `given` values win. Raises InvalidArgumentError."""
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {
+            flag.name: parse(flag, environment[flag.variable])
+            for flag in flags()
+            if flag.variable in environment and flag.name not in given
+        }
+        return cls(**values, **given)  # type: ignore[arg-type]
+
+
+_LEAST: dict[str, float] = {
+    "port": 0, "metrics_port": -1, "max_batch": 1, "max_delay_ms": 0, "encode_workers": 1,
+    "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
+    "read_ahead": 1, "drain_s": 0, "drain_notice_s": 0,
+}  # fmt: skip
+_CHOICES = {
+    "event_loop": ("uvloop", "asyncio"),
+    "log_format": ("json", "console"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+
+
+class Flag(NamedTuple):
+    """One setting as the command line needs it."""
+
+    name: str  # as in GatewayConfig; --max-batch for max_batch
+    variable: str  # environment variable
+    kind: type  # bool, int, float, str or Path
+    default: Value
+    help: str
+
+
+def flags() -> Iterator[Flag]:
+    """Yield every setting, in the order of `GatewayConfig`."""
+    hints = get_type_hints(GatewayConfig)
+    for entry in fields(GatewayConfig):
+        kind = hints[entry.name]
+        yield Flag(
+            name=entry.name,
+            variable=ENVIRONMENT_PREFIX + entry.name.upper(),
+            kind=kind if isinstance(kind, type) else Path,
+            default=cast(Value, entry.default),
+            help=entry.metadata["help"],
+        )
+
+
+def parse(flag: Flag, text: str) -> Value:
+    """Turn the text of an environment variable into the flag's type; raises InvalidArgumentError."""
+    if flag.kind is bool:
+        if text.lower() in {"1", "true", "yes", "on"}:
+            return True
+        if text.lower() in {"0", "false", "no", "off"}:
+            return False
+        raise InvalidArgumentError(flag.variable, f"must be true or false, got {text!r}")
+    if flag.kind is Path and not text:
+        return None
+    try:
+        value: Value = flag.kind(text)
+        return value
+    except ValueError:
+        raise InvalidArgumentError(flag.variable, f"must be {flag.kind.__name__}, got {text!r}") from None

@@ -1,0 +1,125 @@
+"""The one mapping from this package's errors to gRPC statuses with google.rpc details."""
+
+from __future__ import annotations
+
+import secrets
+from typing import NoReturn
+
+import structlog
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
+from attributary.errors import (
+    AttributaryError,
+    DeadlineError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from attributary.v1 import attribution_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+DOMAIN = "attributary.dev"
+# A status travels in HTTP/2 trailers, which peers cut at 8 KiB; quotes of a request must not fill them.
+_MAX_TEXT = 500
+
+_CODES: dict[type[AttributaryError], int] = {
+    InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
+    NotFoundError: code_pb2.NOT_FOUND,
+    OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
+    DeadlineError: code_pb2.DEADLINE_EXCEEDED,
+    UnavailableError: code_pb2.UNAVAILABLE,
+}
+
+
+class DefectError(Exception):
+    """A bug met on the way: the caller learns only `reference`, the log holds the traceback under it."""
+
+    def __init__(self) -> None:
+        self.reference = secrets.token_hex(6)
+        super().__init__(f"internal error; the server's log has it as {self.reference}")
+
+
+def is_expected(error: BaseException) -> bool:
+    """Say whether the caller is told what went wrong; everything else is a defect."""
+    return isinstance(error, tuple(_CODES))
+
+
+def presentable(error: Exception, where: str) -> Exception:
+    """Return an error fit for the caller; a defect is logged and hidden behind a reference."""
+    if is_expected(error) or isinstance(error, DefectError):
+        return error
+    defect = DefectError()
+    log.error("defect", where=where, reference=defect.reference, exc_info=error)
+    return defect
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """Return the google.rpc.Status of an error; anything unexpected is an opaque INTERNAL."""
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
+    if code == code_pb2.INTERNAL and not isinstance(error, DefectError):
+        error = DefectError()
+    status = status_pb2.Status(code=code, message=_clip(str(error)))
+    detail = _detail(error)
+    if detail is not None:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def to_result(error: Exception) -> pb.Error:
+    """Return the error of one query among several."""
+    status = to_status(error)
+    field = error.field if isinstance(error, InvalidArgumentError) else ""
+    message = _clip(error.message) if isinstance(error, InvalidArgumentError) else status.message
+    return pb.Error(code=status.code, message=message, field=_clip(field))
+
+
+def code_name(error: BaseException) -> str:
+    """Return the gRPC code's name, for metrics and logs."""
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
+    return str(code_pb2.Code.Name(code))
+
+
+async def abort(context: aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> NoReturn:
+    """End the call with a status and its details."""
+    packed = rpc_status.to_status(status)
+    await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+def _detail(error: Exception) -> Message | None:
+    detail: Message | None = None
+    if isinstance(error, InvalidArgumentError):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_clip(error.field), description=_clip(error.message)
+        )
+        detail = error_details_pb2.BadRequest(field_violations=[violation])
+    elif isinstance(error, NotFoundError):
+        facts = {"kind": error.kind, "name": _clip(error.name)}
+        detail = _info(f"{error.kind.upper()}_NOT_FOUND", facts)
+    elif isinstance(error, OverloadedError):
+        delay = Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1e3))
+        detail = error_details_pb2.RetryInfo(retry_delay=delay)
+    elif isinstance(error, DefectError):
+        detail = _info("DEFECT", {"reference": error.reference})
+    return detail
+
+
+def _info(reason: str, facts: dict[str, str]) -> Message:
+    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=facts)
+    return info
+
+
+def _clip(text: str) -> str:
+    # Lone surrogates cannot be sent.
+    text = text.encode("utf-8", errors="replace").decode()
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."

@@ -1,0 +1,138 @@
+"""Prometheus metrics on a registry and a port of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
+
+from attributary.attribution.types import PHASES, Timings
+from attributary.errors import InvalidArgumentError
+
+from .pipeline import LANES
+
+METHODS = ("Attribute", "AttributeBatch", "AttributeStream", "GetItem", "DescribeBundle")
+# An embedding is answered in well under a millisecond, a cold 50-megapixel picture in seconds.
+SECONDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """What the gateway tells Prometheus. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        if Path("/proc/self/stat").exists():
+            ProcessCollector(namespace="attributary", registry=self.registry)
+        self._requests = self._counter(
+            "attributary_requests", "Calls ended, by method and gRPC code.", "method", "code"
+        )
+        self._queries = self._counter(
+            "attributary_queries", "Queries answered or refused, by gRPC code.", "code"
+        )
+        self._dropped = self._counter(
+            "attributary_dropped", "Queries dropped from a queue before work, by reason.", "reason"
+        )
+        for reason in ("departed", "expired"):
+            self._dropped.labels(reason)
+        seconds = self._histogram("attributary_request_seconds", "Duration of a call.", SECONDS, "method")
+        self._seconds = {method: seconds.labels(method) for method in METHODS}
+        phases = self._histogram(
+            "attributary_phase_seconds", "Time of a query in each phase that it passed.", SECONDS, "phase"
+        )
+        self._phases = tuple((phase, phases.labels(phase)) for phase in PHASES)
+        sizes = self._histogram("attributary_batch_size", "Queries that shared a batch.", SIZES, "lane")
+        self._sizes = {lane: sizes.labels(lane) for lane in LANES}
+        self._counts: dict[tuple[str, str], Counter] = {}
+        self._query_counts: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._bundle: Gauge | None = None
+
+    def call(self, method: str, code: str, seconds: float) -> None:
+        """A call has ended."""
+        count = self._counts.get((method, code))
+        if count is None:
+            count = self._counts[method, code] = self._requests.labels(method, code)
+        count.inc()
+        self._seconds[method].observe(seconds)
+
+    def query(self, code: str, timings: Timings | None = None) -> None:
+        """A query has been answered (with its timings) or refused."""
+        count = self._query_counts.get(code)
+        if count is None:
+            count = self._query_counts[code] = self._queries.labels(code)
+        count.inc()
+        if timings is not None:
+            for phase, histogram in self._phases:
+                spent = getattr(timings, phase)
+                if spent:
+                    histogram.observe(spent / 1e3)
+
+    def batch(self, lane: str, size: int) -> None:
+        """A batch starts."""
+        self._sizes[lane].observe(size)
+
+    def dropped(self, reason: str) -> None:
+        """A query was dropped before work."""
+        self._dropped.labels(reason).inc()
+
+    def watch(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
+        """Publish a gauge that is read when Prometheus asks."""
+        gauge = self._gauges.get(name)
+        if gauge is None:
+            gauge = self._gauges[name] = Gauge(name, text, tuple(labels), registry=self.registry)
+        (gauge.labels(**labels) if labels else gauge).set_function(read)
+
+    def serving(self, **facts: str) -> None:
+        """Publish which bundle is served, as the labels of a gauge that is 1."""
+        if self._bundle is None:
+            self._bundle = Gauge(
+                "attributary_bundle_info", "The bundle being served.", tuple(facts), registry=self.registry
+            )
+        self._bundle.clear()
+        self._bundle.labels(**facts).set(1)
+
+    def listen(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
+        """Serve the page; return the port and a function that stops it. Raises InvalidArgumentError."""
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise InvalidArgumentError("metrics_port", f"cannot listen on {host}:{port}: {error}") from None
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return server.server_port, stop
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

@@ -1,0 +1,124 @@
+"""One engine with its threads: a query goes in on the event loop, its answer comes back as a future.
+
+pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
+embeddings: checked on the loop                        -> search lane (search, re-score)
+Two lanes, because half a millisecond of search must not queue behind a batch of pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.types import Attribution, Options, Query
+from attributary.errors import DeadlineError
+
+from .batching import Batcher, Job, Observer, fail
+from .config import GatewayConfig
+from .errors import presentable
+
+LANES = ("encode", "search")
+
+
+class Pipeline:
+    """An engine being served. Create and use it on the event loop that serves it."""
+
+    def __init__(self, engine: Engine, config: GatewayConfig, observer: Observer) -> None:
+        self.engine = engine
+        self.bundle_id = engine.bundle.manifest.bundle_id
+        self.bundle_version = engine.bundle.manifest.version
+        self._loop = asyncio.get_running_loop()
+        self._observer = observer
+        self._pool = ThreadPoolExecutor(config.prepare_threads, thread_name_prefix="prepare")
+        workers = {"encode": config.encode_workers, "search": config.search_workers}
+        self._lanes = {
+            lane: Batcher(
+                lane,
+                engine.run,
+                self._loop,
+                observer,
+                max_batch=config.max_batch,
+                max_delay_s=config.max_delay_ms / 1e3,
+                workers=workers[lane],
+            )
+            for lane in LANES
+        }
+        self._calls = 0
+        self._left = asyncio.Event()
+        self._left.set()
+
+    def submit(
+        self, query: Query, options: Options, field: str, deadline: float, arrived: float
+    ) -> asyncio.Future[Attribution]:
+        """Start one query; cancel the future to give it up.
+
+        `deadline` is on the monotonic clock, `arrived` on perf_counter, both in seconds. Raises
+        InvalidArgumentError for a wrong embedding; a wrong picture fails the future.
+        """
+        job = Job(self._loop.create_future(), deadline, arrived)
+        if query.embedding is not None:
+            job.prepared = self.engine.prepare(query, options, field)
+            self._lanes["search"].put(job)
+        else:
+            self._pool.submit(self._prepare, job, query, options, field)
+        return job.future
+
+    def queued(self, lane: str) -> int:
+        """How many queries wait in a lane."""
+        return len(self._lanes[lane])
+
+    def enter(self) -> None:
+        """Count a call in: the engine stays open until it has left."""
+        self._calls += 1
+        self._left.clear()
+
+    def leave(self) -> None:
+        """Count a call out."""
+        self._calls -= 1
+        if self._calls == 0:
+            self._left.set()
+
+    async def close(self) -> None:
+        """Wait for the calls inside, then end the threads."""
+        await self._left.wait()
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        self._pool.shutdown()
+        for lane in self._lanes.values():
+            lane.close()
+
+    def _prepare(self, job: Job, query: Query, options: Options, field: str) -> None:
+        reason = job.dead()
+        if reason is not None:
+            self._observer.dropped(reason)
+            if reason == "expired":
+                fail(self._loop, job, DeadlineError("the deadline passed before the query was read"))
+            return
+        try:
+            job.prepared = self.engine.prepare(query, options, field)
+        except Exception as error:
+            fail(self._loop, job, presentable(error, "prepare"))
+        else:
+            self._lanes["encode"].put(job)
+
+
+class PipelineHolder:
+    """The pipeline that new calls get: replaced by one pointer flip, the old one drained behind it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.current = pipeline
+
+    def swap(self, pipeline: Pipeline) -> Coroutine[Any, Any, None]:
+        """Serve `pipeline` from now on; await what is returned to drain and close the one before."""
+        before, self.current = self.current, pipeline
+        return before.close()
+
+
+def milliseconds_since(started: float) -> float:
+    """Milliseconds since a perf_counter reading."""
+    return (perf_counter() - started) * 1e3

@@ -1,0 +1,214 @@
+"""The gateway's life: start, serve, drain on SIGTERM or SIGINT, end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.types import Limits
+from attributary.errors import InvalidArgumentError
+
+from . import logs
+from .admission import Admission
+from .auth import TokenInterceptor, read_tokens, server_credentials
+from .config import GatewayConfig
+from .metrics import Metrics
+from .pipeline import LANES, Pipeline, PipelineHolder
+from .service import SERVICE, AttributionService, method_handlers
+from .stream import StreamHandler
+
+log = structlog.get_logger(__name__)
+
+# Beside the picture: prompt, filter lists, framing.
+_ENVELOPE_BYTES = 1 << 20
+_LARGEST_DERIVED = 256 << 20
+# For replies that are on their way when the last query has been answered.
+_LAST_WORDS_S = 0.5
+
+
+def serve(engine: Engine, config: GatewayConfig) -> int:
+    """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
+
+    One JSON line on standard output says when the server is ready:
+    {"ready": true, "port": ..., "metrics_port": ...}.
+    Raises InvalidArgumentError naming the setting, if it cannot start with this config.
+    """
+    logs.configure(config)
+    return run(_serve(engine, config), config.event_loop)
+
+
+def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
+    """Run a coroutine on the event loop that the config names."""
+    if event_loop == "uvloop":
+        import uvloop
+
+        return int(uvloop.run(main))
+    return asyncio.run(main)
+
+
+def message_limit(config: GatewayConfig, limits: Limits) -> int:
+    """Return the largest gRPC message in bytes: what the limits on a query allow, within reason.
+
+    A full batch of the largest pictures may be larger than is sensible to hold; a batch is then limited by
+    bytes before it is limited by count.
+    """
+    if config.max_message_bytes:
+        return config.max_message_bytes
+    batch = min(limits.max_image_bytes * limits.max_batch_queries, _LARGEST_DERIVED)
+    one = max(limits.max_image_bytes, limits.max_image_pixels * 3)
+    return max(batch, one) + _ENVELOPE_BYTES
+
+
+class Gateway:
+    """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
+
+    def __init__(self, engine: Engine, config: GatewayConfig) -> None:
+        self.config = config
+        self.port = 0
+        self.metrics_port: int | None = None
+        self.metrics = Metrics()
+        self.admission = Admission(config.permits, config.max_inflight_bytes)
+        self.holder = PipelineHolder(Pipeline(engine, config, self.metrics))
+        self._service = AttributionService(self.holder, self.admission, self.metrics, config)
+        self._stream = StreamHandler(self._service)
+        self._health = health.aio.HealthServicer()
+        self._server = self._build(engine)
+        self._watch()
+        self._stop_metrics: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
+        self.port = self._bind()
+        await self._server.start()
+        self._publish()
+        if self.config.metrics_port >= 0:
+            self.metrics_port, self._stop_metrics = self.metrics.listen(
+                self.config.host, self.config.metrics_port
+            )
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
+
+    async def swap(self, engine: Engine) -> None:
+        """Answer new calls with `engine`; return when the last call of the engine before has ended."""
+        drained = self.holder.swap(Pipeline(engine, self.config, self.metrics))
+        self._publish()
+        await drained
+
+    async def drain(self, grace_s: float | None = None) -> None:
+        """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self.config.drain_notice_s)
+        self.admission.close()
+        self._stream.drain()
+        ended = asyncio.create_task(self._server.stop(self.config.drain_s if grace_s is None else grace_s))
+        finished = asyncio.create_task(self.admission.idle())
+        await asyncio.wait((ended, finished), return_when=asyncio.FIRST_COMPLETED)
+        if finished.done():
+            # Health watchers never hang up by themselves; only queries are worth the whole grace.
+            await self._server.stop(_LAST_WORDS_S)
+        finished.cancel()
+        await ended
+        await self.holder.current.close()
+        if self._stop_metrics is not None:
+            await asyncio.to_thread(self._stop_metrics)
+
+    async def cut(self) -> None:
+        """End a drain now: running calls are cancelled."""
+        await self._server.stop(0)
+
+    def _build(self, engine: Engine) -> aio.Server:
+        config = self.config
+        interceptors = [TokenInterceptor(read_tokens(config.tokens_file))] if config.tokens_file else None
+        server = aio.server(
+            interceptors=interceptors,
+            options=(
+                ("grpc.max_receive_message_length", message_limit(config, engine.limits)),
+                ("grpc.max_send_message_length", -1),
+                # A second server on a taken port must fail, not share it.
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ),
+        )
+        server.add_generic_rpc_handlers((method_handlers(self._service, self._stream),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        return server
+
+    def _bind(self) -> int:
+        address = f"{self.config.host}:{self.config.port}"
+        credentials = server_credentials(self.config)
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise InvalidArgumentError(
+                "port", f"cannot listen on {address}; is another server there?"
+            ) from None
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    def _publish(self) -> None:
+        manifest = self.holder.current.engine.bundle.manifest
+        self.metrics.serving(
+            bundle_id=manifest.bundle_id,
+            version=manifest.version,
+            encoder=manifest.encoder.name,
+            index=manifest.index.factory,
+        )
+
+    def _watch(self) -> None:
+        self.metrics.watch("attributary_permits", "Permits that exist.", lambda: self.admission.permits)
+        self.metrics.watch(
+            "attributary_permits_in_use", "Permits that are taken.", lambda: self.admission.in_use
+        )
+        self.metrics.watch(
+            "attributary_inflight_bytes", "Bytes of admitted requests.", lambda: self.admission.bytes_in_use
+        )
+        for lane in LANES:
+            self.metrics.watch(
+                "attributary_queue_length",
+                "Prepared queries that wait for a batch.",
+                lambda lane=lane: self.holder.current.queued(lane),  # type: ignore[misc]
+                lane=lane,
+            )
+
+
+async def _serve(engine: Engine, config: GatewayConfig) -> int:
+    gateway = Gateway(engine, config)
+    await gateway.start()
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    log.info("ready", bundle_id=gateway.holder.current.bundle_id, **ready)
+    await asked.wait()
+    log.info("draining", inside=gateway.admission.in_use, grace_s=config.drain_s)
+    asked.clear()
+    draining = asyncio.create_task(gateway.drain())
+    impatient = asyncio.create_task(asked.wait())
+    await asyncio.wait((draining, impatient), return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        # A second signal ends the grace.
+        await gateway.cut()
+    impatient.cancel()
+    await draining
+    log.info("ended")
+    return 0

@@ -1,0 +1,188 @@
+"""Between protobuf and the core's types. Checks only what the core cannot see: how a query is spelled."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.types import Attribution, Filter, Limits, Options, Query, Timings
+from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.v1 import attribution_pb2 as pb
+
+from .wire import find_fault
+
+M = TypeVar("M", bound=Message)
+
+_NO_FILTER = Filter()
+_PACKED_FLOATS = 0x0A  # field 1, length-delimited
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Read a message; raises InvalidArgumentError naming the field that is not UTF-8, or "request"."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        field, problem = find_fault(data, kind.DESCRIPTOR)
+        raise InvalidArgumentError(field, problem) from None
+
+
+def to_query(message: pb.Query, limits: Limits, field: str) -> Query:
+    """Return the core's query; raises InvalidArgumentError with a path below `field`.
+
+    Whether exactly one input is given is left to the engine to judge.
+    """
+    kind = message.WhichOneof("input")
+    if kind == "embedding":
+        embedding = message.embedding
+        return Query(embedding=_floats(embedding), prompt=message.prompt, has_prompt=embedding.has_prompt)
+    if kind == "image":
+        return Query(image=message.image, prompt=message.prompt)
+    if kind == "pixels":
+        return Query(pixels=_pixels(message.pixels, limits, f"{field}.pixels"), prompt=message.prompt)
+    return Query(prompt=message.prompt)
+
+
+def to_options(message: pb.Options) -> Options:
+    """Return the core's options; unset counts stay None."""
+    return Options(
+        top_k=message.top_k if message.HasField("top_k") else None,
+        top_creators=message.top_creators if message.HasField("top_creators") else None,
+        filter=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
+    )
+
+
+def from_attribution(
+    answer: Attribution, bundle_id: str, bundle_version: str, timings: pb.Timings | None = None
+) -> pb.Attribution:
+    """Return the reply to one query."""
+    return pb.Attribution(
+        items=[
+            pb.AttributedItem(
+                id=item.id,
+                rank=item.rank,
+                similarity=item.similarity,
+                share=item.share,
+                caption=item.caption,
+                creator=item.creator,
+                licence=item.licence,
+                uri=item.uri,
+            )
+            for item in answer.items
+        ],
+        creators=[
+            pb.CreatorShare(creator=total.creator, share=total.share, item_count=total.item_count)
+            for total in answer.creators
+        ],
+        diffuse_share=answer.diffuse_share,
+        out_of_distribution=answer.out_of_distribution,
+        bundle_id=bundle_id,
+        bundle_version=bundle_version,
+        timings=timings,
+    )
+
+
+def from_timings(timings: Timings, total_ms: float) -> pb.Timings:
+    """Return the phases of one query, in milliseconds."""
+    return pb.Timings(
+        queue_ms=timings.queue,
+        decode_ms=timings.decode,
+        preprocess_ms=timings.preprocess,
+        tokenize_ms=timings.tokenize,
+        encode_ms=timings.encode,
+        search_ms=timings.search,
+        rescore_ms=timings.rescore,
+        assemble_ms=timings.assemble,
+        total_ms=total_ms,
+        batch_size=timings.batch_size,
+    )
+
+
+def describe(engine: Engine) -> pb.DescribeBundleResponse:
+    """Return what the engine serves."""
+    manifest, limits = engine.bundle.manifest, engine.limits
+    return pb.DescribeBundleResponse(
+        bundle_id=manifest.bundle_id,
+        bundle_version=manifest.version,
+        subject_model=manifest.subject.id,
+        encoder=manifest.encoder.name,
+        dim=manifest.encoder.dim,
+        image_size=manifest.encoder.image_size,
+        max_tokens=manifest.encoder.max_tokens,
+        item_count=manifest.item_count,
+        creator_count=manifest.creator_count,
+        index=manifest.index.factory,
+        recall_at_10=manifest.index.recall_at_10,
+        limits=pb.Limits(
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            max_prompt_bytes=limits.max_prompt_bytes,
+            max_top_k=limits.max_top_k,
+            max_batch_queries=limits.max_batch_queries,
+        ),
+    )
+
+
+def item(engine: Engine, item_id: int) -> pb.Item:
+    """Return one training item; raises NotFoundError."""
+    row = engine.row_of(item_id)
+    items = engine.bundle.items
+    return pb.Item(
+        id=item_id,
+        caption=items.caption(row),
+        creator=items.creator(row),
+        creator_url=items.creator_url(row),
+        licence=items.licence(row),
+        uri=items.uri(row),
+        near_dup_group=items.near_dup_group(row),
+    )
+
+
+def check_bundle(wanted: str, served: str) -> None:
+    """Raise NotFoundError if the caller wants another bundle than the one served."""
+    if wanted and wanted != served:
+        raise NotFoundError("bundle", wanted)
+
+
+def _floats(embedding: pb.Embedding) -> NDArray[np.float32]:
+    # A packed field serialises to its little-endian array: much faster than a loop over Python floats.
+    count = len(embedding.values)
+    data = embedding.SerializeToString(deterministic=True)
+    start = 1 + _varint_bytes(4 * count)
+    if count and data[0] == _PACKED_FLOATS and len(data) >= start + 4 * count:
+        return np.frombuffer(data, "<f4", count, start)
+    return np.array(embedding.values, np.float32)
+
+
+def _varint_bytes(value: int) -> int:
+    return max(1, (value.bit_length() + 6) // 7)
+
+
+def _pixels(message: pb.Pixels, limits: Limits, field: str) -> NDArray[np.uint8]:
+    height, width = message.height, message.width
+    for name, side in (("height", height), ("width", width)):
+        if side < 1:
+            raise InvalidArgumentError(f"{field}.{name}", f"must be at least 1, got {side}")
+    if height * width > limits.max_image_pixels:
+        raise InvalidArgumentError(
+            field, f"{height} x {width} is {height * width} pixels, the limit is {limits.max_image_pixels}"
+        )
+    data = message.data
+    wanted = height * width * 3
+    if len(data) != wanted:
+        raise InvalidArgumentError(
+            f"{field}.data", f"must have height * width * 3 = {wanted} bytes, got {len(data)}"
+        )
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def _filter(message: pb.Filter) -> Filter:
+    return Filter(
+        include_creators=tuple(message.include_creators),
+        exclude_creators=tuple(message.exclude_creators),
+        include_licences=tuple(message.include_licences),
+        exclude_licences=tuple(message.exclude_licences),
+    )

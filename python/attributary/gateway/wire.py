@@ -1,0 +1,87 @@
+"""Naming the field of a message that protobuf could not read. Runs only after parsing has failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+if TYPE_CHECKING:
+    from google._upb._message import Descriptor as UpbDescriptor
+
+    AnyDescriptor: TypeAlias = Descriptor | UpbDescriptor
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_DEPTH = 16
+
+
+class _MalformedError(Exception):
+    """The bytes are not a protobuf message."""
+
+
+def find_fault(data: bytes, kind: AnyDescriptor) -> tuple[str, str]:
+    """Return (path of the field at fault, what is wrong with it) for bytes that do not parse as `kind`.
+
+    The path is "request" where the bytes are no protobuf message at all.
+    """
+    try:
+        path = _invalid_text(memoryview(data), kind, "", 0)
+    except _MalformedError:
+        path = None
+    if path is None:
+        return "request", f"is not a readable {kind.name} message"
+    return path, "must be valid UTF-8"
+
+
+def _invalid_text(data: memoryview, kind: AnyDescriptor, prefix: str, depth: int) -> str | None:
+    counts: dict[int, int] = {}
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire_type = tag >> 3, tag & 7
+        value, at = _value(data, at, wire_type)
+        field = kind.fields_by_number.get(number)
+        if field is None or wire_type != _BYTES:
+            continue
+        path = prefix + field.name
+        if field.is_repeated:
+            path += f"[{counts.get(number, 0)}]"
+            counts[number] = counts.get(number, 0) + 1
+        if field.type == FieldDescriptor.TYPE_STRING:
+            try:
+                bytes(value).decode("utf-8")
+            except UnicodeDecodeError:
+                return path
+        elif field.message_type is not None and depth < _MAX_DEPTH:
+            inner = _invalid_text(value, field.message_type, path + ".", depth + 1)
+            if inner is not None:
+                return inner
+    return None
+
+
+def _value(data: memoryview, at: int, wire_type: int) -> tuple[memoryview, int]:
+    if wire_type == _VARINT:
+        _, end = _varint(data, at)
+    elif wire_type == _BYTES:
+        size, at = _varint(data, at)
+        end = at + size
+    elif wire_type in {_FIXED32, _FIXED64}:
+        end = at + (4 if wire_type == _FIXED32 else 8)
+    else:
+        raise _MalformedError
+    if end > len(data):
+        raise _MalformedError
+    return data[at:end], end
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise _MalformedError
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise _MalformedError
