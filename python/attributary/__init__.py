@@ -1,5 +1,3 @@
 """Training-data attribution of text-to-image models, served in milliseconds."""
 
-from importlib.metadata import version
-
-__version__ = version("attributary")
+__version__ = "0.1.0"

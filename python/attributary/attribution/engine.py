@@ -23,7 +23,7 @@ from attributary.index.base import VectorIndex
 
 from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import Allowed, FilterCompiler
-from .types import AttributedItem, Attribution, CreatorShare, Filter, Limits, Options, Prepared, Query, Timings
+from .types import AttributedItem, Attribution, CreatorShare, Filter, Limits, Options, Prepared, Query
 
 
 class Engine:
@@ -49,23 +49,26 @@ class Engine:
         if len(given) != 1:
             raise InvalidArgumentError(
                 field,
-                "exactly one of image, pixels, embedding must be given, " + (f"got {given}" if given else "got none"),
+                f"exactly one of image, pixels, embedding must be given, got {', '.join(given) or 'none'}",
             )
         top_k, top_creators = resolve_counts(options, len(self.bundle.items), self.limits)
         self._filters.check(options.filter, "options.filter")
-        prepared = Prepared(top_k, top_creators, options.filter, has_prompt=bool(query.prompt) or query.has_prompt)
+        prepared = Prepared(top_k, top_creators, options.filter, query.has_prompt)
         if query.embedding is not None:
             if query.prompt:
-                raise InvalidArgumentError(f"{field}.prompt", "must be empty beside an embedding, which holds its prompt")
+                raise InvalidArgumentError(
+                    f"{field}.prompt", "must be empty beside an embedding, which holds its prompt already"
+                )
             prepared.embedding = check_embedding(query.embedding, self.encoder.spec.dim, f"{field}.embedding")
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")
-        prepared.has_prompt = bool(query.prompt)
         self._prepare_pixels(query, prepared, field)
         if query.prompt:
             started = perf_counter()
-            prepared.tokens = self._tokenizer.encode(query.prompt)
+            prepared.tokens = self._tokenizer.encode(query.prompt, field=f"{field}.prompt")
             prepared.timings.tokenize = _ms_since(started)
+        # A prompt of blanks is no prompt: the encoder gets no token of it.
+        prepared.has_prompt = prepared.tokens.size > 0
         return prepared
 
     def run(self, batch: Sequence[Prepared]) -> list[Attribution]:
@@ -161,7 +164,9 @@ class Engine:
         rescore_ms = _ms_since(started)
 
         started = perf_counter()
-        answers = [self._assemble(prepared, scored, row, float(peak[row])) for row, prepared in enumerate(members)]
+        answers = [
+            self._assemble(prepared, scored, row, float(peak[row])) for row, prepared in enumerate(members)
+        ]
         assemble_ms = _ms_since(started)
         for prepared in members:
             timings = prepared.timings
@@ -244,6 +249,3 @@ class Engine:
 
 def _ms_since(started: float) -> float:
     return (perf_counter() - started) * 1e3
-
-
-__all__ = ["Engine", "Timings"]

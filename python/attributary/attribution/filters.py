@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
 
@@ -73,7 +74,7 @@ class FilterCompiler:
         return passing
 
     @staticmethod
-    def _check(names: tuple[str, ...], codes: dict[str, int], field: str, kind: str) -> None:
+    def _check(names: tuple[str, ...], codes: Mapping[str, int], field: str, kind: str) -> None:
         for name in names:
             if name not in codes:
                 raise InvalidArgumentError(field, f"no item has the {kind} {name[:80]!r}")

@@ -89,7 +89,9 @@ class Prepared:
     filter: Filter
     has_prompt: bool
     pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
-    tokens: NDArray[np.int64] | None = None  # [T], None without a prompt
+    tokens: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
     timings: Timings = field(default_factory=Timings)
 

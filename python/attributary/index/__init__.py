@@ -1,1 +1,1 @@
-"""TODO."""
+"""Candidate search: FAISS in process; other engines behind the same protocol."""

@@ -1,0 +1,68 @@
+"""From a bundle directory to an engine that may serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from attributary.bundle.bundle import Bundle
+from attributary.encoder.onnx import OnnxEncoder
+from attributary.errors import BundleError
+from attributary.index.faiss_index import FaissIndex
+
+from .engine import Engine
+from .golden import verify_golden
+from .types import Limits
+
+Precision = Literal["fp32", "int8"]
+
+
+def open_engine(
+    directory: Path | str,
+    *,
+    limits: Limits | None = None,
+    encoder_threads: int = 1,
+    precision: Precision = "fp32",
+    verify: bool = True,
+) -> Engine:
+    """Open the bundle and everything in it: ONNX Runtime and FAISS in this process.
+
+    `verify` checks every file's SHA-256 and the golden queries; a server always does. `precision` "int8" takes the
+    quantised encoder. Raises BundleError naming the file at fault.
+    """
+    bundle = Bundle.open(directory, verify=verify)
+    path = bundle.encoder_path
+    if precision == "int8":
+        if bundle.int8_encoder_path is None:
+            raise BundleError("encoder.int8.onnx", "is not in this bundle; serve it with fp32")
+        path = bundle.int8_encoder_path
+    encoder = OnnxEncoder(path, threads=encoder_threads)
+    engine = assemble(bundle, encoder, limits)
+    if verify:
+        verify_golden(engine, precision)
+    return engine
+
+
+def assemble(bundle: Bundle, encoder: OnnxEncoder, limits: Limits | None = None) -> Engine:
+    """Join an open bundle and its encoder; raises BundleError if they do not belong together."""
+    entry = bundle.manifest.encoder
+    spec = encoder.spec
+    if encoder.vectors_of != entry.digest:
+        raise BundleError(
+            "vectors.npy",
+            f"were made by encoder {entry.digest[:12]}..., the encoder given belongs to {encoder.vectors_of[:12]}...",
+        )
+    for name, of_file, of_manifest in (
+        ("dim", spec.dim, entry.dim),
+        ("image_size", spec.image_size, entry.image_size),
+        ("max_tokens", spec.max_tokens, entry.max_tokens),
+    ):
+        if of_file != of_manifest:
+            raise BundleError("encoder.onnx", f"has {name} {of_file}, the manifest says {of_manifest}")
+    index = FaissIndex.read(bundle.index_path, bundle.manifest.index.nprobe)
+    if (index.size, index.dim) != (len(bundle.items), spec.dim):
+        raise BundleError(
+            "index.faiss",
+            f"holds {index.size} vectors of {index.dim} dimensions, the bundle has {len(bundle.items)} of {spec.dim}",
+        )
+    return Engine(bundle, encoder, index, limits)

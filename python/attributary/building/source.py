@@ -1,0 +1,79 @@
+"""Reading the items that a bundle is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from attributary.bundle.items import ITEMS, SCHEMA, table_problem
+from attributary.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Items in row order, and where each one's picture lies."""
+
+    table: pa.Table  # the columns of a bundle's items.parquet
+    pictures: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: int | None = None) -> Source:
+    """Read a corpus directory: `items.parquet` beside its pictures.
+
+    Columns: id (int64), caption, creator, and optionally creator_url, licence (or licence_spdx), uri, near_dup_group.
+    A column `file` holds each picture's path below the directory; without it pictures are `images/*/<id>.png`.
+    Raises InvalidArgumentError naming the file or column at fault.
+    """
+    path = directory / ITEMS
+    if not path.is_file():
+        raise InvalidArgumentError("corpus", f"{path} does not exist; build the corpus first")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidArgumentError("corpus", f"{path} cannot be read: {error}") from error
+    if exclude_creators:
+        table = table.filter(pc.invert(pc.is_in(table["creator"], pa.array(exclude_creators))))
+    table = table if limit is None else table.slice(0, limit)
+    pictures = _pictures(directory, table)
+    items = _bundle_columns(table)
+    if problem := table_problem(items):
+        raise InvalidArgumentError("corpus", f"{path}: {problem}")
+    if len(items) == 0:
+        raise InvalidArgumentError("corpus", f"{path} has no items")
+    return Source(items.select(SCHEMA.names).cast(SCHEMA), pictures)
+
+
+def _bundle_columns(table: pa.Table) -> pa.Table:
+    if "licence" not in table.column_names and "licence_spdx" in table.column_names:
+        table = table.append_column("licence", table["licence_spdx"])
+    defaults: dict[str, pa.Array] = {
+        "creator_url": pa.array([""] * len(table)),
+        "licence": pa.array(["NOASSERTION"] * len(table)),
+        "uri": pa.array([""] * len(table)),
+        # Without groups every item stands for itself.
+        "near_dup_group": pa.array(range(len(table)), pa.int64()),
+    }
+    for name, values in defaults.items():
+        if name not in table.column_names:
+            table = table.append_column(name, values)
+    return table
+
+
+def _pictures(directory: Path, table: pa.Table) -> list[Path]:
+    if "file" in table.column_names:
+        return [directory / str(name) for name in table["file"].to_pylist()]
+    by_id = {path.stem: path for path in (directory / "images").glob("*/*.png")}
+    pictures = []
+    for item_id in table["id"].to_pylist():
+        found = by_id.get(str(item_id))
+        if found is None:
+            raise InvalidArgumentError("corpus", f"{directory / 'images'} has no picture {item_id}.png")
+        pictures.append(found)
+    return pictures

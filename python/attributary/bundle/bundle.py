@@ -1,0 +1,102 @@
+"""Opening a bundle: nothing of it is used before its manifest's hashes hold and its parts belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.errors import BundleError
+
+from .files import verify_files
+from .golden import GOLDEN, Golden
+from .items import ITEMS, ItemTable
+from .manifest import Manifest
+
+ENCODER = "encoder.onnx"
+ENCODER_INT8 = "encoder.int8.onnx"
+TOKENIZER = "tokenizer.json"
+INDEX = "index.faiss"
+VECTORS = "vectors.npy"
+REQUIRED = (ENCODER, TOKENIZER, INDEX, VECTORS, ITEMS, GOLDEN)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle. Vectors are memory-mapped, fp16 [N, D], rows of unit length."""
+
+    directory: Path
+    manifest: Manifest
+    items: ItemTable
+    vectors: NDArray[np.float16]
+    golden: Golden
+
+    @classmethod
+    def open(cls, directory: Path | str, verify: bool = True) -> Bundle:
+        """Open a bundle directory.
+
+        `verify` checks the SHA-256 of every file; skip it only for a bundle that was verified a moment ago. Raises
+        BundleError naming the file at fault: missing, changed, of an unknown schema, or of another encoder.
+        """
+        directory = Path(directory)
+        manifest = Manifest.read(directory)
+        for name in REQUIRED:
+            if name not in manifest.files:
+                raise BundleError(name, "is not listed in the manifest")
+        if verify:
+            verify_files(directory, manifest.files)
+        if manifest.index.encoder_digest != manifest.encoder.digest:
+            raise BundleError(
+                INDEX, _strangers("codes", manifest.index.encoder_digest, manifest.encoder.digest)
+            )
+        if manifest.files[ENCODER] != manifest.encoder.digest:
+            raise BundleError(
+                ENCODER, _strangers("vectors", manifest.encoder.digest, manifest.files[ENCODER])
+            )
+        items = ItemTable.read(directory / ITEMS)
+        vectors = _map_vectors(directory / VECTORS, manifest)
+        if len(items) != len(vectors):
+            raise BundleError(ITEMS, f"has {len(items)} rows, vectors.npy has {len(vectors)}")
+        return cls(directory, manifest, items, vectors, Golden.read(directory / GOLDEN))
+
+    @property
+    def encoder_path(self) -> Path:
+        """The fp32 encoder."""
+        return self.directory / ENCODER
+
+    @property
+    def int8_encoder_path(self) -> Path | None:
+        """The quantised encoder, if the bundle has one."""
+        return self.directory / ENCODER_INT8 if ENCODER_INT8 in self.manifest.files else None
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The prompt tokenizer."""
+        return self.directory / TOKENIZER
+
+    @property
+    def index_path(self) -> Path:
+        """The candidate index."""
+        return self.directory / INDEX
+
+
+def _strangers(what: str, made_by: str, present: str) -> str:
+    return (
+        f"{what} were made by encoder {made_by[:12]}..., the bundle holds encoder {present[:12]}...; "
+        "they do not belong together"
+    )
+
+
+def _map_vectors(path: Path, manifest: Manifest) -> NDArray[np.float16]:
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(VECTORS, f"cannot be mapped: {error}") from error
+    wanted = (manifest.item_count, manifest.encoder.dim)
+    if vectors.dtype != np.float16 or vectors.shape != wanted:
+        raise BundleError(
+            VECTORS, f"must be float16 {list(wanted)}, is {vectors.dtype} {list(vectors.shape)}"
+        )
+    return np.asarray(vectors)

@@ -1,0 +1,71 @@
+"""Hashing and crash-safe directory creation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attributary.errors import BundleError
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(directory: Path, expected: dict[str, str]) -> None:
+    """Check that every listed file is there with its SHA-256; raises BundleError naming the first that is not."""
+    for name, digest in expected.items():
+        if Path(name).name != name or name in {"", ".", ".."}:
+            raise BundleError(name, "is not a plain file name")
+        path = directory / name
+        if not path.is_file():
+            raise BundleError(name, "is missing")
+        found = sha256(path)
+        if found != digest:
+            raise BundleError(
+                name, f"SHA-256 is {found[:12]}..., the manifest says {digest[:12]}...; it was changed"
+            )
+
+
+@contextmanager
+def new_directory(target: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a scratch directory that becomes `target` only if the block succeeds; files are flushed to disk first.
+
+    Raises FileExistsError if `target` is there and `force` is not set.
+    """
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} exists; choose another path or pass --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+        for path in scratch.iterdir():
+            _sync(path)
+        scratch.chmod(0o755)
+        _sync(scratch)
+        if target.exists():
+            retired = scratch.with_name(scratch.name + ".old")
+            target.rename(retired)
+            scratch.rename(target)
+            shutil.rmtree(retired)
+        else:
+            scratch.rename(target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

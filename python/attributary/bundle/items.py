@@ -1,0 +1,130 @@
+"""`items.parquet`: who and what each row of the vector store is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from attributary.errors import BundleError
+
+ITEMS = "items.parquet"
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("creator", pa.string(), nullable=False),
+        pa.field("creator_url", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("near_dup_group", pa.int64(), nullable=False),
+    ]
+)
+
+
+class ItemTable:
+    """Read access by row. Text stays in Arrow memory; only what an answer shows becomes Python strings."""
+
+    def __init__(self, table: pa.Table) -> None:
+        problem = table_problem(table)
+        if problem:
+            raise BundleError(ITEMS, problem)
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        self._ids = _numpy(table, "id")
+        order = np.argsort(self._ids, kind="stable")
+        self._sorted_ids, self._row_of_sorted = self._ids[order], order
+        if (self._sorted_ids[1:] == self._sorted_ids[:-1]).any():
+            raise BundleError(ITEMS, "column id holds a value twice")
+        self._text = {name: _text(table, name) for name in ("caption", "creator_url", "uri")}
+        self.creator_of_row, self.creator_names = _codes(table, "creator")
+        self.licence_of_row, self.licence_names = _codes(table, "licence")
+        self.creator_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.creator_names)}
+        self.licence_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.licence_names)}
+        self._groups = _numpy(table, "near_dup_group")
+        # Dense codes, as the rescoring kernel wants them.
+        self.group_of_row: NDArray[np.int32] = np.unique(self._groups, return_inverse=True)[1].astype(
+            np.int32
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> ItemTable:
+        """Read the Parquet file; raises BundleError naming it."""
+        try:
+            return cls(pq.read_table(path))
+        except (OSError, pa.ArrowException) as error:
+            raise BundleError(ITEMS, f"cannot be read: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id_of(self, row: int) -> int:
+        """The item's stable id."""
+        return int(self._ids[row])
+
+    def row_of(self, item_id: int) -> int | None:
+        """The row of an id, None if there is none."""
+        place = int(np.searchsorted(self._sorted_ids, item_id)) if -(2**63) <= item_id < 2**63 else len(self)
+        if place == len(self) or self._sorted_ids[place] != item_id:
+            return None
+        return int(self._row_of_sorted[place])
+
+    def caption(self, row: int) -> str:
+        """What the item shows, in words."""
+        return str(self._text["caption"][row].as_py())
+
+    def uri(self, row: int) -> str:
+        """Where the item came from."""
+        return str(self._text["uri"][row].as_py())
+
+    def creator_url(self, row: int) -> str:
+        """The creator's page, possibly empty."""
+        return str(self._text["creator_url"][row].as_py())
+
+    def creator(self, row: int) -> str:
+        """Who made the item."""
+        return self.creator_names[self.creator_of_row[row]]
+
+    def licence(self, row: int) -> str:
+        """SPDX identifier."""
+        return self.licence_names[self.licence_of_row[row]]
+
+    def near_dup_group(self, row: int) -> int:
+        """Items of one group are near duplicates and share credit."""
+        return int(self._groups[row])
+
+
+def table_problem(table: pa.Table) -> str | None:
+    """Say what keeps an Arrow table from being an item table: a missing, wrongly typed or null column."""
+    for wanted in SCHEMA:
+        if wanted.name not in table.column_names:
+            return f"column {wanted.name} is missing"
+        column = table.column(wanted.name)
+        if column.null_count:
+            return f"column {wanted.name} holds {column.null_count} nulls"
+        try:
+            column.cast(wanted.type)
+        except pa.ArrowException:
+            return f"column {wanted.name} must be {wanted.type}, is {column.type}"
+    return None
+
+
+def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.ascontiguousarray(table.column(name).to_numpy(), dtype=np.int64)
+
+
+def _text(table: pa.Table, name: str) -> pa.Array:
+    # One contiguous array with 64-bit offsets: a look-up is then one step, whatever the size.
+    combined = table.column(name).cast(pa.large_string()).combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
+    column = table.column(name)
+    names = pc.unique(column).sort()
+    codes = pc.index_in(column, value_set=names).to_numpy()
+    return np.ascontiguousarray(codes, dtype=np.int32), [str(value) for value in names.to_pylist()]

@@ -1,0 +1,159 @@
+"""`manifest.json`: what a bundle is, what belongs together in it, and the SHA-256 of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from attributary.errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ShareCalibration:
+    """How similarities become shares (see `attributary.kernels.rescore`)."""
+
+    temperature: float  # cosine units; above 0
+    threshold: float  # relative weight below which a share is exactly 0; in [0, 1)
+    background: float  # cosine of the null item that takes the diffuse share
+    ood_similarity: float  # a query whose best cosine is below this resembles nothing known
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Share calibrations: cosines with and without a prompt are on different scales."""
+
+    method: str  # how the parameters were found
+    image: ShareCalibration
+    image_and_prompt: ShareCalibration
+
+    def of(self, has_prompt: bool) -> ShareCalibration:
+        """Return the calibration for a query with or without a prompt."""
+        return self.image_and_prompt if has_prompt else self.image
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderEntry:
+    """The encoder that made the vectors, and how a picture reaches it."""
+
+    name: str
+    digest: str  # SHA-256 of the ONNX file that made the vectors
+    dim: int
+    image_size: int  # pixels
+    max_tokens: int
+    preprocessing: str  # e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """The candidate index and what it was measured to reach."""
+
+    factory: str  # FAISS factory string
+    encoder_digest: str  # of the vectors that were indexed
+    nprobe: int  # 0 where the index has no lists
+    candidates: int  # R: how many candidates are re-scored
+    recall_at_10: float  # after re-scoring, against exact search over the same vectors
+    recall_queries: int  # how many queries that was measured on
+    bytes_per_item: float  # index file only
+    vector_bytes_per_item: float  # the memory-mapped store beside it
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectEntry:
+    """The generator whose training images are attributed."""
+
+    id: str
+    weights_digest: str  # empty for an untuned bundle that knows no generator
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a bundle says of itself. Its id is the SHA-256 of the rest."""
+
+    schema_version: int
+    version: str
+    subject: SubjectEntry
+    student: str
+    encoder: EncoderEntry
+    index: IndexEntry
+    calibration: Calibration
+    item_count: int
+    creator_count: int
+    files: dict[str, str]  # name -> SHA-256, hex; every file of the bundle but this one
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bundle_id(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the manifest's canonical JSON."""
+        return hashlib.sha256(_canonical(asdict(self)).encode()).hexdigest()[:16]
+
+    def write(self, directory: Path) -> None:
+        """Write `manifest.json`, the last file of a bundle to appear."""
+        text = json.dumps({"bundle_id": self.bundle_id, **asdict(self)}, indent=2, ensure_ascii=False)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Read and check `manifest.json`; raises BundleError naming it."""
+        path = directory / MANIFEST
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BundleError(MANIFEST, f"is missing from {directory}; this is not a bundle") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BundleError(MANIFEST, f"cannot be read: {error}") from error
+        if not isinstance(raw, dict):
+            raise BundleError(MANIFEST, "must hold one JSON object")
+        found = raw.get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise BundleError(
+                MANIFEST,
+                f"schema_version is {found!r}, this build reads {SCHEMA_VERSION}; use a matching release",
+            )
+        claimed = raw.pop("bundle_id", None)
+        manifest = _parse(cls, raw, "")
+        assert isinstance(manifest, cls)
+        if claimed != manifest.bundle_id:
+            raise BundleError(
+                MANIFEST, f"bundle_id is {claimed!r} but its contents say {manifest.bundle_id!r}"
+            )
+        return manifest
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _parse(kind: Any, raw: object, where: str) -> Any:
+    """Build the dataclass `kind` from parsed JSON; every mismatch is a BundleError with the path of the value."""
+    if not isinstance(raw, dict):
+        raise BundleError(MANIFEST, f"{where or 'the top level'} must be an object")
+    hints = get_type_hints(kind)
+    names = {entry.name for entry in fields(kind)}
+    if unknown := sorted(set(raw) - names):
+        raise BundleError(MANIFEST, f"{where}{unknown[0]} is not a known entry")
+    values = {}
+    for name in names:
+        if name not in raw:
+            raise BundleError(MANIFEST, f"{where}{name} is missing")
+        values[name] = _value(hints[name], raw[name], f"{where}{name}")
+    return kind(**values)
+
+
+def _value(hint: Any, raw: object, where: str) -> Any:
+    if hasattr(hint, "__dataclass_fields__"):
+        return _parse(hint, raw, where + ".")
+    if get_origin(hint) is dict:
+        if not isinstance(raw, dict) or not all(isinstance(part, str) for part in raw.values()):
+            raise BundleError(MANIFEST, f"{where} must map names to strings")
+        return dict(raw)
+    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return float(raw)
+    if not isinstance(raw, hint) or isinstance(raw, bool):
+        raise BundleError(MANIFEST, f"{where} must be {hint.__name__}, got {type(raw).__name__}")
+    return raw

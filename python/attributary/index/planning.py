@@ -1,0 +1,97 @@
+"""From a budget to FAISS factory strings: nobody should have to know nlist, M and nprobe to build a good index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from attributary.errors import InvalidArgumentError
+
+Target = Literal["cpu", "gpu"]
+
+# Below this many items an exact scan is as fast as a probe, and a quantiser would be poorly trained.
+FLAT_BELOW = 5_000
+# FAISS asks for 39 training points a centroid; a list count that starves its quantiser costs recall.
+_POINTS_PER_CENTROID = 39
+# What FAISS's classic GPU IVF-PQ has kernels for; above 48 only with fp16 lookup tables.
+GPU_SUBQUANTISERS = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBudget:
+    """What the index may cost and must reach."""
+
+    bytes_per_item: float = 128.0  # codes and ids of the index file, not the fp16 store beside it
+    target_recall: float = 0.98  # recall@10 after re-scoring
+    max_candidates: int = 2_000  # R at most
+    target: Target = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target_recall <= 1:
+            raise InvalidArgumentError("target_recall", f"must be in (0, 1], got {self.target_recall}")
+        if self.bytes_per_item < 12:
+            raise InvalidArgumentError(
+                "bytes_per_item", f"must be at least 12 (8 of them are the id), got {self.bytes_per_item}"
+            )
+        if not 10 <= self.max_candidates <= 20_000:
+            raise InvalidArgumentError(
+                "max_candidates", f"must be from 10 to 20000, got {self.max_candidates}"
+            )
+        if self.target not in ("cpu", "gpu"):
+            raise InvalidArgumentError("target", f"must be cpu or gpu, got {self.target!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One index to try. `code_bytes` is the size of one item's code."""
+
+    factory: str
+    code_bytes: int
+    lists: int  # 0 for an exact scan
+
+
+def plans(items: int, dim: int, budget: IndexBudget) -> Iterator[Plan]:
+    """Yield indexes within the budget, the shortest codes first; an exact scan for small corpora.
+
+    CPU: 4-bit codes for fast-scan, two a byte. GPU: 8-bit codes with a sub-quantiser count that the GPU has kernels
+    for. Each is followed by its OPQ variant only on the last, largest step: a learned rotation costs minutes of
+    training and is worth trying where plain codes have failed.
+    """
+    if items < FLAT_BELOW:
+        yield Plan("Flat", 4 * dim, 0)
+        return
+    lists = list_count(items)
+    room = budget.bytes_per_item - 8
+    found = [plan for plan in _code_plans(dim, lists, budget.target) if plan.code_bytes <= room]
+    if not found:
+        raise InvalidArgumentError(
+            "bytes_per_item",
+            f"no {budget.target} product quantiser of {dim} dimensions fits {budget.bytes_per_item:g} bytes an item",
+        )
+    yield from found
+    largest = found[-1]
+    subquantisers = largest.factory.split("PQ", 1)[1].split("x", 1)[0]
+    yield Plan(f"OPQ{subquantisers}_{dim},{largest.factory}", largest.code_bytes, lists)
+
+
+def list_count(items: int) -> int:
+    """A power of two near 4 * sqrt(N), small enough that every list's centroid has its training points."""
+    most = max(1, items // _POINTS_PER_CENTROID)
+    lists = 1
+    while lists * 2 <= min(most, 4 * items**0.5):
+        lists *= 2
+    return lists
+
+
+def _code_plans(dim: int, lists: int, target: Target) -> Iterator[Plan]:
+    if target == "cpu":
+        for width in (16, 8, 6, 4, 3, 2):
+            # Fast-scan packs sub-quantisers in pairs.
+            if dim % width == 0 and (dim // width) % 2 == 0:
+                parts = dim // width
+                yield Plan(f"IVF{lists},PQ{parts}x4fs", parts // 2, lists)
+    else:
+        for parts in GPU_SUBQUANTISERS:
+            if parts >= 8 and dim % parts == 0:
+                yield Plan(f"IVF{lists},PQ{parts}", parts, lists)
