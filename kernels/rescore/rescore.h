@@ -1,0 +1,61 @@
+// Exact re-scoring of a query's candidates: similarities, top-k, calibrated shares, creator totals.
+// Definitions and shapes are in the docstring of attributary.kernels.rescore; this is its compiled form.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa.h"
+
+namespace attributary::rescore {
+
+enum class VectorType : std::int32_t { kFloat16, kInt8 };
+
+// The bundle's vectors and what is known of each item. Rows are contiguous; nothing is owned.
+struct Store {
+  const void* vectors = nullptr;      // [rows, dim]
+  VectorType type = VectorType::kFloat16;
+  const float* scales = nullptr;      // [rows], kInt8 only: value = scale * int8
+  std::int64_t rows = 0;              // below 2^31
+  std::int64_t dim = 0;
+  const std::int32_t* creators = nullptr;  // [rows]
+  const std::int32_t* groups = nullptr;    // [rows] near-duplicate group
+};
+
+// Q queries with R candidates each. All values are finite but `background`, which may be minus infinity.
+struct Batch {
+  const float* queries = nullptr;            // [count, dim]
+  const std::int64_t* candidates = nullptr;  // [count, width], -1 = no candidate
+  std::int64_t count = 0;
+  std::int64_t width = 0;
+  const float* temperature = nullptr;     // [count], above 0
+  const float* threshold = nullptr;       // [count], in [0, 1)
+  const float* background = nullptr;      // [count], similarity of the null item
+  const std::uint8_t* allowed = nullptr;  // bitmap over the store's rows, or null: all allowed
+};
+
+// Where the answers go; every place must be preset to "unused" (-1 and 0, diffuse 1) by the caller.
+struct Result {
+  std::int64_t* rows = nullptr;           // [count, top_k]
+  float* similarity = nullptr;            // [count, top_k]
+  float* share = nullptr;                 // [count, top_k]
+  float* diffuse = nullptr;               // [count]
+  std::int32_t* creators = nullptr;       // [count, top_creators]
+  float* creator_share = nullptr;         // [count, top_creators]
+  std::int32_t* creator_items = nullptr;  // [count, top_creators]
+  std::int64_t top_k = 0;
+  std::int64_t top_creators = 0;
+};
+
+enum class FaultKind : std::int32_t { kNone, kOutOfRange, kNotFinite };
+
+// What stopped a query; the fault of the lowest query is reported.
+struct Fault {
+  FaultKind kind = FaultKind::kNone;
+  std::int64_t query = 0;
+  std::int64_t row = 0;
+};
+
+// Answers the whole batch on up to `threads` threads. `isa` must not exceed best_isa().
+Fault rescore(const Store& store, const Batch& batch, const Result& result, Isa isa, int threads);
+
+}  // namespace attributary::rescore

@@ -1,0 +1,152 @@
+#include "rescore/shares.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace attributary::rescore {
+namespace {
+
+constexpr float kSmallestNormal = std::numeric_limits<float>::min();
+constexpr std::size_t kAhead = 16;  // items whose codes are fetched ahead of use
+
+inline float bits_to_float(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a polynomial; times 2^n through the exponent field.
+inline float exp_branchless(float x) {
+  constexpr float kLowest = -87.33f;  // about log of the smallest normal float
+  const bool vanishes = !(x >= kLowest);
+  const float clamped = vanishes ? kLowest : x;
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const float shifted = clamped * 1.44269504f + kShift;
+  const float n = shifted - kShift;
+  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  std::uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  const float scale = bits_to_float((bits << 23) + 0x3f800000u);
+  return vanishes ? 0.0f : p * scale;
+}
+
+// The weight of every candidate, into scratch.share.
+void weigh(const Calibration& calibration, float peak, Scratch& scratch) {
+  const std::size_t count = scratch.rows.size();
+  const float* similarity = scratch.similarity.data();
+  float* weight = scratch.share.data();
+  const float inverse = 1.0f / calibration.temperature;
+  const float threshold = calibration.threshold;
+  for (std::size_t i = 0; i < count; ++i) {
+    const float excess = exp_branchless((similarity[i] - peak) * inverse) - threshold;
+    weight[i] = excess > 0.0f ? excess : 0.0f;
+  }
+}
+
+// Lists the places with a weight above 0.
+void list_positive(Scratch& scratch) {
+  const std::size_t count = scratch.rows.size();
+  scratch.positive.resize(count);
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    scratch.positive[kept] = static_cast<std::uint32_t>(i);
+    kept += scratch.share[i] > 0.0f ? 1 : 0;
+  }
+  scratch.positive.resize(kept);
+}
+
+inline void fetch_ahead(const std::int32_t* codes, const Scratch& scratch, std::size_t p) {
+  if (p + kAhead < scratch.positive.size()) {
+    __builtin_prefetch(codes + scratch.rows[scratch.positive[p + kAhead]]);
+  }
+}
+
+}  // namespace
+
+float exp_nonpositive(float x) noexcept { return exp_branchless(x); }
+
+float compute_shares(const Store& store, const Calibration& calibration, Scratch& scratch) {
+  const std::size_t count = scratch.rows.size();
+  scratch.share.resize(count);
+  scratch.positive.clear();
+  if (count == 0) return 1.0f;
+  const float highest = *std::max_element(scratch.similarity.begin(), scratch.similarity.end());
+  const float peak = std::max(highest, calibration.background);
+  weigh(calibration, peak, scratch);
+  list_positive(scratch);
+
+  // A near-duplicate group counts once, with its best member's weight.
+  const std::vector<std::uint32_t>& positive = scratch.positive;
+  scratch.table.reset(positive.size());
+  scratch.slot.resize(positive.size());
+  scratch.best.clear();
+  scratch.total.clear();
+  for (std::size_t p = 0; p < positive.size(); ++p) {
+    fetch_ahead(store.groups, scratch, p);
+    const float weight = scratch.share[positive[p]];
+    const std::uint32_t group = scratch.table.number(store.groups[scratch.rows[positive[p]]]);
+    if (group == scratch.best.size()) {
+      scratch.best.push_back(weight);
+      scratch.total.push_back(weight);
+    } else {
+      scratch.best[group] = std::max(scratch.best[group], weight);
+      scratch.total[group] += weight;
+    }
+    scratch.slot[p] = group;
+  }
+
+  const double null_weight = std::exp((static_cast<double>(calibration.background) - peak) / calibration.temperature);
+  double norm = null_weight;
+  for (const float best : scratch.best) norm += best;
+  for (std::size_t g = 0; g < scratch.best.size(); ++g) scratch.total[g] = scratch.best[g] / scratch.total[g] / norm;
+  for (std::size_t p = 0; p < positive.size(); ++p) {
+    const auto share = static_cast<float>(scratch.share[positive[p]] * scratch.total[scratch.slot[p]]);
+    scratch.share[positive[p]] = share >= kSmallestNormal ? share : 0.0f;
+  }
+  return static_cast<float>(null_weight / norm);
+}
+
+void total_creators(const Store& store, Scratch& scratch, std::int64_t top, std::int32_t* creators,
+                    float* creator_share, std::int32_t* creator_items) {
+  if (top == 0) return;
+  scratch.table.reset(scratch.positive.size());
+  scratch.total.clear();
+  scratch.items.clear();
+  for (std::size_t p = 0; p < scratch.positive.size(); ++p) {
+    fetch_ahead(store.creators, scratch, p);
+    const float share = scratch.share[scratch.positive[p]];
+    if (share == 0.0f) continue;
+    const std::uint32_t creator = scratch.table.number(store.creators[scratch.rows[scratch.positive[p]]]);
+    if (creator == scratch.total.size()) {
+      scratch.total.push_back(share);
+      scratch.items.push_back(1);
+    } else {
+      scratch.total[creator] += share;
+      ++scratch.items[creator];
+    }
+  }
+  std::vector<std::uint32_t>& order = scratch.order;
+  order.resize(scratch.table.size());
+  for (std::size_t c = 0; c < order.size(); ++c) order[c] = static_cast<std::uint32_t>(c);
+  const auto kept = static_cast<std::ptrdiff_t>(std::min<std::int64_t>(top, static_cast<std::int64_t>(order.size())));
+  std::partial_sort(order.begin(), order.begin() + kept, order.end(), [&](std::uint32_t a, std::uint32_t b) {
+    if (scratch.total[a] != scratch.total[b]) return scratch.total[a] > scratch.total[b];
+    return scratch.table.code(a) < scratch.table.code(b);
+  });
+  for (std::ptrdiff_t c = 0; c < kept; ++c) {
+    creators[c] = scratch.table.code(order[static_cast<std::size_t>(c)]);
+    creator_share[c] = static_cast<float>(scratch.total[order[static_cast<std::size_t>(c)]]);
+    creator_items[c] = scratch.items[order[static_cast<std::size_t>(c)]];
+  }
+}
+
+}  // namespace attributary::rescore
