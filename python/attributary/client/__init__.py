@@ -1,1 +1,26 @@
-"""TODO."""
+"""The typed client: `Client` for threads, `AsyncClient` for asyncio. No protobuf in its face."""
+
+from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Query
+
+from .aio import AsyncClient
+from .channel import Tls
+from .errors import ServerError
+from .sync import Client
+from .types import Answer, Asked, BundleInfo, Item, ReplyTimings, query
+
+__all__ = [
+    "Answer",
+    "Asked",
+    "AsyncClient",
+    "AttributedItem",
+    "BundleInfo",
+    "Client",
+    "CreatorShare",
+    "Filter",
+    "Item",
+    "Query",
+    "ReplyTimings",
+    "ServerError",
+    "Tls",
+    "query",
+]

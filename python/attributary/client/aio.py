@@ -1,0 +1,169 @@
+"""The client for asyncio: the same calls as `attributary.client.Client`, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+from grpc import aio
+from numpy.typing import ArrayLike
+
+from attributary.attribution.types import Query
+from attributary.errors import AttributaryError
+from attributary.v1 import attribution_pb2 as pb
+from attributary.v1 import attribution_pb2_grpc as rpc
+
+from . import channel, messages
+from .errors import from_rpc
+from .types import Answer, Asked, BundleInfo, Item, Picture, query
+
+
+class AsyncClient:
+    """Asks a gateway. Create it inside the event loop that uses it; use it as an async context manager.
+
+    Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
+    unless `retry` is False. What may be asked for beside a query is listed in `Asked`. Failures are the errors of
+    `attributary.errors`, and `ServerError` for what none stands for.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: channel.Tls | None = None,
+        token: str | None = None,
+        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
+        retry: bool = True,
+    ) -> None:
+        self._timeout = timeout_s
+        self._metadata = channel.metadata(token)
+        given = channel.options(retry)
+        self._channel = (
+            aio.insecure_channel(address, given)
+            if tls is None
+            else aio.secure_channel(address, tls.credentials(), given)
+        )
+        self._stub = rpc.AttributionServiceStub(self._channel)
+
+    async def attribute(
+        self,
+        image: Picture | None = None,
+        *,
+        embedding: ArrayLike | None = None,
+        prompt: str = "",
+        has_prompt: bool = False,
+        timeout_s: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> Answer:
+        """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
+        question = query(image, embedding=embedding, prompt=prompt, has_prompt=has_prompt)
+        request = messages.attribute_request(question, asked)
+        try:
+            reply = await self._stub.Attribute(
+                request, timeout=self._within(timeout_s), metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error) from None
+        return messages.from_attribution(reply.attribution)
+
+    async def attribute_batch(
+        self,
+        queries: Sequence[Query],
+        *,
+        timeout_s: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> list[Answer | AttributaryError]:
+        """Attribute several queries in one call; a wrong query is an error in its place, no more."""
+        request = messages.batch_request(queries, asked)
+        try:
+            reply = await self._stub.AttributeBatch(
+                request, timeout=self._within(timeout_s), metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error) from None
+        return [messages.from_outcome(result) for result in reply.results]
+
+    async def attribute_stream(
+        self,
+        queries: Iterable[Query] | AsyncIterable[Query],
+        *,
+        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
+        **asked: Unpack[Asked],
+    ) -> AsyncIterator[Answer | AttributaryError]:
+        """Attribute any number of queries over one stream; results come in the order of the queries.
+
+        `queries` is read no faster than the server takes them. Leaving the iterator early cancels what is
+        still queued. `timeout_s` is for the whole stream.
+        """
+        failure: list[BaseException] = []
+
+        async def requests() -> AsyncIterator[pb.AttributeStreamRequest]:
+            number = 0
+            try:
+                async for entry in _each(queries):
+                    request = messages.attribute_request(entry, asked)
+                    yield pb.AttributeStreamRequest(request_id=str(number), request=request)
+                    number += 1
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        call = self._stub.AttributeStream(requests(), timeout=timeout_s, metadata=self._metadata)
+        try:
+            async for response in call:
+                yield messages.from_outcome(response)
+        except grpc.RpcError as error:
+            raise (failure[0] if failure else from_rpc(error)) from None
+        finally:
+            call.cancel()
+
+    async def get_item(self, item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Item:
+        """Return one training item; raises NotFoundError."""
+        request = pb.GetItemRequest(id=item_id, bundle_id=bundle_id)
+        try:
+            reply = await self._stub.GetItem(
+                request, timeout=self._within(timeout_s), metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error) from None
+        return messages.from_item(reply.item)
+
+    async def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
+        """Return what the server serves: bundle, encoder, index, limits."""
+        request = pb.DescribeBundleRequest(bundle_id=bundle_id)
+        try:
+            reply = await self._stub.DescribeBundle(
+                request, timeout=self._within(timeout_s), metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error) from None
+        return messages.from_description(reply)
+
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _within(self, timeout_s: float | None) -> float:
+        return self._timeout if timeout_s is None else timeout_s
+
+
+async def _each(queries: Iterable[Query] | AsyncIterable[Query]) -> AsyncIterator[Query]:
+    if isinstance(queries, AsyncIterable):
+        async for entry in queries:
+            yield entry
+    else:
+        for entry in queries:
+            yield entry

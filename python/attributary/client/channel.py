@@ -1,0 +1,75 @@
+"""How both clients connect: TLS, token, retries on UNAVAILABLE only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from attributary.errors import InvalidArgumentError
+
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_STREAM_TIMEOUT_S = 3600.0
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "attributary.v1.AttributionService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+# A call whose message outgrows this buffer is not retried; the default of 256 KiB is less than a photograph.
+_RETRY_BUFFER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files: `ca` that signed the server (None: the system's); `cert` and `key` of the client for mTLS."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files; raises InvalidArgumentError naming the one that cannot be read."""
+        if (self.cert is None) != (self.key is None):
+            raise InvalidArgumentError("tls.cert", "cert and key must be given together")
+        return grpc.ssl_channel_credentials(
+            _read(self.ca, "tls.ca"), _read(self.key, "tls.key"), _read(self.cert, "tls.cert")
+        )
+
+
+def options(retry: bool) -> Sequence[tuple[str, Any]]:
+    """Return the channel options of both clients."""
+    return (
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+        ("grpc.enable_retries", int(retry)),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG if retry else {})),
+    )
+
+
+def metadata(token: str | None) -> tuple[tuple[str, str | bytes], ...] | None:
+    """Return the metadata that carries a bearer token; use it over TLS only, or inside one machine."""
+    return None if token is None else (("authorization", f"Bearer {token}"),)
+
+
+def _read(path: Path | None, field: str) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,92 @@
+"""gRPC statuses back to the errors that the server raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from attributary.errors import (
+    AttributaryError,
+    DeadlineError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from attributary.v1 import attribution_pb2 as pb
+
+M = TypeVar("M", bound=Message)
+
+_DETAILS = "grpc-status-details-bin"
+
+
+class ServerError(AttributaryError):
+    """What no other error stands for: INTERNAL, UNAUTHENTICATED, ...; `code` is gRPC's name for it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+def from_rpc(error: grpc.RpcError) -> AttributaryError:
+    """Return the error that a failed call stands for."""
+    # Every RpcError that a call raises has these; the type stubs do not know.
+    call: Any = error
+    return _error(call.code().name, str(call.details() or ""), _status(call.trailing_metadata()))
+
+
+def from_result(error: pb.Error) -> AttributaryError:
+    """Return the error of one query among several."""
+    if error.code == code_pb2.INVALID_ARGUMENT:
+        return InvalidArgumentError(error.field, error.message)
+    return _error(str(code_pb2.Code.Name(error.code)), error.message, status_pb2.Status())
+
+
+def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryError:
+    if code == "INVALID_ARGUMENT":
+        request = _detail(status, error_details_pb2.BadRequest)
+        if request is not None and request.field_violations:
+            violation = request.field_violations[0]
+            return InvalidArgumentError(violation.field, violation.description)
+        return InvalidArgumentError("request", message)
+    if code == "NOT_FOUND":
+        info = _detail(status, error_details_pb2.ErrorInfo)
+        if info is not None and info.metadata.get("kind"):
+            return NotFoundError(info.metadata["kind"], info.metadata.get("name", ""))
+        return ServerError(code, message)
+    if code == "RESOURCE_EXHAUSTED":
+        retry = _detail(status, error_details_pb2.RetryInfo)
+        if retry is not None:
+            return OverloadedError(message, retry.retry_delay.ToMilliseconds() / 1e3)
+        if "larger than max" in message:
+            # gRPC's own refusal: asking again would not help.
+            return InvalidArgumentError("request", message)
+        return OverloadedError(message)
+    if code == "DEADLINE_EXCEEDED":
+        return DeadlineError(message)
+    if code == "UNAVAILABLE":
+        return UnavailableError(message)
+    return ServerError(code, message)
+
+
+def _status(metadata: Iterable[tuple[str, str | bytes]] | None) -> status_pb2.Status:
+    for key, value in metadata or ():
+        if key == _DETAILS and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                break
+    return status_pb2.Status()
+
+
+def _detail(status: status_pb2.Status, kind: type[M]) -> M | None:
+    for packed in status.details:
+        found = kind()
+        if packed.Unpack(found):
+            return found
+    return None

@@ -1,0 +1,134 @@
+"""What a caller hands in and gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Limits, Query
+from attributary.errors import InvalidArgumentError
+
+# Encoded bytes, the path of a picture file, or uint8 RGB [H, W, 3].
+Picture: TypeAlias = bytes | str | Path | NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTimings:
+    """Where a query's time went on the server, in milliseconds; skipped phases are 0."""
+
+    queue: float
+    decode: float
+    preprocess: float
+    tokenize: float
+    encode: float
+    search: float
+    rescore: float
+    assemble: float
+    total: float
+    batch_size: int
+
+    def phases(self) -> dict[str, float]:
+        """Milliseconds by phase, in the order of the query's way; without the total."""
+        names = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one query."""
+
+    items: tuple[AttributedItem, ...]  # by descending similarity
+    creators: tuple[CreatorShare, ...]  # by descending share
+    diffuse_share: float  # in [0, 1]; what belongs to nobody in particular
+    out_of_distribution: bool
+    bundle_id: str
+    bundle_version: str
+    timings: ReplyTimings | None  # only if asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One training item."""
+
+    id: int
+    caption: str
+    creator: str
+    creator_url: str
+    licence: str  # SPDX identifier
+    uri: str
+    near_dup_group: int
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """What the server serves."""
+
+    bundle_id: str
+    bundle_version: str
+    subject_model: str
+    encoder: str
+    dim: int
+    image_size: int  # pixels
+    max_tokens: int
+    item_count: int
+    creator_count: int
+    index: str
+    recall_at_10: float
+    limits: Limits
+
+
+class Asked(TypedDict, total=False):
+    """What may be asked for beside a query; every entry is optional."""
+
+    top_k: int | None  # items to return; the server's default is 10
+    top_creators: int | None  # creators to return; the server's default is 10
+    filter: Filter | None  # restricts the search
+    timings: bool  # return the server's phase timings
+    bundle_id: str  # the bundle that must answer
+
+
+def query(
+    image: Picture | None = None,
+    *,
+    embedding: Sequence[float] | ArrayLike | None = None,
+    prompt: str = "",
+    has_prompt: bool = False,
+) -> Query:
+    """Build a query from encoded bytes, a file's path, pixels (uint8 [H, W, 3]), or an embedding (float [D]).
+
+    `has_prompt` belongs to an embedding and says that its encoder was given the prompt. Raises
+    InvalidArgumentError for a file that cannot be read and for arrays of another type or shape.
+    """
+    if (image is None) == (embedding is None):
+        raise InvalidArgumentError("query", "exactly one of image and embedding must be given")
+    if embedding is not None:
+        values = np.asarray(embedding, np.float32)
+        if values.ndim != 1:
+            raise InvalidArgumentError("query.embedding", f"must be a vector, got shape {list(values.shape)}")
+        return Query(embedding=values, prompt=prompt, has_prompt=has_prompt)
+    if isinstance(image, np.ndarray):
+        return Query(pixels=_checked(image), prompt=prompt)
+    if isinstance(image, str | Path):
+        return Query(image=_read(Path(image)), prompt=prompt)
+    assert image is not None
+    return Query(image=bytes(image), prompt=prompt)
+
+
+def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InvalidArgumentError(
+            "query.pixels", f"must be uint8 RGB [height, width, 3], got {pixels.dtype} {list(pixels.shape)}"
+        )
+    return pixels
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError("query.image", f"{path} cannot be read: {error.strerror}") from None
