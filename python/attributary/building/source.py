@@ -53,16 +53,16 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
 def _bundle_columns(table: pa.Table) -> pa.Table:
     if "licence" not in table.column_names and "licence_spdx" in table.column_names:
         table = table.append_column("licence", table["licence_spdx"])
-    defaults: dict[str, pa.Array] = {
-        "creator_url": pa.array([""] * len(table)),
-        "licence": pa.array(["NOASSERTION"] * len(table)),
-        "uri": pa.array([""] * len(table)),
+    defaults: dict[str, list[str] | list[int]] = {
+        "creator_url": [""] * len(table),
+        "licence": ["NOASSERTION"] * len(table),
+        "uri": [""] * len(table),
         # Without groups every item stands for itself.
-        "near_dup_group": pa.array(range(len(table)), pa.int64()),
+        "near_dup_group": list(range(len(table))),
     }
     for name, values in defaults.items():
         if name not in table.column_names:
-            table = table.append_column(name, values)
+            table = table.append_column(name, pa.array(values))
     return table
 
 

@@ -29,7 +29,7 @@ class FaissIndex:
     def read(cls, path: Path, nprobe: int) -> FaissIndex:
         """Read an index file; raises BundleError naming it."""
         try:
-            index = faiss.downcast_index(faiss.read_index(str(path)))
+            index = faiss.read_index(str(path))
             if index.metric_type != faiss.METRIC_INNER_PRODUCT:
                 raise BundleError(path.name, "is not over inner products")
             return cls(index, nprobe)
