@@ -19,5 +19,6 @@ NB_MODULE(_native, m) {
   m.def(
       "best_isa", [] { return attributary::isa_name(attributary::best_isa()); },
       "The highest instruction set of this machine that was compiled in.");
+  attributary::bindings::bind_preprocess(m);
   attributary::bindings::bind_rescore(m);
 }
