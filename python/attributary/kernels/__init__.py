@@ -1,8 +1,24 @@
-"""The compiled kernels behind one typed face; NumPy and Pillow where the extension cannot load."""
+"""The compiled kernels behind one typed face; NumPy and Pillow where the extension cannot load.
+
+`resize_crop` and `resize_crop_batch` prepare pixels for an encoder; `rescore` turns candidates into ranked items,
+shares and creator totals. `info()` tells which path is taken; the environment variable ATTRIBUTARY_KERNELS
+(avx512, avx2, portable or numpy) forces one. `attributary.kernels.cuda` holds the same on a GPU.
+"""
 
 from __future__ import annotations
 
-from .reference import resize_crop, resize_crop_batch, rescore
+from .dispatch import KernelArgumentError, KernelsFallbackWarning, KernelsInfo, info
+from .preprocess import resize_crop, resize_crop_batch
+from .rescoring import rescore
 from .types import Rescored
 
-__all__ = ["Rescored", "rescore", "resize_crop", "resize_crop_batch"]
+__all__ = [
+    "KernelArgumentError",
+    "KernelsFallbackWarning",
+    "KernelsInfo",
+    "Rescored",
+    "info",
+    "rescore",
+    "resize_crop",
+    "resize_crop_batch",
+]

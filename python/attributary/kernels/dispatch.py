@@ -64,7 +64,8 @@ def active() -> str:
     if wanted:
         if wanted not in available():
             raise KernelArgumentError(
-                VARIABLE, f"{wanted!r} cannot be had here; choose one of {', '.join(available())}, or unset it"
+                VARIABLE,
+                f"{wanted!r} cannot be had here; choose one of {', '.join(available())}, or unset it",
             )
         return wanted
     best = available()[-1]

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .types import BoolBitmap, Float16Array, Float32Array, Int32Array, Int64Array, Rescored, UInt8Array
+from .types import (
+    BoolBitmap,
+    Float16Array,
+    Float32Array,
+    Int8Array,
+    Int32Array,
+    Int64Array,
+    Rescored,
+    UInt8Array,
+)
 
 
 def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -44,7 +53,7 @@ def resize_crop_batch(images: Sequence[UInt8Array], size: int) -> UInt8Array:
 def rescore(
     queries: Float32Array,
     candidates: Int64Array,
-    vectors: Float16Array,
+    vectors: Float16Array | Int8Array,
     creators: Int32Array,
     groups: Int32Array,
     *,
@@ -54,22 +63,30 @@ def rescore(
     top_k: int,
     top_creators: int,
     allowed: BoolBitmap | None = None,
+    scales: Float32Array | None = None,
+    out: Rescored | None = None,
 ) -> Rescored:
     """Exact similarities, top-k, calibrated shares and creator totals of each query's candidates.
 
     See `attributary.kernels.rescore` for shapes and the definition of a share.
     """
-    count, dim = queries.shape
-    out = Rescored.empty(count, top_k, top_creators)
-    for q in range(count):
+    out = Rescored.empty(len(queries), top_k, top_creators) if out is None else out
+    for q in range(len(queries)):
         rows = candidates[q]
         rows = rows[rows >= 0]
         if rows.size and int(rows.max()) >= len(vectors):
-            raise IndexError(f"candidate {int(rows.max())} of query {q} is outside the {len(vectors)} vectors")
+            raise IndexError(
+                f"candidate {int(rows.max())} of query {q} is outside the {len(vectors)} vectors"
+            )
         if allowed is not None and rows.size:
             rows = rows[(allowed[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
         rows = np.unique(rows)
         similarity = vectors[rows].astype(np.float32) @ queries[q]
+        if scales is not None:
+            similarity *= scales[rows]
+        if not np.isfinite(similarity).all():
+            row = int(rows[np.argmin(np.isfinite(similarity))])
+            raise ValueError(f"the similarity of query {q} and row {row} is not finite")
         order = np.lexsort((rows, -similarity))
         rows, similarity = rows[order], similarity[order]
         share, diffuse = _shares(
@@ -101,8 +118,9 @@ def _shares(
     with np.errstate(invalid="ignore", divide="ignore"):
         factor = np.where(total > 0, best / total, 0.0)
     norm = null + float(best.sum())
-    share = weight * factor[member] / norm
-    return share.astype(np.float32), null / norm
+    share = (weight * factor[member] / norm).astype(np.float32)
+    share[share < np.finfo(np.float32).tiny] = 0
+    return share, null / norm
 
 
 def _creator_totals(
