@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
@@ -114,6 +115,11 @@ class AsyncClient:
         try:
             async for response in call:
                 yield messages.from_outcome(response)
+        except asyncio.CancelledError:
+            # gRPC cancels a call whose requests fail; only then is the cancellation not the caller's.
+            if failure:
+                raise failure[0] from None
+            raise
         except grpc.RpcError as error:
             raise (failure[0] if failure else from_rpc(error)) from None
         finally:

@@ -44,6 +44,9 @@ def from_result(error: pb.Error) -> AttributaryError:
     """Return the error of one query among several."""
     if error.code == code_pb2.INVALID_ARGUMENT:
         return InvalidArgumentError(error.field, error.message)
+    if error.code == code_pb2.NOT_FOUND:
+        kind = error.field.removesuffix("_id")
+        return NotFoundError(kind, error.message.removeprefix(f"no such {kind}: "))
     return _error(str(code_pb2.Code.Name(error.code)), error.message, status_pb2.Status())
 
 

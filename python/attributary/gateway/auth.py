@@ -14,7 +14,7 @@ from attributary.errors import InvalidArgumentError
 
 from .config import GatewayConfig
 
-Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _SCHEME = "bearer "
 # Probes of an orchestrator carry no token and learn nothing but "up" or "down".

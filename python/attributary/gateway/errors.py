@@ -77,7 +77,11 @@ def to_status(error: Exception) -> status_pb2.Status:
 def to_result(error: Exception) -> pb.Error:
     """Return the error of one query among several."""
     status = to_status(error)
-    field = error.field if isinstance(error, InvalidArgumentError) else ""
+    field = ""
+    if isinstance(error, InvalidArgumentError):
+        field = error.field
+    elif isinstance(error, NotFoundError):
+        field = f"{error.kind}_id"
     message = _clip(error.message) if isinstance(error, InvalidArgumentError) else status.message
     return pb.Error(code=status.code, message=message, field=_clip(field))
 

@@ -12,11 +12,21 @@ from .config import GatewayConfig
 
 def configure(config: GatewayConfig) -> None:
     """Set up structlog for the process: JSON lines or a console, from `config.log_level` up."""
+    # Tracebacks without local variables: those of a query are what must not be logged.
     renderer: list[structlog.typing.Processor]
     if config.log_format == "json":
-        renderer = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        renderer = [
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
+            structlog.processors.JSONRenderer(),
+        ]
     else:
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        renderer = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
     structlog.configure(
         processors=[

@@ -139,7 +139,7 @@ class Gateway:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ),
         )
-        server.add_generic_rpc_handlers((method_handlers(self._service, self._stream),))
+        server.add_generic_rpc_handlers((method_handlers(self._service, self._stream.converse),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -213,7 +213,7 @@ def report(name: str, error: Exception) -> Exception:
 
 
 def method_handlers(service: AttributionService, stream: StreamMethod) -> grpc.GenericRpcHandler:
-    """Return the handlers of the whole service; `stream` is the handler of AttributeStream."""
+    """Return the handlers of the whole service; `stream` is AttributeStream."""
     unary: dict[str, Method] = {
         "Attribute": service.attribute,
         "AttributeBatch": service.attribute_batch,

@@ -34,7 +34,7 @@ class StreamHandler:
         for conversation in self._open:
             conversation.drain()
 
-    async def __call__(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+    async def converse(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
         started = perf_counter()
         code = "OK"

@@ -1,0 +1,129 @@
+"""A small engine in place of a bundle: what the gateway may ask of `Engine`, answers that say what was asked."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
+from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.gateway.config import GatewayConfig
+
+DIM = 4
+FAKE_ID = "00000000000000aa"
+
+
+class FakeEngine:
+    """Similarity of the first item is the embedding's first value; pixels answer with their first byte.
+
+    An embedding of -13 is poison: the batch that holds it fails. `gate` closed holds every batch.
+    """
+
+    def __init__(self, bundle_id=FAKE_ID, limits=None):
+        self.limits = limits or Limits(max_batch_queries=8)
+        self.encoder = SimpleNamespace(spec=SimpleNamespace(dim=DIM))
+        manifest = SimpleNamespace(
+            bundle_id=bundle_id,
+            version="1",
+            subject=SimpleNamespace(id="none"),
+            encoder=SimpleNamespace(name="fake", dim=DIM, image_size=8, max_tokens=16),
+            index=SimpleNamespace(factory="Flat", recall_at_10=1.0),
+            item_count=3,
+            creator_count=2,
+        )
+        self.bundle = SimpleNamespace(manifest=manifest, items=FakeItems())
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Semaphore(0)
+        self.batches = []
+
+    def prepare(self, query, options=None, field="query"):
+        if options is not None and options.top_k == 0:
+            raise InvalidArgumentError("options.top_k", "must be at least 1")
+        prepared = Prepared(1, 1, options.filter if options else None, has_prompt=False)
+        if query.embedding is not None:
+            if query.embedding.shape != (DIM,):
+                raise InvalidArgumentError(f"{field}.embedding", f"must have {DIM} values")
+            prepared.embedding = query.embedding
+        elif query.pixels is not None:
+            prepared.pixels = query.pixels
+        elif query.image == b"defect":
+            raise ZeroDivisionError("secret of the server")
+        else:
+            raise InvalidArgumentError(field if query.image is None else f"{field}.image", "is wrong")
+        return prepared
+
+    def run(self, batch):
+        self.batches.append([_value(prepared) for prepared in batch])
+        self.started.release()
+        assert self.gate.wait(30)
+        if any(_value(prepared) == -13 for prepared in batch):
+            raise ZeroDivisionError("secret of the server")
+        return [_answer(prepared) for prepared in batch]
+
+    def row_of(self, item_id):
+        if item_id != 7:
+            raise NotFoundError("item", str(item_id))
+        return 0
+
+
+class FakeItems:
+    def __len__(self):
+        return 3
+
+    def caption(self, row):
+        return "a cat"
+
+    def creator(self, row):
+        return "Ann"
+
+    def creator_url(self, row):
+        return ""
+
+    def licence(self, row):
+        return "CC0-1.0"
+
+    def uri(self, row):
+        return "file:cat.png"
+
+    def near_dup_group(self, row):
+        return 5
+
+
+def _value(prepared):
+    return float(prepared.embedding[0] if prepared.embedding is not None else prepared.pixels.flat[0])
+
+
+def _answer(prepared):
+    prepared.timings.batch_size = 1
+    prepared.timings.search = 0.5
+    item = AttributedItem(7, 1, _value(prepared), 0.25, "a cat", "Ann", "CC0-1.0", "file:cat.png")
+    creators = (CreatorShare("Ann", 0.25, 1),)
+    return Attribution((item,), creators, 0.75, False, prepared.timings)
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def fake_engine():
+    """The class, for tests that need another one."""
+    return FakeEngine
+
+
+@pytest.fixture
+def config():
+    return GatewayConfig(port=0, metrics_port=-1, drain_s=5.0, permits=8, event_loop="asyncio")
+
+
+@pytest.fixture
+def vector():
+    """An embedding whose first value comes back as the similarity."""
+
+    def make(value):
+        return np.array([value, 0, 0, 0], np.float32)
+
+    return make

@@ -1,0 +1,97 @@
+import asyncio
+
+import pytest
+
+from attributary.errors import OverloadedError, UnavailableError
+from attributary.gateway.admission import Admission
+
+
+async def test_permits_run_out_and_come_back():
+    door = Admission(permits=3, max_bytes=100)
+    door.take(2, 10)
+    with pytest.raises(OverloadedError, match="all 3 permits"):
+        door.take(2, 10)
+    door.take(1, 10)
+    door.release(2, 10)
+    door.take(2, 10)
+    assert (door.in_use, door.bytes_in_use) == (3, 20)
+
+
+async def test_bytes_run_out_but_a_lone_message_always_fits():
+    door = Admission(permits=9, max_bytes=100)
+    door.take(1, 1000)
+    with pytest.raises(OverloadedError, match="100 bytes"):
+        door.take(1, 1)
+    door.release(1, 1000)
+    door.take(1, 60)
+    door.take(1, 40)
+    with pytest.raises(OverloadedError):
+        door.take(1, 1)
+
+
+async def test_streams_wait_their_turn_in_order():
+    door = Admission(permits=1, max_bytes=100)
+    door.take(1, 0)
+    order = []
+
+    async def stream(name):
+        await door.wait(0)
+        order.append(name)
+
+    tasks = [asyncio.create_task(stream(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    assert order == []
+    door.release(1, 0)
+    await tasks[0]
+    assert order == ["a"]
+    door.release(1, 0)
+    await tasks[1]
+    assert door.in_use == 1
+
+
+async def test_a_stream_that_leaves_the_line_takes_nothing():
+    door = Admission(permits=1, max_bytes=100)
+    door.take(1, 0)
+    waiting = asyncio.create_task(door.wait(0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    door.release(1, 0)
+    assert door.in_use == 0
+
+
+async def test_a_stream_cancelled_as_it_is_let_in_gives_the_permit_back():
+    door = Admission(permits=1, max_bytes=100)
+    door.take(1, 0)
+    waiting = asyncio.create_task(door.wait(0))
+    await asyncio.sleep(0)
+    door.release(1, 0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert door.in_use == 0
+
+
+async def test_a_closed_door_refuses_everybody():
+    door = Admission(permits=1, max_bytes=100)
+    door.take(1, 0)
+    waiting = asyncio.create_task(door.wait(0))
+    await asyncio.sleep(0)
+    door.close()
+    with pytest.raises(UnavailableError):
+        await waiting
+    with pytest.raises(UnavailableError):
+        door.take(1, 0)
+    with pytest.raises(UnavailableError):
+        await door.wait(0)
+
+
+async def test_idle_waits_for_the_last_one():
+    door = Admission(permits=2, max_bytes=100)
+    await door.idle()
+    door.take(2, 0)
+    idle = asyncio.create_task(door.idle())
+    door.release(1, 0)
+    await asyncio.sleep(0)
+    assert not idle.done()
+    door.release(1, 0)
+    await idle

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from attributary.errors import InvalidArgumentError
+from attributary.gateway.config import GatewayConfig, flags
+
+
+def test_every_flag_is_also_an_environment_variable():
+    given = {
+        "ATTRIBUTARY_PORT": "1",
+        "ATTRIBUTARY_MAX_DELAY_MS": "2.5",
+        "ATTRIBUTARY_REFLECTION": "false",
+        "ATTRIBUTARY_TOKENS_FILE": "/tokens",
+        "ATTRIBUTARY_LOG_FORMAT": "console",
+    }
+    config = GatewayConfig.from_environment(given)
+    assert (config.port, config.max_delay_ms, config.reflection) == (1, 2.5, False)
+    assert (config.tokens_file, config.log_format) == (Path("/tokens"), "console")
+    assert GatewayConfig.from_environment(given, port=2).port == 2
+    assert GatewayConfig.from_environment({}) == GatewayConfig()
+
+
+def test_flags_tell_name_type_and_help():
+    table = {flag.name: flag for flag in flags()}
+    assert set(table) == set(GatewayConfig.__dataclass_fields__)
+    assert table["port"].kind is int
+    assert table["tls_cert"].kind is Path
+    assert table["max_batch"].variable == "ATTRIBUTARY_MAX_BATCH"
+    assert all(flag.help for flag in table.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"ATTRIBUTARY_PORT": "x"}, "ATTRIBUTARY_PORT"),
+        ({"ATTRIBUTARY_REFLECTION": "perhaps"}, "ATTRIBUTARY_REFLECTION"),
+        ({"ATTRIBUTARY_PORT": "70000"}, "port"),
+        ({"ATTRIBUTARY_MAX_BATCH": "0"}, "max_batch"),
+        ({"ATTRIBUTARY_PERMITS": "-1"}, "permits"),
+        ({"ATTRIBUTARY_LOG_LEVEL": "loud"}, "log_level"),
+        ({"ATTRIBUTARY_EVENT_LOOP": "none"}, "event_loop"),
+        ({"ATTRIBUTARY_TLS_CERT": "a"}, "tls_cert"),
+        ({"ATTRIBUTARY_TLS_CLIENT_CA": "a"}, "tls_client_ca"),
+    ],
+)
+def test_wrong_settings_name_the_setting(given, field):
+    with pytest.raises(InvalidArgumentError) as caught:
+        GatewayConfig.from_environment(given)
+    assert caught.value.field == field

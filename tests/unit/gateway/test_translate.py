@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attributary.attribution.types import (
+    AttributedItem,
+    Attribution,
+    CreatorShare,
+    Filter,
+    Limits,
+    Options,
+    Timings,
+)
+from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.gateway import translate
+from attributary.v1 import attribution_pb2 as pb
+
+LIMITS = Limits(max_image_pixels=100)
+
+
+@given(st.lists(st.floats(width=32), max_size=300), st.booleans())
+def test_embedding_values_survive(values, has_prompt):
+    message = pb.Query(embedding=pb.Embedding(values=values, has_prompt=has_prompt))
+    query = translate.to_query(message, LIMITS, "query")
+    np.testing.assert_array_equal(query.embedding, np.array(values, np.float32))
+    assert query.has_prompt == has_prompt
+
+
+def test_unpacked_embedding_and_unknown_fields_are_read():
+    unpacked = b"".join(b"\x0d" + np.float32(value).tobytes() for value in (1, 2, 3))
+    message = pb.Embedding.FromString(unpacked + b"\x9a\x06\x03abc")
+    query = translate.to_query(pb.Query(embedding=message), LIMITS, "query")
+    np.testing.assert_array_equal(query.embedding, [1, 2, 3])
+
+
+def test_pixels_become_an_array():
+    data = bytes(range(12))
+    query = translate.to_query(
+        pb.Query(pixels=pb.Pixels(data=data, height=1, width=4), prompt="a cat"), LIMITS, "query"
+    )
+    assert query.pixels.shape == (1, 4, 3)
+    assert query.pixels.tobytes() == data
+    assert query.prompt == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "field", "text"),
+    [
+        (pb.Pixels(data=b"123", height=0, width=1), "q.pixels.height", "at least 1"),
+        (pb.Pixels(data=b"123", height=1, width=0), "q.pixels.width", "at least 1"),
+        (pb.Pixels(data=b"12", height=1, width=1), "q.pixels.data", "= 3 bytes, got 2"),
+        (pb.Pixels(data=b"1234", height=1, width=1), "q.pixels.data", "= 3 bytes, got 4"),
+        (pb.Pixels(data=b"", height=10, width=11), "q.pixels", "the limit is 100"),
+        (pb.Pixels(data=b"1", height=2**32 - 1, width=2**32 - 1), "q.pixels", "the limit is 100"),
+    ],
+)
+def test_wrong_pixels_name_the_field_and_the_limit(pixels, field, text):
+    with pytest.raises(InvalidArgumentError) as caught:
+        translate.to_query(pb.Query(pixels=pixels), LIMITS, "q")
+    assert caught.value.field == field
+    assert text in caught.value.message
+
+
+def test_unset_counts_are_not_zero():
+    assert translate.to_options(pb.Options()) == Options()
+    assert translate.to_options(pb.Options(top_k=0, top_creators=0)) == Options(top_k=0, top_creators=0)
+
+
+def test_filter_lists():
+    message = pb.Options(
+        filter=pb.Filter(
+            include_creators=["a", "b"],
+            exclude_creators=["c"],
+            include_licences=["MIT"],
+            exclude_licences=["X"],
+        )
+    )
+    assert translate.to_options(message).filter == Filter(("a", "b"), ("c",), ("MIT",), ("X",))
+
+
+def test_answer_and_timings():
+    timings = Timings(1, 2, 3, 4, 5, 6, 7, 8, batch_size=9)
+    answer = Attribution(
+        (AttributedItem(7, 1, 0.5, 0.25, "a cat", "Ann", "MIT", "file:x"),),
+        (CreatorShare("Ann", 0.25, 3),),
+        0.75,
+        True,
+        timings,
+    )
+    reply = translate.from_attribution(answer, "id", "v")
+    assert reply.items[0] == pb.AttributedItem(
+        id=7, rank=1, similarity=0.5, share=0.25, caption="a cat", creator="Ann", licence="MIT", uri="file:x"
+    )
+    assert reply.creators[0] == pb.CreatorShare(creator="Ann", share=0.25, item_count=3)
+    assert (reply.diffuse_share, reply.out_of_distribution) == (0.75, True)
+    assert (reply.bundle_id, reply.bundle_version) == ("id", "v")
+    assert not reply.HasField("timings")
+    assert translate.from_timings(timings, 10) == pb.Timings(
+        queue_ms=1, decode_ms=2, preprocess_ms=3, tokenize_ms=4, encode_ms=5, search_ms=6, rescore_ms=7,
+        assemble_ms=8, total_ms=10, batch_size=9,
+    )  # fmt: skip
+
+
+def test_only_the_served_bundle_is_found():
+    translate.check_bundle("", "a")
+    translate.check_bundle("a", "a")
+    with pytest.raises(NotFoundError):
+        translate.check_bundle("b", "a")
+
+
+def _text(number, payload):
+    return bytes([number << 3 | 2, len(payload)]) + payload
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "field"),
+    [
+        (pb.AttributeRequest, _text(1, _text(4, b"\xff")), "query.prompt"),
+        (pb.AttributeRequest, _text(3, b"\xc3"), "bundle_id"),
+        (pb.AttributeRequest, _text(2, _text(3, _text(1, b"ok") + _text(1, b"\x80"))),
+         "options.filter.include_creators[1]"),
+        (pb.AttributeBatchRequest, _text(1, b"") + _text(1, _text(4, b"\xff")), "queries[1].prompt"),
+        (pb.AttributeRequest, b"\x0a\x7f", "request"),
+        (pb.AttributeRequest, b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "request"),
+        (pb.AttributeRequest, b"\x0b", "request"),
+    ],
+)  # fmt: skip
+def test_unreadable_messages_name_the_field(kind, data, field):
+    with pytest.raises(InvalidArgumentError) as caught:
+        translate.parse(kind, data)
+    assert caught.value.field == field
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_clear_error(data):
+    try:
+        assert isinstance(translate.parse(pb.AttributeRequest, data), pb.AttributeRequest)
+    except InvalidArgumentError as error:
+        assert error.field
