@@ -1,1 +1,1 @@
-"""TODO."""
+"""`attributary <verb>`: serve, query, bundle, demo."""

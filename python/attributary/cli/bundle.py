@@ -1,0 +1,144 @@
+"""`attributary bundle`: build, verify, inspect."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attributary.attribution.open import open_engine
+from attributary.bundle.bundle import Bundle
+from attributary.bundle.manifest import Manifest
+from attributary.index.planning import IndexBudget
+
+_DEFAULT = IndexBudget()
+
+
+@click.group("bundle")
+def bundle_group() -> None:
+    """Make and look at bundles."""
+
+
+@bundle_group.command("build")
+@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="items.parquet and pictures")
+@click.option("--encoder", type=click.Path(path_type=Path), required=True, help="an exported encoder")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to make")
+@click.option("--version", default="1", show_default=True, help="the bundle's own version string")
+@click.option("--bytes-per-item", type=float, default=_DEFAULT.bytes_per_item, show_default=True)
+@click.option("--target-recall", type=float, default=_DEFAULT.target_recall, show_default=True)
+@click.option("--max-candidates", type=int, default=_DEFAULT.max_candidates, show_default=True)
+@click.option("--target", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
+@click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="only the first items")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="replace an existing bundle once the new one is complete")
+def build_command(
+    corpus: Path,
+    encoder: Path,
+    out: Path,
+    version: str,
+    bytes_per_item: float,
+    target_recall: float,
+    max_candidates: int,
+    target: Any,
+    exclude_creator: tuple[str, ...],
+    limit: int | None,
+    workers: int | None,
+    seed: int,
+    force: bool,
+) -> None:
+    """Embed a corpus, build and tune its index, calibrate, record golden queries."""
+    from attributary.building import build_bundle
+
+    budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done)
+
+        report = build_bundle(
+            corpus,
+            encoder,
+            out,
+            budget=budget,
+            version=version,
+            exclude_creators=exclude_creator,
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            force=force,
+            progress=progress,
+        )
+    _print(report.manifest)
+    if not report.target_recall_met:
+        click.echo(
+            f"warning: recall@10 {report.manifest.index.recall_at_10:.3f} is below the target {target_recall}; "
+            "allow more --bytes-per-item or --max-candidates",
+            err=True,
+        )
+
+
+@bundle_group.command("verify")
+@click.argument("directory", type=click.Path(path_type=Path))
+def verify_command(directory: Path) -> None:
+    """Check every file's SHA-256 and ask the golden queries, as a server does before it opens a bundle."""
+    engine = open_engine(directory)
+    precisions = ["fp32"]
+    if engine.bundle.int8_encoder_path is not None:
+        open_engine(directory, precision="int8")
+        precisions.append("int8")
+    manifest = engine.bundle.manifest
+    click.echo(
+        f"bundle {manifest.bundle_id} holds: {len(manifest.files)} files, "
+        f"{len(engine.bundle.golden.pixels)} golden queries ({', '.join(precisions)})"
+    )
+
+
+@bundle_group.command("inspect")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print the manifest as JSON")
+def inspect_command(directory: Path, as_json: bool) -> None:
+    """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
+    manifest = Bundle.open(directory, verify=False).manifest
+    if as_json:
+        click.echo(json.dumps({"bundle_id": manifest.bundle_id, **asdict(manifest)}, ensure_ascii=False))
+    else:
+        _print(manifest)
+
+
+def _print(manifest: Manifest) -> None:
+    index, encoder = manifest.index, manifest.encoder
+    table = Table(title=f"bundle {manifest.bundle_id} (version {manifest.version})", show_header=False)
+    for name, value in (
+        ("subject model", manifest.subject.id),
+        ("student", manifest.student),
+        (
+            "encoder",
+            f"{encoder.name}, {encoder.dim} dimensions, {encoder.image_size} px, {encoder.digest[:12]}",
+        ),
+        ("items", f"{manifest.item_count:,} by {manifest.creator_count:,} creators"),
+        ("index", f"{index.factory}, nprobe {index.nprobe}, {index.candidates} candidates re-scored"),
+        ("recall@10", f"{index.recall_at_10:.4f} on {index.recall_queries} held-out probes"),
+        (
+            "memory",
+            f"{index.bytes_per_item:.0f} B an item in the index, {index.vector_bytes_per_item:.0f} B mapped",
+        ),
+        ("calibration", manifest.calibration.method),
+    ):
+        table.add_row(name, value)
+    Console().print(table)

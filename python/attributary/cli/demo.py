@@ -1,0 +1,147 @@
+"""`attributary demo`: start a server on a bundle, ask it about held-out pictures, and show what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from attributary.client.sync import Client
+from attributary.client.types import Answer
+from attributary.errors import InvalidArgumentError
+
+from .demo_queries import DemoQuery, copies, drawings
+from .process import ServerProcess
+from .sheet import Row, contact_sheet, read_corpus_pictures
+from .show import answer_json, percent
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    query: DemoQuery
+    answer: Answer
+
+    @property
+    def found_at(self) -> int | None:
+        """Rank of the first item that was expected, None if it is not among the answer's items."""
+        return next((item.rank for item in self.answer.items if item.id in self.query.expected), None)
+
+
+@click.command("demo")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="bundle directory to serve")
+@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="its corpus directory")
+@click.option(
+    "--held-out", type=click.Path(path_type=Path), default=None, help="corpus of a creator outside the index"
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="report and contact sheet go here"
+)
+@click.option("--drawings", "drawing_count", type=click.IntRange(min=0), default=6, show_default=True)
+@click.option("--copies", "copy_count", type=click.IntRange(min=0), default=4, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True)
+def demo_command(
+    bundle: Path,
+    corpus: Path,
+    held_out: Path | None,
+    out: Path,
+    drawing_count: int,
+    copy_count: int,
+    seed: int,
+) -> None:
+    """Attribute held-out drawings and changed copies at a real server; write report.json and contact_sheet.png."""
+    queries = copies(corpus, copy_count, seed)
+    if held_out is not None:
+        queries = drawings(corpus, held_out, drawing_count, seed) + queries
+    if not queries:
+        raise InvalidArgumentError("queries", "nothing to ask: give --copies or --drawings with --held-out")
+    out.mkdir(parents=True, exist_ok=True)
+    with ServerProcess(bundle) as server, Client(server.address) as client:
+        described = client.describe()
+        for _ in range(_WARM_UP):
+            client.attribute(queries[0].picture)
+        asked = [
+            _Asked(query, client.attribute(query.picture, prompt=query.prompt, timings=True))
+            for query in queries
+        ]
+    console = Console(width=120)
+    console.print(
+        f"bundle {described.bundle_id}: {described.item_count:,} items by {described.creator_count:,} creators, "
+        f"{described.encoder}, {described.index}, recall@10 {described.recall_at_10:.3f}\n"
+    )
+    console.print(_table(asked))
+    rows = [
+        Row(entry.query.picture, entry.query.title, entry.answer, entry.query.note, entry.query.expected)
+        for entry in asked
+    ]
+    sheet = out / "contact_sheet.png"
+    contact_sheet(rows, read_corpus_pictures(corpus)).save(sheet)
+    report = out / "report.json"
+    report.write_text(json.dumps(_report(described.bundle_id, asked), indent=1, ensure_ascii=False) + "\n")
+    console.print(f"\nwrote {sheet}\nwrote {report}\n")
+    console.print(_phases(asked))
+
+
+def _table(asked: list[_Asked]) -> Table:
+    table = Table(title="Who influenced these pictures?", title_justify="left", title_style="bold")
+    for name in ("query", "expected at", "top source", "creator", "share", "diffuse"):
+        right = name in ("expected at", "share", "diffuse")
+        table.add_column(name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True)
+    for entry in asked:
+        top = entry.answer.items[0]
+        place = entry.found_at
+        table.add_row(
+            entry.query.title,
+            f"rank {place}" if place else f"not in the top {len(entry.answer.items)}",
+            top.caption,
+            top.creator,
+            percent(top.share),
+            percent(entry.answer.diffuse_share),
+        )
+    return table
+
+
+def _phases(asked: list[_Asked]) -> Table:
+    table = Table(
+        title="Where the server's time went (median ms a query)", title_justify="left", title_style="bold"
+    )
+    spent = _median_phases(asked)
+    for name in spent:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in spent.values()))
+    return table
+
+
+def _median_phases(asked: list[_Asked]) -> Mapping[str, float]:
+    timings = [entry.answer.timings for entry in asked if entry.answer.timings is not None]
+    phases = {name: median(timing.phases()[name] for timing in timings) for name in timings[0].phases()}
+    return {**phases, "total": median(timing.total for timing in timings)}
+
+
+def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
+    return {
+        "bundle_id": bundle_id,
+        "queries": [
+            {
+                "title": entry.query.title,
+                "kind": entry.query.kind,
+                "prompt": entry.query.prompt,
+                "expected": {
+                    "what": entry.query.note,
+                    "item_ids": sorted(entry.query.expected),
+                    "found_at_rank": entry.found_at,
+                },
+                **answer_json(entry.answer),
+            }
+            for entry in asked
+        ],
+        "median_phase_ms": _median_phases(asked),
+    }

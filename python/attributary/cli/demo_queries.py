@@ -1,0 +1,98 @@
+"""Held-out pictures whose right answer is known: changed copies of items, and known concepts by an unknown hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageEnhance
+
+from attributary.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class DemoQuery:
+    """One question and the items that may be expected in its answer."""
+
+    kind: str  # "copy" or "drawing"
+    title: str
+    note: str  # what is expected, in words
+    picture: bytes  # encoded
+    prompt: str
+    expected: frozenset[int]
+
+
+def copies(corpus: Path, count: int, seed: int) -> list[DemoQuery]:
+    """Items that were cropped, recoloured and saved as JPEG; the item, or a near duplicate of it, is expected."""
+    items = _items(corpus)
+    rng = np.random.default_rng(seed)
+    queries = []
+    for place in rng.choice(len(items), min(count, len(items)), replace=False).tolist():
+        item = items[place]
+        group = frozenset(other["id"] for other in items if other["near_dup_group"] == item["near_dup_group"])
+        queries.append(
+            DemoQuery(
+                kind="copy",
+                title=f"copy of: {item['caption']}",
+                note="cropped, recoloured, JPEG",
+                picture=_changed(_picture(corpus, item["id"]), rng),
+                prompt="",
+                expected=group,
+            )
+        )
+    return queries
+
+
+def drawings(corpus: Path, held_out: Path, count: int, seed: int) -> list[DemoQuery]:
+    """Drawings by a creator outside the index of concepts that others in it have drawn."""
+    by_concept: dict[str, set[int]] = {}
+    for item in _items(corpus):
+        by_concept.setdefault(item["concept_id"], set()).add(item["id"])
+    known = [item for item in _items(held_out) if len(by_concept.get(item["concept_id"], ())) >= 2]
+    rng = np.random.default_rng(seed)
+    queries = []
+    for place in rng.choice(len(known), min(count, len(known)), replace=False).tolist():
+        item = known[place]
+        queries.append(
+            DemoQuery(
+                kind="drawing",
+                title=f"{item['caption']}",
+                note=f"by {item['creator']}, not indexed",
+                picture=_picture(held_out, item["id"]),
+                prompt=item["caption"],
+                expected=frozenset(by_concept[item["concept_id"]]),
+            )
+        )
+    return queries
+
+
+def _items(corpus: Path) -> list[dict[str, Any]]:
+    path = corpus / "items.parquet"
+    if not path.is_file():
+        raise InvalidArgumentError("corpus", f"{path} does not exist; build the corpus first")
+    columns = ["id", "caption", "creator", "concept_id", "near_dup_group"]
+    return pq.read_table(path, columns=columns).to_pylist()
+
+
+def _picture(corpus: Path, item_id: int) -> bytes:
+    found = next((corpus / "images").glob(f"*/{item_id}.png"), None)
+    if found is None:
+        raise InvalidArgumentError("corpus", f"{corpus / 'images'} has no picture {item_id}.png")
+    return found.read_bytes()
+
+
+def _changed(data: bytes, rng: np.random.Generator) -> bytes:
+    picture = Image.open(BytesIO(data)).convert("RGB")
+    width, height = picture.size
+    left, top, right, bottom = rng.uniform(0.02, 0.1, 4)
+    window = (int(left * width), int(top * height), int((1 - right) * width), int((1 - bottom) * height))
+    picture = picture.crop(window)
+    picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.4, 1.6))
+    picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.8, 1.15))
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

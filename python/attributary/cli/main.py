@@ -1,0 +1,56 @@
+"""The command line's root: verbs are loaded when they are called, errors become one line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from attributary import __version__
+from attributary.errors import AttributaryError
+
+_VERBS = {
+    "serve": "attributary.cli.serve:serve_command",
+    "query": "attributary.cli.query:query_command",
+    "bundle": "attributary.cli.bundle:bundle_group",
+    "demo": "attributary.cli.demo:demo_command",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a verb's module only when that verb is asked for: `query` needs no FAISS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module, name = _VERBS[cmd_name].split(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Which training images made this picture, and whose are they?
+
+    Every option is also an environment variable: ATTRIBUTARY_MAX_BATCH for `serve --max-batch`,
+    ATTRIBUTARY_QUERY_TOP_K for `query --top-k`.
+    """
+
+
+def main() -> None:
+    """Run the command line; what this package raises on purpose becomes one line on standard error, status 2."""
+    try:
+        cli(auto_envvar_prefix="ATTRIBUTARY")
+    except (AttributaryError, FileExistsError) as error:
+        click.echo(f"attributary: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

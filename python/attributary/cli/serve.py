@@ -1,0 +1,84 @@
+"""`attributary serve`: one bundle behind gRPC."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import click
+
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Limits
+from attributary.gateway import config as gateway
+from attributary.gateway.server import serve
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _gateway_options(command: F) -> F:
+    for flag in reversed(list(gateway.flags())):
+        name = flag.name.replace("_", "-")
+        command = click.option(
+            f"--{name}/--no-{name}" if flag.kind is bool else f"--{name}",
+            flag.name,
+            type=None if flag.kind is bool else flag.kind,
+            default=flag.default,
+            envvar=flag.variable,
+            show_default=flag.default is not None,
+            show_envvar=True,
+            help=flag.help,
+        )(command)
+    return command
+
+
+def _limit_options(command: F) -> F:
+    for entry in reversed(fields(Limits)):
+        command = click.option(
+            "--" + entry.name.replace("_", "-"),
+            entry.name,
+            type=click.IntRange(min=1),
+            default=entry.default,
+            envvar=gateway.ENVIRONMENT_PREFIX + entry.name.upper(),
+            show_default=True,
+            show_envvar=True,
+            help="limit on a query: " + entry.name.removeprefix("max_").replace("_", " "),
+        )(command)
+    return command
+
+
+@click.command("serve")
+@click.argument("bundle", type=click.Path(path_type=Path), envvar="ATTRIBUTARY_BUNDLE")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    envvar="ATTRIBUTARY_PRECISION",
+    show_default=True,
+    show_envvar=True,
+    help="which of the bundle's encoders to run",
+)
+@click.option(
+    "--encoder-threads",
+    type=click.IntRange(min=1),
+    default=1,
+    envvar="ATTRIBUTARY_ENCODER_THREADS",
+    show_default=True,
+    show_envvar=True,
+    help="cores that one encoder call uses",
+)
+@_gateway_options
+@_limit_options
+def serve_command(bundle: Path, precision: str, encoder_threads: int, **settings: Any) -> None:
+    """Serve the BUNDLE directory until SIGTERM; one JSON line on standard output says when it is ready."""
+    limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
+    settings_of_gateway = gateway.GatewayConfig(**settings)
+    engine = open_engine(
+        bundle,
+        limits=limits,
+        encoder_threads=encoder_threads,
+        precision=cast(Literal["fp32", "int8"], precision),
+    )
+    sys.exit(serve(engine, settings_of_gateway))
