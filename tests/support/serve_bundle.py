@@ -1,0 +1,38 @@
+"""Serve a bundle in a process of its own: serve_bundle.py '{"bundle": ..., "config": {...}, "limits": {...}}'.
+
+"hold_s" makes every batch take that long; "fail" makes an engine that fails for every picture.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Limits
+from attributary.gateway.config import GatewayConfig
+from attributary.gateway.server import serve
+
+
+def main(text: str) -> int:
+    asked = json.loads(text)
+    engine = open_engine(Path(asked["bundle"]), limits=Limits(**asked.get("limits", {})))
+    hold = asked.get("hold_s", 0)
+    if hold:
+        run = engine.run
+
+        def held(batch):
+            print(json.dumps({"batch": len(batch)}), flush=True)
+            time.sleep(hold)
+            return run(batch)
+
+        engine.run = held
+    paths = ("tls_cert", "tls_key", "tls_client_ca", "tokens_file")
+    settings = {
+        name: Path(value) if name in paths else value for name, value in asked.get("config", {}).items()
+    }
+    return serve(engine, GatewayConfig(**{"port": 0, "metrics_port": 0, **settings}))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))
