@@ -132,7 +132,7 @@ def _canonical(value: object) -> str:
 def _parse(kind: Any, raw: object, where: str) -> Any:
     """Build the dataclass `kind` from parsed JSON; every mismatch is a BundleError with the path of the value."""
     if not isinstance(raw, dict):
-        raise BundleError(MANIFEST, f"{where or 'the top level'} must be an object")
+        raise BundleError(MANIFEST, f"{where.rstrip('.') or 'the top level'} must be an object")
     hints = get_type_hints(kind)
     names = {entry.name for entry in fields(kind)}
     if unknown := sorted(set(raw) - names):

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from attributary.errors import BundleError
 
+# How many bits of each byte are set.
+_BITS = np.array([value.bit_count() for value in range(256)], np.int64)
+
 
 class FaissIndex:
     """A read-only FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
@@ -21,9 +24,9 @@ class FaissIndex:
         self._nprobe = nprobe
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         inner = faiss.downcast_index(index.index) if self._transformed else index
-        self._has_lists = isinstance(inner, faiss.IndexIVF)
-        if self._has_lists and not 1 <= nprobe <= inner.nlist:
-            raise ValueError(f"nprobe must be from 1 to {inner.nlist}, got {nprobe}")
+        self._lists = int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 0
+        if self._lists and not 1 <= nprobe <= self._lists:
+            raise ValueError(f"nprobe must be from 1 to {self._lists}, got {nprobe}")
 
     @classmethod
     def read(cls, path: Path, nprobe: int) -> FaissIndex:
@@ -53,29 +56,45 @@ class FaissIndex:
     def search(
         self, queries: NDArray[np.float32], count: int, allowed: NDArray[np.uint8] | None = None
     ) -> NDArray[np.int64]:
-        """Return candidate rows, int64 [B, count], -1 where there are fewer (see `VectorIndex.search`)."""
+        """Return candidate rows, int64 [B, count], -1 only where fewer rows pass (see `VectorIndex.search`).
+
+        A query whose probed lists hold fewer than `count` rows that pass is asked again with four times as many.
+        """
         queries = np.ascontiguousarray(queries, np.float32)
-        if len(queries) == 0:
-            return np.empty((0, count), np.int64)
-        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
-        _, rows = self._index.search(queries, count, params=self._parameters(selector))
-        return np.asarray(rows, np.int64)
+        passing = self.size if allowed is None else int(_BITS[allowed].sum())
+        nprobe = self._nprobe
+        if self._lists and 0 < passing < self.size:
+            # A filter thins every list out by the same factor, on average.
+            nprobe = min(self._lists, -(-nprobe * self.size // passing))
+        rows = self.probe(queries, count, nprobe, allowed)
+        wanted = min(count, passing)
+        while nprobe < self._lists:
+            short = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)
+            if short.size == 0:
+                break
+            nprobe = min(self._lists, nprobe * 4)
+            rows[short] = self.probe(queries[short], count, nprobe, allowed)
+        return rows
 
-    def _parameters(self, selector: Any) -> Any:
-        extra = {} if selector is None else {"sel": selector}
-        if self._has_lists:
-            # A filter thins every list out, so a restricted search probes more of them for the same recall.
-            nprobe = self._nprobe if selector is None else min(self._nprobe * 4, self._lists())
-            inner = faiss.SearchParametersIVF(nprobe=nprobe, **extra)
+    def probe(
+        self,
+        queries: NDArray[np.float32],
+        count: int,
+        nprobe: int,
+        allowed: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.int64]:
+        """Search `nprobe` lists once; int64 [B, count], -1 where they hold fewer rows that pass."""
+        if len(queries) == 0 or count == 0:
+            return np.empty((len(queries), count), np.int64)
+        extra = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(allowed)}
+        parameters: Any = None
+        if self._lists:
+            parameters = faiss.SearchParametersIVF(nprobe=nprobe, **extra)
         elif extra:
-            inner = faiss.SearchParameters(**extra)
-        else:
-            return None
-        return faiss.SearchParametersPreTransform(index_params=inner) if self._transformed else inner
-
-    def _lists(self) -> int:
-        index = faiss.downcast_index(self._index.index) if self._transformed else self._index
-        return int(index.nlist)
+            parameters = faiss.SearchParameters(**extra)
+        if parameters is not None and self._transformed:
+            parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+        return np.asarray(self._index.search(queries, count, params=parameters)[1], np.int64)
 
 
 def set_threads(count: int) -> None:

@@ -123,12 +123,17 @@ def _tune(
 ) -> TunedIndex:
     size, dim = vectors.shape
     # Exact scans also yield candidates: the fp16 store decides the order, as in every other case.
-    options = [count for count in _CANDIDATES if count <= budget.max_candidates and count < size] or [size]
+    most = min(size, budget.max_candidates)
+    options = [count for count in _CANDIDATES if count < most] + [most]
     exact = exact_neighbours(vectors, tuning, RECALL_AT)
     best: tuple[bool, float, int, int] | None = None
     for nprobe in _probes(plan.lists):
-        found = FaissIndex(index, nprobe).search(tuning, options[-1])
+        found = FaissIndex(index, nprobe).probe(tuning, options[-1], nprobe)
+        scanned = nprobe * size / plan.lists if plan.lists else size
         for count in options:
+            if count > scanned and count > options[0]:
+                # Lists that hold fewer rows than are asked for would be asked again at run time.
+                continue
             reached = recall(found[:, :count], exact)
             cost = _bytes_per_query(plan, size, dim, nprobe, count)
             met = reached >= budget.target_recall

@@ -1,0 +1,144 @@
+"""Planning, tuning and searching: the recall that is promised is reached, and filters restrict the search."""
+
+import numpy as np
+import pytest
+
+from attributary.errors import BundleError, InvalidArgumentError
+from attributary.index.faiss_index import FaissIndex
+from attributary.index.planning import FLAT_BELOW, GPU_SUBQUANTISERS, IndexBudget, list_count, plans
+from attributary.index.tuning import build_index, exact_neighbours, recall
+
+DIM, SIZE = 48, 6_000
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(200, DIM))
+    points = centres[rng.integers(0, 200, SIZE)] + 0.6 * rng.normal(size=(SIZE, DIM))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def queries(vectors):
+    rng = np.random.default_rng(1)
+    near = vectors[rng.choice(SIZE, 400, replace=False)].astype(np.float32) + 0.05 * rng.normal(
+        size=(400, DIM)
+    ).astype(np.float32)
+    return near / np.linalg.norm(near, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def tuned(vectors, queries):
+    return build_index(vectors, queries, IndexBudget(bytes_per_item=64, target_recall=0.95))
+
+
+def test_tuned_index_reaches_its_target_on_queries_it_was_not_tuned_on(tuned):
+    assert tuned.met
+    assert "x4fs" in tuned.factory
+    assert tuned.recall_at_10 >= 0.93
+    assert tuned.bytes_per_item <= 64
+    assert tuned.recall_queries == 200
+
+
+def test_reported_recall_is_what_a_caller_gets(tuned, vectors, queries):
+    found = tuned.index.search(queries, tuned.candidates)
+    exact = exact_neighbours(vectors, queries, 10)
+    assert recall(found, exact) == pytest.approx(tuned.recall_at_10, abs=0.02)
+
+
+def test_exact_neighbours_match_a_plain_sort(vectors, queries):
+    similarity = queries[:20] @ vectors.astype(np.float32).T
+    plain = np.argsort(-similarity, axis=1, kind="stable")[:, :10]
+    assert (exact_neighbours(vectors, queries[:20], 10, block=700) == plain).mean() > 0.99
+
+
+def test_recall_counts_only_what_was_found():
+    assert recall(np.array([[1, 2, -1]]), np.array([[2, 9]])) == 0.5
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_filter_restricts_the_search_itself(tuned, vectors, queries, share):
+    passing = np.random.default_rng(2).random(SIZE) < share
+    bitmap = np.packbits(passing, bitorder="little")
+    found = tuned.index.search(queries, 50, bitmap)
+    assert passing[found[found >= 0]].all()
+    allowed = np.flatnonzero(passing)
+    exact = allowed[exact_neighbours(vectors[allowed], queries, 10)]
+    assert recall(found, exact) > 0.8
+
+
+def test_small_corpora_are_scanned_exactly(vectors, queries):
+    small = vectors[:500]
+    tuned = build_index(small, queries, IndexBudget())
+    assert (tuned.factory, tuned.recall_at_10, tuned.met) == ("Flat", 1.0, True)
+    assert recall(tuned.index.search(queries, 10), exact_neighbours(small, queries, 10)) > 0.99
+
+
+def test_fewer_items_than_asked_for_are_padded(vectors, queries):
+    tuned = build_index(vectors[:5], queries, IndexBudget())
+    found = tuned.index.search(queries[:2], 9)
+    assert (found[:, 5:] == -1).all()
+    assert sorted(found[0, :5].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_unreachable_target_is_reported_not_hidden(vectors, queries):
+    tuned = build_index(
+        vectors, queries, IndexBudget(bytes_per_item=12, target_recall=1.0, max_candidates=10)
+    )
+    assert not tuned.met
+    assert tuned.recall_at_10 < 1
+
+
+def test_gpu_plans_use_only_what_the_gpu_has_kernels_for():
+    factories = [plan.factory for plan in plans(100_000, 384, IndexBudget(bytes_per_item=128, target="gpu"))]
+    assert factories[-1].startswith("OPQ")
+    for factory in factories[:-1]:
+        assert int(factory.split("PQ")[1]) in GPU_SUBQUANTISERS
+        assert "x4fs" not in factory
+
+
+def test_plans_stay_within_the_budget_and_grow():
+    sizes = [plan.code_bytes for plan in plans(100_000, 384, IndexBudget(bytes_per_item=60))]
+    assert sizes == sorted(sizes)
+    assert max(sizes) <= 52
+    assert next(plans(FLAT_BELOW - 1, 384, IndexBudget())).factory == "Flat"
+
+
+@pytest.mark.parametrize(("items", "lists"), [(1, 1), (40, 1), (5_000, 128), (1_000_000, 2_048)])
+def test_list_count(items, lists):
+    assert list_count(items) == lists
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("target_recall", 0), ("target_recall", 1.5), ("bytes_per_item", 3), ("max_candidates", 5), ("target", "tpu")],
+)
+def test_wrong_budgets_name_the_field(field, value):
+    with pytest.raises(InvalidArgumentError) as caught:
+        IndexBudget(**{field: value})
+    assert caught.value.field == field
+
+
+def test_dimension_that_no_code_divides_is_an_error():
+    with pytest.raises(InvalidArgumentError, match="bytes_per_item"):
+        list(plans(100_000, 7, IndexBudget(bytes_per_item=12)))
+
+
+def test_written_index_answers_the_same(tuned, queries, tmp_path):
+    tuned.index.write(tmp_path / "index.faiss")
+    again = FaissIndex.read(tmp_path / "index.faiss", tuned.nprobe)
+    assert (again.size, again.dim) == (SIZE, DIM)
+    assert (again.search(queries, 20) == tuned.index.search(queries, 20)).all()
+    with pytest.raises(BundleError, match="nprobe must be"):
+        FaissIndex.read(tmp_path / "index.faiss", 100_000)
+
+
+def test_corrupt_index_file_is_an_error_not_a_crash(tuned, tmp_path):
+    path = tmp_path / "index.faiss"
+    tuned.index.write(path)
+    data = path.read_bytes()
+    for keep in (0, 3, 40, len(data) // 2):
+        path.write_bytes(data[:keep])
+        with pytest.raises(BundleError, match=r"index.faiss"):
+            FaissIndex.read(path, tuned.nprobe)
