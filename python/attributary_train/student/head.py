@@ -51,7 +51,10 @@ class Head:
         return self.image.dim + self.text.dim
 
     def apply(self, image: FloatArray, text: FloatArray) -> FloatArray:
-        """Join float32 features [N, F_i] and [N, F_t] (zero rows: no prompt); returns float32 [N, D], unit rows."""
+        """Join float32 features [N, F_i] and [N, F_t]; a zero row of text means no prompt.
+
+        Returns float32 [N, D], rows of unit length.
+        """
         parts = [self.image_weight * self.image.apply(image), self.text_weight * self.text.apply(text)]
         return unit(np.concatenate(parts, axis=1))
 
@@ -77,7 +80,7 @@ class Head:
 
 
 class HeadModule(nn.Module):
-    """`Head.apply` in torch, for export and training: features [B, F_i], [B, F_t], prompt flag [B, 1] -> [B, D]."""
+    """`Head.apply` in torch: features [B, F_i] and [B, F_t], prompt flag [B, 1] -> [B, D]."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -114,24 +117,3 @@ def unit(x: FloatArray) -> FloatArray:
     """`unit_rows` in NumPy."""
     length = np.sqrt(np.square(x, dtype=np.float32).sum(axis=1, keepdims=True))
     return (x / np.maximum(length, 1e-12)).astype(np.float32)
-
-
-def fit_projection(features: FloatArray, dim: int, whitening: float) -> Projection:
-    """PCA of the normalised features, kept to `dim` directions, each scaled by variance ** (-whitening / 2).
-
-    `features` is float32 [N, F]; `whitening` 0 is plain PCA, 1 full whitening (Jegou and Chum, "Negative
-    evidences and co-occurrences in image retrieval", 2012); values between are a partial one.
-    """
-    if not 1 <= dim <= features.shape[1]:
-        raise ValueError(f"dim must be 1 to {features.shape[1]}, not {dim}")
-    x = unit(features).astype(np.float64)
-    mean = x.mean(axis=0)
-    x -= mean
-    variance, directions = np.linalg.eigh(x.T @ x / len(x))
-    order = np.argsort(variance)[::-1][:dim]
-    # Directions that hardly vary hold rounding noise; the floor keeps whitening from blowing it up.
-    scale = np.maximum(variance[order], variance.max() * 1e-7) ** (-whitening / 2)
-    matrix = directions[:, order] * scale
-    # Only the direction of the result counts: a common scale keeps the numbers near 1.
-    matrix /= np.abs(matrix).max()
-    return Projection(mean.astype(np.float32), matrix.astype(np.float32))

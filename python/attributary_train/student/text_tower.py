@@ -18,7 +18,7 @@ def minilm_directory() -> Path:
 
 
 class MiniLM(nn.Module):
-    """Token ids and mask, int64 [B, T] -> float32 features [B, 384]; a row whose mask is all zero gives zeros.
+    """Token ids and mask, int64 [B, T] -> float32 features [B, 384]; zeros where a row's mask is all zero.
 
     sentence-transformers/all-MiniLM-L6-v2 (Wang et al., "MiniLM", 2020; Reimers and Gurevych, 2019).
     """

@@ -1,0 +1,149 @@
+"""From a student in torch to the files that a bundle takes: `encoder.onnx`, its int8 variant, `encoder.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from attributary.encoder.onnx import META_MAX_TOKENS, META_NAME, META_VARIANT_OF, OnnxEncoder
+
+from .graph import IR_VERSION, OPSET, set_metadata, to_onnx, write_model
+from .model import Student
+from .quantise import quantise
+
+ENCODER = "encoder.onnx"
+ENCODER_INT8 = "encoder.int8.onnx"
+TOKENIZER = "tokenizer.json"
+DESCRIPTION = "encoder.json"
+
+# An export whose embeddings differ from torch's by more than this is not written.
+PARITY_LIMIT = 1e-4
+
+_INPUTS: Mapping[str, Mapping[int, str]] = {
+    "pixels": {0: "B"},
+    "token_ids": {0: "B", 1: "T"},
+    "token_mask": {0: "B", 1: "T"},
+}
+Feed = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+
+
+class ExportError(Exception):
+    """The exported graph does not compute what the student computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Pictures and prompts of the corpus, for the parity check and the scales of the int8 variant."""
+
+    pixels: NDArray[np.uint8]  # [N, S, S, 3], N of at least 16; more give the int8 variant better scales
+    token_ids: NDArray[np.int64]  # [N, T]
+    token_mask: NDArray[np.int64]  # [N, T]
+
+
+def export_encoder(
+    out_dir: Path,
+    student: Student,
+    tokenizer: Path,
+    samples: Samples,
+    *,
+    int8: bool = True,
+    details: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """Write the encoder's files to `out_dir`; returns what `encoder.json` holds, `details` included.
+
+    Raises `ExportError` if ONNX Runtime's embeddings differ from torch's by more than `PARITY_LIMIT`.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    fp32 = out_dir / ENCODER
+    metadata = {META_NAME: student.name, META_MAX_TOKENS: str(student.max_tokens)}
+    to_onnx(student, _examples(student), _INPUTS, "embedding", fp32, metadata)
+    encoder = OnnxEncoder(fp32)
+    parity = measure_parity(student, encoder, samples)
+    if parity > PARITY_LIMIT:
+        raise ExportError(f"{fp32} differs from torch by {parity:.1e}; the limit is {PARITY_LIMIT:.0e}")
+    shutil.copyfile(tokenizer, out_dir / TOKENIZER)
+    description: dict[str, object] = {
+        "schema_version": 1,
+        "name": student.name,
+        "dim": student.dim,
+        "image_size": student.image_size,
+        "max_tokens": student.max_tokens,
+        "digest": encoder.spec.digest,
+        "opset": OPSET,
+        "ir_version": IR_VERSION,
+        "parity_max_abs_difference": parity,
+        "files": {name: _facts(out_dir / name) for name in (ENCODER, TOKENIZER)},
+    }
+    if int8:
+        description["int8"] = export_int8(fp32, out_dir / ENCODER_INT8, samples)
+    description.update(details or {})
+    (out_dir / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    return description
+
+
+def export_int8(fp32: Path, target: Path, samples: Samples) -> dict[str, object]:
+    """Write the int8 variant of `fp32` and return its facts: size, digest, cosine to fp32."""
+    quantise(fp32, target, samples.pixels[: len(samples.pixels) // 2])
+    original = OnnxEncoder(fp32)
+    model = onnx.load(target)
+    set_metadata(model, {META_VARIANT_OF: original.spec.digest})
+    write_model(model, target)
+    variant = OnnxEncoder(target)
+    # The half that did not set the scales.
+    rows = slice(len(samples.pixels) // 2, None)
+    feed = (samples.pixels[rows], samples.token_ids[rows], samples.token_mask[rows])
+    nothing = np.zeros((len(feed[0]), 1), np.int64)
+    cosines = {}
+    for name, (pixels, ids, mask) in {"image": (feed[0], nothing, nothing), "image_and_prompt": feed}.items():
+        cosine = (_embed(original, (pixels, ids, mask)) * _embed(variant, (pixels, ids, mask))).sum(axis=1)
+        cosines[name] = {"mean": float(cosine.mean()), "min": float(cosine.min()), "pictures": len(cosine)}
+    return {**_facts(target), "variant_of": original.spec.digest, "cosine_to_fp32": cosines}
+
+
+def measure_parity(student: Student, encoder: OnnxEncoder, samples: Samples) -> float:
+    """Largest absolute difference of embeddings, torch against ONNX, over batches of 1 to 8, prompts or none."""
+    worst = 0.0
+    for batch in range(1, 9):
+        start = (batch * 3) % max(1, len(samples.pixels) - batch + 1)
+        rows = slice(start, start + batch)
+        pixels, ids, mask = samples.pixels[rows], samples.token_ids[rows], samples.token_mask[rows].copy()
+        nothing = np.zeros((len(pixels), 1), np.int64)
+        mixed = mask.copy()
+        mixed[::2] = 0
+        for feed in ((pixels, ids, mask), (pixels, nothing, nothing), (pixels, ids, mixed)):
+            with torch.inference_mode():
+                expected = student(*(torch.from_numpy(array) for array in feed)).numpy()
+            worst = max(worst, float(np.abs(encoder.encode(*feed) - expected).max()))
+    return worst
+
+
+def _examples(student: Student) -> list[torch.Tensor]:
+    size = student.image_size
+    pixels = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    tokens = torch.ones((2, 5), dtype=torch.int64)
+    return [pixels, tokens, tokens.clone()]
+
+
+def _embed(encoder: OnnxEncoder, feed: Feed, batch: int = 8) -> NDArray[np.float32]:
+    parts = [
+        encoder.encode(*(array[start : start + batch] for array in feed))
+        for start in range(0, len(feed[0]), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def _facts(path: Path) -> dict[str, object]:
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+    }

@@ -1,0 +1,65 @@
+"""A corpus as the student sees it: columns of facts, and pictures prepared for the image tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.kernels import resize_crop
+
+from ..corpus import Corpus
+from ..evaluation.copies import changed_copy
+from ..evaluation.retrieval import CopyQueries
+from .features import TowerFeatures
+from .head import FloatArray
+
+
+class Pictures:
+    """The items of a corpus in its own order."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        items = list(corpus)
+        self._corpus = corpus
+        self.ids = [item.id for item in items]
+        self.hashes = [item.sha256 for item in items]
+        self.captions = [item.caption for item in items]
+        self.concepts = [item.concept_id for item in items]
+        self.groups = [item.near_dup_group for item in items]
+
+    @classmethod
+    def open(cls, folder: Path) -> Pictures:
+        """Open the corpus in a folder."""
+        return cls(Corpus.open(folder))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def picture(self, row: int) -> NDArray[np.uint8]:
+        """The picture of an item, uint8 RGB [H, W, 3]."""
+        return np.asarray(self._corpus.image(self.ids[row]))
+
+    def prepared(self, row: int, size: int) -> NDArray[np.uint8]:
+        """The picture of an item as the tower reads it, uint8 [size, size, 3]."""
+        return resize_crop(self.picture(row), size)
+
+    def image_features(self, towers: TowerFeatures) -> FloatArray:
+        """Features of every picture, float32 [N, F]."""
+        size = towers.image_tower.image_size
+        return towers.images(self.hashes, lambda row: self.prepared(row, size))
+
+    def copy_features(self, towers: TowerFeatures, queries: CopyQueries) -> FloatArray:
+        """Features of changed copies, float32 [Q, F]."""
+        size = towers.image_tower.image_size
+        keys = [
+            f"{self.hashes[row]}-{kind}-{seed}"
+            for row, kind, seed in zip(queries.originals, queries.kinds, queries.seeds, strict=True)
+        ]
+        return towers.images(keys, lambda i: resize_crop(self.copy(queries, i), size))
+
+    def copy(self, queries: CopyQueries, query: int) -> NDArray[np.uint8]:
+        """The changed copy of one query, uint8 RGB [H, W, 3]."""
+        return changed_copy(
+            self.picture(int(queries.originals[query])), queries.kinds[query], queries.seeds[query]
+        )

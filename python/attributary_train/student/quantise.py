@@ -1,0 +1,99 @@
+"""An int8 variant of an exported encoder: static for the convolutions, weight-only for the text tower.
+
+Dynamic quantisation, the usual choice on CPU, is not used: it scales activations by the extremes of the whole batch, so
+an embedding would depend on its batch mates; and ONNX Runtime's dynamic convolution is slower than the fp32 one.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+from .graph import write_model
+
+_CONVOLUTIONAL = ("Conv", "Add", "Clip")
+
+
+def quantise(source: Path, target: Path, calibration: NDArray[np.uint8], *, text: bool = True) -> None:
+    """Write the int8 variant of the encoder `source` to `target`.
+
+    `calibration` is uint8 [N, S, S, 3], pictures of the corpus, whose activations set the scales. `text` also
+    stores the text tower's matrices in 8 bits.
+    """
+    # ONNX Runtime's tools tell every tensor to the root logger.
+    logging.disable(logging.INFO)
+    try:
+        _quantise(source, target, calibration, text)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _quantise(source: Path, target: Path, calibration: NDArray[np.uint8], text: bool) -> None:
+    nodes = image_nodes(onnx.load(source))
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        static = Path(folder) / "static.onnx"
+        quantize_static(
+            source,
+            static,
+            _Pictures(calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(_CONVOLUTIONAL),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        model = onnx.load(static)
+    if text:
+        config = DefaultWeightOnlyQuantConfig(block_size=64, is_symmetric=True, accuracy_level=4, bits=8)
+        quantizer = MatMulNBitsQuantizer(model, algo_config=config)
+        quantizer.process()
+        model = quantizer.model.model
+    write_model(model, target)
+
+
+def image_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutional nodes that only the pixels feed."""
+    reached = {"pixels"}
+    from_text = {"token_ids", "token_mask"}
+    names = []
+    for node in model.graph.node:
+        if from_text.intersection(node.input):
+            from_text.update(node.output)
+        elif reached.intersection(node.input):
+            reached.update(node.output)
+            if node.op_type in _CONVOLUTIONAL:
+                names.append(node.name)
+    return names
+
+
+class _Pictures(CalibrationDataReader):
+    """Feeds pictures without a prompt, a few at a time."""
+
+    def __init__(self, pictures: NDArray[np.uint8], batch: int = 8) -> None:
+        self._feeds = self._batches(pictures, batch)
+
+    @staticmethod
+    def _batches(pictures: NDArray[np.uint8], batch: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+        for start in range(0, len(pictures), batch):
+            part = pictures[start : start + batch]
+            empty = np.zeros((len(part), 1), np.int64)
+            yield {"pixels": part, "token_ids": empty, "token_mask": empty}
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        return next(self._feeds, None)
