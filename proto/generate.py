@@ -16,12 +16,8 @@ def main(root: str, out: str, proto: str) -> int:
         for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
     ]
     well_known = str(files("grpc_tools") / "_proto")
-    return int(
-        protoc.main(
-            ["protoc", f"-I{root}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}"]
-            + [f"--mypy_out={out}", f"--mypy_grpc_out={out}", *plugins, proto]
-        )
-    )
+    outputs = [f"--{name}_out={out}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    return int(protoc.main(["protoc", f"-I{root}", f"-I{well_known}", *outputs, *plugins, proto]))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArra
         raise InvalidArgumentError(field, "every value must be finite, got NaN or infinity")
     if norm < 1e-12:
         raise InvalidArgumentError(field, "must not be all zero")
-    return np.asarray(vector / norm, np.float32)
+    return (vector.astype(np.float64) / norm).astype(np.float32)
 
 
 def check_pixels(pixels: NDArray[np.uint8], limits: Limits, field: str) -> NDArray[np.uint8]:

@@ -124,14 +124,12 @@ def test_encoder_swapped_for_another_is_refused(copied, tiny, tmp_path):
     other = tiny.write_encoder(tmp_path / "other", seed=1)
     shutil.copyfile(other / "encoder.onnx", copied / "encoder.onnx")
     rewrite_manifest(copied)
-    with pytest.raises(BundleError, match="vectors were made by encoder .* do not belong together") as caught:
+    with pytest.raises(BundleError, match=r"vectors were made by encoder .* do not belong together") as caught:
         Bundle.open(copied)
     assert caught.value.file == "encoder.onnx"
 
 
-def test_vectors_of_another_encoder_are_refused_by_the_golden_queries(
-    copied, tiny, tmp_path
-):
+def test_vectors_of_another_encoder_are_refused_by_the_golden_queries(copied, tiny, tmp_path):
     # Even somebody who makes the manifest agree with the foreign encoder does not get past the golden queries.
     other = tiny.write_encoder(tmp_path / "other", seed=1)
     shutil.copyfile(other / "encoder.onnx", copied / "encoder.onnx")
@@ -151,7 +149,7 @@ def test_index_of_other_vectors_is_refused_by_the_golden_queries(copied):
 
 def test_codes_of_another_encoder_are_refused(copied):
     rewrite_manifest(copied, index__encoder_digest="f" * 64)
-    with pytest.raises(BundleError, match="codes were made by encoder ffffffffffff") as caught:
+    with pytest.raises(BundleError, match=r"codes were made by encoder ffffffffffff") as caught:
         Bundle.open(copied)
     assert caught.value.file == "index.faiss"
 
@@ -160,7 +158,7 @@ def test_item_rows_and_vectors_must_match(copied):
     table = pq.read_table(copied / "items.parquet").slice(0, 299)
     pq.write_table(table, copied / "items.parquet")
     rewrite_manifest(copied)
-    with pytest.raises(BundleError, match="has 299 rows, vectors.npy has 300"):
+    with pytest.raises(BundleError, match=r"has 299 rows, vectors.npy has 300"):
         Bundle.open(copied)
 
 

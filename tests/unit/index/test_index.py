@@ -112,7 +112,13 @@ def test_list_count(items, lists):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("target_recall", 0), ("target_recall", 1.5), ("bytes_per_item", 3), ("max_candidates", 5), ("target", "tpu")],
+    [
+        ("target_recall", 0),
+        ("target_recall", 1.5),
+        ("bytes_per_item", 3),
+        ("max_candidates", 5),
+        ("target", "tpu"),
+    ],
 )
 def test_wrong_budgets_name_the_field(field, value):
     with pytest.raises(InvalidArgumentError) as caught:
