@@ -120,14 +120,20 @@ def interleaved(
     rounds: int = 30,
     warmup: int = 3,
     before: Callable[[], Any] | None = None,
+    settle: int = 0,
 ) -> dict[str, float]:
     """Time every call once a round, so that a noisy neighbour touches all alike; return median seconds.
 
-    `before` runs untimed ahead of every call (to evict caches, for instance).
+    `before` runs untimed ahead of every call (to draw new input, for instance). `settle` is how many untimed calls
+    go ahead of the timed one, so that a call is not charged for what its rivals pushed out of the caches.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + rounds):
         for name, call in calls.items():
+            for _ in range(settle):
+                if before is not None:
+                    before()
+                call()
             if before is not None:
                 before()
             start = time.perf_counter()

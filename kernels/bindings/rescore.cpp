@@ -3,6 +3,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -34,47 +37,57 @@ void raise(const Fault& fault, std::int64_t rows) {
 // float16 or int8 [rows, dim]; the data type is looked at here, since NumPy's halves have no C++ name.
 using Vectors = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-Store make_store(const Vectors& vectors, const std::optional<Array<const float, 1>>& scales) {
+bool view_store(const Vectors& vectors, const std::optional<Array<const float, 1>>& scales, Store& store) {
   const auto code = static_cast<nb::dlpack::dtype_code>(vectors.dtype().code);
   const int bits = vectors.dtype().bits;
-  Store store;
+  const bool halves = code == nb::dlpack::dtype_code::Float && bits == 16;
+  const bool bytes = code == nb::dlpack::dtype_code::Int && bits == 8;
+  if ((!halves && !bytes) || bytes != scales.has_value()) return false;
+  if (bytes && scales->shape(0) != vectors.shape(0)) return false;
   store.vectors = vectors.data();
+  store.type = bytes ? VectorType::kInt8 : VectorType::kFloat16;
+  store.scales = bytes ? scales->data() : nullptr;
   store.rows = static_cast<std::int64_t>(vectors.shape(0));
   store.dim = static_cast<std::int64_t>(vectors.shape(1));
-  if (code == nb::dlpack::dtype_code::Float && bits == 16) return store;
-  require(code == nb::dlpack::dtype_code::Int && bits == 8, "vectors: float16 or int8");
-  require(scales.has_value() && scales->shape(0) == vectors.shape(0), "scales: one entry an int8 vector");
-  store.type = VectorType::kInt8;
-  store.scales = scales->data();
-  return store;
+  return true;
 }
 
-void run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Array<const float, 2> queries, Array<const std::int64_t, 2> candidates,
+template <typename Matrix>
+bool has_shape(const Matrix& array, std::size_t rows, std::size_t columns) {
+  return array.shape(0) == rows && array.shape(1) == columns;
+}
+
+template <typename Values, typename Condition>
+bool all_of(const Values& array, const Condition& condition) {
+  return std::all_of(array.data(), array.data() + array.size(), condition);
+}
+
+// Returns whether the arguments fit; where they do not, nothing is written and the Python face says what is wrong.
+// Memory safety rests on these checks.
+bool run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Array<const float, 2> queries, Array<const std::int64_t, 2> candidates,
          Array<const std::int32_t, 1> creators, Array<const std::int32_t, 1> groups,
          Array<const float, 1> temperature, Array<const float, 1> threshold, Array<const float, 1> background,
          std::optional<Array<const std::uint8_t, 1>> allowed, Array<std::int64_t, 2> out_rows,
          Array<float, 2> out_similarity, Array<float, 2> out_share, Array<float, 1> out_diffuse,
          Array<std::int32_t, 2> out_creators, Array<float, 2> out_creator_share,
          Array<std::int32_t, 2> out_creator_items, const std::string& isa, int threads) {
-  Store store = make_store(vectors, scales);
-  const std::size_t count = queries.shape(0);
-  const auto rows = static_cast<std::size_t>(store.rows);
-  require(store.rows < (std::int64_t{1} << 31), "vectors: more than 2^31 - 1 rows");
-  require(queries.shape(1) == static_cast<std::size_t>(store.dim), "queries and vectors differ in dimensions");
-  require(candidates.shape(0) == count, "candidates: one row a query");
-  require(creators.shape(0) == rows && groups.shape(0) == rows, "creators and groups: one entry a vector");
-  require(temperature.shape(0) == count && threshold.shape(0) == count && background.shape(0) == count,
-          "temperature, threshold and background: one entry a query");
-  require(!allowed || allowed->shape(0) >= (rows + 7) / 8, "allowed: one bit a vector");
+  const std::size_t count = queries.shape(0), rows = vectors.shape(0);
   const std::size_t top_k = out_rows.shape(1), top_creators = out_creators.shape(1);
-  for (const auto& out : {out_similarity, out_share}) {
-    require(out.shape(0) == count && out.shape(1) == top_k, "similarity and share: the shape of rows");
-  }
-  require(out_rows.shape(0) == count && out_diffuse.shape(0) == count && out_creators.shape(0) == count,
-          "results: one row a query");
-  require(out_creator_share.shape(0) == count && out_creator_share.shape(1) == top_creators &&
-              out_creator_items.shape(0) == count && out_creator_items.shape(1) == top_creators,
-          "creator_share and creator_items: the shape of creators");
+  const bool shapes_fit =
+      rows < (std::size_t{1} << 31) && queries.shape(1) == vectors.shape(1) && candidates.shape(0) == count &&
+      creators.shape(0) == rows && groups.shape(0) == rows && temperature.shape(0) == count &&
+      threshold.shape(0) == count && background.shape(0) == count &&
+      (!allowed || allowed->shape(0) == (rows + 7) / 8) && out_rows.shape(0) == count &&
+      has_shape(out_similarity, count, top_k) && has_shape(out_share, count, top_k) &&
+      out_diffuse.shape(0) == count && out_creators.shape(0) == count &&
+      has_shape(out_creator_share, count, top_creators) && has_shape(out_creator_items, count, top_creators);
+  Store store;
+  if (!shapes_fit || !view_store(vectors, scales, store)) return false;
+  const bool values_fit = all_of(queries, [](float x) { return std::isfinite(x); }) &&
+                          all_of(temperature, [](float x) { return x > 0.0f && std::isfinite(x); }) &&
+                          all_of(threshold, [](float x) { return x >= 0.0f && x < 1.0f; }) &&
+                          all_of(background, [](float x) { return x < std::numeric_limits<float>::infinity(); });
+  if (!values_fit) return false;
 
   store.creators = creators.data();
   store.groups = groups.data();
@@ -105,6 +118,7 @@ void run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Ar
     fault = rescore::rescore(store, batch, result, level, threads);
   }
   raise(fault, store.rows);
+  return true;
 }
 
 }  // namespace
@@ -116,7 +130,8 @@ void bind_rescore(nb::module_& m) {
         nb::arg("allowed").none(), nb::arg("rows").noconvert(), nb::arg("similarity").noconvert(),
         nb::arg("share").noconvert(), nb::arg("diffuse").noconvert(), nb::arg("creator_codes").noconvert(),
         nb::arg("creator_share").noconvert(), nb::arg("creator_items").noconvert(), nb::arg("isa"),
-        nb::arg("threads"), "Write the answers into the arrays given; see attributary.kernels.rescore.");
+        nb::arg("threads"), "Write the answers into the arrays given and return True; return False where an argument's shape or value "
+        "is wrong. See attributary.kernels.rescore.");
 }
 
 }  // namespace attributary::bindings

@@ -75,7 +75,7 @@ Fault rescore_one(const Store& store, const Batch& batch, const Result& result, 
     result.similarity[q * result.top_k + i] = scratch.similarity[place];
     result.share[q * result.top_k + i] = scratch.share[place];
   }
-  total_creators(store, scratch, result.top_creators, result.creators + q * result.top_creators,
+  total_creators(scratch, result.top_creators, result.creators + q * result.top_creators,
                  result.creator_share + q * result.top_creators, result.creator_items + q * result.top_creators);
   return {};
 }

@@ -9,7 +9,7 @@ namespace attributary::rescore {
 namespace {
 
 constexpr float kSmallestNormal = std::numeric_limits<float>::min();
-constexpr std::size_t kAhead = 16;  // items whose codes are fetched ahead of use
+constexpr std::size_t kAhead = 32;  // items whose codes are fetched ahead of use
 
 inline float bits_to_float(std::uint32_t bits) {
   float value;
@@ -17,7 +17,8 @@ inline float bits_to_float(std::uint32_t bits) {
   return value;
 }
 
-// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a polynomial; times 2^n through the exponent field.
+// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by the polynomial of Cephes' expf; times 2^n through the exponent
+// field. Without branches, so that the loop around it becomes vector code.
 inline float exp_branchless(float x) {
   constexpr float kLowest = -87.33f;  // about log of the smallest normal float
   const bool vanishes = !(x >= kLowest);
@@ -52,8 +53,9 @@ void weigh(const Calibration& calibration, float peak, Scratch& scratch) {
   }
 }
 
-// Lists the places with a weight above 0.
-void list_positive(Scratch& scratch) {
+// Lists the places with a weight above 0, and what is known of them side by side: one walk over both code arrays
+// lets their cache misses overlap.
+void list_positive(const Store& store, Scratch& scratch) {
   const std::size_t count = scratch.rows.size();
   scratch.positive.resize(count);
   std::size_t kept = 0;
@@ -62,11 +64,72 @@ void list_positive(Scratch& scratch) {
     kept += scratch.share[i] > 0.0f ? 1 : 0;
   }
   scratch.positive.resize(kept);
+  scratch.weight.resize(kept);
+  scratch.groups.resize(kept);
+  scratch.creators.resize(kept);
+  for (std::size_t p = 0; p < kept; ++p) {
+    if (p + kAhead < kept) {
+      const std::uint32_t later = scratch.rows[scratch.positive[p + kAhead]];
+      __builtin_prefetch(store.groups + later);
+      __builtin_prefetch(store.creators + later);
+    }
+    const std::uint32_t place = scratch.positive[p];
+    scratch.weight[p] = scratch.share[place];
+    scratch.groups[p] = store.groups[scratch.rows[place]];
+    scratch.creators[p] = store.creators[scratch.rows[place]];
+  }
 }
 
-inline void fetch_ahead(const std::int32_t* codes, const Scratch& scratch, std::size_t p) {
-  if (p + kAhead < scratch.positive.size()) {
-    __builtin_prefetch(codes + scratch.rows[scratch.positive[p + kAhead]]);
+// Lists in scratch.shared every candidate whose group has another member among the candidates, and a few more
+// (hash collisions). Most candidates are alone: a bitmap in the first-level cache clears them in a nanosecond.
+void list_shared(Scratch& scratch) {
+  const std::vector<std::int32_t>& groups = scratch.groups;
+  std::size_t words = 16;
+  while (words * 64 < groups.size() * 32) words *= 2;
+  scratch.seen.assign(words, 0);
+  scratch.repeated.assign(words, 0);
+  const auto mask = static_cast<std::uint32_t>(words * 64 - 1);
+  const auto hash = [mask](std::int32_t group) { return ((static_cast<std::uint32_t>(group) * 0x9e3779b1u) >> 7) & mask; };
+  for (const std::int32_t group : groups) {
+    const std::uint32_t at = hash(group);
+    const std::uint64_t bit = std::uint64_t{1} << (at & 63);
+    scratch.repeated[at >> 6] |= scratch.seen[at >> 6] & bit;
+    scratch.seen[at >> 6] |= bit;
+  }
+  scratch.shared.resize(groups.size());
+  std::size_t kept = 0;
+  for (std::size_t p = 0; p < groups.size(); ++p) {
+    const std::uint32_t at = hash(groups[p]);
+    scratch.shared[kept] = static_cast<std::uint32_t>(p);
+    kept += (scratch.repeated[at >> 6] >> (at & 63)) & 1;
+  }
+  scratch.shared.resize(kept);
+}
+
+// Scales the weights of every group so that they add up to its best member's: a near-duplicate group counts once.
+void merge_groups(Scratch& scratch) {
+  const std::vector<std::uint32_t>& shared = scratch.shared;
+  scratch.shared_groups.resize(shared.size());
+  for (std::size_t i = 0; i < shared.size(); ++i) scratch.shared_groups[i] = scratch.groups[shared[i]];
+  scratch.table.reset(scratch.shared_groups.data(), shared.size());
+  scratch.slot.resize(shared.size());
+  scratch.best.clear();
+  scratch.total.clear();
+  for (std::size_t i = 0; i < shared.size(); ++i) {
+    const float weight = scratch.weight[shared[i]];
+    const std::uint32_t group = scratch.table.number(scratch.shared_groups[i]);
+    if (group == scratch.best.size()) {
+      scratch.best.push_back(weight);
+      scratch.total.push_back(weight);
+    } else {
+      scratch.best[group] = std::max(scratch.best[group], weight);
+      scratch.total[group] += weight;
+    }
+    scratch.slot[i] = group;
+  }
+  for (std::size_t g = 0; g < scratch.best.size(); ++g) scratch.total[g] = scratch.best[g] / scratch.total[g];
+  for (std::size_t i = 0; i < shared.size(); ++i) {
+    scratch.weight[shared[i]] = static_cast<float>(scratch.weight[shared[i]] * scratch.total[scratch.slot[i]]);
   }
 }
 
@@ -77,55 +140,38 @@ float exp_nonpositive(float x) noexcept { return exp_branchless(x); }
 float compute_shares(const Store& store, const Calibration& calibration, Scratch& scratch) {
   const std::size_t count = scratch.rows.size();
   scratch.share.resize(count);
-  scratch.positive.clear();
+  scratch.weight.clear();
+  scratch.creators.clear();
   if (count == 0) return 1.0f;
   const float highest = *std::max_element(scratch.similarity.begin(), scratch.similarity.end());
   const float peak = std::max(highest, calibration.background);
   weigh(calibration, peak, scratch);
-  list_positive(scratch);
-
-  // A near-duplicate group counts once, with its best member's weight.
-  const std::vector<std::uint32_t>& positive = scratch.positive;
-  scratch.table.reset(positive.size());
-  scratch.slot.resize(positive.size());
-  scratch.best.clear();
-  scratch.total.clear();
-  for (std::size_t p = 0; p < positive.size(); ++p) {
-    fetch_ahead(store.groups, scratch, p);
-    const float weight = scratch.share[positive[p]];
-    const std::uint32_t group = scratch.table.number(store.groups[scratch.rows[positive[p]]]);
-    if (group == scratch.best.size()) {
-      scratch.best.push_back(weight);
-      scratch.total.push_back(weight);
-    } else {
-      scratch.best[group] = std::max(scratch.best[group], weight);
-      scratch.total[group] += weight;
-    }
-    scratch.slot[p] = group;
-  }
+  list_positive(store, scratch);
+  list_shared(scratch);
+  merge_groups(scratch);
 
   const double null_weight = std::exp((static_cast<double>(calibration.background) - peak) / calibration.temperature);
   double norm = null_weight;
-  for (const float best : scratch.best) norm += best;
-  for (std::size_t g = 0; g < scratch.best.size(); ++g) scratch.total[g] = scratch.best[g] / scratch.total[g] / norm;
-  for (std::size_t p = 0; p < positive.size(); ++p) {
-    const auto share = static_cast<float>(scratch.share[positive[p]] * scratch.total[scratch.slot[p]]);
-    scratch.share[positive[p]] = share >= kSmallestNormal ? share : 0.0f;
+  for (const float weight : scratch.weight) norm += weight;
+  const double inverse = 1.0 / norm;
+  for (std::size_t p = 0; p < scratch.positive.size(); ++p) {
+    const auto share = static_cast<float>(scratch.weight[p] * inverse);
+    scratch.weight[p] = share >= kSmallestNormal ? share : 0.0f;
+    scratch.share[scratch.positive[p]] = scratch.weight[p];
   }
-  return static_cast<float>(null_weight / norm);
+  return static_cast<float>(null_weight * inverse);
 }
 
-void total_creators(const Store& store, Scratch& scratch, std::int64_t top, std::int32_t* creators,
+void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators,
                     float* creator_share, std::int32_t* creator_items) {
   if (top == 0) return;
-  scratch.table.reset(scratch.positive.size());
+  scratch.table.reset(scratch.creators.data(), scratch.creators.size());
   scratch.total.clear();
   scratch.items.clear();
-  for (std::size_t p = 0; p < scratch.positive.size(); ++p) {
-    fetch_ahead(store.creators, scratch, p);
-    const float share = scratch.share[scratch.positive[p]];
+  for (std::size_t p = 0; p < scratch.weight.size(); ++p) {
+    const float share = scratch.weight[p];
     if (share == 0.0f) continue;
-    const std::uint32_t creator = scratch.table.number(store.creators[scratch.rows[scratch.positive[p]]]);
+    const std::uint32_t creator = scratch.table.number(scratch.creators[p]);
     if (creator == scratch.total.size()) {
       scratch.total.push_back(share);
       scratch.items.push_back(1);

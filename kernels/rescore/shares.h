@@ -16,9 +16,9 @@ struct Calibration {
 // Fills scratch.share (beside scratch.rows) from scratch.similarity; returns the diffuse remainder.
 float compute_shares(const Store& store, const Calibration& calibration, Scratch& scratch);
 
-// Sums scratch.share by creator and writes the largest totals; call after compute_shares.
-void total_creators(const Store& store, Scratch& scratch, std::int64_t top, std::int32_t* creators,
-                    float* creator_share, std::int32_t* creator_items);
+// Sums the shares by creator and writes the largest totals; call after compute_shares.
+void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators, float* creator_share,
+                    std::int32_t* creator_items);
 
 // exp(x) for x <= 0 within 2 units in the last place; 0 where the result would not be a normal number.
 float exp_nonpositive(float x) noexcept;

@@ -72,6 +72,17 @@ def rescore(
     Raises `KernelArgumentError` (an `InvalidArgumentError` and a `ValueError`) for a wrong dtype, shape or value,
     `IndexError` for a candidate at or above N, and `ValueError` where a similarity is not finite.
     """
+    isa = active()
+    module, _ = native()
+    compiled = module is not None and isa != NUMPY
+    if compiled and out is None and top_k >= 0 and top_creators >= 0 and threads >= 0:
+        # The common case: the extension takes the arguments as they are, or says that it cannot.
+        out = Rescored.empty(len(queries), top_k, top_creators)
+        arrays = (vectors, scales, queries, candidates, creators, groups)
+        if _run(module, (*arrays, temperature, threshold, background, allowed), out, isa, threads):
+            return out
+        out = None
+
     dim, rows = _check_store(vectors, scales)
     queries = _array("queries", queries, np.float32, (None, dim))
     count = len(queries)
@@ -84,29 +95,39 @@ def rescore(
     if allowed is not None:
         allowed = _array("allowed", allowed, np.uint8, ((rows + 7) // 8,))
     _check_values(queries, temperature, threshold, background)
-    if top_k < 0 or top_creators < 0 or threads < 0:
-        name, value = min(
-            ("top_k", top_k), ("top_creators", top_creators), ("threads", threads), key=lambda p: p[1]
-        )
-        raise KernelArgumentError(name, f"{value}; must be 0 or more")
+    for name, number in (("top_k", top_k), ("top_creators", top_creators), ("threads", threads)):
+        if number < 0:
+            raise KernelArgumentError(name, f"{number}; must be 0 or more")
     out = (
         Rescored.empty(count, top_k, top_creators) if out is None else _reset(out, count, top_k, top_creators)
     )
-
-    isa = active()
-    module, _ = native()
-    if isa == NUMPY or module is None:
+    if not compiled:
         return reference.rescore(
             queries, candidates, vectors, creators, groups,
             temperature=temperature, threshold=threshold, background=background,
             top_k=top_k, top_creators=top_creators, allowed=allowed, scales=scales, out=out,
         )  # fmt: skip
-    module.rescore(
-        vectors, scales, queries, candidates, creators, groups, temperature, threshold, background, allowed,
-        out.rows, out.similarity, out.share, out.diffuse, out.creators, out.creator_share, out.creator_items,
-        isa, threads,
-    )  # fmt: skip
+    arrays = (vectors, scales, queries, candidates, creators, groups)
+    if not _run(module, (*arrays, temperature, threshold, background, allowed), out, isa, threads):
+        raise RuntimeError("the extension refused arguments that its Python face had checked")
     return out
+
+
+def _run(module: Any, arrays: tuple[Any, ...], out: Rescored, isa: str, threads: int) -> bool:
+    """Call the extension; False where an argument has the wrong type, shape or value."""
+    results = (
+        out.rows,
+        out.similarity,
+        out.share,
+        out.diffuse,
+        out.creators,
+        out.creator_share,
+        out.creator_items,
+    )
+    try:
+        return bool(module.rescore(*arrays, *results, isa, threads))
+    except TypeError:
+        return False
 
 
 def _check_store(vectors: Float16Array | Int8Array, scales: Float32Array | None) -> tuple[int, int]:
