@@ -33,15 +33,16 @@ def copies(corpus: Path, count: int, seed: int) -> list[DemoQuery]:
     queries = []
     for place in rng.choice(len(items), min(count, len(items)), replace=False).tolist():
         item = items[place]
-        group = frozenset(other["id"] for other in items if other["near_dup_group"] == item["near_dup_group"])
+        group = item.get("near_dup_group", item["id"])
+        same = frozenset(other["id"] for other in items if other.get("near_dup_group", other["id"]) == group)
         queries.append(
             DemoQuery(
                 kind="copy",
                 title=f"copy of: {item['caption']}",
                 note="cropped, recoloured, JPEG",
-                picture=_changed(_picture(corpus, item["id"]), rng),
+                picture=_changed(_picture(corpus, item), rng),
                 prompt="",
-                expected=group,
+                expected=same,
             )
         )
     return queries
@@ -50,9 +51,11 @@ def copies(corpus: Path, count: int, seed: int) -> list[DemoQuery]:
 def drawings(corpus: Path, held_out: Path, count: int, seed: int) -> list[DemoQuery]:
     """Drawings by a creator outside the index of concepts that others in it have drawn."""
     by_concept: dict[str, set[int]] = {}
-    for item in _items(corpus):
+    for item in _items(corpus, "concept_id"):
         by_concept.setdefault(item["concept_id"], set()).add(item["id"])
-    known = [item for item in _items(held_out) if len(by_concept.get(item["concept_id"], ())) >= 2]
+    known = [
+        item for item in _items(held_out, "concept_id") if len(by_concept.get(item["concept_id"], ())) >= 2
+    ]
     rng = np.random.default_rng(seed)
     queries = []
     for place in rng.choice(len(known), min(count, len(known)), replace=False).tolist():
@@ -62,7 +65,7 @@ def drawings(corpus: Path, held_out: Path, count: int, seed: int) -> list[DemoQu
                 kind="drawing",
                 title=f"{item['caption']}",
                 note=f"by {item['creator']}, not indexed",
-                picture=_picture(held_out, item["id"]),
+                picture=_picture(held_out, item),
                 prompt=item["caption"],
                 expected=frozenset(by_concept[item["concept_id"]]),
             )
@@ -70,18 +73,23 @@ def drawings(corpus: Path, held_out: Path, count: int, seed: int) -> list[DemoQu
     return queries
 
 
-def _items(corpus: Path) -> list[dict[str, Any]]:
+def _items(corpus: Path, *extra: str) -> list[dict[str, Any]]:
     path = corpus / "items.parquet"
     if not path.is_file():
         raise InvalidArgumentError("corpus", f"{path} does not exist; build the corpus first")
-    columns = ["id", "caption", "creator", "concept_id", "near_dup_group"]
-    return pq.read_table(path, columns=columns).to_pylist()
+    table = pq.read_table(path)
+    for name in extra:
+        if name not in table.column_names:
+            raise InvalidArgumentError("corpus", f"{path} has no column {name}")
+    wanted = ("id", "caption", "creator", "near_dup_group", "file", *extra)
+    return table.select([name for name in wanted if name in table.column_names]).to_pylist()
 
 
-def _picture(corpus: Path, item_id: int) -> bytes:
-    found = next((corpus / "images").glob(f"*/{item_id}.png"), None)
-    if found is None:
-        raise InvalidArgumentError("corpus", f"{corpus / 'images'} has no picture {item_id}.png")
+def _picture(corpus: Path, item: dict[str, Any]) -> bytes:
+    name = item.get("file")
+    found = corpus / name if name else next((corpus / "images").glob(f"*/{item['id']}.png"), None)
+    if found is None or not found.is_file():
+        raise InvalidArgumentError("corpus", f"{corpus} has no picture of item {item['id']}")
     return found.read_bytes()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from attributary.attribution.types import AttributedItem
+from attributary.building.source import read_source
 from attributary.client.types import Answer
 from attributary.encoder.image import decode
 
@@ -42,13 +42,14 @@ class Row:
 
 
 def read_corpus_pictures(corpus: Path | None) -> Pictures:
-    """Return a look-up of item pictures in a corpus directory (images/<shard>/<id>.png); None finds nothing."""
+    """Return a look-up of item pictures in a corpus directory; None finds nothing."""
     if corpus is None:
         return lambda item_id: None
-    paths = {path.stem: path for path in (corpus / "images").glob("*/*.png")}
+    source = read_source(corpus)
+    paths = dict(zip(source.table["id"].to_pylist(), source.pictures, strict=True))
 
     def find(item_id: int) -> Image.Image | None:
-        path = paths.get(str(item_id))
+        path = paths.get(item_id)
         return None if path is None else Image.fromarray(decode(path.read_bytes()))
 
     return find
@@ -72,13 +73,6 @@ def contact_sheet(rows: list[Row], pictures: Pictures) -> Image.Image:
             _source(sheet, draw, left, top, item, pictures(item.id), item.id in row.right_ids)
         _creators(draw, _CELL * (1 + _SOURCES) + 56, top + 12, row.answer)
     return sheet
-
-
-def png(picture: Image.Image) -> bytes:
-    """Encode as PNG."""
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _source(

@@ -1,0 +1,137 @@
+"""The command line: what it prints, what it writes, and that mistakes become one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+
+def run(*arguments, env=None):
+    command = [sys.executable, "-m", "attributary.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=120)
+
+
+def test_help_lists_the_verbs():
+    shown = run("--help").stdout
+    assert all(verb in shown for verb in ("serve", "query", "bundle", "demo"))
+
+
+def test_every_serve_flag_is_an_environment_variable():
+    shown = run("serve", "--help").stdout
+    flags = [line for line in shown.splitlines() if line.strip().startswith("--") and "--help" not in line]
+    assert len(flags) > 20
+    assert shown.count("ATTRIBUTARY_") >= len(flags)
+
+
+def test_environment_variable_reaches_the_server(tiny_bundle_dir):
+    import os
+
+    wrong = {**os.environ, "ATTRIBUTARY_MAX_BATCH": "0"}
+    failed = run("serve", tiny_bundle_dir, env=wrong)
+    assert failed.returncode == 2
+    assert "max_batch: must be at least 1, got 0" in failed.stderr
+
+
+def test_build_verify_inspect(tiny_corpus_dir, tiny_encoder_dir, tmp_path):
+    out = tmp_path / "bundle"
+    built = run("bundle", "build", "--corpus", tiny_corpus_dir, "--encoder", tiny_encoder_dir, "--out", out)
+    assert built.returncode == 0, built.stderr
+    assert "300 by 4 creators" in built.stdout
+    verified = run("bundle", "verify", out)
+    assert verified.returncode == 0
+    assert "8 golden queries (fp32)" in verified.stdout
+    facts = json.loads(run("bundle", "inspect", out, "--json").stdout)
+    assert facts["item_count"] == 300
+    assert facts["bundle_id"] in verified.stdout
+    again = run("bundle", "build", "--corpus", tiny_corpus_dir, "--encoder", tiny_encoder_dir, "--out", out)
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bundle", "verify", "nowhere"), "manifest.json: is missing"),
+        (("serve", "nowhere"), "manifest.json: is missing"),
+        (
+            ("query", "nowhere.png", "--address", "127.0.0.1:1", "--timeout", "1"),
+            "nowhere.png cannot be read",
+        ),
+        (
+            ("bundle", "build", "--corpus", "no", "--encoder", "no", "--out", "x", "--target-recall", "2"),
+            "target_recall: must be in",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    failed = run(*arguments)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_corrupt_bundle_is_not_served(tiny_bundle_dir, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_bundle_dir, broken)
+    data = bytearray((broken / "vectors.npy").read_bytes())
+    data[-1] ^= 1
+    (broken / "vectors.npy").write_bytes(data)
+    failed = run("serve", broken)
+    assert failed.returncode == 2
+    assert "vectors.npy: SHA-256" in failed.stderr
+
+
+def test_query_prints_tables_json_and_a_sheet(server, tiny_corpus_dir, tmp_path):
+    picture = tiny_corpus_dir / "pictures" / "3.png"
+    table = run("query", picture, "--address", server.address, "--timings", "--prompt", "a orange rectangle")
+    assert table.returncode == 0, table.stderr
+    assert "a orange rectangle" in table.stdout
+    assert "encode" in table.stdout
+    sheet = tmp_path / "sheet.png"
+    shown = run(
+        "query", picture, picture, "--address", server.address, "--json", "--top-k", 3,
+        "--exclude-creator", "Dee", "--sheet", sheet, "--pictures", tiny_corpus_dir,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    first, second = map(json.loads, shown.stdout.splitlines())
+    assert first["items"] == second["items"]
+    assert len(first["items"]) == 3
+    assert "Dee" not in {item["creator"] for item in first["items"]}
+    with Image.open(sheet) as drawn:
+        assert drawn.height > 300
+
+
+def test_query_says_what_the_server_refused(server, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    failed = run("query", tmp_path / "broken.png", "--address", server.address)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("attributary: query.image: ")
+
+
+def test_demo_on_copies(tiny_bundle_dir, tiny_corpus_dir, tmp_path):
+    done = run(
+        "demo", "--bundle", tiny_bundle_dir, "--corpus", tiny_corpus_dir, "--out", tmp_path, "--copies", 5
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["queries"]) == 5
+    assert report["median_phase_ms"]["encode"] > 0
+    for asked in report["queries"]:
+        assert asked["expected"]["item_ids"]
+        assert asked["items"][0]["rank"] == 1
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert sheet.width > 900
+
+
+def test_demo_names_a_missing_column(tiny_bundle_dir, tiny_corpus_dir, tmp_path):
+    failed = run(
+        "demo", "--bundle", tiny_bundle_dir, "--corpus", tiny_corpus_dir, "--out", tmp_path,
+        "--held-out", tiny_corpus_dir,
+    )  # fmt: skip
+    assert failed.returncode == 2
+    assert "has no column concept_id" in failed.stderr
