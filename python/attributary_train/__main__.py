@@ -1,0 +1,5 @@
+"""`python -m attributary_train` is `attributary-train`."""
+
+from attributary_train.cli import main
+
+main()

@@ -1,0 +1,30 @@
+"""`attributary-train`: one command group a part, imported only when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+# Name of a group -> where its click command lives.
+GROUPS = {
+    "corpus": "attributary_train.corpus.commands:corpus",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(GROUPS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in GROUPS:
+            return None
+        module, _, name = GROUPS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_LazyGroup)
+@click.version_option(package_name="attributary-train", message="%(version)s")
+def main() -> None:
+    """Corpora, teachers, students and their evaluation."""

@@ -1,0 +1,147 @@
+"""`attributary-train corpus ...`: build a corpus, look at one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from attributary_train.corpus.build import build
+from attributary_train.corpus.corpus import Corpus
+from attributary_train.corpus.errors import CorpusError
+from attributary_train.corpus.sheet import contact_sheet, group_sheet
+from attributary_train.corpus.sources.base import Source
+from attributary_train.corpus.sources.folder import Folder
+from attributary_train.corpus.sources.registry import SOURCES, sources_named
+from attributary_train.corpus.sources.webdataset import WebDataset
+
+_DIR = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def corpus() -> None:
+    """Build and inspect corpora of training images."""
+
+
+@corpus.command("build")
+@click.option(
+    "--out", type=_DIR, required=True, help="Directory of the corpus; may hold an older build of it."
+)
+@click.option(
+    "--source",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help=f"A pinned public set; repeat for several. Default: all but held-out ones. "
+    f"Known: {', '.join(source.name + ' (held out)' * source.held_out_default for source in SOURCES)}.",
+)
+@click.option("--folder", type=_DIR, help="A folder of your own images; needs --captions.")
+@click.option("--captions", type=_FILE, help="CSV or Parquet with columns file and caption for --folder.")
+@click.option(
+    "--webdataset", metavar="PATTERN", help="WebDataset shards, e.g. 'shards/{00..09}.tar' or 'shards/*.tar'."
+)
+@click.option(
+    "--cache", type=_DIR, default=Path("out/cache"), show_default=True, help="Downloads and rendered images."
+)
+@click.option("--limit", type=int, help="At most this many images from each source.")
+@click.option("--workers", type=int, default=2, show_default=True, help="Rendering processes.")
+def build_command(
+    out: Path,
+    names: tuple[str, ...],
+    folder: Path | None,
+    captions: Path | None,
+    webdataset: str | None,
+    cache: Path,
+    limit: int | None,
+    workers: int,
+) -> None:
+    """Build a corpus from pinned public sets, from a folder with captions, or from WebDataset shards."""
+    started = time.monotonic()
+    try:
+        sources = _chosen(names, folder, captions, webdataset)
+        build(
+            out,
+            sources,
+            cache=cache,
+            limit=limit,
+            workers=workers,
+            progress=True,
+            say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
+        )
+        built = Corpus.open(out)
+    except CorpusError as error:
+        raise click.ClickException(str(error)) from error
+    _print_facts(built)
+    click.echo(f"built in {time.monotonic() - started:.0f} s")
+
+
+@corpus.command("show")
+@click.argument("directory", type=_DIR)
+@click.option("--creators", "creator_count", default=20, show_default=True, help="How many creators to list.")
+@click.option("--sheet", type=_FILE, help="Write a contact sheet of some of the images here (PNG).")
+@click.option("--groups", type=_FILE, help="Write a contact sheet of near-duplicate groups here (PNG).")
+def show_command(directory: Path, creator_count: int, sheet: Path | None, groups: Path | None) -> None:
+    """Print counts by source, creator and licence; write contact sheets."""
+    try:
+        opened = Corpus.open(directory)
+        _print_facts(opened)
+        _print_counter("licence", Counter(item.licence_spdx for item in opened), None)
+        _print_counter("creator", Counter(item.creator for item in opened), creator_count)
+        if sheet:
+            contact_sheet(opened).save(sheet)
+            click.echo(f"wrote {sheet}")
+        if groups:
+            group_sheet(opened).save(groups)
+            click.echo(f"wrote {groups}")
+    except CorpusError as error:
+        raise click.ClickException(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the contact sheet cannot be written: {error}") from error
+
+
+def _chosen(
+    names: tuple[str, ...], folder: Path | None, captions: Path | None, webdataset: str | None
+) -> Sequence[Source]:
+    own: list[Source] = []
+    if (folder is None) != (captions is None):
+        raise CorpusError("captions" if captions is None else "folder", "--folder and --captions go together")
+    if folder is not None and captions is not None:
+        own.append(Folder(folder, captions))
+    if webdataset is not None:
+        own.append(WebDataset(webdataset))
+    if own:
+        return [*(sources_named(names) if names else ()), *own]
+    return sources_named(names)
+
+
+def _print_facts(opened: Corpus) -> None:
+    counts, near = opened.facts["counts"], opened.facts["near_dup"]
+    width = max(len(entry["name"]) for entry in opened.facts["sources"])
+    for entry in opened.facts["sources"]:
+        line = f"{entry['name']:<{width}}  {entry['items']:>7} items  {entry['creators']:>5} creators"
+        packages = ", ".join(f"{name} {version}" for name, version in entry["packages"].items())
+        click.echo(f"{line}  {packages}".rstrip())
+        for reason, count in entry["skipped"].items():
+            click.echo(f"{'':<{width}}  {count:>7} left out: {reason}")
+        for problem in entry["problems"][:3]:
+            click.echo(f"{'':<{width}}  problem: {problem['where']}: {problem['reason']}")
+        if entry["problem_count"] > 3:
+            click.echo(f"{'':<{width}}  and {entry['problem_count'] - 3} more problems, in corpus.json")
+    click.echo(
+        f"{counts['items']} items, {counts['creators']} creators, {counts['concepts']} concepts "
+        f"({counts['concepts_shared']} drawn by two creators or more), "
+        f"{near['items_grouped']} items in {near['groups_shared']} near-duplicate groups"
+    )
+
+
+def _print_counter(title: str, counter: Counter[str], most: int | None) -> None:
+    click.echo(f"by {title}:")
+    for name, count in counter.most_common(most):
+        click.echo(f"  {count:>7}  {name}")
+    left = len(counter) - len(counter.most_common(most))
+    if left:
+        click.echo(f"  and {left} more")

@@ -1,0 +1,136 @@
+"""A corpus on disk: `items.parquet`, `images/<shard>/<id>.png` and `corpus.json` in one directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from attributary_train.corpus.errors import CorpusError
+from attributary_train.corpus.item import Item, from_table
+
+if TYPE_CHECKING:
+    from attributary_train.corpus.sources.base import Source
+
+SCHEMA_VERSION = 1
+ITEMS_FILE = "items.parquet"
+FACTS_FILE = "corpus.json"
+IMAGES_DIR = "images"
+
+
+def image_path(root: Path, number: int) -> Path:
+    """Where the picture of an item lies; 256 shards keep directories small."""
+    return root / IMAGES_DIR / f"{number & 0xFF:02x}" / f"{number}.png"
+
+
+class Corpus:
+    """Training items in a fixed order, with their pictures: 256 x 256 RGB over white.
+
+    Open one with `Corpus.open`, make one with `Corpus.build`. Iterating yields `Item`s.
+    """
+
+    def __init__(self, root: Path, items: Sequence[Item], facts: dict[str, Any]) -> None:
+        self.root = root
+        self.facts = facts  # the content of corpus.json
+        self._items = tuple(items)
+        self._rows = {item.id: row for row, item in enumerate(self._items)}
+
+    @classmethod
+    def open(cls, root: str | Path) -> Corpus:
+        """Open a corpus directory; raises `CorpusError` naming the file that is missing or wrong."""
+        root = Path(root)
+        for name in (FACTS_FILE, ITEMS_FILE, IMAGES_DIR):
+            if not (root / name).exists():
+                raise CorpusError(str(root / name), "not found; this is not a finished corpus directory")
+        try:
+            facts = json.loads((root / FACTS_FILE).read_text(encoding="utf-8"))
+            version = facts["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorpusError(str(root / FACTS_FILE), f"not readable: {error}") from error
+        if version != SCHEMA_VERSION:
+            raise CorpusError(
+                str(root / FACTS_FILE), f"schema version {version}; this program reads {SCHEMA_VERSION}"
+            )
+        try:
+            table = pq.read_table(root / ITEMS_FILE)
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(str(root / ITEMS_FILE), f"not readable: {error}") from error
+        return cls(root, from_table(table, str(root / ITEMS_FILE)), facts)
+
+    @classmethod
+    def build(
+        cls,
+        out: str | Path,
+        sources: Sequence[Source] | None = None,
+        *,
+        cache: str | Path = "out/cache",
+        limit: int | None = None,
+        workers: int = 2,
+        progress: bool = False,
+    ) -> Corpus:
+        """Build a corpus into `out` and open it; see `attributary_train.corpus.build.build`."""
+        from attributary_train.corpus.build import build
+
+        build(Path(out), sources, cache=Path(cache), limit=limit, workers=workers, progress=progress)
+        return cls.open(out)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def __getitem__(self, row: int) -> Item:
+        return self._items[row]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._rows
+
+    def item(self, number: int) -> Item:
+        """Return the item of an id; raises `CorpusError` if there is none."""
+        return self._items[self.row(number)]
+
+    def row(self, number: int) -> int:
+        """Return the position of an id in this corpus, from 0; raises `CorpusError` if there is none."""
+        try:
+            return self._rows[number]
+        except KeyError:
+            raise CorpusError("id", f"no item {number} in {self.root}") from None
+
+    def image_path(self, number: int) -> Path:
+        """Return where the picture of an id lies; raises `CorpusError` if there is no such item."""
+        return image_path(self.root, self.item(number).id)
+
+    def image(self, number: int) -> Image.Image:
+        """Read the picture of an id, 256 x 256 RGB; raises `CorpusError` naming a file that is gone or damaged."""
+        path = self.image_path(number)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise CorpusError(str(path), f"not readable: {error}") from error
+
+    def select(
+        self,
+        where: Callable[[Item], bool] | None = None,
+        *,
+        ids: Collection[int] | None = None,
+        creators: Collection[str] | None = None,
+        style_sets: Collection[str] | None = None,
+    ) -> Corpus:
+        """Return the items that meet every condition given, in the same order, over the same images."""
+        wanted = None if ids is None else set(ids)
+        kept = [
+            item
+            for item in self._items
+            if (wanted is None or item.id in wanted)
+            and (creators is None or item.creator in creators)
+            and (style_sets is None or item.style_set in style_sets)
+            and (where is None or where(item))
+        ]
+        return Corpus(self.root, kept, self.facts)

@@ -1,0 +1,1 @@
+"""Where drawings come from: one file a source, behind the protocol of `base`."""
