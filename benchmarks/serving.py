@@ -4,7 +4,8 @@
 
 Three processes stay alive and take turns: the core (threads that call the engine), the server (`attributary serve`),
 and the load (asyncio, requests serialised beforehand, replies parsed afterwards). Every cell is measured in several
-rounds, core and gateway next to each other; the tables hold medians over the rounds.
+rounds, core and gateway next to each other; the tables hold medians over the rounds. `cpu_ms` is the CPU time of the
+core or the server process a query: it depends less on the neighbours of a shared machine than queries a second do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from common import Aim, aim, arguments, emit
 
 HERE = Path(__file__).resolve().parent
@@ -41,6 +43,11 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
 
     def ask(self, **cell: Any) -> dict[str, Any]:
         """Measure one cell."""
@@ -75,6 +82,12 @@ def served(bundle: Path, flags: list[str]) -> Iterator[tuple[int, int]]:
         process.wait()
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used, in seconds."""
+    spent = psutil.Process(pid).cpu_times()
+    return float(spent.user + spent.system)
+
+
 def peak_rss_mib(pid: int) -> float | None:
     """Return the peak resident memory of a process in MiB, None where the system does not tell."""
     try:
@@ -103,12 +116,16 @@ def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dic
                     cell = {"kind": kind, "concurrency": concurrency, "seconds": options.seconds}
                     pair = [("core", core), ("gateway", load)]
                     for name, child in pair if number % 2 == 0 else pair[::-1]:
-                        rounds.setdefault((kind, concurrency, name), []).append(child.ask(**cell))
+                        busy = child.pid if name == "core" else pid
+                        before = cpu_seconds(busy)
+                        found = child.ask(**cell)
+                        found["cpu_ms"] = 1e3 * (cpu_seconds(busy) - before) / found["queries"]
+                        rounds.setdefault((kind, concurrency, name), []).append(found)
         facts["server_peak_rss_mib"] = peak_rss_mib(pid)
     rows, phases = [], []
     for (kind, concurrency, path), cells in rounds.items():
         cell = median_of(cells)
-        shown = ("queries_per_s", "p50_ms", "p99_ms", "batch")
+        shown = ("queries_per_s", "p50_ms", "p99_ms", "batch", "cpu_ms")
         rows.append(
             {"kind": kind, "concurrency": concurrency, "path": path, **{name: cell[name] for name in shown}}
         )

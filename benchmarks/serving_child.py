@@ -26,6 +26,7 @@ def tell(latencies: Sequence[float], elapsed: float, timings: Sequence[Any]) -> 
     """Return the figures of one cell; latencies in seconds."""
     ordered = np.sort(np.asarray(latencies)) * 1e3
     return {
+        "queries": len(ordered),
         "queries_per_s": len(ordered) / elapsed,
         "p50_ms": float(np.percentile(ordered, 50)),
         "p99_ms": float(np.percentile(ordered, 99)),

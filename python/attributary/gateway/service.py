@@ -44,6 +44,8 @@ class AttributionService:
         self.admission = admission
         self.metrics = metrics
         self.config = config
+        # Asked here once: even a logger that stays silent costs a query some microseconds.
+        self.log_requests = config.log_level == "debug"
 
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
@@ -173,7 +175,7 @@ Method: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 StreamMethod: TypeAlias = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 
 
-def guarded(name: str, method: Method, metrics: Metrics) -> Method:
+def guarded(name: str, method: Method, metrics: Metrics, log_requests: bool) -> Method:
     """Wrap a unary method: every end of a call is counted, logged, and told as a status with details."""
 
     async def call(data: bytes, context: Context) -> bytes:
@@ -190,7 +192,8 @@ def guarded(name: str, method: Method, metrics: Metrics) -> Method:
         finally:
             seconds = perf_counter() - started
             metrics.call(name, code, seconds)
-            log.debug("request", method=name, code=code, ms=round(seconds * 1e3, 3))
+            if log_requests:
+                log.debug("request", method=name, code=code, ms=round(seconds * 1e3, 3))
         return await abort(context, status)
 
     return call
@@ -221,7 +224,9 @@ def method_handlers(service: AttributionService, stream: StreamMethod) -> grpc.G
         "DescribeBundle": service.describe_bundle,
     }
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(guarded(name, method, service.metrics))
+        name: grpc.unary_unary_rpc_method_handler(
+            guarded(name, method, service.metrics, service.log_requests)
+        )
         for name, method in unary.items()
     }
     handlers["AttributeStream"] = grpc.stream_stream_rpc_method_handler(stream)

@@ -53,7 +53,8 @@ class StreamHandler:
             self._open.discard(conversation)
             seconds = perf_counter() - started
             self._service.metrics.call(_METHOD, code, seconds)
-            log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
+            if self._service.log_requests:
+                log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
         await abort(context, status)
 
 
