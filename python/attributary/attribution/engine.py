@@ -36,7 +36,7 @@ class Engine:
         self.encoder = encoder
         self.index = index
         self.limits = limits or Limits()
-        self._tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, encoder.spec.max_tokens)
+        self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, encoder.spec.max_tokens)
         self._filters = FilterCompiler(bundle.items, exact_below=bundle.manifest.index.candidates)
 
     def prepare(self, query: Query, options: Options | None = None, field: str = "query") -> Prepared:
@@ -65,7 +65,7 @@ class Engine:
         self._prepare_pixels(query, prepared, field)
         if query.prompt:
             started = perf_counter()
-            prepared.tokens = self._tokenizer.encode(query.prompt, field=f"{field}.prompt")
+            prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")
             prepared.timings.tokenize = _ms_since(started)
         # A prompt of blanks is no prompt: the encoder gets no token of it.
         prepared.has_prompt = prepared.tokens.size > 0
@@ -138,7 +138,7 @@ class Engine:
         if not positions:
             return embeddings, 0.0
         started = perf_counter()
-        ids, mask = self._tokenizer.pad([batch[position].tokens for position in positions])
+        ids, mask = self.tokenizer.pad([batch[position].tokens for position in positions])
         embeddings[positions] = self.encoder.encode(np.stack(pictures), ids, mask)
         return embeddings, _ms_since(started)
 

@@ -61,7 +61,7 @@ def build_index(
     for plan in plans(len(vectors), vectors.shape[1], budget):
         if best is not None and best.met and plan.factory.startswith("OPQ"):
             break
-        tuned = _tune(plan, _train(plan, vectors, seed), vectors, tuning, held_out, budget)
+        tuned = tune(plan, _train(plan, vectors, seed), vectors, tuning, held_out, budget)
         log.info(
             "%s: nprobe %d, R %d, recall@10 %.4f, %.0f KB a query",
             *(plan.factory, tuned.nprobe, tuned.candidates, tuned.recall_at_10, tuned.bytes_per_query / 1e3),
@@ -98,22 +98,7 @@ def recall(candidates: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
     return float(hits.mean())
 
 
-def _train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
-    index = faiss.index_factory(vectors.shape[1], plan.factory, faiss.METRIC_INNER_PRODUCT)
-    if plan.lists:
-        inner = faiss.downcast_index(faiss.extract_index_ivf(index))
-        inner.cp.seed = seed
-        inner.pq.cp.niter = 12
-        rows = np.arange(len(vectors))
-        if len(vectors) > _TRAIN_POINTS:
-            rows = np.sort(np.random.default_rng(seed).choice(len(vectors), _TRAIN_POINTS, replace=False))
-        index.train(vectors[rows].astype(np.float32))
-    for start in range(0, len(vectors), 65_536):
-        index.add(vectors[start : start + 65_536].astype(np.float32))
-    return index
-
-
-def _tune(
+def tune(
     plan: Plan,
     index: Any,
     vectors: NDArray[np.float16],
@@ -121,6 +106,7 @@ def _tune(
     held_out: NDArray[np.float32],
     budget: IndexBudget,
 ) -> TunedIndex:
+    """Choose nprobe and R of a filled FAISS index at the least bytes read, and measure it on the held-out queries."""
     size, dim = vectors.shape
     # Exact scans also yield candidates: the fp16 store decides the order, as in every other case.
     most = min(size, budget.max_candidates)
@@ -154,6 +140,21 @@ def _tune(
         bytes_per_query=_bytes_per_query(plan, size, dim, nprobe, count),
         met=met,
     )
+
+
+def _train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
+    index = faiss.index_factory(vectors.shape[1], plan.factory, faiss.METRIC_INNER_PRODUCT)
+    if plan.lists:
+        inner = faiss.downcast_index(faiss.extract_index_ivf(index))
+        inner.cp.seed = seed
+        inner.pq.cp.niter = 12
+        rows = np.arange(len(vectors))
+        if len(vectors) > _TRAIN_POINTS:
+            rows = np.sort(np.random.default_rng(seed).choice(len(vectors), _TRAIN_POINTS, replace=False))
+        index.train(vectors[rows].astype(np.float32))
+    for start in range(0, len(vectors), 65_536):
+        index.add(vectors[start : start + 65_536].astype(np.float32))
+    return index
 
 
 def _bytes_per_query(plan: Plan, size: int, dim: int, nprobe: int, count: int) -> float:
