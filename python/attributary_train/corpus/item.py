@@ -37,23 +37,13 @@ class Item:
     near_dup_group: int  # number of the group, from 0; items of one group share credit
 
 
+_TYPES: dict[str, pa.DataType] = {
+    "id": pa.int64(),
+    "keywords": pa.list_(pa.string()),
+    "near_dup_group": pa.int64(),
+}
 SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("keywords", pa.list_(pa.string()), nullable=False),
-        pa.field("concept_id", pa.string(), nullable=False),
-        pa.field("creator", pa.string(), nullable=False),
-        pa.field("creator_url", pa.string(), nullable=False),
-        pa.field("style_set", pa.string(), nullable=False),
-        pa.field("family", pa.string(), nullable=False),
-        pa.field("licence_spdx", pa.string(), nullable=False),
-        pa.field("licence_url", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("near_dup_group", pa.int64(), nullable=False),
-    ]
+    [pa.field(field.name, _TYPES.get(field.name, pa.string()), nullable=False) for field in fields(Item)]
 )
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 _SIDE = 64  # pixels a side after shrinking
 _CELL = 4  # pixels a side of a cell
@@ -62,8 +63,8 @@ class Groups:
 
 def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Embed one picture, uint8 RGB [S, S, 3] with S a multiple of 64, as a unit vector, float32 [DIM]."""
-    step = pixels.shape[0] // _SIDE
-    small = pixels.reshape(_SIDE, step, _SIDE, step, 3).mean(axis=(1, 3), dtype=np.float32) / 255.0
+    shrunk = Image.fromarray(pixels).reduce(pixels.shape[0] // _SIDE)
+    small = np.asarray(shrunk, dtype=np.float32) / 255.0
     padded = np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge")
     dy = padded[2:, 1:-1] - padded[:-2, 1:-1]
     dx = padded[1:-1, 2:] - padded[1:-1, :-2]
@@ -96,7 +97,8 @@ def _blur(cells: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     pad[axis] = (1, 1)
     wide = np.pad(cells, pad)
     take = [np.take(wide, range(k, k + _CELLS), axis) for k in range(3)]
-    return 0.25 * take[0] + 0.5 * take[1] + 0.25 * take[2]
+    blurred: NDArray[np.float32] = 0.25 * take[0] + 0.5 * take[1] + 0.25 * take[2]
+    return blurred
 
 
 def group(
@@ -111,8 +113,8 @@ def group(
     thresholds = thresholds or Thresholds()
     parent = np.arange(len(embeddings), dtype=np.int64)
     pairs = 0
-    index = _index(embeddings) if len(embeddings) > 1 else None
-    for first in range(0, len(embeddings) if index is not None else 0, _QUERIES_A_BLOCK):
+    index = _index(embeddings)
+    for first in range(0, len(embeddings), _QUERIES_A_BLOCK):
         block = embeddings[first : first + _QUERIES_A_BLOCK].astype(np.float32)
         limits, _, found = index.range_search(block, thresholds.candidate_cosine)
         left = first + np.repeat(np.arange(len(block)), np.diff(limits.astype(np.int64)))
@@ -151,7 +153,8 @@ def _near(
     one, other = embeddings[a].astype(np.float32), embeddings[b].astype(np.float32)
     colour = (one[:, _LINES:] * other[:, _LINES:]).sum(1) / _COLOUR_WEIGHT
     lines = worst_window(one, other) <= thresholds.worst_window
-    return lines & ((creators[a] == creators[b]) | (colour >= thresholds.colour_cosine))
+    near: NDArray[np.bool_] = lines & ((creators[a] == creators[b]) | (colour >= thresholds.colour_cosine))
+    return near
 
 
 def worst_window(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ class NpmPin:
 
 @dataclass(frozen=True, slots=True)
 class DebianPin:
-    """A Debian package. Releases replace versions, so another one is taken with a note; this one is held to `sha256`."""
+    """A Debian package, held to `sha256`. Releases replace versions, so another one is taken, with a note."""
 
     name: str
     version: str

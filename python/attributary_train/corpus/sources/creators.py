@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -11,20 +12,27 @@ from attributary_train.corpus.names import slug
 _NOBODY = frozenset({"", "none", "me", "anonymous", "unknown", "various", "n-a"})
 _HTML_ADDRESS = re.compile(r"\s*[<(\[][^>)\]]*(@|www\.|\.net|http)[^>)\]]*[>)\]]|,?\s*\bhttps?://\S+")
 _REMARK = re.compile(r"\s*\((public domain clipart|based on [^)]*)\)", re.IGNORECASE)
+_DISGUISED_ADDRESS = re.compile(r"( ON \S+\.\w+|AT\w+DOT\w+)$")
 _TITLES = frozenset({"architetto", "dr", "mr", "mrs"})
 # Spellings of one person that no rule finds; keys of `_key`.
-_SAME = {"andrew-dunhan": "andrew-duhan", "fco-hevia-jose": "hevia-jose", "clipart-made-convert": "clipart"}
+_SAME = {
+    "andrew-dunhan": "andrew-duhan",
+    "andrew-fitzsimon": "andy-fitzsimon",
+    "fco-hevia-jose": "hevia-jose",
+    "balin-jean-vitor": "balin-jean-victor",
+}
 
 
 def tidy_creator(name: str) -> str | None:
     """Strip addresses and remarks from a creator's name; None where nobody is named."""
     if re.match(r"HASH\(0x", name) or re.match(r"(historic|clipart) - ", name, re.IGNORECASE):
         return None
+    name = html.unescape(name)
     name = re.sub(r"^(clipart convert made by|clipart by)\s+", "", name, flags=re.IGNORECASE)
     name = _REMARK.sub("", _HTML_ADDRESS.sub("", name)).removeprefix("mailto:")
     name = re.sub(r"\s+-\s+\S+@\S+$", "", name)
     # What is left of a bare address is its user, which is how others knew them; an address is not ours to publish.
-    name = re.sub(r"@\S+$", "", name).strip(" ,;-")
+    name = _DISGUISED_ADDRESS.sub("", re.sub(r"@\S+$", "", name)).strip(" ,;-")
     name = re.sub(r"^https?://(www\.)?", "", name)
     return None if slug(name) in _NOBODY or len(slug(name)) < 2 else name
 

@@ -23,8 +23,28 @@ _COLLECTION_TITLE = 5
 _COLLECTION_PREFIX = re.compile(r"^(clip ?art|clipart convert made) by .*? - ", re.IGNORECASE)
 # Words of the library's own sorting that say nothing about a picture.
 _DULL = frozenset(
-    "hash icons icon computer signs_and_symbols sign shape shapes symbol theme unsorted various svg clipart clip_art "
-    "united_nations_member lemon_theme_icon misc miscellany image object".split()
+    {
+        "hash",
+        "icon",
+        "computer",
+        "signs and symbols",
+        "sign",
+        "shape",
+        "symbol",
+        "theme",
+        "unsorted",
+        "various",
+    }
+    | {
+        "svg",
+        "clipart",
+        "clip art",
+        "united nations member",
+        "lemon theme icon",
+        "miscellany",
+        "image",
+        "object",
+    }
 )
 
 
@@ -117,10 +137,8 @@ def _records(root: Path, report: SourceReport) -> Iterator[_Record]:
 
 def _work(path: Path) -> ET.Element | None:
     # The record stands before the drawing: stop there instead of parsing megabytes of paths.
-    for _, element in ET.iterparse(path, events=("end",)):
-        if element.tag.endswith("}Work"):
-            return element
-    return None
+    elements: Iterator[ET.Element] = (element for _, element in ET.iterparse(path, events=("end",)))
+    return next((element for element in elements if element.tag.endswith("}Work")), None)
 
 
 def _record(path: Path, work: ET.Element) -> _Record | None:
@@ -129,7 +147,12 @@ def _record(path: Path, work: ET.Element) -> _Record | None:
         return None
     creator = work.findtext(f"{_DC}creator//{_DC}title") or work.findtext(f"{_DC}creator") or ""
     subjects = (" ".join((element.text or "").split()) for element in work.findall(f"{_DC}subject//*"))
-    return _Record(path, title, " ".join(creator.split()), tuple(subject for subject in subjects if subject))
+    return _Record(
+        path,
+        title,
+        " ".join(creator.split()),
+        tuple(subject for subject in subjects if subject and "@" not in subject),
+    )
 
 
 def _is_public_domain(work: ET.Element | None) -> bool:
@@ -142,7 +165,9 @@ def _is_public_domain(work: ET.Element | None) -> bool:
 
 
 def _readable(title: str) -> str:
-    """Turn a title such as "Flat_Cake" or "Tigre02" into words."""
+    """Turn a title such as "Flat_Cake" or "Tigre02" into words; an address is no title."""
+    if "@" in title:
+        return ""
     words = re.sub(r"[_\s]+", " ", title).strip(" -.")
     words = re.sub(r"(?<=[^\W\d])\d+\b|\s+\d+$", "", words).strip(" -.")
     return words if re.search(r"[^\W\d]{2}", words) else ""
@@ -159,20 +184,23 @@ def _name_from_file(stem: str, creator: str) -> str:
 
 def _words(record: _Record, name: str) -> tuple[str, ...]:
     """Collect keywords and folder names that add something to the drawing's name."""
-    said = {*slug(name).split("-"), *slug(record.creator).split("-")}
-    candidates = [*record.keywords, *reversed(record.path.parts[:-1])]
-    kept: dict[str, None] = {}
-    for word in candidates:
+    said = _stems(name) | _stems(record.creator)
+    kept: list[str] = []
+    for word in (*record.keywords, *reversed(record.path.parts[:-1])):
         readable = re.sub(r"[_\s]+", " ", word).strip().lower()
-        parts = set(slug(readable).split("-")) - {""}
-        if (
-            word.lower() not in _DULL
-            and parts
-            and not parts <= said
-            and not readable.startswith(("hash(", "0x"))
-        ):
-            kept[readable] = None
+        stems = _stems(readable)
+        dull = (
+            readable in _DULL or readable.removesuffix("s") in _DULL or readable.startswith(("hash(", "0x"))
+        )
+        if stems and not dull and not stems <= said:
+            kept.append(readable)
+            said |= stems
     return tuple(kept)
+
+
+def _stems(text: str) -> set[str]:
+    """Split into words without a plural s, so that "animals" says nothing that "animal" has not said."""
+    return {part.removesuffix("s") for part in slug(text).split("-")} - {""}
 
 
 def _concept(path: Path, name: str, names: ConceptNames) -> str:

@@ -67,13 +67,17 @@ class WebDataset:
 
     def shards(self) -> list[Path]:
         """Return the shards of the pattern in order; raises `CorpusError` if there are none."""
-        found = [Path(path) for pattern in _expand(self.pattern) for path in sorted(glob.glob(pattern))]
+        found = [Path(path) for pattern in _expand(self.pattern) for path in sorted(_matches(pattern))]
         if not found:
             raise CorpusError("webdataset", f"no shard matches {self.pattern!r}")
         stems = [path.stem for path in found]
         if len(set(stems)) != len(stems):
             raise CorpusError("webdataset", "two shards have the same file name, which names their samples")
         return found
+
+
+def _matches(pattern: str) -> list[str]:
+    return glob.glob(pattern)  # noqa: PTH207 - a pattern may be absolute, which Path.glob refuses
 
 
 def _expand(pattern: str) -> list[str]:

@@ -1,0 +1,54 @@
+"""The command line: what a person sees."""
+
+from click.testing import CliRunner
+from PIL import Image
+
+from attributary_train.cli import main
+from attributary_train.corpus import Corpus
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["corpus", *map(str, arguments)])
+
+
+def test_build_from_a_folder_and_show(tmp_path, pictures):
+    (tmp_path / "captions.csv").write_text("file,caption,creator\nstar.png,star,Ada\nbroken.png,b,Ada\n")
+    own = ("--folder", pictures, "--captions", tmp_path / "captions.csv", "--workers", 1)
+    done = run("build", "--out", tmp_path / "out", "--cache", tmp_path / "cache", *own)
+    assert done.exit_code == 0, done.output
+    assert "1 items, 1 creators" in done.output
+    assert "my-pictures/broken.png: not a readable image" in done.output
+    assert len(Corpus.open(tmp_path / "out")) == 1
+
+
+def test_show_writes_contact_sheets(shapes, tmp_path):
+    done = run("show", shapes.root, "--sheet", tmp_path / "sheet.png", "--groups", tmp_path / "groups.png")
+    assert done.exit_code == 0, done.output
+    assert "10  Ada Sample" in done.output
+    assert "40  CC0-1.0" in done.output
+    for name in ("sheet.png", "groups.png"):
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.width > 100
+
+
+def test_errors_are_one_line(tmp_path, pictures, shapes):
+    cases = {
+        ("show", tmp_path): "not a finished corpus directory",
+        ("build", "--out", tmp_path / "o", "--source", "nonsense"): "no such source: nonsense",
+        ("build", "--out", tmp_path / "o", "--folder", pictures): "--folder and --captions go together",
+        ("build", "--out", tmp_path / "o", "--webdataset", tmp_path / "*.tar"): "no shard matches",
+        ("build", "--out", tmp_path / "o", "--workers", 0): "workers: must be at least 1",
+        ("show", shapes.root, "--sheet", tmp_path / "sheet.nonsense"): "cannot be written",
+    }
+    for arguments, message in cases.items():
+        done = run(*arguments)
+        assert done.exit_code == 1, (arguments, done.output)
+        assert message in done.output
+        assert "Traceback" not in done.output
+
+
+def test_groups_are_listed_without_importing_them():
+    done = CliRunner().invoke(main, ["--help"])
+    assert done.exit_code == 0
+    assert "corpus" in done.output
+    assert CliRunner().invoke(main, ["nonsense"]).exit_code == 2
