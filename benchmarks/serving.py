@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="different pictures asked about")
     parser.add_argument("--side", type=int, default=512, help="pictures are sent as JPEGs of this side")
     parser.add_argument("--encoder-threads", type=int, default=1)
-    parser.add_argument("--encode-workers", type=int, default=2)
+    parser.add_argument("--encode-workers", type=int, default=0)
     parser.add_argument("--flag", action="append", default=[], help="more flags of `attributary serve`")
     options = parser.parse_args()
     if options.bundle is None or options.images is None:

@@ -125,7 +125,10 @@ def test_a_signal_drains_with_a_request_in_flight(start_server, indexed, number)
 
 
 def test_a_second_signal_ends_the_grace(start_server, indexed):
-    with start_server(hold_s=2.0, config={"drain_s": 1000.0}) as server, server.client() as client:
+    with (
+        start_server(hold_s=2.0, config={"encode_workers": 1, "drain_s": 1000.0}) as server,
+        server.client() as client,
+    ):
         failures = []
 
         def ask():
@@ -147,7 +150,10 @@ def test_a_second_signal_ends_the_grace(start_server, indexed):
 
 
 def test_overload_is_refused_while_accepted_queries_finish(start_server, indexed):
-    with start_server(hold_s=0.5, config={"permits": 2, "max_batch": 1}) as server, server.client() as client:
+    with (
+        start_server(hold_s=0.5, config={"permits": 2, "max_encode_batch": 1, "encode_workers": 1}) as server,
+        server.client() as client,
+    ):
         outcomes = []
 
         def ask():

@@ -29,13 +29,17 @@ class GatewayConfig:
     metrics_port: int = field(
         default=9464, metadata={"help": "port of the Prometheus page; 0 picks a free one, -1 turns it off"}
     )
-    max_batch: int = field(
-        default=32, metadata={"help": "queries that go through the engine together at most"}
+    max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
+    max_encode_batch: int = field(
+        default=8, metadata={"help": "pictures that are encoded together at most; a GPU wants more"}
     )
     max_delay_ms: float = field(
         default=0.0, metadata={"help": "how long an idle engine waits for a batch to fill; 0 never waits"}
     )
-    encode_workers: int = field(default=1, metadata={"help": "engine threads for pictures"})
+    encode_workers: int = field(
+        default=0,
+        metadata={"help": "engine threads for pictures; 0 is one a core, right for encoders of one thread"},
+    )
     search_workers: int = field(
         default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
     )
@@ -105,7 +109,7 @@ class GatewayConfig:
 
 
 _LEAST: dict[str, float] = {
-    "port": 0, "metrics_port": -1, "max_batch": 1, "max_delay_ms": 0, "encode_workers": 1,
+    "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
     "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "drain_s": 0, "drain_notice_s": 0,
 }  # fmt: skip

@@ -8,6 +8,7 @@ Two lanes, because half a millisecond of search must not queue behind a batch of
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -34,14 +35,15 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         self._pool = ThreadPoolExecutor(config.prepare_threads, thread_name_prefix="prepare")
-        workers = {"encode": config.encode_workers, "search": config.search_workers}
+        workers = {"encode": config.encode_workers or _cores(), "search": config.search_workers}
+        most = {"encode": config.max_encode_batch, "search": config.max_batch}
         self._lanes = {
             lane: Batcher(
                 lane,
                 engine.run,
                 self._loop,
                 observer,
-                max_batch=config.max_batch,
+                max_batch=most[lane],
                 max_delay_s=config.max_delay_ms / 1e3,
                 workers=workers[lane],
             )
@@ -117,6 +119,12 @@ class PipelineHolder:
         """Serve `pipeline` from now on; await what is returned to drain and close the one before."""
         before, self.current = self.current, pipeline
         return before.close()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def milliseconds_since(started: float) -> float:

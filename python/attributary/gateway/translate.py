@@ -18,6 +18,8 @@ from .wire import find_fault
 M = TypeVar("M", bound=Message)
 
 _NO_FILTER = Filter()
+# Names are checked on the event loop; this many take it about a millisecond.
+_MAX_NAMES = 10_000
 _PACKED_FLOATS = 0x0A  # field 1, length-delimited
 
 
@@ -47,7 +49,7 @@ def to_query(message: pb.Query, limits: Limits, field: str) -> Query:
 
 
 def to_options(message: pb.Options) -> Options:
-    """Return the core's options; unset counts stay None."""
+    """Return the core's options, unset counts as None; raises InvalidArgumentError for an overlong filter."""
     return Options(
         top_k=message.top_k if message.HasField("top_k") else None,
         top_creators=message.top_creators if message.HasField("top_creators") else None,
@@ -180,6 +182,12 @@ def _pixels(message: pb.Pixels, limits: Limits, field: str) -> NDArray[np.uint8]
 
 
 def _filter(message: pb.Filter) -> Filter:
+    for name in ("include_creators", "exclude_creators", "include_licences", "exclude_licences"):
+        count = len(getattr(message, name))
+        if count > _MAX_NAMES:
+            raise InvalidArgumentError(
+                f"options.filter.{name}", f"must hold at most {_MAX_NAMES} names, got {count}"
+            )
     return Filter(
         include_creators=tuple(message.include_creators),
         exclude_creators=tuple(message.exclude_creators),

@@ -79,6 +79,12 @@ def test_filter_lists():
     assert translate.to_options(message).filter == Filter(("a", "b"), ("c",), ("MIT",), ("X",))
 
 
+def test_an_overlong_filter_names_its_limit():
+    message = pb.Options(filter=pb.Filter(exclude_licences=["MIT"] * 10_001))
+    with pytest.raises(InvalidArgumentError, match="exclude_licences: must hold at most 10000 names"):
+        translate.to_options(message)
+
+
 def test_answer_and_timings():
     timings = Timings(1, 2, 3, 4, 5, 6, 7, 8, batch_size=9)
     answer = Attribution(
