@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from attributary.kernels import dispatch
 
 PATHS = ("numpy", "portable", "avx2", "avx512")

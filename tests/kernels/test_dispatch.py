@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from attributary import kernels
 from attributary.kernels import dispatch
 

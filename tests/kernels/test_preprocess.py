@@ -6,11 +6,12 @@ from unittest import mock
 import numpy as np
 import PIL
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from attributary import kernels
 from attributary.errors import InvalidArgumentError
 from attributary.kernels import dispatch, reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 RNG = np.random.default_rng(20)
 COMPILED = [p for p in dispatch.available() if p != "numpy"]

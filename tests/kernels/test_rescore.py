@@ -7,11 +7,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from attributary import kernels
 from attributary.errors import InvalidArgumentError
 from attributary.kernels import Rescored, dispatch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def problem(

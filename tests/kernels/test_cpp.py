@@ -1,0 +1,68 @@
+"""The C++ tests under sanitizers, and the instruction counts: minutes of work, run with -m slow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    if "need doctest" in done.stderr:
+        pytest.skip("no header of doctest (Debian: doctest-dev)")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_cpp_tests_and_fuzzer_under_sanitizers(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake on the PATH")
+    flags = [f"-DATTRIBUTARY_{name}" for name in ("TESTS=ON", "SANITIZE=ON", "PYTHON=OFF")]
+    run("cmake", "-S", str(ROOT), "-B", str(tmp_path), *flags, f"-DPython_EXECUTABLE={sys.executable}")
+    run("cmake", "--build", str(tmp_path), "--target", "kernels_test", "preprocess_fuzz", "-j2")
+    assert "0 failed" in run(str(tmp_path / "kernels" / "kernels_test"), "--no-colors")
+    assert "no difference" in run(str(tmp_path / "kernels" / "preprocess_fuzz"), "3000", "11")
+
+
+def load_benchmark(name: str) -> ModuleType:
+    folder = ROOT / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(folder))
+
+
+def test_instruction_counts_have_not_grown() -> None:
+    counter = load_benchmark("kernels_instructions")
+    stored = json.loads(counter.STORED.read_text())
+    if stored["compiler"] != counter.compiler():
+        pytest.skip(f"counts were stored with {stored['compiler']}, not {counter.compiler()}")
+    try:
+        rows = counter.count()
+    except counter.MissingToolError as missing:
+        pytest.skip(str(missing))
+    assert counter.compare(rows, stored) == []
+
+
+def test_a_grown_count_is_seen() -> None:
+    counter = load_benchmark("kernels_instructions")
+    stored = {"tolerance": 0.03, "results": [{"kernel": "rescore", "path": "avx2", "instructions": 100}]}
+    assert counter.compare([{"kernel": "rescore", "path": "avx2", "instructions": 103}], stored) == []
+    assert len(counter.compare([{"kernel": "rescore", "path": "avx2", "instructions": 104}], stored)) == 1
