@@ -151,7 +151,7 @@ def test_a_second_signal_ends_the_grace(start_server, indexed):
 
 def test_overload_is_refused_while_accepted_queries_finish(start_server, indexed):
     with (
-        start_server(hold_s=0.5, config={"permits": 2, "max_encode_batch": 1, "encode_workers": 1}) as server,
+        start_server(hold_s=1.5, config={"permits": 2, "max_encode_batch": 1, "encode_workers": 2}) as server,
         server.client() as client,
     ):
         outcomes = []

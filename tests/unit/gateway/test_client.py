@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from attributary.client import Client, Filter, Query, Tls, messages, query
+from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.v1 import attribution_pb2 as pb
+
+
+def test_a_query_from_bytes_a_path_pixels_or_an_embedding(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"abc")
+    assert query(b"abc").image == query(path).image == query(str(path)).image == b"abc"
+    assert query(np.zeros((2, 3, 3), np.uint8), prompt="x").pixels.shape == (2, 3, 3)
+    assert query(embedding=[1, 2], has_prompt=True).embedding.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({}, "query"),
+        ({"image": b"a", "embedding": [1.0]}, "query"),
+        ({"image": "/none/such"}, "query.image"),
+        ({"image": np.zeros((2, 3), np.uint8)}, "query.pixels"),
+        ({"image": np.zeros((2, 3, 3), np.float32)}, "query.pixels"),
+        ({"embedding": [[1.0]]}, "query.embedding"),
+    ],
+)
+def test_what_cannot_be_a_query_is_refused_before_it_is_sent(given, field):
+    with pytest.raises(InvalidArgumentError) as caught:
+        query(**given)
+    assert caught.value.field == field
+
+
+def test_the_message_of_a_query_holds_all_of_it():
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::2]
+    message = messages.to_query(query(pixels, prompt="x"))
+    assert (message.pixels.height, message.pixels.width, message.prompt) == (2, 2, "x")
+    assert message.pixels.data == pixels.tobytes()
+    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    message = messages.to_query(query(embedding=values, has_prompt=True)).embedding
+    assert list(message.values) == values.tolist()
+    assert message.has_prompt
+    assert messages.to_query(Query()).WhichOneof("input") is None
+    empty = messages.to_query(Query(embedding=np.zeros(0, np.float32)))
+    assert empty.WhichOneof("input") == "embedding"
+
+
+def test_what_is_asked_beside_a_query():
+    asked = {"top_k": 0, "filter": Filter(("a",), (), (), ("b",)), "timings": True, "bundle_id": "x"}
+    message = messages.attribute_request(query(b"a"), asked)
+    assert message.options.HasField("top_k")
+    assert not message.options.HasField("top_creators")
+    assert message.options.filter == pb.Filter(include_creators=["a"], exclude_licences=["b"])
+    assert (message.options.timings, message.bundle_id) == (True, "x")
+
+
+def test_a_server_that_is_not_there_is_unavailable():
+    with Client("127.0.0.1:1", retry=False, timeout_s=10) as client, pytest.raises(UnavailableError):
+        client.describe()
+
+
+def test_certificate_without_key_is_refused(tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"tls\.cert"):
+        Tls(cert=tmp_path / "a").credentials()
+
+
+def test_the_client_needs_no_part_of_the_server():
+    heavy = ("faiss", "onnxruntime", "pyarrow", "PIL", "prometheus_client", "attributary.gateway")
+    code = f"import sys, attributary.client; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
