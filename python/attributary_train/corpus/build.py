@@ -152,7 +152,7 @@ def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Itera
     work = partial(render_cached, cache=rasters)
     if workers == 1:
         for drawing in drawings:
-            yield drawing, work(drawing.payload)
+            yield drawing, work(drawing.payload, drawing.svg)
         return
     # Spawned workers inherit no threads or locks of a caller that has used BLAS or torch.
     context = multiprocessing.get_context("spawn")
@@ -160,7 +160,7 @@ def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Itera
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             for drawing in drawings:
-                waiting.append((drawing, pool.submit(work, drawing.payload)))
+                waiting.append((drawing, pool.submit(work, drawing.payload, drawing.svg)))
                 if len(waiting) >= _WINDOW:
                     first, future = waiting.popleft()
                     yield first, future.result()

@@ -39,14 +39,15 @@ class Rendered:
     problem: str = ""
 
 
-def render(payload: bytes) -> Image.Image:
-    """Render an SVG or decode a raster image, RGB over white, fitted into the square without distortion.
+def render(payload: bytes, svg: bool = False) -> Image.Image:
+    """Decode a raster image, or render an SVG if `svg` allows it.
 
+    The result is RGB over white, 256 x 256, the picture fitted in without distortion.
     Raises `RenderError` for what cannot be read, shows nothing or has more than `MAX_SOURCE_PIXELS` pixels.
     """
     if not payload:
         raise RenderError("the file is empty")
-    image = _from_svg(payload) if payload.lstrip()[:1] == b"<" else _from_raster(payload)
+    image = _from_svg(payload) if svg and payload.lstrip()[:1] == b"<" else _from_raster(payload)
     fitted = ImageOps.contain(image, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     canvas = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "white")
     corner = ((IMAGE_SIZE - fitted.width) // 2, (IMAGE_SIZE - fitted.height) // 2)
@@ -57,16 +58,19 @@ def render(payload: bytes) -> Image.Image:
     return canvas
 
 
-def render_cached(payload: bytes | Path, cache: Path) -> Rendered:
+def render_cached(payload: bytes | Path, svg: bool, cache: Path) -> Rendered:
     """Render `payload` unless `cache` holds it already; never raises for a bad image, but says so in the result."""
     try:
         data = payload if isinstance(payload, bytes) else payload.read_bytes()
     except OSError as error:
         return _failed("", f"cannot be read: {error.strerror}")
+    if not svg and data.lstrip()[:1] == b"<":
+        # Refused before the cache is asked: another source may have rendered the same bytes with leave to.
+        return _failed("", "not a readable image: SVG is taken from pinned packages only")
     digest = hashlib.sha256(f"{RASTER_VERSION}:{IMAGE_SIZE}:".encode() + data).hexdigest()
     path = cached_png(cache, digest)
     try:
-        image = _reopen(path) or _render_into(path, data)
+        image = _reopen(path) or _render_into(path, data, svg)
     except RenderError as error:
         return _failed(digest, str(error))
     pixels = np.asarray(image)
@@ -110,8 +114,8 @@ def _reopen(path: Path) -> Image.Image | None:
         return None
 
 
-def _render_into(path: Path, data: bytes) -> Image.Image:
-    image = render(data)
+def _render_into(path: Path, data: bytes, svg: bool) -> Image.Image:
+    image = render(data, svg)
     stream = io.BytesIO()
     image.save(stream, "PNG")
     write_atomically(path, stream.getvalue())

@@ -13,7 +13,7 @@ RED = '<rect width="1000" height="1000" fill="red"/>'
 
 def test_svg_fits_the_square_over_white():
     for width, height in ((10, 5), (5, 10), (640, 320)):
-        pixels = np.asarray(render(SVG.format(w=width, h=height, body=RED).encode()))
+        pixels = np.asarray(render(SVG.format(w=width, h=height, body=RED).encode(), svg=True))
         red = (pixels == (255, 0, 0)).all(-1)
         wide, tall = red.any(0).sum(), red.any(1).sum()
         assert (wide, tall) == ((256, 128) if width > height else (128, 256))
@@ -70,7 +70,7 @@ def test_first_frame_counts(encode, star):
 )
 def test_bad_pictures_say_why(data, reason):
     with pytest.raises(RenderError, match=reason):
-        render(data)
+        render(data, svg=True)
 
 
 def test_truncated_picture_is_refused(encode, star):
@@ -87,18 +87,29 @@ def test_huge_picture_is_refused_before_decoding(encode, monkeypatch):
 
 def test_cache_is_used_and_repaired(encode, star, tmp_path, monkeypatch):
     data = encode(star)
-    first = render_cached(data, tmp_path)
+    first = render_cached(data, False, tmp_path)
     assert first.problem == ""
     path = cached_png(tmp_path, first.digest)
-    monkeypatch.setattr(raster, "render", lambda _: pytest.fail("rendered again"))
-    again = render_cached(data, tmp_path)
+    monkeypatch.setattr(raster, "render", lambda *_: pytest.fail("rendered again"))
+    again = render_cached(data, False, tmp_path)
     assert again.sha256 == first.sha256
     np.testing.assert_array_equal(again.embedding, first.embedding)
     monkeypatch.undo()
     path.write_bytes(path.read_bytes()[:50])
-    assert render_cached(data, tmp_path).sha256 == first.sha256
+    assert render_cached(data, False, tmp_path).sha256 == first.sha256
     assert list(tmp_path.rglob(".part-*")) == []
 
 
 def test_missing_file_is_a_problem_not_a_crash(tmp_path):
-    assert "cannot be read" in render_cached(tmp_path / "gone.png", tmp_path).problem
+    assert "cannot be read" in render_cached(tmp_path / "gone.png", False, tmp_path).problem
+
+
+def test_svg_of_strangers_is_refused_even_when_cached(tmp_path, encode, star):
+    # An SVG may name any image of this machine in an href and so draw it into the corpus.
+    (tmp_path / "secret.png").write_bytes(encode(star))
+    body = f'<image href="{tmp_path}/secret.png" width="256" height="256"/>'
+    data = SVG.format(w=256, h=128, body=RED + body).encode()
+    assert render_cached(data, True, tmp_path).problem == ""
+    assert "SVG is taken from pinned packages only" in render_cached(data, False, tmp_path).problem
+    with pytest.raises(RenderError, match="not a readable image"):
+        render(data)

@@ -189,7 +189,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, packages, monkeypatch
     assert not (tmp_path / "out" / "corpus.json").exists()
     rendered = []
     real = raster.render
-    monkeypatch.setattr(raster, "render", lambda data: rendered.append(data) or real(data))
+    monkeypatch.setattr(raster, "render", lambda *given: rendered.append(given) or real(*given))
     assert len(build(tmp_path, "openmoji")) == 3
     # The third drawing was rendered before the kill too, only not placed.
     assert rendered == []

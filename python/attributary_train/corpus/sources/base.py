@@ -27,9 +27,10 @@ class Drawing:
     family: str
     licence_spdx: str
     licence_url: str
-    payload: (
-        bytes | Path
-    )  # SVG or a raster format that Pillow reads; a path where the file lies on disk anyway
+    # A raster format that Pillow reads, or SVG; a path where the file lies on disk anyway.
+    payload: bytes | Path
+    # Only for packages held to a hash: an SVG can draw other files of this machine into itself.
+    svg: bool = False
 
 
 @dataclass(slots=True)

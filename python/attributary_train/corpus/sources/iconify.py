@@ -63,6 +63,7 @@ class Iconify:
                 licence_spdx=info["license"]["spdx"],
                 licence_url=info["license"].get("url", ""),
                 payload=_svg(icon, icons),
+                svg=True,
             )
 
 

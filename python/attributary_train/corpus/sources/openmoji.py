@@ -62,4 +62,5 @@ class OpenMoji:
                 licence_spdx="CC-BY-SA-4.0",
                 licence_url="https://creativecommons.org/licenses/by-sa/4.0/",
                 payload=path,
+                svg=True,
             )
