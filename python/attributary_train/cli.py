@@ -9,6 +9,8 @@ import click
 # Name of a group -> where its click command lives.
 GROUPS = {
     "corpus": "attributary_train.corpus.commands:corpus",
+    "encoder": "attributary_train.student.commands:encoder",
+    "evaluate": "attributary_train.evaluation.commands:evaluate",
 }
 
 

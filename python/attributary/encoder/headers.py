@@ -1,11 +1,15 @@
-"""Width and height of GIF and WebP pictures, read from their headers alone.
+"""What Pillow would tell too late or too loudly: sizes of GIF and WebP, and the orientation tag.
 
-Pillow allocates the canvas of these two when it opens them, so their size has to be known before.
+Pillow allocates the canvas of these two when it opens them, so their size has to be known before. Its
+reader of tags warns, through Python's warnings, about every damaged one.
 """
 
 from __future__ import annotations
 
+from struct import error as StructError  # noqa: N812 - an exception
 from struct import unpack_from
+
+_ORIENTATION, _SHORT = 0x0112, 3
 
 
 def gif_size(data: bytes) -> tuple[int, int]:
@@ -48,3 +52,41 @@ def webp_size(data: bytes) -> tuple[int, int]:
         width, height = unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
     raise ValueError("unknown kind of WebP")
+
+
+def split_exif(jpeg: bytes) -> tuple[bytes, bytes]:
+    """Take the EXIF block out of a JPEG: returns (block, empty where there is none; the JPEG without it).
+
+    Source: ITU-T T.81, annex B (segments before the first scan). A damaged file comes back as it is.
+    """
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker == 0xDA or length < 2:
+            break
+        if marker == 0xE1 and jpeg[at + 4 : at + 10] == b"Exif\0\0":
+            end = at + 2 + length
+            return jpeg[at + 4 : end], jpeg[:at] + jpeg[end:]
+        at += 2 + length
+    return b"", jpeg
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Value of the orientation tag in an EXIF block, 1 (upright) where there is none or the block is damaged.
+
+    Source: EXIF 2.32, section 4.6 (TIFF header, first directory, tag 0x0112 of type SHORT).
+    """
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = unpack_from(order + "I", tiff, 4)
+        (entries,) = unpack_from(order + "H", tiff, directory)
+        for entry in range(entries):
+            tag, kind, count, value = unpack_from(order + "HHIH", tiff, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION and kind == _SHORT and count == 1:
+                return int(value)
+    except StructError:
+        pass
+    return 1

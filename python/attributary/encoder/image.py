@@ -18,10 +18,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import InvalidArgumentError
 from ..kernels import resize_crop
-from .headers import gif_size, webp_size
+from .headers import exif_orientation, gif_size, split_exif, webp_size
 
 FORMATS = "JPEG, PNG, WebP, GIF or BMP"
-_ORIENTATION_TAG = 0x0112
 
 
 # What an encoded picture may cost, unless the caller says otherwise.
@@ -80,21 +79,26 @@ def _decode(data: bytes, max_pixels: int, field: str) -> NDArray[np.uint8]:
     opener = _opener(data)
     if opener is None:
         raise InvalidArgumentError(field, f"is not a {FORMATS} picture")
+    exif = b""
+    if opener is JpegImageFile:
+        # Pillow would read the block as well, and warn about every damage.
+        exif, data = split_exif(data)
+        scans = data.count(b"\xff\xda")
+        if scans > MAX_SCANS:
+            raise InvalidArgumentError(field, f"has {scans} JPEG scans; the limit is {MAX_SCANS}")
     # These two allocate their canvas when they are opened.
-    if opener is GifImageFile:
+    elif opener is GifImageFile:
         _check_size(gif_size(data), max_pixels, field)
     elif opener is WebPImageFile:
         _check_size(webp_size(data), max_pixels, field)
     with opener(BytesIO(data)) as image:
         _check_size(image.size, max_pixels, field)
         if isinstance(image, JpegImageFile):
-            scans = data.count(b"\xff\xda")
-            if scans > MAX_SCANS:
-                raise InvalidArgumentError(field, f"has {scans} JPEG scans; the limit is {MAX_SCANS}")
             pixels = _jpeg_pixels(data, image)
         else:
             pixels = np.asarray(_over_white(image))
-        return np.ascontiguousarray(_upright(pixels, _orientation(image)))
+            exif = image.info.get("exif", b"")
+    return np.ascontiguousarray(_upright(pixels, exif_orientation(exif)))
 
 
 def _opener(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
@@ -178,16 +182,6 @@ def _fix_transparent_colour(image: ImageFile) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in colour)
     elif raw_mode in ("L;2", "L;4") and isinstance(colour, int):
         image.info["transparency"] = colour * (85 if raw_mode == "L;2" else 17)
-
-
-def _orientation(image: ImageFile) -> int:
-    if "exif" not in image.info and "xmp" not in image.info:
-        return 1
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
-        # A broken tag block says nothing about the pixels, which are there already.
-        return 1
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Changed copies of a picture, as they turn up in the wild: recoloured, cropped, rotated, mirrored, compressed."""
+"""Changed copies of a picture: recoloured, cropped, rotated, mirrored, compressed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ def encoder() -> None:
 @click.option("--held-out", type=_FOLDER, help="Drawings left out of the index, to measure on.")
 @click.option("--cache", type=_FOLDER, help="Folder for features; by default beside --out.")
 @click.option("--threads", default=2, show_default=True, help="Cores to use.")
-@click.option("--choose", is_flag=True, help="Choose the head's form by measurement instead of the default one.")
+@click.option(
+    "--choose", is_flag=True, help="Choose the head's form by measurement instead of the default one."
+)
 @click.option("--int8/--no-int8", default=True, show_default=True, help="Write the int8 variant too.")
 @click.option("--json", "as_json", is_flag=True, help="Print encoder.json instead of a summary.")
 def export(

@@ -1,4 +1,4 @@
-"""From a student in torch to the files that a bundle takes: `encoder.onnx`, its int8 variant, `encoder.json`."""
+"""From a student in torch to the files of a bundle: `encoder.onnx`, its int8 variant, `encoder.json`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def export_int8(fp32: Path, target: Path, samples: Samples) -> dict[str, object]
 
 
 def measure_parity(student: Student, encoder: OnnxEncoder, samples: Samples) -> float:
-    """Largest absolute difference of embeddings, torch against ONNX, over batches of 1 to 8, prompts or none."""
+    """Largest absolute difference of embeddings, torch against ONNX: batches of 1 to 8, prompts or none."""
     worst = 0.0
     for batch in range(1, 9):
         start = (batch * 3) % max(1, len(samples.pixels) - batch + 1)

@@ -12,7 +12,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-# The oldest pair that holds LayerNormalization and Gelu as single operators; ONNX Runtime 1.22 and later load it.
+# The oldest pair that holds LayerNormalization and Gelu as single operators; ONNX Runtime 1.22 and later
+# load it.
 OPSET = 20
 IR_VERSION = 10
 _PLACEHOLDER = "exported_output"

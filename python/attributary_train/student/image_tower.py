@@ -22,9 +22,9 @@ class EfficientNetLite0(nn.Module):
     """uint8 RGB [B, 224, 224, 3] -> float32 features [B, 2768]. Pixels are normalised inside.
 
     Tan and Le, "EfficientNet" (2019), in its "lite" form: ReLU6 and no squeeze-and-excitation, so that it
-    quantises well. Batch norms are folded into the convolutions: the tower is for inference. The last layer is
-    pooled by generalised mean (p = 3; Radenovic et al., "Fine-tuning CNN image retrieval", 2018), each tapped
-    block by mean and root mean square; every part is scaled to unit length.
+    quantises well. Batch norms are folded into the convolutions: the tower is for inference. The last layer
+    is pooled by generalised mean (p = 3; Radenovic et al., "Fine-tuning CNN image retrieval", 2018), each
+    tapped block by mean and root mean square; every part is scaled to unit length.
     """
 
     name = "efficientnet-lite0"

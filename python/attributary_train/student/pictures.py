@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,10 @@ from attributary.kernels import resize_crop
 from ..corpus import Corpus
 from ..evaluation.copies import changed_copy
 from ..evaluation.retrieval import CopyQueries
-from .features import TowerFeatures
-from .head import FloatArray
+from .cache import FloatArray
+
+if TYPE_CHECKING:
+    from .features import TowerFeatures
 
 
 class Pictures:

@@ -34,7 +34,10 @@ def fit_and_export(
     search: bool,
     int8: bool,
 ) -> dict[str, object]:
-    """Fit the head (`search`: choose its form on validation queries), export it, measure it on test queries."""
+    """Fit the head, export it, measure it on the test queries.
+
+    `search` chooses the head's form on the validation queries instead of taking the default one.
+    """
     torch.set_num_threads(threads)
     towers = TowerFeatures(cache, threads=threads)
     corpus = Pictures.open(corpus_dir)
@@ -46,8 +49,18 @@ def fit_and_export(
         "corpus_items": len(corpus),
         "head": asdict(settings),
         "parts": [
-            {"name": "image", "tower": towers.image_tower.name, "dim": head.image.dim, "weight": head.image_weight},
-            {"name": "text", "tower": towers.text_tower.name, "dim": head.text.dim, "weight": head.text_weight},
+            {
+                "name": "image",
+                "tower": towers.image_tower.name,
+                "dim": head.image.dim,
+                "weight": head.image_weight,
+            },
+            {
+                "name": "text",
+                "tower": towers.text_tower.name,
+                "dim": head.text.dim,
+                "weight": head.text_weight,
+            },
         ],
         "weights": {package: version(package) for package in WEIGHT_PACKAGES},
         "validation": table,

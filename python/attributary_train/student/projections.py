@@ -56,8 +56,8 @@ class Scatter:
 def fit_principal(scatter: Scatter, dim: int, whitening: float) -> Projection:
     """PCA kept to `dim` directions, each scaled by variance ** (-whitening / 2).
 
-    `whitening` 0 is plain PCA, 1 full whitening (Jegou and Chum, "Negative evidences and co-occurrences in image
-    retrieval", 2012); values between are a partial one.
+    `whitening` 0 is plain PCA, 1 full whitening (Jegou and Chum, "Negative evidences and co-occurrences in
+    image retrieval", 2012); values between are a partial one.
     """
     return _project(scatter, np.eye(len(scatter.mean)), dim, whitening)
 
@@ -67,9 +67,9 @@ def fit_discriminant(
 ) -> Projection:
     """Whiten what copies (and drawings of one concept) differ in, then keep what items differ in.
 
-    The learned whitening of Mikolajczyk and Matas ("Improving descriptors for fast tree matching by optimal linear
-    projection", 2007), with the concepts' scatter mixed in by `concept_weight`; `ridge` is relative to the mean
-    variance.
+    The learned whitening of Mikolajczyk and Matas ("Improving descriptors for fast tree matching by optimal
+    linear projection", 2007), with the concepts' scatter mixed in by `concept_weight`; `ridge` is relative
+    to the mean variance.
     """
     noise = scatter.copies + concept_weight * scatter.concepts
     size = len(noise)

@@ -1,7 +1,8 @@
 """An int8 variant of an exported encoder: static for the convolutions, weight-only for the text tower.
 
-Dynamic quantisation, the usual choice on CPU, is not used: it scales activations by the extremes of the whole batch, so
-an embedding would depend on its batch mates; and ONNX Runtime's dynamic convolution is slower than the fp32 one.
+Dynamic quantisation, the usual choice on CPU, is not used: it scales activations by the extremes of the
+whole batch, so an embedding would depend on its batch mates; and ONNX Runtime's dynamic convolution is
+slower than the fp32 one.
 """
 
 from __future__ import annotations

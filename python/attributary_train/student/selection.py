@@ -33,7 +33,7 @@ class HeadSettings:
     kind: str = "discriminant"  # "raw", "principal", "discriminant"
     image_dim: int = 256
     text_dim: int = 128
-    whitening: float = 0.5
+    whitening: float = 0.0
     concept_weight: float = 0.2
     ridge: float = 0.1
     text_whitening: float = 0.0
@@ -41,18 +41,18 @@ class HeadSettings:
 
 
 CANDIDATES: tuple[HeadSettings, ...] = (
+    HeadSettings(),
     HeadSettings(kind="principal", whitening=0.0),
     HeadSettings(kind="principal", whitening=0.5),
     HeadSettings(kind="principal", whitening=1.0),
-    HeadSettings(),
-    HeadSettings(whitening=0.0),
-    HeadSettings(whitening=1.0),
+    HeadSettings(whitening=0.5),
     HeadSettings(concept_weight=0.0),
     HeadSettings(concept_weight=1.0),
-    HeadSettings(ridge=0.02),
-    HeadSettings(ridge=0.5),
+    HeadSettings(ridge=0.03),
+    HeadSettings(ridge=0.3),
     HeadSettings(image_dim=192, text_dim=64),
-    HeadSettings(image_dim=384),
+    HeadSettings(image_dim=192, text_dim=192),
+    HeadSettings(image_dim=320, text_dim=64),
     HeadSettings(text_whitening=0.5),
     HeadSettings(text_weight=0.4),
     HeadSettings(text_weight=1.0),
@@ -150,7 +150,11 @@ def choose(
 
 def _score(measured: dict[str, object]) -> float:
     figures = []
-    for name, key in (("copies", "original_first"), ("concepts", "in_top_10"), ("concepts_with_prompt", "first")):
+    for name, key in (
+        ("copies", "original_first"),
+        ("concepts", "in_top_10"),
+        ("concepts_with_prompt", "first"),
+    ):
         part = measured.get(name)
         if isinstance(part, dict):
             figures.append(float(part[key]))
