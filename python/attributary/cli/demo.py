@@ -94,7 +94,14 @@ def _table(asked: list[_Asked]) -> Table:
     table = Table(title="Who influenced these pictures?", title_justify="left", title_style="bold")
     for name in ("query", "expected at", "top source", "creator", "share", "diffuse"):
         right = name in ("expected at", "share", "diffuse")
-        table.add_column(name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True)
+        # Numbers are never cut; titles and names give way.
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            overflow="ellipsis",
+            no_wrap=True,
+            min_width=len(name) if right else 16,
+        )
     for entry in asked:
         top = entry.answer.items[0]
         place = entry.found_at

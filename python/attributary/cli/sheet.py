@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -128,8 +130,8 @@ def _write(
     colours: list[tuple[int, int, int]],
 ) -> None:
     font = _font(13)
-    for number, (line, colour) in enumerate(zip(lines, colours, strict=True)):
-        text = line
+    for number, (raw, colour) in enumerate(zip(lines, colours, strict=True)):
+        line = text = _readable(raw)
         while text and draw.textlength(text, font) > width:
             text = text[:-1]
         if text != line:
@@ -137,5 +139,29 @@ def _write(
         draw.text((left, top + 17 * number), text, fill=colour, font=font)
 
 
+# Tried in this order; Pillow's own font, the last resort, knows no accents.
+_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
+    "Arial.ttf",
+    "Arial Unicode.ttf",
+)
+
+
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
     return ImageFont.load_default(size)
+
+
+def _readable(text: str) -> str:
+    """Names as the font can draw them: without accents where it knows none."""
+    font = _font(13)
+    if isinstance(font, ImageFont.FreeTypeFont) and Path(str(font.path)).name in _FONTS:
+        return text
+    return "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
