@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -157,7 +158,7 @@ def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Itera
     # Spawned workers inherit no threads or locks of a caller that has used BLAS or torch.
     context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[Drawing, Future[Rendered]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             for drawing in drawings:
                 waiting.append((drawing, pool.submit(work, drawing.payload, drawing.svg)))
@@ -172,6 +173,18 @@ def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Itera
                 "workers",
                 "a rendering process was killed, perhaps for want of memory; try again with one worker",
             ) from error
+
+
+def _end_with_parent() -> None:
+    """Let a worker die with the build: one whose parent was killed would wait for work for ever."""
+    threading.Thread(target=_wait_for_the_end, daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _place(source: Path, target: Path) -> None:

@@ -1,14 +1,22 @@
 """Public sets read from small package trees made here in the layout of the real ones."""
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
+import psutil
 import pytest
 
+import attributary_train
 from attributary_train.corpus import Corpus, FetchError
 from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
 
+PYTHON = str(Path(attributary_train.__file__).parents[1])
 SQUARE = '<rect x="4" y="4" width="{side}" height="8" fill="{fill}"/>'
 RDF = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"
  xmlns:cc="http://web.resource.org/cc/" xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata><rdf:RDF><cc:Work>
@@ -226,3 +234,40 @@ def test_equal_keys_are_refused(tmp_path):
 
     with pytest.raises(CorpusError, match="keys must be distinct"):
         Corpus.build(tmp_path / "out", [Synthetic(2), Synthetic(1)], cache=tmp_path / "cache", workers=1)
+
+
+def test_workers_end_when_the_build_is_killed():
+    script = """
+import os, sys, time
+from pathlib import Path
+from attributary_train.corpus.build import _rendered
+from attributary_train.corpus.synthetic import Synthetic
+from attributary_train.corpus.sources.base import SourceReport
+
+def endless():
+    drawing = next(Synthetic(1).drawings(None, None, SourceReport()))
+    for _ in range(256):
+        yield drawing
+    print("working", flush=True)
+    while True:
+        time.sleep(1)
+
+if __name__ == "__main__":
+    list(_rendered(endless(), Path(sys.argv[1]), 2))
+"""
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "endless.py"
+        path.write_text(script)
+        build = subprocess.Popen(
+            [sys.executable, str(path), home], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": PYTHON}
+        )
+        assert build.stdout.readline() == b"working\n"
+        workers = psutil.Process(build.pid).children()
+        assert len(workers) >= 2
+        build.kill()
+        build.wait()
+        gone, alive = psutil.wait_procs(workers, timeout=20)
+        for worker in alive:
+            worker.kill()
+        assert alive == []
+        assert len(gone) == len(workers)
