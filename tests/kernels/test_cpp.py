@@ -35,6 +35,28 @@ def test_cpp_tests_and_fuzzer_under_sanitizers(tmp_path: Path) -> None:
     assert "no difference" in run(str(tmp_path / "kernels" / "preprocess_fuzz"), "3000", "11")
 
 
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("source", ["preprocess/resize_cuda.cu", "rescore/rescore_cuda.cu"])
+def test_nvcc_compiles_the_cuda_files(tmp_path: Path, source: str, architecture: str) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc on the PATH")
+    kernels = ROOT / "kernels"
+    flags = [
+        "-O3",
+        "-std=c++17",
+        f"-arch={architecture}",
+        "-cubin",
+        "-I",
+        str(kernels),
+        "-Werror",
+        "all-warnings",
+    ]
+    cubin = tmp_path / "kernel.cubin"
+    run(nvcc, *flags, "-o", str(cubin), str(kernels / source))
+    assert cubin.stat().st_size > 0
+
+
 def load_benchmark(name: str) -> ModuleType:
     folder = ROOT / "benchmarks"
     sys.path.insert(0, str(folder))

@@ -84,17 +84,17 @@ def rescore(
         out = None
 
     dim, rows = _check_store(vectors, scales)
-    queries = _array("queries", queries, np.float32, (None, dim))
+    queries = check_array("queries", queries, np.float32, (None, dim))
     count = len(queries)
-    candidates = _array("candidates", candidates, np.int64, (count, None))
-    creators = _array("creators", creators, np.int32, (rows,), exact=True)
-    groups = _array("groups", groups, np.int32, (rows,), exact=True)
-    temperature = _array("temperature", temperature, np.float32, (count,))
-    threshold = _array("threshold", threshold, np.float32, (count,))
-    background = _array("background", background, np.float32, (count,))
+    candidates = check_array("candidates", candidates, np.int64, (count, None))
+    creators = check_array("creators", creators, np.int32, (rows,), exact=True)
+    groups = check_array("groups", groups, np.int32, (rows,), exact=True)
+    temperature = check_array("temperature", temperature, np.float32, (count,))
+    threshold = check_array("threshold", threshold, np.float32, (count,))
+    background = check_array("background", background, np.float32, (count,))
     if allowed is not None:
-        allowed = _array("allowed", allowed, np.uint8, ((rows + 7) // 8,))
-    _check_values(queries, temperature, threshold, background)
+        allowed = check_array("allowed", allowed, np.uint8, ((rows + 7) // 8,))
+    check_values(queries, temperature, threshold, background)
     for name, number in (("top_k", top_k), ("top_creators", top_creators), ("threads", threads)):
         if number < 0:
             raise KernelArgumentError(name, f"{number}; must be 0 or more")
@@ -152,7 +152,7 @@ def _check_store(vectors: Float16Array | Int8Array, scales: Float32Array | None)
     return vectors.shape[1], vectors.shape[0]
 
 
-def _array(
+def check_array(
     field: str, value: NDArray[Any], dtype: type[Scalar], shape: tuple[int | None, ...], exact: bool = False
 ) -> NDArray[Scalar]:
     """Return `value` as a C-contiguous array of `dtype`; the same object where it is one already.
@@ -168,9 +168,10 @@ def _array(
     return np.ascontiguousarray(array, dtype)
 
 
-def _check_values(
+def check_values(
     queries: Float32Array, temperature: Float32Array, threshold: Float32Array, background: Float32Array
 ) -> None:
+    """Raise `KernelArgumentError` for a value outside the ranges that `rescore` states."""
     if not np.isfinite(queries).all():
         at = int(np.argmin(np.isfinite(queries).all(axis=1)))
         raise KernelArgumentError("queries", f"row {at} has a value that is not finite")
