@@ -1,0 +1,114 @@
+"""The CUDA kernels where a device is at hand: correctness on fresh random input, and bandwidth over a device copy.
+
+    python benchmarks/kernels_gpu.py [--json] [--save]
+
+Without a device it says so and ends with 2. The floor of re-scoring is the time in which a copy on the device moves
+as many bytes as the candidates' vectors hold; a replay is the captured graph without copies from and to the host.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from common import Aim, aim, arguments, emit, interleaved
+
+from attributary import kernels
+from attributary.kernels import cuda, dispatch, reference
+
+STORE_ROWS = 1_000_000
+BATCH = 64
+
+
+def bench_rescore(repeats: int) -> tuple[list[dict[str, Any]], list[Aim], float]:
+    rate = cuda.device_copy_rate()
+    rng = np.random.default_rng()
+    rows: list[dict[str, Any]] = []
+    aims: list[Aim] = []
+    for dim in (256, 512, 768):
+        vectors = np.empty((STORE_ROWS, dim), np.float16)
+        for start in range(0, STORE_ROWS, 65536):
+            block = rng.standard_normal((min(65536, STORE_ROWS - start), dim), np.float32)
+            vectors[start : start + 65536] = block / np.linalg.norm(block, axis=1, keepdims=True)
+        creators = rng.integers(0, 5000, STORE_ROWS).astype(np.int32)
+        groups = rng.integers(0, STORE_ROWS, STORE_ROWS).astype(np.int32)
+        queries = rng.standard_normal((BATCH, dim)).astype(np.float32)
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        store = cuda.ResidentVectors(vectors, creators, groups, max_queries=BATCH, max_candidates=20_000)
+        for width in (1_000, 10_000, 20_000):
+            call: dict[str, Any] = {
+                "queries": queries,
+                "candidates": rng.integers(0, STORE_ROWS, (BATCH, width)),
+                "temperature": np.full(BATCH, 0.05, np.float32),
+                "threshold": np.full(BATCH, 0.01, np.float32),
+                "background": np.full(BATCH, 0.1, np.float32),
+                "top_k": 20,
+                "top_creators": 10,
+            }
+            answer = store.rescore(**call)
+            again = store.rescore(**call)
+            os.environ[dispatch.VARIABLE] = dispatch.NUMPY
+            expected = kernels.rescore(vectors=vectors, creators=creators, groups=groups, **call)
+            del os.environ[dispatch.VARIABLE]
+            seconds = store.replay_seconds(repeats)
+            moved = BATCH * width * dim * 2
+            names = ("similarity", "share", "diffuse", "creator_share")
+            rows.append(
+                {
+                    "D": dim,
+                    "R": width,
+                    "ms a batch": seconds * 1e3,
+                    "GB/s": moved / seconds / 1e9,
+                    "of copy rate": moved / seconds / rate,
+                    "largest difference": max(
+                        float(np.abs(getattr(answer, name) - getattr(expected, name)).max()) for name in names
+                    ),
+                    "rows equal %": 100 * float((answer.rows == expected.rows).mean()),
+                    "bits equal again": all(
+                        np.array_equal(getattr(answer, name), getattr(again, name)) for name in names
+                    ),
+                }
+            )
+            if width == 10_000:
+                share = rows[-1]["of copy rate"]
+                name = f"rescore on the GPU, R={width} D={dim} batch {BATCH}, over the copy rate"
+                aims.append(aim(name, share, 0.6, "", share >= 0.6))
+    return rows, aims, rate
+
+
+def bench_resize() -> list[dict[str, Any]]:
+    rng = np.random.default_rng()
+    rows = []
+    for height, width in ((512, 512), (801, 512), (1024, 1024)):
+        images = rng.integers(0, 256, (32, height, width, 3), np.uint8)
+        equal = np.array_equal(
+            cuda.resize_crop_batch(images, 224), reference.resize_crop_batch(list(images), 224)
+        )
+        times = interleaved({"GPU": lambda images=images: cuda.resize_crop_batch(images, 224)}, 10)
+        row = {"input": f"{width}x{height}", "ms an image, host to host": times["GPU"] * 1e3 / len(images)}
+        rows.append(row | {"equals Pillow": equal})
+    return rows
+
+
+def main() -> int:
+    parser = arguments("Measure the CUDA kernels.")
+    parser.add_argument("--repeats", type=int, default=50, help="replays of each batch")
+    options = parser.parse_args()
+    if not cuda.available():
+        print(f"nothing measured: {cuda.why_not()}", file=sys.stderr)
+        return 2
+    rescored, aims, rate = bench_rescore(options.repeats)
+    resized = bench_resize()
+    equal = all(row["equals Pillow"] for row in resized)
+    aims.append(aim("resize on the GPU equals Pillow", float(equal), 1, "", equal))
+    stable = all(row["bits equal again"] for row in rescored)
+    aims.append(aim("the same batch gives the same bits", float(stable), 1, "", stable))
+    config = {"device": cuda.device_name(), "copy rate GB/s": rate / 1e9, "rows": STORE_ROWS, "batch": BATCH}
+    emit("kernels_gpu", config, {"rescore": rescored, "resize": resized}, aims, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
