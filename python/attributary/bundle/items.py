@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +15,16 @@ from numpy.typing import NDArray
 from attributary.errors import BundleError
 
 ITEMS = "items.parquet"
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("creator", pa.string(), nullable=False),
-        pa.field("creator_url", pa.string(), nullable=False),
-        pa.field("licence", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("near_dup_group", pa.int64(), nullable=False),
-    ]
-)
+_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.int64(),
+    "caption": pa.string(),
+    "creator": pa.string(),
+    "creator_url": pa.string(),
+    "licence": pa.string(),
+    "uri": pa.string(),
+    "near_dup_group": pa.int64(),
+}
+SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 
 
 class ItemTable:
@@ -87,11 +87,11 @@ class ItemTable:
 
     def creator(self, row: int) -> str:
         """Who made the item."""
-        return self.creator_names[self.creator_of_row[row]]
+        return self.creator_names[int(self.creator_of_row[row])]
 
     def licence(self, row: int) -> str:
         """SPDX identifier."""
-        return self.licence_names[self.licence_of_row[row]]
+        return self.licence_names[int(self.licence_of_row[row])]
 
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
@@ -117,7 +117,7 @@ def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:
     return np.ascontiguousarray(table.column(name).to_numpy(), dtype=np.int64)
 
 
-def _text(table: pa.Table, name: str) -> pa.Array:
+def _text(table: pa.Table, name: str) -> pa.Array[Any]:
     # One contiguous array with 64-bit offsets: a look-up is then one step, whatever the size.
     combined = table.column(name).cast(pa.large_string()).combine_chunks()
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined

@@ -80,6 +80,8 @@ def test_slug():
         ("Mitchell Johnson <example.net/~mitchell>", "Mitchell Johnson"),
         ("Spencer Joplin, http://example.org/~s/", "Spencer Joplin"),
         ("&Aacute;ki G.", "Áki G."),
+        ("JosuÃ© Alcalde", "Josué Alcalde"),
+        ("Åsa Ãberg", "Åsa Ãberg"),
         ("c...", None),
         ("HASH(0x89c79d4)", None),
         ("", None),

@@ -27,7 +27,7 @@ def tidy_creator(name: str) -> str | None:
     """Strip addresses and remarks from a creator's name; None where nobody is named."""
     if re.match(r"HASH\(0x", name) or re.match(r"(historic|clipart) - ", name, re.IGNORECASE):
         return None
-    name = html.unescape(name)
+    name = _decoded_once(html.unescape(name))
     name = re.sub(r"^(clipart convert made by|clipart by)\s+", "", name, flags=re.IGNORECASE)
     name = _REMARK.sub("", _HTML_ADDRESS.sub("", name)).removeprefix("mailto:")
     name = re.sub(r"\s+-\s+\S+@\S+$", "", name)
@@ -35,6 +35,17 @@ def tidy_creator(name: str) -> str | None:
     name = _DISGUISED_ADDRESS.sub("", re.sub(r"@\S+$", "", name)).strip(" ,;-")
     name = re.sub(r"^https?://(www\.)?", "", name)
     return None if slug(name) in _NOBODY or len(slug(name)) < 2 else name
+
+
+def _decoded_once(name: str) -> str:
+    """Undo UTF-8 that was read as Latin-1 and written as UTF-8 again: "JosuÃ©" for "Josué"."""
+    if "Ã" not in name and "Å" not in name:
+        return name
+    try:
+        return name.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        # An honest letter of a name that was never garbled.
+        return name
 
 
 def _key(name: str) -> str:
