@@ -140,6 +140,7 @@ def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dic
                     "sum_ms": total,
                     "work_ms": total - spent["queue"],
                     "p50_ms": cell["p50_ms"],
+                    "over_phases": cell["over_phases"],
                     **{f"{phase}_share": value / total for phase, value in spent.items()},
                 }
             )
@@ -167,8 +168,11 @@ def aims_of(rows: list[dict[str, Any]], phases: list[dict[str, Any]]) -> list[Ai
         found.append(aim("image throughput over the in-process core's", ratio, 0.9, "x", ratio >= 0.9, note))
     for row in phases:
         if (row["kind"], row["concurrency"]) == ("image", 1):
-            ratio = row["p50_ms"] / row["work_ms"]
-            note = f"p50 {row['p50_ms']:.2f} ms, phases without queueing {row['work_ms']:.2f} ms"
+            ratio = row["over_phases"]
+            note = (
+                f"median over queries of latency / own phases without queueing; "
+                f"p50 {row['p50_ms']:.2f} ms, median phases {row['work_ms']:.2f} ms"
+            )
             found.append(
                 aim("p50 of a single image query over its phases", ratio, 1.2, "x", ratio <= 1.2, note)
             )

@@ -22,14 +22,19 @@ PHASES = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "resc
 SAMPLE = 4
 
 
-def tell(latencies: Sequence[float], elapsed: float, timings: Sequence[Any]) -> dict[str, float]:
-    """Return the figures of one cell; latencies in seconds."""
+def tell(
+    latencies: Sequence[float], elapsed: float, timings: Sequence[Any], own: Sequence[float]
+) -> dict[str, float]:
+    """Return the figures of one cell; latencies in seconds, `own` those that belong to `timings`."""
+    work = np.array([sum(getattr(timing, phase) for phase in PHASES[1:]) for timing in timings])
     ordered = np.sort(np.asarray(latencies)) * 1e3
     return {
         "queries": len(ordered),
         "queries_per_s": len(ordered) / elapsed,
         "p50_ms": float(np.percentile(ordered, 50)),
         "p99_ms": float(np.percentile(ordered, 99)),
+        # Each query against its own phases, without queueing: what a busy machine slows is in both.
+        "over_phases": float(np.median(np.asarray(own) * 1e3 / work)),
         "batch": float(np.mean([timing.batch_size for timing in timings])),
         **{phase: float(np.median([getattr(timing, phase) for timing in timings])) for phase in PHASES},
     }
@@ -95,7 +100,7 @@ class Core:
         begin.wait()
         for thread in threads:
             thread.join()
-        return tell(latencies, perf_counter() - started, timings)
+        return tell(latencies, perf_counter() - started, timings, latencies)
 
 
 class Load:
@@ -137,6 +142,7 @@ class Load:
         from attributary.v1 import attribution_pb2 as pb
 
         kept: list[bytes] = []
+        own: list[float] = []
         latencies: list[float] = []
         async with grpc.aio.insecure_channel(self._address) as channel:
             call: Callable[[bytes], Awaitable[bytes]] = channel.unary_unary(
@@ -151,13 +157,14 @@ class Load:
                     latencies.append(perf_counter() - started)
                     if len(latencies) % SAMPLE == 1:
                         kept.append(reply)
+                        own.append(latencies[-1])
                     number += concurrency
 
             started = perf_counter()
             await asyncio.gather(*(caller(number) for number in range(concurrency)))
             elapsed = perf_counter() - started
         replies = [from_attribution(pb.AttributeResponse.FromString(reply).attribution) for reply in kept]
-        return tell(latencies, elapsed, [reply.timings for reply in replies])
+        return tell(latencies, elapsed, [reply.timings for reply in replies], own)
 
 
 def encoded(folder: Path, count: int, side: int) -> list[bytes]:
