@@ -1,0 +1,1 @@
+"""NVIDIA Triton as the engine: repositories from bundles, the server's process, a client, the Python-backend models."""

@@ -1,0 +1,213 @@
+"""From a bundle to what Triton loads: configs filled from templates, the row codes, a warm-up query."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from attributary.attribution.open import open_engine
+from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
+from attributary.bundle.files import new_directory, sha256
+from attributary.errors import BundleError, InvalidArgumentError
+
+from . import templates
+from .names import DOORS, model_name
+
+Target = Literal["cpu", "gpu"]
+_ROWS = "rows.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the models are to be run. Times in microseconds; 0 instances stands for one a core."""
+
+    target: Target = "cpu"
+    index_backend: Literal["python", "faiss"] = "python"
+    precision: Literal["fp32", "int8"] = "fp32"  # of the CPU's encoder; a GPU's is the engine's own
+    max_batch: int = 32
+    encoder_instances: int = 0
+    encoder_threads: int = 1
+    encoder_batch: int = 8
+    queue_delay_us: int = 0
+    queue_timeout_us: int = 2_000_000
+    max_queue: int = 1024
+    max_top_k: int = 1000
+    plan: Path | None = None  # a TensorRT engine; without one a GPU runs ONNX Runtime
+    served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "encoder_threads", "encoder_batch", "queue_timeout_us", "max_queue", "max_top_k"):
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(name, f"must be at least 1, got {getattr(self, name)}")
+        for name in ("encoder_instances", "queue_delay_us"):
+            if getattr(self, name) < 0:
+                raise InvalidArgumentError(name, f"must be at least 0, got {getattr(self, name)}")
+        if self.plan is not None and self.target != "gpu":
+            raise InvalidArgumentError("plan", "is a GPU's; give --target gpu")
+
+
+def materialize(directory: Path | str, repository: Path | str, settings: Settings | None = None) -> str:
+    """Write the models of a bundle into a repository and turn its doors to them; return the bundle's id.
+
+    The bundle is opened and its golden queries asked first, so an unverified one raises BundleError and nothing is
+    written. A repository that holds other bundles keeps them: a server that has not been told to load goes on with
+    what it has. Every file appears whole; the doors, which name the models, are replaced last.
+    """
+    settings = settings or Settings()
+    # ensemble_scheduling tells nobody why a golden query fails; the embedded engine does.
+    bundle = open_engine(directory, precision=settings.precision).bundle
+    repository = Path(repository)
+    repository.mkdir(parents=True, exist_ok=True)
+    values = _values(bundle, settings)
+    bundle_id = bundle.manifest.bundle_id
+    configs = {
+        "encoder": templates.fill(f"encoder/{_encoder_template(settings)}", values | {"name": values["encoder"]}),
+        "index": _write_index(bundle, repository, values, settings),
+        "attribution": templates.fill(
+            "attribution/config.pbtxt", values | {"name": model_name("attribution", bundle_id)}
+        ),
+    }
+    _write_encoder(bundle, repository, configs["encoder"], settings)
+    _write_model(repository, model_name("attribution", bundle_id), configs["attribution"])
+    for part in DOORS:
+        text = templates.door(configs[part], part, model_name(part, bundle_id))
+        if part == "attribution":
+            # The way most queries take: the same two steps, not a step around them.
+            text = templates.fill("attribution/config.pbtxt", values | {"name": part})
+        _write_door(repository, part, text)
+    return bundle_id
+
+
+def remove(repository: Path | str, bundle_id: str) -> None:
+    """Delete a bundle's own models from a repository; its doors must lead elsewhere, or InvalidArgumentError."""
+    repository = Path(repository)
+    if served_by_doors(repository) == bundle_id:
+        raise InvalidArgumentError("bundle_id", f"{bundle_id} is what the repository serves; load another one first")
+    for part in DOORS:
+        shutil.rmtree(repository / model_name(part, bundle_id), ignore_errors=True)
+
+
+def served_by_doors(repository: Path | str) -> str | None:
+    """Return the id of the bundle that the doors of a repository lead to, None if there are none."""
+    config = Path(repository) / "attribution" / "config.pbtxt"
+    if not config.is_file():
+        return None
+    text = config.read_text(encoding="utf-8")
+    marker = 'key: "bundle_id" value { string_value: "'
+    start = text.find(marker) + len(marker)
+    return text[start : start + 16] if start >= len(marker) else None
+
+
+def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
+    manifest = bundle.manifest
+    served = Path(settings.served_path or bundle.directory.resolve())
+    encoder = _encoder_file(bundle, settings)
+    values: dict[str, object] = {
+        "bundle": served,
+        "bundle_id": manifest.bundle_id,
+        "encoder": model_name("encoder", manifest.bundle_id),
+        "index": model_name("index", manifest.bundle_id),
+        "backend": settings.index_backend,
+        "kind": "KIND_GPU" if settings.target == "gpu" else "KIND_CPU",
+        "max_batch": settings.max_batch,
+        "dim": manifest.encoder.dim,
+        "size": manifest.encoder.image_size,
+        "max_tokens": manifest.encoder.max_tokens,
+        "items": manifest.item_count,
+        "filter_bytes": (manifest.item_count + 7) // 8,
+        "nprobe": manifest.index.nprobe,
+        "candidates": manifest.index.candidates,
+        "max_top_k": settings.max_top_k,
+        "model": served / encoder,
+        "sha256_model": manifest.files[encoder],
+        "sha256_index": manifest.files[INDEX],
+        "sha256_vectors": manifest.files[VECTORS],
+        "threads": settings.encoder_threads,
+        "instances": settings.encoder_instances or (1 if settings.target == "gpu" else _cores()),
+        "preferred_batch": min(settings.encoder_batch, settings.max_batch),
+        "precision": "FP16",
+        "queue_delay_us": settings.queue_delay_us,
+        "queue_timeout_us": settings.queue_timeout_us,
+        "max_queue": settings.max_queue,
+    }
+    calibration = manifest.calibration
+    for kind, shares in (("image", calibration.image), ("prompt", calibration.image_and_prompt)):
+        for name in ("temperature", "threshold", "background"):
+            values[f"{name}_{kind}"] = repr(getattr(shares, name))
+    return values
+
+
+def _encoder_file(bundle: Bundle, settings: Settings) -> str:
+    if settings.precision == "fp32":
+        return ENCODER
+    path = bundle.int8_encoder_path
+    if path is None:
+        raise BundleError("encoder.int8.onnx", "is not in this bundle; take fp32")
+    return path.name
+
+
+def _encoder_template(settings: Settings) -> str:
+    if settings.target == "cpu":
+        return "config.python.pbtxt"
+    return "config.tensorrt.pbtxt" if settings.plan is not None else "config.onnxruntime.pbtxt"
+
+
+def _write_encoder(bundle: Bundle, repository: Path, config: str, settings: Settings) -> None:
+    with new_directory(repository / model_name("encoder", bundle.manifest.bundle_id), force=True) as scratch:
+        version = scratch / "1"
+        version.mkdir()
+        if settings.target == "cpu":
+            shutil.copyfile(templates.folder() / "encoder/1/model.py", version / "model.py")
+        elif settings.plan is not None:
+            shutil.copyfile(settings.plan, version / "model.plan")
+        else:
+            shutil.copyfile(bundle.encoder_path, version / "model.onnx")
+        (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
+
+
+def _write_index(
+    bundle: Bundle, repository: Path, values: Mapping[str, object], settings: Settings
+) -> str:
+    name = model_name("index", bundle.manifest.bundle_id)
+    with new_directory(repository / name, force=True) as scratch:
+        version = scratch / "1"
+        version.mkdir()
+        items = bundle.items
+        np.save(version / _ROWS, np.stack([items.creator_of_row, items.group_of_row]))
+        if settings.index_backend == "python":
+            shutil.copyfile(templates.folder() / "index/1/model.py", version / "model.py")
+        warmup = scratch / "warmup"
+        warmup.mkdir()
+        (warmup / "embedding").write_bytes(bundle.golden.embeddings[0].astype("<f4").tobytes())
+        (warmup / "one").write_bytes(np.ones(1, "<i4").tobytes())
+        config = templates.fill(
+            "index/config.pbtxt", {**values, "name": name, "sha256_rows": sha256(version / _ROWS)}
+        )
+        (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
+    return config
+
+
+def _write_model(repository: Path, name: str, config: str) -> None:
+    with new_directory(repository / name, force=True) as scratch:
+        (scratch / "1").mkdir()
+        (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
+
+
+def _write_door(repository: Path, name: str, config: str) -> None:
+    """Replace one config file in place: the folder keeps its name, so no reader ever finds it missing."""
+    if not (repository / name).is_dir():
+        _write_model(repository, name, config)
+        return
+    scratch = repository / name / ".config.pbtxt"
+    scratch.write_text(config, encoding="utf-8")
+    scratch.replace(repository / name / "config.pbtxt")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
