@@ -5,13 +5,19 @@
 // and by code, never by who came first.
 #pragma once
 
+#if !defined(ATTRIBUTARY_ONE_THREAD)  // tests/one_thread_cuda.h stands in for the device
 #include <cuda_fp16.h>
+#endif
 
 #include <cstdint>
 
 namespace attributary::rescore::device {
 
+#if defined(ATTRIBUTARY_ONE_THREAD)
+constexpr int kWarp = 1;
+#else
 constexpr int kWarp = 32;
+#endif
 constexpr int kDotThreads = 256;
 constexpr int kRowsAWarp = 4;      // in flight together
 constexpr int kRowsABlock = 128;
@@ -126,7 +132,7 @@ __global__ void __launch_bounds__(kDotThreads) dot_rows(View v) {
   __syncthreads();
   const std::int64_t base = static_cast<std::int64_t>(q) * v.width;
   const std::int32_t first = blockIdx.x * kRowsABlock, last = min(first + kRowsABlock, v.width);
-  for (std::int32_t i = first + warp * kRowsAWarp; i < last; i += kDotThreads / kWarp * kRowsAWarp) {
+  for (std::int32_t i = first + warp * kRowsAWarp; i < last; i += static_cast<std::int32_t>(blockDim.x) / kWarp * kRowsAWarp) {
     const __half* vector[kRowsAWarp];
     std::int32_t row[kRowsAWarp];
     float sum[kRowsAWarp];
