@@ -59,7 +59,7 @@ def assemble(bundle: Bundle, encoder: OnnxEncoder, limits: Limits | None = None)
     ):
         if of_file != of_manifest:
             raise BundleError("encoder.onnx", f"has {name} {of_file}, the manifest says {of_manifest}")
-    index = FaissIndex.read(bundle.index_path, bundle.manifest.index.nprobe)
+    index = FaissIndex.read(bundle.index_path, bundle.manifest.index.nprobe, threads=1)
     if (index.size, index.dim) != (len(bundle.items), spec.dim):
         raise BundleError(
             "index.faiss",

@@ -18,10 +18,15 @@ _BITS = np.array([value.bit_count() for value in range(256)], np.int64)
 class FaissIndex:
     """A read-only FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
 
-    def __init__(self, index: Any, nprobe: int = 0) -> None:
-        """`index` is a faiss.Index over inner products; `nprobe` the lists probed, ignored where there are none."""
+    def __init__(self, index: Any, nprobe: int = 0, threads: int | None = None) -> None:
+        """`index` is a faiss.Index over inner products; `nprobe` the lists probed, ignored where there are none.
+
+        `threads` is what one search uses at most; None leaves it to OpenMP, which is right for large batches only:
+        its threads spin between the searches of a server and take the cores from everything else.
+        """
         self._index = index
         self._nprobe = nprobe
+        self._threads = threads
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         inner = faiss.downcast_index(index.index) if self._transformed else index
         self._lists = int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 0
@@ -29,13 +34,13 @@ class FaissIndex:
             raise ValueError(f"nprobe must be from 1 to {self._lists}, got {nprobe}")
 
     @classmethod
-    def read(cls, path: Path, nprobe: int) -> FaissIndex:
+    def read(cls, path: Path, nprobe: int, threads: int | None = None) -> FaissIndex:
         """Read an index file; raises BundleError naming it."""
         try:
             index = faiss.read_index(str(path))
             if index.metric_type != faiss.METRIC_INNER_PRODUCT:
                 raise BundleError(path.name, "is not over inner products")
-            return cls(index, nprobe)
+            return cls(index, nprobe, threads)
         except (RuntimeError, ValueError) as error:
             raise BundleError(path.name, f"cannot be opened: {str(error).splitlines()[0]}") from error
 
@@ -86,6 +91,9 @@ class FaissIndex:
         """Search `nprobe` lists once; int64 [B, count], -1 where they hold fewer rows that pass."""
         if len(queries) == 0 or count == 0:
             return np.empty((len(queries), count), np.int64)
+        if self._threads is not None:
+            # A setting of the calling thread, and cheap beside any search.
+            faiss.omp_set_num_threads(self._threads)
         extra = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(allowed)}
         parameters: Any = None
         if self._lists:
@@ -95,8 +103,3 @@ class FaissIndex:
         if parameters is not None and self._transformed:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
         return np.asarray(self._index.search(queries, count, params=parameters)[1], np.int64)
-
-
-def set_threads(count: int) -> None:
-    """Set how many threads a search by the calling thread uses."""
-    faiss.omp_set_num_threads(count)
