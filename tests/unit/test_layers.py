@@ -18,7 +18,8 @@ ALLOWED = {
     "building": {"attribution", "bundle", "encoder", "index", "kernels"},
     "client": {"attribution"},
     "gateway": {"attribution"},
-    "cli": {"attribution", "building", "bundle", "client", "encoder", "gateway", "index"},
+    "tensorrt": {"bundle", "encoder"},
+    "cli": {"attribution", "building", "bundle", "client", "encoder", "gateway", "index", "tensorrt"},
     "ui": {"attribution", "client", "gateway"},
 }
 ANYWHERE = {"errors", "v1"}
