@@ -18,7 +18,7 @@ from attributary.encoder.onnx import META_MAX_TOKENS, META_NAME, META_VARIANT_OF
 
 from .graph import IR_VERSION, OPSET, set_metadata, to_onnx, write_model
 from .model import Student
-from .quantise import quantise
+from .quantise import FLOAT_CONVOLUTIONS, quantise
 
 ENCODER = "encoder.onnx"
 ENCODER_INT8 = "encoder.int8.onnx"
@@ -56,6 +56,7 @@ def export_encoder(
     samples: Samples,
     *,
     int8: bool = True,
+    float_convolutions: int = FLOAT_CONVOLUTIONS,
     details: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Write the encoder's files to `out_dir`; returns what `encoder.json` holds, `details` included.
@@ -84,15 +85,15 @@ def export_encoder(
         "files": {name: _facts(out_dir / name) for name in (ENCODER, TOKENIZER)},
     }
     if int8:
-        description["int8"] = export_int8(fp32, out_dir / ENCODER_INT8, samples)
+        description["int8"] = export_int8(fp32, out_dir / ENCODER_INT8, samples, float_convolutions)
     description.update(details or {})
     (out_dir / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     return description
 
 
-def export_int8(fp32: Path, target: Path, samples: Samples) -> dict[str, object]:
+def export_int8(fp32: Path, target: Path, samples: Samples, float_convolutions: int) -> dict[str, object]:
     """Write the int8 variant of `fp32` and return its facts: size, digest, cosine to fp32."""
-    quantise(fp32, target, samples.pixels[: len(samples.pixels) // 2])
+    quantise(fp32, target, samples.pixels[: len(samples.pixels) // 2], float_convolutions=float_convolutions)
     original = OnnxEncoder(fp32)
     model = onnx.load(target)
     set_metadata(model, {META_VARIANT_OF: original.spec.digest})

@@ -53,44 +53,53 @@ class Scatter:
         return cls(mean, _moment(centred), between, within)
 
 
-def fit_principal(scatter: Scatter, dim: int, whitening: float) -> Projection:
-    """PCA kept to `dim` directions, each scaled by variance ** (-whitening / 2).
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Directions in which items differ, the widest first; a projection keeps some of them."""
 
-    `whitening` 0 is plain PCA, 1 full whitening (Jegou and Chum, "Negative evidences and co-occurrences in
-    image retrieval", 2012); values between are a partial one.
-    """
-    return _project(scatter, np.eye(len(scatter.mean)), dim, whitening)
+    mean: _Matrix  # [F]
+    variance: _Matrix  # [F], descending
+    directions: _Matrix  # [F, F], a column each
+
+    def keep(self, dim: int, whitening: float) -> Projection:
+        """Keep `dim` directions, each scaled by variance ** (-whitening / 2).
+
+        `whitening` 0 leaves the variances as they are, 1 makes them equal (Jegou and Chum, "Negative evidences
+        and co-occurrences in image retrieval", 2012); values between are a partial one.
+        """
+        if not 1 <= dim <= len(self.variance):
+            raise ValueError(f"dim must be 1 to {len(self.variance)}, not {dim}")
+        # Directions that hardly vary hold rounding noise; the floor keeps whitening from blowing it up.
+        scale = np.maximum(self.variance[:dim], self.variance[0] * 1e-6) ** (-whitening / 2)
+        matrix = self.directions[:, :dim] * scale
+        # Only the direction of the result counts: a common scale keeps the numbers near 1.
+        matrix /= np.abs(matrix).max()
+        return Projection(self.mean.astype(np.float32), matrix.astype(np.float32))
 
 
-def fit_discriminant(
-    scatter: Scatter, dim: int, whitening: float, concept_weight: float, ridge: float
-) -> Projection:
-    """Whiten what copies (and drawings of one concept) differ in, then keep what items differ in.
+def principal(scatter: Scatter) -> Basis:
+    """Principal components of the items."""
+    return _components(scatter, np.eye(len(scatter.mean)))
 
-    The learned whitening of Mikolajczyk and Matas ("Improving descriptors for fast tree matching by optimal
-    linear projection", 2007), with the concepts' scatter mixed in by `concept_weight`; `ridge` is relative
-    to the mean variance.
+
+def discriminant(scatter: Scatter, concept_weight: float, ridge: float) -> Basis:
+    """Whiten what copies (and drawings of one concept) differ in, then find what items differ in.
+
+    The learned whitening of Mikolajczyk and Matas ("Improving descriptors for fast tree matching by optimal linear
+    projection", 2007), with the concepts' scatter mixed in by `concept_weight`; `ridge` is relative to the mean
+    variance.
     """
     noise = scatter.copies + concept_weight * scatter.concepts
-    size = len(noise)
-    level = np.trace(noise)
+    size, level = len(noise), np.trace(noise)
     noise = noise * (size / level) if level > 0 else np.zeros_like(noise)
     variance, directions = np.linalg.eigh(noise + ridge * np.eye(size))
-    return _project(scatter, directions / np.sqrt(variance), dim, whitening)
+    return _components(scatter, directions / np.sqrt(variance))
 
 
-def _project(scatter: Scatter, first: _Matrix, dim: int, whitening: float) -> Projection:
+def _components(scatter: Scatter, first: _Matrix) -> Basis:
     """`first` [F, F], then the principal components of what comes out."""
-    if not 1 <= dim <= first.shape[1]:
-        raise ValueError(f"dim must be 1 to {first.shape[1]}, not {dim}")
     variance, directions = np.linalg.eigh(first.T @ scatter.total @ first)
-    order = np.argsort(variance)[::-1][:dim]
-    # Directions that hardly vary hold rounding noise; the floor keeps whitening from blowing it up.
-    scale = np.maximum(variance[order], variance.max() * 1e-6) ** (-whitening / 2)
-    matrix = first @ (directions[:, order] * scale)
-    # Only the direction of the result counts: a common scale keeps the numbers near 1.
-    matrix /= np.abs(matrix).max()
-    return Projection(scatter.mean.astype(np.float32), matrix.astype(np.float32))
+    return Basis(scatter.mean, variance[::-1], first @ directions[:, ::-1])
 
 
 def _moment(rows: FloatArray) -> _Matrix:

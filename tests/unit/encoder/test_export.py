@@ -73,7 +73,9 @@ def tiny_export(tmp_path_factory):
     tokenizer = folder / "source.json"
     tokenizer.write_text("{}")
     samples = samples_for(student, 20)
-    description = export_encoder(folder / "encoder", student, tokenizer, samples, details={"note": 1})
+    description = export_encoder(
+        folder / "encoder", student, tokenizer, samples, float_convolutions=1, details={"note": 1}
+    )
     return student, folder / "encoder", samples, description
 
 

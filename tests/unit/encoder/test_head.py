@@ -15,7 +15,7 @@ from attributary_train.evaluation.retrieval import (  # noqa: E402
 )
 from attributary_train.student.cache import FeatureCache  # noqa: E402
 from attributary_train.student.head import Head, HeadModule, Projection, unit  # noqa: E402
-from attributary_train.student.projections import Scatter, fit_discriminant, fit_principal  # noqa: E402
+from attributary_train.student.projections import Scatter, discriminant, principal  # noqa: E402
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_module_equals_numpy(rng):
 
 def test_save_and_load(rng, tmp_path):
     head = Head(
-        Projection.identity(4), fit_principal(Scatter.of(unit(rng.normal(size=(50, 3)))), 2, 0.5), 1, 0.3
+        Projection.identity(4), principal(Scatter.of(unit(rng.normal(size=(50, 3))))).keep(2, 0.5), 1, 0.3
     )
     head.save(tmp_path / "head.npz")
     again = Head.load(tmp_path / "head.npz")
@@ -50,8 +50,8 @@ def test_save_and_load(rng, tmp_path):
 def test_principal_keeps_the_widest_directions_and_whitens(rng):
     features = (rng.normal(size=(4000, 3)) * [3, 1, 0.1] + [50, 0, 0]).astype(np.float32)
     features = np.concatenate([features, np.full((4000, 1), 50, np.float32)], axis=1)
-    plain = fit_principal(Scatter.of(features), 2, 0.0)
-    white = fit_principal(Scatter.of(features), 2, 1.0)
+    plain = principal(Scatter.of(features)).keep(2, 0.0)
+    white = principal(Scatter.of(features)).keep(2, 1.0)
     spread = ((unit(features) - plain.mean) @ plain.matrix).std(axis=0)
     assert spread[0] > 1.5 * spread[1]
     spread = ((unit(features) - white.mean) @ white.matrix).std(axis=0)
@@ -73,8 +73,8 @@ def test_discriminant_leaves_out_what_copies_change(rng):
         ).original_first
 
     plain, learned = (
-        found(fit_principal(scatter, 12, 0.0)),
-        found(fit_discriminant(scatter, 12, 0.0, 0.0, 0.05)),
+        found(principal(scatter).keep(12, 0.0)),
+        found(discriminant(scatter, 0.0, 0.05).keep(12, 0.0)),
     )
     assert learned > 0.95
     assert plain < 0.8
@@ -83,12 +83,12 @@ def test_discriminant_leaves_out_what_copies_change(rng):
 @pytest.mark.parametrize("dim", [0, 17])
 def test_impossible_dimensions(rng, dim):
     with pytest.raises(ValueError, match="dim must be 1 to 16"):
-        fit_principal(Scatter.of(rng.normal(size=(30, 16)).astype(np.float32)), dim, 0.0)
+        principal(Scatter.of(rng.normal(size=(30, 16)).astype(np.float32))).keep(dim, 0.0)
 
 
 def test_fits_without_copies_and_with_fewer_items_than_dimensions(rng):
     features = rng.normal(size=(10, 16)).astype(np.float32)
-    projection = fit_discriminant(Scatter.of(features), 12, 0.5, 0.2, 0.1)
+    projection = discriminant(Scatter.of(features), 0.2, 0.1).keep(12, 0.5)
     assert np.isfinite(projection.apply(features)).all()
 
 
