@@ -1,0 +1,56 @@
+// The bundle's FAISS index: one owner, one search at a time. Semantics of attributary/index/faiss_index.py.
+#pragma once
+
+#include <faiss/Index.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexPreTransform.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "triton_faiss/gpu_index.h"
+
+namespace attributary::triton {
+
+// Rows that may be searched.
+struct AllowedRows {
+  const std::uint8_t* bitmap = nullptr;  // [ceil(N / 8)], least significant bit first; none set beyond row N
+  std::int64_t passing = 0;              // bits set
+};
+
+class CandidateIndex {
+ public:
+  // Reads an index file. Raises BackendError that names the file and what does not fit.
+  CandidateIndex(const std::string& path, std::int64_t items, std::int64_t dim, std::int64_t nprobe);
+
+  // Writes `width` rows a query, in no promised order: queries float32 [count, D], rows int64 [count, width],
+  // -1 only where fewer rows pass. A query whose probed lists hold fewer is asked again with four times as
+  // many lists. `allowed` null: the whole index. Raises faiss::FaissException.
+  void search(const float* queries, std::int64_t count, std::int64_t width, const AllowedRows* allowed,
+              std::int64_t* rows);
+
+  // Moves unfiltered searches to a GPU. Raises BackendError where the index or this build does not allow it.
+  void use_gpu(int device, const GpuLimits& limits);
+
+  // Whether filtered searches go to a second copy of the codes; see unpack().
+  bool unpacked() const noexcept { return filterable_ != nullptr; }
+
+ private:
+  void probe(const float* transformed, std::int64_t count, std::int64_t width, std::int64_t nprobe,
+             const AllowedRows* allowed, std::int64_t* rows);
+  void unpack();
+
+  std::string name_;
+  std::unique_ptr<faiss::Index> file_;           // what was read
+  faiss::IndexPreTransform* chain_ = nullptr;    // file_, where vectors are transformed first
+  faiss::Index* inner_ = nullptr;                // what is searched
+  faiss::IndexIVF* lists_ = nullptr;             // inner_, where it has lists
+  std::unique_ptr<faiss::IndexIVF> filterable_;  // the same codes in a layout that takes filters
+  std::unique_ptr<GpuIndex> gpu_;
+  std::int64_t nprobe_ = 0;
+  std::vector<float> distances_;  // kept between searches
+};
+
+}  // namespace attributary::triton

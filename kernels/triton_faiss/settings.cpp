@@ -1,0 +1,113 @@
+#include "triton_faiss/settings.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "triton_faiss/error.h"
+
+namespace attributary::triton {
+namespace {
+
+using nlohmann::json;
+
+[[noreturn]] void refuse(const char* name, const std::string& problem) {
+  throw BackendError(ErrorKind::kInvalidArgument, std::string("parameters.") + name + ": " + problem);
+}
+
+// The `parameters` of a model configuration: {"name": {"string_value": "..."}}.
+class Parameters {
+ public:
+  explicit Parameters(const json& config) : entries_(config.value("parameters", json::object())) {}
+
+  bool has(const char* name) const { return entries_.contains(name); }
+
+  std::string text(const char* name) const {
+    if (!has(name)) refuse(name, "is missing; write the model with `attributary triton materialize`");
+    const json& entry = entries_.at(name);
+    if (!entry.is_object() || !entry.contains("string_value") || !entry.at("string_value").is_string()) {
+      refuse(name, "must have a string_value");
+    }
+    return entry.at("string_value").get<std::string>();
+  }
+
+  std::int64_t integer(const char* name, std::int64_t least, std::int64_t most) const {
+    const std::string value = text(name);
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number < least || number > most) {
+      refuse(name, "must be a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+                       ", got '" + value + "'");
+    }
+    return number;
+  }
+
+  float real(const char* name) const {
+    const std::string value = text(name);
+    double number = 0;  // read as double and rounded once, as the Python side does
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size())
+      refuse(name, "must be a number, got '" + value + "'");
+    return static_cast<float>(number);
+  }
+
+  std::string hex(const char* name, std::size_t digits) const {
+    const std::string value = text(name);
+    if (value.size() != digits || value.find_first_not_of("0123456789abcdef") != std::string::npos) {
+      refuse(name,
+             "must be " + std::to_string(digits) + " lower-case hexadecimal digits, got '" + value + "'");
+    }
+    return value;
+  }
+
+ private:
+  json entries_;
+};
+
+Calibration parse_calibration(const Parameters& parameters, const std::string& kind) {
+  const std::string temperature = "temperature_" + kind, threshold = "threshold_" + kind,
+                    background = "background_" + kind;
+  Calibration found{parameters.real(temperature.c_str()), parameters.real(threshold.c_str()),
+                    parameters.real(background.c_str())};
+  if (!(found.temperature > 0) || !std::isfinite(found.temperature)) {
+    refuse(temperature.c_str(), "must be finite and above 0");
+  }
+  if (!(found.threshold >= 0 && found.threshold < 1))
+    refuse(threshold.c_str(), "must be at least 0 and below 1");
+  if (!(found.background < std::numeric_limits<float>::infinity())) {
+    refuse(background.c_str(), "must be finite or minus infinity");
+  }
+  return found;
+}
+
+}  // namespace
+
+Settings parse_settings(const std::string& config_json) {
+  const json config = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) {
+    throw BackendError(ErrorKind::kInvalidArgument, "config: the model's configuration is not a JSON object");
+  }
+  const Parameters parameters(config);
+  constexpr std::int64_t kRows = std::numeric_limits<std::int32_t>::max();
+  Settings settings;
+  settings.bundle = parameters.text("bundle");
+  settings.bundle_id = std::stoull(parameters.hex("bundle_id", 16), nullptr, 16);
+  settings.items = parameters.integer("items", 1, kRows);
+  settings.dim = parameters.integer("dim", 1, 1 << 16);
+  settings.nprobe = parameters.integer("nprobe", 0, kRows);
+  settings.candidates = parameters.integer("candidates", 1, kRows);
+  settings.max_top_k = parameters.integer("max_top_k", 1, kRows);
+  settings.image = parse_calibration(parameters, "image");
+  settings.prompt = parse_calibration(parameters, "prompt");
+  settings.sha256_index = parameters.hex("sha256_index", 64);
+  settings.sha256_vectors = parameters.hex("sha256_vectors", 64);
+  settings.sha256_rows = parameters.hex("sha256_rows", 64);
+  if (parameters.has("threads")) settings.threads = parameters.integer("threads", 0, 1024);
+  if (parameters.has("gpu_temp_bytes")) {
+    settings.gpu_temp_bytes = parameters.integer("gpu_temp_bytes", 1 << 20, std::int64_t{1} << 36);
+  }
+  return settings;
+}
+
+}  // namespace attributary::triton
