@@ -18,8 +18,9 @@ ALLOWED = {
     "building": {"attribution", "bundle", "encoder", "index", "kernels"},
     "client": {"attribution"},
     "gateway": {"attribution"},
+    "triton": {"attribution", "bundle", "encoder", "index", "kernels"},
     "tensorrt": {"bundle", "encoder"},
-    "cli": {"attribution", "building", "bundle", "client", "encoder", "gateway", "index", "tensorrt"},
+    "cli": {"attribution", "building", "bundle", "client", "encoder", "gateway", "index", "tensorrt", "triton"},
     "ui": {"attribution", "client", "gateway"},
 }
 ANYWHERE = {"errors", "v1"}

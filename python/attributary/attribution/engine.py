@@ -1,6 +1,6 @@
-"""The core: a query's whole way, readable top to bottom. Knows no transport.
+"""The core: a batch's whole way, readable top to bottom. Knows no transport.
 
-prepare (per query, any thread): decode -> resize and crop -> tokenise
+prepare (per query, any thread; prepare.py): decode -> resize and crop -> tokenise
 run (per batch): encode -> candidates from the index -> exact re-scoring, shares, creator totals -> captions
 """
 
@@ -16,60 +16,23 @@ from numpy.typing import NDArray
 from attributary import kernels
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import decode, prepare_pixels
-from attributary.encoder.text import PromptTokenizer
-from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.index.base import VectorIndex
 
-from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
-from .filters import Allowed, FilterCompiler
-from .types import AttributedItem, Attribution, CreatorShare, Filter, Limits, Options, Prepared, Query
+from .answers import assemble
+from .filters import Allowed
+from .prepare import Preparer, ms_since
+from .types import Attribution, Filter, Limits, Options, Prepared, Query
 
 
-class Engine:
+class Engine(Preparer):
     """Answers queries from one open bundle. Safe to call from several threads."""
 
     def __init__(
         self, bundle: Bundle, encoder: Encoder, index: VectorIndex, limits: Limits | None = None
     ) -> None:
-        self.bundle = bundle
+        super().__init__(bundle, encoder.spec, limits)
         self.encoder = encoder
         self.index = index
-        self.limits = limits or Limits()
-        self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, encoder.spec.max_tokens)
-        self._filters = FilterCompiler(bundle.items, exact_below=bundle.manifest.index.candidates)
-
-    def prepare(self, query: Query, options: Options | None = None, field: str = "query") -> Prepared:
-        """Check one query and bring it to what a batch needs: uint8 pixels [S, S, 3] and tokens, or a unit vector.
-
-        Raises InvalidArgumentError with the path below `field` of the value at fault; cheap checks come first.
-        """
-        options = options or Options()
-        given = [name for name in ("image", "pixels", "embedding") if getattr(query, name) is not None]
-        if len(given) != 1:
-            raise InvalidArgumentError(
-                field,
-                f"exactly one of image, pixels, embedding must be given, got {', '.join(given) or 'none'}",
-            )
-        top_k, top_creators = resolve_counts(options, len(self.bundle.items), self.limits)
-        self._filters.check(options.filter, "options.filter")
-        prepared = Prepared(top_k, top_creators, options.filter, query.has_prompt)
-        if query.embedding is not None:
-            if query.prompt:
-                raise InvalidArgumentError(
-                    f"{field}.prompt", "must be empty beside an embedding, which holds its prompt already"
-                )
-            prepared.embedding = check_embedding(query.embedding, self.encoder.spec.dim, f"{field}.embedding")
-            return prepared
-        check_prompt(query.prompt, self.limits, f"{field}.prompt")
-        self._prepare_pixels(query, prepared, field)
-        if query.prompt:
-            started = perf_counter()
-            prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")
-            prepared.timings.tokenize = _ms_since(started)
-        # A prompt of blanks is no prompt: the encoder gets no token of it.
-        prepared.has_prompt = prepared.tokens.size > 0
-        return prepared
 
     def run(self, batch: Sequence[Prepared]) -> list[Attribution]:
         """Answer prepared queries together; one Attribution for each, in their order."""
@@ -100,30 +63,6 @@ class Engine:
         """Return the unit vectors of prepared queries, float32 [B, D]."""
         return self._encode(batch)[0]
 
-    def row_of(self, item_id: int) -> int:
-        """Return the row of an item; raises NotFoundError."""
-        row = self.bundle.items.row_of(item_id)
-        if row is None:
-            raise NotFoundError("item", str(item_id))
-        return row
-
-    def _prepare_pixels(self, query: Query, prepared: Prepared, field: str) -> None:
-        started = perf_counter()
-        if query.image is not None:
-            pixels = decode(
-                query.image,
-                max_bytes=self.limits.max_image_bytes,
-                max_pixels=self.limits.max_image_pixels,
-                field=f"{field}.image",
-            )
-            prepared.timings.decode = _ms_since(started)
-        else:
-            assert query.pixels is not None
-            pixels = check_pixels(query.pixels, self.limits, f"{field}.pixels")
-        started = perf_counter()
-        prepared.pixels = prepare_pixels(pixels, self.encoder.spec.image_size)
-        prepared.timings.preprocess = _ms_since(started)
-
     def _encode(self, batch: Sequence[Prepared]) -> tuple[NDArray[np.float32], float]:
         embeddings = np.empty((len(batch), self.encoder.spec.dim), np.float32)
         pictures: list[NDArray[np.uint8]] = []
@@ -140,7 +79,7 @@ class Engine:
         started = perf_counter()
         ids, mask = self.tokenizer.pad([batch[position].tokens for position in positions])
         embeddings[positions] = self.encoder.encode(np.stack(pictures), ids, mask)
-        return embeddings, _ms_since(started)
+        return embeddings, ms_since(started)
 
     def _attribute(
         self, members: Sequence[Prepared], embeddings: NDArray[np.float32], filter_: Filter
@@ -149,9 +88,9 @@ class Engine:
         top_creators = max(prepared.top_creators for prepared in members)
         started = perf_counter()
         count = min(max(self.bundle.manifest.index.candidates, top_k), len(self.bundle.items))
-        allowed = self._filters.compile(filter_) if filter_ else None
+        allowed = self.filters.compile(filter_) if filter_ else None
         candidates = self._candidates(embeddings, count, allowed)
-        search_ms = _ms_since(started)
+        search_ms = ms_since(started)
 
         started = perf_counter()
         scored = self._rescore(members, embeddings, candidates, top_k, top_creators, allowed)
@@ -161,13 +100,14 @@ class Engine:
             peak = self._rescore(
                 members, embeddings, self.index.search(embeddings, count), 1, 0, None
             ).similarity[:, 0]
-        rescore_ms = _ms_since(started)
+        rescore_ms = ms_since(started)
 
         started = perf_counter()
         answers = [
-            self._assemble(prepared, scored, row, float(peak[row])) for row, prepared in enumerate(members)
+            assemble(self.bundle, prepared, scored, row, float(peak[row]))
+            for row, prepared in enumerate(members)
         ]
-        assemble_ms = _ms_since(started)
+        assemble_ms = ms_since(started)
         for prepared in members:
             timings = prepared.timings
             timings.search, timings.rescore, timings.assemble = search_ms, rescore_ms, assemble_ms
@@ -207,45 +147,3 @@ class Engine:
             top_creators=top_creators,
             allowed=None if allowed is None else allowed.bitmap,
         )
-
-    def _assemble(self, prepared: Prepared, scored: kernels.Rescored, row: int, peak: float) -> Attribution:
-        items = self.bundle.items
-        rows = scored.rows[row, : prepared.top_k].tolist()
-        similarity = scored.similarity[row].tolist()
-        share = scored.share[row].tolist()
-        found = tuple(
-            AttributedItem(
-                id=items.id_of(item),
-                rank=rank + 1,
-                similarity=similarity[rank],
-                share=share[rank],
-                caption=items.caption(item),
-                creator=items.creator(item),
-                licence=items.licence(item),
-                uri=items.uri(item),
-            )
-            for rank, item in enumerate(rows)
-            if item >= 0
-        )
-        creators = tuple(
-            CreatorShare(items.creator_names[code], total, count)
-            for code, total, count in zip(
-                scored.creators[row, : prepared.top_creators].tolist(),
-                scored.creator_share[row].tolist(),
-                scored.creator_items[row].tolist(),
-                strict=False,
-            )
-            if code >= 0
-        )
-        calibration = self.bundle.manifest.calibration.of(prepared.has_prompt)
-        return Attribution(
-            items=found,
-            creators=creators,
-            diffuse_share=float(scored.diffuse[row]),
-            out_of_distribution=peak < calibration.ood_similarity,
-            timings=prepared.timings,
-        )
-
-
-def _ms_since(started: float) -> float:
-    return (perf_counter() - started) * 1e3

@@ -52,7 +52,7 @@ def verify_golden(engine: Engine, precision: str = "fp32") -> float:
     for query, embedding in zip(queries, golden.embeddings, strict=True):
         query.pixels, query.embedding = None, embedding
     for number, answer in enumerate(engine.run(queries)):
-        if problem := _difference(golden, number, answer):
+        if problem := difference(golden, number, answer):
             raise BundleError("index.faiss", f"disagrees with {GOLDEN}: query {number}: {problem}")
     return cosine
 
@@ -83,7 +83,8 @@ def make_golden(engine: Engine, queries: Sequence[Prepared]) -> Golden:
     )
 
 
-def _difference(golden: Golden, number: int, answer: Attribution) -> str | None:
+def difference(golden: Golden, number: int, answer: Attribution) -> str | None:
+    """Say where an answer to golden query `number` differs from the one recorded, None if it does not."""
     expected = dict(zip(golden.ids[number].tolist(), golden.similarity[number].tolist(), strict=True))
     last = min(expected.values())
     for item in answer.items:

@@ -6,14 +6,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
+from attributary.errors import UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.server import serve
+
+if TYPE_CHECKING:
+    from attributary.triton.engine import TritonLink
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,12 +73,38 @@ def _limit_options(command: F) -> F:
     show_envvar=True,
     help="cores that one encoder call uses",
 )
+@click.option(
+    "--engine",
+    "kind",
+    type=click.Choice(["embedded", "triton"]),
+    default="embedded",
+    envvar="ATTRIBUTARY_ENGINE",
+    show_default=True,
+    show_envvar=True,
+    help="where encoder and index run: in this process, or in an NVIDIA Triton",
+)
+@click.option(
+    "--triton-url",
+    default="127.0.0.1:8001",
+    envvar="ATTRIBUTARY_TRITON_URL",
+    show_default=True,
+    show_envvar=True,
+    help="host:port of Triton's gRPC service",
+)
 @_gateway_options
 @_limit_options
-def serve_command(bundle: Path, precision: str, encoder_threads: int, **settings: Any) -> None:
-    """Serve the BUNDLE directory until SIGTERM; one JSON line on standard output says when it is ready."""
+def serve_command(
+    bundle: Path, precision: str, encoder_threads: int, kind: str, triton_url: str, **settings: Any
+) -> None:
+    """Serve the BUNDLE directory until SIGTERM; one JSON line on standard output says when it is ready.
+
+    With `--engine triton` the BUNDLE is read for its items, tokenizer and golden queries only; Triton has the rest.
+    """
     limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
     settings_of_gateway = gateway.GatewayConfig(**settings)
+    if kind == "triton":
+        link = _triton_link(triton_url, limits)
+        sys.exit(serve(link.open(bundle), settings_of_gateway, link))
     engine = open_engine(
         bundle,
         limits=limits,
@@ -82,3 +112,11 @@ def serve_command(bundle: Path, precision: str, encoder_threads: int, **settings
         precision=cast(Literal["fp32", "int8"], precision),
     )
     sys.exit(serve(engine, settings_of_gateway))
+
+
+def _triton_link(url: str, limits: Limits) -> TritonLink:
+    try:
+        from attributary.triton.engine import TritonLink
+    except ImportError as error:
+        raise UnavailableError(f"{error}; install attributary[triton]") from None
+    return TritonLink(url, limits)

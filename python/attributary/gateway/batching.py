@@ -142,7 +142,7 @@ class Batcher:
         if not batch:
             return []
         self._observer.batch(self._lane, len(batch))
-        prepared = [_started(job) for job in batch]
+        prepared = [started(job) for job in batch]
         try:
             answers = self._run(prepared)
             if len(answers) != len(batch):
@@ -164,7 +164,8 @@ def fail(loop: asyncio.AbstractEventLoop, job: Job, error: Exception) -> None:
     _post(loop, [(job, error)])
 
 
-def _started(job: Job) -> Prepared:
+def started(job: Job) -> Prepared:
+    """Return a job's query, its time in the queue noted: its batch starts now."""
     prepared = job.prepared
     assert prepared is not None
     timings = prepared.timings
@@ -176,10 +177,11 @@ def _started(job: Job) -> Prepared:
 def _post(loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Job, Outcome]]) -> None:
     # A closed loop has no callers left to tell.
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(_deliver, outcomes)
+        loop.call_soon_threadsafe(deliver, outcomes)
 
 
-def _deliver(outcomes: list[tuple[Job, Outcome]]) -> None:
+def deliver(outcomes: list[tuple[Job, Outcome]]) -> None:
+    """Answer callers who are still there; on the event loop only."""
     for job, outcome in outcomes:
         if job.future.done():
             continue

@@ -44,6 +44,19 @@ class GatewayConfig:
         default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
     )
     prepare_threads: int = field(default=2, metadata={"help": "threads that decode, resize and tokenise"})
+    remote_inflight: int = field(
+        default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
+    )
+    remote_timeout_s: float = field(
+        default=10.0, metadata={"help": "how long an engine on the network may take; then it counts as away"}
+    )
+    remote_poll_s: float = field(
+        default=1.0, metadata={"help": "how often an engine on the network is looked after"}
+    )
+    remote_follow: bool = field(
+        default=True,
+        metadata={"help": "serve the bundle that the engine on the network serves, as it changes"},
+    )
     permits: int = field(
         default=256, metadata={"help": "queries inside the server at once; one more is RESOURCE_EXHAUSTED"}
     )
@@ -111,7 +124,8 @@ class GatewayConfig:
 _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
     "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
-    "read_ahead": 1, "drain_s": 0, "drain_notice_s": 0,
+    "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
+    "drain_s": 0, "drain_notice_s": 0,
 }  # fmt: skip
 _CHOICES = {
     "event_loop": ("uvloop", "asyncio"),

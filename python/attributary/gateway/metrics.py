@@ -117,6 +117,22 @@ class Metrics:
         self._bundle.clear()
         self._bundle.labels(**facts).set(1)
 
+    def engine_up(self, up: bool) -> None:
+        """Publish whether the engine on the network is there."""
+        self.watch("attributary_engine_up", "Whether the engine on the network is there.", lambda: float(up))
+
+    def engine_times(self, told: dict[str, dict[str, float]]) -> None:
+        """Publish the engine's own account: part ("encoder", "index") -> phase ("queue", "compute") -> milliseconds."""
+        for part, phases in told.items():
+            for phase, spent in phases.items():
+                self.watch(
+                    "attributary_engine_seconds",
+                    "Mean time of a request in a part of the engine on the network, by its own account.",
+                    lambda spent=spent: spent / 1e3,  # type: ignore[misc]
+                    part=part,
+                    phase=phase,
+                )
+
     def listen(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """Serve the page; return the port and a function that stops it. Raises InvalidArgumentError."""
         try:

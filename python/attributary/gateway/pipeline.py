@@ -12,43 +12,51 @@ import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, cast
 
 from attributary.attribution.engine import Engine
+from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Options, Query
 from attributary.errors import DeadlineError
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
 from .errors import presentable
+from .remote import RemoteEngine, RemoteLane, State
 
 LANES = ("encode", "search")
 
 
-class Pipeline:
-    """An engine being served. Create and use it on the event loop that serves it."""
+class Lane(Protocol):
+    """A queue of prepared queries with an engine at its end."""
 
-    def __init__(self, engine: Engine, config: GatewayConfig, observer: Observer) -> None:
+    def __len__(self) -> int: ...
+
+    def put(self, job: Job) -> None:
+        """Queue a query; callable from any thread. The answer or error goes to its future."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is queued."""
+        ...
+
+
+class Pipeline:
+    """An engine being served. Create and use it on the event loop that serves it.
+
+    `engine` computes in this process (`Engine`) or elsewhere (`RemoteEngine`); `state` says if the latter is there.
+    """
+
+    def __init__(
+        self, engine: Preparer, config: GatewayConfig, observer: Observer, state: State | None = None
+    ) -> None:
         self.engine = engine
         self.bundle_id = engine.bundle.manifest.bundle_id
         self.bundle_version = engine.bundle.manifest.version
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         self._pool = ThreadPoolExecutor(config.prepare_threads, thread_name_prefix="prepare")
-        workers = {"encode": config.encode_workers or _cores(), "search": config.search_workers}
-        most = {"encode": config.max_encode_batch, "search": config.max_batch}
-        self._lanes = {
-            lane: Batcher(
-                lane,
-                engine.run,
-                self._loop,
-                observer,
-                max_batch=most[lane],
-                max_delay_s=config.max_delay_ms / 1e3,
-                workers=workers[lane],
-            )
-            for lane in LANES
-        }
+        self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
         self._calls = 0
         self._left = asyncio.Event()
         self._left.set()
@@ -88,6 +96,31 @@ class Pipeline:
         """Wait for the calls inside, then end the threads."""
         await self._left.wait()
         await asyncio.to_thread(self._join)
+
+    def _lane(self, lane: str, config: GatewayConfig, state: State | None) -> Lane:
+        pictures = lane == "encode"
+        most = config.max_encode_batch if pictures else config.max_batch
+        if isinstance(self.engine, RemoteEngine):
+            return RemoteLane(
+                lane,
+                self.engine,
+                self._loop,
+                self._observer,
+                state or State(),
+                max_batch=most,
+                inflight=config.remote_inflight,
+                timeout_s=config.remote_timeout_s,
+            )
+        local = cast(Engine, self.engine)
+        return Batcher(
+            lane,
+            local.run,
+            self._loop,
+            self._observer,
+            max_batch=most,
+            max_delay_s=config.max_delay_ms / 1e3,
+            workers=(config.encode_workers or _cores()) if pictures else config.search_workers,
+        )
 
     def _join(self) -> None:
         self._pool.shutdown()

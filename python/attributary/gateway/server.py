@@ -14,7 +14,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from attributary.attribution.engine import Engine
+from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError
 
@@ -24,6 +24,7 @@ from .auth import TokenInterceptor, read_tokens, server_credentials
 from .config import GatewayConfig
 from .metrics import Metrics
 from .pipeline import LANES, Pipeline, PipelineHolder
+from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
 from .stream import StreamHandler
 
@@ -36,15 +37,18 @@ _LARGEST_DERIVED = 256 << 20
 _LAST_WORDS_S = 0.5
 
 
-def serve(engine: Engine, config: GatewayConfig) -> int:
+def serve(engine: Preparer, config: GatewayConfig, link: Link | None = None) -> int:
     """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
+
+    `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
+    through its health.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
-    return run(_serve(engine, config), config.event_loop)
+    return run(_serve(engine, config, link), config.event_loop)
 
 
 def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
@@ -72,13 +76,16 @@ def message_limit(config: GatewayConfig, limits: Limits) -> int:
 class Gateway:
     """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
 
-    def __init__(self, engine: Engine, config: GatewayConfig) -> None:
+    def __init__(self, engine: Preparer, config: GatewayConfig, link: Link | None = None) -> None:
         self.config = config
+        self._state = State()
+        self._link = link
+        self._watching: asyncio.Task[None] | None = None
         self.port = 0
         self.metrics_port: int | None = None
         self.metrics = Metrics()
         self.admission = Admission(config.permits, config.max_inflight_bytes)
-        self.holder = PipelineHolder(Pipeline(engine, config, self.metrics))
+        self.holder = PipelineHolder(Pipeline(engine, config, self.metrics, self._state))
         self._service = AttributionService(self.holder, self.admission, self.metrics, config)
         self._stream = StreamHandler(self._service)
         self._health = health.aio.HealthServicer()
@@ -95,11 +102,25 @@ class Gateway:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
                 self.config.host, self.config.metrics_port
             )
-        await self._say(health_pb2.HealthCheckResponse.SERVING)
+        if self._link is None:
+            await self._say(health_pb2.HealthCheckResponse.SERVING)
+        else:
+            await self._turn(False)
+            watch = Watch(
+                self._link,
+                self._state,
+                self.config,
+                current=lambda: self.holder.current.engine,
+                turn=self._turn,
+                swap=self.swap,
+                tell=self.metrics.engine_times,
+            )
+            await watch.look()
+            self._watching = asyncio.create_task(watch.run())
 
-    async def swap(self, engine: Engine) -> None:
+    async def swap(self, engine: Preparer) -> None:
         """Answer new calls with `engine`; return when the last call of the engine before has ended."""
-        drained = self.holder.swap(Pipeline(engine, self.config, self.metrics))
+        drained = self.holder.swap(Pipeline(engine, self.config, self.metrics, self._state))
         self._publish()
         await drained
 
@@ -118,6 +139,10 @@ class Gateway:
         finished.cancel()
         await ended
         await self.holder.current.close()
+        if self._watching is not None and self._link is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
 
@@ -125,7 +150,7 @@ class Gateway:
         """End a drain now: running calls are cancelled."""
         await self._server.stop(0)
 
-    def _build(self, engine: Engine) -> aio.Server:
+    def _build(self, engine: Preparer) -> aio.Server:
         config = self.config
         interceptors = [TokenInterceptor(read_tokens(config.tokens_file))] if config.tokens_file else None
         server = aio.server(
@@ -162,6 +187,12 @@ class Gateway:
         for name in ("", SERVICE):
             await self._health.set(name, status)
 
+    async def _turn(self, up: bool) -> None:
+        """The engine on the network has come or gone: health says so, and callers are told at once."""
+        self.metrics.engine_up(up)
+        states = health_pb2.HealthCheckResponse
+        await self._say(states.SERVING if up else states.NOT_SERVING)
+
     def _publish(self) -> None:
         manifest = self.holder.current.engine.bundle.manifest
         self.metrics.serving(
@@ -188,8 +219,8 @@ class Gateway:
             )
 
 
-async def _serve(engine: Engine, config: GatewayConfig) -> int:
-    gateway = Gateway(engine, config)
+async def _serve(engine: Preparer, config: GatewayConfig, link: Link | None) -> int:
+    gateway = Gateway(engine, config, link)
     await gateway.start()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

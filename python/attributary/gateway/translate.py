@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from attributary.attribution.engine import Engine
+from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Filter, Limits, Options, Query, Timings
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.v1 import attribution_pb2 as pb
@@ -103,7 +103,7 @@ def from_timings(timings: Timings, total_ms: float) -> pb.Timings:
     )
 
 
-def describe(engine: Engine) -> pb.DescribeBundleResponse:
+def describe(engine: Preparer) -> pb.DescribeBundleResponse:
     """Return what the engine serves."""
     manifest, limits = engine.bundle.manifest, engine.limits
     return pb.DescribeBundleResponse(
@@ -128,7 +128,7 @@ def describe(engine: Engine) -> pb.DescribeBundleResponse:
     )
 
 
-def item(engine: Engine, item_id: int) -> pb.Item:
+def item(engine: Preparer, item_id: int) -> pb.Item:
     """Return one training item; raises NotFoundError."""
     row = engine.row_of(item_id)
     items = engine.bundle.items

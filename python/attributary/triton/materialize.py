@@ -42,7 +42,14 @@ class Settings:
     served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "encoder_threads", "encoder_batch", "queue_timeout_us", "max_queue", "max_top_k"):
+        for name in (
+            "max_batch",
+            "encoder_threads",
+            "encoder_batch",
+            "queue_timeout_us",
+            "max_queue",
+            "max_top_k",
+        ):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(name, f"must be at least 1, got {getattr(self, name)}")
         for name in ("encoder_instances", "queue_delay_us"):
@@ -67,7 +74,9 @@ def materialize(directory: Path | str, repository: Path | str, settings: Setting
     values = _values(bundle, settings)
     bundle_id = bundle.manifest.bundle_id
     configs = {
-        "encoder": templates.fill(f"encoder/{_encoder_template(settings)}", values | {"name": values["encoder"]}),
+        "encoder": templates.fill(
+            f"encoder/{_encoder_template(settings)}", values | {"name": values["encoder"]}
+        ),
         "index": _write_index(bundle, repository, values, settings),
         "attribution": templates.fill(
             "attribution/config.pbtxt", values | {"name": model_name("attribution", bundle_id)}
@@ -88,7 +97,9 @@ def remove(repository: Path | str, bundle_id: str) -> None:
     """Delete a bundle's own models from a repository; its doors must lead elsewhere, or InvalidArgumentError."""
     repository = Path(repository)
     if served_by_doors(repository) == bundle_id:
-        raise InvalidArgumentError("bundle_id", f"{bundle_id} is what the repository serves; load another one first")
+        raise InvalidArgumentError(
+            "bundle_id", f"{bundle_id} is what the repository serves; load another one first"
+        )
     for part in DOORS:
         shutil.rmtree(repository / model_name(part, bundle_id), ignore_errors=True)
 
@@ -171,9 +182,7 @@ def _write_encoder(bundle: Bundle, repository: Path, config: str, settings: Sett
         (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
-def _write_index(
-    bundle: Bundle, repository: Path, values: Mapping[str, object], settings: Settings
-) -> str:
+def _write_index(bundle: Bundle, repository: Path, values: Mapping[str, object], settings: Settings) -> str:
     name = model_name("index", bundle.manifest.bundle_id)
     with new_directory(repository / name, force=True) as scratch:
         version = scratch / "1"

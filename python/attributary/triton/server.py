@@ -59,7 +59,9 @@ class TritonServer:
         extra: Sequence[str] = (),
     ) -> None:
         if not (repository / "attribution" / "config.pbtxt").is_file():
-            raise InvalidArgumentError("repository", f"{repository} holds no models; run `attributary triton materialize`")
+            raise InvalidArgumentError(
+                "repository", f"{repository} holds no models; run `attributary triton materialize`"
+            )
         if faiss_backend is not None and not faiss_backend.is_file():
             raise InvalidArgumentError("faiss_backend", f"{faiss_backend} is not a file")
         self._installation = installation or find()
@@ -127,11 +129,13 @@ class TritonServer:
         while time.monotonic() < until:
             status = self._process.poll()
             if status is not None:
-                raise UnavailableError(f"tritonserver ended with status {status}: {self._first_error()}")
+                raise UnavailableError(f"tritonserver ended with status {status}: {self.last_words()}")
             if _answers(f"http://{self.http_address}/v2/health/ready"):
                 return
             time.sleep(_POLL_S)
-        raise UnavailableError(f"tritonserver was not ready within {self._ready_s:.0f} s: {self._first_error()}")
+        raise UnavailableError(
+            f"tritonserver was not ready within {self._ready_s:.0f} s: {self.last_words()}"
+        )
 
     def wait(self) -> int:
         """Return the exit status when the process has ended."""
@@ -222,9 +226,12 @@ class TritonServer:
         environment.setdefault("OMP_WAIT_POLICY", "passive")
         return environment
 
-    def _first_error(self) -> str:
+    def last_words(self) -> str:
+        """The line of the log that tells best why the server ended or is not ready."""
         lines = self.log().splitlines()
-        telling = [line for line in lines if "failed to load" in line or "Error:" in line or "bundle file" in line]
+        telling = [
+            line for line in lines if "failed to load" in line or "Error:" in line or "bundle file" in line
+        ]
         return (telling or lines or ["it wrote nothing"])[-1 if not telling else 0][-500:]
 
 

@@ -37,9 +37,13 @@ def door(text: str, name: str, target: str) -> str:
     size = re.search(r"^max_batch_size: (\d+)$", text, re.MULTILINE)
     parameters = re.findall(r'^parameters \{ key: "bundle(?:_id)?" .*$', text, re.MULTILINE)
     assert size is not None
-    names = {kind: re.findall(r'name: "(\w+)"', block) for kind, block in (("input", inputs), ("output", outputs))}
+    names = {
+        kind: re.findall(r'name: "(\w+)"', block) for kind, block in (("input", inputs), ("output", outputs))
+    }
     maps = [
-        f'      {kind}_map {{ key: "{tensor}" value: "{tensor}" }}' for kind in names for tensor in names[kind]
+        f'      {kind}_map {{ key: "{tensor}" value: "{tensor}" }}'
+        for kind in names
+        for tensor in names[kind]
     ]
     return "\n".join(
         [

@@ -78,4 +78,3 @@ class Host:
 
     def _error(self, text: str, code: Any) -> Any:
         return self._pb.InferenceResponse(error=self._pb.TritonError(text, code))
-

@@ -43,7 +43,11 @@ class IndexTwin:
         self._items, self._dim = int(parameters["items"]), int(parameters["dim"])
         self._candidates = int(parameters["candidates"])
         self._max_top_k = int(parameters["max_top_k"])
-        files = {"index": bundle / "index.faiss", "vectors": bundle / "vectors.npy", "rows": folder / "rows.npy"}
+        files = {
+            "index": bundle / "index.faiss",
+            "vectors": bundle / "vectors.npy",
+            "rows": folder / "rows.npy",
+        }
         for name, path in files.items():
             _check(path, parameters[f"sha256_{name}"])
         self._index = FaissIndex.read(files["index"], int(parameters["nprobe"]))
@@ -53,7 +57,9 @@ class IndexTwin:
         if (self._index.size, self._index.dim) != shape or self._vectors.shape != shape:
             raise BundleError("index.faiss", f"and vectors.npy must hold {shape[0]} vectors of {shape[1]}")
         if rows.dtype != np.int32 or rows.shape != (2, self._items):
-            raise BundleError("rows.npy", f"must be int32 [2, {self._items}], is {rows.dtype} {[*rows.shape]}")
+            raise BundleError(
+                "rows.npy", f"must be int32 [2, {self._items}], is {rows.dtype} {[*rows.shape]}"
+            )
         self._vectors = np.asarray(self._vectors)
         self._creators, self._groups = np.ascontiguousarray(rows[0]), np.ascontiguousarray(rows[1])
         # [2, 3]: without and with a prompt.
@@ -105,7 +111,15 @@ class IndexTwin:
             search_ms += (perf_counter() - started) * 1e3
             started = perf_counter()
             scored = self._rescore(rows, members, found, width, creators, bitmap)
-            for name in ("rows", "similarity", "share", "diffuse", "creators", "creator_share", "creator_items"):
+            for name in (
+                "rows",
+                "similarity",
+                "share",
+                "diffuse",
+                "creators",
+                "creator_share",
+                "creator_items",
+            ):
                 getattr(out, name)[members] = getattr(scored, name)
             best = scored.similarity[:, 0]
             if bitmap is not None:
@@ -172,14 +186,20 @@ class IndexTwin:
     def _problem(self, request: Tensors) -> InvalidArgumentError | None:
         """Say what is wrong with a request, None if nothing is."""
         most = min(self._max_top_k, self._items)
-        for name, least, top in (("top_k", 1, most), ("top_creators", 0, self._max_top_k), ("has_prompt", 0, 1)):
+        for name, least, top in (
+            ("top_k", 1, most),
+            ("top_creators", 0, self._max_top_k),
+            ("has_prompt", 0, 1),
+        ):
             wrong = request[name][(request[name] < least) | (request[name] > top)]
             if wrong.size:
                 return InvalidArgumentError(name, f"must be from {least} to {top}, got {int(wrong.flat[0])}")
         length = np.sqrt(np.square(request["embedding"], dtype=np.float64).sum(axis=1))
         if not (np.abs(length - 1) <= _UNIT_TOLERANCE).all():
             at = int(np.argmin(np.abs(length - 1) <= _UNIT_TOLERANCE))
-            return InvalidArgumentError("embedding", f"row {at} must be finite and of length 1, is {length[at]:.4g}")
+            return InvalidArgumentError(
+                "embedding", f"row {at} must be finite and of length 1, is {length[at]:.4g}"
+            )
         bitmap = request.get("filter")
         wanted = (self._items + 7) // 8
         if bitmap is not None and bitmap.shape[1] not in (0, wanted):

@@ -1,0 +1,87 @@
+"""A query before it joins a batch: checked, decoded, resized, tokenised. The same for every engine."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from attributary.bundle.bundle import Bundle
+from attributary.encoder.base import EncoderSpec
+from attributary.encoder.image import decode, prepare_pixels
+from attributary.encoder.text import PromptTokenizer
+from attributary.errors import InvalidArgumentError, NotFoundError
+
+from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
+from .filters import FilterCompiler
+from .types import Limits, Options, Prepared, Query
+
+
+class Preparer:
+    """Brings queries to what an engine needs. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, spec: EncoderSpec, limits: Limits | None = None) -> None:
+        self.bundle = bundle
+        self.spec = spec
+        self.limits = limits or Limits()
+        self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, spec.max_tokens)
+        self.filters = FilterCompiler(bundle.items, exact_below=bundle.manifest.index.candidates)
+
+    def prepare(self, query: Query, options: Options | None = None, field: str = "query") -> Prepared:
+        """Check one query and bring it to what a batch needs: uint8 pixels [S, S, 3] and tokens, or a unit vector.
+
+        Raises InvalidArgumentError with the path below `field` of the value at fault; cheap checks come first.
+        """
+        options = options or Options()
+        given = [name for name in ("image", "pixels", "embedding") if getattr(query, name) is not None]
+        if len(given) != 1:
+            raise InvalidArgumentError(
+                field,
+                f"exactly one of image, pixels, embedding must be given, got {', '.join(given) or 'none'}",
+            )
+        top_k, top_creators = resolve_counts(options, len(self.bundle.items), self.limits)
+        self.filters.check(options.filter, "options.filter")
+        prepared = Prepared(top_k, top_creators, options.filter, query.has_prompt)
+        if query.embedding is not None:
+            if query.prompt:
+                raise InvalidArgumentError(
+                    f"{field}.prompt", "must be empty beside an embedding, which holds its prompt already"
+                )
+            prepared.embedding = check_embedding(query.embedding, self.spec.dim, f"{field}.embedding")
+            return prepared
+        check_prompt(query.prompt, self.limits, f"{field}.prompt")
+        self._prepare_pixels(query, prepared, field)
+        if query.prompt:
+            started = perf_counter()
+            prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")
+            prepared.timings.tokenize = ms_since(started)
+        # A prompt of blanks is no prompt: the encoder gets no token of it.
+        prepared.has_prompt = prepared.tokens.size > 0
+        return prepared
+
+    def row_of(self, item_id: int) -> int:
+        """Return the row of an item; raises NotFoundError."""
+        row = self.bundle.items.row_of(item_id)
+        if row is None:
+            raise NotFoundError("item", str(item_id))
+        return row
+
+    def _prepare_pixels(self, query: Query, prepared: Prepared, field: str) -> None:
+        started = perf_counter()
+        if query.image is not None:
+            pixels = decode(
+                query.image,
+                max_bytes=self.limits.max_image_bytes,
+                max_pixels=self.limits.max_image_pixels,
+                field=f"{field}.image",
+            )
+            prepared.timings.decode = ms_since(started)
+        else:
+            assert query.pixels is not None
+            pixels = check_pixels(query.pixels, self.limits, f"{field}.pixels")
+        started = perf_counter()
+        prepared.pixels = prepare_pixels(pixels, self.spec.image_size)
+        prepared.timings.preprocess = ms_since(started)
+
+
+def ms_since(started: float) -> float:
+    """Milliseconds since a perf_counter reading."""
+    return (perf_counter() - started) * 1e3

@@ -1,0 +1,298 @@
+"""Serving an engine that is on the network: batches go out as they form, health and bundle follow what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Protocol, runtime_checkable
+
+import structlog
+
+from attributary.attribution.prepare import Preparer
+from attributary.attribution.types import Attribution, Prepared
+from attributary.errors import BundleError, DeadlineError, OverloadedError, UnavailableError
+
+from .batching import Job, Observer, Outcome, deliver, started
+from .config import GatewayConfig
+from .errors import presentable
+
+log = structlog.get_logger(__name__)
+
+_AWAY = "the engine behind this server is away; try again soon"
+# A caller's own deadline ends its call by itself; the request behind it is allowed to end just after.
+_SLACK_S = 0.05
+
+
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """What the gateway needs of an engine on the network, beside what every `Preparer` has."""
+
+    async def infer(self, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
+        """Answer prepared queries, all pictures or all embeddings, in their order."""
+        ...
+
+    async def is_ready(self, timeout_s: float) -> bool:
+        """Say whether the engine can answer for its bundle; raises UnavailableError while it is away."""
+        ...
+
+    async def verify(self) -> float:
+        """Ask the golden queries; raises BundleError if the engine is not what the bundle says."""
+        ...
+
+    async def times(self, timeout_s: float) -> dict[str, dict[str, float]]:
+        """Return the engine's own mean milliseconds since the last call: part -> phase -> milliseconds."""
+        ...
+
+
+class Link(Protocol):
+    """Where remote engines come from."""
+
+    def open(self, directory: Path | str) -> Preparer:
+        """Open a bundle for an engine that is a `RemoteEngine`; blocks. Raises BundleError."""
+        ...
+
+    async def served(self, timeout_s: float) -> tuple[str, Path]:
+        """Return (id, directory) of the bundle that is served there; raises UnavailableError."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection."""
+        ...
+
+
+class State:
+    """Whether the engine is there. Shared by the lanes, which ask and may be first to see it go, and the watch."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.changed = asyncio.Event()
+
+    def lost(self) -> None:
+        """A request found nobody: fail the next ones at once, and look again now."""
+        self.up = False
+        self.changed.set()
+
+
+class RemoteLane:
+    """A queue in front of an engine on the network: no threads, a bounded number of batches under way.
+
+    With nothing under way a query goes at once; while `inflight` batches are, those that come wait and go together.
+    A batch whose callers have all left is cancelled.
+    """
+
+    def __init__(
+        self,
+        lane: str,
+        engine: RemoteEngine,
+        loop: asyncio.AbstractEventLoop,
+        observer: Observer,
+        state: State,
+        *,
+        max_batch: int,
+        inflight: int,
+        timeout_s: float,
+    ) -> None:
+        self._lane, self._engine, self._loop, self._observer = lane, engine, loop, observer
+        self._state = state
+        self._max_batch, self._inflight, self._timeout_s = max_batch, inflight, timeout_s
+        self._thread = threading.get_ident()
+        self._queue: deque[Job] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, job: Job) -> None:
+        """Queue a prepared query; callable from any thread."""
+        if threading.get_ident() == self._thread:
+            self._enter(job)
+        else:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._enter, job)
+
+    def close(self) -> None:
+        """Nothing to join: a pipeline closes when its last call has left, and batches belong to calls."""
+
+    def _enter(self, job: Job) -> None:
+        if not self._state.up:
+            deliver([(job, UnavailableError(_AWAY))])
+            return
+        self._queue.append(job)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._queue and len(self._tasks) < self._inflight:
+            size = min(self._max_batch, len(self._queue))
+            batch = self._living([self._queue.popleft() for _ in range(size)])
+            if not batch:
+                continue
+            task = self._loop.create_task(self._send(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._pump()
+
+    def _living(self, jobs: list[Job]) -> list[Job]:
+        living = []
+        for job in jobs:
+            reason = job.dead()
+            if reason is None:
+                living.append(job)
+                continue
+            self._observer.dropped(reason)
+            if reason == "expired":
+                deliver([(job, DeadlineError("the deadline passed while the query was queued"))])
+        return living
+
+    async def _send(self, batch: list[Job]) -> None:
+        self._observer.batch(self._lane, len(batch))
+        task = asyncio.current_task()
+        left = len(batch)
+
+        def settled(_: asyncio.Future[Attribution]) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0 and task is not None:
+                # Everybody has gone, or has been answered and this is about to end.
+                task.cancel()
+
+        for job in batch:
+            job.future.add_done_callback(settled)
+        with contextlib.suppress(asyncio.CancelledError):
+            outcomes = await self._outcomes(batch)
+            for job in batch:
+                job.future.remove_done_callback(settled)
+            deliver(outcomes)
+
+    async def _outcomes(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
+        prepared = [started(job) for job in batch]
+        remaining = max(job.deadline for job in batch) - monotonic()
+        try:
+            answers = await self._engine.infer(prepared, min(self._timeout_s, max(0.0, remaining) + _SLACK_S))
+            if len(answers) != len(batch):
+                raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
+            return list(zip(batch, answers, strict=True))
+        except UnavailableError as error:
+            self._state.lost()
+            return [(job, error) for job in batch]
+        except OverloadedError as error:
+            return [(job, error) for job in batch]
+        except DeadlineError as error:
+            # Those whose own deadline has not passed were let down by the engine.
+            late = UnavailableError(f"the engine did not answer within {self._timeout_s:g} s")
+            return [(job, error if monotonic() >= job.deadline else late) for job in batch]
+        except Exception as error:
+            if len(batch) == 1:
+                return [(batch[0], presentable(error, self._lane))]
+            # One of them is poison; alone, each gets what it deserves.
+            log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
+            return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
+
+
+class Watch:
+    """Looks after the engine on the network: is it there, is it sound, which bundle does it serve, how busy is it.
+
+    `turn` says whether the gateway may be told healthy; `swap` serves another bundle; `tell` publishes times.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        state: State,
+        config: GatewayConfig,
+        current: Callable[[], Preparer],
+        turn: Callable[[bool], Awaitable[None]],
+        swap: Callable[[Preparer], Awaitable[None]],
+        tell: Callable[[dict[str, dict[str, float]]], None],
+    ) -> None:
+        self._link, self._state, self._config = link, state, config
+        self._current, self._turn, self._swap, self._tell = current, turn, swap, tell
+        self._sound: Preparer | None = None
+        self._refused = ""
+        self._swaps: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Look again and again, sooner when a request has found nobody."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._state.changed.wait(), self._pause())
+            self._state.changed.clear()
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once, and act on it. Raises nothing that an engine can cause."""
+        before = self._state.up
+        try:
+            up = await self._examine()
+        except (UnavailableError, OverloadedError, DeadlineError) as error:
+            self._say_once("the engine is away", str(error))
+            up = False
+        except BundleError as error:
+            self._say_once("the engine is not what its bundle says", str(error))
+            up = False
+        except Exception:
+            log.exception("looking after the engine failed")
+            up = False
+        self._state.up = up
+        if up != before:
+            log.info("the engine is there" if up else "the engine is gone")
+            await self._turn(up)
+        if up:
+            self._refused = ""
+
+    def _pause(self) -> float:
+        # Away, it is looked for more often: callers are being refused.
+        return self._config.remote_poll_s if self._state.up else min(0.2, self._config.remote_poll_s)
+
+    async def _examine(self) -> bool:
+        timeout = self._config.remote_timeout_s
+        if self._config.remote_follow:
+            await self._follow(timeout)
+        engine = self._current()
+        assert isinstance(engine, RemoteEngine)
+        if not await engine.is_ready(timeout):
+            raise UnavailableError("it does not have the bundle's models ready")
+        if self._sound is not engine:
+            cosine = await engine.verify()
+            self._sound = engine
+            log.info("golden queries hold", cosine=round(cosine, 5))
+        self._tell(await engine.times(timeout))
+        return True
+
+    async def _follow(self, timeout: float) -> None:
+        served, directory = await self._link.served(timeout)
+        if served == self._current().bundle.manifest.bundle_id:
+            return
+        try:
+            engine = await asyncio.to_thread(self._link.open, directory)
+            assert isinstance(engine, RemoteEngine)
+            found = engine.bundle.manifest.bundle_id
+            if found != served:
+                raise BundleError(
+                    "manifest.json", f"{directory} holds bundle {found}, the engine serves {served}"
+                )
+            if not await engine.is_ready(timeout):
+                return
+            await engine.verify()
+        except BundleError as error:
+            # The bundle before goes on as long as its models are there.
+            self._say_once("the bundle that is served now cannot be followed", str(error))
+            return
+        self._sound = engine
+        log.info("following", bundle_id=served)
+        # Calls inside end with the bundle that they began with; nobody waits for them here.
+        task = asyncio.ensure_future(self._swap(engine))
+        self._swaps.add(task)
+        task.add_done_callback(self._swaps.discard)
+
+    def _say_once(self, event: str, reason: str) -> None:
+        if reason != self._refused:
+            self._refused = reason
+            log.warning(event, reason=reason)

@@ -1,0 +1,223 @@
+"""An engine whose encoder and index are Triton's: queries are prepared and answers put into words on this side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.attribution.answers import assemble
+from attributary.attribution.golden import MIN_COSINE, difference, golden_queries
+from attributary.attribution.prepare import Preparer, ms_since
+from attributary.attribution.types import Attribution, Filter, Limits, Prepared
+from attributary.bundle.bundle import Bundle
+from attributary.bundle.golden import GOLDEN
+from attributary.encoder.base import EncoderSpec
+from attributary.errors import BundleError, UnavailableError
+from attributary.kernels import Rescored
+
+from .client import ModelTimes, TritonClient, scalars
+from .names import DOORS, model_name
+
+_OUTPUTS: Final = (
+    "row", "similarity", "share", "diffuse", "peak", "creator", "creator_share", "creator_items", "bundle", "timing",
+)  # fmt: skip
+_VERIFY_BATCH = 8
+_VERIFY_S = 30.0
+
+
+class TritonEngine(Preparer):
+    """Answers queries of one bundle through the models that carry its id, never another bundle's."""
+
+    def __init__(self, bundle: Bundle, client: TritonClient, limits: Limits | None = None) -> None:
+        entry = bundle.manifest.encoder
+        super().__init__(
+            bundle,
+            EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens),
+            limits,
+        )
+        self.bundle_id = bundle.manifest.bundle_id
+        self._client = client
+        self._models = {part: model_name(part, self.bundle_id) for part in DOORS}
+        self._number = int(self.bundle_id, 16)
+        self._pad_to = 1
+        # Mean wait in Triton's own queues, by part; from its statistics, kept fresh by `times`.
+        self._queue_ms = dict.fromkeys(DOORS, 0.0)
+        self._counted: dict[str, ModelTimes] = {}
+
+    async def infer(self, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
+        """Answer prepared queries, all pictures or all embeddings; one Attribution for each, in their order.
+
+        One request a distinct filter. Raises the errors of `TritonClient`.
+        """
+        by_filter: dict[Filter, list[int]] = defaultdict(list)
+        for position, prepared in enumerate(batch):
+            by_filter[prepared.filter].append(position)
+        if len(by_filter) == 1:
+            return await self._attribute(batch, timeout_s)
+        answers: list[Attribution | None] = [None] * len(batch)
+        groups = list(by_filter.values())
+        results = await asyncio.gather(
+            *(self._attribute([batch[place] for place in places], timeout_s) for places in groups)
+        )
+        for places, found in zip(groups, results, strict=True):
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return [answer for answer in answers if answer is not None]
+
+    async def is_ready(self, timeout_s: float) -> bool:
+        """Say whether Triton has this bundle's models; raises UnavailableError while it is away."""
+        return await self._client.is_ready(self._models["attribution"], timeout_s)
+
+    async def verify(self) -> float:
+        """Ask the golden queries of Triton; return the smallest cosine between embeddings and the expected ones.
+
+        Raises BundleError naming the part that disagrees, UnavailableError.
+        """
+        golden = self.bundle.golden
+        config = await self._client.config(self._models["encoder"], _VERIFY_S)
+        # Only the Python model pads by itself; other backends batch requests of one length only.
+        self._pad_to = 1 if config.get("backend") == "python" else 8
+        found = []
+        for start in range(0, len(golden.pixels), _VERIFY_BATCH):
+            part = slice(start, start + _VERIFY_BATCH)
+            tensors: dict[str, NDArray[Any]] = {
+                "pixels": golden.pixels[part],
+                "token_ids": golden.token_ids[part],
+                "token_mask": golden.token_mask[part],
+            }
+            reply = await self._client.infer(self._models["encoder"], tensors, ("embedding",), _VERIFY_S)
+            found.append(reply["embedding"])
+        cosine = float((np.concatenate(found) * golden.embeddings).sum(axis=1).min())
+        # Triton may run a quantised encoder or a half-precision engine.
+        if not cosine >= MIN_COSINE["int8"]:
+            raise BundleError("encoder (Triton)", f"disagrees with {GOLDEN}: cosine {cosine:.5f}")
+        queries = golden_queries(golden, golden.ids.shape[1])
+        for query, embedding in zip(queries, golden.embeddings, strict=True):
+            query.pixels, query.embedding = None, embedding
+        for start in range(0, len(queries), _VERIFY_BATCH):
+            answers = await self.infer(queries[start : start + _VERIFY_BATCH], _VERIFY_S)
+            for number, answer in enumerate(answers, start):
+                if problem := difference(golden, number, answer):
+                    raise BundleError("index (Triton)", f"disagrees with {GOLDEN}: query {number}: {problem}")
+        return cosine
+
+    async def times(self, timeout_s: float) -> dict[str, dict[str, float]]:
+        """Return what Triton's statistics say since the last call: mean milliseconds by part, "queue" and "compute"."""
+        told = {}
+        for part in ("encoder", "index"):
+            now = await self._client.times(self._models[part], timeout_s)
+            before = self._counted.get(part, ModelTimes(0, 0.0, 0.0))
+            self._counted[part] = now
+            requests = now.requests - before.requests
+            if requests <= 0:
+                continue
+            queue = (now.queue_ms - before.queue_ms) / requests
+            self._queue_ms[part] = queue
+            told[part] = {"queue": queue, "compute": (now.compute_ms - before.compute_ms) / requests}
+        return told
+
+    async def _attribute(self, members: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
+        started = perf_counter()
+        pictures = members[0].embedding is None
+        tensors = self._pictures(members) if pictures else _embeddings(members)
+        tensors["has_prompt"] = scalars([prepared.has_prompt for prepared in members], np.uint8)
+        tensors["top_k"] = scalars([prepared.top_k for prepared in members], np.int32)
+        tensors["top_creators"] = scalars([prepared.top_creators for prepared in members], np.int32)
+        if members[0].filter:
+            bitmap = self.filters.compile(members[0].filter).bitmap
+            tensors["filter"] = np.ascontiguousarray(np.broadcast_to(bitmap, (len(members), bitmap.size)))
+        model = self._models["attribution" if pictures else "index"]
+        reply = await self._client.infer(model, tensors, _OUTPUTS, timeout_s)
+        if int(reply["bundle"][0, 0]) != self._number:
+            raise UnavailableError(f"Triton answered for bundle {int(reply['bundle'][0, 0]):016x}")
+        spent = ms_since(started)
+        started = perf_counter()
+        scored = _scored(reply)
+        answers = [
+            assemble(self.bundle, prepared, scored, row, float(reply["peak"][row, 0]))
+            for row, prepared in enumerate(members)
+        ]
+        search, rescore, rows = reply["timing"][0].tolist()
+        self._tell(members, spent, search, rescore, int(rows), pictures, ms_since(started))
+        return answers
+
+    def _tell(
+        self,
+        members: Sequence[Prepared],
+        spent: float,
+        search: float,
+        rescore: float,
+        rows: int,
+        pictures: bool,
+        assembled: float,
+    ) -> None:
+        """Divide a request's time among the phases: search and re-scoring as measured beside the index; waiting in
+        Triton's queues as its statistics have it; what is left is the encoder's, or, of an embedding, the way there.
+        """
+        rest = max(0.0, spent - search - rescore)
+        waited = min(rest, self._queue_ms["index"] + (self._queue_ms["encoder"] if pictures else 0.0))
+        for prepared in members:
+            timings = prepared.timings
+            timings.search, timings.rescore, timings.assemble = search, rescore, assembled
+            timings.batch_size = rows
+            if pictures:
+                timings.queue += waited
+                timings.encode = rest - waited
+            else:
+                timings.queue += rest
+
+    def _pictures(self, members: Sequence[Prepared]) -> dict[str, NDArray[Any]]:
+        ids, mask = self.tokenizer.pad([prepared.tokens for prepared in members])
+        missing = min(-ids.shape[1] % self._pad_to, self.spec.max_tokens - ids.shape[1])
+        if missing > 0:
+            ids, mask = (np.pad(tokens, ((0, 0), (0, missing))) for tokens in (ids, mask))
+        pixels = [prepared.pixels for prepared in members if prepared.pixels is not None]
+        return {"pixels": np.stack(pixels), "token_ids": ids, "token_mask": mask}
+
+
+class TritonLink:
+    """What the gateway follows: the connection, and which bundle Triton's doors lead to."""
+
+    def __init__(self, address: str, limits: Limits | None = None) -> None:
+        self.client = TritonClient(address)
+        self._limits = limits
+
+    def open(self, directory: Path | str) -> TritonEngine:
+        """Open a bundle for its items, tokenizer and filters; every hash is checked. Raises BundleError."""
+        return TritonEngine(Bundle.open(directory), self.client, self._limits)
+
+    async def served(self, timeout_s: float) -> tuple[str, Path]:
+        """Return (id, directory) of the bundle that Triton's doors lead to; raises UnavailableError."""
+        parameters = (await self.client.config("attribution", timeout_s)).get("parameters", {})
+        values = {name: entry.get("string_value", "") for name, entry in parameters.items()}
+        if not values.get("bundle_id") or not values.get("bundle"):
+            raise UnavailableError("Triton's model `attribution` does not say which bundle it serves")
+        return values["bundle_id"], Path(values["bundle"])
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self.client.close()
+
+
+def _embeddings(members: Sequence[Prepared]) -> dict[str, NDArray[Any]]:
+    vectors = [prepared.embedding for prepared in members if prepared.embedding is not None]
+    return {"embedding": np.stack(vectors)}
+
+
+def _scored(reply: dict[str, NDArray[Any]]) -> Rescored:
+    return Rescored(
+        rows=reply["row"],
+        similarity=reply["similarity"],
+        share=reply["share"],
+        diffuse=reply["diffuse"][:, 0],
+        creators=reply["creator"],
+        creator_share=reply["creator_share"],
+        creator_items=reply["creator_items"],
+    )
