@@ -55,13 +55,14 @@ class Resident {
   }
 
   void rescore(Array<const float, 2> queries, Array<const std::int64_t, 2> candidates,
-               Array<const float, 1> temperature, Array<const float, 1> threshold, Array<const float, 1> background,
-               std::optional<Array<const std::uint8_t, 1>> allowed, Array<std::int64_t, 2> rows,
-               Array<float, 2> similarity, Array<float, 2> share, Array<float, 1> diffuse,
-               Array<std::int32_t, 2> creators, Array<float, 2> creator_share,
+               Array<const float, 1> temperature, Array<const float, 1> threshold,
+               Array<const float, 1> background, std::optional<Array<const std::uint8_t, 1>> allowed,
+               Array<std::int64_t, 2> rows, Array<float, 2> similarity, Array<float, 2> share,
+               Array<float, 1> diffuse, Array<std::int32_t, 2> creators, Array<float, 2> creator_share,
                Array<std::int32_t, 2> creator_items) {
     const std::size_t count = queries.shape(0), top_k = rows.shape(1), top_creators = creators.shape(1);
-    require(queries.shape(1) == static_cast<std::size_t>(store_->dim()), "queries and vectors differ in dimensions");
+    require(queries.shape(1) == static_cast<std::size_t>(store_->dim()),
+            "queries and vectors differ in dimensions");
     require(candidates.shape(0) == count && temperature.shape(0) == count && threshold.shape(0) == count &&
                 background.shape(0) == count && rows.shape(0) == count && diffuse.shape(0) == count &&
                 creators.shape(0) == count,
@@ -79,9 +80,14 @@ class Resident {
                                threshold.data(),
                                background.data(),
                                allowed ? allowed->data() : nullptr};
-    const rescore::Result result{rows.data(),          similarity.data(),    share.data(),
-                                 diffuse.data(),       creators.data(),      creator_share.data(),
-                                 creator_items.data(), static_cast<std::int64_t>(top_k),
+    const rescore::Result result{rows.data(),
+                                 similarity.data(),
+                                 share.data(),
+                                 diffuse.data(),
+                                 creators.data(),
+                                 creator_share.data(),
+                                 creator_items.data(),
+                                 static_cast<std::int64_t>(top_k),
                                  static_cast<std::int64_t>(top_creators)};
     Fault fault;
     {
@@ -93,7 +99,8 @@ class Resident {
     if (fault.kind == FaultKind::kOutOfRange) {
       throw nb::index_error((where + ": outside the " + std::to_string(store_->rows()) + " vectors").c_str());
     }
-    if (fault.kind == FaultKind::kNotFinite) throw nb::value_error((where + ": the similarity is not finite").c_str());
+    if (fault.kind == FaultKind::kNotFinite)
+      throw nb::value_error((where + ": the similarity is not finite").c_str());
   }
 
   double replay_seconds(int repeats) {
@@ -108,8 +115,10 @@ class Resident {
 };
 
 void resize_crop_batch(Array<const std::uint8_t, 4> images, Array<std::uint8_t, 4> out) {
-  const auto count = static_cast<std::int64_t>(images.shape(0)), size = static_cast<std::int64_t>(out.shape(1));
-  const auto height = static_cast<std::int64_t>(images.shape(1)), width = static_cast<std::int64_t>(images.shape(2));
+  const auto count = static_cast<std::int64_t>(images.shape(0)),
+             size = static_cast<std::int64_t>(out.shape(1));
+  const auto height = static_cast<std::int64_t>(images.shape(1)),
+             width = static_cast<std::int64_t>(images.shape(2));
   require(images.shape(3) == 3 && out.shape(3) == 3 && out.shape(0) == images.shape(0) &&
               out.shape(2) == out.shape(1),
           "images: [B, H, W, 3], out: [B, size, size, 3]");
@@ -130,16 +139,19 @@ NB_MODULE(_native_cuda, m) {
   nb::exception<attributary::cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   m.def("why_not", &why_not);
   m.def("device_name", &device_name);
-  m.def("device_copy_rate", &attributary::rescore::device_copy_rate, nb::call_guard<nb::gil_scoped_release>());
+  m.def("device_copy_rate", &attributary::rescore::device_copy_rate,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("resize_crop_batch", &resize_crop_batch, nb::arg("images").noconvert(), nb::arg("out").noconvert());
   m.attr("max_top_k") = attributary::rescore::kCudaMaxTopK;
   m.attr("max_top_creators") = attributary::rescore::kCudaMaxTopCreators;
   nb::class_<Resident>(m, "Resident")
-      .def(nb::init<Halves, Array<const std::int32_t, 1>, Array<const std::int32_t, 1>, std::int64_t, std::int64_t>())
+      .def(nb::init<Halves, Array<const std::int32_t, 1>, Array<const std::int32_t, 1>, std::int64_t,
+                    std::int64_t>())
       .def("rescore", &Resident::rescore, nb::arg("queries").noconvert(), nb::arg("candidates").noconvert(),
-           nb::arg("temperature").noconvert(), nb::arg("threshold").noconvert(), nb::arg("background").noconvert(),
-           nb::arg("allowed").none(), nb::arg("rows").noconvert(), nb::arg("similarity").noconvert(),
-           nb::arg("share").noconvert(), nb::arg("diffuse").noconvert(), nb::arg("creator_codes").noconvert(),
-           nb::arg("creator_share").noconvert(), nb::arg("creator_items").noconvert())
+           nb::arg("temperature").noconvert(), nb::arg("threshold").noconvert(),
+           nb::arg("background").noconvert(), nb::arg("allowed").none(), nb::arg("rows").noconvert(),
+           nb::arg("similarity").noconvert(), nb::arg("share").noconvert(), nb::arg("diffuse").noconvert(),
+           nb::arg("creator_codes").noconvert(), nb::arg("creator_share").noconvert(),
+           nb::arg("creator_items").noconvert())
       .def("replay_seconds", &Resident::replay_seconds);
 }

@@ -29,7 +29,8 @@ Image view(const Pixels& pixels) {
 
 void run(const std::vector<Pixels>& pixels, Array<std::uint8_t, 4> out, const std::string& isa, int threads) {
   const std::size_t size = out.shape(1);
-  require(out.shape(0) == pixels.size() && out.shape(2) == size && out.shape(3) == 3, "out: [images, size, size, 3]");
+  require(out.shape(0) == pixels.size() && out.shape(2) == size && out.shape(3) == 3,
+          "out: [images, size, size, 3]");
   require(size >= 1 && size <= static_cast<std::size_t>(preprocess::kMaxSize), "size: 1 to 4096 pixels");
   std::vector<Image> images;
   images.reserve(pixels.size());
@@ -43,8 +44,8 @@ void run(const std::vector<Pixels>& pixels, Array<std::uint8_t, 4> out, const st
 }  // namespace
 
 void bind_preprocess(nb::module_& m) {
-  m.def("resize_crop_batch", &run, nb::arg("images"), nb::arg("out").noconvert(), nb::arg("isa"), nb::arg("threads"),
-        "Write the crops into `out`; see attributary.kernels.resize_crop_batch.");
+  m.def("resize_crop_batch", &run, nb::arg("images"), nb::arg("out").noconvert(), nb::arg("isa"),
+        nb::arg("threads"), "Write the crops into `out`; see attributary.kernels.resize_crop_batch.");
 }
 
 }  // namespace attributary::bindings

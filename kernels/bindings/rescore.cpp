@@ -25,7 +25,8 @@ void raise(const Fault& fault, std::int64_t rows) {
   const std::string row = std::to_string(fault.row);
   if (fault.kind == FaultKind::kOutOfRange) {
     throw nb::index_error(
-        ("candidate " + row + " of query " + query + " is outside the " + std::to_string(rows) + " vectors").c_str());
+        ("candidate " + row + " of query " + query + " is outside the " + std::to_string(rows) + " vectors")
+            .c_str());
   }
   if (fault.kind == FaultKind::kNotFinite) {
     throw nb::value_error(("the similarity of query " + query + " and row " + row +
@@ -62,11 +63,12 @@ bool all_of(const Values& array, const Condition& condition) {
   return std::all_of(array.data(), array.data() + array.size(), condition);
 }
 
-// Returns whether the arguments fit; where they do not, nothing is written and the Python face says what is wrong.
-// Memory safety rests on these checks.
-bool run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Array<const float, 2> queries, Array<const std::int64_t, 2> candidates,
-         Array<const std::int32_t, 1> creators, Array<const std::int32_t, 1> groups,
-         Array<const float, 1> temperature, Array<const float, 1> threshold, Array<const float, 1> background,
+// Returns whether the arguments fit; where they do not, nothing is written and the Python face says what is
+// wrong. Memory safety rests on these checks.
+bool run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Array<const float, 2> queries,
+         Array<const std::int64_t, 2> candidates, Array<const std::int32_t, 1> creators,
+         Array<const std::int32_t, 1> groups, Array<const float, 1> temperature,
+         Array<const float, 1> threshold, Array<const float, 1> background,
          std::optional<Array<const std::uint8_t, 1>> allowed, Array<std::int64_t, 2> out_rows,
          Array<float, 2> out_similarity, Array<float, 2> out_share, Array<float, 1> out_diffuse,
          Array<std::int32_t, 2> out_creators, Array<float, 2> out_creator_share,
@@ -83,10 +85,11 @@ bool run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Ar
       has_shape(out_creator_share, count, top_creators) && has_shape(out_creator_items, count, top_creators);
   Store store;
   if (!shapes_fit || !view_store(vectors, scales, store)) return false;
-  const bool values_fit = all_of(queries, [](float x) { return std::isfinite(x); }) &&
-                          all_of(temperature, [](float x) { return x > 0.0f && std::isfinite(x); }) &&
-                          all_of(threshold, [](float x) { return x >= 0.0f && x < 1.0f; }) &&
-                          all_of(background, [](float x) { return x < std::numeric_limits<float>::infinity(); });
+  const bool values_fit =
+      all_of(queries, [](float x) { return std::isfinite(x); }) &&
+      all_of(temperature, [](float x) { return x > 0.0f && std::isfinite(x); }) &&
+      all_of(threshold, [](float x) { return x >= 0.0f && x < 1.0f; }) &&
+      all_of(background, [](float x) { return x < std::numeric_limits<float>::infinity(); });
   if (!values_fit) return false;
 
   store.creators = creators.data();
@@ -124,13 +127,15 @@ bool run(const Vectors& vectors, std::optional<Array<const float, 1>> scales, Ar
 }  // namespace
 
 void bind_rescore(nb::module_& m) {
-  m.def("rescore", &run, nb::arg("vectors").noconvert(), nb::arg("scales").none(), nb::arg("queries").noconvert(),
-        nb::arg("candidates").noconvert(), nb::arg("creators").noconvert(), nb::arg("groups").noconvert(),
-        nb::arg("temperature").noconvert(), nb::arg("threshold").noconvert(), nb::arg("background").noconvert(),
-        nb::arg("allowed").none(), nb::arg("rows").noconvert(), nb::arg("similarity").noconvert(),
-        nb::arg("share").noconvert(), nb::arg("diffuse").noconvert(), nb::arg("creator_codes").noconvert(),
-        nb::arg("creator_share").noconvert(), nb::arg("creator_items").noconvert(), nb::arg("isa"),
-        nb::arg("threads"), "Write the answers into the arrays given and return True; return False where an argument's shape or value "
+  m.def("rescore", &run, nb::arg("vectors").noconvert(), nb::arg("scales").none(),
+        nb::arg("queries").noconvert(), nb::arg("candidates").noconvert(), nb::arg("creators").noconvert(),
+        nb::arg("groups").noconvert(), nb::arg("temperature").noconvert(), nb::arg("threshold").noconvert(),
+        nb::arg("background").noconvert(), nb::arg("allowed").none(), nb::arg("rows").noconvert(),
+        nb::arg("similarity").noconvert(), nb::arg("share").noconvert(), nb::arg("diffuse").noconvert(),
+        nb::arg("creator_codes").noconvert(), nb::arg("creator_share").noconvert(),
+        nb::arg("creator_items").noconvert(), nb::arg("isa"), nb::arg("threads"),
+        "Write the answers into the arrays given and return True; return False where an argument's shape or "
+        "value "
         "is wrong. See attributary.kernels.rescore.");
 }
 

@@ -50,10 +50,12 @@ class DeviceArray {
   std::size_t size() const { return count_; }
 
   void upload(const T* source, std::size_t count, cudaStream_t stream) {
-    check(cudaMemcpyAsync(data_, source, count * sizeof(T), cudaMemcpyHostToDevice, stream), "copy to the device");
+    check(cudaMemcpyAsync(data_, source, count * sizeof(T), cudaMemcpyHostToDevice, stream),
+          "copy to the device");
   }
   void download(T* target, std::size_t count, cudaStream_t stream) const {
-    check(cudaMemcpyAsync(target, data_, count * sizeof(T), cudaMemcpyDeviceToHost, stream), "copy from the device");
+    check(cudaMemcpyAsync(target, data_, count * sizeof(T), cudaMemcpyDeviceToHost, stream),
+          "copy from the device");
   }
 
  private:

@@ -11,11 +11,12 @@
 
 namespace attributary {
 
-// Calls body(i) for every i in [0, count) on up to `threads` threads (0: one a core; the caller's own is one of
-// them). The first exception is rethrown here, after all threads have ended.
+// Calls body(i) for every i in [0, count) on up to `threads` threads (0: one a core; the caller's own is one
+// of them). The first exception is rethrown here, after all threads have ended.
 template <typename Body>
 void parallel_for(std::int64_t count, int threads, const Body& body) {
-  std::int64_t wanted = threads > 0 ? threads : static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  std::int64_t wanted =
+      threads > 0 ? threads : static_cast<std::int64_t>(std::thread::hardware_concurrency());
   wanted = std::clamp<std::int64_t>(wanted, 1, std::max<std::int64_t>(count, 1));
   if (wanted == 1) {
     for (std::int64_t i = 0; i < count; ++i) body(i);

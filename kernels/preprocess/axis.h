@@ -6,8 +6,8 @@
 
 namespace attributary::preprocess {
 
-// Output o of the window is the sum over t < taps of weight[o * taps + t] * source[start[o] + t], where sources
-// are counted from `first`. Weights have 22 fractional bits; taps beyond an output's own are 0.
+// Output o of the window is the sum over t < taps of weight[o * taps + t] * source[start[o] + t], where
+// sources are counted from `first`. Weights have 22 fractional bits; taps beyond an output's own are 0.
 struct Axis {
   std::int64_t outputs = 0;
   std::int64_t taps = 0;     // of the widest output

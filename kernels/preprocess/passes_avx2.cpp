@@ -7,7 +7,7 @@ namespace attributary::preprocess {
 namespace {
 
 constexpr std::int32_t kHalf = 1 << (kWeightBits - 1);
-constexpr std::int64_t kStep = 4 * 4;      // bytes of weights: low 01, high 01, low 23, high 23
+constexpr std::int64_t kStep = 4 * 4;  // bytes of weights: low 01, high 01, low 23, high 23
 constexpr std::int64_t kStepBytes = 3 * kTapsAStep;
 constexpr std::int64_t kLoad = 16;         // a step reads its 12 bytes and 4 more
 constexpr std::int64_t kRowsTogether = 4;  // that share a load of the weights
@@ -53,10 +53,10 @@ template <bool kEdge>
 inline void output_of_rows(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources,
                            std::uint8_t* const* targets) {
   // Two taps of [red, green, blue, nothing] as pairs of 16-bit numbers.
-  const __m256i first_two = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
-  const __m256i last_two = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
+  const __m256i first_two =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+  const __m256i last_two =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
   const std::uint8_t* weights = filter.packed + output * filter.steps * kStep;
   std::int64_t at = filter.start[output] * 3;
   const std::int64_t end = filter.sources * 3;
@@ -100,8 +100,8 @@ void horizontal(const Filter& filter, const std::uint8_t* const* sources, std::u
 }
 
 // 32 bytes of one output row. Interleaving works inside 128-bit lanes, and so does the packing at the end.
-inline __m256i vertical_register(const Filter& filter, const std::uint8_t* weights, const std::uint8_t* const* sources,
-                                 std::int64_t from) {
+inline __m256i vertical_register(const Filter& filter, const std::uint8_t* weights,
+                                 const std::uint8_t* const* sources, std::int64_t from) {
   const __m256i zero = _mm256_setzero_si256();
   Sums sums[4] = {no_sums(), no_sums(), no_sums(), no_sums()};
   for (std::int64_t pair = 0; pair < filter.steps * 2; ++pair, weights += kStep / 2) {
@@ -118,15 +118,17 @@ inline __m256i vertical_register(const Filter& filter, const std::uint8_t* weigh
                              _mm256_packs_epi32(sums[2].pixels(), sums[3].pixels()));
 }
 
-void vertical(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources, std::uint8_t* target,
-              std::int64_t bytes) {
+void vertical(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources,
+              std::uint8_t* target, std::int64_t bytes) {
   constexpr std::int64_t kWide = 32;
   const std::uint8_t* weights = filter.packed + output * filter.steps * kStep;
   if (bytes < kWide) return kPortablePasses.vertical(filter, output, sources, target, bytes);
   for (std::int64_t from = 0; from < bytes; from += kWide) {
-    // The last register overlaps the one before: source and target are apart, so that writing twice is harmless.
+    // The last register overlaps the one before: source and target are apart, so that writing twice is
+    // harmless.
     const std::int64_t at = from + kWide <= bytes ? from : bytes - kWide;
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + at), vertical_register(filter, weights, sources, at));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + at),
+                        vertical_register(filter, weights, sources, at));
   }
 }
 

@@ -1,4 +1,5 @@
-// Compiled with AVX-512 flags: no inline library code may be instantiated here, or a plain machine could run it.
+// Compiled with AVX-512 flags: no inline library code may be instantiated here, or a plain machine could run
+// it.
 #include <immintrin.h>
 
 #include "preprocess/passes.h"
@@ -57,7 +58,8 @@ inline void group_rows(const Filter& filter, std::int64_t group, const std::uint
 template <int kSteps, bool kWide>
 void all_groups(const Filter& filter, const std::uint8_t* const* sources, std::uint8_t* const* targets,
                 std::int64_t rows) {
-  for (std::int64_t g = 0; g < filter.groups; ++g) group_rows<kSteps, kWide>(filter, g, sources, targets, rows);
+  for (std::int64_t g = 0; g < filter.groups; ++g)
+    group_rows<kSteps, kWide>(filter, g, sources, targets, rows);
 }
 
 template <bool kWide>
@@ -113,7 +115,8 @@ void horizontal_long(const Filter& filter, const std::uint8_t* const* sources, s
         d2 = _mm512_dpbusd_epi32(d2, pixels, load_register(step + 2 * kRegister));
       }
       const __m512i joined = join_digits(d0, d1, d2);
-      const __m256i pair = _mm256_add_epi32(_mm512_castsi512_si256(joined), _mm512_extracti64x4_epi64(joined, 1));
+      const __m256i pair =
+          _mm256_add_epi32(_mm512_castsi512_si256(joined), _mm512_extracti64x4_epi64(joined, 1));
       __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(pair), _mm256_extracti128_si256(pair, 1));
       sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kHalf)), kWeightBits);
       const __m128i bytes = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
@@ -130,13 +133,11 @@ void horizontal(const Filter& filter, const std::uint8_t* const* sources, std::u
   horizontal_long(filter, sources, targets, rows);
 }
 
-inline __m512i digit(const std::uint8_t* quad) {
-  return _mm512_broadcastd_epi32(_mm_loadu_si32(quad));
-}
+inline __m512i digit(const std::uint8_t* quad) { return _mm512_broadcastd_epi32(_mm_loadu_si32(quad)); }
 
 // 64 bytes of one output row. Interleaving works inside 128-bit lanes, and so does the packing at the end.
-inline __m512i vertical_register(const Filter& filter, const std::uint8_t* weights, const std::uint8_t* const* sources,
-                                 std::int64_t from, __mmask64 mask) {
+inline __m512i vertical_register(const Filter& filter, const std::uint8_t* weights,
+                                 const std::uint8_t* const* sources, std::int64_t from, __mmask64 mask) {
   __m512i d0[4], d1[4], d2[4];
   for (int q = 0; q < 4; ++q) {
     d0[q] = _mm512_set1_epi32(kHalf);
@@ -144,12 +145,15 @@ inline __m512i vertical_register(const Filter& filter, const std::uint8_t* weigh
   }
   for (std::int64_t s = 0; s < filter.steps; ++s, weights += kDigits * 4) {
     const std::uint8_t* const* row = sources + s * 4;
-    const __m512i a = _mm512_maskz_loadu_epi8(mask, row[0] + from), b = _mm512_maskz_loadu_epi8(mask, row[1] + from);
-    const __m512i c = _mm512_maskz_loadu_epi8(mask, row[2] + from), d = _mm512_maskz_loadu_epi8(mask, row[3] + from);
+    const __m512i a = _mm512_maskz_loadu_epi8(mask, row[0] + from),
+                  b = _mm512_maskz_loadu_epi8(mask, row[1] + from);
+    const __m512i c = _mm512_maskz_loadu_epi8(mask, row[2] + from),
+                  d = _mm512_maskz_loadu_epi8(mask, row[3] + from);
     const __m512i ab_low = _mm512_unpacklo_epi8(a, b), ab_high = _mm512_unpackhi_epi8(a, b);
     const __m512i cd_low = _mm512_unpacklo_epi8(c, d), cd_high = _mm512_unpackhi_epi8(c, d);
     const __m512i quads[4] = {_mm512_unpacklo_epi16(ab_low, cd_low), _mm512_unpackhi_epi16(ab_low, cd_low),
-                              _mm512_unpacklo_epi16(ab_high, cd_high), _mm512_unpackhi_epi16(ab_high, cd_high)};
+                              _mm512_unpacklo_epi16(ab_high, cd_high),
+                              _mm512_unpackhi_epi16(ab_high, cd_high)};
     const __m512i w0 = digit(weights), w1 = digit(weights + 4), w2 = digit(weights + 8);
     for (int q = 0; q < 4; ++q) {
       d0[q] = _mm512_dpbusd_epi32(d0[q], quads[q], w0);
@@ -162,8 +166,8 @@ inline __m512i vertical_register(const Filter& filter, const std::uint8_t* weigh
   return _mm512_packus_epi16(_mm512_packs_epi32(sums[0], sums[1]), _mm512_packs_epi32(sums[2], sums[3]));
 }
 
-void vertical(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources, std::uint8_t* target,
-              std::int64_t bytes) {
+void vertical(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources,
+              std::uint8_t* target, std::int64_t bytes) {
   const std::uint8_t* weights = filter.packed + output * filter.steps * kDigits * 4;
   for (std::int64_t from = 0; from < bytes; from += kRegister) {
     const __mmask64 mask = first_bytes(bytes - from);

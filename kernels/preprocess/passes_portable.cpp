@@ -30,8 +30,8 @@ void horizontal(const Filter& filter, const std::uint8_t* const* sources, std::u
   }
 }
 
-void vertical(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources, std::uint8_t* target,
-              std::int64_t bytes) {
+void vertical(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources,
+              std::uint8_t* target, std::int64_t bytes) {
   constexpr std::int64_t kChunk = 256;
   std::int32_t sums[kChunk];
   const std::int32_t* weight = filter.weight + output * filter.taps;

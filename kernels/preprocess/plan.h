@@ -11,7 +11,7 @@ namespace attributary::preprocess {
 struct Plan {
   std::int64_t height = 0, width = 0, size = 0;
   Isa isa = Isa::kPortable;
-  bool copy = false;            // the short side has the size wanted: nothing to resample
+  bool copy = false;               // the short side has the size wanted: nothing to resample
   std::int64_t top = 0, left = 0;  // of the crop, in resized pixels
   bool vertical_first = false;
   Axis columns, rows;

@@ -1,5 +1,6 @@
-// Fuzzes resize_crop with dimensions, strides and content: every instruction set must equal the portable one and
-// touch no byte outside. Built with libFuzzer where the compiler has it; else `main` below draws the inputs:
+// Fuzzes resize_crop with dimensions, strides and content: every instruction set must equal the portable one
+// and touch no byte outside. Built with libFuzzer where the compiler has it; else `main` below draws the
+// inputs:
 //   preprocess_fuzz [runs] [seed]
 #include <cstdio>
 #include <cstdlib>
@@ -35,7 +36,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t leng
   for (std::int64_t y = 0; y < height; ++y) {
     for (std::int64_t b = 0; b < width * 3; ++b) {
       const auto at = static_cast<std::size_t>(y * width * 3 + b);
-      source.data()[y * stride + b] = at + 12 < length ? data[at + 12] : static_cast<std::uint8_t>(random() >> 11);
+      source.data()[y * stride + b] =
+          at + 12 < length ? data[at + 12] : static_cast<std::uint8_t>(random() >> 11);
     }
   }
   Image image{source.data(), height, width, stride};

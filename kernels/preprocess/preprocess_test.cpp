@@ -24,10 +24,12 @@ struct Shape {
   std::int64_t height, width, size;
 };
 
-// Plain, the other order of passes, enlarging, many taps, register boundaries, narrow, one pixel, nothing to do.
-constexpr Shape kShapes[] = {{64, 64, 28},  {96, 41, 24}, {41, 96, 24},  {200, 60, 24}, {7, 9, 40},   {1, 1, 16},
-                             {2, 300, 8},   {300, 2, 8},  {150, 140, 7}, {137, 333, 32}, {40, 70, 40}, {33, 31, 1},
-                             {512, 512, 52}, {5, 5, 6},   {6, 1000, 3},  {700, 640, 16}};
+// Plain, the other order of passes, enlarging, many taps, register boundaries, narrow, one pixel, nothing to
+// do.
+constexpr Shape kShapes[] = {{64, 64, 28},   {96, 41, 24},   {41, 96, 24}, {200, 60, 24},
+                             {7, 9, 40},     {1, 1, 16},     {2, 300, 8},  {300, 2, 8},
+                             {150, 140, 7},  {137, 333, 32}, {40, 70, 40}, {33, 31, 1},
+                             {512, 512, 52}, {5, 5, 6},      {6, 1000, 3}, {700, 640, 16}};
 
 }  // namespace
 
@@ -46,7 +48,8 @@ TEST_CASE("every instruction set equals the naive resize, and touches no byte ou
       for (const bool at_end : {false, true}) {
         const Guarded source(bytes, at_end), target(result_bytes, at_end);
         std::memcpy(source.data(), pixels.data(), bytes);
-        resize_crop({source.data(), shape.height, shape.width, shape.width * 3}, shape.size, target.data(), isa);
+        resize_crop({source.data(), shape.height, shape.width, shape.width * 3}, shape.size, target.data(),
+                    isa);
         CHECK(std::memcmp(target.data(), expected.data(), result_bytes) == 0);
       }
     }
@@ -93,7 +96,8 @@ TEST_CASE("weights of an output add up to one") {
   const Axis axis = make_axis(517, 224, 0, 224);
   for (std::int64_t o = 0; o < axis.outputs; ++o) {
     std::int64_t sum = 0;
-    for (std::int64_t t = 0; t < axis.taps; ++t) sum += axis.weight[static_cast<std::size_t>(o * axis.taps + t)];
+    for (std::int64_t t = 0; t < axis.taps; ++t)
+      sum += axis.weight[static_cast<std::size_t>(o * axis.taps + t)];
     CHECK(std::abs(sum - (std::int64_t{1} << kWeightBits)) <= axis.taps);
   }
 }

@@ -39,7 +39,8 @@ Scratch& scratch() {
 
 // Points `sources` at the rows that output `y` needs, padded for the vertical pass.
 template <typename RowAt>
-void point_at_rows(const Axis& rows, std::int64_t y, const RowAt& row_at, std::vector<const std::uint8_t*>& sources) {
+void point_at_rows(const Axis& rows, std::int64_t y, const RowAt& row_at,
+                   std::vector<const std::uint8_t*>& sources) {
   const std::int64_t start = rows.start[static_cast<std::size_t>(y)];
   const std::int64_t length = rows.length[static_cast<std::size_t>(y)];
   const std::int64_t padded = (rows.taps + kRowPadding - 1) / kRowPadding * kRowPadding;
@@ -49,8 +50,10 @@ void point_at_rows(const Axis& rows, std::int64_t y, const RowAt& row_at, std::v
   }
 }
 
-// Rows narrow to the crop's columns as they are needed; a ring keeps those that the vertical filter still reaches.
-void resize_columns_first(const Plan& plan, const std::uint8_t* origin, std::int64_t stride, std::uint8_t* target) {
+// Rows narrow to the crop's columns as they are needed; a ring keeps those that the vertical filter still
+// reaches.
+void resize_columns_first(const Plan& plan, const std::uint8_t* origin, std::int64_t stride,
+                          std::uint8_t* target) {
   const Filter columns = plan.column_filter(), rows = plan.row_filter();
   const std::int64_t bytes = plan.size * 3;
   Scratch& work = scratch();
@@ -76,7 +79,8 @@ void resize_columns_first(const Plan& plan, const std::uint8_t* origin, std::int
 }
 
 // Output rows are made at the image's own width, a block at a time, then narrowed.
-void resize_rows_first(const Plan& plan, const std::uint8_t* origin, std::int64_t stride, std::uint8_t* target) {
+void resize_rows_first(const Plan& plan, const std::uint8_t* origin, std::int64_t stride,
+                       std::uint8_t* target) {
   const Filter columns = plan.column_filter(), rows = plan.row_filter();
   const std::int64_t bytes = plan.size * 3, wide_bytes = plan.columns.sources * 3;
   Scratch& work = scratch();
@@ -121,9 +125,10 @@ void resize_crop(const Image& image, std::int64_t size, std::uint8_t* target, Is
   run_plan(*find_plan(image.height, image.width, size, isa), image, target);
 }
 
-void resize_crop_batch(const Image* images, std::int64_t count, std::int64_t size, std::uint8_t* targets, Isa isa,
-                       int threads) {
-  parallel_for(count, threads, [&](std::int64_t i) { resize_crop(images[i], size, targets + i * size * size * 3, isa); });
+void resize_crop_batch(const Image* images, std::int64_t count, std::int64_t size, std::uint8_t* targets,
+                       Isa isa, int threads) {
+  parallel_for(count, threads,
+               [&](std::int64_t i) { resize_crop(images[i], size, targets + i * size * size * 3, isa); });
 }
 
 }  // namespace attributary::preprocess

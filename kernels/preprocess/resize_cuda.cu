@@ -20,8 +20,9 @@ dim3 grid(std::int64_t across, std::int64_t lines, std::int64_t images) {
 cuda::DeviceArray<std::int32_t> to_device(const std::vector<std::int32_t>& values) {
   cuda::DeviceArray<std::int32_t> array(values.size());
   if (!values.empty()) {
-    cuda::check(cudaMemcpy(array.data(), values.data(), values.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice),
-                "copy of the resize tables");
+    cuda::check(
+        cudaMemcpy(array.data(), values.data(), values.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice),
+        "copy of the resize tables");
   }
   return array;
 }
@@ -44,12 +45,14 @@ CudaResizer::CudaResizer(std::int64_t height, std::int64_t width, std::int64_t s
       max_batch_(std::min<std::int64_t>(max_batch, kMaxGrid)),
       columns_(plan_->columns),
       rows_(plan_->rows) {
-  const std::int64_t between =
-      plan_->copy ? 0 : plan_->vertical_first ? size * plan_->columns.sources * 3 : plan_->rows.sources * size * 3;
+  const std::int64_t between = plan_->copy             ? 0
+                               : plan_->vertical_first ? size * plan_->columns.sources * 3
+                                                       : plan_->rows.sources * size * 3;
   between_ = cuda::DeviceArray<std::uint8_t>(static_cast<std::size_t>(max_batch_ * between));
 }
 
-void CudaResizer::run(const std::uint8_t* images, std::int64_t count, std::uint8_t* targets, cudaStream_t stream) {
+void CudaResizer::run(const std::uint8_t* images, std::int64_t count, std::uint8_t* targets,
+                      cudaStream_t stream) {
   const std::int64_t size = plan_->size, stride = plan_->width * 3, image = plan_->height * stride;
   const AxisView columns{columns_.start.data(), columns_.length.data(), columns_.weight.data(), columns_.taps,
                          columns_.first};
@@ -60,26 +63,26 @@ void CudaResizer::run(const std::uint8_t* images, std::int64_t count, std::uint8
     const std::uint8_t* source = images + from * image;
     std::uint8_t* target = targets + from * size * size * 3;
     if (plan_->copy) {
-      device::copy_window<<<grid(bytes, size, batch), kThreads, 0, stream>>>(source, stride, image, plan_->top,
-                                                                     plan_->left * 3, target, side, bytes);
+      device::copy_window<<<grid(bytes, size, batch), kThreads, 0, stream>>>(
+          source, stride, image, plan_->top, plan_->left * 3, target, side, bytes);
     } else if (plan_->vertical_first) {
       const std::int64_t wide = plan_->columns.sources * 3;
-      device::shorten<<<grid(wide, size, batch), kThreads, 0, stream>>>(rows, source, stride, image, columns.first * 3LL,
-                                                                between_.data(), side,
-                                                                static_cast<std::int32_t>(wide));
+      device::shorten<<<grid(wide, size, batch), kThreads, 0, stream>>>(
+          rows, source, stride, image, columns.first * 3LL, between_.data(), side,
+          static_cast<std::int32_t>(wide));
       AxisView rebased = columns;
       rebased.first = 0;  // the strip between the passes begins at the first column needed
-      device::narrow<<<grid(size, size, batch), kThreads, 0, stream>>>(rebased, between_.data(), wide, size * wide, 0, target,
-                                                               side, side);
+      device::narrow<<<grid(size, size, batch), kThreads, 0, stream>>>(rebased, between_.data(), wide,
+                                                                       size * wide, 0, target, side, side);
     } else {
       const std::int64_t lines = plan_->rows.sources;
-      device::narrow<<<grid(size, lines, batch), kThreads, 0, stream>>>(columns, source, stride, image, rows.first,
-                                                                between_.data(), side,
-                                                                static_cast<std::int32_t>(lines));
+      device::narrow<<<grid(size, lines, batch), kThreads, 0, stream>>>(columns, source, stride, image,
+                                                                        rows.first, between_.data(), side,
+                                                                        static_cast<std::int32_t>(lines));
       AxisView rebased = rows;
       rebased.first = 0;  // likewise, at the first row needed
-      device::shorten<<<grid(bytes, size, batch), kThreads, 0, stream>>>(rebased, between_.data(), size * 3, lines * size * 3,
-                                                                 0, target, side, bytes);
+      device::shorten<<<grid(bytes, size, batch), kThreads, 0, stream>>>(
+          rebased, between_.data(), size * 3, lines * size * 3, 0, target, side, bytes);
     }
     cuda::check(cudaGetLastError(), "launch of the resize");
   }

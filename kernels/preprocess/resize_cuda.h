@@ -1,4 +1,5 @@
-// Resize and crop of batches of equal size on a CUDA device; equal to the CPU kernel bit for bit (integers only).
+// Resize and crop of batches of equal size on a CUDA device; equal to the CPU kernel bit for bit (integers
+// only).
 #pragma once
 
 #include <cstdint>

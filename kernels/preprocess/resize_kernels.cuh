@@ -51,7 +51,8 @@ __global__ void shorten(AxisView axis, const std::uint8_t* source, std::int64_t 
   if (b >= bytes) return;
   for (std::int32_t o = blockIdx.y; o < outputs; o += gridDim.y) {
     const std::uint8_t* byte = source + blockIdx.z * source_image +
-                               static_cast<std::int64_t>(axis.first + axis.start[o]) * source_stride + first_byte + b;
+                               static_cast<std::int64_t>(axis.first + axis.start[o]) * source_stride +
+                               first_byte + b;
     const std::int32_t* weight = axis.weight + static_cast<std::int64_t>(o) * axis.taps;
     std::int32_t sum = 1 << (kWeightBits - 1);
     for (std::int32_t t = 0; t < axis.length[o]; ++t, byte += source_stride) sum += *byte * weight[t];

@@ -27,7 +27,8 @@ std::int64_t widest_group(const Axis& axis) {
   std::int64_t widest = 0;
   for (std::int64_t o = 0; o < axis.outputs; o += kGroup) {
     const std::int64_t last = std::min(o + kGroup, axis.outputs) - 1;
-    widest = std::max(widest, axis.start[static_cast<std::size_t>(last)] - axis.start[static_cast<std::size_t>(o)]);
+    widest = std::max(widest,
+                      axis.start[static_cast<std::size_t>(last)] - axis.start[static_cast<std::size_t>(o)]);
   }
   return widest;
 }
@@ -124,7 +125,8 @@ Tables pack_avx2(const Axis& axis) {
       const std::int32_t weight = weight_at(axis, o, tap);
       const auto low = static_cast<std::int16_t>(weight & 0xffff);
       const auto high = static_cast<std::int16_t>((weight - low) / 65536);
-      std::uint8_t* pair = tables.packed.data() + (o * tables.steps + tap / 4) * kStep + tap % 4 / 2 * 8 + tap % 2 * 2;
+      std::uint8_t* pair =
+          tables.packed.data() + (o * tables.steps + tap / 4) * kStep + tap % 4 / 2 * 8 + tap % 2 * 2;
       std::memcpy(pair, &low, sizeof(low));
       std::memcpy(pair + 4, &high, sizeof(high));
     }

@@ -1,5 +1,5 @@
-// PRIVATE: an axis' weights laid out for the vector units. Built once a plan by ordinary code; the instruction-set
-// files only read them.
+// PRIVATE: an axis' weights laid out for the vector units. Built once a plan by ordinary code; the
+// instruction-set files only read them.
 #pragma once
 
 #include <cstdint>
@@ -28,21 +28,21 @@ class AlignedBytes {
   std::size_t size_ = 0;
 };
 
-// AVX-512: a weight is three signed bytes, d2 * 2^16 + d1 * 2^8 + d0, so that VNNI multiplies raw pixel bytes.
-// AVX2: a weight is two signed 16-bit halves, high * 2^16 + low, for pmaddwd.
+// AVX-512: a weight is three signed bytes, d2 * 2^16 + d1 * 2^8 + d0, so that VNNI multiplies raw pixel
+// bytes. AVX2: a weight is two signed 16-bit halves, high * 2^16 + low, for pmaddwd.
 constexpr int kDigits = 3;
-constexpr int kTapsAStep = 4;    // of both horizontal short paths and the AVX-512 vertical pass
-constexpr int kGroup = 5;        // outputs a register of the AVX-512 short path: 5 * 3 channels of 16 lanes
-constexpr int kLongTaps = 16;    // taps a register of the AVX-512 long path
-constexpr int kRegister = 64;    // bytes
+constexpr int kTapsAStep = 4;  // of both horizontal short paths and the AVX-512 vertical pass
+constexpr int kGroup = 5;      // outputs a register of the AVX-512 short path: 5 * 3 channels of 16 lanes
+constexpr int kLongTaps = 16;  // taps a register of the AVX-512 long path
+constexpr int kRegister = 64;  // bytes
 
 enum class Layout : std::int32_t {
-  kPlain,        // the weights of the axis as they are
-  kGroups,       // AVX-512 horizontal, a group's sources lie in one register
-  kWideGroups,   // the same, in two registers
-  kLong,         // AVX-512 horizontal, many taps: lanes are taps of one output
-  kQuads,        // AVX2 horizontal and vertical: [output][step of 4][low 01, high 01, low 23, high 23]
-  kDigitQuads,   // AVX-512 vertical: [output][step of 4][digit], four bytes each
+  kPlain,       // the weights of the axis as they are
+  kGroups,      // AVX-512 horizontal, a group's sources lie in one register
+  kWideGroups,  // the same, in two registers
+  kLong,        // AVX-512 horizontal, many taps: lanes are taps of one output
+  kQuads,       // AVX2 horizontal and vertical: [output][step of 4][low 01, high 01, low 23, high 23]
+  kDigitQuads,  // AVX-512 vertical: [output][step of 4][digit], four bytes each
 };
 
 struct Tables {

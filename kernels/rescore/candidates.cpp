@@ -28,7 +28,8 @@ void radix_sort(std::vector<std::uint32_t>& rows, std::vector<std::uint32_t>& ot
     const int shift = pass * kDigitBits;
     const std::uint32_t* source = rows.data();
     std::uint32_t* target = other.data();
-    for (std::size_t i = 0; i < rows.size(); ++i) target[counts[pass][(source[i] >> shift) & (kDigits - 1)]++] = source[i];
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      target[counts[pass][(source[i] >> shift) & (kDigits - 1)]++] = source[i];
     rows.swap(other);
   }
 }

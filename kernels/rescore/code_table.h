@@ -9,8 +9,8 @@ namespace attributary::rescore {
 
 class CodeTable {
  public:
-  // Forgets all codes and makes room for the `count` codes given, repeats included. Codes that lie close together
-  // (creators often do) index the table directly; others are hashed.
+  // Forgets all codes and makes room for the `count` codes given, repeats included. Codes that lie close
+  // together (creators often do) index the table directly; others are hashed.
   void reset(const std::int32_t* codes, std::size_t count) {
     std::int32_t low = 0, high = 0;
     if (count > 0) {
@@ -32,7 +32,8 @@ class CodeTable {
     codes_.reserve(count);
   }
 
-  // The number of `code`, one of those given to reset; a code seen for the first time gets size() as its number.
+  // The number of `code`, one of those given to reset; a code seen for the first time gets size() as its
+  // number.
   std::uint32_t number(std::int32_t code) {
     const auto bits = static_cast<std::uint32_t>(code);
     std::uint32_t at = direct_ ? bits - base_ : ((bits * 0x9e3779b1u) >> 9) & mask_;

@@ -1,4 +1,5 @@
-// Compiled with AVX-512 flags: no inline library code may be instantiated here, or a plain machine could run it.
+// Compiled with AVX-512 flags: no inline library code may be instantiated here, or a plain machine could run
+// it.
 #include <immintrin.h>
 
 #include "rescore/dot.h"
@@ -6,15 +7,17 @@
 namespace attributary::rescore {
 namespace {
 
-constexpr int kBlock = 4;             // rows that share a load of the query
-constexpr std::int64_t kWide = 32;    // dimensions a step: two registers of 16
+constexpr int kBlock = 4;           // rows that share a load of the query
+constexpr std::int64_t kWide = 32;  // dimensions a step: two registers of 16
 
 struct Half {
   using Element = std::uint16_t;
   static __m512 load(const Element* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static __m512 load(const Element* p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
+  static __m512 load(const Element* p, __mmask16 mask) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+  }
 };
 
 struct Int8 {

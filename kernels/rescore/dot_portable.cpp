@@ -7,7 +7,8 @@ namespace {
 
 constexpr int kLanes = 8;
 
-// IEEE half to float in plain integer and float arithmetic, so that a compiler can vectorise the loop around it.
+// IEEE half to float in plain integer and float arithmetic, so that a compiler can vectorise the loop around
+// it.
 inline float half_to_float(std::uint16_t half) {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7fffu) << 13;
   // Rebias the exponent by a multiplication: right for normal and subnormal halves alike.
@@ -52,7 +53,8 @@ void dot_i8_portable(const Store& store, const float* query, const std::uint32_t
                      float* similarity) {
   const auto* vectors = static_cast<const std::int8_t*>(store.vectors);
   for (std::int64_t i = 0; i < count; ++i) {
-    similarity[i] = store.scales[rows[i]] * dot(query, vectors + std::int64_t{rows[i]} * store.dim, store.dim);
+    similarity[i] =
+        store.scales[rows[i]] * dot(query, vectors + std::int64_t{rows[i]} * store.dim, store.dim);
   }
 }
 

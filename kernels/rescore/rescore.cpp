@@ -29,7 +29,8 @@ void select_top(Scratch& scratch, std::size_t top) {
   if (top == 0) return;
   if (top < count / 8) {
     // Few are wanted: a bounded heap whose worst member turns most candidates away with one comparison.
-    for (std::size_t i = 0; i < top; ++i) keys.push_back(order_key(scratch.similarity[i], static_cast<std::uint32_t>(i)));
+    for (std::size_t i = 0; i < top; ++i)
+      keys.push_back(order_key(scratch.similarity[i], static_cast<std::uint32_t>(i)));
     std::make_heap(keys.begin(), keys.end());
     float worst = scratch.similarity[keys.front() & 0xffffffffu];
     for (std::size_t i = top; i < count; ++i) {
@@ -40,7 +41,8 @@ void select_top(Scratch& scratch, std::size_t top) {
       worst = scratch.similarity[keys.front() & 0xffffffffu];
     }
   } else {
-    for (std::size_t i = 0; i < count; ++i) keys.push_back(order_key(scratch.similarity[i], static_cast<std::uint32_t>(i)));
+    for (std::size_t i = 0; i < count; ++i)
+      keys.push_back(order_key(scratch.similarity[i], static_cast<std::uint32_t>(i)));
     if (top < count) {
       std::nth_element(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(top), keys.end());
       keys.resize(top);
@@ -62,7 +64,8 @@ Fault rescore_one(const Store& store, const Batch& batch, const Result& result, 
   for (std::int64_t i = 0; i < count; ++i) {
     float& similarity = scratch.similarity[static_cast<std::size_t>(i)];
     similarity += 0.0f;  // -0 ties with 0
-    if (!std::isfinite(similarity)) return {FaultKind::kNotFinite, q, scratch.rows[static_cast<std::size_t>(i)]};
+    if (!std::isfinite(similarity))
+      return {FaultKind::kNotFinite, q, scratch.rows[static_cast<std::size_t>(i)]};
   }
 
   result.diffuse[q] =
@@ -76,7 +79,8 @@ Fault rescore_one(const Store& store, const Batch& batch, const Result& result, 
     result.share[q * result.top_k + i] = scratch.share[place];
   }
   total_creators(scratch, result.top_creators, result.creators + q * result.top_creators,
-                 result.creator_share + q * result.top_creators, result.creator_items + q * result.top_creators);
+                 result.creator_share + q * result.top_creators,
+                 result.creator_items + q * result.top_creators);
   return {};
 }
 

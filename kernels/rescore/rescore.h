@@ -12,10 +12,10 @@ enum class VectorType : std::int32_t { kFloat16, kInt8 };
 
 // The bundle's vectors and what is known of each item. Rows are contiguous; nothing is owned.
 struct Store {
-  const void* vectors = nullptr;      // [rows, dim]
+  const void* vectors = nullptr;  // [rows, dim]
   VectorType type = VectorType::kFloat16;
-  const float* scales = nullptr;      // [rows], kInt8 only: value = scale * int8
-  std::int64_t rows = 0;              // below 2^31
+  const float* scales = nullptr;  // [rows], kInt8 only: value = scale * int8
+  std::int64_t rows = 0;          // below 2^31
   std::int64_t dim = 0;
   const std::int32_t* creators = nullptr;  // [rows]
   const std::int32_t* groups = nullptr;    // [rows] near-duplicate group

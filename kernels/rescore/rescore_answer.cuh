@@ -7,11 +7,13 @@ namespace attributary::rescore::device {
 
 using Wide = unsigned long long;
 
-// Reduces over the block with an operation whose result does not depend on order; every thread gets the result.
+// Reduces over the block with an operation whose result does not depend on order; every thread gets the
+// result.
 template <typename T, typename Operation>
 __device__ T reduce_block(T value, Operation operation, T neutral) {
   __shared__ T partial[kWarp];
-  for (int step = kWarp / 2; step > 0; step /= 2) value = operation(value, __shfl_xor_sync(0xffffffffu, value, step));
+  for (int step = kWarp / 2; step > 0; step /= 2)
+    value = operation(value, __shfl_xor_sync(0xffffffffu, value, step));
   __syncthreads();  // of an earlier use
   if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = value;
   __syncthreads();
@@ -103,7 +105,8 @@ __device__ inline Wide order_key(float similarity, std::int32_t row) {
   return (static_cast<Wide>(~ascending) << 32) | static_cast<std::uint32_t>(row);
 }
 
-// The key at rank `rank` (from 1) among the query's candidates: a digit of eight bits a round, the highest first.
+// The key at rank `rank` (from 1) among the query's candidates: a digit of eight bits a round, the highest
+// first.
 __device__ inline Wide select_key(const View& v, const Query& query, std::int32_t rank) {
   __shared__ std::int32_t histogram[256];
   __shared__ Wide prefix;
@@ -172,7 +175,8 @@ __device__ inline void write_top(const View& v, const Query& query, std::int32_t
     }
   }
   for (std::int32_t i = threadIdx.x; i < kept; i += blockDim.x) {
-    const std::int64_t from = query.base + places[i], to = static_cast<std::int64_t>(query.number) * v.top_k + i;
+    const std::int64_t from = query.base + places[i],
+                       to = static_cast<std::int64_t>(query.number) * v.top_k + i;
     v.out_rows[to] = v.row[from];
     v.out_similarity[to] = v.similarity[from];
     v.out_share[to] = v.weight[from];
@@ -188,10 +192,12 @@ __device__ inline void write_creators(const View& v, const Query& query) {
     }
     most = reduce_block(most, Max(), Wide{0});
     if (most == 0) return;
-    // Of equal totals the lowest code: codes with the sign bit flipped order as unsigned; complemented for Max.
+    // Of equal totals the lowest code: codes with the sign bit flipped order as unsigned; complemented for
+    // Max.
     std::uint32_t lowest = 0;
     for (std::int32_t slot = threadIdx.x; slot < v.capacity; slot += blockDim.x) {
-      if (v.creator_count[query.table + slot] <= 0 || v.creator_total[query.table + slot] + 1 != most) continue;
+      if (v.creator_count[query.table + slot] <= 0 || v.creator_total[query.table + slot] + 1 != most)
+        continue;
       const auto code = static_cast<std::uint32_t>(v.creator_keys[query.table + slot] - 1);
       lowest = max(lowest, ~(code ^ 0x80000000u));
     }

@@ -1,11 +1,10 @@
-#include "rescore/rescore_cuda.h"
-
 #include <algorithm>
 #include <array>
 #include <stdexcept>
 
 #include "common/cuda_memory.h"
 #include "rescore/rescore_answer.cuh"
+#include "rescore/rescore_cuda.h"
 
 namespace attributary::rescore {
 
@@ -55,8 +54,9 @@ template <typename T>
 DeviceArray<T> to_device(const T* values, std::int64_t count) {
   DeviceArray<T> array(static_cast<std::size_t>(count));
   if (count > 0) {
-    check(cudaMemcpy(array.data(), values, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyHostToDevice),
-          "copy of the store");
+    check(
+        cudaMemcpy(array.data(), values, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyHostToDevice),
+        "copy of the store");
   }
   return array;
 }
@@ -64,7 +64,10 @@ DeviceArray<T> to_device(const T* values, std::int64_t count) {
 }  // namespace
 
 CudaStore::Impl::Impl(const Store& store, std::int64_t queries_at_most, std::int64_t candidates_at_most)
-    : max_queries(queries_at_most), max_candidates(candidates_at_most), store_rows(store.rows), dim(store.dim) {
+    : max_queries(queries_at_most),
+      max_candidates(candidates_at_most),
+      store_rows(store.rows),
+      dim(store.dim) {
   if (store.type != VectorType::kFloat16 || store.dim % 8 != 0 || store.dim > 8192) {
     throw std::invalid_argument("vectors: float16 with dimensions a multiple of 8, at most 8192");
   }
@@ -131,7 +134,9 @@ void CudaStore::Impl::launch() {
   const auto count = static_cast<unsigned>(view.count), width = static_cast<unsigned>(view.width);
   check(cudaMemsetAsync(fault.data(), 0, sizeof(unsigned long long), stream), "reset of the fault");
   check(cudaMemsetAsync(fault_row.data(), 0, count * sizeof(std::int64_t), stream), "reset of the faults");
-  const auto blocks = [width](int each) { return (width + static_cast<unsigned>(each) - 1) / static_cast<unsigned>(each); };
+  const auto blocks = [width](int each) {
+    return (width + static_cast<unsigned>(each) - 1) / static_cast<unsigned>(each);
+  };
   device::claim_rows<<<dim3(blocks(device::kDotThreads), count), device::kDotThreads, 0, stream>>>(view);
   device::dot_rows<<<dim3(blocks(device::kRowsABlock), count), device::kDotThreads,
                      static_cast<std::size_t>(dim) * sizeof(float), stream>>>(view);
@@ -176,7 +181,8 @@ Fault CudaStore::Impl::read_fault() {
   Fault found;
   found.kind = (plain & 1) == 0 ? FaultKind::kOutOfRange : FaultKind::kNotFinite;
   found.query = static_cast<std::int64_t>(plain >> 1);
-  check(cudaMemcpyAsync(&found.row, fault_row.data() + found.query, sizeof(found.row), cudaMemcpyDeviceToHost, stream),
+  check(cudaMemcpyAsync(&found.row, fault_row.data() + found.query, sizeof(found.row), cudaMemcpyDeviceToHost,
+                        stream),
         "copy of the fault");
   stream.wait();
   return found;
@@ -231,7 +237,8 @@ Fault CudaStore::rescore(const Batch& batch, const Result& result) {
 
 double CudaStore::replay_seconds(int repeats) {
   Impl& work = *impl_;
-  if (work.graph == nullptr || repeats < 1) throw std::invalid_argument("replay_seconds: answer a batch first");
+  if (work.graph == nullptr || repeats < 1)
+    throw std::invalid_argument("replay_seconds: answer a batch first");
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin), "cudaEventCreate");
   check(cudaEventCreate(&end), "cudaEventCreate");

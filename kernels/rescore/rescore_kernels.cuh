@@ -1,8 +1,8 @@
 // PRIVATE: the three device kernels of a batch: claim distinct rows, dot products, and a query's answer.
 //
-// Bit-stable by construction: maxima do not depend on order, sums that run in parallel are integers (fixed point,
-// 40 fractional bits), and a dot product is always reduced in the same order inside one warp. Ties are broken by row
-// and by code, never by who came first.
+// Bit-stable by construction: maxima do not depend on order, sums that run in parallel are integers (fixed
+// point, 40 fractional bits), and a dot product is always reduced in the same order inside one warp. Ties are
+// broken by row and by code, never by who came first.
 #pragma once
 
 #if !defined(ATTRIBUTARY_ONE_THREAD)  // tests/one_thread_cuda.h stands in for the device
@@ -19,7 +19,7 @@ constexpr int kWarp = 1;
 constexpr int kWarp = 32;
 #endif
 constexpr int kDotThreads = 256;
-constexpr int kRowsAWarp = 4;      // in flight together
+constexpr int kRowsAWarp = 4;  // in flight together
 constexpr int kRowsABlock = 128;
 constexpr int kAnswerThreads = 1024;
 constexpr int kMaxTopK = 1024;
@@ -42,17 +42,17 @@ struct View {
   const std::uint8_t* allowed;  // or null
   std::int32_t count, width;
 
-  std::int32_t* row;         // [count, width] the row, or -1: no candidate, filtered or a repeat
-  float* similarity;         // [count, width]
-  float* weight;             // [count, width] weight, then share
-  std::int32_t* row_slot;    // [count, width] places taken in the tables, or -1
+  std::int32_t* row;       // [count, width] the row, or -1: no candidate, filtered or a repeat
+  float* similarity;       // [count, width]
+  float* weight;           // [count, width] weight, then share
+  std::int32_t* row_slot;  // [count, width] places taken in the tables, or -1
   std::int32_t* group_slot;
   std::int32_t* creator_slot;
 
-  std::int32_t capacity;          // of a query's tables, a power of two
-  std::uint32_t* row_keys;        // [count, capacity] row + 1
-  unsigned long long* group_keys; // code + 1 as unsigned, 0 = empty
-  std::int32_t* group_best;       // bits of a float that is not negative: they order as integers
+  std::int32_t capacity;           // of a query's tables, a power of two
+  std::uint32_t* row_keys;         // [count, capacity] row + 1
+  unsigned long long* group_keys;  // code + 1 as unsigned, 0 = empty
+  std::int32_t* group_best;        // bits of a float that is not negative: they order as integers
   unsigned long long* group_total;
   unsigned long long* creator_keys;
   unsigned long long* creator_total;
@@ -92,7 +92,8 @@ __global__ void claim_rows(View v) {
   v.weight[at] = 0.0f;
   if (candidate < 0) return;
   if (candidate >= v.store_rows) {
-    atomicMax(reinterpret_cast<unsigned long long*>(v.fault_row + q), static_cast<unsigned long long>(candidate));
+    atomicMax(reinterpret_cast<unsigned long long*>(v.fault_row + q),
+              static_cast<unsigned long long>(candidate));
     report(v, q, 0);
     return;
   }
@@ -132,7 +133,8 @@ __global__ void __launch_bounds__(kDotThreads) dot_rows(View v) {
   __syncthreads();
   const std::int64_t base = static_cast<std::int64_t>(q) * v.width;
   const std::int32_t first = blockIdx.x * kRowsABlock, last = min(first + kRowsABlock, v.width);
-  for (std::int32_t i = first + warp * kRowsAWarp; i < last; i += static_cast<std::int32_t>(blockDim.x) / kWarp * kRowsAWarp) {
+  for (std::int32_t i = first + warp * kRowsAWarp; i < last;
+       i += static_cast<std::int32_t>(blockDim.x) / kWarp * kRowsAWarp) {
     const __half* vector[kRowsAWarp];
     std::int32_t row[kRowsAWarp];
     float sum[kRowsAWarp];
@@ -146,7 +148,8 @@ __global__ void __launch_bounds__(kDotThreads) dot_rows(View v) {
       uint4 packed[kRowsAWarp];
 #pragma unroll
       for (int r = 0; r < kRowsAWarp; ++r) {
-        packed[r] = row[r] >= 0 ? __ldg(reinterpret_cast<const uint4*>(vector[r] + d)) : make_uint4(0, 0, 0, 0);
+        packed[r] =
+            row[r] >= 0 ? __ldg(reinterpret_cast<const uint4*>(vector[r] + d)) : make_uint4(0, 0, 0, 0);
       }
 #pragma unroll
       for (int r = 0; r < kRowsAWarp; ++r) sum[r] += dot_eight(packed[r], query + d);
@@ -158,7 +161,8 @@ __global__ void __launch_bounds__(kDotThreads) dot_rows(View v) {
       const float similarity = sum[r] + 0.0f;  // -0 ties with 0
       v.similarity[base + i + r] = similarity;
       if (!isfinite(similarity)) {
-        atomicMax(reinterpret_cast<unsigned long long*>(v.fault_row + q), static_cast<unsigned long long>(row[r]));
+        atomicMax(reinterpret_cast<unsigned long long*>(v.fault_row + q),
+                  static_cast<unsigned long long>(row[r]));
         report(v, q, 1);
       }
     }

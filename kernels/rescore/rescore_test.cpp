@@ -1,3 +1,5 @@
+#include "rescore/rescore.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <vector>
 
 #include "rescore/dot.h"
-#include "rescore/rescore.h"
 #include "rescore/shares.h"
 #include "tests/guarded.h"
 #include "tests/rescore_problem.h"
@@ -26,7 +27,8 @@ TEST_CASE("every instruction set equals a plain evaluation of the formula, and t
       const Answer answer = run(p, store.as<std::uint16_t>(), static_cast<Isa>(level), 61, 9);
       REQUIRE(answer.fault.kind == FaultKind::kNone);
       for (std::int64_t q = 0; q < p.count; ++q) {
-        std::set<std::int64_t> rows(p.candidates.begin() + q * p.width, p.candidates.begin() + (q + 1) * p.width);
+        std::set<std::int64_t> rows(p.candidates.begin() + q * p.width,
+                                    p.candidates.begin() + (q + 1) * p.width);
         rows.erase(-1);
         std::map<std::int64_t, double> similarity;
         double peak = 0.1;
@@ -52,7 +54,8 @@ TEST_CASE("every instruction set equals a plain evaluation of the formula, and t
         CHECK(answer.diffuse[static_cast<std::size_t>(q)] > 0);
         const double null_weight = norm;
         for (const auto& [group, w] : best) norm += w;
-        CHECK(answer.diffuse[static_cast<std::size_t>(q)] == doctest::Approx(null_weight / norm).epsilon(1e-4));
+        CHECK(answer.diffuse[static_cast<std::size_t>(q)] ==
+              doctest::Approx(null_weight / norm).epsilon(1e-4));
         std::map<std::int32_t, double> creators;
         for (std::int64_t i = 0; i < 61; ++i) {
           const auto at = static_cast<std::size_t>(q * 61 + i);

@@ -1,4 +1,5 @@
-// PRIVATE: working memory of one thread; it grows to the largest query seen, so that a warm query allocates nothing.
+// PRIVATE: working memory of one thread; it grows to the largest query seen, so that a warm query allocates
+// nothing.
 #pragma once
 
 #include <cstdint>

@@ -17,8 +17,8 @@ inline float bits_to_float(std::uint32_t bits) {
   return value;
 }
 
-// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by the polynomial of Cephes' expf; times 2^n through the exponent
-// field. Without branches, so that the loop around it becomes vector code.
+// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by the polynomial of Cephes' expf; times 2^n through the
+// exponent field. Without branches, so that the loop around it becomes vector code.
 inline float exp_branchless(float x) {
   constexpr float kLowest = -87.33f;  // about log of the smallest normal float
   const bool vanishes = !(x >= kLowest);
@@ -53,8 +53,8 @@ void weigh(const Calibration& calibration, float peak, Scratch& scratch) {
   }
 }
 
-// Lists the places with a weight above 0, and what is known of them side by side: one walk over both code arrays
-// lets their cache misses overlap.
+// Lists the places with a weight above 0, and what is known of them side by side: one walk over both code
+// arrays lets their cache misses overlap.
 void list_positive(const Store& store, Scratch& scratch) {
   const std::size_t count = scratch.rows.size();
   scratch.positive.resize(count);
@@ -81,7 +81,8 @@ void list_positive(const Store& store, Scratch& scratch) {
 }
 
 // Lists in scratch.shared every candidate whose group has another member among the candidates, and a few more
-// (hash collisions). Most candidates are alone: a bitmap in the first-level cache clears them in a nanosecond.
+// (hash collisions). Most candidates are alone: a bitmap in the first-level cache clears them in a
+// nanosecond.
 void list_shared(Scratch& scratch) {
   const std::vector<std::int32_t>& groups = scratch.groups;
   std::size_t words = 16;
@@ -89,7 +90,9 @@ void list_shared(Scratch& scratch) {
   scratch.seen.assign(words, 0);
   scratch.repeated.assign(words, 0);
   const auto mask = static_cast<std::uint32_t>(words * 64 - 1);
-  const auto hash = [mask](std::int32_t group) { return ((static_cast<std::uint32_t>(group) * 0x9e3779b1u) >> 7) & mask; };
+  const auto hash = [mask](std::int32_t group) {
+    return ((static_cast<std::uint32_t>(group) * 0x9e3779b1u) >> 7) & mask;
+  };
   for (const std::int32_t group : groups) {
     const std::uint32_t at = hash(group);
     const std::uint64_t bit = std::uint64_t{1} << (at & 63);
@@ -106,7 +109,8 @@ void list_shared(Scratch& scratch) {
   scratch.shared.resize(kept);
 }
 
-// Scales the weights of every group so that they add up to its best member's: a near-duplicate group counts once.
+// Scales the weights of every group so that they add up to its best member's: a near-duplicate group counts
+// once.
 void merge_groups(Scratch& scratch) {
   const std::vector<std::uint32_t>& shared = scratch.shared;
   scratch.shared_groups.resize(shared.size());
@@ -129,7 +133,8 @@ void merge_groups(Scratch& scratch) {
   }
   for (std::size_t g = 0; g < scratch.best.size(); ++g) scratch.total[g] = scratch.best[g] / scratch.total[g];
   for (std::size_t i = 0; i < shared.size(); ++i) {
-    scratch.weight[shared[i]] = static_cast<float>(scratch.weight[shared[i]] * scratch.total[scratch.slot[i]]);
+    scratch.weight[shared[i]] =
+        static_cast<float>(scratch.weight[shared[i]] * scratch.total[scratch.slot[i]]);
   }
 }
 
@@ -150,7 +155,8 @@ float compute_shares(const Store& store, const Calibration& calibration, Scratch
   list_shared(scratch);
   merge_groups(scratch);
 
-  const double null_weight = std::exp((static_cast<double>(calibration.background) - peak) / calibration.temperature);
+  const double null_weight =
+      std::exp((static_cast<double>(calibration.background) - peak) / calibration.temperature);
   double norm = null_weight;
   for (const float weight : scratch.weight) norm += weight;
   const double inverse = 1.0 / norm;
@@ -162,8 +168,8 @@ float compute_shares(const Store& store, const Calibration& calibration, Scratch
   return static_cast<float>(null_weight * inverse);
 }
 
-void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators,
-                    float* creator_share, std::int32_t* creator_items) {
+void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators, float* creator_share,
+                    std::int32_t* creator_items) {
   if (top == 0) return;
   scratch.table.reset(scratch.creators.data(), scratch.creators.size());
   scratch.total.clear();
@@ -183,7 +189,8 @@ void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators,
   std::vector<std::uint32_t>& order = scratch.order;
   order.resize(scratch.table.size());
   for (std::size_t c = 0; c < order.size(); ++c) order[c] = static_cast<std::uint32_t>(c);
-  const auto kept = static_cast<std::ptrdiff_t>(std::min<std::int64_t>(top, static_cast<std::int64_t>(order.size())));
+  const auto kept =
+      static_cast<std::ptrdiff_t>(std::min<std::int64_t>(top, static_cast<std::int64_t>(order.size())));
   std::partial_sort(order.begin(), order.begin() + kept, order.end(), [&](std::uint32_t a, std::uint32_t b) {
     if (scratch.total[a] != scratch.total[b]) return scratch.total[a] > scratch.total[b];
     return scratch.table.code(a) < scratch.table.code(b);

@@ -39,8 +39,8 @@ void count_rescore(Isa isa, int repeats) {
   std::int32_t codes[10], items[10];
   rescore::Store store{vectors.data(), rescore::VectorType::kFloat16, nullptr, kRows, kDim, creators.data(),
                        groups.data()};
-  const rescore::Batch batch{query.data(), candidates.data(), 1, kWidth, &temperature, &threshold, &background,
-                             nullptr};
+  const rescore::Batch batch{query.data(), candidates.data(), 1,           kWidth,
+                             &temperature, &threshold,        &background, nullptr};
   const rescore::Result result{rows, similarity, share, &diffuse, codes, creator_share, items, 20, 10};
   for (int i = 0; i < repeats; ++i) rescore::rescore(store, batch, result, isa, 1);
   std::printf("%ld\n", static_cast<long>(rows[0]));

@@ -1,12 +1,11 @@
 // The CUDA kernels' logic on the CPU, one thread a block, against the CPU kernels.
-#include "tests/one_thread_cuda.h"
-
 #include <doctest/doctest.h>
 
 #include "preprocess/plan.h"
 #include "preprocess/resize_kernels.cuh"
 #include "rescore/rescore_answer.cuh"
 #include "tests/naive_resize.h"
+#include "tests/one_thread_cuda.h"
 #include "tests/rescore_problem.h"
 
 namespace attributary::rescore::device {
@@ -29,7 +28,8 @@ std::vector<T> zeros(std::int64_t count) {
 struct Device {
   std::int64_t places, slots;
   std::int32_t capacity;
-  std::vector<std::int32_t> row = zeros<std::int32_t>(places), row_slot = row, group_slot = row, creator_slot = row;
+  std::vector<std::int32_t> row = zeros<std::int32_t>(places), row_slot = row, group_slot = row,
+                            creator_slot = row;
   std::vector<float> similarity = zeros<float>(places), weight = similarity;
   std::vector<std::uint32_t> row_keys = zeros<std::uint32_t>(slots);
   std::vector<unsigned long long> group_keys = zeros<unsigned long long>(slots), group_total = group_keys,
@@ -40,7 +40,9 @@ struct Device {
       : places(count * width), slots(count * table), capacity(table) {}
 
   bool clean() const {
-    const auto empty = [](const auto& v) { return std::all_of(v.begin(), v.end(), [](auto x) { return x == 0; }); };
+    const auto empty = [](const auto& v) {
+      return std::all_of(v.begin(), v.end(), [](auto x) { return x == 0; });
+    };
     return empty(row_keys) && empty(group_keys) && empty(group_total) && empty(creator_keys) &&
            empty(creator_total) && empty(group_best) && empty(creator_count);
   }
@@ -49,8 +51,9 @@ struct Device {
 Answer run_device(const Problem& p, Device& d, std::int64_t top_k, std::int64_t top_creators) {
   const auto q = static_cast<std::size_t>(p.count), k = static_cast<std::size_t>(top_k);
   const auto c = static_cast<std::size_t>(top_creators);
-  Answer a{std::vector<std::int64_t>(q * k, 5), std::vector<float>(q * k, 5), std::vector<float>(q * k, 5),
-           std::vector<float>(q, 5.0f), std::vector<float>(q * c, 5), std::vector<std::int32_t>(q * c, 5),
+  Answer a{std::vector<std::int64_t>(q * k, 5), std::vector<float>(q * k, 5),
+           std::vector<float>(q * k, 5),        std::vector<float>(q, 5.0f),
+           std::vector<float>(q * c, 5),        std::vector<std::int32_t>(q * c, 5),
            std::vector<std::int32_t>(q * c, 5), {}};
   rescore::device::View v{};
   v.vectors = reinterpret_cast<const __half*>(p.vectors.data());
@@ -114,7 +117,8 @@ TEST_CASE("CUDA logic: re-scoring equals the CPU's, and leaves its tables empty"
   Device device(4, 300, 1024);
   for (std::uint32_t seed = 0; seed < 24; ++seed) {
     CAPTURE(seed);
-    const std::int64_t rows = 1 + seed * 17, width = 1 + seed * 13 % 300, top_k = seed % 3 == 0 ? 0 : seed * 2;
+    const std::int64_t rows = 1 + seed * 17, width = 1 + seed * 13 % 300,
+                       top_k = seed % 3 == 0 ? 0 : seed * 2;
     const Problem p = make_problem(rows, 8 * (1 + seed % 9), 1 + seed % 4, width, seed);
     const Answer expected = run(p, p.vectors.data(), Isa::kPortable, top_k, seed % 7);
     const Answer actual = run_device(p, device, top_k, seed % 7);
@@ -127,11 +131,13 @@ TEST_CASE("CUDA logic: re-scoring equals the CPU's, and leaves its tables empty"
       CHECK(close(actual.similarity[i], expected.similarity[i]));
       CHECK(close(actual.share[i], expected.share[i]));
     }
-    for (std::size_t q = 0; q < expected.diffuse.size(); ++q) CHECK(close(actual.diffuse[q], expected.diffuse[q]));
+    for (std::size_t q = 0; q < expected.diffuse.size(); ++q)
+      CHECK(close(actual.diffuse[q], expected.diffuse[q]));
     for (std::size_t c = 0; c < expected.creators.size(); ++c) {
       CHECK(close(actual.creator_share[c], expected.creator_share[c]));
       CHECK((actual.creators[c] == expected.creators[c] || expected.creator_share[c] > 0));
-      if (actual.creators[c] == expected.creators[c]) CHECK(actual.creator_items[c] == expected.creator_items[c]);
+      if (actual.creators[c] == expected.creators[c])
+        CHECK(actual.creator_items[c] == expected.creator_items[c]);
     }
   }
 }
@@ -150,7 +156,8 @@ TEST_CASE("CUDA logic: equal vectors tie by row, equal creators by code") {
   for (std::int32_t c = 0; c < 5; ++c) CHECK(answer.creators[static_cast<std::size_t>(c)] == c - 2);
 }
 
-TEST_CASE("CUDA logic: a stray candidate is reported for the lowest query, and the tables are empty after it") {
+TEST_CASE(
+    "CUDA logic: a stray candidate is reported for the lowest query, and the tables are empty after it") {
   Problem p = make_problem(40, 16, 3, 20, 1);
   p.candidates[1 * 20 + 3] = std::int64_t{1} << 40;
   p.candidates[2 * 20 + 1] = 40;
@@ -189,7 +196,8 @@ TEST_CASE("CUDA logic: both passes of the resize, in both orders, equal the naiv
       const auto wide = static_cast<std::int32_t>(plan->columns.sources * 3);
       Bytes between(static_cast<std::size_t>(size * wide));
       for_each_block(static_cast<unsigned>(wide), side, 1, [&] {
-        preprocess::device::shorten(rows.view, pixels.data(), stride, 0, columns.view.first * 3, between.data(), size, wide);
+        preprocess::device::shorten(rows.view, pixels.data(), stride, 0, columns.view.first * 3,
+                                    between.data(), size, wide);
       });
       columns.view.first = 0;
       for_each_block(side, side, 1, [&] {
@@ -199,7 +207,8 @@ TEST_CASE("CUDA logic: both passes of the resize, in both orders, equal the naiv
       const auto lines = static_cast<std::int32_t>(plan->rows.sources);
       Bytes between(static_cast<std::size_t>(lines * size * 3));
       for_each_block(side, static_cast<unsigned>(lines), 1, [&] {
-        preprocess::device::narrow(columns.view, pixels.data(), stride, 0, rows.view.first, between.data(), size, lines);
+        preprocess::device::narrow(columns.view, pixels.data(), stride, 0, rows.view.first, between.data(),
+                                   size, lines);
       });
       rows.view.first = 0;
       for_each_block(side * 3, side, 1, [&] {

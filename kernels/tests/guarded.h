@@ -1,5 +1,5 @@
-// Memory between two pages that may not be touched: an access one byte outside ends the program. Vector loads with
-// masks escape AddressSanitizer, not the memory management unit.
+// Memory between two pages that may not be touched: an access one byte outside ends the program. Vector loads
+// with masks escape AddressSanitizer, not the memory management unit.
 #pragma once
 
 #include <sys/mman.h>

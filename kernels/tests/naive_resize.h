@@ -12,9 +12,11 @@ namespace attributary::tests {
 
 using Bytes = std::vector<std::uint8_t>;
 
-// Filters `lines` runs of `axis` pixels; `step` and `across` are the distances of neighbours along and across it.
-inline Bytes naive_pass(const Bytes& source, const preprocess::Axis& axis, std::int64_t lines, std::int64_t in_step,
-                        std::int64_t in_across, std::int64_t out_step, std::int64_t out_across) {
+// Filters `lines` runs of `axis` pixels; `step` and `across` are the distances of neighbours along and across
+// it.
+inline Bytes naive_pass(const Bytes& source, const preprocess::Axis& axis, std::int64_t lines,
+                        std::int64_t in_step, std::int64_t in_across, std::int64_t out_step,
+                        std::int64_t out_across) {
   Bytes target(static_cast<std::size_t>(lines * axis.outputs * 3));
   for (std::int64_t line = 0; line < lines; ++line) {
     for (std::int64_t o = 0; o < axis.outputs; ++o) {
@@ -34,7 +36,8 @@ inline Bytes naive_pass(const Bytes& source, const preprocess::Axis& axis, std::
 }
 
 // `pixels` is [height, width, 3] without gaps.
-inline Bytes naive_resize_crop(const Bytes& pixels, std::int64_t height, std::int64_t width, std::int64_t size) {
+inline Bytes naive_resize_crop(const Bytes& pixels, std::int64_t height, std::int64_t width,
+                               std::int64_t size) {
   const std::int64_t new_height = height <= width ? size : std::max(size, size * height / width);
   const std::int64_t new_width = height <= width ? std::max(size, size * width / height) : size;
   const bool rows_first = height > new_height && height - new_height > (width - new_width) * 2;

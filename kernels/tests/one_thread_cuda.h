@@ -1,5 +1,5 @@
-// Stands in for a CUDA device: a block of one thread, warps of one lane, on the CPU. It shows that the kernels'
-// logic is right; it cannot show races, nor anything about speed.
+// Stands in for a CUDA device: a block of one thread, warps of one lane, on the CPU. It shows that the
+// kernels' logic is right; it cannot show races, nor anything about speed.
 #pragma once
 
 #define ATTRIBUTARY_ONE_THREAD
@@ -60,12 +60,16 @@ To bits_of(From value) {
 inline std::int32_t __float_as_int(float x) { return bits_of<std::int32_t>(x); }
 inline std::uint32_t __float_as_uint(float x) { return bits_of<std::uint32_t>(x); }
 inline float __int_as_float(std::int32_t x) { return bits_of<float>(x); }
-inline unsigned long long __float2ull_rn(float x) { return static_cast<unsigned long long>(std::nearbyint(x)); }
+inline unsigned long long __float2ull_rn(float x) {
+  return static_cast<unsigned long long>(std::nearbyint(x));
+}
 
 struct uint4 {
   std::uint32_t x, y, z, w;
 };
-inline uint4 make_uint4(std::uint32_t x, std::uint32_t y, std::uint32_t z, std::uint32_t w) { return {x, y, z, w}; }
+inline uint4 make_uint4(std::uint32_t x, std::uint32_t y, std::uint32_t z, std::uint32_t w) {
+  return {x, y, z, w};
+}
 struct float2 {
   float x, y;
 };
@@ -77,7 +81,8 @@ struct __half2 {
   __half x, y;
 };
 inline float one_half(__half half) {
-  const float value = std::ldexp(1.0f + static_cast<float>(half.bits & 0x3ff) / 1024.0f, ((half.bits >> 10) & 31) - 15);
+  const float value =
+      std::ldexp(1.0f + static_cast<float>(half.bits & 0x3ff) / 1024.0f, ((half.bits >> 10) & 31) - 15);
   return (half.bits & 0x8000) != 0 ? -value : value;
 }
 inline float2 __half22float2(__half2 pair) { return {one_half(pair.x), one_half(pair.y)}; }

@@ -26,7 +26,8 @@ struct Problem {
   std::vector<std::int64_t> candidates;
 };
 
-inline Problem make_problem(std::int64_t rows, std::int64_t dim, std::int64_t count, std::int64_t width, std::uint32_t seed) {
+inline Problem make_problem(std::int64_t rows, std::int64_t dim, std::int64_t count, std::int64_t width,
+                            std::uint32_t seed) {
   std::mt19937 random(seed);
   Problem p{rows, dim, count, width, {}, {}, {}, {}, {}, {}, {}, {}};
   for (std::int64_t i = 0; i < rows * dim; ++i) {
@@ -54,23 +55,29 @@ struct Answer {
   Fault fault;
 };
 
-inline Answer run(const Problem& p, const std::uint16_t* vectors, Isa isa, std::int64_t top_k, std::int64_t top_creators,
-           int threads = 1) {
+inline Answer run(const Problem& p, const std::uint16_t* vectors, Isa isa, std::int64_t top_k,
+                  std::int64_t top_creators, int threads = 1) {
   const auto q = static_cast<std::size_t>(p.count), k = static_cast<std::size_t>(top_k);
   const auto c = static_cast<std::size_t>(top_creators);
-  Answer a{std::vector<std::int64_t>(q * k, -1), std::vector<float>(q * k), std::vector<float>(q * k),
-           std::vector<float>(q, 1.0f), std::vector<float>(q * c), std::vector<std::int32_t>(q * c, -1),
-           std::vector<std::int32_t>(q * c), {}};
+  Answer a{std::vector<std::int64_t>(q * k, -1),
+           std::vector<float>(q * k),
+           std::vector<float>(q * k),
+           std::vector<float>(q, 1.0f),
+           std::vector<float>(q * c),
+           std::vector<std::int32_t>(q * c, -1),
+           std::vector<std::int32_t>(q * c),
+           {}};
   Store store;
   store.vectors = vectors;
   store.rows = p.rows;
   store.dim = p.dim;
   store.creators = p.creators.data();
   store.groups = p.groups.data();
-  const Batch batch{p.queries.data(), p.candidates.data(), p.count, p.width, p.temperature.data(),
+  const Batch batch{p.queries.data(),   p.candidates.data(), p.count, p.width, p.temperature.data(),
                     p.threshold.data(), p.background.data(), nullptr};
-  const Result result{a.rows.data(), a.similarity.data(), a.share.data(), a.diffuse.data(), a.creators.data(),
-                      a.creator_share.data(), a.creator_items.data(), top_k, top_creators};
+  const Result result{a.rows.data(),     a.similarity.data(),    a.share.data(),         a.diffuse.data(),
+                      a.creators.data(), a.creator_share.data(), a.creator_items.data(), top_k,
+                      top_creators};
   a.fault = attributary::rescore::rescore(store, batch, result, isa, threads);
   return a;
 }
