@@ -180,10 +180,13 @@ class RemoteLane:
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))
         except UnavailableError as error:
+            # The reason names machines of the inside: it is for the log.
+            if self._state.up:
+                log.warning("the engine was lost", lane=self._lane, reason=str(error))
             self._state.lost()
-            return [(job, error) for job in batch]
-        except OverloadedError as error:
-            return [(job, error) for job in batch]
+            return [(job, UnavailableError(_AWAY)) for job in batch]
+        except OverloadedError:
+            return [(job, OverloadedError("the engine behind this server is full")) for job in batch]
         except DeadlineError as error:
             # Those whose own deadline has not passed were let down by the engine.
             late = UnavailableError(f"the engine did not answer within {self._timeout_s:g} s")
@@ -229,6 +232,9 @@ class Watch:
     async def look(self) -> None:
         """Look once, and act on it. Raises nothing that an engine can cause."""
         before = self._state.up
+        if not before:
+            # Whoever comes back must prove itself again.
+            self._sound = None
         try:
             up = await self._examine()
         except (UnavailableError, OverloadedError, DeadlineError) as error:

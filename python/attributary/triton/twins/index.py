@@ -50,7 +50,7 @@ class IndexTwin:
         }
         for name, path in files.items():
             _check(path, parameters[f"sha256_{name}"])
-        self._index = FaissIndex.read(files["index"], int(parameters["nprobe"]))
+        self._index = FaissIndex.read(files["index"], int(parameters["nprobe"]), threads=1)
         self._vectors: NDArray[np.float16] = np.load(files["vectors"], mmap_mode="r")
         rows = np.load(files["rows"])
         shape = (self._items, self._dim)
