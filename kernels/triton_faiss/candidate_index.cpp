@@ -4,6 +4,7 @@
 #include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/impl/FaissException.h>
 #include <faiss/impl/IDSelector.h>
+#include <faiss/impl/pq4_fast_scan.h>
 #include <faiss/index_io.h>
 #include <faiss/invlists/InvertedLists.h>
 
@@ -16,6 +17,8 @@
 
 namespace attributary::triton {
 namespace {
+
+constexpr std::size_t kBlock = 32;  // vectors that a fast-scan index packs together
 
 [[noreturn]] void refuse(const std::string& name, const std::string& problem) {
   throw BackendError(ErrorKind::kInvalidArgument, name + ": " + problem);
@@ -85,10 +88,12 @@ CandidateIndex::CandidateIndex(const std::string& path, std::int64_t items, std:
   if (!takes_parameters(*lists_)) unpack();
 }
 
-// Codes of the fast-scan layout, one after the other: what an index with a filter can scan in an old FAISS.
+// A fast-scan index and a plain one have the same codes in another order. FAISS 1.7.3's own way back
+// (reconstruct_orig_invlists) does nothing, and its access to one code wraps after 16 sub-quantisers; asked
+// within one pair of them, as here, it is right in every version.
 void CandidateIndex::unpack() {
   auto* packed = dynamic_cast<faiss::IndexIVFPQFastScan*>(lists_);
-  if (packed == nullptr) {
+  if (packed == nullptr || packed->bbs != static_cast<int>(kBlock) || packed->pq.nbits != 4) {
     throw BackendError(
         ErrorKind::kUnsupported,
         name_ + ": has fast-scan codes that this FAISS cannot filter; link FAISS 1.8 or later");
@@ -101,9 +106,22 @@ void CandidateIndex::unpack() {
   plain->by_residual = packed->by_residual;
   plain->is_trained = true;
   plain->ntotal = packed->ntotal;
-  packed->orig_invlists = plain->invlists;
-  packed->reconstruct_orig_invlists();
-  packed->orig_invlists = nullptr;
+  std::vector<std::uint8_t> codes;
+  for (std::size_t list = 0; list < packed->nlist; ++list) {
+    const std::size_t count = packed->invlists->list_size(list);
+    faiss::InvertedLists::ScopedCodes blocks(packed->invlists, list);
+    faiss::InvertedLists::ScopedIds ids(packed->invlists, list);
+    codes.assign(count * plain->code_size, 0);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::uint8_t* block = blocks.get() + i / kBlock * (packed->M2 / 2) * kBlock;
+      for (std::size_t part = 0; part < packed->pq.M; ++part) {
+        const std::uint8_t code =
+            faiss::pq4_get_packed_element(block + part / 2 * kBlock, kBlock, 2, i % kBlock, part % 2);
+        codes[i * plain->code_size + part / 2] |= static_cast<std::uint8_t>(code << (4 * (part % 2)));
+      }
+    }
+    if (count > 0) plain->invlists->add_entries(list, count, ids.get(), codes.data());
+  }
   filterable_ = std::move(plain);
 }
 

@@ -46,20 +46,23 @@ Model::Model(Settings settings, const std::string& rows_path)
       // Hashes first: FAISS is not asked to parse a file that nobody vouches for.
       index_file_(verified(settings_.bundle + "/index.faiss", settings_.sha256_index)),
       vectors_file_(verified(settings_.bundle + "/vectors.npy", settings_.sha256_vectors)),
-      rows_file_(verified(rows_path, settings_.sha256_rows)),
       index_(settings_.bundle + "/index.faiss", settings_.items, settings_.dim, settings_.nprobe),
       isa_(best_isa()),
       threads_(settings_.threads > 0 ? static_cast<int>(settings_.threads) : omp_get_num_procs()) {
   index_file_ = MappedFile();  // FAISS holds its own copy
+  // Copied, not mapped: they are small, and a version folder may be written over.
+  const MappedFile rows_file = verified(rows_path, settings_.sha256_rows);
   store_.vectors = vectors_file_.npy("<f2", settings_.items, settings_.dim);
   store_.type = rescore::VectorType::kFloat16;
   store_.rows = settings_.items;
   store_.dim = settings_.dim;
-  store_.creators = static_cast<const std::int32_t*>(rows_file_.npy("<i4", 2, settings_.items));
-  store_.groups = store_.creators + settings_.items;
-  const auto least = std::min_element(store_.creators, store_.creators + 2 * settings_.items);
+  const auto* codes = static_cast<const std::int32_t*>(rows_file.npy("<i4", 2, settings_.items));
+  codes_.assign(codes, codes + 2 * settings_.items);
+  store_.creators = codes_.data();
+  store_.groups = codes_.data() + settings_.items;
+  const auto least = std::min_element(codes_.begin(), codes_.end());
   if (*least < 0) {
-    throw BackendError(ErrorKind::kInvalidArgument, rows_file_.name() + ": holds the code " +
+    throw BackendError(ErrorKind::kInvalidArgument, rows_file.name() + ": holds the code " +
                                                         std::to_string(*least) + ", codes are 0 or more");
   }
 }

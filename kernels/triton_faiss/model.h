@@ -47,7 +47,8 @@ class Model {
   void rescore_one(const Batch& batch, std::size_t query, std::int64_t width, Answers& answers) const;
 
   Settings settings_;
-  MappedFile index_file_, vectors_file_, rows_file_;
+  MappedFile index_file_, vectors_file_;
+  std::vector<std::int32_t> codes_;  // creators [N], then near-duplicate groups [N]
   CandidateIndex index_;
   rescore::Store store_;
   Isa isa_;

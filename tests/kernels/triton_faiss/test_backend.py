@@ -1,0 +1,304 @@
+"""The backend inside a real tritonserver gives what the Python twin gives, and refuses what the contract refuses."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import triton_faiss_models as models  # by conftest.py
+
+from attributary.triton.twins.index import IndexTwin
+
+
+OUTPUTS = (
+    "row", "similarity", "share", "diffuse", "peak", "creator", "creator_share", "creator_items", "bundle", "timing",
+)  # fmt: skip
+TYPES = {np.float32: "FP32", np.uint8: "UINT8", np.int32: "INT32", np.int64: "INT64"}
+
+
+def inputs(count=1, top_k=10, top_creators=5, has_prompt=0, seed=77, bitmap=None, **changed):
+    """The tensors of one request; an array a query, or one value for all."""
+    tensors = {
+        "embedding": models.queries(count, seed),
+        "has_prompt": np.broadcast_to(np.array(has_prompt, np.uint8), count).reshape(-1, 1),
+        "top_k": np.broadcast_to(np.array(top_k, np.int32), count).reshape(-1, 1),
+        "top_creators": np.broadcast_to(np.array(top_creators, np.int32), count).reshape(-1, 1),
+    }
+    if bitmap is not None:
+        tensors["filter"] = np.broadcast_to(bitmap, (count, np.shape(bitmap)[-1]))
+    return {name: np.ascontiguousarray(array) for name, array in (tensors | changed).items()}
+
+
+def ask(client, model, tensors, outputs=OUTPUTS):
+    import tritonclient.grpc as triton
+
+    asked = []
+    for name, array in tensors.items():
+        tensor = triton.InferInput(name, list(array.shape), TYPES[array.dtype.type])
+        tensor.set_data_from_numpy(array)
+        asked.append(tensor)
+    wanted = None if outputs is None else [triton.InferRequestedOutput(name) for name in outputs]
+    reply = client.infer(model, asked, outputs=wanted)
+    return {output.name: reply.as_numpy(output.name) for output in reply.get_response().outputs}
+
+
+def refusal(client, model, tensors):
+    from tritonclient.utils import InferenceServerException
+
+    with pytest.raises(InferenceServerException) as caught:
+        ask(client, model, tensors)
+    return caught.value.status(), caught.value.message()
+
+
+def twin_of(repository, kind):
+    folder = repository / f"index_{kind}"
+    return IndexTwin(models.parameters(repository, f"index_{kind}"), folder / "1")
+
+
+def bitmap_of(passing):
+    return np.packbits(passing, bitorder="little")
+
+
+def some(share, seed=1):
+    return np.random.default_rng(seed).random(models.ITEMS) < share
+
+
+def same(found, wanted, exact_order=True):
+    assert set(found) == set(wanted)
+    for name in ("row", "creator", "bundle") if exact_order else ("bundle",):
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    for name in ("similarity", "share", "diffuse", "peak", "creator_share"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=2e-5, err_msg=name)
+    for name in set(OUTPUTS) - {"timing"}:
+        assert found[name].dtype == wanted[name].dtype, name
+        assert found[name].shape == wanted[name].shape, name
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("count", [1, 2, 7, 32])
+def test_equals_the_python_twin(client, repository, kind, count) -> None:
+    tensors = inputs(
+        count,
+        top_k=1 + np.arange(count) * 5 % 60,
+        top_creators=np.arange(count) % 7,
+        has_prompt=np.arange(count) % 2,
+        seed=count,
+    )
+    same(ask(client, f"index_{kind}", tensors), twin_of(repository, kind).run([tensors])[0])
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_a_filter_restricts_the_search(client, repository, kind, share) -> None:
+    passing = some(share)
+    tensors = inputs(8, top_k=40, bitmap=bitmap_of(passing))
+    found = ask(client, f"index_{kind}", tensors)
+    assert (found["row"] >= 0).all()
+    assert passing[found["row"]].all()
+    # An exact search over what passes; codes lose a few of the neighbours.
+    stored = models.vectors().astype(np.float32)
+    exact = np.argsort(-np.where(passing, tensors["embedding"] @ stored.T, -9), axis=1)[:, :10]
+    hits = [np.isin(exact[q], found["row"][q]).mean() for q in range(8)]
+    assert np.mean(hits) > 0.9
+    np.testing.assert_allclose(found["peak"][:, 0], twin_of(repository, kind).run([tensors])[0]["peak"][:, 0], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivfpq"])
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_a_filtered_answer_equals_the_python_twin(client, repository, kind, share) -> None:
+    tensors = inputs(8, top_k=40, bitmap=bitmap_of(some(share)))
+    same(ask(client, f"index_{kind}", tensors), twin_of(repository, kind).run([tensors])[0])
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("count", [0, 1, 20, 151])
+def test_no_item_that_passes_is_missed(client, repository, kind, count) -> None:
+    rows = np.sort(np.random.default_rng(count).choice(models.ITEMS, count, replace=False))
+    passing = np.zeros(models.ITEMS, bool)
+    passing[rows] = True
+    found = ask(client, f"index_{kind}", inputs(2, top_k=200, bitmap=bitmap_of(passing)))["row"]
+    for row in found:
+        # R is 200 here: fewer pass, so that all of them are found, and the rest of the places are unused.
+        np.testing.assert_array_equal(np.sort(row[row >= 0]), rows)
+
+
+def test_a_filtered_search_finds_as_many_as_pass(client) -> None:
+    # More pass than R, but they lie in few of the lists: the search must go on until R are found.
+    stored = models.vectors().astype(np.float32)
+    passing = np.zeros(models.ITEMS, bool)
+    passing[np.argsort(stored @ models.queries(1)[0])[:400]] = True
+    for kind in models.KINDS:
+        found = ask(client, f"index_{kind}", inputs(1, top_k=300, bitmap=bitmap_of(passing)))["row"]
+        assert (found >= 0).sum() == 300, kind
+
+
+def test_bits_beyond_the_last_row_mean_nothing(client) -> None:
+    passing = np.zeros(models.ITEMS, bool)
+    passing[:3] = True
+    bitmap = bitmap_of(passing)
+    bitmap[-1] |= 0b11111110
+    for kind in models.KINDS:
+        found = ask(client, f"index_{kind}", inputs(1, top_k=10, bitmap=bitmap))["row"][0]
+        assert sorted(found[:3].tolist()) == [0, 1, 2]
+        assert (found[3:] == -1).all()
+
+
+def test_an_empty_filter_is_none(client) -> None:
+    plain = ask(client, "index_fastscan", inputs(3))
+    empty = ask(client, "index_fastscan", inputs(3, bitmap=np.zeros((3, 0), np.uint8)))
+    np.testing.assert_array_equal(plain["row"], empty["row"])
+
+
+def test_only_what_is_asked_for_comes_back(client) -> None:
+    assert set(ask(client, "index_flat", inputs(2), ("share", "bundle"))) == {"share", "bundle"}
+    assert set(ask(client, "index_flat", inputs(2), None)) == set(OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"top_k": 0}, "top_k: must be from 1 to 300, got 0"),
+        ({"top_k": 301}, "top_k: must be from 1 to 300, got 301"),
+        ({"top_k": -(2**31)}, "top_k: must be from 1 to 300, got -2147483648"),
+        ({"top_creators": -1}, "top_creators: must be from 0 to 300, got -1"),
+        ({"top_creators": 301}, "top_creators: must be from 0 to 300, got 301"),
+        ({"has_prompt": 2}, "has_prompt: must be from 0 to 1, got 2"),
+        ({"bitmap": np.zeros((1, 5), np.uint8)}, "filter: must have 501 bytes or none, got 5"),
+        ({"embedding": np.zeros((1, models.DIM), np.float32)}, "embedding: row 0 must be finite and of length 1, is 0"),
+        (
+            {"embedding": np.full((1, models.DIM), np.nan, np.float32)},
+            "embedding: row 0 must be finite and of length 1, is nan",
+        ),
+        (
+            {"embedding": np.full((1, models.DIM), 3e38, np.float32)},
+            "embedding: row 0 must be finite and of length 1, is 1.69706e+39",
+        ),
+    ],
+)
+def test_wrong_input_is_named(client, changed, message) -> None:
+    status, told = refusal(client, "index_fastscan", inputs(1, **changed))
+    assert "INVALID_ARGUMENT" in status
+    assert message in told
+    assert ask(client, "index_fastscan", inputs(1))["row"][0, 0] >= 0
+
+
+def test_wrong_input_fails_its_own_request_only(client, repository) -> None:
+    twin = twin_of(repository, "fastscan")
+    good = [inputs(1 + seed % 3, seed=seed) for seed in range(12)]
+    bad = [inputs(2, top_k=[5, 0]), inputs(1, bitmap=np.zeros((1, 3), np.uint8))] * 4
+
+    def outcome(tensors):
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return ask(client, "index_fastscan", tensors)
+        except InferenceServerException as error:
+            return error.message()
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(outcome, [*good, *bad]))
+    shared = 0
+    for tensors, answer in zip(good, answers[: len(good)], strict=True):
+        same(answer, twin.run([tensors])[0])
+        shared += int(answer["timing"][0, 2] > len(tensors["top_k"]))
+    # Or this test would prove nothing: some did share a batch with others.
+    assert shared > 0
+    assert all("must" in answer for answer in answers[len(good) :])
+
+
+def test_filters_and_plain_queries_share_a_batch(client, repository) -> None:
+    half, few = bitmap_of(some(0.5)), bitmap_of(some(0.01))
+    asked = [inputs(1 + seed % 2, seed=seed, bitmap=(None, half, few)[seed % 3]) for seed in range(18)]
+    twin = twin_of(repository, "ivfpq")
+    with ThreadPoolExecutor(18) as pool:
+        answers = list(pool.map(lambda tensors: ask(client, "index_ivfpq", tensors), asked))
+    for tensors, answer in zip(asked, answers, strict=True):
+        same(answer, twin.run([tensors])[0])
+    assert any(answer["timing"][0, 2] > 2 for answer in answers)
+
+
+def test_statistics_are_reported(client) -> None:
+    def counts():
+        stats = client.get_inference_statistics("index_rotated", as_json=True)["model_stats"][0]
+        return stats["inference_stats"]
+
+    before = counts()
+    ask(client, "index_rotated", inputs(3))
+    refusal(client, "index_rotated", inputs(1, top_k=0))
+    after = counts()
+    assert int(after["success"]["count"]) - int(before["success"]["count"]) == 1
+    assert int(after["fail"]["count"]) - int(before.get("fail", {}).get("count", 0)) == 1
+    assert int(after["compute_infer"]["ns"]) > int(before["compute_infer"]["ns"])
+
+
+def damage(folder: Path, part: str) -> None:
+    path = folder / part
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0x40
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({'"nprobe" value { string_value: "4"': '"nprobe" value { string_value: "33"'}, "parameters.nprobe"),
+        ({'"nprobe" value { string_value: "4"': '"nprobe" value { string_value: "x"'}, "parameters.nprobe"),
+        ({f'"items" value {{ string_value: "{models.ITEMS}"': '"items" value { string_value: "4000"'}, "index.faiss"),
+        ({'key: "threshold_image"': 'key: "other"'}, "parameters.threshold_image: is missing"),
+        ({'"0.05"': '"-0.05"'}, "parameters.temperature_image"),
+        ({"kind: KIND_CPU count: 1": "kind: KIND_CPU count: 2"}, "instance_group"),
+        ({"kind: KIND_CPU": "kind: KIND_GPU"}, ""),
+    ],
+)
+def test_a_model_that_cannot_serve_is_refused(client, repository, edit, message) -> None:
+    from tritonclient.utils import InferenceServerException
+
+    values = models.write_bundle(repository.parent / "refused", "ivfpq")
+    models.write_model(repository, "index_refused", values, edit)
+    try:
+        with pytest.raises(InferenceServerException) as caught:
+            client.load_model("index_refused")
+        assert message in caught.value.message()
+        assert not client.is_model_ready("index_refused")
+    finally:
+        shutil.rmtree(repository / "index_refused")
+        shutil.rmtree(repository.parent / "refused")
+
+
+@pytest.mark.parametrize("part", ["index.faiss", "vectors.npy", "rows.npy", "absent"])
+def test_a_failing_reload_leaves_the_old_model_serving(client, repository, part) -> None:
+    from tritonclient.utils import InferenceServerException
+
+    bundle = repository.parent / "reloaded"
+    try:
+        values = models.write_bundle(bundle, "fastscan")
+        models.write_model(repository, "index_reloaded", values)
+        client.load_model("index_reloaded")
+        before = ask(client, "index_reloaded", inputs(4))
+        shutil.rmtree(bundle)
+        values = models.write_bundle(bundle, "fastscan", seed=6)
+        if part == "absent":
+            (bundle / "vectors.npy").unlink()
+            values["bundle_id"] = "0" * 16
+        else:
+            damage(bundle, part)
+        if part == "absent":
+            np.save(bundle / "other.npy", np.zeros(1))
+        models.write_model(repository, "index_reloaded", values)
+        with pytest.raises(InferenceServerException) as caught:
+            client.load_model("index_reloaded")
+        assert ("vectors.npy" if part == "absent" else part) in caught.value.message()
+        after = ask(client, "index_reloaded", inputs(4))
+        same(after, before)
+        # A good one then takes over.
+        shutil.rmtree(bundle)
+        models.write_model(repository, "index_reloaded", models.write_bundle(bundle, "fastscan", seed=6))
+        client.load_model("index_reloaded")
+        assert (ask(client, "index_reloaded", inputs(4))["bundle"] != before["bundle"]).all()
+    finally:
+        client.unload_model("index_reloaded")
+        shutil.rmtree(bundle, ignore_errors=True)
+        shutil.rmtree(repository / "index_reloaded", ignore_errors=True)
