@@ -24,7 +24,11 @@ def evaluate() -> None:
 @click.option("--copies", default=500, show_default=True, help="Changed copies to look for.")
 @click.option("--int8", is_flag=True, help="Ask with the int8 variant; the index stays that of the original.")
 @click.option("--threads", default=2, show_default=True, help="Cores to use.")
-@click.option("--cache", type=_FOLDER, help="Folder that keeps embeddings between runs.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps embeddings between runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def retrieval(
     bundle: Path | None,

@@ -40,7 +40,8 @@ def to_onnx(
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
-            tuple(examples),
+            # The exporter takes one tensor that is passed twice for one input.
+            tuple(example.clone() for example in examples),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),

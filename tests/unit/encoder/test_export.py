@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,6 +13,7 @@ pytest.importorskip("onnxscript")
 
 from attributary.encoder import OnnxEncoder  # noqa: E402
 from attributary_train.student.export import ExportError, Samples, export_encoder  # noqa: E402
+from attributary_train.student.graph import to_onnx  # noqa: E402
 from attributary_train.student.head import Head, Projection, unit_rows  # noqa: E402
 from attributary_train.student.model import TwoTowerStudent  # noqa: E402
 
@@ -185,6 +187,19 @@ def test_int8_variant(tiny_export):
     operators = {node.op_type for node in onnx.load(folder / "encoder.int8.onnx").graph.node}
     assert "QuantizeLinear" in operators
     assert "DynamicQuantizeLinear" not in operators
+
+
+def test_one_example_for_two_inputs_does_not_make_them_one(tmp_path):
+    tower = TinyTextTower().eval()
+    tokens = torch.ones((2, 5), dtype=torch.int64)
+    axes = {0: "B", 1: "T"}
+    path = tmp_path / "text.onnx"
+    to_onnx(tower, [tokens, tokens], {"token_ids": axes, "token_mask": axes}, "features", path)
+    ids, mask = np.array([[3, 4, 5]]), np.array([[1, 1, 0]])
+    with torch.inference_mode():
+        expected = tower(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+    out = ort.InferenceSession(path).run(None, {"token_ids": ids, "token_mask": mask})[0]
+    assert np.abs(out - expected).max() < 1e-5
 
 
 def test_an_export_that_differs_is_refused(tmp_path, tiny_export, monkeypatch):
