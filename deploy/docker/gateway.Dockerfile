@@ -1,0 +1,42 @@
+# syntax=docker/dockerfile:1.10
+# The gateway and every `attributary` verb. Build from the repository's root:
+#   docker build -f deploy/docker/gateway.Dockerfile -t attributary-gateway .
+ARG PYTHON=3.12.11-slim-bookworm
+
+FROM python:${PYTHON} AS build
+# The compiler is the distribution's; a version of it pinned here would vanish with the next security update.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY requirements-build.txt constraints.txt ./
+RUN python -m venv /opt/attributary \
+    && /opt/attributary/bin/pip install --no-cache-dir -c constraints.txt -r requirements-build.txt
+ENV PATH=/opt/attributary/bin:$PATH
+COPY CMakeLists.txt pyproject.toml README.md LICENSE NOTICE ./
+COPY proto proto
+COPY kernels kernels
+COPY model_repository model_repository
+COPY python/attributary python/attributary
+# A second environment, so that build tools do not travel.
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
+    && python -m venv --clear /opt/serving \
+    && /opt/serving/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/attributary-*.whl)[triton]"
+
+FROM python:${PYTHON}
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin attributary
+COPY --from=build /opt/serving /opt/serving
+COPY deploy/docker/healthcheck.py /opt/serving/healthcheck.py
+ENV PATH=/opt/serving/bin:$PATH \
+    ATTRIBUTARY_HOST=0.0.0.0 \
+    ATTRIBUTARY_BUNDLE=/bundle \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+# A bundle is hashed and its golden queries are asked before the port opens.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python", "/opt/serving/healthcheck.py"]
+ENTRYPOINT ["attributary"]
+CMD ["serve"]
