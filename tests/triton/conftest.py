@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,10 @@ def faiss_backend():
 def start_triton(installation, faiss_backend):
     """`with start_triton(repository) as server`: ready when entered."""
     return lambda repository, **settings: TritonServer(
-        repository, ports=FREE, installation=installation, **{"faiss_backend": faiss_backend, **settings}
+        repository,
+        ports=FREE,
+        installation=installation,
+        **{"faiss_backend": faiss_backend, "exit_s": 0.2, **settings},
     )
 
 
@@ -122,10 +126,13 @@ class Gateway:
             "0.2",
             *flags,
         ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A file and not a pipe: nobody reads it meanwhile.
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(self.process.communicate()[1])
+            self.log.seek(0)
+            raise RuntimeError(self.log.read())
         ready = json.loads(line)
         self.address, self.metrics_port = f"127.0.0.1:{ready['port']}", ready["metrics_port"]
 

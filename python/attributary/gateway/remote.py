@@ -218,6 +218,7 @@ class Watch:
         self._link, self._state, self._config = link, state, config
         self._current, self._turn, self._swap, self._tell = current, turn, swap, tell
         self._sound: Preparer | None = None
+        self._told = False
         self._refused = ""
         self._swaps: set[asyncio.Task[None]] = set()
 
@@ -231,8 +232,7 @@ class Watch:
 
     async def look(self) -> None:
         """Look once, and act on it. Raises nothing that an engine can cause."""
-        before = self._state.up
-        if not before:
+        if not self._state.up:
             # Whoever comes back must prove itself again.
             self._sound = None
         try:
@@ -247,7 +247,9 @@ class Watch:
             log.exception("looking after the engine failed")
             up = False
         self._state.up = up
-        if up != before:
+        # Not against the state from before: a lane may have seen the engine go first.
+        if up != self._told:
+            self._told = up
             log.info("the engine is there" if up else "the engine is gone")
             await self._turn(up)
         if up:
