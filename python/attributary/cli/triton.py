@@ -29,7 +29,7 @@ _HELP = {
     "max_top_k": "limit on top_k",
 }
 # What others add to this group: a verb and where its command is.
-_ELSEWHERE = {"build-engine": ("attributary.triton.engines.command", "build_engine_command")}
+_ELSEWHERE = {"build-engine": ("attributary.cli.build_engine", "build_engine_command")}
 
 
 class _Group(click.Group):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,11 @@ def test_cmake_options_and_target_exist():
     assert asked <= set(re.findall(r"option\(\s*(ATTRIBUTARY_\w+)", lists))
     assert re.search(r"add_library\(\s*triton_faiss\b", lists)
     assert "${CMAKE_BINARY_DIR}/backends/faiss" in lists and "/build/attributary/backends/faiss/" in text
+
+
+def test_the_image_that_materialises_holds_the_templates():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    assert build["wheel"]["packages"]["attributary/triton/model_repository"] == "model_repository"
 
 
 def test_compose_file_fits_its_schema():
