@@ -24,7 +24,9 @@ def build(root: Path) -> Path:
     if shutil.which("cmake") is None:
         raise CannotBuildError("no cmake on the PATH")
     if not (folder / "backends" / "faiss" / "libtriton_faiss.so").is_file():
-        raise CannotBuildError("the Triton backend is not built (needs libfaiss-dev); run `make triton-backend`")
+        raise CannotBuildError(
+            "the Triton backend is not built (needs libfaiss-dev); run `make triton-backend`"
+        )
     done = subprocess.run(
         ["cmake", "--build", str(folder), "--target", "triton_faiss", "-j", str(os.cpu_count() or 1)],
         capture_output=True,

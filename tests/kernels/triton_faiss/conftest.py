@@ -68,7 +68,13 @@ def server(backend: Path, repository: Path) -> Iterator[object]:
         pytest.skip(f"no tritonserver: {error}")
     ports = Ports(grpc=0, http=0, metrics=0)
     with TritonServer(
-        repository, ports=ports, faiss_backend=backend, installation=installation, ready_s=60
+        repository,
+        ports=ports,
+        faiss_backend=backend,
+        installation=installation,
+        ready_s=60,
+        exit_s=5,
+        log=repository.parent / "tritonserver.log",
     ) as running:
         yield running
 

@@ -12,7 +12,6 @@ import triton_faiss_models as models  # by conftest.py
 
 from attributary.triton.twins.index import IndexTwin
 
-
 OUTPUTS = (
     "row", "similarity", "share", "diffuse", "peak", "creator", "creator_share", "creator_items", "bundle", "timing",
 )  # fmt: skip
@@ -103,7 +102,9 @@ def test_a_filter_restricts_the_search(client, repository, kind, share) -> None:
     exact = np.argsort(-np.where(passing, tensors["embedding"] @ stored.T, -9), axis=1)[:, :10]
     hits = [np.isin(exact[q], found["row"][q]).mean() for q in range(8)]
     assert np.mean(hits) > 0.9
-    np.testing.assert_allclose(found["peak"][:, 0], twin_of(repository, kind).run([tensors])[0]["peak"][:, 0], atol=2e-5)
+    np.testing.assert_allclose(
+        found["peak"][:, 0], twin_of(repository, kind).run([tensors])[0]["peak"][:, 0], atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivfpq"])
@@ -167,7 +168,10 @@ def test_only_what_is_asked_for_comes_back(client) -> None:
         ({"top_creators": 301}, "top_creators: must be from 0 to 300, got 301"),
         ({"has_prompt": 2}, "has_prompt: must be from 0 to 1, got 2"),
         ({"bitmap": np.zeros((1, 5), np.uint8)}, "filter: must have 501 bytes or none, got 5"),
-        ({"embedding": np.zeros((1, models.DIM), np.float32)}, "embedding: row 0 must be finite and of length 1, is 0"),
+        (
+            {"embedding": np.zeros((1, models.DIM), np.float32)},
+            "embedding: row 0 must be finite and of length 1, is 0",
+        ),
         (
             {"embedding": np.full((1, models.DIM), np.nan, np.float32)},
             "embedding: row 0 must be finite and of length 1, is nan",
@@ -246,7 +250,10 @@ def damage(folder: Path, part: str) -> None:
     [
         ({'"nprobe" value { string_value: "4"': '"nprobe" value { string_value: "33"'}, "parameters.nprobe"),
         ({'"nprobe" value { string_value: "4"': '"nprobe" value { string_value: "x"'}, "parameters.nprobe"),
-        ({f'"items" value {{ string_value: "{models.ITEMS}"': '"items" value { string_value: "4000"'}, "index.faiss"),
+        (
+            {f'"items" value {{ string_value: "{models.ITEMS}"': '"items" value { string_value: "4000"'},
+            "index.faiss",
+        ),
         ({'key: "threshold_image"': 'key: "other"'}, "parameters.threshold_image: is missing"),
         ({'"0.05"': '"-0.05"'}, "parameters.temperature_image"),
         ({"kind: KIND_CPU count: 1": "kind: KIND_CPU count: 2"}, "instance_group"),
