@@ -12,6 +12,9 @@
 #include "common/parallel.h"
 #include "triton_faiss/error.h"
 
+// Weak: FAISS may be linked to another BLAS.
+extern "C" void openblas_set_num_threads(int count) __attribute__((weak));
+
 namespace attributary::triton {
 namespace {
 
@@ -49,6 +52,8 @@ Model::Model(Settings settings, const std::string& rows_path)
       index_(settings_.bundle + "/index.faiss", settings_.items, settings_.dim, settings_.nprobe),
       isa_(best_isa()),
       threads_(settings_.threads > 0 ? static_cast<int>(settings_.threads) : omp_get_num_procs()) {
+  // Large batches reach their lists through BLAS, which does not heed OpenMP's setting.
+  if (openblas_set_num_threads != nullptr) openblas_set_num_threads(threads_);
   index_file_ = MappedFile();  // FAISS holds its own copy
   // Copied, not mapped: they are small, and a version folder may be written over.
   const MappedFile rows_file = verified(rows_path, settings_.sha256_rows);

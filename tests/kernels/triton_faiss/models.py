@@ -12,13 +12,13 @@ import numpy as np
 
 from attributary.triton import templates
 
-DIM, ITEMS, LISTS = 32, 4001, 32
+DIM, ITEMS, LISTS = 64, 4001, 32
 # What index planning makes: an exact scan, 8-bit codes, 4-bit fast-scan codes, and those behind a rotation.
 KINDS = {
     "flat": "Flat",
-    "ivfpq": f"IVF{LISTS},PQ8x6",
-    "fastscan": f"IVF{LISTS},PQ16x4fs",
-    "rotated": f"IVF{LISTS},PQ16x4fs",
+    "ivfpq": f"IVF{LISTS},PQ16x6",
+    "fastscan": f"IVF{LISTS},PQ32x4fs",
+    "rotated": f"IVF{LISTS},PQ32x4fs",
 }
 CANDIDATES, MAX_TOP_K, NPROBE = 150, 300, 4
 
