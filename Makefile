@@ -9,7 +9,7 @@ ENCODER := $(OUT)/encoder
 BUNDLE := $(OUT)/demo/bundle
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint format setup setup-train clean
+.PHONY: demo test lint format setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json
 	$(BIN)/attributary demo --bundle $(BUNDLE) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo
@@ -45,6 +45,17 @@ $(ENCODER)/encoder.json: $(CORPUS)/corpus.json
 
 $(BUNDLE)/manifest.json: $(CORPUS)/corpus.json $(HELD_OUT)/corpus.json $(ENCODER)/encoder.json
 	$(BIN)/attributary bundle build --corpus $(CORPUS) --encoder $(ENCODER) --out $(BUNDLE) --force
+
+# The C++ backend of Triton, in build/triton/backends/faiss/. FAISS, its BLAS, JSON and OpenSSL come from the
+# distribution where apt-get and root are at hand; FAISS_DIR names another FAISS: <prefix>/share/faiss.
+TRITON_BUILD := build/triton
+TRITON_PACKAGES := libfaiss-dev libopenblas-dev nlohmann-json3-dev libssl-dev doctest-dev
+triton-backend: | $(VENV)/.serving
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(TRITON_PACKAGES) >/dev/null 2>&1; then \
+	  apt-get update -qq && apt-get install -y -qq $(TRITON_PACKAGES); fi
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(TRITON_BUILD) -DATTRIBUTARY_TRITON=ON -DATTRIBUTARY_PYTHON=OFF \
+	  $(if $(FAISS_DIR),-Dfaiss_DIR=$(FAISS_DIR))
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(TRITON_BUILD) --target triton_faiss faiss_inprocess -j 2
 
 lint: $(VENV)/.serving
 	$(BIN)/ruff check .
