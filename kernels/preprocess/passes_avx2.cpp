@@ -43,13 +43,19 @@ inline __m256i load_two(const std::uint8_t* a, const std::uint8_t* b, std::int64
   return _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(b), reinterpret_cast<const __m128i*>(a));
 }
 
-inline void store_pixel(std::uint8_t* target, __m128i sums) {
-  // The fourth byte belongs to the next output, or to the slack.
-  _mm_storeu_si32(target, _mm_packus_epi16(_mm_packs_epi32(sums, sums), sums));
+// Writes the pixels of four rows; the fourth byte of each belongs to the next output, or to the slack.
+inline void store_pixels(std::uint8_t* const* targets, std::int64_t at, __m256i rows01, __m256i rows23) {
+  const __m256i words = _mm256_packs_epi32(rows01, rows23);
+  const __m256i bytes = _mm256_packus_epi16(words, words);
+  const __m128i rows02 = _mm256_castsi256_si128(bytes), rows13 = _mm256_extracti128_si256(bytes, 1);
+  _mm_storeu_si32(targets[0] + at, rows02);
+  _mm_storeu_si32(targets[1] + at, rows13);
+  _mm_storeu_si32(targets[2] + at, _mm_srli_si128(rows02, 4));
+  _mm_storeu_si32(targets[3] + at, _mm_srli_si128(rows13, 4));
 }
 
-// One output of four rows; a lane of 128 bits is a row.
-template <bool kEdge>
+// One output of four rows; a lane of 128 bits is a row. kSteps > 0 unrolls the loop over taps.
+template <int kSteps, bool kEdge>
 inline void output_of_rows(const Filter& filter, std::int64_t output, const std::uint8_t* const* sources,
                            std::uint8_t* const* targets) {
   // Two taps of [red, green, blue, nothing] as pairs of 16-bit numbers.
@@ -57,23 +63,37 @@ inline void output_of_rows(const Filter& filter, std::int64_t output, const std:
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
   const __m256i last_two =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
-  const std::uint8_t* weights = filter.packed + output * filter.steps * kStep;
-  std::int64_t at = filter.start[output] * 3;
-  const std::int64_t end = filter.sources * 3;
-  Sums sums[2] = {no_sums(), no_sums()};
-  for (std::int64_t s = 0; s < filter.steps; ++s, at += kStepBytes, weights += kStep) {
+  const std::int64_t steps = kSteps > 0 ? kSteps : filter.steps;
+  const std::uint8_t* weights = filter.packed + output * steps * kStep;
+  const std::int64_t start = filter.start[output] * 3;
+  const std::uint8_t *row0 = sources[0] + start, *row1 = sources[1] + start;
+  const std::uint8_t *row2 = sources[2] + start, *row3 = sources[3] + start;
+  std::int64_t readable = filter.sources * 3 - start;
+  Sums rows01 = no_sums(), rows23 = no_sums();
+  for (std::int64_t s = 0; s < steps; ++s, weights += kStep, readable -= kStepBytes) {
     const __m256i low01 = broadcast(weights), high01 = broadcast(weights + 4);
     const __m256i low23 = broadcast(weights + 8), high23 = broadcast(weights + 12);
-    for (int pair = 0; pair < 2; ++pair) {
-      const __m256i bytes = load_two<kEdge>(sources[2 * pair] + at, sources[2 * pair + 1] + at, end - at);
-      sums[pair].add(_mm256_shuffle_epi8(bytes, first_two), low01, high01);
-      sums[pair].add(_mm256_shuffle_epi8(bytes, last_two), low23, high23);
-    }
+    const std::int64_t at = s * kStepBytes;
+    const __m256i bytes01 = load_two<kEdge>(row0 + at, row1 + at, readable);
+    rows01.add(_mm256_shuffle_epi8(bytes01, first_two), low01, high01);
+    rows01.add(_mm256_shuffle_epi8(bytes01, last_two), low23, high23);
+    const __m256i bytes23 = load_two<kEdge>(row2 + at, row3 + at, readable);
+    rows23.add(_mm256_shuffle_epi8(bytes23, first_two), low01, high01);
+    rows23.add(_mm256_shuffle_epi8(bytes23, last_two), low23, high23);
   }
-  for (int pair = 0; pair < 2; ++pair) {
-    const __m256i pixels = sums[pair].pixels();
-    store_pixel(targets[2 * pair] + output * 3, _mm256_castsi256_si128(pixels));
-    store_pixel(targets[2 * pair + 1] + output * 3, _mm256_extracti128_si256(pixels, 1));
+  store_pixels(targets, output * 3, rows01.pixels(), rows23.pixels());
+}
+
+template <int kSteps>
+void horizontal_steps(const Filter& filter, const std::uint8_t* const* sources,
+                      std::uint8_t* const* targets) {
+  const std::int64_t reach = (filter.steps - 1) * kStepBytes + kLoad;
+  for (std::int64_t o = 0; o < filter.outputs; ++o) {
+    if (filter.start[o] * 3 + reach <= filter.sources * 3) {
+      output_of_rows<kSteps, false>(filter, o, sources, targets);
+    } else {
+      output_of_rows<0, true>(filter, o, sources, targets);
+    }
   }
 }
 
@@ -88,13 +108,24 @@ void horizontal(const Filter& filter, const std::uint8_t* const* sources, std::u
       source[i] = sources[row];
       target[i] = targets[row];
     }
-    const std::int64_t reach = (filter.steps - 1) * kStepBytes + kLoad;
-    for (std::int64_t o = 0; o < filter.outputs; ++o) {
-      if (filter.start[o] * 3 + reach <= filter.sources * 3) {
-        output_of_rows<false>(filter, o, source, target);
-      } else {
-        output_of_rows<true>(filter, o, source, target);
-      }
+    switch (filter.steps) {
+      case 1:
+        horizontal_steps<1>(filter, source, target);
+        break;
+      case 2:
+        horizontal_steps<2>(filter, source, target);
+        break;
+      case 3:
+        horizontal_steps<3>(filter, source, target);
+        break;
+      case 4:
+        horizontal_steps<4>(filter, source, target);
+        break;
+      case 5:
+        horizontal_steps<5>(filter, source, target);
+        break;
+      default:
+        horizontal_steps<0>(filter, source, target);
     }
   }
 }

@@ -1,11 +1,14 @@
 // The CUDA kernels' logic on the CPU, one thread a block, against the CPU kernels.
+// clang-format off: it has to come first
+#include "tests/one_thread_cuda.h"
+// clang-format on
+
 #include <doctest/doctest.h>
 
 #include "preprocess/plan.h"
 #include "preprocess/resize_kernels.cuh"
 #include "rescore/rescore_answer.cuh"
 #include "tests/naive_resize.h"
-#include "tests/one_thread_cuda.h"
 #include "tests/rescore_problem.h"
 
 namespace attributary::rescore::device {
