@@ -31,7 +31,6 @@ from attributary.triton.materialize import Settings, materialize
 from attributary.triton.server import Ports, TritonServer
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "triton"
 TOP_K = 10
 BACKENDS = {"C++": "faiss", "Python": "python"}
 
@@ -59,7 +58,7 @@ def index_only(bundle: Path, folder: Path, backend: str) -> str:
     return name
 
 
-def in_process(folder: Path, name: str, queries: np.ndarray, batch: int) -> dict[str, Any]:
+def in_process(build: Path, folder: Path, name: str, queries: np.ndarray, batch: int) -> dict[str, Any]:
     """The C++ core without a server; microseconds."""
     model = folder / "repository" / name
     entries = re.findall(
@@ -69,7 +68,7 @@ def in_process(folder: Path, name: str, queries: np.ndarray, batch: int) -> dict
     config, raw = folder / "config.json", folder / "queries.f32"
     config.write_text(json.dumps({"parameters": {key: {"string_value": text} for key, text in entries}}))
     raw.write_bytes(queries.astype("<f4").tobytes())
-    program = BUILD / "kernels" / "triton_faiss" / "faiss_inprocess"
+    program = build / "kernels" / "triton_faiss" / "faiss_inprocess"
     command = [program, config, model / "1" / "rows.npy", raw, TOP_K, batch, 3]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
@@ -117,6 +116,9 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--bundle", type=Path, default=Path("out/demo/bundle"))
     parser.add_argument("--perf-analyzer", default="perf_analyzer")
+    parser.add_argument(
+        "--build", type=Path, default=ROOT / "build" / "triton", help="build folder of the backend"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5)
     given = parser.parse_args()
@@ -132,7 +134,7 @@ def main() -> None:
                 TritonServer(
                     folders[label] / "repository",
                     ports=Ports(grpc=0, http=0, metrics=0),
-                    faiss_backend=BUILD / "backends" / "faiss" / "libtriton_faiss.so"
+                    faiss_backend=given.build / "backends" / "faiss" / "libtriton_faiss.so"
                     if backend == "faiss"
                     else None,
                 )
@@ -148,8 +150,8 @@ def main() -> None:
                         tool, servers[label].grpc_address, names[label], data, concurrency, given.seconds
                     )
                     served.setdefault((label, concurrency), []).append(run)
-            alone.append(in_process(folders["C++"], names["C++"], queries, 1))
-        batch = in_process(folders["C++"], names["C++"], queries, 32)
+            alone.append(in_process(given.build, folders["C++"], names["C++"], queries, 1))
+        batch = in_process(given.build, folders["C++"], names["C++"], queries, 32)
     inside = medians(alone)
     rows = [{"path": "in process, C++", "concurrency": 1, **inside}]
     rows += [{"path": f"in process, C++, batches of {batch['batch']}", "concurrency": 1, **batch}]
@@ -157,7 +159,8 @@ def main() -> None:
         {"path": f"Triton, {label} index", "concurrency": concurrency, **medians(runs)}
         for (label, concurrency), runs in sorted(served.items())
     ]
-    added = medians(served["C++", 1])["p50_us"] / 1e3 - inside["p50_us"] / 1e3
+    added = (medians(served["C++", 1])["p50_us"] - inside["p50_us"]) / 1e3
+    least = (min(run["p50_us"] for run in served["C++", 1]) - min(run["p50_us"] for run in alone)) / 1e3
     ratios = {
         concurrency: medians(served["C++", concurrency])["per_s"]
         / medians(served["Python", concurrency])["per_s"]
@@ -169,7 +172,14 @@ def main() -> None:
         "rounds": given.rounds, "top_k": TOP_K,
     }  # fmt: skip
     aims = [
-        aim("C++ backend's p50 over the same search in process", added, 0.25, "ms", added <= 0.25),
+        aim(
+            "C++ backend's p50 over the same search in process",
+            added,
+            0.25,
+            "ms",
+            added <= 0.25,
+            f"least disturbed rounds: {least:.3f} ms",
+        ),
         *(
             aim(f"throughput over the Python twin, concurrency {at}", ratio, 2, "x", ratio >= 2)
             for at, ratio in ratios.items()
