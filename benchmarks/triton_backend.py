@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument(
         "--build", type=Path, default=ROOT / "build" / "triton", help="build folder of the backend"
     )
+    parser.add_argument("--faiss-build", default="the distribution's", help="said beside the figures")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5)
     given = parser.parse_args()
@@ -167,6 +168,7 @@ def main() -> None:
         for concurrency in (1, 8, 32)
     }
     config = {
+        "faiss_build": given.faiss_build,
         "bundle": bundle.manifest.bundle_id, "items": len(bundle.items), "index": bundle.manifest.index.factory,
         "nprobe": bundle.manifest.index.nprobe, "candidates": bundle.manifest.index.candidates,
         "rounds": given.rounds, "top_k": TOP_K,
