@@ -121,11 +121,13 @@ def interleaved(
     warmup: int = 3,
     before: Callable[[], Any] | None = None,
     settle: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Time every call once a round, so that a noisy neighbour touches all alike; return median seconds.
 
     `before` runs untimed ahead of every call (to draw new input, for instance). `settle` is how many untimed calls
-    go ahead of the timed one, so that a call is not charged for what its rivals pushed out of the caches.
+    go ahead of the timed one, so that a call is not charged for what its rivals pushed out of the caches. `clock`
+    is wall time; `time.thread_time` leaves out what other processes took, for calls that stay on one thread.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + rounds):
@@ -136,9 +138,9 @@ def interleaved(
                 call()
             if before is not None:
                 before()
-            start = time.perf_counter()
+            start = clock()
             call()
-            elapsed = time.perf_counter() - start
+            elapsed = clock() - start
             if turn >= warmup:
                 samples[name].append(elapsed)
     return {name: statistics.median(times) for name, times in samples.items()}
