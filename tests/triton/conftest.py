@@ -127,7 +127,7 @@ class Gateway:
             *flags,
         ]
         # A file and not a pipe: nobody reads it meanwhile.
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         if not line:

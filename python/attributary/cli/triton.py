@@ -24,8 +24,8 @@ _HELP = {
     "encoder_threads": "cores that one encoder call uses (CPU)",
     "encoder_batch": "pictures that are encoded together at best (CPU)",
     "queue_delay_us": "how long Triton waits for a batch to fill, microseconds",
-    "queue_timeout_us": "how long a request may wait in Triton's queue, microseconds; then it is refused",
-    "max_queue": "requests that wait at most; more are refused at once",
+    "queue_timeout_us": "how long a request may wait in Triton's queue, microseconds; 0 is for ever",
+    "max_queue": "requests that wait in Triton's queue at most; 0 is any number",
     "max_top_k": "limit on top_k",
 }
 # What others add to this group: a verb and where its command is.

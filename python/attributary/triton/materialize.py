@@ -35,8 +35,8 @@ class Settings:
     encoder_threads: int = 1
     encoder_batch: int = 8
     queue_delay_us: int = 0
-    queue_timeout_us: int = 2_000_000
-    max_queue: int = 1024
+    queue_timeout_us: int = 0  # 0: no limit; see docs/triton.md before setting one of these two
+    max_queue: int = 0  # 0: no limit
     max_top_k: int = 1000
     plan: Path | None = None  # a TensorRT engine; without one a GPU runs ONNX Runtime
     served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
@@ -46,13 +46,11 @@ class Settings:
             "max_batch",
             "encoder_threads",
             "encoder_batch",
-            "queue_timeout_us",
-            "max_queue",
             "max_top_k",
         ):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(name, f"must be at least 1, got {getattr(self, name)}")
-        for name in ("encoder_instances", "queue_delay_us"):
+        for name in ("encoder_instances", "queue_delay_us", "queue_timeout_us", "max_queue"):
             if getattr(self, name) < 0:
                 raise InvalidArgumentError(name, f"must be at least 0, got {getattr(self, name)}")
         if self.plan is not None and self.target != "gpu":
@@ -144,14 +142,21 @@ def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
         "preferred_batch": min(settings.encoder_batch, settings.max_batch),
         "precision": "FP16",
         "queue_delay_us": settings.queue_delay_us,
-        "queue_timeout_us": settings.queue_timeout_us,
-        "max_queue": settings.max_queue,
+        "queue_policy": _queue_policy(settings),
     }
     calibration = manifest.calibration
     for kind, shares in (("image", calibration.image), ("prompt", calibration.image_and_prompt)):
         for name in ("temperature", "threshold", "background"):
             values[f"{name}_{kind}"] = repr(getattr(shares, name))
     return values
+
+
+def _queue_policy(settings: Settings) -> templates.Block:
+    if not settings.queue_timeout_us and not settings.max_queue:
+        # The gateway's permits and callers' deadlines bound them.
+        return templates.Block("# No limit on this queue.")
+    limits = {"queue_timeout_us": settings.queue_timeout_us, "max_queue": settings.max_queue}
+    return templates.Block(templates.fill("queue_policy.pbtxt", limits))
 
 
 def _encoder_file(bundle: Bundle, settings: Settings) -> str:

@@ -19,10 +19,16 @@ def folder() -> Path:
     raise UnavailableError("the templates of model_repository/ are not installed with this package")
 
 
+class Block(str):
+    """A part of a config that is put in as it is; any other value is escaped, so that it stays within its quotes."""
+
+    __slots__ = ()
+
+
 def fill(name: str, values: Mapping[str, object]) -> str:
     """Return a template's text with every $name replaced; `name` is its path below model_repository/.
 
-    Raises InvalidArgumentError for a value that would end its quotes, KeyError for one that is missing.
+    Raises KeyError for a value that is missing.
     """
     text = (folder() / name).read_text(encoding="utf-8")
     return Template(text).substitute({key: _quotable(value) for key, value in values.items()})
@@ -76,4 +82,6 @@ def _block(text: str, kind: str) -> str:
 
 def _quotable(value: object) -> str:
     text = str(value)
+    if isinstance(value, Block):
+        return text
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

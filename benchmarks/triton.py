@@ -1,0 +1,256 @@
+"""What does Triton cost? The embedded engine, and Triton with the Python index and with the C++ one, side by side.
+
+    benchmarks/triton.py --bundle out/demo/bundle --images out/corpus/images --json
+
+Four ways, every process alive all the time, cells taken in turn, medians over rounds:
+  core        threads that call the embedded engine in their own process
+  embedded    `attributary serve`, asked over gRPC
+  python      `attributary serve --engine triton`, the index in Triton's Python backend
+  faiss       the same, the index in the C++ backend (only if libtriton_faiss.so is built)
+A second table asks Triton's index itself, without the gateway, from a Python client: the same tensors to both
+implementations, beside a search of the same index in process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from common import Aim, aim, arguments, emit, interleaved
+from serving import BUNDLES, IMAGES, ROOT, Child, cpu_seconds, first_existing, median_of, served
+
+from attributary.triton.materialize import Settings, materialize
+from attributary.triton.server import Ports, TritonServer
+
+KINDS = ("image", "embedding")
+
+
+def backend_library(named: Path | None) -> Path | None:
+    """Return the C++ backend's library, None where it is not built."""
+    return named or next(iter(sorted(ROOT.glob("build/**/faiss/libtriton_faiss.so"))), None)
+
+
+@contextmanager
+def triton(
+    bundle: Path, scratch: Path, implementation: str, library: Path | None, instances: int
+) -> Iterator[TritonServer]:
+    """Run a tritonserver on a repository of its own."""
+    repository = scratch / implementation
+    settings = Settings(
+        index_backend="faiss" if implementation == "faiss" else "python", encoder_instances=instances
+    )
+    materialize(bundle, repository, settings)
+    backend = library if implementation == "faiss" else None
+    with TritonServer(repository, ports=Ports(grpc=0, http=0, metrics=0), faiss_backend=backend) as server:
+        yield server
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Return (tables, facts)."""
+    library = backend_library(options.backend)
+    implementations = ["python", *(["faiss"] if library else [])]
+    cells: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        inputs = scratch / "inputs.npz"
+        core = Child("core", str(options.bundle), str(inputs), "1")
+        stack.callback(core.close)
+        facts = core.ask(prepare=str(options.images), count=options.count, side=options.side)
+        facts["faiss_backend"] = library is not None
+        servers = {
+            name: stack.enter_context(
+                triton(options.bundle, scratch, name, library, options.encoder_instances)
+            )
+            for name in implementations
+        }
+        ways: dict[str, tuple[Child, int]] = {"core": (core, core.pid)}
+        for name in ("embedded", *implementations):
+            flags = (
+                []
+                if name == "embedded"
+                else ["--engine", "triton", "--triton-url", servers[name].grpc_address]
+            )
+            port, pid = stack.enter_context(served(options.bundle, flags))
+            load = Child("load", f"127.0.0.1:{port}", str(inputs))
+            stack.callback(load.close)
+            ways[name] = (load, pid)
+        for number in range(options.rounds):
+            for kind in options.kinds:
+                for concurrency in options.concurrency:
+                    order = list(ways)
+                    for name in order[number % len(order) :] + order[: number % len(order)]:
+                        child, pid = ways[name]
+                        before = cpu_seconds(pid)
+                        found = child.ask(kind=kind, concurrency=concurrency, seconds=options.seconds)
+                        found["cpu_ms"] = 1e3 * (cpu_seconds(pid) - before) / found["queries"]
+                        cells.setdefault((kind, concurrency, name), []).append(found)
+        direct = index_alone(options.bundle, servers, inputs, options.index_rounds)
+        throughput = index_throughput(servers, inputs, options.seconds)
+    shown = ("queries_per_s", "p50_ms", "p99_ms", "batch", "cpu_ms", "queue", "encode", "search", "rescore")
+    rows = [
+        {"kind": kind, "concurrency": concurrency, "way": way, **{name: cell[name] for name in shown}}
+        for (kind, concurrency, way), found in cells.items()
+        for cell in [median_of(found)]
+    ]
+    return {"serving": rows, "index alone": direct, "index throughput": throughput}, facts
+
+
+def tensors(vectors: Any) -> dict[str, Any]:
+    """Return the index model's inputs for a batch of embeddings."""
+    count = len(vectors)
+    return {
+        "embedding": np.ascontiguousarray(vectors, np.float32),
+        "has_prompt": np.zeros((count, 1), np.uint8),
+        "top_k": np.full((count, 1), 10, np.int32),
+        "top_creators": np.full((count, 1), 10, np.int32),
+    }
+
+
+def requests(vectors: Any) -> list[Any]:
+    """Return the same as tritonclient's inputs."""
+    import tritonclient.grpc as client
+
+    from attributary.triton.client import TYPES
+
+    made = []
+    for name, array in tensors(vectors).items():
+        tensor = client.InferInput(name, list(array.shape), TYPES[name])
+        tensor.set_data_from_numpy(array)
+        made.append(tensor)
+    return made
+
+
+def index_alone(
+    bundle: Path, servers: dict[str, TritonServer], inputs: Path, rounds: int
+) -> list[dict[str, Any]]:
+    """Return p50 of one request to the index, and of the same work in this process."""
+    import tritonclient.grpc as client
+
+    from attributary.attribution.open import open_engine
+    from attributary.attribution.types import Query
+
+    engine = open_engine(bundle, verify=False)
+    with np.load(inputs, allow_pickle=True) as archive:
+        vectors = np.asarray(archive["embeddings"], np.float32)
+    found = []
+    clients = {name: client.InferenceServerClient(server.grpc_address) for name, server in servers.items()}
+    for batch in (1, 32):
+        part = vectors[np.arange(batch) % len(vectors)]
+        prepared = [engine.prepare(Query(embedding=vector)) for vector in part]
+        asked = requests(part)
+        calls: dict[str, Any] = {"in process": lambda prepared=prepared: engine.run(prepared)}
+        for name, connection in clients.items():
+            calls[name] = lambda connection=connection, asked=asked: connection.infer("index", asked)
+        median = interleaved(calls, rounds=rounds, warmup=10)
+        found += [{"batch": batch, "way": way, "p50_ms": seconds * 1e3} for way, seconds in median.items()]
+    for connection in clients.values():
+        connection.close()
+    return found
+
+
+def index_throughput(servers: dict[str, TritonServer], inputs: Path, seconds: float) -> list[dict[str, Any]]:
+    """Return queries a second of each index at concurrency 1, 8, 32 from one asynchronous client, interleaved."""
+    import asyncio
+
+    import uvloop
+
+    from attributary.triton.client import TritonClient
+
+    with np.load(inputs, allow_pickle=True) as archive:
+        vectors = np.asarray(archive["embeddings"], np.float32)
+    singles = [tensors(vectors[place : place + 1]) for place in range(len(vectors))]
+
+    async def run(address: str, concurrency: int) -> dict[str, float]:
+        connection = TritonClient(address)
+        latencies: list[float] = []
+        until = perf_counter() + seconds
+
+        async def caller(number: int) -> None:
+            while (started := perf_counter()) < until:
+                await connection.infer("index", singles[number % len(singles)], ("row", "share"), 10.0)
+                latencies.append(perf_counter() - started)
+                number += concurrency
+
+        started = perf_counter()
+        await asyncio.gather(*(caller(number) for number in range(concurrency)))
+        elapsed = perf_counter() - started
+        await connection.close()
+        p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
+        return {"queries_per_s": len(latencies) / elapsed, "p50_ms": float(p50), "p99_ms": float(p99)}
+
+    cells: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for _ in range(3):
+        for concurrency in (1, 8, 32):
+            for name, server in servers.items():
+                cells.setdefault((concurrency, name), []).append(
+                    uvloop.run(run(server.grpc_address, concurrency))
+                )
+    return [
+        {
+            "concurrency": concurrency,
+            "way": name,
+            **{figure: statistics.median(cell[figure] for cell in found) for figure in found[0]},
+        }
+        for (concurrency, name), found in cells.items()
+    ]
+
+
+def aims_of(tables: dict[str, list[dict[str, Any]]]) -> list[Aim]:
+    """Hold the figures against what was asked for."""
+    serving = {(row["kind"], row["concurrency"], row["way"]): row for row in tables["serving"]}
+    found: list[Aim] = []
+    for way in ("python", "faiss"):
+        cell, base = serving.get(("image", 1, way)), serving.get(("image", 1, "embedded"))
+        if cell and base:
+            added, limit = cell["p50_ms"] - base["p50_ms"], max(2.0, 0.05 * base["p50_ms"])
+            note = f"{cell['p50_ms']:.2f} ms against {base['p50_ms']:.2f} ms through the embedded gateway"
+            found.append(
+                aim(
+                    f"an image through Triton ({way} index), added p50",
+                    added,
+                    limit,
+                    "ms",
+                    added <= limit,
+                    note,
+                )
+            )
+    rates = {(row["concurrency"], row["way"]): row["queries_per_s"] for row in tables["index throughput"]}
+    if (32, "faiss") in rates:
+        ratio = rates[32, "faiss"] / rates[32, "python"]
+        note = f"{rates[32, 'faiss']:.0f} and {rates[32, 'python']:.0f} per second, one Python client, concurrency 32"
+        found.append(aim("C++ index's throughput over the Python one's", ratio, 2.0, "x", ratio >= 2, note))
+    return found
+
+
+def main(arguments_: Sequence[str] | None = None) -> None:
+    """Measure and tell."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--bundle", type=Path, default=first_existing(BUNDLES))
+    parser.add_argument("--images", type=Path, default=first_existing(IMAGES), help="folder of pictures")
+    parser.add_argument("--backend", type=Path, help="libtriton_faiss.so; default: the one below build/")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=1.5, help="of one cell in one round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--index-rounds", type=int, default=300)
+    parser.add_argument("--encoder-instances", type=int, default=0, help="0: one a core")
+    parser.add_argument("--count", type=int, default=64, help="different pictures asked about")
+    parser.add_argument("--side", type=int, default=512, help="pictures are sent as JPEGs of this side")
+    options = parser.parse_args(arguments_)
+    if options.bundle is None or options.images is None:
+        parser.error("no bundle found; give --bundle and --images, or run `make demo` first")
+    tables, facts = measure(options)
+    left_out = {"json", "save", "bundle", "images", "backend"}
+    config = {**{name: value for name, value in vars(options).items() if name not in left_out}, **facts}
+    emit("triton", config, tables, aims_of(tables), options.json)
+
+
+if __name__ == "__main__":
+    main()

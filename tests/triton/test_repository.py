@@ -1,0 +1,132 @@
+"""What `materialize` writes, without a server."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.errors import BundleError, InvalidArgumentError
+from attributary.triton import templates
+from attributary.triton.materialize import Settings, materialize, served_by_doors
+from attributary.triton.names import model_name, parse
+
+
+@pytest.fixture
+def bundle(tiny_bundle_dir):
+    return open_engine(tiny_bundle_dir, verify=False).bundle
+
+
+def config(repository, name):
+    return (repository / name / "config.pbtxt").read_text()
+
+
+def test_facts_of_the_bundle(tiny_bundle_dir, bundle, tmp_path):
+    bundle_id = materialize(tiny_bundle_dir, tmp_path / "repository")
+    assert bundle_id == bundle.manifest.bundle_id
+    assert served_by_doors(tmp_path / "repository") == bundle_id
+    text = config(tmp_path / "repository", f"index_{bundle_id}")
+    found = dict(
+        re.findall(r'^parameters \{ key: "(\w+)" value \{ string_value: "([^"]*)" \} \}$', text, re.MULTILINE)
+    )
+    manifest = bundle.manifest
+    assert int(found["items"]) == 300
+    assert int(found["nprobe"]) == manifest.index.nprobe
+    assert int(found["candidates"]) == manifest.index.candidates
+    assert float(found["temperature_image"]) == manifest.calibration.image.temperature
+    assert float(found["background_prompt"]) == manifest.calibration.image_and_prompt.background
+    assert found["sha256_vectors"] == manifest.files["vectors.npy"]
+    rows = np.load(tmp_path / "repository" / f"index_{bundle_id}" / "1" / "rows.npy")
+    assert rows.dtype == np.int32
+    assert (rows[0] == bundle.items.creator_of_row).all()
+    assert (rows[1] == bundle.items.group_of_row).all()
+    assert not re.search(r"\$\w", "".join(path.read_text() for path in tmp_path.rglob("config.pbtxt")))
+
+
+def test_the_two_backends_differ_in_one_line(tiny_bundle_dir, tmp_path):
+    bundle_id = materialize(tiny_bundle_dir, tmp_path / "a")
+    materialize(tiny_bundle_dir, tmp_path / "b", Settings(index_backend="faiss"))
+    pair = [config(tmp_path / side, f"index_{bundle_id}").splitlines() for side in "ab"]
+    different = [lines for lines in zip(*pair, strict=True) if lines[0] != lines[1]]
+    assert different == [('backend: "python"', 'backend: "faiss"')]
+
+
+@pytest.mark.parametrize("plan", [False, True])
+def test_a_gpu_repository(plan, tiny_bundle_dir, tmp_path):
+    (tmp_path / "engine").write_bytes(b"plan")
+    settings = Settings(target="gpu", index_backend="faiss", plan=tmp_path / "engine" if plan else None)
+    bundle_id = materialize(tiny_bundle_dir, tmp_path / "repository", settings)
+    folder = tmp_path / "repository" / f"encoder_{bundle_id}"
+    assert (folder / "1" / ("model.plan" if plan else "model.onnx")).is_file()
+    text = (folder / "config.pbtxt").read_text()
+    assert f'backend: "{"tensorrt" if plan else "onnxruntime"}"' in text
+    assert "KIND_GPU" in text
+    assert "KIND_GPU" in config(tmp_path / "repository", f"index_{bundle_id}")
+
+
+@pytest.mark.parametrize(
+    "file", ["encoder.onnx", "index.faiss", "vectors.npy", "items.parquet", "manifest.json"]
+)
+def test_a_bundle_that_was_changed_is_refused_and_nothing_written(file, tiny_bundle_dir, tmp_path):
+    changed = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle_dir, changed)
+    data = bytearray((changed / file).read_bytes())
+    data[len(data) // 2] ^= 0x55
+    (changed / file).write_bytes(data)
+    with pytest.raises(BundleError, match=re.escape(file)):
+        materialize(changed, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_second_bundle_turns_the_doors_and_keeps_the_first(tiny_bundle_dir, other_bundle_dir, tmp_path):
+    first = materialize(tiny_bundle_dir, tmp_path)
+    second = materialize(other_bundle_dir, tmp_path)
+    assert served_by_doors(tmp_path) == second
+    assert {parse(path.name) for path in tmp_path.iterdir()} - {None} == {
+        (part, bundle_id) for part in ("encoder", "index", "attribution") for bundle_id in (first, second)
+    }
+    steps = re.findall(r'model_name: "(\w+)"', config(tmp_path, "attribution"))
+    assert steps == [model_name("encoder", second), model_name("index", second)]
+
+
+def test_a_failed_write_leaves_the_model_before(tiny_bundle_dir, tmp_path, monkeypatch):
+    bundle_id = materialize(tiny_bundle_dir, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("attributary.triton.materialize.sha256", broken)
+    with pytest.raises(OSError, match="disk full"):
+        materialize(tiny_bundle_dir, tmp_path, Settings(index_backend="faiss"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert served_by_doors(tmp_path) == bundle_id
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"max_batch": 0}, "max_batch"),
+        ({"encoder_instances": -1}, "encoder_instances"),
+        ({"plan": "x"}, "plan"),
+    ],
+)
+def test_settings_out_of_range(settings, field):
+    with pytest.raises(InvalidArgumentError) as told:
+        Settings(**settings)
+    assert told.value.field == field
+
+
+def test_values_stay_within_their_quotes(tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "config.pbtxt").write_text('name: "$name"')
+    monkeypatch.setattr(templates, "folder", lambda: tmp_path)
+    assert templates.fill("index/config.pbtxt", {"name": 'a" \\'}) == 'name: "a\\" \\\\"'
+
+
+@pytest.mark.parametrize(
+    "name", ["index", "index_", "index_12", "other_0123456789abcdef", "index_0123456789abcdeg"]
+)
+def test_names_that_are_no_bundles(name):
+    assert parse(name) is None

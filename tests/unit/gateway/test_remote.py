@@ -1,0 +1,302 @@
+"""The lane in front of an engine on the network, and the watch over it, with an engine that does as it is told."""
+
+import asyncio
+import math
+from time import monotonic, perf_counter
+from types import SimpleNamespace
+
+import pytest
+
+from attributary.attribution.types import Filter, Prepared
+from attributary.errors import (
+    BundleError,
+    DeadlineError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnavailableError,
+)
+from attributary.gateway.batching import Job
+from attributary.gateway.errors import DefectError
+from attributary.gateway.remote import RemoteLane, State, Watch
+
+
+class Told:
+    def __init__(self):
+        self.batches, self.drops = [], []
+
+    def batch(self, lane, size):
+        self.batches.append(size)
+
+    def dropped(self, reason):
+        self.drops.append(reason)
+
+
+class Engine:
+    """Answers with the query itself; `gate` closed holds every request; `error` is what it raises."""
+
+    def __init__(self, bundle_id="a"):
+        self.bundle = SimpleNamespace(manifest=SimpleNamespace(bundle_id=bundle_id))
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error = None
+        self.poison = None
+        self.requests, self.timeouts, self.cancelled = [], [], 0
+        self.ready, self.sound, self.verified = True, True, 0
+
+    async def infer(self, batch, timeout_s):
+        self.requests.append(len(batch))
+        self.timeouts.append(timeout_s)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        if any(one is self.poison for one in batch):
+            raise ZeroDivisionError("secret")
+        return list(batch)
+
+    async def is_ready(self, timeout_s):
+        if self.error is not None:
+            raise self.error
+        return self.ready
+
+    async def verify(self):
+        self.verified += 1
+        if not self.sound:
+            raise BundleError("encoder", "disagrees")
+        return 1.0
+
+    async def times(self, timeout_s):
+        return {}
+
+
+@pytest.fixture
+async def remote():
+    return Engine()
+
+
+@pytest.fixture
+async def told():
+    return Told()
+
+
+@pytest.fixture
+async def state():
+    made = State()
+    made.up = True
+    return made
+
+
+@pytest.fixture
+async def lane(remote, told, state):
+    loop = asyncio.get_running_loop()
+    return RemoteLane("encode", remote, loop, told, state, max_batch=4, inflight=2, timeout_s=7.0)
+
+
+def job(deadline=math.inf):
+    future = asyncio.get_running_loop().create_future()
+    return Job(future, deadline, perf_counter(), Prepared(1, 1, Filter(), has_prompt=False))
+
+
+async def test_one_goes_at_once_and_those_that_wait_go_together(lane, remote, told):
+    remote.gate.clear()
+    jobs = [job() for _ in range(9)]
+    for one in jobs:
+        lane.put(one)
+    await asyncio.sleep(0)
+    assert remote.requests == [1, 1] and len(lane) == 7
+    remote.gate.set()
+    await asyncio.gather(*(one.future for one in jobs))
+    assert remote.requests == [1, 1, 4, 3] == told.batches
+    assert [one.future.result() is one.prepared for one in jobs] == [True] * 9
+
+
+async def test_from_another_thread(lane):
+    one = job()
+    await asyncio.to_thread(lane.put, one)
+    assert await one.future is one.prepared
+
+
+async def test_away_is_told_at_once_without_asking(lane, remote, state):
+    state.up = False
+    one = job()
+    lane.put(one)
+    with pytest.raises(UnavailableError):
+        await one.future
+    assert remote.requests == []
+
+
+async def test_who_finds_it_gone_tells_everybody(lane, remote, state):
+    remote.error = UnavailableError("ipv4:10.0.0.7 refused")
+    one = job()
+    lane.put(one)
+    with pytest.raises(UnavailableError) as found:
+        await one.future
+    assert "10.0.0.7" not in str(found.value)
+    assert not state.up and state.changed.is_set()
+
+
+async def test_a_request_whose_callers_have_all_left_is_cancelled(lane, remote):
+    remote.gate.clear()
+    held = [job(), job()]
+    for one in held:
+        lane.put(one)
+    together = [job(), job()]
+    for one in together:
+        lane.put(one)
+    await asyncio.sleep(0)
+    held[0].future.cancel()
+    await asyncio.sleep(0.01)
+    assert remote.cancelled == 1 and remote.requests == [1, 1, 2]
+    together[0].future.cancel()
+    await asyncio.sleep(0.01)
+    assert remote.cancelled == 1
+    remote.gate.set()
+    assert await together[1].future is together[1].prepared
+
+
+async def test_departed_and_expired_are_not_sent(lane, remote, told):
+    remote.gate.clear()
+    held = [job(), job()]
+    late, gone = job(monotonic() + 0.01), job()
+    for one in (*held, late, gone):
+        lane.put(one)
+    gone.future.cancel()
+    await asyncio.sleep(0.03)
+    remote.gate.set()
+    with pytest.raises(DeadlineError):
+        await late.future
+    assert sorted(told.drops) == ["departed", "expired"]
+    assert remote.requests == [1, 1]
+
+
+async def test_the_request_has_the_callers_deadline(lane, remote):
+    one, two = job(monotonic() + 2), job()
+    lane.put(one)
+    lane.put(two)
+    await asyncio.gather(one.future, two.future)
+    assert 1.5 < remote.timeouts[0] < 2.5 and remote.timeouts[1] == 7.0
+
+
+async def test_an_engine_that_takes_too_long_is_not_the_callers_deadline(lane, remote):
+    remote.error = DeadlineError("Triton did not answer")
+    one = job()
+    lane.put(one)
+    with pytest.raises(UnavailableError):
+        await one.future
+
+
+async def test_full_is_overloaded(lane, remote, state):
+    remote.error = OverloadedError("queue of 10.0.0.7 is full")
+    one = job()
+    lane.put(one)
+    with pytest.raises(OverloadedError) as found:
+        await one.future
+    assert "10.0.0.7" not in str(found.value) and state.up
+
+
+async def test_poison_fails_alone(lane, remote):
+    remote.gate.clear()
+    jobs = [job() for _ in range(6)]
+    for one in jobs:
+        lane.put(one)
+    remote.poison = jobs[3].prepared
+    remote.gate.set()
+    outcomes = await asyncio.gather(*(one.future for one in jobs), return_exceptions=True)
+    assert [isinstance(outcome, DefectError) for outcome in outcomes] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+class Link:
+    def __init__(self, engine):
+        self.engine, self.bundle_id, self.problem = engine, "a", None
+
+    def open(self, directory):
+        if self.problem is not None:
+            raise self.problem
+        return self.engine
+
+    async def served(self, timeout_s):
+        return self.bundle_id, "somewhere"
+
+
+@pytest.fixture
+async def watched(remote, state):
+    state.up = False
+    turns, current = [], [remote]
+
+    async def turn(up):
+        turns.append(up)
+
+    async def swap(engine):
+        current[0] = engine
+
+    config = SimpleNamespace(remote_timeout_s=1.0, remote_poll_s=0.01, remote_follow=True)
+    link = Link(remote)
+    watch = Watch(link, state, config, lambda: current[0], turn, swap, lambda told: None)
+    return SimpleNamespace(watch=watch, link=link, turns=turns, current=current, state=state)
+
+
+async def test_health_follows(watched, remote):
+    await watched.watch.look()
+    assert watched.turns == [True] and watched.state.up
+    await watched.watch.look()
+    assert watched.turns == [True] and remote.verified == 1
+    remote.error = UnavailableError("gone")
+    await watched.watch.look()
+    assert watched.turns == [True, False]
+    remote.error = None
+    await watched.watch.look()
+    # Whoever comes back is asked the golden queries again.
+    assert watched.turns == [True, False, True] and remote.verified == 2
+
+
+async def test_health_follows_when_a_query_was_first_to_know(watched, remote):
+    await watched.watch.look()
+    watched.state.lost()
+    remote.error = UnavailableError("gone")
+    await watched.watch.look()
+    assert watched.turns == [True, False]
+
+
+@pytest.mark.parametrize("how", ["unsound", "not ready", "defect"])
+async def test_what_is_not_sound_is_not_served(watched, remote, how):
+    remote.sound = how != "unsound"
+    remote.ready = how != "not ready"
+    remote.error = ZeroDivisionError("secret") if how == "defect" else None
+    await watched.watch.look()
+    assert watched.turns == [] and not watched.state.up
+
+
+async def test_another_bundle_is_followed_once_it_is_sound(watched, remote):
+    await watched.watch.look()
+    watched.link.engine, watched.link.bundle_id = Engine("b"), "b"
+    watched.link.engine.sound = False
+    await watched.watch.look()
+    assert watched.current == [remote] and watched.turns == [True]
+    watched.link.engine.sound = True
+    await watched.watch.look()
+    await asyncio.sleep(0)
+    assert watched.current[0].bundle.manifest.bundle_id == "b"
+
+
+async def test_a_bundle_that_is_not_the_one_it_says_is_not_followed(watched, remote):
+    watched.link.engine, watched.link.bundle_id = Engine("c"), "b"
+    await watched.watch.look()
+    assert watched.current == [remote] and watched.state.up
+
+
+async def test_a_bad_argument_is_the_callers(lane, remote):
+    remote.error = InvalidArgumentError("query", "is wrong")
+    one = job()
+    lane.put(one)
+    with pytest.raises(InvalidArgumentError):
+        await one.future
