@@ -9,13 +9,19 @@ ENCODER := $(OUT)/encoder
 BUNDLE := $(OUT)/demo/bundle
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint format setup setup-train triton-backend clean
+.PHONY: demo test test-native lint format setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json
 	$(BIN)/attributary demo --bundle $(BUNDLE) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo
 
 test: $(VENV)/.train
 	$(BIN)/python -m pytest
+
+# Minutes of compiling: CUDA files with nvcc, C++ tests under sanitizers. Each skips where its tool is missing.
+test-native: $(VENV)/.train
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s doctest-dev >/dev/null 2>&1; then \
+	  apt-get update -qq && apt-get install -y -qq doctest-dev; fi
+	$(BIN)/python -m pytest tests/kernels/test_cpp.py -m slow -k "nvcc or sanitizers"
 
 setup: $(VENV)/.serving
 setup-train: $(VENV)/.train
