@@ -7,6 +7,7 @@ CORPUS := $(OUT)/corpus
 HELD_OUT := $(OUT)/corpus-heldout
 ENCODER := $(OUT)/encoder
 BUNDLE := $(OUT)/demo/bundle
+KERNELS := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test test-native lint format setup setup-train triton-backend clean
@@ -27,7 +28,7 @@ setup: $(VENV)/.serving
 setup-train: $(VENV)/.train
 
 # The serving package: no torch.
-$(VENV)/.serving: pyproject.toml constraints.txt CMakeLists.txt $(shell find proto kernels -name '*.proto' -o -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+$(VENV)/.serving: pyproject.toml constraints.txt CMakeLists.txt $(wildcard proto/attributary/v1/*.proto proto/CMakeLists.txt kernels/CMakeLists.txt) $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements-build.txt
 	$(PIP) --no-build-isolation -e '.[dev]'
@@ -67,12 +68,12 @@ lint: $(VENV)/.serving
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find kernels -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 
 format: $(VENV)/.serving
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find kernels -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+	$(BIN)/clang-format -i $(KERNELS)
 
 clean:
 	rm -rf $(OUT) build

@@ -20,7 +20,17 @@ ALLOWED = {
     "gateway": {"attribution"},
     "triton": {"attribution", "bundle", "encoder", "index", "kernels"},
     "tensorrt": {"bundle", "encoder"},
-    "cli": {"attribution", "building", "bundle", "client", "encoder", "gateway", "index", "tensorrt", "triton"},
+    "cli": {
+        "attribution",
+        "building",
+        "bundle",
+        "client",
+        "encoder",
+        "gateway",
+        "index",
+        "tensorrt",
+        "triton",
+    },
     "ui": {"attribution", "client", "gateway"},
 }
 ANYWHERE = {"errors", "v1"}

@@ -124,7 +124,9 @@ def test_encoder_swapped_for_another_is_refused(copied, tiny, tmp_path):
     other = tiny.write_encoder(tmp_path / "other", seed=1)
     shutil.copyfile(other / "encoder.onnx", copied / "encoder.onnx")
     rewrite_manifest(copied)
-    with pytest.raises(BundleError, match=r"vectors were made by encoder .* do not belong together") as caught:
+    with pytest.raises(
+        BundleError, match=r"vectors were made by encoder .* do not belong together"
+    ) as caught:
         Bundle.open(copied)
     assert caught.value.file == "encoder.onnx"
 
