@@ -7,22 +7,21 @@ Four ways, every process alive all the time, cells taken in turn, medians over r
   embedded    `attributary serve`, asked over gRPC
   python      `attributary serve --engine triton`, the index in Triton's Python backend
   faiss       the same, the index in the C++ backend (only if libtriton_faiss.so is built)
-A second table asks Triton's index itself, without the gateway, from a Python client: the same tensors to both
-implementations, beside a search of the same index in process.
+Two more tables ask Triton's index itself, without the gateway: a Python client, beside a search of the same index in
+this process; and NVIDIA's perf_analyzer, a client in C++, if it can be had.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
+import perf_analyzer
 from common import Aim, aim, arguments, emit, interleaved
 from serving import BUNDLES, IMAGES, ROOT, Child, cpu_seconds, first_existing, median_of, served
 
@@ -92,14 +91,14 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]
                         found["cpu_ms"] = 1e3 * (cpu_seconds(pid) - before) / found["queries"]
                         cells.setdefault((kind, concurrency, name), []).append(found)
         direct = index_alone(options.bundle, servers, inputs, options.index_rounds)
-        throughput = index_throughput(servers, inputs, options.seconds)
+        load = index_load(servers, inputs, options.rounds)
     shown = ("queries_per_s", "p50_ms", "p99_ms", "batch", "cpu_ms", "queue", "encode", "search", "rescore")
     rows = [
         {"kind": kind, "concurrency": concurrency, "way": way, **{name: cell[name] for name in shown}}
         for (kind, concurrency, way), found in cells.items()
         for cell in [median_of(found)]
     ]
-    return {"serving": rows, "index alone": direct, "index throughput": throughput}, facts
+    return {"serving": rows, "index alone": direct, "index, perf_analyzer": load}, facts
 
 
 def tensors(vectors: Any) -> dict[str, Any]:
@@ -155,49 +154,24 @@ def index_alone(
     return found
 
 
-def index_throughput(servers: dict[str, TritonServer], inputs: Path, seconds: float) -> list[dict[str, Any]]:
-    """Return queries a second of each index at concurrency 1, 8, 32 from one asynchronous client, interleaved."""
-    import asyncio
-
-    import uvloop
-
-    from attributary.triton.client import TritonClient
-
+def index_load(servers: dict[str, TritonServer], inputs: Path, rounds: int) -> list[dict[str, Any]]:
+    """Return perf_analyzer's rates and latencies for each index, in turn; medians over rounds."""
+    try:
+        command = perf_analyzer.find()
+    except perf_analyzer.CannotRunError as error:
+        return [{"skipped": str(error)}]
     with np.load(inputs, allow_pickle=True) as archive:
-        vectors = np.asarray(archive["embeddings"], np.float32)
-    singles = [tensors(vectors[place : place + 1]) for place in range(len(vectors))]
-
-    async def run(address: str, concurrency: int) -> dict[str, float]:
-        connection = TritonClient(address)
-        latencies: list[float] = []
-        until = perf_counter() + seconds
-
-        async def caller(number: int) -> None:
-            while (started := perf_counter()) < until:
-                await connection.infer("index", singles[number % len(singles)], ("row", "share"), 10.0)
-                latencies.append(perf_counter() - started)
-                number += concurrency
-
-        started = perf_counter()
-        await asyncio.gather(*(caller(number) for number in range(concurrency)))
-        elapsed = perf_counter() - started
-        await connection.close()
-        p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
-        return {"queries_per_s": len(latencies) / elapsed, "p50_ms": float(p50), "p99_ms": float(p99)}
-
+        asked = tensors(np.asarray(archive["embeddings"], np.float32))
     cells: dict[tuple[int, str], list[dict[str, float]]] = {}
-    for _ in range(3):
+    for _ in range(rounds):
         for concurrency in (1, 8, 32):
             for name, server in servers.items():
-                cells.setdefault((concurrency, name), []).append(
-                    uvloop.run(run(server.grpc_address, concurrency))
+                found = perf_analyzer.measure(
+                    command, server.grpc_address, "index", asked, concurrency=concurrency, requests=1500
                 )
+                cells.setdefault((concurrency, name), []).append(found)
     return [
-        {
-            "concurrency": concurrency,
-            "way": name,
-            **{figure: statistics.median(cell[figure] for cell in found) for figure in found[0]},
-        }
+        {"concurrency": concurrency, "way": name, **median_of(found)}
         for (concurrency, name), found in cells.items()
     ]
 
@@ -221,10 +195,14 @@ def aims_of(tables: dict[str, list[dict[str, Any]]]) -> list[Aim]:
                     note,
                 )
             )
-    rates = {(row["concurrency"], row["way"]): row["queries_per_s"] for row in tables["index throughput"]}
+    rates = {
+        (row["concurrency"], row["way"]): row["queries_per_s"]
+        for row in tables["index, perf_analyzer"]
+        if "way" in row
+    }
     if (32, "faiss") in rates:
         ratio = rates[32, "faiss"] / rates[32, "python"]
-        note = f"{rates[32, 'faiss']:.0f} and {rates[32, 'python']:.0f} per second, one Python client, concurrency 32"
+        note = f"{rates[32, 'faiss']:.0f} and {rates[32, 'python']:.0f} per second, perf_analyzer, concurrency 32"
         found.append(aim("C++ index's throughput over the Python one's", ratio, 2.0, "x", ratio >= 2, note))
     return found
 
