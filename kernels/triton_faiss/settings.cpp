@@ -81,6 +81,27 @@ Calibration parse_calibration(const Parameters& parameters, const std::string& k
   return found;
 }
 
+// Said here and not when the second instance starts: Triton would be warming the first one up by then, and
+// taking a model away under its warm-up ended the server.
+void check_one_owner(const json& config) {
+  std::int64_t instances = 0;
+  const json groups = config.value("instance_group", json::array());
+  if (!groups.is_array()) return;
+  for (const json& group : groups) {
+    if (!group.is_object()) continue;
+    const json count = group.value("count", json(1));
+    const json devices = group.value("gpus", json::array());
+    const std::size_t places = devices.is_array() && devices.size() > 1 ? devices.size() : 1;
+    instances +=
+        (count.is_number_integer() ? count.get<std::int64_t>() : 1) * static_cast<std::int64_t>(places);
+  }
+  if (instances > 1) {
+    throw BackendError(
+        ErrorKind::kInvalidArgument,
+        "instance_group: count must be 1 in one group, an index has one owner; let batches form instead");
+  }
+}
+
 }  // namespace
 
 Settings parse_settings(const std::string& config_json) {
@@ -88,6 +109,7 @@ Settings parse_settings(const std::string& config_json) {
   if (!config.is_object()) {
     throw BackendError(ErrorKind::kInvalidArgument, "config: the model's configuration is not a JSON object");
   }
+  check_one_owner(config);
   const Parameters parameters(config);
   constexpr std::int64_t kRows = std::numeric_limits<std::int32_t>::max();
   Settings settings;

@@ -84,8 +84,7 @@ def write_bundle(folder: Path, kind: str, seed: int = 5) -> dict[str, object]:
         "max_batch": 32,
         "filter_bytes": (ITEMS + 7) // 8,
         "queue_delay_us": 20_000,  # so that concurrent requests do share a batch
-        "queue_timeout_us": 10_000_000,
-        "max_queue": 256,
+        "queue_policy": templates.Block(""),
     }
     for part in ("index.faiss", "vectors.npy", "rows.npy"):
         digest = hashlib.sha256((folder / part).read_bytes()).hexdigest()
