@@ -96,13 +96,15 @@ def _rename_output(model: onnx.ModelProto, name: str) -> None:
 
 
 class _quiet_exporter:  # noqa: N801 - reads as a function where it is used
-    """Hold back the exporter's remarks about packages that are not installed."""
+    """Hold back the exporter's remarks about missing packages and about every constant that it folds."""
 
     def __enter__(self) -> None:
-        self._logger = logging.getLogger("torch.onnx")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
+        loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+        self._levels = [(logger, logger.level) for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
     def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+        for logger, level in self._levels:
+            logger.setLevel(level)
