@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,8 +43,10 @@ def build() -> Path:
 
 
 @pytest.fixture(scope="session")
-def backend(build: Path) -> Path:
-    return build / "backends" / "faiss" / "libtriton_faiss.so"
+def backend(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that a build beside these tests cannot change what the server has loaded."""
+    built = build / "backends" / "faiss" / "libtriton_faiss.so"
+    return Path(shutil.copy(built, tmp_path_factory.mktemp("backend")))
 
 
 @pytest.fixture(scope="session")
