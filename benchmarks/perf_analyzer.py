@@ -57,7 +57,7 @@ def measure(
     *,
     concurrency: int = 1,
     batch: int = 1,
-    requests: int = 200,
+    seconds: float = 1.5,
 ) -> dict[str, float]:
     """Ask `model` over gRPC for the queries in `tensors` ([Q, ...] each); return rate and latencies in ms.
 
@@ -78,8 +78,9 @@ def measure(
             [
                 *command, "-m", model, "-u", address, "-i", "grpc", "--input-data", str(inputs), "-f", str(report),
                 "--concurrency-range", str(concurrency), "-b", str(batch),
-                # A shared machine never holds still; a count of requests ends in any case.
-                "--request-count", str(requests), "--warmup-request-count", "20",
+                # A shared machine never holds still: three windows, whatever they are like. A count of requests
+                # would end sooner, but its rate is rounded to whole seconds.
+                "--measurement-interval", str(round(seconds * 1e3)), "--stability-percentage", "999", "-r", "3",
             ]
         )  # fmt: skip
         row = next(csv.DictReader(report.open()))

@@ -47,8 +47,8 @@ class TritonEngine(Preparer):
         self._models = {part: model_name(part, self.bundle_id) for part in DOORS}
         self._number = int(self.bundle_id, 16)
         self._pad_to = 1
-        # Mean wait in Triton's own queues, by part; from its statistics, kept fresh by `times`.
-        self._queue_ms = dict.fromkeys(DOORS, 0.0)
+        # Which part of a picture's time in Triton is waiting in its queues; from its statistics, kept by `times`.
+        self._waiting = 0.0
         self._counted: dict[str, ModelTimes] = {}
 
     async def infer(self, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
@@ -119,8 +119,10 @@ class TritonEngine(Preparer):
             if requests <= 0:
                 continue
             queue = (now.queue_ms - before.queue_ms) / requests
-            self._queue_ms[part] = queue
             told[part] = {"queue": queue, "compute": (now.compute_ms - before.compute_ms) / requests}
+        queued = sum(phases["queue"] for phases in told.values())
+        if "encoder" in told:
+            self._waiting = queued / max(1e-9, queued + told["encoder"]["compute"])
         return told
 
     async def _attribute(self, members: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
@@ -158,11 +160,13 @@ class TritonEngine(Preparer):
         pictures: bool,
         assembled: float,
     ) -> None:
-        """Divide a request's time among the phases: search and re-scoring as measured beside the index; waiting in
-        Triton's queues as its statistics have it; what is left is the encoder's, or, of an embedding, the way there.
+        """Divide a request's time among the phases.
+
+        Search and re-scoring are measured beside the index. What is left is divided into waiting and encoding as
+        Triton's statistics do on average; all of it is waiting where nothing was encoded.
         """
         rest = max(0.0, spent - search - rescore)
-        waited = min(rest, self._queue_ms["index"] + (self._queue_ms["encoder"] if pictures else 0.0))
+        waited = rest * self._waiting
         for prepared in members:
             timings = prepared.timings
             timings.search, timings.rescore, timings.assemble = search, rescore, assembled
