@@ -99,7 +99,7 @@ def _source(
         left,
         top + _CELL - 4,
         [f"{percent(item.share)}  ({item.similarity:.2f})", item.creator, item.caption],
-        _CELL - 6,
+        _CELL - 14,
         [_INK, _INK, _FADED],
     )
 
