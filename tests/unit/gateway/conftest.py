@@ -1,14 +1,20 @@
 """A small engine in place of a bundle: what the gateway may ask of `Engine`, answers that say what was asked."""
 
+import contextlib
+import dataclasses
 import threading
 from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
+from attributary.client import AsyncClient
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
+from attributary.gateway.server import Gateway
+from attributary.v1 import attribution_pb2_grpc as rpc
 
 DIM = 4
 FAKE_ID = "00000000000000aa"
@@ -127,3 +133,32 @@ def vector():
         return np.array([value, 0, 0, 0], np.float32)
 
     return make
+
+
+@pytest.fixture
+async def serve(config):
+    """Start a gateway with other settings; everything is stopped at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(engine, **settings):
+            gateway = Gateway(engine, dataclasses.replace(config, **settings))
+            await gateway.start()
+
+            async def stop():
+                engine.gate.set()
+                await gateway.drain(0)
+
+            stack.push_async_callback(stop)
+            client = await stack.enter_async_context(
+                AsyncClient(f"127.0.0.1:{gateway.port}", retry=False, timeout_s=20)
+            )
+            return gateway, client
+
+        yield start
+
+
+@pytest.fixture
+async def stub(serve, engine):
+    gateway, _ = await serve(engine)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        yield rpc.AttributionServiceStub(channel)
