@@ -52,3 +52,31 @@ class BundleError(AttributaryError):
         super().__init__(f"bundle file {file}: {message}")
         self.file = file
         self.message = message
+
+
+class InputError(AttributaryError):
+    """A log that cannot be scored as it is; `file` is the input at fault, `place` the column or row in it."""
+
+    def __init__(self, file: str, message: str, place: str = "") -> None:
+        super().__init__(f"input {file}: {place + ': ' if place else ''}{message}")
+        self.file = file
+        self.place = place
+        self.message = message
+
+
+class OutputError(AttributaryError):
+    """A run's file that cannot be written or is not what was written; `file` is its name in the run directory."""
+
+    def __init__(self, file: str, message: str) -> None:
+        super().__init__(f"output {file}: {message}")
+        self.file = file
+        self.message = message
+
+
+class RunError(AttributaryError):
+    """A run that must not go on: `setting` is what differs from `run.json`, or the limit that was passed."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(f"{setting}: {message}")
+        self.setting = setting
+        self.message = message

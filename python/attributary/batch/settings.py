@@ -1,0 +1,72 @@
+"""What a run is asked to do, as far as its output depends on it; all of it is pinned in run.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from attributary.attribution.types import Filter
+from attributary.errors import InvalidArgumentError
+
+Engine = Literal["embedded", "gateway", "triton"]
+Precision = Literal["fp32", "int8"]
+
+MAX_ROWS_PER_SHARD = 1_000_000
+MAX_BATCH_SIZE = 1_024
+# Looked for in this order where no column is named.
+IMAGE_COLUMNS = ("image", "uri", "path")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of a Parquet log's columns.
+
+    `image` holds encoded bytes, a path or URI, or a struct of `bytes` and `path`; None takes the first of
+    `IMAGE_COLUMNS` that is there. `prompt` and `model` may be missing unless they are named.
+    """
+
+    id: str = "generation_id"
+    image: str | None = None
+    prompt: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowLimits:
+    """What one row may cost; a row beyond a limit becomes an error row."""
+
+    max_image_bytes: int = 20 * 1024 * 1024
+    max_image_pixels: int = 50_000_000
+    max_prompt_bytes: int = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A run's settings. `pass_through` None takes every column that is not read otherwise."""
+
+    columns: Columns = Columns()
+    pass_through: tuple[str, ...] | None = None
+    top_k: int = 10
+    filter: Filter = Filter()
+    engine: Engine = "embedded"
+    precision: Precision = "fp32"  # of the embedded engine
+    batch_size: int = 8
+    rows_per_shard: int = 512
+    limits: RowLimits = field(default_factory=RowLimits)
+
+    def check(self) -> None:
+        """Raise InvalidArgumentError naming the setting that is out of its limits."""
+        for name, value, most in (
+            ("batch_size", self.batch_size, MAX_BATCH_SIZE),
+            ("rows_per_shard", self.rows_per_shard, MAX_ROWS_PER_SHARD),
+            ("top_k", self.top_k, 1_000),
+        ):
+            if not 1 <= value <= most:
+                raise InvalidArgumentError(name, f"must be from 1 to {most}, got {value}")
+        for name, value in asdict(self.limits).items():
+            if value < 1:
+                raise InvalidArgumentError(name, f"must be at least 1, got {value}")
+
+    def pinned(self) -> dict[str, Any]:
+        """JSON-ready values in a fixed order."""
+        return asdict(self)
