@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import BundleError
+from attributary.index.base import VectorIndex
 from attributary.index.faiss_index import FaissIndex
 
 from .engine import Engine
@@ -15,6 +17,7 @@ from .golden import verify_golden
 from .types import Limits
 
 Precision = Literal["fp32", "int8"]
+OpenIndex = Callable[[Bundle], VectorIndex]
 
 
 def open_engine(
@@ -24,11 +27,14 @@ def open_engine(
     encoder_threads: int = 1,
     precision: Precision = "fp32",
     verify: bool = True,
+    open_index: OpenIndex | None = None,
 ) -> Engine:
     """Open the bundle and everything in it: ONNX Runtime and FAISS in this process.
 
     `verify` checks every file's SHA-256 and the golden queries; a server always does. `precision` "int8" takes the
-    quantised encoder. Raises BundleError naming the file at fault.
+    quantised encoder. `open_index` brings another index in the place of the bundle's own, a remote one for
+    instance: its codes differ, so it is held to the golden queries' recall instead of to their answers. Raises
+    BundleError naming the file at fault.
     """
     bundle = Bundle.open(directory, verify=verify)
     path = bundle.encoder_path
@@ -37,14 +43,16 @@ def open_engine(
             raise BundleError("encoder.int8.onnx", "is not in this bundle; serve it with fp32")
         path = bundle.int8_encoder_path
     encoder = OnnxEncoder(path, threads=encoder_threads)
-    engine = assemble(bundle, encoder, limits)
+    engine = assemble(bundle, encoder, limits, open_index)
     if verify:
-        verify_golden(engine, precision)
+        verify_golden(engine, precision, own_index=open_index is None)
     return engine
 
 
-def assemble(bundle: Bundle, encoder: OnnxEncoder, limits: Limits | None = None) -> Engine:
-    """Join an open bundle and its encoder; raises BundleError if they do not belong together."""
+def assemble(
+    bundle: Bundle, encoder: OnnxEncoder, limits: Limits | None = None, open_index: OpenIndex | None = None
+) -> Engine:
+    """Join an open bundle, its encoder and its index; raises BundleError if they do not belong together."""
     entry = bundle.manifest.encoder
     spec = encoder.spec
     if encoder.vectors_of != entry.digest:
@@ -59,10 +67,14 @@ def assemble(bundle: Bundle, encoder: OnnxEncoder, limits: Limits | None = None)
     ):
         if of_file != of_manifest:
             raise BundleError("encoder.onnx", f"has {name} {of_file}, the manifest says {of_manifest}")
-    index = FaissIndex.read(bundle.index_path, bundle.manifest.index.nprobe, threads=1)
+    index = (open_index or _own_index)(bundle)
     if (index.size, index.dim) != (len(bundle.items), spec.dim):
         raise BundleError(
             "index.faiss",
             f"holds {index.size} vectors of {index.dim} dimensions, the bundle has {len(bundle.items)} of {spec.dim}",
         )
     return Engine(bundle, encoder, index, limits)
+
+
+def _own_index(bundle: Bundle) -> VectorIndex:
+    return FaissIndex.read(bundle.index_path, bundle.manifest.index.nprobe, threads=1)

@@ -12,9 +12,11 @@ import click
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
-from attributary.errors import UnavailableError
+from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.server import serve
+
+from .index import milvus_options, opener
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
@@ -91,18 +93,43 @@ def _limit_options(command: F) -> F:
     show_envvar=True,
     help="host:port of Triton's gRPC service",
 )
+@click.option(
+    "--index",
+    type=click.Choice(["faiss", "milvus"]),
+    default="faiss",
+    envvar="ATTRIBUTARY_INDEX",
+    show_default=True,
+    show_envvar=True,
+    help="where the embedded engine finds candidates: in this process, or in a Milvus",
+)
+@milvus_options
 @_gateway_options
 @_limit_options
 def serve_command(
-    bundle: Path, precision: str, encoder_threads: int, kind: str, triton_url: str, **settings: Any
+    bundle: Path,
+    precision: str,
+    encoder_threads: int,
+    kind: str,
+    triton_url: str,
+    index: str,
+    milvus_uri: str,
+    milvus_token: str,
+    milvus_collection: str,
+    milvus_timeout_s: float,
+    **settings: Any,
 ) -> None:
     """Serve the BUNDLE directory until SIGTERM; one JSON line on standard output says when it is ready.
 
     With `--engine triton` the BUNDLE is read for its items, tokenizer and golden queries only; Triton has the rest.
+    With `--index milvus` candidates come from the collection that `attributary index push` filled.
     """
     limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
     settings_of_gateway = gateway.GatewayConfig(**settings)
     if kind == "triton":
+        if index == "milvus":
+            raise InvalidArgumentError(
+                "index", "milvus needs --engine embedded; Triton has an index of its own"
+            )
         link = _triton_link(triton_url, limits)
         sys.exit(serve(link.open(bundle), settings_of_gateway, link))
     engine = open_engine(
@@ -110,6 +137,9 @@ def serve_command(
         limits=limits,
         encoder_threads=encoder_threads,
         precision=cast(Literal["fp32", "int8"], precision),
+        open_index=opener(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
+        if index == "milvus"
+        else None,
     )
     sys.exit(serve(engine, settings_of_gateway))
 

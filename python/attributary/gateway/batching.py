@@ -17,8 +17,9 @@ from typing import Protocol
 
 import structlog
 
+from attributary import deadline
 from attributary.attribution.types import Attribution, Prepared
-from attributary.errors import DeadlineError
+from attributary.errors import DeadlineError, UnavailableError
 
 from .errors import presentable
 
@@ -144,10 +145,17 @@ class Batcher:
         self._observer.batch(self._lane, len(batch))
         prepared = [started(job) for job in batch]
         try:
-            answers = self._run(prepared)
+            with deadline.until(max(job.deadline for job in batch)):
+                answers = self._run(prepared)
             if len(answers) != len(batch):
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))
+        except DeadlineError as error:
+            return [(job, error) for job in batch]
+        except UnavailableError as error:
+            # The reason names machines of the inside: it is for the log. Alone, no query would fare better.
+            log.warning("the index behind this server is away", lane=self._lane, reason=str(error))
+            return [(job, UnavailableError("the index behind this server is away")) for job in batch]
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], presentable(error, self._lane))]
