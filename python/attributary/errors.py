@@ -29,6 +29,26 @@ class NotFoundError(AttributaryError):
         self.name = name
 
 
+class DeletedError(NotFoundError):
+    """An item that was there and has been deleted, at `at` (ISO 8601, UTC)."""
+
+    def __init__(self, item_id: int | str, at: str) -> None:
+        super().__init__("item", str(item_id))
+        self.at = at
+
+    def __str__(self) -> str:
+        return f"item {self.name} was deleted at {self.at}"
+
+
+class PreconditionError(AttributaryError):
+    """Right, but not in this state: `subject` is what stands in the way, the text says what would help."""
+
+    def __init__(self, subject: str, message: str) -> None:
+        super().__init__(f"{subject}: {message}")
+        self.subject = subject
+        self.message = message
+
+
 class OverloadedError(AttributaryError):
     """Every admission permit is taken; come back after `retry_after_s` seconds."""
 

@@ -13,15 +13,18 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary import kernels
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import Encoder
 from attributary.index.base import VectorIndex
+from attributary.kernels import Rescored
 
 from .answers import assemble
 from .filters import Allowed
 from .prepare import Preparer, ms_since
 from .types import Attribution, Filter, Limits, Options, Prepared, Query
+from .view import View
+
+_ALL = Filter()
 
 
 class Engine(Preparer):
@@ -32,7 +35,13 @@ class Engine(Preparer):
     ) -> None:
         super().__init__(bundle, encoder.spec, limits)
         self.encoder = encoder
-        self.index = index
+        self.view = View.of(bundle, index)
+
+    @property
+    def index(self) -> VectorIndex:
+        """The index over the items as of now."""
+        assert self.view.index is not None
+        return self.view.index
 
     def run(self, batch: Sequence[Prepared]) -> list[Attribution]:
         """Answer prepared queries together; one Attribution for each, in their order."""
@@ -84,27 +93,30 @@ class Engine(Preparer):
     def _attribute(
         self, members: Sequence[Prepared], embeddings: NDArray[np.float32], filter_: Filter
     ) -> list[Attribution]:
+        # One look: additions and deletions meanwhile are for the next query.
+        view = self.view
+        assert view.index is not None
         top_k = max(prepared.top_k for prepared in members)
         top_creators = max(prepared.top_creators for prepared in members)
         started = perf_counter()
-        count = min(max(self.bundle.manifest.index.candidates, top_k), len(self.bundle.items))
-        allowed = self.filters.compile(filter_) if filter_ else None
-        candidates = self._candidates(embeddings, count, allowed)
+        count = min(max(view.bundle.manifest.index.candidates, top_k), view.item_count)
+        alive = None if view.alive is None else view.filters.compile(_ALL)
+        allowed = view.filters.compile(filter_) if filter_ else alive
+        candidates = _candidates(view.index, embeddings, count, allowed)
         search_ms = ms_since(started)
 
         started = perf_counter()
-        scored = self._rescore(members, embeddings, candidates, top_k, top_creators, allowed)
+        scored = _rescore(view, members, embeddings, candidates, top_k, top_creators, allowed)
         peak = scored.similarity[:, 0]
-        if allowed is not None:
+        if filter_:
             # Whether the query is foreign is a fact about the query, not about what the filter left over.
-            peak = self._rescore(
-                members, embeddings, self.index.search(embeddings, count), 1, 0, None
-            ).similarity[:, 0]
+            everything = _candidates(view.index, embeddings, count, alive)
+            peak = _rescore(view, members, embeddings, everything, 1, 0, alive).similarity[:, 0]
         rescore_ms = ms_since(started)
 
         started = perf_counter()
         answers = [
-            assemble(self.bundle, prepared, scored, row, float(peak[row]))
+            assemble(view.bundle, prepared, scored, row, float(peak[row]))
             for row, prepared in enumerate(members)
         ]
         assemble_ms = ms_since(started)
@@ -113,37 +125,36 @@ class Engine(Preparer):
             timings.search, timings.rescore, timings.assemble = search_ms, rescore_ms, assemble_ms
         return answers
 
-    def _candidates(
-        self, embeddings: NDArray[np.float32], count: int, allowed: Allowed | None
-    ) -> NDArray[np.int64]:
-        if allowed is None:
-            return self.index.search(embeddings, count)
-        if allowed.count <= count and allowed.rows.size == allowed.count:
-            # So few items pass that all of them are candidates: exact, and cheaper than a restricted scan.
-            return np.broadcast_to(allowed.rows, (len(embeddings), allowed.count))
-        return self.index.search(embeddings, count, allowed.bitmap)
 
-    def _rescore(
-        self,
-        members: Sequence[Prepared],
-        embeddings: NDArray[np.float32],
-        candidates: NDArray[np.int64],
-        top_k: int,
-        top_creators: int,
-        allowed: Allowed | None,
-    ) -> kernels.Rescored:
-        calibration = self.bundle.manifest.calibration
-        shares = [calibration.of(prepared.has_prompt) for prepared in members]
-        return kernels.rescore(
-            embeddings,
-            np.ascontiguousarray(candidates),
-            self.bundle.vectors,
-            self.bundle.items.creator_of_row,
-            self.bundle.items.group_of_row,
-            temperature=np.array([share.temperature for share in shares], np.float32),
-            threshold=np.array([share.threshold for share in shares], np.float32),
-            background=np.array([share.background for share in shares], np.float32),
-            top_k=top_k,
-            top_creators=top_creators,
-            allowed=None if allowed is None else allowed.bitmap,
-        )
+def _candidates(
+    index: VectorIndex, embeddings: NDArray[np.float32], count: int, allowed: Allowed | None
+) -> NDArray[np.int64]:
+    if allowed is None:
+        return index.search(embeddings, count)
+    if allowed.count <= count and allowed.rows.size == allowed.count:
+        # So few items pass that all of them are candidates: exact, and cheaper than a restricted scan.
+        return np.broadcast_to(allowed.rows, (len(embeddings), allowed.count))
+    return index.search(embeddings, count, allowed.bitmap)
+
+
+def _rescore(
+    view: View,
+    members: Sequence[Prepared],
+    embeddings: NDArray[np.float32],
+    candidates: NDArray[np.int64],
+    top_k: int,
+    top_creators: int,
+    allowed: Allowed | None,
+) -> Rescored:
+    calibration = view.bundle.manifest.calibration
+    shares = [calibration.of(prepared.has_prompt) for prepared in members]
+    return view.rescore(
+        embeddings,
+        candidates,
+        None if allowed is None else allowed.bitmap,
+        temperature=np.array([share.temperature for share in shares], np.float32),
+        threshold=np.array([share.threshold for share in shares], np.float32),
+        background=np.array([share.background for share in shares], np.float32),
+        top_k=top_k,
+        top_creators=top_creators,
+    )

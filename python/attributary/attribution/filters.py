@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -28,23 +29,45 @@ class Allowed:
 
 
 class FilterCompiler:
-    """Turns a `Filter` into a bitmap once, and remembers the most recent ones."""
+    """Turns a `Filter` into a bitmap once, and remembers the most recent ones.
 
-    def __init__(self, items: ItemTable, exact_below: int) -> None:
+    `alive`, bool [N], marks the rows that have not been deleted; None stands for all. Deleted rows pass no filter.
+    """
+
+    def __init__(self, items: ItemTable, exact_below: int, alive: NDArray[np.bool_] | None = None) -> None:
         self._items = items
         self._exact_below = exact_below
+        self._alive = alive
         self._cache: OrderedDict[Filter, Allowed] = OrderedDict()
         self._lock = Lock()
 
     def check(self, filter_: Filter, field: str) -> None:
         """Raise InvalidArgumentError if the filter names a creator or licence that no item has."""
+        items = self._items
         for name in ("include_creators", "exclude_creators"):
-            self._check(getattr(filter_, name), self._items.creator_codes, f"{field}.{name}", "creator")
+            self._check(
+                getattr(filter_, name), items.creator_codes, self.creators, f"{field}.{name}", "creator"
+            )
         for name in ("include_licences", "exclude_licences"):
-            self._check(getattr(filter_, name), self._items.licence_codes, f"{field}.{name}", "licence")
+            self._check(
+                getattr(filter_, name), items.licence_codes, self.licences, f"{field}.{name}", "licence"
+            )
+
+    @cached_property
+    def creators(self) -> NDArray[np.int64]:
+        """How many items each creator has, by code; deleted ones are not counted."""
+        return self._counts(self._items.creator_of_row)
+
+    @cached_property
+    def licences(self) -> NDArray[np.int64]:
+        """How many items each licence has, by code; deleted ones are not counted."""
+        return self._counts(self._items.licence_of_row)
+
+    def _counts(self, of_row: NDArray[np.int32]) -> NDArray[np.int64]:
+        return np.bincount(of_row if self._alive is None else of_row[self._alive]).astype(np.int64)
 
     def compile(self, filter_: Filter) -> Allowed:
-        """Return the rows that pass. The filter has been checked."""
+        """Return the rows that pass. A name that no item has any more passes nothing."""
         with self._lock:
             if found := self._cache.get(filter_):
                 self._cache.move_to_end(filter_)
@@ -61,7 +84,7 @@ class FilterCompiler:
 
     def _passing(self, filter_: Filter) -> NDArray[np.bool_]:
         items = self._items
-        passing = np.ones(len(items), bool)
+        passing = np.ones(len(items), bool) if self._alive is None else self._alive.copy()
         for names, codes, of_row, wanted in (
             (filter_.include_creators, items.creator_codes, items.creator_of_row, True),
             (filter_.exclude_creators, items.creator_codes, items.creator_of_row, False),
@@ -69,12 +92,15 @@ class FilterCompiler:
             (filter_.exclude_licences, items.licence_codes, items.licence_of_row, False),
         ):
             if names:
-                listed = np.isin(of_row, [codes[name] for name in names])
+                listed = np.isin(of_row, [codes[name] for name in names if name in codes])
                 passing &= listed if wanted else ~listed
         return passing
 
     @staticmethod
-    def _check(names: tuple[str, ...], codes: Mapping[str, int], field: str, kind: str) -> None:
+    def _check(
+        names: tuple[str, ...], codes: Mapping[str, int], counts: NDArray[np.int64], field: str, kind: str
+    ) -> None:
         for name in names:
-            if name not in codes:
+            code = codes.get(name, len(counts))
+            if code >= len(counts) or not counts[code]:
                 raise InvalidArgumentError(field, f"no item has the {kind} {name[:80]!r}")

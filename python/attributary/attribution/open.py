@@ -11,6 +11,7 @@ from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import BundleError
 from attributary.index.base import VectorIndex
 from attributary.index.faiss_index import FaissIndex
+from attributary.journal.place import changes_of
 
 from .engine import Engine
 from .golden import verify_golden
@@ -33,8 +34,9 @@ def open_engine(
 
     `verify` checks every file's SHA-256 and the golden queries; a server always does. `precision` "int8" takes the
     quantised encoder. `open_index` brings another index in the place of the bundle's own, a remote one for
-    instance: its codes differ, so it is held to the golden queries' recall instead of to their answers. Raises
-    BundleError naming the file at fault.
+    instance: its codes differ, so it is held to the golden queries' recall instead of to their answers. What the
+    journal beside the bundle says was added and deleted since it was built is applied. Raises BundleError naming the
+    file at fault.
     """
     bundle = Bundle.open(directory, verify=verify)
     path = bundle.encoder_path
@@ -46,6 +48,9 @@ def open_engine(
     engine = assemble(bundle, encoder, limits, open_index)
     if verify:
         verify_golden(engine, precision, own_index=open_index is None)
+    if changes := changes_of(bundle):
+        # After the golden queries, which are about the bundle as it was built.
+        engine.view = engine.view.apply(changes)
     return engine
 
 

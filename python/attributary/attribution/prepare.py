@@ -8,22 +8,33 @@ from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import EncoderSpec
 from attributary.encoder.image import decode, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
-from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.errors import InvalidArgumentError
 
 from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
 from .types import Limits, Options, Prepared, Query
+from .view import View
 
 
 class Preparer:
     """Brings queries to what an engine needs. Safe to call from several threads."""
 
     def __init__(self, bundle: Bundle, spec: EncoderSpec, limits: Limits | None = None) -> None:
-        self.bundle = bundle
+        # Replaced as a whole when the bundle's items change; whoever needs two things of it takes it once.
+        self.view = View.of(bundle, None)
         self.spec = spec
         self.limits = limits or Limits()
         self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, spec.max_tokens)
-        self.filters = FilterCompiler(bundle.items, exact_below=bundle.manifest.index.candidates)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, its items as of now."""
+        return self.view.bundle
+
+    @property
+    def filters(self) -> FilterCompiler:
+        """Filters over the items as of now."""
+        return self.view.filters
 
     def prepare(self, query: Query, options: Options | None = None, field: str = "query") -> Prepared:
         """Check one query and bring it to what a batch needs: uint8 pixels [S, S, 3] and tokens, or a unit vector.
@@ -37,8 +48,10 @@ class Preparer:
                 field,
                 f"exactly one of image, pixels, embedding must be given, got {', '.join(given) or 'none'}",
             )
-        top_k, top_creators = resolve_counts(options, len(self.bundle.items), self.limits)
-        self.filters.check(options.filter, "options.filter")
+        view = self.view
+        top_k, top_creators = resolve_counts(options, view.item_count, self.limits)
+        if options.filter:
+            view.filters.check(options.filter, "options.filter")
         prepared = Prepared(top_k, top_creators, options.filter, query.has_prompt)
         if query.embedding is not None:
             if query.prompt:
@@ -58,11 +71,8 @@ class Preparer:
         return prepared
 
     def row_of(self, item_id: int) -> int:
-        """Return the row of an item; raises NotFoundError."""
-        row = self.bundle.items.row_of(item_id)
-        if row is None:
-            raise NotFoundError("item", str(item_id))
-        return row
+        """Return the row of an item; raises DeletedError, NotFoundError."""
+        return self.view.row_of(item_id)
 
     def _prepare_pixels(self, query: Query, prepared: Prepared, field: str) -> None:
         started = perf_counter()

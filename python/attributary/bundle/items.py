@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ _COLUMNS: dict[str, pa.DataType] = {
     "near_dup_group": pa.int64(),
 }
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRecord:
+    """One row of an item table."""
+
+    id: int
+    caption: str
+    creator: str
+    creator_url: str
+    licence: str
+    uri: str
+    near_dup_group: int
+
+    def fields(self) -> dict[str, Any]:
+        """The columns of `items.parquet`."""
+        return asdict(self)
 
 
 class ItemTable:
@@ -96,6 +114,28 @@ class ItemTable:
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
         return int(self._groups[row])
+
+    @property
+    def near_dup_groups(self) -> NDArray[np.int64]:
+        """The groups of all rows, int64 [N]."""
+        return self._groups
+
+    def record(self, row: int) -> ItemRecord:
+        """Everything that is known of a row."""
+        return ItemRecord(
+            self.id_of(row),
+            self.caption(row),
+            self.creator(row),
+            self.creator_url(row),
+            self.licence(row),
+            self.uri(row),
+            self.near_dup_group(row),
+        )
+
+    def rows_from(self, source: str) -> NDArray[np.int64]:
+        """Rows whose uri begins with `source`, int64, ascending."""
+        matches = pc.starts_with(self._text["uri"], pattern=source)
+        return np.flatnonzero(matches.to_numpy(zero_copy_only=False)).astype(np.int64)
 
 
 def table_problem(table: pa.Table) -> str | None:

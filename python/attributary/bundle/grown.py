@@ -1,0 +1,159 @@
+"""The item table of a bundle that has grown since its build: the bundle's own rows, and those added behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .items import ItemRecord, ItemTable
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class GrowingArray(Generic[Scalar]):
+    """An array that one writer appends to while readers keep views of what was there before.
+
+    A view is never written again: growing past the capacity takes a new buffer, and rows behind a view's end are
+    none of its business.
+    """
+
+    def __init__(self, start: NDArray[Scalar]) -> None:
+        self._data = start
+        self._size = len(start)
+
+    def append(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Append rows; return a view of all of them."""
+        size = self._size + len(values)
+        # What it started with may be somebody else's, or mapped from a file: it is full, so it is copied.
+        if size > len(self._data):
+            grown = np.empty(
+                (max(size, self._size + self._size // 2, 64), *self._data.shape[1:]), self._data.dtype
+            )
+            grown[: self._size] = self._data[: self._size]
+            self._data = grown
+        if len(values):
+            self._data[self._size : size] = values
+        self._size = size
+        return self._data[:size]
+
+
+class Growth:
+    """What one writer appends items to. `items` is the table as of now; earlier ones stay as they were."""
+
+    def __init__(self, base: ItemTable) -> None:
+        self.base = base
+        self.tail: list[ItemRecord] = []
+        self.rows: dict[int, int] = {}
+        self.creator_names = list(base.creator_names)
+        self.licence_names = list(base.licence_names)
+        self.creator_codes = dict(base.creator_codes)
+        self.licence_codes = dict(base.licence_codes)
+        self._creators = GrowingArray(base.creator_of_row)
+        self._licences = GrowingArray(base.licence_of_row)
+        self._groups = GrowingArray(base.group_of_row)
+        self._base_groups = np.unique(base.near_dup_groups)
+        self._new_groups: dict[int, int] = {}
+        self._largest_group = int(self._base_groups[-1])
+
+    def fresh_group(self) -> int:
+        """A near-duplicate group that no item has."""
+        return self._largest_group + 1
+
+    def append(self, items: Sequence[ItemRecord]) -> GrownItems:
+        """Append rows and return the table with them. Ids must be new."""
+        for item in items:
+            self.rows[item.id] = len(self.base) + len(self.tail)
+            self.tail.append(item)
+        creators = [_code(item.creator, self.creator_codes, self.creator_names) for item in items]
+        licences = [_code(item.licence, self.licence_codes, self.licence_names) for item in items]
+        groups = [self._group_code(item.near_dup_group) for item in items]
+        return GrownItems(
+            self,
+            self._creators.append(np.array(creators, np.int32)),
+            self._licences.append(np.array(licences, np.int32)),
+            self._groups.append(np.array(groups, np.int32)),
+        )
+
+    def _group_code(self, group: int) -> int:
+        self._largest_group = max(self._largest_group, group)
+        place = int(np.searchsorted(self._base_groups, group))
+        if place < len(self._base_groups) and self._base_groups[place] == group:
+            return place
+        return self._new_groups.setdefault(group, len(self._base_groups) + len(self._new_groups))
+
+
+class GrownItems(ItemTable):
+    """Read access by row, over the bundle's rows and those added behind them. Made by `Growth.append`."""
+
+    def __init__(
+        self,
+        growth: Growth,
+        creator_of_row: NDArray[np.int32],
+        licence_of_row: NDArray[np.int32],
+        group_of_row: NDArray[np.int32],
+    ) -> None:
+        self._growth = growth
+        self._split = len(growth.base)
+        self.creator_of_row, self.licence_of_row, self.group_of_row = (
+            creator_of_row,
+            licence_of_row,
+            group_of_row,
+        )
+        # Names and codes only ever grow, so those of later tables do no harm here.
+        self.creator_names, self.creator_codes = growth.creator_names, growth.creator_codes
+        self.licence_names, self.licence_codes = growth.licence_names, growth.licence_codes
+
+    def __len__(self) -> int:
+        return len(self.creator_of_row)
+
+    def record(self, row: int) -> ItemRecord:
+        """Everything that is known of a row."""
+        return self._growth.base.record(row) if row < self._split else self._growth.tail[row - self._split]
+
+    def id_of(self, row: int) -> int:
+        """The item's stable id."""
+        return self._growth.base.id_of(row) if row < self._split else self.record(row).id
+
+    def row_of(self, item_id: int) -> int | None:
+        """The row of an id, None if there is none."""
+        row = self._growth.rows.get(item_id)
+        if row is None:
+            return self._growth.base.row_of(item_id)
+        return row if row < len(self) else None
+
+    def caption(self, row: int) -> str:
+        """What the item shows, in words."""
+        return self._growth.base.caption(row) if row < self._split else self.record(row).caption
+
+    def uri(self, row: int) -> str:
+        """Where the item came from."""
+        return self._growth.base.uri(row) if row < self._split else self.record(row).uri
+
+    def creator_url(self, row: int) -> str:
+        """The creator's page, possibly empty."""
+        return self._growth.base.creator_url(row) if row < self._split else self.record(row).creator_url
+
+    def near_dup_group(self, row: int) -> int:
+        """Items of one group are near duplicates and share credit."""
+        return self._growth.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group
+
+    def rows_from(self, source: str) -> NDArray[np.int64]:
+        """Rows whose uri begins with `source`, ascending."""
+        tail = [
+            self._split + place
+            for place, item in enumerate(self._growth.tail[: len(self) - self._split])
+            if item.uri.startswith(source)
+        ]
+        return np.concatenate([self._growth.base.rows_from(source), np.array(tail, np.int64)])
+
+
+def _code(name: str, codes: dict[str, int], names: list[str]) -> int:
+    code = codes.get(name)
+    if code is None:
+        # The name first: whoever finds the code must find its name.
+        names.append(name)
+        code = codes[name] = len(names) - 1
+    return code

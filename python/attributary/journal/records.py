@@ -1,0 +1,138 @@
+"""What a journal's records say, and their bytes: length of a JSON object, the object, then vectors in fp16."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.bundle.items import ItemRecord
+
+FORMAT: Final = 1
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the audit: who changed what, when and why. Holds no caption and no vector."""
+
+    revision: int
+    kind: str  # "add", "delete" or "compact"
+    at: str  # ISO 8601, UTC
+    who: str
+    why: str
+    what: str  # "creator=Ada"; empty where the ids say it
+    ids: tuple[int, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "revision": self.revision,
+            "kind": self.kind,
+            "at": self.at,
+            "who": self.who,
+            "why": self.why,
+            "what": self.what,
+            "ids": list(self.ids),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The first record: which bundle the journal belongs to, and what was already history when it began."""
+
+    bundle_id: str
+    parent: str  # the bundle that this one was compacted from; empty for one that was built
+    encoder: str  # digest
+    dim: int
+    revision: int
+    past: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Items that were added together, and their vectors, fp16 [n, D]."""
+
+    at: str
+    who: str
+    why: str
+    items: tuple[ItemRecord, ...]
+    vectors: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Items that were deleted together: those that `what` chose at that time."""
+
+    at: str
+    who: str
+    why: str
+    what: str
+    ids: tuple[int, ...]
+
+
+Record: TypeAlias = Opened | Added | Deleted
+
+
+class UnreadableError(ValueError):
+    """A record that is sound but says nothing that this release understands."""
+
+
+def encode(record: Record) -> bytes:
+    """Return the payload of a record."""
+    vectors = b""
+    if isinstance(record, Opened):
+        fields: dict[str, Any] = {
+            "kind": "open",
+            "format": FORMAT,
+            "bundle_id": record.bundle_id,
+            "parent": record.parent,
+            "encoder": record.encoder,
+            "dim": record.dim,
+            "revision": record.revision,
+            "past": [entry.fields() for entry in record.past],
+        }
+    else:
+        fields = {"at": record.at, "who": record.who, "why": record.why}
+        if isinstance(record, Added):
+            fields |= {"kind": "add", "items": [item.fields() for item in record.items]}
+            vectors = np.ascontiguousarray(record.vectors, "<f2").tobytes()
+        else:
+            fields |= {"kind": "delete", "what": record.what, "ids": list(record.ids)}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(text)) + text + vectors
+
+
+def decode(payload: bytes, dim: int) -> Record:
+    """Return what a payload says; `dim` is that of the journal's bundle. Raises UnreadableError."""
+    try:
+        (length,) = _LENGTH.unpack_from(payload)
+        fields = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
+        kind = fields.pop("kind")
+        if kind == "add":
+            vectors = np.frombuffer(payload, "<f2", offset=_LENGTH.size + length).astype(np.float16)
+            items = tuple(ItemRecord(**item) for item in fields.pop("items"))
+            return Added(**fields, items=items, vectors=vectors.reshape(len(items), dim))
+        if kind == "delete":
+            return Deleted(**fields | {"ids": tuple(fields["ids"])})
+        if kind == "open":
+            return _opened(fields)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise UnreadableError(str(error)) from error
+    raise UnreadableError(f"unknown kind {kind!r}")
+
+
+def _opened(fields: dict[str, Any]) -> Opened:
+    if fields.pop("format") != FORMAT:
+        raise UnreadableError("of another release's format")
+    past = tuple(_entry(entry) for entry in fields.pop("past"))
+    return Opened(**fields, past=past)
+
+
+def _entry(fields: Mapping[str, Any]) -> Entry:
+    return Entry(**{**fields, "ids": tuple(fields["ids"])})

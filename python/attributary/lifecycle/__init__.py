@@ -1,0 +1,1 @@
+"""Changing a bundle that is in use: add items, delete items, compact."""
