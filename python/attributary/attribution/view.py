@@ -107,7 +107,7 @@ class View:
             filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates, alive),
             tail=tail,
             alive=alive,
-            deleted={**self.deleted, **changes.deleted},
+            deleted={**self.deleted, **changes.deleted} if changes.deleted else self.deleted,
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=changes.revision,
             shared=self.shared,

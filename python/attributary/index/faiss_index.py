@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from attributary.errors import BundleError
 # How many bits of each byte are set.
 _BITS = np.array([value.bit_count() for value in range(256)], np.int64)
 
+_BLOCK = 65_536
+
 
 class FaissIndex:
-    """A read-only FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
+    """A FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
 
     def __init__(self, index: Any, nprobe: int = 0, threads: int | None = None) -> None:
         """`index` is a faiss.Index over inner products; `nprobe` the lists probed, ignored where there are none.
@@ -47,6 +50,13 @@ class FaissIndex:
     def write(self, path: Path) -> None:
         """Write the index file."""
         faiss.write_index(self._index, str(path))
+
+    def refill(self, vectors: NDArray[np.float16], check: Callable[[], None] = lambda: None) -> None:
+        """Hold other vectors, fp16 [N, D], with the training as it is. `check` is called between blocks."""
+        self._index.reset()
+        for start in range(0, len(vectors), _BLOCK):
+            check()
+            self._index.add(vectors[start : start + _BLOCK].astype(np.float32))
 
     @property
     def dim(self) -> int:
