@@ -1,0 +1,47 @@
+"""Attribution methods by name; a method's module is imported when it is asked for, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from attributary_train.corpus import Corpus
+from attributary_train.teacher.base import Attributor
+from attributary_train.teacher.errors import TeacherError
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may need besides `fit`'s arguments: the checkpoint's folder (its autoencoder), the corpus (its
+    pictures and captions), a folder for what may be kept between runs, and how many threads to use."""
+
+    subject: Path
+    corpus: Corpus
+    cache: Path
+    threads: int = 1
+
+
+Factory = Callable[..., Attributor]
+
+# Name -> "module:factory". A factory is called as factory(context, **settings) and returns an unfitted Attributor.
+METHODS: dict[str, str] = {
+    "random": "attributary_train.teacher.chance:chance",
+}
+
+
+def create(name: str, context: Context, settings: Mapping[str, Any] | None = None) -> Attributor:
+    """Make an unfitted method; raises `TeacherError` for an unknown name or setting, or a package that is missing."""
+    if name not in METHODS:
+        raise TeacherError("method", f"{name!r} is unknown; there are {', '.join(sorted(METHODS))}")
+    module, _, attribute = METHODS[name].partition(":")
+    try:
+        factory: Factory = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise TeacherError(f"method {name}", f"cannot be loaded: {error}") from error
+    try:
+        return factory(context, **(settings or {}))
+    except TypeError as error:
+        raise TeacherError(f"method {name}", f"does not take these settings: {error}") from error
