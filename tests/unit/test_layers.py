@@ -22,8 +22,10 @@ ALLOWED = {
     "gateway": {"attribution", "journal", "lifecycle"},
     "triton": {"attribution", "bundle", "encoder", "index", "journal", "kernels"},
     "tensorrt": {"bundle", "encoder"},
+    "batch": {"attribution", "bundle", "client", "triton"},
     "cli": {
         "attribution",
+        "batch",
         "building",
         "bundle",
         "client",

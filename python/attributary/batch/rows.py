@@ -27,6 +27,7 @@ class Row:
     prompt: str = ""
     image: bytes | None = None
     uri: str | None = None
+    base: str = ""  # directory that a relative path in `uri` is below
     problem: Problem | None = None  # the row is wrong already
 
 
@@ -34,8 +35,6 @@ class Row:
 class Batch:
     """Consecutive rows of one shard that go through the engine together."""
 
-    shard: int
-    number: int  # from 0 in its shard
     rows: list[Row]
     passed: pa.RecordBatch  # the pass-through columns of the same rows
 
@@ -55,6 +54,6 @@ class Outcome:
     """What became of one row: an answer or a problem, exactly one of them."""
 
     image_sha256: str | None  # of the encoded bytes; None if there were none to be had
-    has_prompt: bool
+    has_prompt: bool | None  # whether the encoder was given the prompt; None without an answer
     scored: Scored | None = None
     problem: Problem | None = None

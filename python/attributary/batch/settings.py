@@ -44,10 +44,10 @@ class RowLimits:
 class Settings:
     """A run's settings. `pass_through` None takes every column that is not read otherwise."""
 
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     pass_through: tuple[str, ...] | None = None
     top_k: int = 10
-    filter: Filter = Filter()
+    filter: Filter = field(default_factory=Filter)
     engine: Engine = "embedded"
     precision: Precision = "fp32"  # of the embedded engine
     batch_size: int = 8

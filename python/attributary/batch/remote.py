@@ -1,0 +1,171 @@
+"""Scoring with an engine elsewhere: a gateway by gRPC, or an NVIDIA Triton that serves the bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attributary.attribution.types import Attribution, Prepared, Query, Timings
+from attributary.client.channel import Tls
+from attributary.client.sync import Client
+from attributary.client.types import Answer
+from attributary.errors import (
+    DeadlineError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnavailableError,
+)
+
+from .rows import Batch, Outcome, Problem, Row, Scored
+from .scoring import BatchPreparer, PreparedBatch, answer_together, merge, prepare_rows, problem_of, scored_of
+from .settings import Settings
+from .waiting import patiently
+
+if TYPE_CHECKING:
+    from attributary.triton.engine import TritonEngine
+
+T = TypeVar("T")
+
+
+class GatewayScorer:
+    """Scores at a gateway: one AttributeBatch call a batch, bound to the bundle that served when the run began.
+
+    A server that is full or away is asked again for `patience_s`; then UnavailableError ends the run.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        settings: Settings,
+        *,
+        token: str | None = None,
+        tls: Tls | None = None,
+        timeout_s: float = 60.0,
+        patience_s: float = 120.0,
+    ) -> None:
+        self._settings = settings
+        self._patience = patience_s
+        self._client = Client(address, token=token, tls=tls, timeout_s=timeout_s)
+        try:
+            info = self._client.describe()
+        except BaseException:
+            self._client.close()
+            raise
+        self._bundle_id = info.bundle_id
+        limits = info.limits
+        if settings.batch_size > limits.max_batch_queries:
+            self._client.close()
+            raise InvalidArgumentError(
+                "batch_size",
+                f"must be at most the gateway's {limits.max_batch_queries}, got {settings.batch_size}",
+            )
+        self._top_creators = min(limits.max_top_k, info.creator_count)
+
+    @property
+    def bundle_id(self) -> str:
+        """The bundle that the gateway served when the run began."""
+        return self._bundle_id
+
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Fetch each row's picture; the gateway decodes."""
+        return prepare_rows(batch, self._settings.limits.max_image_bytes, _as_query)
+
+    def answer(self, prepared: PreparedBatch) -> list[Outcome]:
+        """Ask the gateway about the batch; it may join it with other callers' queries."""
+        queries = [query for query in prepared.queries if isinstance(query, Query)]
+        answers = patiently(lambda: self._ask(queries), self._patience) if queries else []
+        return merge(prepared, answers)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _ask(self, queries: list[Query]) -> list[tuple[bool, Scored] | Problem]:
+        results = self._client.attribute_batch(
+            queries,
+            top_k=self._settings.top_k,
+            top_creators=self._top_creators,
+            filter=self._settings.filter,
+            bundle_id=self._bundle_id,
+        )
+        return [_outcome(query, result) for query, result in zip(queries, results, strict=True)]
+
+
+class TritonScorer:
+    """Scores with Triton's models of a bundle; pictures are decoded on this side."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        address: str,
+        settings: Settings,
+        *,
+        timeout_s: float = 60.0,
+        patience_s: float = 120.0,
+    ) -> None:
+        from attributary.bundle.bundle import Bundle
+        from attributary.triton.client import TritonClient
+        from attributary.triton.engine import TritonEngine
+
+        from .scoring import engine_limits
+
+        opened = Bundle.open(bundle)
+        limits = engine_limits(settings, opened.manifest.index.candidates)
+        self._client = TritonClient(address)
+        self._engine: TritonEngine = TritonEngine(opened, self._client, limits)
+        self._stage = BatchPreparer(self._engine, settings)
+        self._timeout, self._patience = timeout_s, patience_s
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="triton", daemon=True)
+        self._thread.start()
+        try:
+            self._wait(self._engine.verify())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def bundle_id(self) -> str:
+        """The bundle whose models are asked."""
+        return self._engine.bundle_id
+
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Fetch, decode, resize and tokenise each row."""
+        return self._stage.prepare(batch)
+
+    def answer(self, prepared: PreparedBatch) -> list[Outcome]:
+        """Ask Triton about the batch as one request."""
+        queries = [query for query in prepared.queries if isinstance(query, Prepared)]
+        return merge(prepared, answer_together(queries, self._run))
+
+    def close(self) -> None:
+        """End the connection and its thread."""
+        self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, queries: Sequence[Prepared]) -> list[Attribution]:
+        return patiently(lambda: self._wait(self._engine.infer(queries, self._timeout)), self._patience)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _as_query(row: Row, data: bytes) -> Query:
+    return Query(image=data, prompt=row.prompt)
+
+
+def _outcome(query: Query, result: Answer | Exception) -> tuple[bool, Scored] | Problem:
+    if isinstance(result, UnavailableError | OverloadedError | DeadlineError):
+        # The others of the batch have answers, but a batch is answered as a whole.
+        raise result
+    if isinstance(result, Exception):
+        return problem_of(result)
+    attribution = Attribution(
+        result.items, result.creators, result.diffuse_share, result.out_of_distribution, Timings()
+    )
+    return bool(query.prompt.strip()), scored_of(attribution)

@@ -1,0 +1,226 @@
+"""A run directory: what is pinned, what is committed, what is missing, and who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attributary.errors import OutputError, RunError
+
+from .files import commit, make_directory, parquet_bytes, remove_unfinished
+from .plan import Plan
+from .reading import Shard
+from .schema import SCHEMA_VERSION, output_schema
+
+RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
+# Whose versions may change a byte of the output.
+_SOFTWARE = (
+    "attributary",
+    "faiss-cpu",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "pyarrow",
+    "simplejpeg",
+    "tokenizers",
+)
+
+
+def run_manifest(plan: Plan, bundle_id: str) -> dict[str, Any]:
+    """Return the contents of run.json: everything that the bytes of a run depend on. JSON-ready, in a fixed order."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "bundle_id": bundle_id,
+        "settings": plan.settings.pinned(),
+        "columns": [{"name": field.name, "type": str(field.type)} for field in plan.passed],
+        "software": {name: _version(name) for name in _SOFTWARE},
+        "inputs": [
+            {
+                "name": entry.file.name,
+                "kind": entry.file.kind,
+                "rows": entry.rows,
+                "bytes": entry.bytes,
+                "sha256": entry.sha256,
+            }
+            for entry in plan.files
+        ],
+    }
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the one JSON file that the contract knows for a value."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run; raises OutputError."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise OutputError(path.name, f"cannot be read: {error}") from error
+
+
+def shard_name(number: int) -> str:
+    """File name of an output shard."""
+    return f"shard-{number:06d}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWriter:
+    """Commits shards of one run, from any process that sees the directory. Needs no lock; picklable."""
+
+    directory: Path
+    run_id: str
+    schema: pa.Schema
+    bundle_id: str
+
+    def commit(self, shard: Shard, batches: list[pa.RecordBatch]) -> int:
+        """Write one shard's output from its batches in order; return how many of its rows are error rows.
+
+        Committing a shard twice leaves the same bytes. Raises OutputError.
+        """
+        table = pa.Table.from_batches(batches, self.schema)
+        if len(table) != shard.rows:
+            raise RuntimeError(f"shard {shard.number} has {shard.rows} rows, its output {len(table)}")
+        errors = len(table) - table["error_code"].null_count
+        facts = {
+            "attributary.schema_version": str(SCHEMA_VERSION),
+            "attributary.run": self.run_id,
+            "attributary.shard": str(shard.number),
+            "attributary.errors": str(errors),
+        }
+        name = shard_name(shard.number)
+        commit(self.directory / SHARDS / name, parquet_bytes(table, facts), f"{SHARDS}/{name}")
+        return errors
+
+
+class Run:
+    """A run directory in this process's hands: a context manager that holds its lock.
+
+    Raises RunError if the directory belongs to another run or another process, naming what differs, and OutputError if
+    it cannot be written.
+    """
+
+    def __init__(self, directory: Path, plan: Plan, bundle_id: str) -> None:
+        self.directory = directory
+        self.plan = plan
+        self.manifest = run_manifest(plan, bundle_id)
+        content = json_bytes(self.manifest)
+        # Compared with what JSON gives back: tuples have become lists.
+        self.manifest = json.loads(content)
+        self.run_id = hashlib.sha256(content).hexdigest()[:16]
+        self._content = content
+        schema = output_schema(plan.passed, plan.files[0].file.name)
+        self.writer = ShardWriter(directory, self.run_id, schema, bundle_id)
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        make_directory(self.directory, str(self.directory))
+        self._take()
+        try:
+            self._begin()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def committed(self) -> dict[int, int]:
+        """Return {shard number: error rows} of the shards that are there.
+
+        Raises OutputError naming a shard that is damaged or another run's.
+        """
+        found = {}
+        for shard in self.plan.shards:
+            path = self.directory / SHARDS / shard_name(shard.number)
+            if path.exists():
+                found[shard.number] = self._errors_of(path, shard)
+        return found
+
+    def missing(self) -> list[Shard]:
+        """Return the shards that are still to be scored, in order."""
+        there = self.committed()
+        return [shard for shard in self.plan.shards if shard.number not in there]
+
+    def _begin(self) -> None:
+        remove_unfinished(self.directory)
+        path = self.directory / RUN
+        if path.exists():
+            difference = next(_differences(read_json(path), self.manifest, ""), None)
+            if difference is not None:
+                raise RunError(
+                    difference[0], f"{difference[1]}; finish the run as it began, or choose another --out"
+                )
+        else:
+            strangers = sorted(entry.name for entry in self.directory.iterdir() if entry.name != LOCK)
+            if strangers:
+                raise RunError(
+                    "out", f"{self.directory} holds {strangers[0]} and no {RUN}: it is no run's directory"
+                )
+            commit(path, self._content, RUN)
+        make_directory(self.directory / SHARDS, SHARDS)
+        remove_unfinished(self.directory / SHARDS)
+
+    def _take(self) -> None:
+        try:
+            self._lock = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(LOCK, f"cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._release()
+            raise RunError("out", f"another process is at work in {self.directory}") from None
+
+    def _release(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _errors_of(self, path: Path, shard: Shard) -> int:
+        name = f"{SHARDS}/{path.name}"
+        try:
+            metadata = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(name, f"is damaged: {error}; remove it to have it scored again") from error
+        facts = metadata.metadata or {}
+        if facts.get(b"attributary.run", b"").decode() != self.run_id or metadata.num_rows != shard.rows:
+            raise OutputError(name, "belongs to another run; remove it to have it scored again")
+        return int(facts.get(b"attributary.errors", b"0"))
+
+
+def _differences(there: Any, now: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield (setting, what differs) between run.json and what is asked for now."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*there, *now]):
+            yield from _differences(there.get(name), now.get(name), f"{path}.{name}".lstrip("."))
+    elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
+        for number, (one, other) in enumerate(zip(there, now, strict=True)):
+            label = one.get("name", number) if isinstance(one, dict) else number
+            yield from _differences(one, other, f"{path}[{label}]")
+    elif isinstance(there, list) and isinstance(now, list):
+        yield path, f"the run has {len(there)}, this command {len(now)}"
+    elif there != now:
+        yield path, f"the run has {there!r}, this command {now!r}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,113 @@
+"""The output: one row a generation. Columns are only added, and then the version is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from attributary.errors import InputError
+
+from .rows import Outcome
+
+SCHEMA_VERSION = 1
+
+_ITEM = pa.struct(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+        pa.field("share", pa.float32(), nullable=False),
+        pa.field("creator", pa.string(), nullable=False),
+    ]
+)
+_CREATOR = pa.struct(
+    [
+        pa.field("creator", pa.string(), nullable=False),
+        pa.field("share", pa.float32(), nullable=False),
+        pa.field("item_count", pa.int32(), nullable=False),
+    ]
+)
+_BEFORE = (pa.field("generation_id", pa.string(), nullable=False), pa.field("model_id", pa.string()))
+_AFTER = (
+    pa.field("image_sha256", pa.string()),
+    pa.field("has_prompt", pa.bool_()),
+    pa.field("bundle_id", pa.string(), nullable=False),
+    pa.field("items", pa.list_(pa.field("item", _ITEM, nullable=False))),
+    pa.field("creators", pa.list_(pa.field("creator", _CREATOR, nullable=False))),
+    pa.field("diffuse_share", pa.float32()),
+    pa.field("out_of_distribution", pa.bool_()),
+    pa.field("error_code", pa.string()),
+    pa.field("error_field", pa.string()),
+    pa.field("error_message", pa.string()),
+)
+OWN_COLUMNS = tuple(field.name for field in (*_BEFORE, *_AFTER))
+
+
+def output_schema(passed: pa.Schema, first_file: str) -> pa.Schema:
+    """Return the schema of a run's shards: ids, the columns that pass through, answers.
+
+    Raises InputError naming a column of the log that would take the place of one of the output's.
+    """
+    for name in passed.names:
+        if name in OWN_COLUMNS:
+            raise InputError(
+                first_file,
+                "has the name of an output column; leave it out with --pass-through or rename it",
+                f"column {name}",
+            )
+    return pa.schema([*_BEFORE, *passed, *_AFTER])
+
+
+def batch_table(
+    schema: pa.Schema,
+    ids: Sequence[tuple[str, str | None]],
+    passed: pa.RecordBatch,
+    outcomes: Sequence[Outcome],
+    bundle_id: str,
+) -> pa.RecordBatch:
+    """Put the outcomes of a batch into output rows; `ids` are (generation_id, model_id)."""
+    columns: dict[str, Any] = {
+        "generation_id": [generation_id for generation_id, _ in ids],
+        "model_id": [model_id for _, model_id in ids],
+        "image_sha256": [outcome.image_sha256 for outcome in outcomes],
+        "has_prompt": [outcome.has_prompt for outcome in outcomes],
+        "bundle_id": [bundle_id] * len(ids),
+        "items": [_items(outcome) for outcome in outcomes],
+        "creators": [_creators(outcome) for outcome in outcomes],
+        "diffuse_share": [outcome.scored and outcome.scored.diffuse_share for outcome in outcomes],
+        "out_of_distribution": [
+            None if outcome.scored is None else outcome.scored.out_of_distribution for outcome in outcomes
+        ],
+        "error_code": [outcome.problem and outcome.problem.code for outcome in outcomes],
+        "error_field": [outcome.problem and outcome.problem.field for outcome in outcomes],
+        "error_message": [outcome.problem and _clean(outcome.problem.message) for outcome in outcomes],
+    }
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else passed.column(field.name)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _items(outcome: Outcome) -> list[dict[str, Any]] | None:
+    if outcome.scored is None:
+        return None
+    return [
+        {"id": item.id, "similarity": item.similarity, "share": item.share, "creator": item.creator}
+        for item in outcome.scored.items
+    ]
+
+
+def _creators(outcome: Outcome) -> list[dict[str, Any]] | None:
+    if outcome.scored is None:
+        return None
+    return [
+        {"creator": total.creator, "share": total.share, "item_count": total.item_count}
+        for total in outcome.scored.creators
+    ]
+
+
+def _clean(message: str) -> str:
+    # A message may quote a stranger's bytes.
+    return message.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,194 @@
+"""A batch's way: fetch, decode, resize, tokenise (`prepare`), then the engine (`answer`). The same for every runner."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from attributary.attribution.checks import resolve_counts
+from attributary.attribution.engine import Engine
+from attributary.attribution.prepare import Preparer
+from attributary.attribution.types import Attribution, Limits, Options, Prepared, Query
+from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
+
+from .pictures import picture_of
+from .rows import Batch, Outcome, Problem, Row, Scored
+from .schema import batch_table
+from .settings import Settings
+
+_PREFIX = re.compile(r"^(?:row|query|queries\[\d+\])\.")
+# What a request may ask for is this run's doing and not a row's.
+_OWN_FIELDS = ("options", "bundle_id", "request")
+
+
+@dataclass(slots=True)
+class PreparedBatch:
+    """A batch ready for the engine; `outcomes` holds the rows that fell out already, None for the others. Picklable."""
+
+    ids: list[tuple[str, str | None]]
+    passed: pa.RecordBatch
+    outcomes: list[Outcome | None]
+    digests: list[str | None]
+    queries: list[Prepared | Query]  # those without an outcome, in order
+
+
+class Scorer(Protocol):
+    """Attributes batches. Safe to call from several threads."""
+
+    @property
+    def bundle_id(self) -> str:
+        """The bundle that answers."""
+        ...
+
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Do what needs no engine. Raises UnavailableError if a store of pictures is away."""
+        ...
+
+    def answer(self, prepared: PreparedBatch) -> list[Outcome]:
+        """Ask the engine; one outcome a row, in order. Raises UnavailableError if the engine is away."""
+        ...
+
+    def close(self) -> None:
+        """End connections."""
+        ...
+
+
+def score_batch(scorer: Scorer, batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
+    """Take one batch all the way to its output rows."""
+    prepared = scorer.prepare(batch)
+    return batch_table(schema, prepared.ids, prepared.passed, scorer.answer(prepared), scorer.bundle_id)
+
+
+class BatchPreparer:
+    """The stage before an embedded or Triton engine: rows to pixels and tokens. Safe to use from several threads."""
+
+    def __init__(self, preparer: Preparer, settings: Settings) -> None:
+        self._preparer = preparer
+        self._limits = settings.limits
+        candidates = preparer.bundle.manifest.index.candidates
+        # Every candidate's creator, so that totals are whole.
+        self.options = Options(settings.top_k, max(candidates, settings.top_k), settings.filter)
+        # Once here instead of once a row: what is wrong with it is no row's fault.
+        resolve_counts(self.options, len(preparer.bundle.items), preparer.limits)
+        preparer.filters.check(settings.filter, "filter")
+
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Fetch, decode, resize and tokenise each row."""
+        return prepare_rows(batch, self._limits.max_image_bytes, self._query)
+
+    def _query(self, row: Row, data: bytes) -> Prepared:
+        return self._preparer.prepare(Query(image=data, prompt=row.prompt), self.options, "row")
+
+
+class EngineScorer:
+    """Scores with an engine in this process."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._stage = BatchPreparer(engine, settings)
+
+    @property
+    def bundle_id(self) -> str:
+        """The open bundle's id."""
+        return self._engine.bundle.manifest.bundle_id
+
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Fetch, decode, resize and tokenise each row."""
+        return self._stage.prepare(batch)
+
+    def answer(self, prepared: PreparedBatch) -> list[Outcome]:
+        """Encode, search and re-score the batch together."""
+        queries = [query for query in prepared.queries if isinstance(query, Prepared)]
+        return merge(prepared, answer_together(queries, self._engine.run))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def engine_limits(settings: Settings, candidates: int) -> Limits:
+    """Limits for the engine of a run: a row's own, and room for every candidate's creator."""
+    return Limits(
+        max_image_bytes=settings.limits.max_image_bytes,
+        max_image_pixels=settings.limits.max_image_pixels,
+        max_prompt_bytes=settings.limits.max_prompt_bytes,
+        max_top_k=max(1_000, candidates, settings.top_k),
+    )
+
+
+def prepare_rows(
+    batch: Batch, max_bytes: int, query_of: Callable[[Row, bytes], Prepared | Query]
+) -> PreparedBatch:
+    """Fetch each row's picture and make a query of it; what is wrong with a row becomes its outcome."""
+    prepared = PreparedBatch(
+        [(row.generation_id, row.model_id) for row in batch.rows], batch.passed, [], [], []
+    )
+    for row in batch.rows:
+        digest: str | None = None
+        problem = row.problem
+        if problem is None:
+            try:
+                data = picture_of(row, max_bytes)
+                digest = hashlib.sha256(data).hexdigest()
+                prepared.queries.append(query_of(row, data))
+            except InvalidArgumentError as error:
+                problem = problem_of(error)
+        prepared.digests.append(digest)
+        prepared.outcomes.append(None if problem is None else Outcome(digest, None, problem=problem))
+    return prepared
+
+
+def answer_together(
+    queries: Sequence[Prepared], run: Callable[[Sequence[Prepared]], list[Attribution]]
+) -> list[tuple[bool, Scored] | Problem]:
+    """Run queries as one batch; if the engine fails on it, one by one. (has_prompt, answer) or a problem for each."""
+    if not queries:
+        return []
+    try:
+        answers = run(queries)
+    except (UnavailableError, BundleError, MemoryError):
+        raise
+    except Exception as error:
+        if len(queries) == 1:
+            return [problem_of(error)]
+        # One of them is poison; alone, each gets what it deserves.
+        return [outcome for query in queries for outcome in answer_together([query], run)]
+    return [(query.has_prompt, scored_of(answer)) for query, answer in zip(queries, answers, strict=True)]
+
+
+def merge(prepared: PreparedBatch, answers: Sequence[tuple[bool, Scored] | Problem]) -> list[Outcome]:
+    """Put the engine's answers between the rows that fell out before."""
+    following = iter(answers)
+    outcomes = []
+    for outcome, digest in zip(prepared.outcomes, prepared.digests, strict=True):
+        if outcome is None:
+            found = next(following)
+            outcome = (
+                Outcome(digest, None, problem=found)
+                if isinstance(found, Problem)
+                else Outcome(digest, found[0], scored=found[1])
+            )
+        outcomes.append(outcome)
+    return outcomes
+
+
+def scored_of(answer: Attribution) -> Scored:
+    """Keep what the output holds of an answer."""
+    creators = tuple(total for total in answer.creators if total.share > 0)
+    return Scored(answer.items, creators, answer.diffuse_share, answer.out_of_distribution)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Say what is wrong with a row; raises the error again if it is not the row's fault."""
+    if isinstance(error, InvalidArgumentError):
+        if error.field.startswith(_OWN_FIELDS):
+            raise error
+        return Problem("INVALID_ARGUMENT", _PREFIX.sub("", error.field), error.message)
+    if isinstance(error, AttributaryError):
+        raise error
+    # Its text may differ from run to run (addresses, sizes of buffers); its kind does not.
+    return Problem("INTERNAL", "", f"the engine failed on this row: {type(error).__name__}")

@@ -1,0 +1,143 @@
+"""What a run comes to: creators' totals, added up over committed shards in order, and its summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from attributary.bundle.files import sha256
+from attributary.errors import OutputError
+
+from .files import commit, csv_bytes, parquet_bytes
+from .run import RUN, SHARDS, SUMMARY, Run, json_bytes, shard_name
+from .schema import SCHEMA_VERSION
+
+CREATORS = "creators.parquet"
+CREATORS_CSV = "creators.csv"
+CREATOR_COLUMNS = ("creator", "share", "share_in_distribution", "generations", "mean_share")
+_READ = ("creators", "diffuse_share", "out_of_distribution", "error_code")
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the rows of a run, float64, in the order of rows."""
+
+    rows: int = 0
+    answered: int = 0
+    out_of_distribution: int = 0
+    diffuse_share: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+    names: dict[str, int] = field(default_factory=dict)
+    share: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    in_distribution: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    generations: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def add(self, table: pa.Table) -> None:
+        """Add one shard's rows."""
+        self.rows += len(table)
+        self.errors.update(code for code in table["error_code"].to_pylist() if code is not None)
+        answered = table.filter(pc.is_valid(table["creators"]))
+        self.answered += len(answered)
+        foreign = np.asarray(answered["out_of_distribution"].to_numpy(), bool)
+        self.out_of_distribution += int(foreign.sum())
+        for share in answered["diffuse_share"].to_pylist():
+            self.diffuse_share += share or 0.0
+        lists = answered["creators"].combine_chunks()
+        row_of = pc.list_parent_indices(lists).to_numpy()
+        flat: Any = pc.list_flatten(lists)
+        codes = np.array([self._code(name) for name in flat.field("creator").to_pylist()], np.int64)
+        shares = flat.field("share").to_numpy(zero_copy_only=False).astype(np.float64)
+        # np.add.at adds one after the other: the sum does not depend on how shards are read.
+        np.add.at(self.share, codes, shares)
+        np.add.at(self.in_distribution, codes, np.where(foreign[row_of], 0.0, shares))
+        np.add.at(self.generations, codes, 1)
+
+    def creators(self) -> pa.Table:
+        """Return one row a creator by descending share, then by name."""
+        names = list(self.names)
+        order = sorted(range(len(names)), key=lambda code: (-self.share[code], names[code]))
+        columns: tuple[Any, ...] = (
+            pa.array([names[code] for code in order], pa.string()),
+            pa.array(self.share[order], pa.float64()),
+            pa.array(self.in_distribution[order], pa.float64()),
+            pa.array(self.generations[order], pa.int64()),
+            pa.array(self.share[order] / max(1, self.answered), pa.float64()),
+        )
+        return pa.table(dict(zip(CREATOR_COLUMNS, columns, strict=True)))
+
+    def _code(self, name: str) -> int:
+        code = self.names.setdefault(name, len(self.names))
+        if code >= len(self.share):
+            grown = max(64, 2 * len(self.share)) - len(self.share)
+            self.share = np.concatenate([self.share, np.zeros(grown)])
+            self.in_distribution = np.concatenate([self.in_distribution, np.zeros(grown)])
+            self.generations = np.concatenate([self.generations, np.zeros(grown, np.int64)])
+        return code
+
+
+def shard_tables(directory: Path, columns: tuple[str, ...] | None = None) -> Iterator[pa.Table]:
+    """Yield the tables of a run's shards in order; raises OutputError naming one that is damaged."""
+    for path in sorted((directory / SHARDS).glob("shard-*.parquet")):
+        yield read_shard(path, columns)
+
+
+def read_shard(path: Path, columns: tuple[str, ...] | None = None) -> pa.Table:
+    """Read one output shard, its page checksums verified; raises OutputError."""
+    try:
+        return pq.read_table(
+            path,
+            columns=None if columns is None else list(columns),
+            page_checksum_verification=True,
+            partitioning=None,
+            use_threads=False,
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(
+            f"{SHARDS}/{path.name}", f"is damaged: {error}; remove it to have it scored again"
+        ) from error
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Write creators' totals and then the summary of a run whose shards are all there; return the summary.
+
+    Raises OutputError for a shard that is damaged and for what cannot be written.
+    """
+    totals = Totals()
+    digests = {RUN: sha256(run.directory / RUN)}
+    for shard in run.plan.shards:
+        path = run.directory / SHARDS / shard_name(shard.number)
+        totals.add(read_shard(path, _READ))
+        digests[f"{SHARDS}/{path.name}"] = sha256(path)
+    table = totals.creators()
+    facts = {"attributary.schema_version": str(SCHEMA_VERSION), "attributary.run": run.run_id}
+    rows = zip(*(table[name].to_pylist() for name in CREATOR_COLUMNS), strict=True)
+    for name, data in (
+        (CREATORS, parquet_bytes(table, facts)),
+        (CREATORS_CSV, csv_bytes(CREATOR_COLUMNS, rows)),
+    ):
+        commit(run.directory / name, data, name)
+        digests[name] = sha256(run.directory / name)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run.run_id,
+        "bundle_id": run.writer.bundle_id,
+        "rows": totals.rows,
+        "answered": totals.answered,
+        "errors": dict(sorted(totals.errors.items())),
+        "out_of_distribution": totals.out_of_distribution,
+        "diffuse_share": totals.diffuse_share,
+        "attributed_share": float(sum(share or 0.0 for share in table["share"].to_pylist())),
+        "creators": len(table),
+        "files": digests,
+    }
+    commit(run.directory / SUMMARY, json_bytes(summary), SUMMARY)
+    return summary

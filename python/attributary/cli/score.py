@@ -1,0 +1,220 @@
+"""`attributary score`: attribute every picture of a log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from attributary.attribution.types import Filter
+from attributary.batch.job import cores, score
+from attributary.batch.local import Counts, Progress
+from attributary.batch.plan import make_plan
+from attributary.batch.scoring import EngineScorer, Scorer, engine_limits
+from attributary.batch.settings import Columns, Precision, RowLimits, Settings
+from attributary.client.channel import Tls
+from attributary.errors import InvalidArgumentError, UnavailableError
+
+_DEFAULT = Settings()
+_LINE_EVERY_S = 10.0
+
+
+@click.command("score")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="run directory, new or to go on with"
+)
+@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="bundle directory")
+@click.option("--endpoint", default=None, help="host:port of a gateway that answers instead of this process")
+@click.option("--triton-url", default=None, help="host:port of a Triton that serves the bundle")
+@click.option("--id-column", default=_DEFAULT.columns.id, show_default=True, help="text or integers, unique")
+@click.option("--image-column", default=None, help="bytes, paths or URIs; default: image, uri or path")
+@click.option("--prompt-column", default=None, help="default: prompt, if it is there")
+@click.option("--model-column", default=None, help="default: model_id, if it is there")
+@click.option("--pass-through", multiple=True, help="keep only this column beside the answers; repeatable")
+@click.option("--no-pass-through", is_flag=True, help="keep none of the log's other columns")
+@click.option("--top-k", type=int, default=_DEFAULT.top_k, show_default=True, help="items a generation")
+@click.option("--include-creator", multiple=True, help="search only this creator's items; repeatable")
+@click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
+@click.option("--include-licence", multiple=True, help="search only items under this licence; repeatable")
+@click.option("--exclude-licence", multiple=True, help="leave items under this licence out; repeatable")
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True, help="rows an engine call"
+)
+@click.option("--rows-per-shard", type=int, default=_DEFAULT.rows_per_shard, show_default=True)
+@click.option("--max-image-bytes", type=int, default=_DEFAULT.limits.max_image_bytes, show_default=True)
+@click.option("--max-image-pixels", type=int, default=_DEFAULT.limits.max_image_pixels, show_default=True)
+@click.option("--max-prompt-bytes", type=int, default=_DEFAULT.limits.max_prompt_bytes, show_default=True)
+@click.option(
+    "--max-error-rate",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="stop when more of the rows, counted from 100 on, are error rows",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
+@click.option("--token", default=None, help="the gateway's bearer token")
+@click.option("--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on")
+@click.option("--json", "as_json", is_flag=True, help="print summary.json at the end")
+def score_command(
+    inputs: tuple[Path, ...],
+    out: Path,
+    bundle: Path | None,
+    endpoint: str | None,
+    triton_url: str | None,
+    workers: int | None,
+    max_error_rate: float,
+    token: str | None,
+    tls_ca: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Attribute every generation of INPUTS: Parquet files, WebDataset tars, folders of pictures.
+
+    The same command again goes on with a run that was stopped.
+    """
+    engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
+    if endpoint and (bundle or triton_url):
+        raise InvalidArgumentError("endpoint", "stands alone: the gateway has the bundle")
+    if not endpoint and bundle is None:
+        raise InvalidArgumentError("bundle", "name a bundle directory, or an --endpoint that serves one")
+    settings = _settings(asked, engine)
+    console = Console(stderr=True)
+    with _reading_bar(console) as reading:
+        plan = make_plan(inputs, settings, reading)
+    scorer = _scorer(bundle, endpoint, triton_url, token, tls_ca, settings)
+    try:
+        with _progress(console) as progress:
+            result = score(
+                plan,
+                scorer,
+                out,
+                workers=workers or (cores() if engine == "embedded" else max(4, cores())),
+                max_error_rate=max_error_rate,
+                progress=progress,
+            )
+    finally:
+        scorer.close()
+    summary = result.summary
+    if as_json:
+        click.echo(json.dumps(summary, ensure_ascii=False))
+        return
+    errors = sum(summary["errors"].values())
+    click.echo(
+        f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
+        f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+    )
+
+
+def _settings(asked: dict[str, Any], engine: str) -> Settings:
+    if asked["no_pass_through"] and asked["pass_through"]:
+        raise InvalidArgumentError("pass_through", "cannot be given beside --no-pass-through")
+    kept: tuple[str, ...] | None = asked["pass_through"] or (() if asked["no_pass_through"] else None)
+    settings = Settings(
+        columns=Columns(
+            asked["id_column"], asked["image_column"], asked["prompt_column"], asked["model_column"]
+        ),
+        pass_through=kept,
+        top_k=asked["top_k"],
+        filter=Filter(
+            asked["include_creator"],
+            asked["exclude_creator"],
+            asked["include_licence"],
+            asked["exclude_licence"],
+        ),
+        engine=cast(Any, engine),
+        precision=cast(Precision, asked["precision"]),
+        batch_size=asked["batch_size"],
+        rows_per_shard=asked["rows_per_shard"],
+        limits=RowLimits(asked["max_image_bytes"], asked["max_image_pixels"], asked["max_prompt_bytes"]),
+    )
+    settings.check()
+    return settings
+
+
+def _scorer(
+    bundle: Path | None,
+    endpoint: str | None,
+    triton_url: str | None,
+    token: str | None,
+    tls_ca: Path | None,
+    settings: Settings,
+) -> Scorer:
+    if endpoint:
+        from attributary.batch.remote import GatewayScorer
+
+        return GatewayScorer(endpoint, settings, token=token, tls=None if tls_ca is None else Tls(ca=tls_ca))
+    assert bundle is not None
+    if triton_url:
+        try:
+            from attributary.batch.remote import TritonScorer
+
+            return TritonScorer(bundle, triton_url, settings)
+        except ImportError as error:
+            raise UnavailableError(f"{error}; install attributary[triton]") from None
+    from attributary.attribution.open import open_engine
+    from attributary.bundle.manifest import Manifest
+
+    limits = engine_limits(settings, Manifest.read(bundle).index.candidates)
+    return EngineScorer(open_engine(bundle, limits=limits, precision=settings.precision), settings)
+
+
+@contextmanager
+def _reading_bar(console: Console) -> Iterator[Any]:
+    with Bar(
+        TextColumn("reading the log"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("reading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """Yield who is told of every committed shard: a bar on a terminal, a line now and then in a log file."""
+    begun = time.monotonic()
+    told = begun
+
+    def rate(counts: Counts) -> str:
+        return f"{(counts.rows - counts.resumed) / max(1e-9, time.monotonic() - begun):.1f} rows/s"
+
+    if not console.is_terminal:
+
+        def tell(counts: Counts) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _LINE_EVERY_S or counts.rows == counts.total:
+                told = time.monotonic()
+                click.echo(
+                    f"{counts.rows}/{counts.total} rows, {rate(counts)}, {counts.errors} error rows", err=True
+                )
+
+        yield tell
+        return
+    with Bar(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[errors]} error rows"),
+        console=console,
+    ) as bar:
+        task = bar.add_task("scoring", total=None, rate="", errors=0)
+
+        def update(counts: Counts) -> None:
+            bar.update(
+                task, completed=counts.rows, total=counts.total, rate=rate(counts), errors=counts.errors
+            )
+
+        yield update
