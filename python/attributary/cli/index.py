@@ -12,7 +12,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attributary.bundle.bundle import Bundle
-from attributary.errors import UnavailableError
+from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.index.golden import golden_recall
 from attributary.index.milvus_plan import CHOICES
 
@@ -145,18 +145,18 @@ def status_command(
 
 
 @index_group.command("drop")
-@click.argument("collection")
 @milvus_options
 def drop_command(
-    collection: str,
     milvus_uri: str,
     milvus_token: str,
     milvus_collection: str,
     milvus_timeout_s: float,
 ) -> None:
-    """Remove a COLLECTION that `index push` made."""
+    """Remove the collection that --milvus-collection names, if `index push` made it."""
+    if not milvus_collection:
+        raise InvalidArgumentError("milvus_collection", "must be named")
     server = connect(milvus_uri, milvus_token, milvus_timeout_s)
     from attributary.index.milvus_push import drop
 
-    drop(server, collection)
-    click.echo(f"dropped {collection}")
+    drop(server, milvus_collection)
+    click.echo(f"dropped {milvus_collection}")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from attributary.bundle.bundle import Bundle
 from attributary.errors import BundleError, InvalidArgumentError
 
-from .milvus_client import Label, MilvusServer, named
+from .milvus_client import Label, MilvusServer, NotLoadedError, named
 from .milvus_filter import FilterWriter, RowFilter
 from .milvus_plan import MilvusPlan
 
@@ -121,14 +121,18 @@ class MilvusIndex:
         filter_: RowFilter,
         allowed: NDArray[np.uint8] | None,
     ) -> NDArray[np.int64]:
-        found = self._server.search(
-            self._collection,
-            data=list(queries),
-            anns_field="vector",
-            limit=limit,
-            filter=filter_.expression,
-            search_params={"metric_type": "IP", "params": self._plan.search(probes)},
-        )
+        asked = {
+            "data": list(queries),
+            "anns_field": "vector",
+            "limit": limit,
+            "filter": filter_.expression,
+            "search_params": {"metric_type": "IP", "params": self._plan.search(probes)},
+        }
+        try:
+            found = self._server.search(self._collection, **asked)
+        except NotLoadedError:
+            self._server.call("load_collection", self._collection)
+            found = self._server.search(self._collection, **asked)
         rows = np.full((len(queries), count), -1, np.int64)
         for place, hits in enumerate(found):
             ids = np.asarray(hits.ids, np.int64)

@@ -36,8 +36,14 @@ _LABEL_SCHEMA = 1
 _LITE = "milvus_lite"
 # pymilvus sleeps between its attempts and past its timeout; the caller does not wait for it that long.
 _THREADS = 8
+# ErrCollectionNotLoaded of Milvus; milvus-lite says the same in words and forgets at a restart what was loaded.
+_NOT_LOADED, _NOT_LOADED_TEXT = 101, "in state 'released'"
 # While Milvus is away a query is told so at once, but for one a second.
 _AWAY_S = 1.0
+
+
+class NotLoadedError(UnavailableError):
+    """The collection is there and not in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,10 @@ class MilvusServer:
         return self._ended(lambda: getattr(self._client, name)(*arguments, **named), limit)
 
     def search(self, collection: str, **named: Any) -> Any:
-        """Search once, within the caller's deadline. Raises DeadlineError if that passed, else as `call`."""
+        """Search once, within the caller's deadline.
+
+        Raises DeadlineError if that passed, NotLoadedError, and what `call` raises.
+        """
         now = monotonic()
         until, reason = self._away
         if now < until:
@@ -108,6 +117,8 @@ class MilvusServer:
             raise DeadlineError("the deadline passed before the index was asked")
         try:
             return self.call("search", collection, timeout_s=min(self.timeout_s, left), **named)
+        except NotLoadedError:
+            raise
         except UnavailableError as error:
             if left < self.timeout_s and deadline.remaining() <= 0:
                 raise DeadlineError("the deadline passed while the index was asked") from error
@@ -154,6 +165,8 @@ def _translated(error: MilvusException, uri: str) -> AttributaryError:
     text = str(error.message).splitlines()[0] if error.message else type(error).__name__
     if error.code == ErrorCode.RATE_LIMIT:
         return OverloadedError("Milvus limits the rate of this request")
+    if error.code == _NOT_LOADED or _NOT_LOADED_TEXT in text:
+        return NotLoadedError(f"Milvus at {uri}: {text[:300]}")
     if "auth" in text.lower():
         return InvalidArgumentError("milvus_token", f"Milvus at {uri} refused it: {text[:200]}")
     return UnavailableError(f"Milvus at {uri}: {text[:300]}")

@@ -58,16 +58,19 @@ class FilterWriter:
         count = int(allowed.sum())
         if count == self._size:
             return RowFilter("", count, count)
-        if count <= MAX_LISTED_ROWS:
-            return RowFilter(_among("row", np.flatnonzero(allowed)), count, count)
-        if self._size - count <= MAX_LISTED_ROWS:
-            return RowFilter(_among("row", np.flatnonzero(~allowed), negated=True), count, count)
         parts, cover = self._classes(allowed)
         excess = np.flatnonzero(cover & ~allowed)
-        if 0 < excess.size <= MAX_LISTED_ROWS:
-            parts.append(_among("row", excess, negated=True))
-            excess = excess[:0]
-        return RowFilter(" and ".join(parts), count, count + int(excess.size))
+        exact = []
+        if excess.size <= MAX_LISTED_ROWS:
+            listed = [_among("row", excess, negated=True)] if excess.size else []
+            exact.append(" and ".join(parts + listed))
+        if count <= MAX_LISTED_ROWS:
+            exact.append(_among("row", np.flatnonzero(allowed)))
+        if self._size - count <= MAX_LISTED_ROWS:
+            exact.append(_among("row", np.flatnonzero(~allowed), negated=True))
+        if exact:
+            return RowFilter(min(exact, key=len), count, count)
+        return RowFilter(" and ".join(parts), count, int(cover.sum()))
 
     def _classes(self, allowed: NDArray[np.bool_]) -> tuple[list[str], NDArray[np.bool_]]:
         """The smallest union of creators, cut with one of licences, that holds every allowed row."""

@@ -6,8 +6,9 @@ from time import monotonic, perf_counter
 import numpy as np
 import pytest
 
+from attributary import deadline
 from attributary.attribution.types import Filter, Prepared
-from attributary.errors import DeadlineError
+from attributary.errors import DeadlineError, UnavailableError
 from attributary.gateway.batching import Batcher, Job
 from attributary.gateway.errors import DefectError
 
@@ -41,6 +42,9 @@ class Bench:
         assert self.gate.wait(30)
         if 13.0 in values:
             raise ValueError("poison")
+        if 14.0 in values:
+            raise UnavailableError("milvus-7.inside:19530 is away")
+        self.remaining = deadline.remaining()
         return values
 
     def job(self, value, deadline=math.inf):
@@ -111,6 +115,26 @@ async def test_poison_fails_alone(bench):
     assert outcomes[2] == 2
     assert isinstance(outcomes[1], DefectError)
     assert "poison" not in str(outcomes[1])
+
+
+async def test_an_index_that_is_away_fails_the_batch_once_and_keeps_its_address(bench):
+    first = await bench.busy()
+    jobs = [bench.job(value) for value in (1, 14, 2)]
+    bench.gate.set()
+    assert await first.future == 0
+    for job in jobs:
+        with pytest.raises(UnavailableError, match=r"^the index behind this server is away$"):
+            await job.future
+    assert bench.batches == [[0], [1, 14, 2]]
+
+
+async def test_a_batch_may_take_as_long_as_its_most_patient_caller(bench):
+    first = await bench.busy()
+    jobs = [bench.job(value, deadline=monotonic() + left) for value, left in ((1, 100), (2, 900))]
+    bench.gate.set()
+    await first.future
+    assert [await job.future for job in jobs] == [1, 2]
+    assert 800 < bench.remaining <= 900
 
 
 async def test_an_engine_that_miscounts_is_a_defect(bench):
