@@ -1,0 +1,117 @@
+"""What a subject model is trained on, ready for it: ids, prompts, latents and token states in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from attributary_train.corpus import Corpus
+from attributary_train.subject.autoencoder import encode
+from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.pictures import corpus_digest, squares
+from attributary_train.subject.prompts import training_prompt
+from attributary_train.subject.recipe import Recipe
+from attributary_train.subject.text import token_states
+
+
+@dataclass(frozen=True)
+class SubjectData:
+    """Training items in a fixed order.
+
+    ids: int64 [N]; prompts: N strings; latents: float32 [N, C, h, w], scaled; text: float32 [N, T, D];
+    empty: float32 [T, D], the states of the empty prompt; digest: SHA-256 of ids, pictures and captions.
+    """
+
+    ids: npt.NDArray[np.int64]
+    prompts: tuple[str, ...]
+    latents: Tensor
+    text: Tensor
+    empty: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions of ids; raises `SubjectError` naming an id that is not in the training set."""
+        where = {int(number): row for row, number in enumerate(self.ids)}
+        try:
+            return np.array([where[int(number)] for number in ids], np.int64)
+        except KeyError as error:
+            raise SubjectError(
+                "candidate id", f"{error.args[0]} is not in the training set of {len(self)} items"
+            ) from None
+
+    def select(self, rows: npt.NDArray[np.int64]) -> SubjectData:
+        """The items of the rows, as data of their own."""
+        pick = torch.from_numpy(np.asarray(rows, np.int64))
+        return SubjectData(
+            self.ids[rows],
+            tuple(self.prompts[row] for row in rows),
+            self.latents[pick],
+            self.text[pick],
+            self.empty,
+            hashlib.sha256((self.digest + ",".join(map(str, self.ids[rows]))).encode()).hexdigest(),
+        )
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """SHA-256 over names and bytes of a module's weights, hexadecimal."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().contiguous().cpu().float().numpy().tobytes())
+    return total.hexdigest()
+
+
+def load_data(
+    corpus: Corpus, ids: Collection[int], recipe: Recipe, autoencoder: AutoencoderKL, cache: Path
+) -> SubjectData:
+    """Encode the items `ids` of a corpus (in corpus order); latents are kept in `cache`."""
+    wanted = set(ids)
+    missing = [number for number in wanted if number not in corpus]
+    if missing:
+        raise SubjectError(
+            "ids", f"{len(missing)} items of the training set are not in {corpus.root}, e.g. {missing[0]}"
+        )
+    chosen = corpus.select(ids=wanted)
+    if not len(chosen):
+        raise SubjectError("ids", "the training set is empty")
+    prompts = []
+    for item in chosen:
+        if not item.caption.strip():
+            raise SubjectError(
+                "caption", f"item {item.id} ({item.key}) has none; the generator is conditioned on text"
+            )
+        prompts.append(training_prompt(item))
+    digest = corpus_digest(chosen)
+    name = hashlib.sha256(f"{digest}{recipe.image_size}{weights_digest(autoencoder)}".encode()).hexdigest()[
+        :16
+    ]
+    path = cache / f"latents-{name}.npy"
+    if not path.exists():
+        rows = np.array([row for row, item in enumerate(corpus) if item.id in wanted])
+        latents = encode(autoencoder, np.asarray(squares(corpus, recipe.image_size, cache)[rows]))
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as stream:
+            np.save(stream, latents.numpy())
+        part.replace(path)
+    latents = torch.from_numpy(np.load(path))
+    text = token_states([*prompts, ""], recipe.tokens)
+    return SubjectData(
+        np.array([item.id for item in chosen], np.int64),
+        tuple(prompts),
+        latents,
+        text[:-1].clone(),
+        text[-1].clone(),
+        digest,
+    )

@@ -1,0 +1,104 @@
+"""The subject model in memory: U-Net and noise schedule, with the one loss that training and attribution share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.recipe import Recipe
+
+
+def new_unet(recipe: Recipe) -> UNet2DConditionModel:
+    """An untrained U-Net of the recipe's shape; its weights come from torch's global seed."""
+    down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in recipe.attention)
+    up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(recipe.attention))
+    return UNet2DConditionModel(
+        sample_size=recipe.latent_size,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        block_out_channels=recipe.widths,
+        layers_per_block=recipe.layers,
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=recipe.text_dim,
+        attention_head_dim=recipe.heads,
+        norm_num_groups=8,
+    )
+
+
+def new_scheduler(recipe: Recipe) -> DDIMScheduler:
+    """The noise schedule; sampling is deterministic with it."""
+    return DDIMScheduler(
+        num_train_timesteps=recipe.timesteps,
+        beta_schedule=recipe.beta_schedule,
+        beta_start=recipe.beta_start,
+        beta_end=recipe.beta_end,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+@dataclass
+class SubjectModel:
+    """A text-conditioned denoiser. `weights` is the SHA-256 of the U-Net; `facts` is the manifest it came with."""
+
+    unet: UNet2DConditionModel
+    scheduler: DDIMScheduler
+    weights: str
+    facts: dict[str, Any]
+
+    @property
+    def timesteps(self) -> int:
+        """Length of the training schedule."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise; latents, noise float32 [B, C, h, w]; timesteps int64 [B]."""
+        signal = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+        return signal.sqrt() * latents + (1.0 - signal).sqrt() * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the U-Net is asked for, by the scheduler's prediction type."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "v_prediction":
+            signal = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+            return signal.sqrt() * noise - (1.0 - signal).sqrt() * latents
+        raise SubjectError("scheduler.prediction_type", f"{kind!r}; epsilon or v_prediction are understood")
+
+    def predict(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The U-Net's answer, [B, C, h, w]."""
+        answer: Tensor = self.unet(
+            self.noised(latents, noise, timesteps), timesteps, text, return_dict=False
+        )[0]
+        return answer
+
+    def losses(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """Denoising loss of every row, float32 [B]: mean squared error over channels and positions (Ho et al., 2020, eq. 14)."""
+        error = self.predict(latents, noise, timesteps, text).float() - self.target(latents, noise, timesteps)
+        return error.square().mean(dim=(1, 2, 3))
+
+
+def loss_timesteps(model: SubjectModel, count: int) -> list[int]:
+    """`count` evenly spaced timesteps, each in the middle of its stretch."""
+    if not 1 <= count <= model.timesteps:
+        raise SubjectError("timesteps", f"{count}; must be between 1 and {model.timesteps}")
+    width = model.timesteps / count
+    return [int(width * (at + 0.5)) for at in range(count)]
+
+
+def require_finite(values: Tensor, what: str) -> Tensor:
+    """Raise `SubjectError` naming `what` if a value is NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise SubjectError(
+            what, f"{int((~torch.isfinite(values)).sum())} of {values.numel()} values are not finite"
+        )
+    return values

@@ -1,0 +1,43 @@
+"""A corpus as small squares: decoded once, kept in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from attributary_train.corpus import Corpus
+from attributary_train.corpus.corpus import image_path
+
+
+def corpus_digest(corpus: Corpus, ids: Sequence[int] | None = None) -> str:
+    """SHA-256 over (id, SHA-256 of the picture, caption) of the items in order; hexadecimal."""
+    rows = {item.id: item for item in corpus}
+    total = hashlib.sha256()
+    for number in ids if ids is not None else rows:
+        item = rows[number]
+        total.update(f"{item.id}\t{item.sha256}\t{item.caption}\n".encode())
+    return total.hexdigest()
+
+
+def squares(corpus: Corpus, size: int, cache: Path, progress: bool = False) -> npt.NDArray[np.uint8]:
+    """Return every picture as uint8 [N, size, size, 3], in corpus order; memory-mapped from `cache` once made."""
+    path = cache / f"squares-{size}-{corpus_digest(corpus)[:16]}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        out = np.empty((len(corpus), size, size, 3), np.uint8)
+        for row, item in enumerate(tqdm(corpus, desc="pictures", disable=not progress)):
+            with Image.open(image_path(corpus.root, item.id)) as picture:
+                out[row] = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BOX))
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as stream:
+            np.save(stream, out)
+        part.replace(path)
+    loaded: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return loaded

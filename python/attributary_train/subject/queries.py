@@ -1,0 +1,153 @@
+"""Queries: generated images with everything that is needed to generate them again, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.model import SubjectModel
+from attributary_train.subject.sample import sample
+from attributary_train.subject.text import token_states
+
+SPLITS = ("train", "validation", "test")
+KINDS = ("seen", "recombined", "unseen")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Generated images of one model. Row q has: id `names[q]` (unique), split, kind, prompt, seed; latents float32
+    [Q, C, h, w] as the sampler left them; text float32 [Q, T, D]; `weights` is the hash of the model that made them."""
+
+    names: tuple[str, ...]
+    splits: tuple[str, ...]
+    kinds: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    latents: Tensor
+    text: Tensor
+    weights: str
+    steps: int
+    guidance: float
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: Sequence[int]) -> Queries:
+        """The queries of the rows, in that order."""
+        pick = list(rows)
+        return Queries(
+            tuple(self.names[r] for r in pick),
+            tuple(self.splits[r] for r in pick),
+            tuple(self.kinds[r] for r in pick),
+            tuple(self.prompts[r] for r in pick),
+            tuple(self.seeds[r] for r in pick),
+            self.latents[pick],
+            self.text[pick],
+            self.weights,
+            self.steps,
+            self.guidance,
+        )
+
+    def split(self, name: str) -> Queries:
+        """The queries of one split."""
+        if name not in SPLITS:
+            raise SubjectError("split", f"{name!r}; there are {', '.join(SPLITS)}")
+        return self.take([row for row, split in enumerate(self.splits) if split == name])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to generate: `kind` says how the prompt relates to the training set."""
+
+    text: str
+    kind: str
+    split: str
+    seed: int
+
+
+def generate(
+    model: SubjectModel, prompts: Sequence[Prompt], tokens: int, *, steps: int = 30, guidance: float = 3.0
+) -> Queries:
+    """Generate one image a prompt."""
+    states = token_states([*(p.text for p in prompts), ""], tokens)
+    text, empty = states[:-1].clone(), states[-1].clone()
+    latents = sample(model, text, empty, [p.seed for p in prompts], steps=steps, guidance=guidance)
+    counts = dict.fromkeys(SPLITS, 0)
+    names = []
+    for prompt in prompts:
+        names.append(f"{prompt.split}-{counts[prompt.split]:04d}")
+        counts[prompt.split] += 1
+    return Queries(
+        tuple(names),
+        tuple(p.split for p in prompts),
+        tuple(p.kind for p in prompts),
+        tuple(p.text for p in prompts),
+        tuple(p.seed for p in prompts),
+        latents,
+        text,
+        model.weights,
+        steps,
+        guidance,
+    )
+
+
+def save_queries(queries: Queries, path: Path) -> None:
+    """Write Parquet: recipe of every image and its latent (float32 bytes); atomic."""
+    table = pa.table(
+        {
+            "name": queries.names,
+            "split": queries.splits,
+            "kind": queries.kinds,
+            "prompt": queries.prompts,
+            "seed": pa.array(queries.seeds, pa.int64()),
+            "latent": [row.numpy().tobytes() for row in queries.latents],
+        }
+    )
+    facts = {
+        "weights": queries.weights,
+        "steps": queries.steps,
+        "guidance": queries.guidance,
+        "sampler": "ddim",
+        "shape": list(queries.latents.shape[1:]),
+        "tokens": queries.text.shape[1],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    pq.write_table(table.replace_schema_metadata({"queries": json.dumps(facts)}), part, compression="zstd")
+    os.replace(part, path)
+
+
+def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
+    """Read what `save_queries` wrote; raises `SubjectError` if `model` is not the one that made them."""
+    try:
+        table = pq.read_table(path)
+        facts = json.loads((table.schema.metadata or {})[b"queries"])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise SubjectError(str(path), f"not a file of queries: {error!r}") from error
+    if model is not None and facts["weights"] != model.weights:
+        raise SubjectError(str(path), f"made by model {facts['weights'][:12]}, not by {model.weights[:12]}")
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    shape = tuple(facts["shape"])
+    latents = np.stack([np.frombuffer(raw, np.float32).reshape(shape) for raw in columns["latent"]])
+    return Queries(
+        tuple(columns["name"]),
+        tuple(columns["split"]),
+        tuple(columns["kind"]),
+        tuple(columns["prompt"]),
+        tuple(columns["seed"]),
+        torch.from_numpy(latents.copy()),
+        token_states(columns["prompt"], facts["tokens"]),
+        facts["weights"],
+        facts["steps"],
+        facts["guidance"],
+    )

@@ -1,0 +1,1 @@
+"""Teachers: how much did each training item influence a generated image?"""

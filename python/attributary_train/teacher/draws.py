@@ -1,0 +1,54 @@
+"""Noise draws: what a loss or a gradient is averaged over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attributary_train.subject.data import SubjectData
+from attributary_train.subject.model import SubjectModel, loss_timesteps
+from attributary_train.subject.noise import noise_for, noise_grid, noise_key
+
+
+@dataclass(frozen=True)
+class LossGrid:
+    """The noised training set at evenly spaced timesteps: noise float32 [N, T, C, h, w], timesteps int64 [T].
+
+    The noise of a row depends on (item, caption, timestep, `draw`) alone.
+    """
+
+    noise: Tensor
+    timesteps: Tensor
+
+    @classmethod
+    def of(cls, model: SubjectModel, data: SubjectData, count: int, draw: int = 0) -> LossGrid:
+        """The grid of `count` timesteps; `draw` picks an independent one (the teacher against itself)."""
+        steps = loss_timesteps(model, count)
+        keys = [noise_key(int(i), p) for i, p in zip(data.ids, data.prompts, strict=True)]
+        return cls(noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps))
+
+
+def query_draws(
+    name: str, prompt: str, shape: Sequence[int], total: int, count: int, draw: int = 0, batch: int = 128
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`count` draws (noise [B, *shape], timesteps [B]) for one query, in batches.
+
+    Timesteps are stratified: one uniform pick from each of `count / 2` equal stretches of the schedule of length `total`.
+    Each is met with a noise and with its mirror image: first-order terms in the noise cancel.
+    """
+    key = noise_key(0, f"{name}\t{prompt}")
+    half = (count + 1) // 2
+    stream = np.random.default_rng(int.from_bytes(key, "little") ^ draw)
+    picks = ((np.arange(half) + stream.random(half)) * (total / half)).astype(np.int64).clip(0, total - 1)
+    per = max(1, batch // 2)
+    for at in range(0, half, per):
+        steps = picks[at : at + per]
+        noise = np.stack(
+            [noise_for(key, int(step), shape, draw * 1_000_003 + at + row) for row, step in enumerate(steps)]
+        )
+        both = torch.from_numpy(np.concatenate([noise, -noise]))
+        yield both, torch.from_numpy(np.concatenate([steps, steps]))
