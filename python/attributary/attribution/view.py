@@ -64,9 +64,21 @@ class View:
             shared=tail,
         )
 
+    @property
+    def added_count(self) -> int:
+        """Items added since the bundle was made, deleted ones among them."""
+        return len(self.tail)
+
+    @property
+    def deleted_count(self) -> int:
+        """Items deleted since the bundle was made."""
+        return len(self.bundle.items) - self.item_count
+
     @cached_property
     def creator_count(self) -> int:
         """Creators who have an item."""
+        if self.alive is None and not len(self.tail):
+            return self.bundle.manifest.creator_count
         return int(np.count_nonzero(self.filters.creators))
 
     def row_of(self, item_id: int) -> int:

@@ -12,9 +12,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from attributary.errors import (
     AttributaryError,
     DeadlineError,
+    DeletedError,
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
+    PreconditionError,
     UnavailableError,
 )
 from attributary.v1 import attribution_pb2 as pb
@@ -47,6 +49,8 @@ def from_result(error: pb.Error) -> AttributaryError:
     if error.code == code_pb2.NOT_FOUND:
         kind = error.field.removesuffix("_id")
         return NotFoundError(kind, error.message.removeprefix(f"no such {kind}: "))
+    if error.code == code_pb2.FAILED_PRECONDITION:
+        return PreconditionError(error.field, error.message)
     return _error(str(code_pb2.Code.Name(error.code)), error.message, status_pb2.Status())
 
 
@@ -59,6 +63,8 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
         return InvalidArgumentError("request", message)
     if code == "NOT_FOUND":
         info = _detail(status, error_details_pb2.ErrorInfo)
+        if info is not None and info.reason == "ITEM_DELETED":
+            return DeletedError(info.metadata.get("name", ""), info.metadata.get("at", ""))
         if info is not None and info.metadata.get("kind"):
             return NotFoundError(info.metadata["kind"], info.metadata.get("name", ""))
         return ServerError(code, message)
@@ -72,6 +78,11 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
         return OverloadedError(message)
     if code == "DEADLINE_EXCEEDED":
         return DeadlineError(message)
+    if code == "FAILED_PRECONDITION":
+        failure = _detail(status, error_details_pb2.PreconditionFailure)
+        if failure is not None and failure.violations:
+            return PreconditionError(failure.violations[0].subject, failure.violations[0].description)
+        return ServerError(code, message)
     if code == "UNAVAILABLE":
         return UnavailableError(message)
     return ServerError(code, message)

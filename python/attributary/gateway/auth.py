@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _SCHEME = "bearer "
 # Probes of an orchestrator carry no token and learn nothing but "up" or "down".
 _OPEN = ("/grpc.health.v1.Health/",)
+_ADMIN = "/attributary.v1.AdminService/"
 
 
 def read_tokens(path: Path) -> frozenset[bytes]:
@@ -33,6 +34,25 @@ def read_tokens(path: Path) -> frozenset[bytes]:
     return frozenset(_digest(token) for token in tokens)
 
 
+def read_admin_tokens(path: Path) -> dict[bytes, str]:
+    """Read a file of admin tokens, NAME TOKEN a line; return names by SHA-256 digest. Raises InvalidArgumentError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError("admin_tokens_file", f"cannot be read: {error}") from None
+    names: dict[bytes, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 2:
+            raise InvalidArgumentError("admin_tokens_file", f"line {number} of {path} must be: NAME TOKEN")
+        names[_digest(words[1])] = words[0]
+    if not names:
+        raise InvalidArgumentError("admin_tokens_file", f"{path} holds no token")
+    return names
+
+
 def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
     """Return TLS credentials, None where TLS is off; raises InvalidArgumentError naming the file."""
     if config.tls_cert is None or config.tls_key is None:
@@ -45,10 +65,14 @@ def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
 
 
 class TokenInterceptor(aio.ServerInterceptor):
-    """Refuses calls without an accepted bearer token as UNAUTHENTICATED, before their message is read."""
+    """Refuses calls without an accepted bearer token as UNAUTHENTICATED, before their message is read.
 
-    def __init__(self, digests: frozenset[bytes]) -> None:
-        self._digests = digests
+    Queries and administration have tokens of their own; neither opens the other. `queries` None lets every query in.
+    """
+
+    def __init__(self, queries: frozenset[bytes] | None, admins: Mapping[bytes, str]) -> None:
+        self._queries = queries
+        self._admins = admins
 
     async def intercept_service(
         self,
@@ -59,12 +83,21 @@ class TokenInterceptor(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(_OPEN):
             return handler
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        given = str(metadata.get("authorization", ""))
-        # Digests are compared, so the time that a look-up takes says nothing about a token.
-        if given[: len(_SCHEME)].lower() == _SCHEME and _digest(given[len(_SCHEME) :]) in self._digests:
-            return handler
-        return _refusal(handler)
+        digest = digest_of(handler_call_details.invocation_metadata)
+        if handler_call_details.method.startswith(_ADMIN):
+            allowed = digest in self._admins
+        else:
+            allowed = self._queries is None or digest in self._queries
+        return handler if allowed else _refusal(handler)
+
+
+def digest_of(metadata: Any) -> bytes:
+    """Return the SHA-256 of a call's bearer token, empty without one.
+
+    Digests are compared, so the time that a look-up takes says nothing about a token.
+    """
+    given = str(dict(metadata or ()).get("authorization", ""))
+    return _digest(given[len(_SCHEME) :]) if given[: len(_SCHEME)].lower() == _SCHEME else b""
 
 
 def _refusal(handler: Handler) -> Handler:

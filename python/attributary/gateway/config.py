@@ -85,6 +85,13 @@ class GatewayConfig:
     tokens_file: Path | None = field(
         default=None, metadata={"help": "file of accepted bearer tokens, one a line; # starts a comment"}
     )
+    admin_tokens_file: Path | None = field(
+        default=None,
+        metadata={"help": "file of admin tokens, NAME TOKEN a line; turns the admin service on"},
+    )
+    max_added_items: int = field(
+        default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
+    )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
     log_format: str = field(default="json", metadata={"help": "json or console"})
@@ -125,7 +132,7 @@ _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
     "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
-    "drain_s": 0, "drain_notice_s": 0,
+    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1,
 }  # fmt: skip
 _CHOICES = {
     "event_loop": ("uvloop", "asyncio"),

@@ -16,9 +16,11 @@ from grpc_status import rpc_status
 from attributary.errors import (
     AttributaryError,
     DeadlineError,
+    DeletedError,
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
+    PreconditionError,
     UnavailableError,
 )
 from attributary.v1 import attribution_pb2 as pb
@@ -35,6 +37,7 @@ _CODES: dict[type[AttributaryError], int] = {
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
+    PreconditionError: code_pb2.FAILED_PRECONDITION,
 }
 
 
@@ -82,7 +85,11 @@ def to_result(error: Exception) -> pb.Error:
         field = error.field
     elif isinstance(error, NotFoundError):
         field = f"{error.kind}_id"
-    message = _clip(error.message) if isinstance(error, InvalidArgumentError) else status.message
+    elif isinstance(error, PreconditionError):
+        field = error.subject
+    message = status.message
+    if isinstance(error, InvalidArgumentError | PreconditionError):
+        message = _clip(error.message)
     return pb.Error(code=status.code, message=message, field=_clip(field))
 
 
@@ -106,6 +113,13 @@ def _detail(error: Exception) -> Message | None:
             field=_clip(error.field), description=_clip(error.message)
         )
         detail = error_details_pb2.BadRequest(field_violations=[violation])
+    elif isinstance(error, DeletedError):
+        detail = _info("ITEM_DELETED", {"kind": error.kind, "name": _clip(error.name), "at": error.at})
+    elif isinstance(error, PreconditionError):
+        failure = error_details_pb2.PreconditionFailure.Violation(
+            type="STATE", subject=_clip(error.subject), description=_clip(error.message)
+        )
+        detail = error_details_pb2.PreconditionFailure(violations=[failure])
     elif isinstance(error, NotFoundError):
         facts = {"kind": error.kind, "name": _clip(error.name)}
         detail = _info(f"{error.kind.upper()}_NOT_FOUND", facts)

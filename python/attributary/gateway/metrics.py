@@ -19,7 +19,10 @@ from attributary.errors import InvalidArgumentError
 
 from .pipeline import LANES
 
-METHODS = ("Attribute", "AttributeBatch", "AttributeStream", "GetItem", "DescribeBundle")
+METHODS = (
+    *("Attribute", "AttributeBatch", "AttributeStream", "GetItem", "DescribeBundle"),
+    *("AddItems", "DeleteItems", "Compact", "ListChanges"),
+)
 # An embedding is answered in well under a millisecond, a cold 50-megapixel picture in seconds.
 SECONDS = (
     0.0001,

@@ -17,10 +17,12 @@ from grpc_reflection.v1alpha import reflection
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError
+from attributary.lifecycle.store import Store
 
-from . import logs
+from . import admin, logs
+from .additions import AdditionHandler
 from .admission import Admission
-from .auth import TokenInterceptor, read_tokens, server_credentials
+from .auth import TokenInterceptor, read_admin_tokens, read_tokens, server_credentials
 from .config import GatewayConfig
 from .metrics import Metrics
 from .pipeline import LANES, Pipeline, PipelineHolder
@@ -37,18 +39,20 @@ _LARGEST_DERIVED = 256 << 20
 _LAST_WORDS_S = 0.5
 
 
-def serve(engine: Preparer, config: GatewayConfig, link: Link | None = None) -> int:
+def serve(
+    engine: Preparer, config: GatewayConfig, link: Link | None = None, store: Store | None = None
+) -> int:
     """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
 
     `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
-    through its health.
+    through its health. `store` is what the admin service changes, if the config turns it on; it is closed at the end.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
-    return run(_serve(engine, config, link), config.event_loop)
+    return run(_serve(engine, config, link, store), config.event_loop)
 
 
 def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
@@ -76,8 +80,16 @@ def message_limit(config: GatewayConfig, limits: Limits) -> int:
 class Gateway:
     """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
 
-    def __init__(self, engine: Preparer, config: GatewayConfig, link: Link | None = None) -> None:
+    def __init__(
+        self,
+        engine: Preparer,
+        config: GatewayConfig,
+        link: Link | None = None,
+        store: Store | None = None,
+    ) -> None:
         self.config = config
+        self._store = store
+        self._draining: set[asyncio.Task[None]] = set()
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
@@ -120,14 +132,26 @@ class Gateway:
 
     async def swap(self, engine: Preparer) -> None:
         """Answer new calls with `engine`; return when the last call of the engine before has ended."""
+        await self._flip(engine)
+
+    async def flip(self, engine: Preparer) -> None:
+        """Answer new calls with `engine`; what the engine before still has to do goes on behind."""
+        task = asyncio.ensure_future(self._flip(engine))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def _flip(self, engine: Preparer) -> Coroutine[Any, Any, None]:
         drained = self.holder.swap(Pipeline(engine, self.config, self.metrics, self._state))
         self._publish()
-        await drained
+        return drained
 
     async def drain(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self.config.drain_notice_s)
+        if self._store is not None:
+            # Minutes of work that may as well be done after a restart.
+            self._store.give_up_compaction()
         self.admission.close()
         self._stream.drain()
         ended = asyncio.create_task(self._server.stop(self.config.drain_s if grace_s is None else grace_s))
@@ -139,6 +163,9 @@ class Gateway:
         finished.cancel()
         await ended
         await self.holder.current.close()
+        await asyncio.gather(*self._draining)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
         if self._watching is not None and self._link is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -152,7 +179,9 @@ class Gateway:
 
     def _build(self, engine: Preparer) -> aio.Server:
         config = self.config
-        interceptors = [TokenInterceptor(read_tokens(config.tokens_file))] if config.tokens_file else None
+        admins = read_admin_tokens(config.admin_tokens_file) if config.admin_tokens_file else {}
+        queries = read_tokens(config.tokens_file) if config.tokens_file else None
+        interceptors = [TokenInterceptor(queries, admins)] if admins or queries is not None else None
         server = aio.server(
             interceptors=interceptors,
             options=(
@@ -166,8 +195,21 @@ class Gateway:
         )
         server.add_generic_rpc_handlers((method_handlers(self._service, self._stream.converse),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if admins:
+            changes = admin.Changes(self._store, admins, self.flip)
+            service = admin.AdminService(changes, self.admission)
+            additions = AdditionHandler(changes, self.admission, self.metrics, config)
+            server.add_generic_rpc_handlers(
+                (
+                    admin.method_handlers(
+                        service, additions.converse, self.metrics, self._service.log_requests
+                    ),
+                )
+            )
         if config.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            if admins:
+                names.append(admin.SERVICE)
             reflection.enable_server_reflection(names, server)
         return server
 
@@ -219,8 +261,8 @@ class Gateway:
             )
 
 
-async def _serve(engine: Preparer, config: GatewayConfig, link: Link | None) -> int:
-    gateway = Gateway(engine, config, link)
+async def _serve(engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None) -> int:
+    gateway = Gateway(engine, config, link, store)
     await gateway.start()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

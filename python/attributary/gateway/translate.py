@@ -105,7 +105,7 @@ def from_timings(timings: Timings, total_ms: float) -> pb.Timings:
 
 def describe(engine: Preparer) -> pb.DescribeBundleResponse:
     """Return what the engine serves."""
-    manifest, limits = engine.bundle.manifest, engine.limits
+    view, manifest, limits = engine.view, engine.bundle.manifest, engine.limits
     return pb.DescribeBundleResponse(
         bundle_id=manifest.bundle_id,
         bundle_version=manifest.version,
@@ -114,8 +114,8 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
         dim=manifest.encoder.dim,
         image_size=manifest.encoder.image_size,
         max_tokens=manifest.encoder.max_tokens,
-        item_count=manifest.item_count,
-        creator_count=manifest.creator_count,
+        item_count=view.item_count,
+        creator_count=view.creator_count,
         index=manifest.index.factory,
         recall_at_10=manifest.index.recall_at_10,
         limits=pb.Limits(
@@ -125,13 +125,17 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
             max_top_k=limits.max_top_k,
             max_batch_queries=limits.max_batch_queries,
         ),
+        revision=view.revision,
+        added_count=view.added_count,
+        deleted_count=view.deleted_count,
     )
 
 
 def item(engine: Preparer, item_id: int) -> pb.Item:
-    """Return one training item; raises NotFoundError."""
-    row = engine.row_of(item_id)
-    items = engine.bundle.items
+    """Return one training item; raises DeletedError, NotFoundError."""
+    # One view: another may hold no such row.
+    view = engine.view
+    row, items = view.row_of(item_id), view.bundle.items
     return pb.Item(
         id=item_id,
         caption=items.caption(row),

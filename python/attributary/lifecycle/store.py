@@ -98,7 +98,7 @@ class Store:
         self._mutex = threading.Lock()
         self._compacting = threading.Lock()
         self._meanwhile: list[Added | Deleted] | None = None
-        self._closing = False
+        self._closing = self._giving_up = False
 
     @property
     def view(self) -> View:
@@ -196,7 +196,7 @@ class Store:
                 self._meanwhile = []
             try:
                 ready = next_of(self.directory)
-                manifest = compacted(view, self._embedder.encoder, ready, self._check_open)
+                manifest = compacted(view, self._embedder.encoder, ready, self._check_compacting)
                 engine = None if self._open_engine is None else self._open_engine(ready)
                 new_view = _view_of(ready) if engine is None else engine.view
                 parent = view.bundle.manifest
@@ -229,9 +229,13 @@ class Store:
         finally:
             self._compacting.release()
 
+    def give_up_compaction(self) -> None:
+        """Make a running compaction, and every later one, fail with UnavailableError."""
+        self._giving_up = True
+
     def close(self) -> None:
         """Let a running change end, stop a running compaction, and let another writer in."""
-        self._closing = True
+        self._closing = self._giving_up = True
         with self._compacting, self._mutex:
             self._log.close()
             self._lock.release()
@@ -280,7 +284,7 @@ class Store:
         if engine is not None:
             engine.view = view
         try:
-            self._check_open()
+            self._check_compacting()
             exchange(self.directory)
         except BaseException:
             log.close()
@@ -319,8 +323,8 @@ class Store:
             item.id, item.caption, item.creator, item.creator_url, item.licence or NO_LICENCE, item.uri, group
         )
 
-    def _check_open(self) -> None:
-        if self._closing:
+    def _check_compacting(self) -> None:
+        if self._giving_up:
             raise UnavailableError("the bundle is being closed; the compaction was given up")
 
 

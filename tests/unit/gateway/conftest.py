@@ -39,6 +39,15 @@ class FakeEngine:
             creator_count=2,
         )
         self.bundle = SimpleNamespace(manifest=manifest, items=FakeItems())
+        self.view = SimpleNamespace(
+            bundle=self.bundle,
+            row_of=self.row_of,
+            item_count=3,
+            creator_count=2,
+            revision=0,
+            added_count=0,
+            deleted_count=0,
+        )
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Semaphore(0)

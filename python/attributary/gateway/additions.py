@@ -1,0 +1,169 @@
+"""AddItems: a stream of items in, one result for each; what waits together becomes durable together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import groupby
+from time import perf_counter
+
+import structlog
+
+from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.lifecycle.items import NewItem
+from attributary.v1 import admin_pb2 as pb
+
+from . import translate
+from .admin import Changes
+from .admission import Admission
+from .config import GatewayConfig
+from .errors import abort, code_name, presentable, to_result, to_status
+from .metrics import Metrics
+from .service import Context, ended_early, report
+from .stream import MAX_REQUEST_ID_BYTES
+
+log = structlog.get_logger(__name__)
+
+_METHOD = "AddItems"
+
+
+class AdditionHandler:
+    """The streaming method of attributary.v1.AdminService."""
+
+    def __init__(
+        self, changes: Changes, admission: Admission, metrics: Metrics, config: GatewayConfig
+    ) -> None:
+        self._changes = changes
+        self._admission = admission
+        self._metrics = metrics
+        self._config = config
+
+    async def converse(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
+        started = perf_counter()
+        code = "OK"
+        try:
+            # Without a store nothing needs to be read.
+            _ = self._changes.store
+            await self._run(context)
+            return
+        except asyncio.CancelledError:
+            code = ended_early(context)
+            raise
+        except Exception as error:
+            code = code_name(error)
+            status = to_status(report(_METHOD, error))
+        finally:
+            self._metrics.call(_METHOD, code, perf_counter() - started)
+        await abort(context, status)
+
+    async def _run(self, context: Context) -> None:
+        most = self._config.max_encode_batch
+        # While one batch is embedded the next is read, and no more.
+        room = asyncio.Semaphore(2 * most)
+        arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        reader = asyncio.create_task(self._read(context, arrived, room))
+        try:
+            ended = False
+            while not ended:
+                batch = [await arrived.get()]
+                while len(batch) < most and not arrived.empty():
+                    batch.append(arrived.get_nowait())
+                ended = None in batch
+                await self._serve([data for data in batch if data is not None], context)
+                for _ in batch:
+                    room.release()
+            # Raises what stopped the reader, if anything did.
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            while not arrived.empty():
+                if (data := arrived.get_nowait()) is not None:
+                    self._admission.release(1, len(data))
+
+    async def _read(
+        self, context: Context, arrived: asyncio.Queue[bytes | None], room: asyncio.Semaphore
+    ) -> None:
+        try:
+            while True:
+                await room.acquire()
+                data: object = await context.read()
+                if not isinstance(data, bytes):  # aio.EOF
+                    return
+                await self._admission.wait(len(data))
+                arrived.put_nowait(data)
+        finally:
+            arrived.put_nowait(None)
+
+    async def _serve(self, batch: list[bytes], context: Context) -> None:
+        try:
+            requests: list[pb.AddItemsRequest] = []
+            unreadable: Exception | None = None
+            for data in batch:
+                try:
+                    requests.append(translate.parse(pb.AddItemsRequest, data))
+                except InvalidArgumentError as error:
+                    # It has no request_id to answer to: that ends the stream, after what came before it.
+                    unreadable = error
+                    break
+            for why, together in groupby(requests, key=lambda request: request.why):
+                for response in await self._add(list(together), why, context):
+                    await context.write(response.SerializeToString())
+            if unreadable is not None:
+                raise unreadable
+        finally:
+            for data in batch:
+                self._admission.release(1, len(data))
+
+    async def _add(
+        self, requests: list[pb.AddItemsRequest], why: str, context: Context
+    ) -> list[pb.AddItemsResponse]:
+        outcomes: list[Exception | None] = [_fault(request) for request in requests]
+        places = [place for place, fault in enumerate(outcomes) if fault is None]
+        revision = 0
+        try:
+            items = [_item(requests[place].item) for place in places]
+            if items:
+                result = await self._changes.add(items, self._changes.who(context), why)
+                revision = result.revision
+                for place, outcome in zip(places, result.outcomes, strict=True):
+                    outcomes[place] = outcome
+        except AttributaryError as error:
+            for place in places:
+                outcomes[place] = error
+        except Exception as error:
+            hidden = presentable(error, _METHOD)
+            for place in places:
+                outcomes[place] = hidden
+        return [
+            _response(request, outcome, revision) for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+
+def _fault(request: pb.AddItemsRequest) -> Exception | None:
+    if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        return InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
+    if not request.item.HasField("id"):
+        return InvalidArgumentError("item.id", "must be given")
+    return None
+
+
+def _item(message: pb.NewItem) -> NewItem:
+    return NewItem(
+        id=message.id,
+        picture=message.image,
+        caption=message.caption,
+        creator=message.creator,
+        creator_url=message.creator_url,
+        licence=message.licence,
+        uri=message.uri,
+        near_dup_of=message.near_dup_of if message.HasField("near_dup_of") else None,
+    )
+
+
+def _response(request: pb.AddItemsRequest, outcome: Exception | None, revision: int) -> pb.AddItemsResponse:
+    known = request.request_id if len(request.request_id.encode()) <= MAX_REQUEST_ID_BYTES else ""
+    if outcome is None:
+        return pb.AddItemsResponse(request_id=known, added=pb.Added(id=request.item.id, revision=revision))
+    return pb.AddItemsResponse(request_id=known, error=to_result(outcome))

@@ -1,0 +1,182 @@
+"""The admin service: deletions, compaction and the audit. Additions, which are a stream, are in `additions.py`.
+
+Everything that touches the store runs in a thread: a change waits for the disk, and a compaction flips the pipeline
+through the event loop while it holds changes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from attributary.attribution.prepare import Preparer
+from attributary.errors import InvalidArgumentError, PreconditionError
+from attributary.journal.records import Entry
+from attributary.lifecycle.items import NewItem
+from attributary.lifecycle.selection import Selection
+from attributary.lifecycle.store import AddResult, CompactResult, DeleteResult, Store
+from attributary.v1 import admin_pb2 as pb
+
+from . import translate
+from .admission import Admission
+from .auth import digest_of
+from .metrics import Metrics
+from .service import Context, Method, StreamMethod, guarded
+
+log = structlog.get_logger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
+MAX_IDS_TOLD: Final = 1_000
+_DEFAULT_CHANGES, _MAX_CHANGES = 100, 1_000
+# One turn of the event loop; longer means that it has stopped.
+_FLIP_S = 30.0
+
+
+class Changes:
+    """The store as the admin service sees it: awaited, logged, in the name of whose token it was."""
+
+    def __init__(
+        self,
+        store: Store | None,
+        names: Mapping[bytes, str],
+        flip: Callable[[Preparer], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._names = names
+        self._flip = flip
+
+    def who(self, context: Context) -> str:
+        """The name of the caller's token."""
+        return self._names.get(digest_of(context.invocation_metadata()), "unknown")
+
+    @property
+    def store(self) -> Store:
+        """The store; raises PreconditionError where the engine cannot be changed."""
+        if self._store is None:
+            raise PreconditionError(
+                "engine",
+                "live changes need the embedded engine; change the bundle with `attributary bundle add|delete`, run "
+                "`attributary bundle compact`, and swap the result in",
+            )
+        return self._store
+
+    async def add(self, items: list[NewItem], who: str, why: str) -> AddResult:
+        """Add items together."""
+        result = await asyncio.to_thread(self.store.add, items, who=who, why=why)
+        accepted = sum(outcome is None for outcome in result.outcomes)
+        log.info("added", who=who, items=accepted, refused=len(items) - accepted, revision=result.revision)
+        return result
+
+    async def delete(self, selection: Selection, who: str, why: str, dry_run: bool) -> DeleteResult:
+        """Delete items together."""
+        result = await asyncio.to_thread(self.store.delete, selection, who=who, why=why, dry_run=dry_run)
+        log.info("deleted", who=who, items=len(result.ids), dry_run=dry_run, revision=result.revision)
+        return result
+
+    async def compact(self, who: str, why: str) -> CompactResult:
+        """Make a new bundle and serve it."""
+        loop = asyncio.get_running_loop()
+
+        def flip(engine: Preparer) -> None:
+            asyncio.run_coroutine_threadsafe(_coroutine(self._flip(engine)), loop).result(_FLIP_S)
+
+        result = await asyncio.to_thread(self.store.compact, who=who, why=why, flip=flip)
+        log.info("compacted", who=who, bundle_id=result.bundle_id, before=result.parent)
+        return result
+
+    async def history(self) -> list[Entry]:
+        """The audit, oldest first."""
+        return await asyncio.to_thread(lambda: self.store.history)
+
+
+class AdminService:
+    """The unary methods of attributary.v1.AdminService."""
+
+    def __init__(self, changes: Changes, admission: Admission) -> None:
+        self._changes = changes
+        self._admission = admission
+
+    async def delete_items(self, data: bytes, context: Context) -> bytes:
+        """Delete by id, creator, licence or source."""
+        request = translate.parse(pb.DeleteItemsRequest, data)
+        selection = Selection(tuple(request.ids.ids), request.creator, request.licence, request.source)
+        who = self._changes.who(context)
+        await self._admission.wait(len(data))
+        try:
+            done = await self._changes.delete(selection, who, request.why, request.dry_run)
+        finally:
+            self._admission.release(1, len(data))
+        return pb.DeleteItemsResponse(
+            deleted_count=len(done.ids),
+            deleted_ids=done.ids[:MAX_IDS_TOLD],
+            already_deleted_ids=done.already[:MAX_IDS_TOLD],
+            unknown_ids=done.unknown[:MAX_IDS_TOLD],
+            revision=done.revision,
+        ).SerializeToString()
+
+    async def compact(self, data: bytes, context: Context) -> bytes:
+        """Build a new bundle of what is there now and serve it."""
+        request = translate.parse(pb.CompactRequest, data)
+        who = self._changes.who(context)
+        await self._admission.wait(len(data))
+        try:
+            done = await self._changes.compact(who, request.why)
+        finally:
+            self._admission.release(1, len(data))
+        return pb.CompactResponse(
+            bundle_id=done.bundle_id,
+            parent_bundle_id=done.parent,
+            added_count=done.added,
+            deleted_count=done.deleted,
+        ).SerializeToString()
+
+    async def list_changes(self, data: bytes, context: Context) -> bytes:
+        """The audit."""
+        request = translate.parse(pb.ListChangesRequest, data)
+        limit = request.limit if request.HasField("limit") else _DEFAULT_CHANGES
+        if not 1 <= limit <= _MAX_CHANGES:
+            raise InvalidArgumentError("limit", f"must be from 1 to {_MAX_CHANGES}, got {limit}")
+        entries = [
+            entry for entry in await self._changes.history() if entry.revision > request.after_revision
+        ]
+        return pb.ListChangesResponse(
+            changes=[_change(entry) for entry in entries[:limit]], more=len(entries) > limit
+        ).SerializeToString()
+
+
+def method_handlers(
+    service: AdminService, add: StreamMethod, metrics: Metrics, log_requests: bool
+) -> grpc.GenericRpcHandler:
+    """Return the handlers of the whole service; `add` is AddItems."""
+    unary: dict[str, Method] = {
+        "DeleteItems": service.delete_items,
+        "Compact": service.compact,
+        "ListChanges": service.list_changes,
+    }
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(guarded(name, method, metrics, log_requests))
+        for name, method in unary.items()
+    }
+    handlers["AddItems"] = grpc.stream_stream_rpc_method_handler(add)
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def _change(entry: Entry) -> pb.Change:
+    return pb.Change(
+        revision=entry.revision,
+        kind=entry.kind,
+        at=entry.at,
+        who=entry.who,
+        why=entry.why,
+        what=entry.what,
+        item_count=len(entry.ids),
+        item_ids=entry.ids[:MAX_IDS_TOLD],
+    )
+
+
+async def _coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
