@@ -12,11 +12,16 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import serve
+from attributary.lifecycle.store import Store
 
 
 def main(text: str) -> int:
     asked = json.loads(text)
-    engine = open_engine(Path(asked["bundle"]), limits=Limits(**asked.get("limits", {})))
+    limits = Limits(**asked.get("limits", {}))
+    store = None
+    if "admin_tokens_file" in asked.get("config", {}):
+        store = Store(Path(asked["bundle"]), lambda place: open_engine(place, limits=limits))
+    engine = store.engine if store else open_engine(Path(asked["bundle"]), limits=limits)
     hold = asked.get("hold_s", 0)
     if hold:
         run = engine.run
@@ -27,11 +32,11 @@ def main(text: str) -> int:
             return run(batch)
 
         engine.run = held
-    paths = ("tls_cert", "tls_key", "tls_client_ca", "tokens_file")
+    paths = ("tls_cert", "tls_key", "tls_client_ca", "tokens_file", "admin_tokens_file")
     settings = {
         name: Path(value) if name in paths else value for name, value in asked.get("config", {}).items()
     }
-    return serve(engine, GatewayConfig(**{"port": 0, "metrics_port": 0, **settings}))
+    return serve(engine, GatewayConfig(**{"port": 0, "metrics_port": 0, **settings}), store=store)
 
 
 if __name__ == "__main__":

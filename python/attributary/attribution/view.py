@@ -66,13 +66,14 @@ class View:
 
     @property
     def added_count(self) -> int:
-        """Items added since the bundle was made, deleted ones among them."""
-        return len(self.tail)
+        """Items added since the bundle was made, and still there."""
+        split = len(self.bundle.vectors)
+        return len(self.tail) if self.alive is None else int(self.alive[split:].sum())
 
     @property
     def deleted_count(self) -> int:
-        """Items deleted since the bundle was made."""
-        return len(self.bundle.items) - self.item_count
+        """Items that the bundle was made with, and that are gone."""
+        return len(self.bundle.vectors) + self.added_count - self.item_count
 
     @cached_property
     def creator_count(self) -> int:

@@ -1,4 +1,4 @@
-"""`attributary bundle`: build, verify, inspect."""
+"""`attributary bundle`: build, verify, inspect; what changes a bundle is in `lifecycle.py`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
 from attributary.index.planning import IndexBudget
+from attributary.journal.place import changes_of
+
+from .lifecycle import add_command, compact_command, delete_command, log_command
 
 _DEFAULT = IndexBudget()
 
 
 @click.group("bundle")
 def bundle_group() -> None:
-    """Make and look at bundles."""
+    """Make, change and look at bundles."""
+
+
+for _command in (add_command, delete_command, compact_command, log_command):
+    bundle_group.add_command(_command)
 
 
 @bundle_group.command("build")
@@ -114,11 +121,19 @@ def verify_command(directory: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print the manifest as JSON")
 def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
-    manifest = Bundle.open(directory, verify=False).manifest
+    bundle = Bundle.open(directory, verify=False)
+    manifest = bundle.manifest
     if as_json:
         click.echo(json.dumps({"bundle_id": manifest.bundle_id, **asdict(manifest)}, ensure_ascii=False))
     else:
         _print(manifest)
+        if changes := changes_of(bundle):
+            deleted = sum(bundle.items.row_of(item_id) is not None for item_id in changes.deleted)
+            gone = sum(item.id in changes.deleted for item in changes.added)
+            click.echo(
+                f"journal: revision {changes.revision}, {len(changes.added) - gone} items added, "
+                f"{deleted} deleted since the bundle was made"
+            )
 
 
 def _print(manifest: Manifest) -> None:

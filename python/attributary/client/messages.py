@@ -114,6 +114,9 @@ def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
             max_top_k=limits.max_top_k,
             max_batch_queries=limits.max_batch_queries,
         ),
+        revision=message.revision,
+        added_count=message.added_count,
+        deleted_count=message.deleted_count,
     )
 
 

@@ -80,6 +80,9 @@ class BundleInfo:
     index: str
     recall_at_10: float
     limits: Limits
+    revision: int  # of the bundle's journal; 0 without one
+    added_count: int  # items added since the bundle was made
+    deleted_count: int  # items deleted since then
 
 
 class Asked(TypedDict, total=False):

@@ -143,6 +143,9 @@ class AdminService:
         entries = [
             entry for entry in await self._changes.history() if entry.revision > request.after_revision
         ]
+        # A compaction shares its revision with the change before it: what has one revision comes together.
+        while limit < len(entries) and entries[limit].revision == entries[limit - 1].revision:
+            limit += 1
         return pb.ListChangesResponse(
             changes=[_change(entry) for entry in entries[:limit]], more=len(entries) > limit
         ).SerializeToString()

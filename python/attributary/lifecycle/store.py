@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Limits
@@ -224,10 +226,17 @@ class Store:
             finally:
                 self._meanwhile = None
                 shutil.rmtree(next_of(self.directory), ignore_errors=True)
-            deleted = 0 if view.alive is None else int((~view.alive).sum())
-            return CompactResult(manifest.bundle_id, parent.bundle_id, len(view.tail), deleted)
+            return CompactResult(manifest.bundle_id, parent.bundle_id, view.added_count, view.deleted_count)
         finally:
             self._compacting.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def give_up_compaction(self) -> None:
         """Make a running compaction, and every later one, fail with UnavailableError."""

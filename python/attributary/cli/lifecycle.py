@@ -1,0 +1,303 @@
+"""`attributary bundle add|delete|compact|log`: a bundle after its build, in place or through a running server."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from attributary.bundle.bundle import Bundle
+from attributary.client.admin import Added, Addition, AdminClient
+from attributary.client.channel import Tls
+from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.journal.changes import fold, replay
+from attributary.journal.log import read
+from attributary.journal.place import changes_of
+from attributary.journal.records import Entry
+from attributary.lifecycle.items import NewItem
+from attributary.lifecycle.selection import Selection
+from attributary.lifecycle.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# One change of the journal, and one wait for the disk.
+_BATCH = 64
+
+
+def _where(command: F) -> F:
+    """The bundle's directory, or the server that has it open."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="print JSON, one object a line"),
+        click.option(
+            "--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on"
+        ),
+        click.option(
+            "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
+        ),
+        click.option("--address", default="", help="host:port of the server that serves the bundle"),
+        click.argument("bundle", type=click.Path(path_type=Path), required=False),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _audited(command: F) -> F:
+    """Who and why."""
+    who = click.option(
+        "--who", default=None, help="who changes it; default: your user name. A server knows its token's"
+    )
+    return who(click.option("--why", required=True, help="the reason, for the audit")(command))
+
+
+@click.command("add")
+@_where
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="items.parquet and pictures: add all of it",
+)
+@click.option("--picture", type=click.Path(path_type=Path), default=None, help="add this one")
+@click.option("--id", "item_id", type=int, default=None, help="of the one picture")
+@click.option("--caption", default="")
+@click.option("--creator", default="")
+@click.option("--creator-url", default="")
+@click.option("--licence", default="")
+@click.option("--uri", default="")
+@click.option("--near-dup-of", type=int, default=None, help="an item that it shares credit with")
+@_audited
+def add_command(
+    bundle: Path | None,
+    address: str,
+    token: str,
+    tls_ca: Path | None,
+    as_json: bool,
+    corpus: Path | None,
+    picture: Path | None,
+    item_id: int | None,
+    why: str,
+    who: str | None,
+    **fields: Any,
+) -> None:
+    """Add items to BUNDLE, or to what the server at --address serves; each is durable once it is reported.
+
+    Ends with status 1 if an item was refused; the others are added.
+    """
+    if (corpus is None) == (picture is None):
+        raise InvalidArgumentError("items", "exactly one of --corpus and --picture must be given")
+    items = _of_corpus(corpus) if corpus is not None else iter([_of_picture(picture, item_id, fields)])
+    added = refused = 0
+    for item, outcome in _add(items, bundle, address, token, tls_ca, who, why):
+        if isinstance(outcome, AttributaryError):
+            refused += 1
+            if as_json:
+                click.echo(json.dumps({"refused": item.id, "reason": str(outcome)}, ensure_ascii=False))
+            else:
+                click.echo(f"item {item.id}: {outcome}", err=True)
+        else:
+            added += 1
+            if as_json:
+                click.echo(json.dumps({"added": outcome.id, "revision": outcome.revision}))
+    if not as_json:
+        click.echo(f"added {added}, refused {refused}")
+    if refused:
+        sys.exit(1)
+
+
+@click.command("delete")
+@_where
+@click.option("--id", "ids", type=int, multiple=True, help="repeatable")
+@click.option("--creator", default="", help="everything by this creator")
+@click.option("--licence", default="", help="everything under this licence")
+@click.option("--source", default="", help="everything whose uri begins with this")
+@click.option("--dry-run", is_flag=True, help="say what would be deleted, delete nothing")
+@_audited
+def delete_command(
+    bundle: Path | None,
+    address: str,
+    token: str,
+    tls_ca: Path | None,
+    as_json: bool,
+    ids: tuple[int, ...],
+    creator: str,
+    licence: str,
+    source: str,
+    dry_run: bool,
+    why: str,
+    who: str | None,
+) -> None:
+    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns."""
+    chosen = Selection(ids, creator, licence, source)
+    if address:
+        with _admin(bundle, address, token, tls_ca) as client:
+            told = client.delete_items(
+                ids=ids, creator=creator, licence=licence, source=source, why=why, dry_run=dry_run
+            )
+        count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
+    else:
+        with _store(bundle) as store:
+            done = store.delete(chosen, who=_user(who), why=why, dry_run=dry_run)
+        count, already, unknown, revision = len(done.ids), done.already, done.unknown, done.revision
+    if as_json:
+        facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
+        click.echo(json.dumps({**facts, "dry_run": dry_run}))
+        return
+    click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
+    for name, found in (("deleted before", already), ("unknown", unknown)):
+        if found:
+            click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+
+
+@click.command("compact")
+@_where
+@_audited
+def compact_command(
+    bundle: Path | None,
+    address: str,
+    token: str,
+    tls_ca: Path | None,
+    as_json: bool,
+    why: str,
+    who: str | None,
+) -> None:
+    """Make a bundle of what is in BUNDLE now and put it in its place; a server at --address serves it at once."""
+    if address:
+        with _admin(bundle, address, token, tls_ca) as client:
+            told = client.compact(why=why)
+        bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
+    else:
+        with _store(bundle) as store:
+            done = store.compact(who=_user(who), why=why)
+        bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
+    if as_json:
+        facts = {"bundle_id": bundle_id, "parent": parent, "added": added, "deleted": deleted}
+        click.echo(json.dumps(facts))
+    elif not parent:
+        click.echo(f"bundle {bundle_id} has no changes to compact")
+    else:
+        click.echo(f"bundle {parent} became {bundle_id}: {added} items added, {deleted} deleted")
+
+
+@click.command("log")
+@_where
+def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | None, as_json: bool) -> None:
+    """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
+    lines: list[dict[str, Any]]
+    if address:
+        with _admin(bundle, address, token, tls_ca) as client:
+            lines = [
+                {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
+                | {"items": change.item_count, "ids": change.ids}
+                for change in client.changes()
+            ]
+    else:
+        lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
+    for line in lines:
+        if as_json:
+            click.echo(json.dumps(line, ensure_ascii=False))
+        else:
+            what = (
+                line["what"]
+                or f"ids {', '.join(map(str, line['ids'][:5]))}{' ...' if line['items'] > 5 else ''}"
+            )
+            done = f"{line['kind']} {line['items']}  {what}  ({line['why']})"
+            click.echo(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}")
+
+
+def _entries(place: Path | None) -> list[Entry]:
+    if place is None:
+        raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
+    if place.is_file():
+        return fold(*replay(place, read(place)[0])).entries
+    changes = changes_of(Bundle.open(place, verify=False))
+    return [] if changes is None else changes.entries
+
+
+def _add(
+    items: Iterator[Addition],
+    bundle: Path | None,
+    address: str,
+    token: str,
+    tls_ca: Path | None,
+    who: str | None,
+    why: str,
+) -> Iterator[tuple[Addition, Added | AttributaryError]]:
+    if address:
+        sent: list[Addition] = []
+
+        def noted() -> Iterator[Addition]:
+            for item in items:
+                # Only to say which one a result is about.
+                sent.append(item)
+                yield item
+
+        with _admin(bundle, address, token, tls_ca) as client:
+            for number, outcome in enumerate(client.add_items(noted(), why=why)):
+                yield sent[number], outcome
+        return
+    with _store(bundle) as store:
+        while batch := list(islice(items, _BATCH)):
+            together = [
+                NewItem(**{name: getattr(item, name) for name in Addition.__dataclass_fields__})
+                for item in batch
+            ]
+            result = store.add(together, who=_user(who), why=why)
+            for item, failure in zip(batch, result.outcomes, strict=True):
+                yield item, failure or Added(item.id, result.revision)
+
+
+def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any]) -> Addition:
+    if item_id is None:
+        raise InvalidArgumentError("id", "must be given with --picture")
+    assert picture is not None
+    return Addition(id=item_id, picture=_read(picture), **fields)
+
+
+def _of_corpus(corpus: Path) -> Iterator[Addition]:
+    from attributary.building.source import read_source
+
+    source = read_source(corpus)
+    columns = ("id", "caption", "creator", "creator_url", "licence", "uri", "near_dup_group")
+    first_of_group: dict[int, int] = {}
+    # Groups of another corpus mean nothing here, but who shares one does.
+    for row, picture in zip(source.table.select(columns).to_pylist(), source.pictures, strict=True):
+        first = first_of_group.setdefault(row.pop("near_dup_group"), row["id"])
+        yield Addition(**row, picture=_read(picture), near_dup_of=None if first == row["id"] else first)
+
+
+def _read(picture: Path) -> bytes:
+    try:
+        return picture.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError("picture", f"{picture} cannot be read: {error.strerror}") from None
+
+
+def _store(bundle: Path | None) -> Store:
+    if bundle is None:
+        raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
+    return Store(bundle)
+
+
+def _admin(bundle: Path | None, address: str, token: str, tls_ca: Path | None) -> AdminClient:
+    if bundle is not None:
+        raise InvalidArgumentError(
+            "bundle", "a directory and --address exclude each other: the server has its own"
+        )
+    if not token:
+        raise InvalidArgumentError("token", "--token or ATTRIBUTARY_ADMIN_TOKEN must be given with --address")
+    return AdminClient(address, token=token, tls=None if tls_ca is None else Tls(ca=tls_ca))
+
+
+def _user(who: str | None) -> str:
+    if who:
+        return who
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        raise InvalidArgumentError("who", "must be given: this user has no name") from None
