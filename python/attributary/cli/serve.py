@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -15,6 +16,7 @@ from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.server import serve
+from attributary.lifecycle.store import Store
 
 from .index import milvus_options, opener
 
@@ -132,8 +134,8 @@ def serve_command(
             )
         link = _triton_link(triton_url, limits)
         sys.exit(serve(link.open(bundle), settings_of_gateway, link))
-    engine = open_engine(
-        bundle,
+    open_bundle = partial(
+        open_engine,
         limits=limits,
         encoder_threads=encoder_threads,
         precision=cast(Literal["fp32", "int8"], precision),
@@ -141,7 +143,11 @@ def serve_command(
         if index == "milvus"
         else None,
     )
-    sys.exit(serve(engine, settings_of_gateway))
+    if settings_of_gateway.admin_tokens_file is None:
+        sys.exit(serve(open_bundle(bundle), settings_of_gateway))
+    store = Store(bundle, open_bundle, max_added=settings_of_gateway.max_added_items)
+    assert store.engine is not None
+    sys.exit(serve(store.engine, settings_of_gateway, store=store))
 
 
 def _triton_link(url: str, limits: Limits) -> TritonLink:
