@@ -40,17 +40,21 @@ def changes_of(bundle: Bundle) -> Changes | None:
     return fold(opened, records)
 
 
-def refuse_changed(bundle: Bundle, who: str) -> None:
-    """Raise PreconditionError if the bundle has changes that `who`, which reads bundles only, would leave out."""
-    changes_of(bundle)
+def history_of(bundle: Bundle, who: str) -> Changes | None:
+    """Return what happened before a bundle was compacted, for `who` serves bundles only as they were made.
+
+    Raises PreconditionError if the bundle has been changed since, BundleError as `changes_of` does.
+    """
+    changes = changes_of(bundle)
     path = path_of(bundle.directory, bundle.manifest.bundle_id)
     # The first record is history that the bundle already contains.
-    if path.is_file() and len(read(path)[0]) > 1:
+    if changes is not None and len(read(path)[0]) > 1:
         raise PreconditionError(
             "bundle",
             f"{bundle.directory} has changes in its journal, which {who} does not read; run `attributary bundle "
             "compact` first and use the bundle that it makes",
         )
+    return changes
 
 
 def strangers(bundle: Bundle) -> list[Path]:
