@@ -15,7 +15,7 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Prepared
-from attributary.errors import BundleError, DeadlineError, OverloadedError, UnavailableError
+from attributary.errors import BundleError, DeadlineError, OverloadedError, PreconditionError, UnavailableError
 
 from .batching import Job, Observer, Outcome, deliver, started
 from .config import GatewayConfig
@@ -289,7 +289,7 @@ class Watch:
             if not await engine.is_ready(timeout):
                 return
             await engine.verify()
-        except BundleError as error:
+        except (BundleError, PreconditionError) as error:
             # The bundle before goes on as long as its models are there.
             self._say_once("the bundle that is served now cannot be followed", str(error))
             return

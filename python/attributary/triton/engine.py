@@ -20,6 +20,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.bundle.golden import GOLDEN
 from attributary.encoder.base import EncoderSpec
 from attributary.errors import BundleError, UnavailableError
+from attributary.journal.place import history_of
 from attributary.kernels import Rescored
 
 from .client import ModelTimes, TritonClient, scalars
@@ -194,8 +195,16 @@ class TritonLink:
         self._limits = limits
 
     def open(self, directory: Path | str) -> TritonEngine:
-        """Open a bundle for its items, tokenizer and filters; every hash is checked. Raises BundleError."""
-        return TritonEngine(Bundle.open(directory), self.client, self._limits)
+        """Open a bundle for its items, tokenizer and filters; every hash is checked.
+
+        Raises BundleError, and PreconditionError for a bundle with changes in its journal.
+        """
+        bundle = Bundle.open(directory)
+        history = history_of(bundle, "Triton")
+        engine = TritonEngine(bundle, self.client, self._limits)
+        if history is not None:
+            engine.view = engine.view.apply(history)
+        return engine
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:
         """Return (id, directory) of the bundle that Triton's doors lead to; raises UnavailableError."""
