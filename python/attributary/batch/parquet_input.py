@@ -200,7 +200,8 @@ class ParquetInput:
             yield
         except FileNotFoundError:
             raise InputError(self._file.name, "does not exist") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            # ValueError: names and texts that a flipped bit has made invalid UTF-8.
             raise InputError(self._file.name, f"cannot be read: {error}", what) from error
 
 
@@ -213,6 +214,9 @@ def _starts(metadata: pq.FileMetaData) -> list[int]:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        # What writers give a text column that holds nothing but nulls.
+        return pa.string()
     return kind.value_type if isinstance(kind, pa.DictionaryType) else kind
 
 

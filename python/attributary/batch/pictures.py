@@ -68,12 +68,15 @@ def picture_of(row: Row, max_bytes: int, pause: Callable[[float], None] = time.s
 def _read_local(path: Path, max_bytes: int) -> bytes:
     # Without O_NONBLOCK a named pipe would hold the worker for ever.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise InvalidArgumentError("image", f"{_short(path.name)} is not a file")
         _check_size(facts.st_size, max_bytes)
-        data = file.read(max_bytes + 1)
+        with open(handle, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(handle)
     _check_size(len(data), max_bytes)
     return data
 
