@@ -15,7 +15,13 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Prepared
-from attributary.errors import BundleError, DeadlineError, OverloadedError, PreconditionError, UnavailableError
+from attributary.errors import (
+    BundleError,
+    DeadlineError,
+    OverloadedError,
+    PreconditionError,
+    UnavailableError,
+)
 
 from .batching import Job, Observer, Outcome, deliver, started
 from .config import GatewayConfig

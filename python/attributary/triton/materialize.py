@@ -62,8 +62,9 @@ def materialize(directory: Path | str, repository: Path | str, settings: Setting
     """Write the models of a bundle into a repository and turn its doors to them; return the bundle's id.
 
     The bundle is opened and its golden queries asked first, so an unverified one raises BundleError and nothing is
-    written; nor is it for one with changes in its journal, which raises PreconditionError. A repository that holds other bundles keeps them: a server that has not been told to load goes on with
-    what it has. Every file appears whole; the doors, which name the models, are replaced last.
+    written; nor is it for one with changes in its journal, which raises PreconditionError. A repository that holds
+    other bundles keeps them: a server that has not been told to load goes on with what it has. Every file appears
+    whole; the doors, which name the models, are replaced last.
     """
     settings = settings or Settings()
     # ensemble_scheduling tells nobody why a golden query fails; the embedded engine does.
