@@ -29,6 +29,15 @@ Factory = Callable[..., Attributor]
 # Name -> "module:factory". A factory is called as factory(context, **settings) and returns an unfitted Attributor.
 METHODS: dict[str, str] = {
     "random": "attributary_train.teacher.chance:chance",
+    "image": "attributary_train.teacher.features:image",
+    "text": "attributary_train.teacher.features:text",
+    "joined": "attributary_train.teacher.features:joined",
+    "pixels": "attributary_train.teacher.features:pixels",
+    "trak": "attributary_train.teacher.trak:trak",
+    "dtrak": "attributary_train.teacher.dtrak:dtrak",
+    "journey_trak": "attributary_train.teacher.journey_trak:journey_trak",
+    "logra": "attributary_train.teacher.logra:logra",
+    "ekfac_influence": "attributary_train.teacher.ekfac_influence:ekfac_influence",
 }
 
 

@@ -1,0 +1,129 @@
+"""Raw-feature similarity: what looks or reads alike. No gradient, and no word about what the model learned from.
+
+Both sides are seen at the same resolution: a query as the autoencoder decodes it, a training item as the square that
+the autoencoder was given. Otherwise sharpness alone would tell training images from generated ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from attributary.kernels import resize_crop
+from attributary_train.student.features import TowerFeatures
+from attributary_train.subject.autoencoder import decode
+from attributary_train.subject.checkpoint import load_autoencoder
+from attributary_train.subject.data import SubjectData
+from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.model import SubjectModel
+from attributary_train.subject.pictures import squares
+from attributary_train.subject.queries import Queries
+from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.method import Method
+from attributary_train.teacher.registry import Context
+
+Kind = Literal["image", "text", "joined", "pixels"]
+Pictures = npt.NDArray[np.uint8]
+
+
+class RawFeatures(Method):
+    """Cosine of untuned features, or the negative mean squared difference of pixels.
+
+    `image`: EfficientNet-lite0; `text`: MiniLM of the prompts; `joined`: both, each scaled to unit length before they
+    are put side by side, so that the cosine is the mean of the two; `pixels`: values in [0, 1].
+    `pictures`: uint8 [N, S, S, 3] of the items `ids`.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        towers: TowerFeatures,
+        autoencoder: AutoencoderKL,
+        pictures: Pictures,
+        ids: Sequence[int],
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise TeacherError("kind", f"{kind!r}; there are {', '.join(get_args(Kind))}")
+        if len(pictures) != len(ids):
+            raise TeacherError("pictures", f"{len(pictures)} for {len(ids)} ids")
+        self.kind, self.name = kind, kind
+        self._towers, self._autoencoder = towers, autoencoder
+        self._pictures, self._ids = pictures, ids
+        self._stored = torch.empty(0)
+
+    def _prepare(self, data: SubjectData, model: SubjectModel) -> float:
+        where = {int(number): row for row, number in enumerate(self._ids)}
+        missing = [int(number) for number in data.ids if int(number) not in where]
+        if missing:
+            raise SubjectError(
+                "corpus", f"has no picture of {len(missing)} training items, e.g. {missing[0]}"
+            )
+        pictures = np.asarray(self._pictures[[where[int(number)] for number in data.ids]])
+        self._stored = self._features(pictures, data.prompts)
+        # Pixels are bytes where they are stored; the floats are for the sum.
+        return float(pictures.nbytes if self.kind == "pixels" else self._stored.numel() * 4)
+
+    def _matrix(self, queries: Queries, rows: npt.NDArray[np.int64]) -> tuple[Tensor, int]:
+        needs_pictures = self.kind != "text"
+        pictures = decode(self._autoencoder, queries.latents) if needs_pictures else np.empty(0, np.uint8)
+        asked = self._features(pictures, queries.prompts)
+        stored = self._stored[rows]
+        if self.kind == "pixels":
+            # |a - b|^2 by its parts; centred values keep float32 exact enough.
+            squared = asked.square().sum(1)[:, None] + stored.square().sum(1) - 2.0 * asked @ stored.T
+            distance: Tensor = squared.clamp(min=0) / asked.shape[1]
+            return -distance, 0
+        return asked @ stored.T, 0
+
+    def _features(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
+        """Rows of unit length (of centred values for pixels), float32."""
+        if self.kind == "pixels":
+            return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 255.0 - 0.5
+        parts = []
+        if self.kind in ("image", "joined"):
+            size = self._towers.image_tower.image_size
+            keys = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+            parts.append(
+                self._towers.images(keys, lambda row: resize_crop(np.ascontiguousarray(pictures[row]), size))
+            )
+        if self.kind in ("text", "joined"):
+            parts.append(self._towers.texts(prompts))
+        unit = [torch.nn.functional.normalize(torch.from_numpy(part), dim=1) for part in parts]
+        both: Tensor = torch.cat(unit, dim=1) / len(unit) ** 0.5
+        return both
+
+
+def _make(context: Context, kind: Kind) -> RawFeatures:
+    autoencoder = load_autoencoder(context.subject)
+    size = int(autoencoder.config.sample_size)
+    towers = TowerFeatures(context.cache / "features", threads=context.threads)
+    pictures = squares(context.corpus, size, context.cache)
+    return RawFeatures(kind, towers, autoencoder, pictures, [item.id for item in context.corpus])
+
+
+def image(context: Context) -> RawFeatures:
+    """Similarity of image features."""
+    return _make(context, "image")
+
+
+def text(context: Context) -> RawFeatures:
+    """Similarity of prompts."""
+    return _make(context, "text")
+
+
+def joined(context: Context) -> RawFeatures:
+    """Similarity of image and prompt together."""
+    return _make(context, "joined")
+
+
+def pixels(context: Context) -> RawFeatures:
+    """Similarity of pixels."""
+    return _make(context, "pixels")
