@@ -10,6 +10,8 @@ import click
 GROUPS = {
     "corpus": "attributary_train.corpus.commands:corpus",
     "encoder": "attributary_train.student.commands:encoder",
+    "label": "attributary_train.teacher.commands:label",
+    "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +147,7 @@ def _save_state(
         "curve": curve,
     }
     torch.save(state, out / (STATE + ".part"))
-    os.replace(out / (STATE + ".part"), out / STATE)
+    (out / (STATE + ".part")).replace(out / STATE)
 
 
 @torch.inference_mode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +123,7 @@ def save_queries(queries: Queries, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     pq.write_table(table.replace_schema_metadata({"queries": json.dumps(facts)}), part, compression="zstd")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:

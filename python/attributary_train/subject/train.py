@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,7 +156,7 @@ def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimise
         },
         part,
     )
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _resume(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any) -> int:

@@ -9,6 +9,7 @@ query's loss, preconditioned by the inverse Fisher information F:
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,11 @@ class Abu:
         self._fit_seconds = 0.0
         self._cost: Cost | None = None
 
-    def fit(self, data: SubjectData, model: SubjectModel) -> None:
-        """Fit the Fisher information if none was given, and take the baseline losses."""
+    def fit(self, data: SubjectData, model: SubjectModel, *, baseline: Path | None = None) -> None:
+        """Fit the Fisher information if none was given, and take the baseline losses.
+
+        `baseline`: a file that keeps these losses, float32 [N, T], between processes.
+        """
         began = time.perf_counter()
         self.data, self.model = data, model
         self.modules = module_names(model.unet, self.settings.parameters)
@@ -125,13 +129,34 @@ class Abu:
                 f"cover {len(self._factors.layers)} modules; {self.settings.parameters} has {len(self.modules)}",
             )
         self.grid = LossGrid.of(model, data, self.settings.timesteps, self.settings.draw)
-        self.baseline = losses(model, data, self.grid, np.arange(len(data)))
+        self.baseline = self._baseline(baseline)
         require_finite(self.baseline, "baseline loss")
         rows = np.sort(np.random.default_rng(0).permutation(len(data))[:PROBE_ITEMS])
         every = slice(PROBE_STRIDE // 2, None, PROBE_STRIDE) if self.settings.timesteps > 1 else slice(None)
         self._probe = rows, LossGrid(self.grid.noise[:, every], self.grid.timesteps[every])
         self._probe_before = self.baseline[torch.from_numpy(rows)][:, every]
         self._fit_seconds = time.perf_counter() - began
+
+    @property
+    def factors(self) -> Factors | Diagonal | None:
+        """The Fisher information that was fitted or given."""
+        return self._factors
+
+    def _baseline(self, path: Path | None) -> Tensor:
+        if path is not None and path.exists():
+            kept = torch.from_numpy(np.load(path))
+            if kept.shape != (len(self.data), self.settings.timesteps):
+                raise TeacherError(
+                    str(path), f"shape {tuple(kept.shape)} is not that of this corpus and these timesteps"
+                )
+            return kept
+        found = losses(self.model, self.data, self.grid, np.arange(len(self.data)))
+        if path is not None:
+            part = path.with_suffix(f".{os.getpid()}.part")
+            with part.open("wb") as stream:
+                np.save(stream, found.numpy())
+            part.replace(path)
+        return found
 
     def gradient(self, query: Queries) -> Gradients:
         """Mean gradient of one query's loss (`query` has one row) over `gradient_draws` draws, module -> [O, I]."""

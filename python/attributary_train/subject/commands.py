@@ -1,0 +1,126 @@
+"""`attributary-train subject ...`: the generator under study."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_OUT = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group("subject")
+def subject() -> None:
+    """Train, open and sample the text-to-image model that is attributed."""
+
+
+@subject.command("train")
+@click.option(
+    "--preset", default="small", show_default=True, help="tiny, small (the reference model) or coco."
+)
+@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="Corpus to learn from.")
+@click.option(
+    "--out", type=_OUT, required=True, help="Folder of the checkpoint; an interrupted run goes on from it."
+)
+@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option(
+    "--all-items", is_flag=True, help="Train on the whole corpus instead of the reference selection."
+)
+@click.option("--steps", type=int, help="Override the preset's number of steps.")
+@click.option("--seed", type=int, help="Override the preset's seed.")
+@click.option(
+    "--threads", default=1, show_default=True, help="Cores; with one, a run is repeatable to the bit."
+)
+def train(
+    corpus_dir: Path, out: Path, cache: Path, preset: str, all_items: bool, threads: int, **changes: Any
+) -> None:
+    """Train autoencoder and U-Net; writes diffusers' pipeline layout with a manifest, a loss curve and samples."""
+    import torch
+
+    from attributary_train.corpus import Corpus
+    from attributary_train.subject.errors import SubjectError
+    from attributary_train.subject.recipe import preset as find
+    from attributary_train.subject.reference import reference_split
+    from attributary_train.subject.run import train_subject
+
+    torch.set_num_threads(threads)
+    try:
+        given = {name: value for name, value in changes.items() if value is not None}
+        recipe = dataclasses.replace(find(preset), **given)
+        corpus = Corpus.open(corpus_dir)
+        if all_items:
+            ids, held_out, unseen = [item.id for item in corpus], [], []
+        else:
+            split = reference_split(corpus)
+            ids, held_out, unseen = list(split.train), list(split.recombined), list(split.unseen)
+        words = f"attributary-train subject train --preset {preset}" + (" --all-items" if all_items else "")
+        words += "".join(f" --{name} {value}" for name, value in given.items())
+        model = train_subject(
+            recipe, corpus, ids, held_out, out, unseen_ids=unseen, cache=cache, command=words, log=click.echo
+        )
+    except SubjectError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: model {model.weights[:12]}, {len(ids)} items")
+
+
+@subject.command("queries")
+@click.option("--subject", "subject_dir", type=_FOLDER, required=True, help="Checkpoint.")
+@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True)
+@click.option("--out", type=_FILE, required=True, help="Parquet file to write.")
+@click.option("--train", default=1000, show_default=True, help="Queries that students learn from.")
+@click.option("--validation", default=100, show_default=True)
+@click.option("--test", default=100, show_default=True)
+@click.option("--steps", default=30, show_default=True, help="DDIM steps.")
+@click.option("--guidance", default=3.0, show_default=True, help="Classifier-free guidance.")
+@click.option("--seed", default=0, show_default=True)
+def queries(
+    subject_dir: Path, corpus_dir: Path, out: Path, steps: int, guidance: float, seed: int, **counts: int
+) -> None:
+    """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits."""
+    import torch
+
+    from attributary_train.corpus import Corpus
+    from attributary_train.subject.checkpoint import load_subject, recipe_of
+    from attributary_train.subject.errors import SubjectError
+    from attributary_train.subject.prompts_split import query_prompts
+    from attributary_train.subject.queries import generate, save_queries
+
+    torch.set_num_threads(1)
+    try:
+        model = load_subject(subject_dir)
+        corpus = Corpus.open(corpus_dir)
+        split = reference_split(corpus)
+        if sorted(split.train) != sorted(model.facts["training_set"]["ids"]):
+            raise SubjectError(
+                str(corpus_dir), "its reference selection is not what the model was trained on"
+            )
+        prompts = query_prompts(corpus, split, counts, seed=seed)
+        made = generate(model, prompts, recipe_of(model).tokens, steps=steps, guidance=guidance)
+        save_queries(made, out)
+    except SubjectError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: {len(made)} queries")
+
+
+@subject.command("show")
+@click.argument("subject_dir", type=_FOLDER)
+def show(subject_dir: Path) -> None:
+    """Print a checkpoint's facts."""
+    import json
+
+    from attributary_train.subject.checkpoint import cross_attention, load_subject
+    from attributary_train.subject.errors import SubjectError
+
+    try:
+        model = load_subject(subject_dir)
+    except SubjectError as error:
+        raise click.ClickException(str(error)) from error
+    facts = {name: value for name, value in model.facts.items() if name not in ("training_set", "held_out")}
+    facts["parameters"] = sum(p.numel() for p in model.unet.parameters())
+    facts["cross_attention_modules"] = len(cross_attention(model.unet))
+    facts["training_items"] = model.facts.get("training_set", {}).get("count")
+    click.echo(json.dumps(facts, indent=2))

@@ -1,0 +1,86 @@
+"""`attributary-train label`: the teacher's word on many queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_OUT = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("label")
+@click.option("--subject", "subject_dir", type=_FOLDER, required=True, help="Checkpoint of the generator.")
+@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="The corpus it was trained on.")
+@click.option(
+    "--queries", type=_FILE, required=True, help="Queries, from `attributary-train subject queries`."
+)
+@click.option(
+    "--out", type=_OUT, required=True, help="Folder of the labels; an interrupted run goes on from it."
+)
+@click.option("--split", "splits", multiple=True, default=("train",), show_default=True)
+@click.option("--limit", type=int, help="Label only the first so many queries.")
+@click.option(
+    "--nearest",
+    default=200,
+    show_default=True,
+    help="Candidates by similarity.",
+)
+@click.option("--outside", default=200, show_default=True, help="Random others; both 0: every item.")
+@click.option("--fisher", type=click.Choice(["ekfac", "diagonal"]), default="ekfac", show_default=True)
+@click.option(
+    "--target-change", default=0.01, show_default=True, help="Mean relative loss change a step aims at."
+)
+@click.option("--damping", default=0.1, show_default=True)
+@click.option("--gradient-draws", default=256, show_default=True)
+@click.option("--timesteps", default=10, show_default=True)
+@click.option("--draw", default=0, show_default=True, help="Another number is an independent noise draw.")
+@click.option("--per-shard", default=8, show_default=True, help="Queries a shard: what a kill costs at most.")
+@click.option("--workers", default=2, show_default=True, help="Processes of one thread each; one a core.")
+@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+def label(
+    subject_dir: Path,
+    corpus_dir: Path,
+    queries: Path,
+    out: Path,
+    splits: tuple[str, ...],
+    limit: int | None,
+    nearest: int,
+    outside: int,
+    fisher: str,
+    target_change: float,
+    damping: float,
+    gradient_draws: int,
+    timesteps: int,
+    draw: int,
+    per_shard: int,
+    workers: int,
+    cache: Path,
+) -> None:
+    """Score each query's candidates by unlearning it (AbU+); Parquet shards, resumable after any interruption."""
+    from attributary_train.corpus import CorpusError
+    from attributary_train.subject.errors import SubjectError
+    from attributary_train.teacher.abu import AbuSettings
+    from attributary_train.teacher.candidates import CandidateSettings
+    from attributary_train.teacher.errors import TeacherError
+    from attributary_train.teacher.label_factory import Job, make_labels
+    from attributary_train.teacher.labels import LabelSettings
+
+    try:
+        teacher = AbuSettings(
+            fisher="ekfac" if fisher == "ekfac" else "diagonal",
+            damping=damping,
+            target_change=target_change,
+            gradient_draws=gradient_draws,
+            timesteps=timesteps,
+            draw=draw,
+        )
+        settings = LabelSettings(teacher, CandidateSettings(nearest, outside), per_shard)
+        job = Job(out, subject_dir, corpus_dir, queries, cache, splits, limit)
+        made = make_labels(job, settings, workers=workers, log=click.echo)
+    except (TeacherError, SubjectError, CorpusError) as error:
+        raise click.ClickException(str(error)) from error
+    rate = made.pairs / made.seconds if made.seconds else 0.0
+    click.echo(f"{out}: {made.queries} labels, {made.failed} failed; {made.pairs:,} pairs at {rate:,.0f}/s")

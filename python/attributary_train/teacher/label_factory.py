@@ -1,0 +1,217 @@
+"""The label factory: plans once, then keeps one single-threaded worker a core busy until every query has its label."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attributary_train.corpus import Corpus
+from attributary_train.subject.checkpoint import load_subject, training_data
+from attributary_train.subject.data import SubjectData
+from attributary_train.subject.model import SubjectModel
+from attributary_train.subject.queries import Queries, load_queries
+from attributary_train.teacher.abu import Abu
+from attributary_train.teacher.candidates import choose
+from attributary_train.teacher.ekfac import Factors, save_factors
+from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.labels import (
+    BASELINE,
+    FACTORS,
+    FACTS,
+    LOCKS,
+    SCHEMA_VERSION,
+    SHARDS,
+    LabelSettings,
+    Planned,
+    file_digest,
+    read_facts,
+    read_labels,
+    read_plan,
+    shard_path,
+    write_plan,
+)
+from attributary_train.teacher.registry import Context, create
+
+Log = Callable[[str], None]
+_SAY_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where everything lies. `splits`: which queries to label."""
+
+    folder: Path
+    subject: Path
+    corpus: Path
+    queries: Path
+    cache: Path
+    splits: tuple[str, ...] = ("train",)
+    limit: int | None = None
+
+    def paths(self) -> dict[str, str]:
+        """For labels.json; workers start elsewhere, so they are made absolute."""
+        return {
+            name: str(getattr(self, name).resolve()) for name in ("subject", "corpus", "queries", "cache")
+        }
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a call did. `pairs`: (query, candidate) pairs labelled by it in `seconds`."""
+
+    queries: int
+    failed: int
+    pairs: int
+    seconds: float
+
+
+def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
+    """Plan, fit factors and take the baseline, unless the folder has them already.
+
+    Raises `TeacherError` if the folder was begun with other settings, another model or other queries.
+    """
+    model = load_subject(job.subject)
+    asked = {
+        "schema_version": SCHEMA_VERSION,
+        "settings": json.loads(json.dumps(settings.to_json())),
+        "weights": model.weights,
+        "queries": file_digest(job.queries),
+        "splits": list(job.splits),
+        "limit": job.limit,
+    }
+    if (job.folder / FACTS).exists():
+        facts = read_facts(job.folder)
+        for name, value in asked.items():
+            if facts.get(name) != value:
+                raise TeacherError(
+                    str(job.folder / FACTS), f"was begun with another value of {name}; choose another folder"
+                )
+        if facts["paths"] != job.paths():
+            _write_facts(job, asked, facts["data"])
+        return
+    for name in (SHARDS, LOCKS):
+        (job.folder / name).mkdir(parents=True, exist_ok=True)
+    corpus = Corpus.open(job.corpus)
+    data = training_data(model, job.subject, corpus, job.cache)
+    queries = load_queries(job.queries, model)
+    wanted = [row for row, split in enumerate(queries.splits) if split in job.splits][: job.limit]
+    if not wanted:
+        raise TeacherError("splits", f"no query of {', '.join(job.splits)} in {job.queries}")
+    log(f"planning {len(wanted)} queries")
+    write_plan(job.folder, _plan(job, settings, corpus, model, data, queries.take(wanted)))
+    log("fitting the Fisher information and taking the baseline losses")
+    teacher = Abu(settings.teacher, scratch=job.folder / "scratch")
+    teacher.fit(data, model, baseline=job.folder / BASELINE)
+    if isinstance(teacher.factors, Factors):
+        save_factors(teacher.factors, job.folder / FACTORS)
+    _write_facts(job, asked, data.digest)
+
+
+def _write_facts(job: Job, asked: dict[str, object], data: str) -> None:
+    part = job.folder / (FACTS + ".part")
+    part.write_text(json.dumps({**asked, "data": data, "paths": job.paths()}, indent=2) + "\n")
+    part.replace(job.folder / FACTS)
+
+
+def _plan(
+    job: Job,
+    settings: LabelSettings,
+    corpus: Corpus,
+    model: SubjectModel,
+    data: SubjectData,
+    queries: Queries,
+) -> list[Planned]:
+    if settings.candidates.everything:
+        similarity = np.zeros((len(queries), len(data)), np.float32)
+    else:
+        features = create("joined", Context(job.subject, corpus, job.cache))
+        features.fit(data, model)
+        similarity = features.score(queries, data.ids)
+    plan = []
+    for at, name in enumerate(queries.names):
+        candidates = choose(name, similarity[at], data.ids, settings.candidates)
+        plan.append(
+            Planned(
+                name, at // settings.per_shard, candidates, min(settings.candidates.nearest, len(candidates))
+            )
+        )
+    return plan
+
+
+def make_labels(job: Job, settings: LabelSettings, *, workers: int = 2, log: Log = print) -> Made:
+    """Label every query of the job that has no label yet; may be killed at any moment and called again.
+
+    A query that fails is recorded and skipped. Raises `TeacherError` if a worker ends without a reason of the kind.
+    """
+    if workers < 1:
+        raise TeacherError("workers", f"{workers}; must be at least 1")
+    prepare(job, settings, log)
+    plan = read_plan(job.folder)
+    todo = [number for number in plan if not shard_path(job.folder, number).exists()]
+    began = time.monotonic()
+    pairs = sum(len(entry.candidates) for number in todo for entry in plan[number])
+    if todo:
+        _run(job.folder, plan, todo, min(workers, len(todo)), log)
+    labels = read_labels(job.folder)
+    failed = [label for label in labels if label.error is not None]
+    for label in failed:
+        log(f"failed: {label.query}: {label.error}")
+    return Made(len(labels), len(failed), pairs, time.monotonic() - began)
+
+
+def _run(folder: Path, plan: dict[int, list[Planned]], todo: Sequence[int], workers: int, log: Log) -> None:
+    # OpenMP threads that wait by spinning cost more than they give at this size: one thread, one process a core.
+    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    command = [sys.executable, "-m", "attributary_train.teacher.label_worker", str(folder), str(os.getpid())]
+    logs = [folder / LOCKS / f"worker-{os.getpid()}-{at}.log" for at in range(workers)]
+    processes = []
+    try:
+        for path in logs:
+            with path.open("wb") as stream:
+                processes.append(
+                    subprocess.Popen(command, env={**os.environ, **single}, stdout=stream, stderr=stream)
+                )
+        _watch(folder, plan, todo, processes, log)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
+            process.wait()
+    left = [number for number in todo if not shard_path(folder, number).exists()]
+    if left:
+        words = "".join(path.read_text(errors="replace") for path in logs).strip().splitlines()
+        raise TeacherError(
+            "label worker",
+            f"ended with {len(left)} of {len(todo)} shards left; start again to go on: {words[-1] if words else 'no message'}",
+        )
+    for path in logs:
+        path.unlink(missing_ok=True)
+
+
+def _watch(
+    folder: Path,
+    plan: dict[int, list[Planned]],
+    todo: Sequence[int],
+    processes: Sequence[subprocess.Popen[bytes]],
+    log: Log,
+) -> None:
+    pairs = {number: sum(len(entry.candidates) for entry in plan[number]) for number in todo}
+    total, began, said = sum(pairs.values()), time.monotonic(), 0.0
+    while any(process.poll() is None for process in processes):
+        time.sleep(0.2)
+        if time.monotonic() - said < _SAY_EVERY_S:
+            continue
+        said = time.monotonic()
+        done = sum(count for number, count in pairs.items() if shard_path(folder, number).exists())
+        rate = done / (said - began)
+        left = f"{(total - done) / rate / 60:.0f} min left" if done else "time left unknown"
+        log(f"labels: {done:,} of {total:,} pairs, {rate:,.0f} pairs/s, {left}")
