@@ -96,6 +96,16 @@ def _limit_options(command: F) -> F:
     help="host:port of Triton's gRPC service",
 )
 @click.option(
+    "--triton-shared-memory",
+    "shared_memory",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    envvar="ATTRIBUTARY_TRITON_SHARED_MEMORY",
+    show_default=True,
+    show_envvar=True,
+    help="pictures to a Triton on this machine: through shared memory where it takes that, or always sent",
+)
+@click.option(
     "--index",
     type=click.Choice(["faiss", "milvus"]),
     default="faiss",
@@ -113,6 +123,7 @@ def serve_command(
     encoder_threads: int,
     kind: str,
     triton_url: str,
+    shared_memory: Literal["auto", "off"],
     index: str,
     milvus_uri: str,
     milvus_token: str,
@@ -132,7 +143,7 @@ def serve_command(
             raise InvalidArgumentError(
                 "index", "milvus needs --engine embedded; Triton has an index of its own"
             )
-        link = _triton_link(triton_url, limits)
+        link = _triton_link(triton_url, limits, shared_memory)
         sys.exit(serve(link.open(bundle), settings_of_gateway, link))
     open_bundle = partial(
         open_engine,
@@ -150,9 +161,9 @@ def serve_command(
     sys.exit(serve(store.engine, settings_of_gateway, store=store))
 
 
-def _triton_link(url: str, limits: Limits) -> TritonLink:
+def _triton_link(url: str, limits: Limits, shared_memory: Literal["auto", "off"]) -> TritonLink:
     try:
         from attributary.triton.engine import TritonLink
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[triton]") from None
-    return TritonLink(url, limits)
+    return TritonLink(url, limits, shared_memory)

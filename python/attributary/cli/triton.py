@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.triton.container import find_container
 from attributary.triton.materialize import Settings, materialize
 from attributary.triton.server import Ports, TritonServer
 
@@ -124,6 +125,20 @@ def materialize_command(bundle: Path, out: Path, **given: Any) -> None:
     type=click.Path(path_type=Path),
     help="file for the server's log",
 )
+@click.option(
+    "--image",
+    envvar="ATTRIBUTARY_TRITON_IMAGE",
+    help="run this image of Triton with docker or podman instead",
+)
+@click.option("--gpus", help="GPUs that the container is given: all, device=0, ...; needs --image")
+@click.option(
+    "--mount",
+    "mounts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="a folder that the container sees too, as of bundles to be loaded later; may be repeated",
+)
+@click.argument("server_options", nargs=-1, type=click.UNPROCESSED)
 @_settings
 def serve_command(
     repository: Path | None,
@@ -136,12 +151,20 @@ def serve_command(
     ready_s: float,
     exit_s: float,
     log: Path | None,
+    image: str | None,
+    gpus: str | None,
+    mounts: tuple[Path, ...],
+    server_options: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Run a tritonserver until SIGTERM: one in PATH, or the nvidia-pytriton wheel's, fetched into a cache folder.
 
-    One JSON line on standard output says when every model is ready.
+    With --image it is a container's. One JSON line on standard output says when every model is ready. What follows
+    -- is given to tritonserver as it is.
     """
+    if image is None and (gpus is not None or mounts):
+        raise InvalidArgumentError("image", "--gpus and --mount are a container's; give --image")
+    container = None if image is None else find_container(image, gpus, mounts)
     if (repository is None) == (bundle is None):
         raise InvalidArgumentError("repository", "give either --repository or --bundle")
     with tempfile.TemporaryDirectory(prefix="attributary-repository-") as scratch:
@@ -153,6 +176,8 @@ def serve_command(
             repository,
             ports=Ports(host, grpc_port, http_port, metrics_port),
             faiss_backend=faiss_backend,
+            container=container,
+            extra=server_options,
             ready_s=ready_s,
             exit_s=exit_s,
             log=log,

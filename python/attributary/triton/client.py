@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
+import grpc
+import grpc.aio
 import numpy as np
-import tritonclient.grpc.aio as triton
+import structlog
+from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attributary.errors import DeadlineError, OverloadedError, UnavailableError
+
+from . import shared
+
+log = structlog.get_logger(__name__)
 
 TYPES: Final[Mapping[str, str]] = {
     "pixels": "UINT8",
@@ -23,6 +31,12 @@ TYPES: Final[Mapping[str, str]] = {
     "top_k": "INT32",
     "top_creators": "INT32",
     "filter": "UINT8",
+}
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "FP32": np.dtype("<f4"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "UINT64": np.dtype("<u8"),
 }
 # A server that is back must be found again within a second, not after gRPC's two minutes.
 _CHANNEL: Final = (
@@ -36,6 +50,9 @@ _CHANNEL: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
+_SHARE_TIMEOUT_S: Final = 2.0
+# How Triton names a region that it does not have, whatever the status.
+_NO_REGION: Final = "shared memory region"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,63 +67,140 @@ class ModelTimes:
 class TritonClient:
     """One connection to Triton, for one event loop. `address` is host:port of its gRPC service.
 
+    With `shared_memory="auto"` large inputs go through shared memory while Triton is on this machine and takes it,
+    see `share`; otherwise, and with "off", they are sent.
+
     Every method raises UnavailableError while Triton is away, or where it has no such model; OverloadedError if a
     queue of Triton is full or too slow; DeadlineError after `timeout_s`. What else Triton refuses is a defect of the
     caller: RuntimeError with its text.
     """
 
-    def __init__(self, address: str) -> None:
+    # tritonclient's generated stubs and not its InferenceServerClient: that copies every tensor three times.
+    def __init__(self, address: str, shared_memory: Literal["auto", "off"] = "off") -> None:
         self.address = address
-        self._connection: Any = None
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._may_share = shared_memory == "auto" and shared.is_local(address)
+        self._region: shared.Region | None = None
+        self._sharing: asyncio.Task[None] | None = None
+
+    @property
+    def shares(self) -> bool:
+        """Whether large inputs go through shared memory now."""
+        return self._region is not None
 
     async def infer(
         self, model: str, tensors: Mapping[str, NDArray[Any]], outputs: tuple[str, ...], timeout_s: float
     ) -> dict[str, NDArray[Any]]:
         """Run one request; tensors as in docs/triton.md. Cancelling the task cancels the request in Triton."""
-        inputs = []
-        for name, array in tensors.items():
-            tensor = triton.InferInput(name, list(array.shape), TYPES[name])
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
-        wanted = [triton.InferRequestedOutput(name) for name in outputs]
-        result = await self._ask("infer", model, inputs, outputs=wanted, client_timeout=timeout_s)
-        return {name: result.as_numpy(name) for name in outputs}
+        region, places = self._region, {}
+        if region is not None:
+            large = {name: array for name, array in tensors.items() if array.nbytes >= shared.LEAST}
+            places = {name: at for name, array in large.items() if (at := region.put(array)) is not None}
+        try:
+            request = _request(model, tensors, outputs, region, places)
+            reply = await self._ask("ModelInfer", request, timeout_s)
+        except _RegionLostError:
+            # Triton has been started anew, and quickly.
+            self._lose(region)
+            self._sharing = asyncio.ensure_future(self.share())
+            reply = await self._ask("ModelInfer", _request(model, tensors, outputs, None, {}), timeout_s)
+        finally:
+            # A request that was given up may still be read in Triton; whatever it reads, nobody gets its answer.
+            if region is not None:
+                region.free(places.values())
+        return {
+            output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
+            for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        }
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         """Say whether Triton can answer for a model; False, too, where it does not know it."""
-        return bool(await self._ask("is_model_ready", model, client_timeout=timeout_s))
+        return bool(
+            (await self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), timeout_s)).ready
+        )
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """Return a model's config, as the JSON form of Triton's ModelConfig."""
-        reply = await self._ask("get_model_config", model, as_json=True, client_timeout=timeout_s)
-        return dict(reply["config"])
+        reply = await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s)
+        return MessageToDict(reply.config, preserving_proto_field_name=True)
 
     async def times(self, model: str, timeout_s: float) -> ModelTimes:
         """Return a model's own statistics."""
-        reply = await self._ask("get_inference_statistics", model, as_json=True, client_timeout=timeout_s)
-        requests = 0
-        spent = dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output"), 0.0)
-        for version in reply.get("model_stats", []):
-            counts = version.get("inference_stats", {})
-            requests += int(counts.get("success", {}).get("count", 0))
-            for phase in spent:
-                spent[phase] += int(counts.get(phase, {}).get("ns", 0)) / 1e6
-        queue = spent.pop("queue")
-        return ModelTimes(requests, queue, sum(spent.values()))
+        reply = await self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(name=model), timeout_s)
+        requests, queue, compute = 0, 0, 0
+        for version in reply.model_stats:
+            counts = version.inference_stats
+            requests += counts.success.count
+            queue += counts.queue.ns
+            compute += counts.compute_input.ns + counts.compute_infer.ns + counts.compute_output.ns
+        return ModelTimes(requests, queue / 1e6, compute / 1e6)
+
+    async def share(self) -> None:
+        """Offer Triton a region of shared memory, where that is allowed and it is on this machine.
+
+        A Triton that does not take it (another machine behind a tunnel, a container with a /dev/shm of its own,
+        client shared memory switched off) is sent everything. The region has no name in /dev/shm any more when this
+        returns; regions that killed gateways left in Triton are taken back.
+        """
+        if not self._may_share or self._region is not None:
+            return
+        shared.sweep()
+        try:
+            region = shared.Region()
+        except OSError as error:
+            log.info("no shared memory with Triton", reason=str(error))
+            return
+        try:
+            register = service_pb2.SystemSharedMemoryRegisterRequest(
+                name=region.name, key=region.key, offset=0, byte_size=region.size
+            )
+            await self._ask("SystemSharedMemoryRegister", register, _SHARE_TIMEOUT_S)
+            self._region = region
+            log.info("sharing memory with Triton", mebibytes=region.size >> 20)
+            await self._retire_abandoned()
+        except (RuntimeError, DeadlineError, UnavailableError, OverloadedError) as error:
+            log.info("no shared memory with Triton", reason=str(error))
+        finally:
+            region.unlink()
 
     async def close(self) -> None:
-        """End the connection."""
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        """End the connection, and take the shared memory back."""
+        if self._sharing is not None:
+            self._sharing.cancel()
+        if self._region is not None:
+            await self._unregister(self._region.name)
+            self._region = None
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = self._stub = None
 
-    async def _ask(self, method: str, *arguments: Any, **settings: Any) -> Any:
-        if self._connection is None:
+    def _lose(self, region: shared.Region | None) -> None:
+        # Not one that has taken its place meanwhile.
+        if self._region is region:
+            self._region = None
+
+    async def _retire_abandoned(self) -> None:
+        known = await self._ask(
+            "SystemSharedMemoryStatus", service_pb2.SystemSharedMemoryStatusRequest(), _SHARE_TIMEOUT_S
+        )
+        for name in known.regions:
+            if shared.abandoned(name):
+                await self._unregister(name)
+
+    async def _unregister(self, name: str) -> None:
+        with contextlib.suppress(RuntimeError, DeadlineError, UnavailableError, OverloadedError):
+            request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+            await self._ask("SystemSharedMemoryUnregister", request, _SHARE_TIMEOUT_S)
+
+    async def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
+        if self._stub is None:
             # Here and not at construction: a channel belongs to the loop it is made on.
-            self._connection = triton.InferenceServerClient(self.address, channel_args=list(_CHANNEL))
+            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL)
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         try:
-            return await getattr(self._connection, method)(*arguments, **settings)
-        except InferenceServerException as error:
+            return await getattr(self._stub, method)(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
             _raise(error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -116,18 +210,45 @@ class TritonClient:
             raise UnavailableError("the connection to Triton was closed") from None
 
 
-def _raise(error: InferenceServerException) -> NoReturn:
+class _RegionLostError(RuntimeError):
+    """Triton does not have the shared memory that a request speaks of."""
+
+
+def _request(
+    model: str,
+    tensors: Mapping[str, NDArray[Any]],
+    outputs: tuple[str, ...],
+    region: shared.Region | None,
+    places: Mapping[str, int],
+) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in tensors.items():
+        tensor = request.inputs.add(name=name, datatype=TYPES[name], shape=array.shape)
+        if name in places and region is not None:
+            tensor.parameters["shared_memory_region"].string_param = region.name
+            tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
+            tensor.parameters["shared_memory_offset"].int64_param = places[name]
+        else:
+            request.raw_input_contents.append(array.tobytes())
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
+
+
+def _raise(error: grpc.aio.AioRpcError) -> NoReturn:
     """Raise our error for Triton's."""
-    code, text = str(error.status()).removeprefix("StatusCode."), str(error.message())
-    if code == "UNAVAILABLE" and ("queue size" in text or "timeout expired" in text):
+    code, text = error.code(), error.details() or ""
+    if code == grpc.StatusCode.UNAVAILABLE and ("queue size" in text or "timeout expired" in text):
         raise OverloadedError(f"Triton is overloaded: {text}") from None
-    if code in {"UNAVAILABLE", "NOT_FOUND"}:
+    if _NO_REGION in text:
+        raise _RegionLostError(text) from None
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}:
         raise UnavailableError(f"Triton cannot answer: {text}") from None
-    if code == "DEADLINE_EXCEEDED":
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         raise DeadlineError("Triton did not answer before the deadline") from None
-    if code == "RESOURCE_EXHAUSTED":
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         raise OverloadedError(f"Triton is overloaded: {text}") from None
-    raise RuntimeError(f"Triton refused the request: {code}: {text}") from None
+    raise RuntimeError(f"Triton refused the request: {code.name}: {text}") from None
 
 
 def scalars(values: list[int], kind: type[np.generic]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,7 @@ class TritonEngine(Preparer):
 
         Raises BundleError naming the part that disagrees, UnavailableError.
         """
+        await self._client.share()
         golden = self.bundle.golden
         config = await self._client.config(self._models["encoder"], _VERIFY_S)
         # Only the Python model pads by itself; other backends batch requests of one length only.
@@ -190,8 +191,10 @@ class TritonEngine(Preparer):
 class TritonLink:
     """What the gateway follows: the connection, and which bundle Triton's doors lead to."""
 
-    def __init__(self, address: str, limits: Limits | None = None) -> None:
-        self.client = TritonClient(address)
+    def __init__(
+        self, address: str, limits: Limits | None = None, shared_memory: Literal["auto", "off"] = "auto"
+    ) -> None:
+        self.client = TritonClient(address, shared_memory)
         self._limits = limits
 
     def open(self, directory: Path | str) -> TritonEngine:

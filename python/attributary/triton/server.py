@@ -20,11 +20,14 @@ from typing import IO, Final, Self
 
 from attributary.errors import InvalidArgumentError, UnavailableError
 
+from .container import Container
 from .install import Installation, find
 
 BACKEND_LIBRARY: Final = "libtriton_faiss.so"
 _SHM = Path("/dev/shm")
 _POLL_S = 0.05
+# The folder that holds `attributary`, for the Python models.
+_PACKAGE: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class TritonServer:
 
     `faiss_backend` is a libtriton_faiss.so, for repositories whose index was materialised for it. Models are under
     explicit control: all of the repository are loaded at start, later ones when `control.load` asks for them.
-    Configs are strict: the server completes nothing. Raises UnavailableError with the server's own first error if it
+    Configs are strict: the server completes nothing. With a `container` it runs there, and no installation is looked
+    for. Raises UnavailableError with the server's own first error if it
     ends before it is ready, or is not ready in time.
     """
 
@@ -53,6 +57,7 @@ class TritonServer:
         ports: Ports | None = None,
         faiss_backend: Path | None = None,
         installation: Installation | None = None,
+        container: Container | None = None,
         ready_s: float = 120.0,
         exit_s: float = 10.0,
         log: Path | None = None,
@@ -64,7 +69,8 @@ class TritonServer:
             )
         if faiss_backend is not None and not faiss_backend.is_file():
             raise InvalidArgumentError("faiss_backend", f"{faiss_backend} is not a file")
-        self._installation = installation or find()
+        self._container = container
+        self._installation = None if container else installation or find()
         self._repository = repository.resolve()
         asked = ports or Ports()
         self.ports = Ports(asked.host, *_free(asked.host, (asked.grpc, asked.http, asked.metrics)))
@@ -169,12 +175,16 @@ class TritonServer:
             self._scratch = None
 
     def clean_up(self) -> None:
-        """After the process has ended: end its stubs and remove its shared memory."""
+        """After the process has ended: end its stubs or its container, and remove its shared memory."""
         assert self._process is not None
+        if self._container is not None:
+            self._container.remove(self._prefix.rstrip("_"))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for region in _SHM.glob(self._prefix + "*") if _SHM.is_dir() else ():
-            region.unlink(missing_ok=True)
+            # A container may have made them as another user.
+            with contextlib.suppress(OSError):
+                region.unlink()
 
     def log(self) -> str:
         """What the server has written so far."""
@@ -182,13 +192,14 @@ class TritonServer:
         return Path(str(self._log.name)).read_text(errors="replace")
 
     def _command(self, scratch: Path) -> list[str]:
-        found, ports = self._installation, self.ports
-        command = [str(found.binary), f"--model-repository={self._repository}"]
-        backends = self._backends(scratch)
-        if backends is not None:
-            command.append(f"--backend-directory={backends}")
-        if found.caches is not None:
-            command.append(f"--cache-directory={found.caches}")
+        found, container, ports = self._installation, self._container, self.ports
+        command = [f"--model-repository={self._repository}"]
+        if found is not None:
+            backends = self._backends(found, scratch)
+            if backends is not None:
+                command.append(f"--backend-directory={backends}")
+            if found.caches is not None:
+                command.append(f"--cache-directory={found.caches}")
         for service in ("http", "grpc", "metrics"):
             command += [f"--{service}-address={ports.host}", f"--{service}-port={getattr(ports, service)}"]
         command += [
@@ -200,16 +211,27 @@ class TritonServer:
             # A picture of 224 px is 150 kB; regions grow by themselves.
             "--backend-config=python,shm-default-byte-size=8388608",
         ]
-        return [*command, *self._extra]
+        command += self._extra
+        if found is not None:
+            return [str(found.binary), *command]
+        assert container is not None
+        return container.command(
+            self._prefix.rstrip("_"),
+            self._repository,
+            command,
+            environment=_settings({}),
+            faiss_backend=self._faiss_backend,
+            package=_PACKAGE,
+        )
 
-    def _backends(self, scratch: Path) -> Path | None:
+    def _backends(self, found: Installation, scratch: Path) -> Path | None:
         """Return a folder of backends that holds ours too, None where the server's default does."""
-        base = self._installation.backends
+        base = found.backends
         if self._faiss_backend is None:
             return base
         folder = scratch / "backends"
         folder.mkdir(exist_ok=True)
-        base = base or self._installation.binary.resolve().parents[1] / "backends"
+        base = base or found.binary.resolve().parents[1] / "backends"
         for backend in base.iterdir():
             _link(folder / backend.name, backend)
         (folder / "faiss").mkdir(exist_ok=True)
@@ -217,14 +239,13 @@ class TritonServer:
         return folder
 
     def _environment(self) -> dict[str, str]:
+        if self._installation is None:
+            return dict(os.environ)
         environment = dict(os.environ)
         for name, value in self._installation.environment.items():
             before = environment.get(name)
             environment[name] = f"{value}{os.pathsep}{before}" if before else value
-        environment["ATTRIBUTARY_PACKAGE_PATH"] = str(Path(__file__).resolve().parents[2])
-        # Threads that spin for work would take the core of the next request.
-        environment.setdefault("OMP_WAIT_POLICY", "passive")
-        return environment
+        return _settings(environment)
 
     def last_words(self) -> str:
         """The line of the log that tells best why the server ended or is not ready."""
@@ -233,6 +254,19 @@ class TritonServer:
             line for line in lines if "failed to load" in line or "Error:" in line or "bundle file" in line
         ]
         return (telling or lines or ["it wrote nothing"])[-1 if not telling else 0][-500:]
+
+
+def _settings(environment: dict[str, str]) -> dict[str, str]:
+    """Lay what every tritonserver of ours runs with under a caller's environment."""
+    return {
+        # Threads that spin for work would take the core of the next request.
+        "OMP_WAIT_POLICY": "passive",
+        # A picture is larger than what malloc maps and unmaps anew each time: every page of every copy would fault.
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+        **environment,
+        "ATTRIBUTARY_PACKAGE_PATH": str(_PACKAGE),
+    }
 
 
 def _link(link: Path, target: Path) -> None:

@@ -52,17 +52,25 @@ class EncoderTwin:
         if not good:
             return outcomes
         members = [requests[number] for number in good]
+        if len(members) == 1:
+            # As they lie in Triton's memory: no copy of a lone picture.
+            outcomes[good[0]] = {"embedding": self._encode(members[0])}
+            return outcomes
         longest = max(request["token_ids"].shape[1] for request in members)
         feed = {
             "pixels": np.concatenate([request["pixels"] for request in members]),
             "token_ids": np.concatenate([_padded(request["token_ids"], longest) for request in members]),
             "token_mask": np.concatenate([_padded(request["token_mask"], longest) for request in members]),
         }
-        embedding = self._session.run(["embedding"], feed)[0]
+        embedding = self._encode(feed)
         ends = np.cumsum([len(request["pixels"]) for request in members])[:-1]
         for number, part in zip(good, np.split(embedding, ends), strict=True):
             outcomes[number] = {"embedding": part}
         return outcomes
+
+    def _encode(self, feed: Tensors) -> NDArray[np.float32]:
+        embedding: NDArray[np.float32] = self._session.run(["embedding"], feed)[0]
+        return embedding
 
 
 def _problem(request: Tensors) -> InvalidArgumentError | None:

@@ -18,6 +18,7 @@ from attributary.index.faiss_index import FaissIndex
 from .host import Outcome, Tensors
 
 _UNIT_TOLERANCE = 1e-3
+_SCORED = ("rows", "similarity", "share", "diffuse", "creators", "creator_share", "creator_items")
 _CALIBRATION = ("temperature", "threshold", "background")
 
 
@@ -100,27 +101,24 @@ class IndexTwin:
     def _answer(self, rows: _Rows) -> Tensors:
         count, width = len(rows.embedding), int(rows.top_k.max())
         creators = max(1, int(rows.top_creators.max()))
-        out = kernels.Rescored.empty(count, width, creators)
+        out: kernels.Rescored | None = None
         peak = np.zeros(count, np.float32)
         search_ms = rescore_ms = 0.0
-        for bitmap, members in _by_filter(rows.filters):
+        groups = _by_filter(rows.filters)
+        for bitmap, members in groups:
             started = perf_counter()
-            embedding = rows.embedding[members]
+            embedding = rows.embedding if len(groups) == 1 else rows.embedding[members]
             wanted = min(self._items, max(self._candidates, int(rows.top_k[members].max())))
             found = self._candidate_rows(embedding, wanted, bitmap)
             search_ms += (perf_counter() - started) * 1e3
             started = perf_counter()
             scored = self._rescore(rows, members, found, width, creators, bitmap)
-            for name in (
-                "rows",
-                "similarity",
-                "share",
-                "diffuse",
-                "creators",
-                "creator_share",
-                "creator_items",
-            ):
-                getattr(out, name)[members] = getattr(scored, name)
+            if len(groups) == 1:
+                out = scored
+            else:
+                out = out or kernels.Rescored.empty(count, width, creators)
+                for name in _SCORED:
+                    getattr(out, name)[members] = getattr(scored, name)
             best = scored.similarity[:, 0]
             if bitmap is not None:
                 # Whether a query is foreign is a fact about the query, not about what the filter left over.
@@ -128,11 +126,14 @@ class IndexTwin:
                 best = self._rescore(rows, members, whole, 1, 1, None).similarity[:, 0]
             peak[members] = best
             rescore_ms += (perf_counter() - started) * 1e3
-        beyond = np.arange(width) >= rows.top_k[:, None]
-        beyond_creators = np.arange(creators) >= rows.top_creators[:, None]
-        out.rows[beyond], out.similarity[beyond], out.share[beyond] = -1, 0, 0
-        out.creators[beyond_creators] = -1
-        out.creator_share[beyond_creators], out.creator_items[beyond_creators] = 0, 0
+        assert out is not None
+        if (rows.top_k < width).any():
+            beyond = np.arange(width) >= rows.top_k[:, None]
+            out.rows[beyond], out.similarity[beyond], out.share[beyond] = -1, 0, 0
+        if (rows.top_creators < creators).any():
+            beyond = np.arange(creators) >= rows.top_creators[:, None]
+            out.creators[beyond] = -1
+            out.creator_share[beyond], out.creator_items[beyond] = 0, 0
         return {
             "row": out.rows,
             "similarity": out.similarity,
@@ -170,7 +171,7 @@ class IndexTwin:
     ) -> kernels.Rescored:
         calibration = self._calibration[rows.has_prompt[members].astype(np.intp)]
         return kernels.rescore(
-            rows.embedding[members],
+            rows.embedding if len(members) == len(rows.embedding) else rows.embedding[members],
             candidates,
             self._vectors,
             self._creators,
@@ -225,10 +226,14 @@ def _joined(requests: Sequence[Tensors]) -> _Rows:
         filters += list(np.asarray(bitmap)) if present else [None] * len(request["embedding"])
 
     def column(name: str) -> NDArray[np.int32]:
-        return np.concatenate([request[name][:, 0] for request in requests])
+        columns = [request[name][:, 0] for request in requests]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
     return _Rows(
-        embedding=np.concatenate([request["embedding"] for request in requests]),
+        # As it lies in Triton's memory where it is alone.
+        embedding=requests[0]["embedding"]
+        if len(requests) == 1
+        else np.concatenate([request["embedding"] for request in requests]),
         has_prompt=column("has_prompt").astype(bool),
         top_k=column("top_k"),
         top_creators=column("top_creators"),
@@ -239,6 +244,8 @@ def _joined(requests: Sequence[Tensors]) -> _Rows:
 def _by_filter(
     filters: Sequence[NDArray[np.uint8] | None],
 ) -> list[tuple[NDArray[np.uint8] | None, NDArray[np.int64]]]:
+    if all(bitmap is None for bitmap in filters):
+        return [(None, np.arange(len(filters)))]
     groups: dict[bytes, list[int]] = {}
     for number, bitmap in enumerate(filters):
         groups.setdefault(b"" if bitmap is None else bitmap.tobytes(), []).append(number)
