@@ -103,7 +103,7 @@ def test_scores_agree_with_traker(model, data, queries, tmp_path):
     )
     train = batch(data.latents, noise, torch.tensor(steps).expand(len(data), -1), data.text)
     drawn = [
-        list(query_draws(name, prompt, (4, 4, 4), model.timesteps, 4))[0]
+        next(query_draws(name, prompt, (4, 4, 4), model.timesteps, 4))
         for name, prompt in zip(queries.names, queries.prompts, strict=True)
     ]
     asked = batch(
