@@ -1,9 +1,10 @@
 """NVIDIA's perf_analyzer, fetched into the cache folder and run on machines whose libc is older than its own.
 
-    from perf_analyzer import find, measure
+    from perf_analyzer import find, measure, without_network
 
 `find` gives the command to run; it unpacks the wheel and, where the system's libc is too old, Debian trixie's next to
-it. Nothing of the system is changed. Both raise `CannotRunError` with the reason.
+it. Nothing of the system is changed. `without_network` runs Triton inside the tool, through its C API: what is left of
+a request without gRPC. All raise `CannotRunError` with the reason.
 """
 
 from __future__ import annotations
@@ -72,11 +73,53 @@ def measure(
         for row in range(count)
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        inputs, report = Path(scratch) / "inputs.json", Path(scratch) / "report.csv"
+        inputs = Path(scratch) / "inputs.json"
         inputs.write_text(json.dumps({"data": data}))
+        where = ["-u", address, "-i", "grpc"]
+        return report_of(
+            [*command, *where], model, inputs, concurrency=concurrency, batch=batch, seconds=seconds
+        )
+
+
+def without_network(command: Sequence[str], repository: Path, backends: Path, scratch: Path) -> list[str]:
+    """Return the command that runs Triton in the tool's own process, with all models of `repository`.
+
+    `backends` holds folders of backends in C++: one in Python has a process that is waited for, and hangs here.
+    Raises `CannotRunError` where the server's library is not the wheel's.
+    """
+    from attributary.triton.install import find as find_server
+
+    libraries = next(iter(find_server().binary.parents[3].glob("nvidia_pytriton.libs")), None)
+    library = next(iter(libraries.glob("libtritonserver-*.so")), None) if libraries else None
+    if library is None or libraries is None or "--library-path" not in command:
+        raise CannotRunError("Triton's library is used in process only where it is the wheel's")
+    (scratch / "lib").mkdir(parents=True, exist_ok=True)
+    (scratch / "lib" / "libtritonserver.so").symlink_to(library)
+    (scratch / "backends").symlink_to(backends.resolve())
+    at = command.index("--library-path") + 1
+    paths = f"{command[at]}:{libraries}:/usr/lib/x86_64-linux-gnu"
+    # Preloaded, since backends look for the server's functions among the global ones.
+    return [
+        *command[:at], paths, "--preload", str(library), *command[at + 1 :], "--service-kind", "triton_c_api",
+        "--triton-server-directory", str(scratch), "--model-repository", str(repository),
+    ]  # fmt: skip
+
+
+def report_of(
+    command: Sequence[str],
+    model: str,
+    inputs: Path,
+    *,
+    concurrency: int = 1,
+    batch: int = 1,
+    seconds: float = 1.5,
+) -> dict[str, float]:
+    """Run the tool on an input file of its own format; return what `measure` does."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.csv"
         _run(
             [
-                *command, "-m", model, "-u", address, "-i", "grpc", "--input-data", str(inputs), "-f", str(report),
+                *command, "-m", model, "--input-data", str(inputs), "-f", str(report),
                 "--concurrency-range", str(concurrency), "-b", str(batch),
                 # A shared machine never holds still: three windows, whatever they are like. A count of requests
                 # would end sooner, but its rate is rounded to whole seconds.

@@ -1,29 +1,30 @@
 """What does the C++ backend cost over its own search, and what does it gain over its Python twin?
 
-python benchmarks/triton_backend.py --bundle out/demo/bundle --perf-analyzer "perf_analyzer" [--json] [--save]
+    benchmarks/triton_backend.py --bundle out/demo/bundle [--build build/triton] [--json] [--save]
 
-The same FAISS build in process (`faiss_inprocess`) and behind tritonserver, asked by NVIDIA's perf_analyzer (a C++
-client) with one embedding a request; the Python twin likewise, on the wheel's FAISS. Everything in turn, medians over
-rounds. The backend must be built (`make triton-backend`). --perf-analyzer takes a whole command, for machines where
-the tool runs through libraries unpacked aside. The index model only: no encoder, no ensemble.
+The same FAISS build in process (`faiss_inprocess`), in a Triton inside the client's process (its C API: everything but
+gRPC), and behind a tritonserver, asked by NVIDIA's perf_analyzer (a C++ client) with one embedding a request; the
+Python twin behind a tritonserver too, on the wheel's FAISS. Everything in turn, medians over rounds. The backend must
+be built (`make triton-backend`). The index model only: no encoder, no ensemble.
 """
 
 from __future__ import annotations
 
-import csv
+import argparse
 import json
 import re
-import shlex
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import aim, arguments, emit
+import perf_analyzer
+from common import Aim, aim, arguments, emit
 
 from attributary.bundle.bundle import Bundle
 from attributary.triton import templates
@@ -33,6 +34,8 @@ from attributary.triton.server import Ports, TritonServer
 ROOT = Path(__file__).resolve().parent.parent
 TOP_K = 10
 BACKENDS = {"C++": "faiss", "Python": "python"}
+IN_PROCESS = "in process, C++"
+NO_NETWORK = "Triton in the client's process, C++ index"
 
 
 def unit_queries(bundle: Bundle, count: int) -> np.ndarray:
@@ -74,29 +77,6 @@ def in_process(build: Path, folder: Path, name: str, queries: np.ndarray, batch:
     return dict(json.loads(done.stdout))
 
 
-def perf_analyzer(
-    tool: list[str], address: str, name: str, data: Path, concurrency: int, seconds: float
-) -> dict[str, float]:
-    """One run of perf_analyzer: p50 and p99 in microseconds, inferences a second, Triton's own parts."""
-    table = data.with_suffix(".csv")
-    options = f"-m {name} -u {address} -i grpc -b 1 --concurrency-range {concurrency} --input-data {data} -f {table}"
-    steady = f"--measurement-interval {int(seconds * 1000)} --stability-percentage 900 --max-trials 4 --percentile 50"
-    done = subprocess.run(
-        [*tool, *shlex.split(f"{options} {steady}")], capture_output=True, text=True, timeout=300, check=False
-    )
-    if not table.exists():
-        raise RuntimeError(f"perf_analyzer failed: {done.stderr[-600:]}{done.stdout[-600:]}")
-    with table.open() as file:
-        row = next(iter(csv.DictReader(file)))
-    return {
-        "p50_us": float(row["p50 latency"]),
-        "p99_us": float(row["p99 latency"]),
-        "per_s": float(row["Inferences/Second"]),
-        "queue_us": float(row["Server Queue"]),
-        "compute_us": float(row["Server Compute Infer"]),
-    }
-
-
 def write_requests(path: Path, queries: np.ndarray) -> None:
     """perf_analyzer's input file."""
     rows = [
@@ -108,14 +88,13 @@ def write_requests(path: Path, queries: np.ndarray) -> None:
 
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:
     """Of every figure over the rounds."""
-    return {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
+    return {key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}
 
 
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--bundle", type=Path, default=Path("out/demo/bundle"))
-    parser.add_argument("--perf-analyzer", default="perf_analyzer")
     parser.add_argument(
         "--build", type=Path, default=ROOT / "build" / "triton", help="build folder of the backend"
     )
@@ -123,71 +102,96 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5)
     given = parser.parse_args()
-    tool = shlex.split(given.perf_analyzer)
     bundle = Bundle.open(given.bundle)
     queries = unit_queries(bundle, 200)
-    with ExitStack() as stack:
-        folders, names, servers = {}, {}, {}
-        for label, backend in BACKENDS.items():
-            folders[label] = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attributary-")))
-            names[label] = index_only(given.bundle, folders[label], backend)
-            servers[label] = stack.enter_context(
-                TritonServer(
-                    folders[label] / "repository",
-                    ports=Ports(grpc=0, http=0, metrics=0),
-                    faiss_backend=given.build / "backends" / "faiss" / "libtriton_faiss.so"
-                    if backend == "faiss"
-                    else None,
-                )
-            )
-        data = folders["C++"] / "requests.json"
-        write_requests(data, queries)
-        alone: list[dict[str, float]] = []
-        served: dict[tuple[str, int], list[dict[str, float]]] = {}
-        for _ in range(given.rounds):
-            for concurrency in (1, 8, 32):
-                for label in BACKENDS:
-                    run = perf_analyzer(
-                        tool, servers[label].grpc_address, names[label], data, concurrency, given.seconds
-                    )
-                    served.setdefault((label, concurrency), []).append(run)
-            alone.append(in_process(given.build, folders["C++"], names["C++"], queries, 1))
-        batch = in_process(given.build, folders["C++"], names["C++"], queries, 32)
-    inside = medians(alone)
-    rows = [{"path": "in process, C++", "concurrency": 1, **inside}]
-    rows += [{"path": f"in process, C++, batches of {batch['batch']}", "concurrency": 1, **batch}]
-    rows += [
-        {"path": f"Triton, {label} index", "concurrency": concurrency, **medians(runs)}
-        for (label, concurrency), runs in sorted(served.items())
-    ]
-    added = (medians(served["C++", 1])["p50_us"] - inside["p50_us"]) / 1e3
-    least = (min(run["p50_us"] for run in served["C++", 1]) - min(run["p50_us"] for run in alone)) / 1e3
-    ratios = {
-        concurrency: medians(served["C++", concurrency])["per_s"]
-        / medians(served["Python", concurrency])["per_s"]
-        for concurrency in (1, 8, 32)
-    }
+    rows = measure(given, queries)
     config = {
         "faiss_build": given.faiss_build,
         "bundle": bundle.manifest.bundle_id, "items": len(bundle.items), "index": bundle.manifest.index.factory,
         "nprobe": bundle.manifest.index.nprobe, "candidates": bundle.manifest.index.candidates,
         "rounds": given.rounds, "top_k": TOP_K,
     }  # fmt: skip
-    aims = [
-        aim(
-            "C++ backend's p50 over the same search in process",
-            added,
-            0.25,
-            "ms",
-            added <= 0.25,
-            f"least disturbed rounds: {least:.3f} ms",
-        ),
-        *(
-            aim(f"throughput over the Python twin, concurrency {at}", ratio, 2, "x", ratio >= 2)
-            for at, ratio in ratios.items()
-        ),
+    emit("triton_backend", config, rows, aims_of(rows), given.json)
+
+
+def measure(given: argparse.Namespace, queries: np.ndarray) -> list[dict[str, Any]]:
+    """Return a row for each way and concurrency: medians over rounds, and the least disturbed p50."""
+    tool = perf_analyzer.find()
+    cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    with ExitStack() as stack:
+        folders, names, commands = {}, {}, {}
+        for label, backend in BACKENDS.items():
+            folders[label] = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attributary-")))
+            names[label] = index_only(given.bundle, folders[label], backend)
+            library = given.build / "backends" / "faiss" / "libtriton_faiss.so"
+            server = stack.enter_context(
+                TritonServer(
+                    folders[label] / "repository",
+                    ports=Ports(grpc=0, http=0, metrics=0),
+                    faiss_backend=library if backend == "faiss" else None,
+                )
+            )
+            commands[f"Triton, {label} index"] = (label, [*tool, "-u", server.grpc_address, "-i", "grpc"])
+        try:
+            inside = perf_analyzer.without_network(
+                tool, folders["C++"] / "repository", given.build / "backends", folders["C++"] / "server"
+            )
+            commands[NO_NETWORK] = ("C++", inside)
+        except perf_analyzer.CannotRunError as error:
+            print(f"without the Triton in process: {error}", file=sys.stderr)
+        data = folders["C++"] / "requests.json"
+        write_requests(data, queries)
+        for _ in range(given.rounds):
+            for concurrency in (1, 8, 32):
+                for way, (label, command) in commands.items():
+                    run = perf_analyzer.report_of(
+                        command, names[label], data, concurrency=concurrency, seconds=given.seconds
+                    )
+                    cells.setdefault((way, concurrency), []).append(run)
+            for way, batch in ((IN_PROCESS, 1), (f"{IN_PROCESS}, batches of 32", 32)):
+                run = in_process(given.build, folders["C++"], names["C++"], queries, batch)
+                kept = {key[:-3] + "_ms": run[key] / 1e3 for key in run if key.endswith("_us")}
+                kept["queries_per_s"] = 1e3 * batch / kept["p50_ms"]
+                cells.setdefault((way, 1), []).append(kept)
+    return [
+        {
+            "way": way,
+            "concurrency": concurrency,
+            **medians(runs),
+            "least_p50_ms": round(min(run["p50_ms"] for run in runs), 4),
+        }
+        for (way, concurrency), runs in sorted(cells.items())
     ]
-    emit("triton_backend", config, rows, aims, given.json)
+
+
+def aims_of(rows: list[dict[str, Any]]) -> list[Aim]:
+    """Hold the figures against what was asked for."""
+    told = {(row["way"], row["concurrency"]): row for row in rows}
+    alone = told[IN_PROCESS, 1]
+    found = []
+    for way in (NO_NETWORK, "Triton, C++ index"):
+        if (way, 1) not in told:
+            continue
+        row = told[way, 1]
+        added = row["p50_ms"] - alone["p50_ms"]
+        least = row["least_p50_ms"] - alone["least_p50_ms"]
+        name = f"added p50 over the same search in process: {way}"
+        note = f"least disturbed rounds: {least:.3f} ms"
+        found.append(aim(name, added, 0.25, "ms", added <= 0.25, note))
+    for at in (1, 8, 32):
+        ours, theirs = (told[f"Triton, {label} index", at]["queries_per_s"] for label in BACKENDS)
+        note = f"{ours:.0f} and {theirs:.0f} a second"
+        found.append(
+            aim(
+                f"throughput over the Python twin, concurrency {at}",
+                ours / theirs,
+                2,
+                "x",
+                ours >= 2 * theirs,
+                note,
+            )
+        )
+    return found
 
 
 if __name__ == "__main__":
