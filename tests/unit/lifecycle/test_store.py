@@ -1,0 +1,334 @@
+"""The one writer of a bundle: what it refuses, what it keeps, what others may see."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Filter, Limits, Options, Query
+from attributary.building import build_bundle
+from attributary.bundle.bundle import Bundle
+from attributary.errors import (
+    BundleError,
+    DeletedError,
+    InvalidArgumentError,
+    PreconditionError,
+    UnavailableError,
+)
+from attributary.journal.place import changes_of, folder_of, history_of, path_of
+from attributary.lifecycle import replace
+from attributary.lifecycle import store as store_module
+from attributary.lifecycle.replace import next_of
+from attributary.lifecycle.selection import Selection
+from attributary.lifecycle.store import Store
+
+BY = {"who": "Kim", "why": "a test"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"caption": " "}, "item.caption", "must be given"),
+        ({"creator": ""}, "item.creator", "must be given"),
+        ({"caption": "x" * 9000}, "item.caption", "9000 bytes, the limit is 8192"),
+        ({"creator": "é" * 300}, "item.creator", "600 bytes, the limit is 512"),
+        ({"licence": "x" * 513}, "item.licence", "the limit is 512"),
+        ({"uri": "x" * 5000}, "item.uri", "the limit is 4096"),
+        ({"uri": "\ud800"}, "item.uri", "Unicode"),
+        ({"picture": b"GIF89a"}, "item.image", ""),
+        ({"picture": b""}, "item.image", "empty"),
+        ({"id": 2**63}, "item.id", "64 bits"),
+        ({"id": 1003}, "item.id", "1003 is taken"),
+        ({"near_dup_of": 5}, "item.near_dup_of", "no such item: 5"),
+    ],
+)
+def test_a_wrong_item_is_refused_by_field_and_leaves_the_others_alone(
+    store, new_item, picture, fields, field, words
+):
+    given = {
+        "item_id": fields.get("id", 1),
+        **{name: value for name, value in fields.items() if name != "id"},
+    }
+    wrong = new_item(given.pop("item_id"), **{name: given[name] for name in given if name != "picture"})
+    if "picture" in fields:
+        wrong = type(wrong)(wrong.id, fields["picture"], wrong.caption, wrong.creator)
+    result = store.add([new_item(10), wrong, new_item(11)], **BY)
+    assert [outcome is None for outcome in result.outcomes] == [True, False, True]
+    assert isinstance(result.outcomes[1], InvalidArgumentError)
+    assert result.outcomes[1].field == field
+    assert words in str(result.outcomes[1])
+    assert store.view.item_count == 62
+
+
+def test_an_id_is_never_used_again(store, new_item):
+    assert store.add([new_item(1), new_item(1)], **BY).outcomes[1].field == "item.id"
+    store.delete(Selection(ids=(1, 1005)), **BY)
+    for item_id in (1, 1005):
+        assert "ids are not used again" in str(store.add([new_item(item_id)], **BY).outcomes[0])
+    store.compact(**BY)
+    for item_id in (1, 1005):
+        assert "ids are not used again" in str(store.add([new_item(item_id)], **BY).outcomes[0])
+        with pytest.raises(DeletedError, match=f"item {item_id} was deleted at 20"):
+            store.engine.row_of(item_id)
+
+
+@pytest.mark.parametrize(
+    ("who", "why", "field"), [("", "x", "who"), ("x", " ", "why"), ("x", "y" * 3000, "why")]
+)
+def test_every_change_needs_a_name_and_a_reason(store, new_item, who, why, field):
+    for change in (
+        lambda: store.add([new_item(1)], who=who, why=why),
+        lambda: store.delete(Selection(creator="Ann"), who=who, why=why),
+        lambda: store.compact(who=who, why=why),
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            change()
+        assert caught.value.field == field
+    assert store.view.revision == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"ids": (1,), "creator": "Ann"}, {"ids": (), "source": ""}])
+def test_exactly_one_selection(given):
+    with pytest.raises(InvalidArgumentError, match="exactly one of ids, creator, licence, source"):
+        Selection(**given)
+
+
+def test_what_is_deleted_is_gone_from_shares_and_totals(store, picture):
+    first = store.engine.attribute(Query(image=picture(3)), Options(top_k=5))
+    assert first.items[0].creator == "Dee"
+    result = store.delete(Selection(creator="Dee"), **BY)
+    assert len(result.ids) == 15
+    answer = store.engine.attribute(Query(image=picture(3)), Options(top_k=45))
+    assert "Dee" not in {item.creator for item in answer.items} | {total.creator for total in answer.creators}
+    assert len(answer.items) == 45
+    with pytest.raises(InvalidArgumentError, match="from 1 to 45"):
+        store.engine.prepare(Query(image=picture(3)), Options(top_k=46))
+    with pytest.raises(InvalidArgumentError, match="no item has the creator 'Dee'"):
+        store.engine.prepare(Query(image=picture(3)), Options(filter=Filter(exclude_creators=("Dee",))))
+
+
+def test_a_query_prepared_before_a_deletion_is_answered_after_it(store, picture):
+    only = Options(top_k=5, filter=Filter(include_creators=("Dee",)))
+    prepared = [store.engine.prepare(Query(image=picture(3)), given) for given in (only, Options(top_k=60))]
+    store.delete(Selection(creator="Dee"), **BY)
+    filtered, plain = store.engine.run(prepared)
+    assert filtered.items == ()
+    assert len(plain.items) == 45
+
+
+def test_an_added_copy_shares_credit(store, picture, new_item):
+    alone = store.engine.attribute(Query(image=picture(7)), Options(top_k=2, top_creators=9))
+    store.add([new_item(5, 7, creator="Twin", near_dup_of=1007, caption="a blue rectangle")], **BY)
+    both = store.engine.attribute(Query(image=picture(7)), Options(top_k=2, top_creators=9))
+    assert {item.id for item in both.items} == {5, 1007}
+    assert both.diffuse_share == pytest.approx(alone.diffuse_share, abs=0.02)
+
+
+def test_a_dry_run_changes_nothing(store):
+    assert len(store.delete(Selection(licence="MIT"), dry_run=True, **BY).ids) == 30
+    assert (store.view.item_count, store.view.revision, store.history) == (60, 0, [])
+
+
+def test_the_last_items_cannot_be_deleted(store):
+    with pytest.raises(InvalidArgumentError, match="would delete all 60 items"):
+        store.delete(Selection(source="file:"), **BY)
+
+
+def test_too_many_waiting_items_ask_for_a_compaction(bundle_dir, new_item):
+    with Store(bundle_dir, open_engine, max_added=2) as store:
+        store.add([new_item(1), new_item(2)], **BY)
+        with pytest.raises(PreconditionError, match="compact first"):
+            store.add([new_item(3)], **BY)
+        store.compact(**BY)
+        assert store.add([new_item(3)], **BY).outcomes == [None]
+
+
+def test_one_writer_at_a_time(store, bundle_dir):
+    with pytest.raises(
+        PreconditionError, match=f"process {os.getpid()} is changing bundle; one writer at a time"
+    ):
+        Store(bundle_dir)
+    code = f"from attributary.lifecycle.store import Store; Store({str(bundle_dir)!r})"
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "one writer at a time" in failed.stderr
+
+
+def test_readers_see_what_was_acknowledged(store, bundle_dir, picture, new_item):
+    store.add([new_item(1, 3)], **BY)
+    store.delete(Selection(creator="Ann"), **BY)
+    asked = (Query(image=picture(3), prompt="a red ellipse"), Options(top_k=30))
+    reader = open_engine(bundle_dir)
+    assert reader.attribute(*asked).items == store.engine.attribute(*asked).items
+    assert reader.view.revision == 2
+    # An unfinished record is not theirs to repair.
+    path = path_of(bundle_dir, store.bundle_id)
+    with path.open("ab") as file:
+        file.write(b"ATJR half")
+    assert open_engine(bundle_dir).view.revision == 2
+    assert path.read_bytes().endswith(b"half")
+
+
+def test_a_damaged_journal_is_refused_by_name(bundle_dir):
+    with Store(bundle_dir) as store:
+        store.delete(Selection(creator="Ann"), **BY)
+        store.delete(Selection(creator="Bo"), **BY)
+        path = path_of(bundle_dir, store.bundle_id)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    for opening in (lambda: open_engine(bundle_dir), lambda: Store(bundle_dir)):
+        with pytest.raises(BundleError, match=rf"bundle\.journal/{path.name}: byte \d+: .*damaged"):
+            opening()
+
+
+def test_another_bundle_in_the_place_does_not_lose_deletions(bundle_dir, tiny_corpus_dir, tiny_encoder_dir):
+    with Store(bundle_dir) as store:
+        store.delete(Selection(creator="Ann"), **BY)
+    build_bundle(tiny_corpus_dir, tiny_encoder_dir, bundle_dir, probes=40, workers=1, force=True)
+    for opening in (lambda: open_engine(bundle_dir), lambda: Store(bundle_dir)):
+        with pytest.raises(
+            BundleError, match=r"bundle\.journal/.*holds changes, deletions perhaps, to another bundle"
+        ):
+            opening()
+
+
+def test_compaction_keeps_calibration_and_makes_golden_queries_anew(store, bundle_dir, new_item):
+    before = store.engine.bundle
+    store.add([new_item(1), new_item(2, 101)], **BY)
+    store.delete(Selection(creator="Cy"), **BY)
+    result = store.compact(**BY)
+    after = Bundle.open(bundle_dir)
+    assert (result.added, result.deleted) == (2, 15)
+    assert after.manifest.calibration == before.manifest.calibration
+    assert after.manifest.item_count == len(after.items) == 47
+    assert after.manifest.notes["compacted_from"] == before.manifest.bundle_id
+    ids = {after.items.id_of(row) for row in range(47)}
+    assert set(after.golden.ids.flat) <= ids
+    assert not np.array_equal(after.golden.ids, before.golden.ids)
+    # What was deleted is nowhere any more.
+    assert [path.name for path in sorted(folder_of(bundle_dir).iterdir())] == [
+        f"{result.bundle_id}.log",
+        "lock",
+    ]
+    assert not next_of(bundle_dir).exists()
+    assert history_of(after, "nobody").revision == 2
+
+
+def test_compacting_without_changes_does_nothing(store):
+    assert store.compact(**BY).parent == ""
+    assert store.history == []
+
+
+def test_changes_during_a_compaction_go_to_both(store, bundle_dir, picture, new_item, monkeypatch):
+    store.add([new_item(1)], **BY)
+    inside, go_on = threading.Event(), threading.Event()
+    build = store_module.compacted
+
+    def slowly(*given):
+        inside.set()
+        assert go_on.wait(30)
+        return build(*given)
+
+    monkeypatch.setattr(store_module, "compacted", slowly)
+    flipped = []
+    compacting = threading.Thread(target=lambda: store.compact(flip=flipped.append, **BY))
+    compacting.start()
+    assert inside.wait(30)
+    assert store.add([new_item(2, 9), new_item(1000)], **BY).outcomes[0] is None
+    store.delete(Selection(ids=(1, 1001)), **BY)
+    with pytest.raises(PreconditionError, match="running already"):
+        store.compact(**BY)
+    go_on.set()
+    compacting.join()
+    assert flipped == [store.engine]
+    for engine in (store.engine, open_engine(bundle_dir)):
+        assert engine.view.item_count == 60
+        assert engine.bundle.items.caption(engine.row_of(2)) == "a red ellipse"
+        for gone in (1, 1001):
+            with pytest.raises(DeletedError):
+                engine.row_of(gone)
+        assert engine.view.revision == 3
+    assert [entry.kind for entry in store.history] == ["add", "compact", "add", "delete"]
+    assert [entry.revision for entry in store.history] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("where", ["build", "exchange", "sync"])
+def test_a_failed_compaction_leaves_everything_as_it_was(store, bundle_dir, new_item, monkeypatch, where):
+    store.add([new_item(1)], **BY)
+    engine, bundle_id = store.engine, store.bundle_id
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    if where == "build":
+        monkeypatch.setattr(store_module, "compacted", fail)
+    else:
+        monkeypatch.setattr(replace, "_swap" if where == "exchange" else "sync_directory", fail)
+    with pytest.raises(PreconditionError, match="cannot be compacted: No space left"):
+        store.compact(**BY)
+    monkeypatch.undo()
+    assert (store.engine, store.bundle_id) == (engine, bundle_id)
+    assert store.add([new_item(2)], **BY).outcomes == [None]
+    assert open_engine(bundle_dir).view.item_count == 62
+    assert not next_of(bundle_dir).exists()
+    assert store.compact(**BY).parent == bundle_id
+
+
+def test_a_system_without_exchange(store, bundle_dir, new_item, monkeypatch):
+    monkeypatch.setattr(replace, "_exchange", lambda one, other: False)
+    store.add([new_item(1)], **BY)
+    assert store.compact(**BY).parent
+    assert open_engine(bundle_dir).view.item_count == 61
+
+
+@pytest.mark.parametrize("names", [("next",), ("next", "old"), ("old",)])
+def test_a_crash_between_two_renames_is_mended(bundle_dir, names):
+    for name in names:
+        shutil.copytree(bundle_dir, bundle_dir.with_name(f".bundle.{name}"))
+    shutil.rmtree(bundle_dir)
+    with Store(bundle_dir) as store:
+        assert store.view.item_count == 60
+    assert sorted(path.name for path in bundle_dir.parent.iterdir()) == ["bundle", "bundle.journal"]
+
+
+def test_a_closing_store_gives_up_its_compaction(store, new_item):
+    store.add([new_item(1)], **BY)
+    store.give_up_compaction()
+    with pytest.raises(UnavailableError, match="given up"):
+        store.compact(**BY)
+    assert store.add([new_item(2)], **BY).outcomes == [None]
+
+
+def test_a_quantised_encoder_does_not_make_vectors(bundle_dir, new_item):
+    engine = open_engine(bundle_dir)
+    other = type(engine.encoder.spec)("int8", "0" * 64, engine.spec.dim, engine.spec.image_size, 16)
+    quantised = type("Quantised", (), {"spec": other, "encode": None})()
+    engine.encoder = quantised
+    with Store(bundle_dir, lambda place: engine) as store:
+        assert store.add([new_item(1)], **BY).outcomes == [None]
+
+
+def test_limits_of_the_server_hold_for_items(bundle_dir, new_item):
+    limits = Limits(max_image_pixels=100, max_prompt_bytes=20)
+    with Store(bundle_dir, lambda place: open_engine(place, limits=limits)) as store:
+        first, second = store.add([new_item(1), new_item(2, caption="x" * 21)], **BY).outcomes
+        assert first.field == "item.image"
+        assert second.field == "item.caption"
+
+
+def test_a_bundle_with_changes_is_nothing_for_those_who_do_not_read_them(bundle_dir):
+    with Store(bundle_dir) as store:
+        assert changes_of(store.view.bundle).revision == 0
+        assert history_of(store.view.bundle, "Triton").entries == []
+        store.delete(Selection(creator="Ann"), **BY)
+        with pytest.raises(
+            PreconditionError, match="which Triton does not read; run `attributary bundle compact`"
+        ):
+            history_of(store.view.bundle, "Triton")
+        store.compact(**BY)
+        assert 1000 in history_of(store.view.bundle, "Triton").deleted
