@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attributary.errors import RunError
+
 from .local import Counts, Progress, run_local
 from .plan import Plan
+from .rows import BundleState
 from .run import SUMMARY, Run, read_json
 from .scoring import Scorer
 from .totals import finish
@@ -43,21 +46,31 @@ def score(
     """Score a planned log into a run directory, or go on with one that was stopped.
 
     The directory is a function of plan and bundle alone: the number of `workers` and of interruptions leave no trace.
-    Raises InputError, OutputError, RunError, and UnavailableError where an engine or a store is away; shards that are
-    committed stay committed.
+    Raises InputError, OutputError, RunError (also if the bundle is changed meanwhile), and UnavailableError where an
+    engine or a store is away; shards that are committed stay committed.
     """
 
+    bundle = scorer.bundle()
+
     def runner(run: Run) -> Counts:
-        return run_local(
+        counts = run_local(
             run, scorer, workers=workers or cores(), max_error_rate=max_error_rate, progress=progress
         )
+        # A server's items may be changed while it answers; totals over both would be nobody's.
+        if (now := scorer.bundle()) != bundle:
+            raise RunError(
+                "bundle_revision",
+                f"the bundle was changed from revision {bundle.revision} to {now.revision} while it was asked; start "
+                "again with another --out",
+            )
+        return counts
 
-    return run_job(plan, scorer.bundle_id, out, runner)
+    return run_job(plan, bundle, out, runner)
 
 
-def run_job(plan: Plan, bundle_id: str, out: Path, runner: Runner) -> Result:
+def run_job(plan: Plan, bundle: BundleState, out: Path, runner: Runner) -> Result:
     """Hold the run directory while `runner` commits the missing shards, then write totals and summary."""
-    with Run(out, plan, bundle_id) as run:
+    with Run(out, plan, bundle) as run:
         counts = runner(run)
         there = run.directory / SUMMARY
         # Nothing was missing and the end was written: a finished run is not written again.

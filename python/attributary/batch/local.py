@@ -130,7 +130,8 @@ class _Line:
         self._writer.shutdown(wait=True)
 
     def _submit(self, batch: Batch) -> Future[pa.RecordBatch]:
-        future = self._workers.submit(score_batch, self._scorer, batch, self._run.writer.schema)
+        writer = self._run.writer
+        future = self._workers.submit(score_batch, self._scorer, batch, writer.schema, writer.bundle.id)
         future.add_done_callback(self._done)
         return future
 

@@ -19,8 +19,18 @@ from attributary.errors import (
     UnavailableError,
 )
 
-from .rows import Batch, Outcome, Problem, Row, Scored
-from .scoring import BatchPreparer, PreparedBatch, answer_together, merge, prepare_rows, problem_of, scored_of
+from .rows import Batch, BundleState, Outcome, Problem, Row, Scored
+from .scoring import (
+    BatchPreparer,
+    PreparedBatch,
+    answer_together,
+    engine_limits,
+    merge,
+    prepare_rows,
+    problem_of,
+    scored_of,
+    state_of,
+)
 from .settings import Settings
 from .waiting import patiently
 
@@ -64,10 +74,9 @@ class GatewayScorer:
             )
         self._top_creators = min(limits.max_top_k, info.creator_count)
 
-    @property
-    def bundle_id(self) -> str:
-        """The bundle that the gateway served when the run began."""
-        return self._bundle_id
+    def bundle(self) -> BundleState:
+        """The bundle that the gateway served when the run began, as of now; raises NotFoundError if it has gone."""
+        return BundleState(self._bundle_id, self._client.describe(bundle_id=self._bundle_id).revision)
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Fetch each row's picture; the gateway decodes."""
@@ -106,16 +115,13 @@ class TritonScorer:
         timeout_s: float = 60.0,
         patience_s: float = 120.0,
     ) -> None:
-        from attributary.bundle.bundle import Bundle
-        from attributary.triton.client import TritonClient
-        from attributary.triton.engine import TritonEngine
+        from attributary.bundle.manifest import Manifest
+        from attributary.triton.engine import TritonLink
 
-        from .scoring import engine_limits
-
-        opened = Bundle.open(bundle)
-        limits = engine_limits(settings, opened.manifest.index.candidates)
-        self._client = TritonClient(address)
-        self._engine: TritonEngine = TritonEngine(opened, self._client, limits)
+        limits = engine_limits(settings, Manifest.read(bundle).index.candidates)
+        link = TritonLink(address, limits)
+        self._client = link.client
+        self._engine: TritonEngine = link.open(bundle)
         self._stage = BatchPreparer(self._engine, settings)
         self._timeout, self._patience = timeout_s, patience_s
         self._loop = asyncio.new_event_loop()
@@ -127,10 +133,9 @@ class TritonScorer:
             self.close()
             raise
 
-    @property
-    def bundle_id(self) -> str:
+    def bundle(self) -> BundleState:
         """The bundle whose models are asked."""
-        return self._engine.bundle_id
+        return state_of(self._engine)
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Fetch, decode, resize and tokenise each row."""

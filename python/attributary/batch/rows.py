@@ -10,6 +10,14 @@ from attributary.attribution.types import AttributedItem, CreatorShare
 
 
 @dataclass(frozen=True, slots=True)
+class BundleState:
+    """Which bundle answers, and after how many changes to it."""
+
+    id: str
+    revision: int = 0  # of its journal; 0 without one
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Why a row has no answer. `code` is gRPC's name for the kind of error, `field` the path of the value at fault."""
 

@@ -21,6 +21,7 @@ from attributary.errors import OutputError, RunError
 from .files import commit, make_directory, parquet_bytes, remove_unfinished
 from .plan import Plan
 from .reading import Shard
+from .rows import BundleState
 from .schema import SCHEMA_VERSION, output_schema
 
 RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
@@ -37,11 +38,12 @@ _SOFTWARE = (
 )
 
 
-def run_manifest(plan: Plan, bundle_id: str) -> dict[str, Any]:
+def run_manifest(plan: Plan, bundle: BundleState) -> dict[str, Any]:
     """Return the contents of run.json: everything that the bytes of a run depend on. JSON-ready, in a fixed order."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "bundle_id": bundle_id,
+        "bundle_id": bundle.id,
+        "bundle_revision": bundle.revision,
         "settings": plan.settings.pinned(),
         "columns": [{"name": field.name, "type": str(field.type)} for field in plan.passed],
         "software": {name: _version(name) for name in _SOFTWARE},
@@ -83,7 +85,7 @@ class ShardWriter:
     directory: Path
     run_id: str
     schema: pa.Schema
-    bundle_id: str
+    bundle: BundleState
 
     def commit(self, shard: Shard, batches: list[pa.RecordBatch]) -> int:
         """Write one shard's output from its batches in order; return how many of its rows are error rows.
@@ -112,17 +114,17 @@ class Run:
     it cannot be written.
     """
 
-    def __init__(self, directory: Path, plan: Plan, bundle_id: str) -> None:
+    def __init__(self, directory: Path, plan: Plan, bundle: BundleState) -> None:
         self.directory = directory
         self.plan = plan
-        self.manifest = run_manifest(plan, bundle_id)
+        self.manifest = run_manifest(plan, bundle)
         content = json_bytes(self.manifest)
         # Compared with what JSON gives back: tuples have become lists.
         self.manifest = json.loads(content)
         self.run_id = hashlib.sha256(content).hexdigest()[:16]
         self._content = content
         schema = output_schema(plan.passed, plan.files[0].file.name)
-        self.writer = ShardWriter(directory, self.run_id, schema, bundle_id)
+        self.writer = ShardWriter(directory, self.run_id, schema, bundle)
         self._lock = -1
 
     def __enter__(self) -> Self:

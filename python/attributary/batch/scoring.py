@@ -17,7 +17,7 @@ from attributary.attribution.types import Attribution, Limits, Options, Prepared
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
 
 from .pictures import picture_of
-from .rows import Batch, Outcome, Problem, Row, Scored
+from .rows import Batch, BundleState, Outcome, Problem, Row, Scored
 from .schema import batch_table
 from .settings import Settings
 
@@ -40,9 +40,8 @@ class PreparedBatch:
 class Scorer(Protocol):
     """Attributes batches. Safe to call from several threads."""
 
-    @property
-    def bundle_id(self) -> str:
-        """The bundle that answers."""
+    def bundle(self) -> BundleState:
+        """Which bundle answers now; its id never changes."""
         ...
 
     def prepare(self, batch: Batch) -> PreparedBatch:
@@ -58,10 +57,10 @@ class Scorer(Protocol):
         ...
 
 
-def score_batch(scorer: Scorer, batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
+def score_batch(scorer: Scorer, batch: Batch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
     """Take one batch all the way to its output rows."""
     prepared = scorer.prepare(batch)
-    return batch_table(schema, prepared.ids, prepared.passed, scorer.answer(prepared), scorer.bundle_id)
+    return batch_table(schema, prepared.ids, prepared.passed, scorer.answer(prepared), bundle_id)
 
 
 class BatchPreparer:
@@ -74,8 +73,9 @@ class BatchPreparer:
         # Every candidate's creator, so that totals are whole.
         self.options = Options(settings.top_k, max(candidates, settings.top_k), settings.filter)
         # Once here instead of once a row: what is wrong with it is no row's fault.
-        resolve_counts(self.options, len(preparer.bundle.items), preparer.limits)
-        preparer.filters.check(settings.filter, "filter")
+        resolve_counts(self.options, preparer.view.item_count, preparer.limits)
+        if settings.filter:
+            preparer.filters.check(settings.filter, "filter")
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Fetch, decode, resize and tokenise each row."""
@@ -92,10 +92,9 @@ class EngineScorer:
         self._engine = engine
         self._stage = BatchPreparer(engine, settings)
 
-    @property
-    def bundle_id(self) -> str:
-        """The open bundle's id."""
-        return self._engine.bundle.manifest.bundle_id
+    def bundle(self) -> BundleState:
+        """The open bundle, as of now."""
+        return state_of(self._engine)
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Fetch, decode, resize and tokenise each row."""
@@ -108,6 +107,12 @@ class EngineScorer:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def state_of(preparer: Preparer) -> BundleState:
+    """The bundle that an engine has open, and its revision."""
+    view = preparer.view
+    return BundleState(view.bundle.manifest.bundle_id, view.revision)
 
 
 def engine_limits(settings: Settings, candidates: int) -> Limits:

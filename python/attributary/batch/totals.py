@@ -128,7 +128,8 @@ def finish(run: Run) -> dict[str, Any]:
     summary = {
         "schema_version": SCHEMA_VERSION,
         "run": run.run_id,
-        "bundle_id": run.writer.bundle_id,
+        "bundle_id": run.writer.bundle.id,
+        "bundle_revision": run.writer.bundle.revision,
         "rows": totals.rows,
         "answered": totals.answered,
         "errors": dict(sorted(totals.errors.items())),

@@ -14,6 +14,7 @@ _VERBS = {
     "serve": "attributary.cli.serve:serve_command",
     "query": "attributary.cli.query:query_command",
     "score": "attributary.cli.score:score_command",
+    "report": "attributary.cli.report:report_command",
     "bundle": "attributary.cli.bundle:bundle_group",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",

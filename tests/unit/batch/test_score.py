@@ -11,6 +11,7 @@ import pytest
 
 from attributary.attribution.types import Filter, Options, Query
 from attributary.batch.plan import make_plan
+from attributary.batch.rows import BundleState
 from attributary.batch.run import Run, shard_name
 from attributary.batch.schema import OWN_COLUMNS
 from attributary.batch.settings import Settings
@@ -163,7 +164,7 @@ def test_resume_with_another_log_is_refused(log, tmp_path, run_score, log_table)
 def test_resume_with_another_bundle_is_refused(log, tmp_path, run_score):
     run_score(log, tmp_path / "run")
     plan = make_plan([log], Settings(rows_per_shard=8, batch_size=3))
-    with pytest.raises(RunError, match="bundle_id"), Run(tmp_path / "run", plan, "0" * 16):
+    with pytest.raises(RunError, match="bundle_id"), Run(tmp_path / "run", plan, BundleState("0" * 16)):
         pass
 
 
@@ -176,7 +177,7 @@ def test_a_directory_that_is_no_run_is_refused(log, tmp_path, run_score):
 
 def test_two_processes_cannot_share_a_run(log, tmp_path, run_score, tiny_engine):
     plan = make_plan([log], Settings(rows_per_shard=8, batch_size=3))
-    run = Run(tmp_path / "run", plan, tiny_engine.bundle.manifest.bundle_id)
+    run = Run(tmp_path / "run", plan, BundleState(tiny_engine.bundle.manifest.bundle_id))
     # flock is by open file: another descriptor of this process is refused like another process.
     with run, pytest.raises(RunError, match="another process"):
         run_score(log, tmp_path / "run")

@@ -1,0 +1,260 @@
+"""What a report tells of a finished run, gathered in one pass over its shards; memory does not grow with the run."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from attributary.errors import InputError, OutputError
+
+from .run import RUN, SHARDS, SUMMARY, read_json, shard_name
+from .totals import CREATORS, read_shard, shard_tables
+
+BINS = 20
+MOST_SLICES = 40
+_LOW, _HIGH = 2.5, 97.5
+
+
+@dataclass(frozen=True, slots=True)
+class CreatorTotal:
+    """One creator's total and its 95% interval; the unit is one generation."""
+
+    name: str
+    share: float
+    low: float
+    high: float
+    generations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows of a stretch of time, or of the log."""
+
+    label: str
+    rows: int
+    answered: int
+    out_of_distribution: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One generation to show, and where its row is."""
+
+    shard: int
+    row: int
+    values: dict[str, Any]  # the output row
+
+
+@dataclass(slots=True)
+class ReportData:
+    """Everything that the page shows."""
+
+    run: dict[str, Any]  # run.json
+    summary: dict[str, Any]  # summary.json
+    creators: list[CreatorTotal] = field(default_factory=list)
+    diffuse: tuple[float, float, float] = (0.0, 0.0, 0.0)  # sum, low, high
+    top_share: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    diffuse_share: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    slices: list[Slice] = field(default_factory=list)
+    slices_are_of: str = "position in the log"
+    most_certain: list[Example] = field(default_factory=list)
+    least_certain: list[Example] = field(default_factory=list)
+
+
+def gather(
+    directory: Path,
+    *,
+    creators: int = 20,
+    examples: int = 6,
+    resamples: int = 400,
+    seed: int = 0,
+    time_column: str | None = None,
+) -> ReportData:
+    """Read a finished run.
+
+    Intervals are of a bootstrap over generations: each of `resamples` times every generation gets a Poisson(1) weight,
+    and sums are scaled to the run's number of generations (Chamandy et al., Estimating uncertainty for massive data
+    streams, 2012). They say how much totals vary with which pictures happened to be generated, not how well the
+    bundle attributes. Raises OutputError for a run that is not finished or damaged, InputError for a time column that
+    is missing or no time.
+    """
+    if not (directory / SUMMARY).exists():
+        raise OutputError(
+            SUMMARY, f"is not there: {directory} is no finished run; run `attributary score` again"
+        )
+    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY))
+    totals = _creators(directory)
+    top = totals.slice(0, creators)
+    boot = _Bootstrap([str(name) for name in top["creator"].to_pylist()], resamples, seed)
+    place = _Slicer(directory, data.summary["rows"], time_column)
+    certain, uncertain = _Heap(examples, 1.0), _Heap(examples, -1.0)
+    for number in range(_shards(data)):
+        table = read_shard(directory / SHARDS / shard_name(number))
+        answered = table.filter(pc.is_valid(table["creators"]))
+        boot.add(answered)
+        place.add(table)
+        _count(data, answered)
+        for row in _candidates(table, examples):
+            values = table.slice(row, 1).to_pylist()[0]
+            for heap in (certain, uncertain):
+                heap.add(Example(number, row, values))
+    low, high = boot.intervals()
+    data.creators = [
+        CreatorTotal(row["creator"], row["share"], float(low[code]), float(high[code]), row["generations"])
+        for code, row in enumerate(top.to_pylist())
+    ]
+    data.diffuse = (data.summary["diffuse_share"], float(low[-1]), float(high[-1]))
+    data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
+    data.most_certain, data.least_certain = certain.best(), uncertain.best()
+    return data
+
+
+def _shards(data: ReportData) -> int:
+    return sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])
+
+
+def _creators(directory: Path) -> pa.Table:
+    try:
+        return pq.read_table(directory / CREATORS, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(CREATORS, f"cannot be read: {error}") from error
+
+
+def _count(data: ReportData, answered: pa.Table) -> None:
+    firsts = [items[0]["share"] if items else 0.0 for items in answered["items"].to_pylist()]
+    for shares, counts in (
+        (firsts, data.top_share),
+        (answered["diffuse_share"].to_pylist(), data.diffuse_share),
+    ):
+        counts += np.histogram(np.clip(np.asarray(shares, np.float64), 0, 1), BINS, (0, 1))[0]
+
+
+def _candidates(table: pa.Table, count: int) -> list[int]:
+    """Rows of a shard that may be among the most or the least certain of the run."""
+    diffuse = table["diffuse_share"].to_numpy().astype(np.float64)
+    rows = np.flatnonzero(np.isfinite(diffuse))
+    order = rows[np.argsort(diffuse[rows], kind="stable")]
+    return sorted({*order[:count].tolist(), *order[-count:].tolist()})
+
+
+class _Heap:
+    """Keeps the rows of smallest (sign 1) or largest (sign -1) diffuse share."""
+
+    def __init__(self, count: int, sign: float) -> None:
+        self._count, self._sign = count, sign
+        self._kept: list[tuple[float, tuple[int, int], Example]] = []
+
+    def add(self, example: Example) -> None:
+        key = -self._sign * example.values["diffuse_share"]
+        heapq.heappush(self._kept, (key, (-example.shard, -example.row), example))
+        if len(self._kept) > self._count:
+            heapq.heappop(self._kept)
+
+    def best(self) -> list[Example]:
+        return [example for _, _, example in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+
+
+class _Bootstrap:
+    """Poisson bootstrap of the sums of some creators' shares and of the diffuse share."""
+
+    def __init__(self, names: list[str], resamples: int, seed: int) -> None:
+        self._code = {name: code for code, name in enumerate(names)}
+        self._rng = np.random.default_rng(seed)
+        self._sums = np.zeros((resamples, len(names) + 1))
+        self._weight = np.zeros(resamples)
+        self._rows = 0
+
+    def add(self, answered: pa.Table) -> None:
+        values = np.zeros((len(answered), self._sums.shape[1]))
+        for row, creators in enumerate(answered["creators"].to_pylist()):
+            for total in creators or ():
+                if (code := self._code.get(total["creator"])) is not None:
+                    values[row, code] += total["share"]
+        values[:, -1] = answered["diffuse_share"].to_numpy()
+        weights = self._rng.poisson(1.0, (len(self._sums), len(answered))).astype(np.float64)
+        self._sums += weights @ values
+        self._weight += weights.sum(axis=1)
+        self._rows += len(answered)
+
+    def intervals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        scaled = self._sums * (self._rows / np.maximum(self._weight, 1.0))[:, None]
+        low, high = np.percentile(scaled, [_LOW, _HIGH], axis=0)
+        return low, high
+
+
+class _Slicer:
+    """Counts rows by stretches of equal length: of time, or of the log."""
+
+    def __init__(self, directory: Path, rows: int, column: str | None) -> None:
+        self._column = column
+        self._done = 0
+        if column is None:
+            self._first, self._last = 0.0, float(max(1, rows))
+        else:
+            self._first, self._last = _range(directory, column)
+        self._count = max(1, min(MOST_SLICES, rows // 10 or 1))
+        self._counts = np.zeros((self._count, 4), np.int64)
+
+    def add(self, table: pa.Table) -> None:
+        places = self._done + np.arange(len(table)) + 0.5
+        at = places if self._column is None else _seconds(table[self._column])
+        self._done += len(table)
+        span = max(self._last - self._first, 1e-9)
+        known = np.isfinite(at)
+        slices = np.clip(
+            ((at[known] - self._first) / span * self._count).astype(np.int64), 0, self._count - 1
+        )
+        foreign = np.array([flag is True for flag in table["out_of_distribution"].to_pylist()], np.bool_)
+        wrong = np.array([code is not None for code in table["error_code"].to_pylist()], np.bool_)
+        for place, flags in enumerate((np.ones(len(table), bool), ~wrong, foreign, wrong)):
+            np.add.at(self._counts[:, place], slices, flags[known])
+
+    def slices(self) -> list[Slice]:
+        width = (self._last - self._first) / self._count
+        return [
+            Slice(self._label(self._first + number * width), *(int(value) for value in counts))
+            for number, counts in enumerate(self._counts)
+        ]
+
+    def _label(self, at: float) -> str:
+        if self._column is None:
+            return f"{at:,.0f}"
+        return str(np.datetime64(int(at), "s")).replace("T", " ")
+
+
+def _range(directory: Path, column: str) -> tuple[float, float]:
+    first, last = np.inf, -np.inf
+    for path in sorted((directory / SHARDS).glob("shard-*.parquet"))[:1]:
+        names = pq.read_schema(path).names
+        if column not in names:
+            raise InputError(RUN, f"did not pass through; there are {', '.join(names)}", f"column {column}")
+    for table in shard_tables(directory, (column,)):
+        at = _seconds(table[column])
+        if np.isfinite(at).any():
+            first, last = min(first, float(np.nanmin(at))), max(last, float(np.nanmax(at)))
+    if first > last:
+        raise InputError(RUN, "holds no time", f"column {column}")
+    return first, last
+
+
+def _seconds(column: pa.ChunkedArray[Any]) -> NDArray[np.float64]:
+    """Seconds since 1970 of a column of timestamps, dates, ISO 8601 texts or numbers of seconds; NaN for null."""
+    kind = column.type
+    try:
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("us"))
+        if pa.types.is_timestamp(column.type):
+            values = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64())
+            return np.asarray(values.to_numpy(), np.float64) / 1e6
+        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+    except pa.ArrowException as error:
+        raise InputError(RUN, f"must be a time, is {kind}: {error}", "time column") from error

@@ -1,0 +1,82 @@
+"""`attributary report`: a page about a finished run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from attributary.batch.files import commit
+from attributary.batch.report_data import gather
+from attributary.batch.report_page import page, plots_of
+from attributary.batch.report_pictures import ItemPicture, generation_pictures
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="default: RUN/report.html")
+@click.option(
+    "--plots", type=click.Path(path_type=Path), default=None, help="also write the plots here, as SVG"
+)
+@click.option(
+    "--inputs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="the run's inputs, for pictures; repeatable",
+)
+@click.option(
+    "--corpus", type=click.Path(path_type=Path), default=None, help="corpus directory, for items' pictures"
+)
+@click.option(
+    "--time-column", default=None, help="a column that passed through; default: position in the log"
+)
+@click.option("--creators", type=click.IntRange(1, 200), default=20, show_default=True, help="bars to draw")
+@click.option("--examples", type=click.IntRange(0, 100), default=6, show_default=True, help="of each kind")
+@click.option(
+    "--resamples", type=click.IntRange(100, 10_000), default=400, show_default=True, help="bootstrap"
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="print creators' totals and intervals as JSON")
+def report_command(
+    run: Path,
+    out: Path | None,
+    plots: Path | None,
+    inputs: tuple[Path, ...],
+    corpus: Path | None,
+    time_column: str | None,
+    creators: int,
+    examples: int,
+    resamples: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write one self-contained HTML page about a finished RUN of `attributary score`."""
+    data = gather(
+        run, creators=creators, examples=examples, resamples=resamples, seed=seed, time_column=time_column
+    )
+    shown = [*data.most_certain, *data.least_certain]
+    pictures = generation_pictures(data.run, inputs, shown) if inputs else {}
+    target = out or run / "report.html"
+    text = page(data, f"Attribution of {run.resolve().name}", pictures, _item_pictures(corpus))
+    commit(target, text.encode("utf-8", "backslashreplace"), str(target))
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for name, svg in plots_of(data).items():
+            commit(plots / f"{name}.svg", svg.encode("utf-8", "backslashreplace"), str(plots / f"{name}.svg"))
+    if as_json:
+        totals = [asdict(total) for total in data.creators]
+        click.echo(json.dumps({"creators": totals, "diffuse": data.diffuse}, ensure_ascii=False))
+    else:
+        click.echo(f"wrote {target}")
+
+
+def _item_pictures(corpus: Path | None) -> ItemPicture:
+    if corpus is None:
+        return lambda item_id: None
+    from attributary.building.source import read_source
+
+    source = read_source(corpus)
+    paths = dict(zip(source.table["id"].to_pylist(), source.pictures, strict=True))
+    return paths.get
