@@ -7,12 +7,18 @@ from pathlib import Path
 
 import click
 
+from .truth_commands import COMMANDS
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group("evaluate")
 def evaluate() -> None:
-    """Measure encoders and bundles."""
+    """Measure encoders, bundles and attribution methods."""
+
+
+for _command in COMMANDS:
+    evaluate.add_command(_command)
 
 
 @evaluate.command("retrieval")

@@ -1,0 +1,127 @@
+"""What several commands of the evaluation share: options, errors in one line, reports."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT = click.Path(dir_okay=False, path_type=Path)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Say what is wrong in one line; a traceback is for what nobody thought of."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        import torch
+
+        from ..corpus.errors import CorpusError
+        from ..subject.errors import SubjectError
+        from ..teacher.errors import TeacherError
+        from .errors import EvaluationError
+
+        # Sums in another order change the last bits; the workers take one thread each as well.
+        torch.set_num_threads(kwargs.pop("threads", 1))
+        try:
+            command(*args, **kwargs)
+        except (CorpusError, SubjectError, TeacherError, EvaluationError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+def _options(*given: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def add(command: _Command) -> _Command:
+        for option in reversed(given):
+            command = option(command)
+        return command
+
+    return add
+
+
+MODEL = _options(
+    click.option("--subject", "subject_dir", type=FOLDER, required=True, help="Checkpoint under study."),
+    click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="The corpus it was trained on."),
+    click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
+    click.option(
+        "--threads", default=1, show_default=True, help="Cores of this process; workers take one each."
+    ),
+)
+QUERY_FILE = click.option(
+    "--queries", "query_file", type=FILE, required=True, help="File of `subject queries`."
+)
+SPLIT = _options(
+    click.option(
+        "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
+    ),
+    click.option("--limit", type=int, help="Only so many queries, spread evenly over the split."),
+)
+RETRAIN = _options(
+    click.option("--store", type=OUT_FOLDER, default=Path("out/retrains"), show_default=True),
+    click.option("--workers", default=2, show_default=True, help="Single-threaded processes; one a core."),
+    click.option("--save-every", default=250, show_default=True, help="Steps between checkpoints of a run."),
+    click.option("--retry-failed", is_flag=True, help="Try failed runs again."),
+)
+TOLD = _options(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    click.option("--out", type=OUT, help="Also write the JSON here."),
+)
+METHODS = _options(
+    click.option(
+        "--scores", "score_files", type=FILE, multiple=True, help="Score file of a method; repeat."
+    ),
+    click.option(
+        "--best", default="abu+", show_default=True, help="The method that is compared with the others."
+    ),
+)
+GRID = _options(
+    click.option("--timesteps", default=50, show_default=True, help="Of the query loss."),
+    click.option("--draws", default=2, show_default=True, help="Of noise at each timestep."),
+)
+PLAN = click.option("--plan", "plan_file", type=OUT, help="Write the runs here instead of training them.")
+
+
+def setting(entry: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is read as JSON where it is some."""
+    name, equals, value = entry.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--set {entry}: write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def tell(told: dict[str, Any], as_json: bool, out: Path | None) -> None:
+    """Print a report, and write it where asked."""
+    from .tables import as_json as to_json
+    from .tables import readable
+
+    if out is not None:
+        write(out, to_json(told) + "\n")
+    click.echo(to_json(told) if as_json else readable(told))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file; raises `EvaluationError` naming it if that fails."""
+    from .errors import EvaluationError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise EvaluationError(str(path), f"cannot be written: {error}") from error
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error, so that --json stays clean."""
+    click.echo(line, err=True)
