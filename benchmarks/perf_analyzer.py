@@ -121,9 +121,9 @@ def report_of(
             [
                 *command, "-m", model, "--input-data", str(inputs), "-f", str(report),
                 "--concurrency-range", str(concurrency), "-b", str(batch),
-                # A shared machine never holds still: three windows, whatever they are like. A count of requests
-                # would end sooner, but its rate is rounded to whole seconds.
-                "--measurement-interval", str(round(seconds * 1e3)), "--stability-percentage", "999", "-r", "3",
+                # A shared machine never holds still: three windows in which there were answers, whatever they are
+                # like. A count of requests would end sooner, but its rate is rounded to whole seconds.
+                "--measurement-interval", str(round(seconds * 1e3)), "--stability-percentage", "999", "-r", "10",
             ]
         )  # fmt: skip
         row = next(csv.DictReader(report.open()))

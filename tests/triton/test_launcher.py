@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from attributary.cli.triton import triton_group
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.triton import install
 from attributary.triton.install import find
@@ -156,3 +157,11 @@ def test_a_fetch_that_fails_says_why(tmp_path, monkeypatch):
     with pytest.raises(UnavailableError, match="pip download failed"):
         find()
     assert not (install.cache_folder() / "complete").exists()
+
+
+def test_every_option_is_in_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "triton.md").read_text()
+    for verb in ("serve", "materialize", "load"):
+        command = triton_group.get_command(None, verb)
+        for option in (name for entry in command.params for name in entry.opts if name.startswith("--")):
+            assert f"`{option}`" in text or f"`{option} " in text or f" {option} " in text, option
