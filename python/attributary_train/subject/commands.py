@@ -93,12 +93,15 @@ def queries(
     try:
         model = load_subject(subject_dir)
         corpus = Corpus.open(corpus_dir)
-        split = reference_split(corpus)
-        if sorted(split.train) != sorted(model.facts["training_set"]["ids"]):
+        if "training_set" not in model.facts:
+            raise SubjectError(str(subject_dir), "has no subject.json: what it was trained on is not known")
+        ids, unseen = model.facts["training_set"]["ids"], model.facts.get("unseen", [])
+        missing = [number for number in [*ids, *unseen] if number not in corpus]
+        if missing:
             raise SubjectError(
-                str(corpus_dir), "its reference selection is not what the model was trained on"
+                str(corpus_dir), f"lacks {len(missing)} items that the model knows of, e.g. {missing[0]}"
             )
-        prompts = query_prompts(corpus, split, counts, seed=seed)
+        prompts = query_prompts(corpus, ids, unseen, counts, seed=seed)
         made = generate(model, prompts, recipe_of(model).tokens, steps=steps, guidance=guidance)
         save_queries(made, out)
     except SubjectError as error:

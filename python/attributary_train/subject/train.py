@@ -126,7 +126,8 @@ def train_unet(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         decay = min(recipe.ema_decay, (1.0 + step) / (10.0 + step))
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, current, 1.0 - decay)
         running = loss.item() if step == start else 0.98 * running + 0.02 * loss.item()
         done = step + 1
         if done % save_every == 0 and done < recipe.steps:
