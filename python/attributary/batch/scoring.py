@@ -92,6 +92,11 @@ class EngineScorer:
         self._engine = engine
         self._stage = BatchPreparer(engine, settings)
 
+    @property
+    def options(self) -> Options:
+        """What each query is asked with."""
+        return self._stage.options
+
     def bundle(self) -> BundleState:
         """The open bundle, as of now."""
         return state_of(self._engine)
