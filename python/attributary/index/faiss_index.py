@@ -48,8 +48,11 @@ class FaissIndex:
             raise BundleError(path.name, f"cannot be opened: {str(error).splitlines()[0]}") from error
 
     def write(self, path: Path) -> None:
-        """Write the index file."""
-        faiss.write_index(self._index, str(path))
+        """Write the index file; raises OSError."""
+        try:
+            faiss.write_index(self._index, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path.name} cannot be written: {str(error).splitlines()[0]}") from error
 
     def refill(self, vectors: NDArray[np.float16], check: Callable[[], None] = lambda: None) -> None:
         """Hold other vectors, fp16 [N, D], with the training as it is. `check` is called between blocks."""

@@ -92,13 +92,14 @@ def _table(bundle: Bundle, rows: NDArray[np.int64]) -> pa.Table:
 def _write_vectors(
     view: View, rows: NDArray[np.int64], path: Path, check: Callable[[], None]
 ) -> NDArray[np.float16]:
-    shape = (len(rows), view.bundle.manifest.encoder.dim)
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    for start in range(0, len(rows), _BLOCK):
-        check()
-        mapped[start : start + _BLOCK] = view.vectors_of(rows[start : start + _BLOCK])
-    mapped.flush()
-    return np.asarray(mapped)
+    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), view.bundle.manifest.encoder.dim)}
+    # Written, not mapped: a full disk is an error here, and the end of the process there.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(rows), _BLOCK):
+            check()
+            file.write(view.vectors_of(rows[start : start + _BLOCK]).data)
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def _measured(entry: IndexEntry, index: FaissIndex, vectors: NDArray[np.float16], size: int) -> IndexEntry:

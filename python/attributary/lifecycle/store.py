@@ -100,7 +100,7 @@ class Store:
         self._mutex = threading.Lock()
         self._compacting = threading.Lock()
         self._meanwhile: list[Added | Deleted] | None = None
-        self._closing = self._giving_up = False
+        self._closing = self._giving_up = self._closed = False
 
     @property
     def view(self) -> View:
@@ -243,11 +243,13 @@ class Store:
         self._giving_up = True
 
     def close(self) -> None:
-        """Let a running change end, stop a running compaction, and let another writer in."""
+        """Let a running change end, stop a running compaction, let another writer in. Closing twice is no error."""
         self._closing = self._giving_up = True
         with self._compacting, self._mutex:
-            self._log.close()
-            self._lock.release()
+            if not self._closed:
+                self._closed = True
+                self._log.close()
+                self._lock.release()
 
     def _start(self, view: View) -> None:
         bundle = view.bundle

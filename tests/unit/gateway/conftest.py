@@ -149,12 +149,13 @@ async def serve(config):
     """Start a gateway with other settings; everything is stopped at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(engine, **settings):
-            gateway = Gateway(engine, dataclasses.replace(config, **settings))
+        async def start(engine, store=None, **settings):
+            gateway = Gateway(engine, dataclasses.replace(config, **settings), store=store)
             await gateway.start()
 
             async def stop():
-                engine.gate.set()
+                if isinstance(engine, FakeEngine):
+                    engine.gate.set()
                 await gateway.drain(0)
 
             stack.push_async_callback(stop)

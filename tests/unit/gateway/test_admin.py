@@ -1,0 +1,307 @@
+"""The admin service in process, over a real socket and a real bundle: who may, what it does, who sees it when."""
+
+import asyncio
+import shutil
+
+import grpc
+import numpy as np
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.client import AsyncClient, ServerError
+from attributary.client.admin import Added, Addition, AdminClient
+from attributary.errors import (
+    DeletedError,
+    InvalidArgumentError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+)
+from attributary.gateway.auth import read_admin_tokens
+from attributary.lifecycle.store import Store
+from attributary.v1 import admin_pb2 as pb
+from attributary.v1 import admin_pb2_grpc as rpc
+from tests.conftest import server_process
+
+TOKEN = "s3cret"
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    path = tmp_path / "admins"
+    path.write_text(f"# who may\nkim {TOKEN}\nlee other\n")
+    return path
+
+
+@pytest.fixture
+def bundle_dir(tiny_bundle_dir, tmp_path):
+    return shutil.copytree(tiny_bundle_dir, tmp_path / "bundle")
+
+
+@pytest.fixture
+def running(bundle_dir, tokens):
+    """A server process with the admin service on."""
+    with server_process(bundle_dir, config={"admin_tokens_file": str(tokens)}) as server:
+        yield server
+
+
+@pytest.fixture
+def admin(running):
+    with AdminClient(running.address, token=TOKEN) as client:
+        yield client
+
+
+@pytest.fixture
+def addition(picture):
+    return lambda item_id, number=3, **fields: Addition(
+        item_id, picture(number), **{"caption": "a orange rectangle", "creator": "Eve", **fields}
+    )
+
+
+def test_what_is_added_and_deleted_is_seen_by_the_next_query(running, admin, addition, picture):
+    with running.client() as client:
+        before = client.attribute(picture(3), prompt="a orange rectangle")
+        assert before.items[0].id == 1003
+        added = list(
+            admin.add_items([addition(1), addition(2, 4, licence="CC-BY-4.0", uri="new/2")], why="more")
+        )
+        assert [outcome.id for outcome in added] == [1, 2]
+        answer = client.attribute(picture(3), prompt="a orange rectangle")
+        assert {item.id for item in answer.items[:2]} == {1, 1003}
+        assert client.get_item(2).licence == "CC-BY-4.0"
+        told = client.describe()
+        assert (told.item_count, told.creator_count, told.added_count, told.deleted_count) == (302, 5, 2, 0)
+
+        assert admin.delete_items(creator="Dee", why="she opted out").count == 75
+        assert admin.delete_items(ids=[1, 1003, 9], why="by hand").unknown == (9,)
+        answer = client.attribute(picture(3), prompt="a orange rectangle", top_k=200)
+        assert "Dee" not in {total.creator for total in answer.creators}
+        assert not {1, 1003} & {item.id for item in answer.items}
+        with pytest.raises(DeletedError) as caught:
+            client.get_item(1003)
+        assert caught.value.name == "1003"
+        assert caught.value.at.startswith("20")
+        with pytest.raises(NotFoundError) as unknown:
+            client.get_item(9)
+        assert type(unknown.value) is NotFoundError
+        assert client.describe().item_count == 226
+    changes = admin.changes()
+    # The first item went alone, or both together.
+    additions = [change for change in changes if change.kind == "add"]
+    assert sum((change.ids for change in additions), ()) == (1, 2)
+    assert {(change.who, change.why) for change in additions} == {("kim", "more")}
+    assert [
+        (change.who, change.why, change.what, change.item_count) for change in changes[len(additions) :]
+    ] == [("kim", "she opted out", "creator=Dee", 75), ("kim", "by hand", "", 1)]
+    assert admin.changes(after=changes[0].revision) == changes[1:]
+
+
+def test_a_restart_remembers(running, admin, addition, bundle_dir, picture):
+    list(admin.add_items([addition(1)], why="more"))
+    admin.delete_items(source="file:pictures/1", why="opted out")
+    running.process.kill()
+    running.process.wait()
+    engine = open_engine(bundle_dir)
+    assert engine.view.revision == 2
+    assert engine.row_of(1) == 300
+    with pytest.raises(DeletedError):
+        engine.row_of(1010)
+
+
+def test_each_item_has_its_own_result(admin, addition):
+    items = [
+        addition(1),
+        addition(1005),
+        Addition(2, b"no picture", "c", "Eve"),
+        addition(3, creator=""),
+        addition(4),
+    ]
+    outcomes = list(admin.add_items(items, why="more"))
+    assert [isinstance(outcome, Added) for outcome in outcomes] == [True, False, False, False, True]
+    assert [outcome.field for outcome in outcomes[1:4]] == ["item.id", "item.image", "item.creator"]
+    nobody = list(admin.add_items([addition(9)], why=""))
+    assert nobody[0].field == "why"
+
+
+def test_many_items_over_one_stream(admin, addition):
+    outcomes = list(
+        admin.add_items((addition(item_id, item_id % 300) for item_id in range(100, 200)), why="many")
+    )
+    assert [outcome.id for outcome in outcomes] == list(range(100, 200))
+    revisions = [outcome.revision for outcome in outcomes]
+    assert revisions == sorted(revisions)
+    # Together where they waited together: never more than a batch of pictures, never out of order.
+    assert max(revisions.count(revision) for revision in revisions) <= 8
+    assert sum(change.item_count for change in admin.changes()) == 100
+
+
+def test_wrong_deletions_name_the_field(running):
+    wrong = {
+        "selection": ({}, {"creator": ""}, {"ids": pb.Ids()}, {"source": "file:"}),
+        "why": ({"creator": "Ann", "why": ""},),
+    }
+    with grpc.insecure_channel(running.address) as channel:
+        stub = rpc.AdminServiceStub(channel)
+        for field, requests in wrong.items():
+            for given in requests:
+                request = pb.DeleteItemsRequest(**{"why": "x", **given})
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.DeleteItems(request, metadata=(("authorization", f"Bearer {TOKEN}"),))
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert caught.value.details().startswith(field)
+
+
+def test_a_stream_ends_at_what_cannot_be_read(running, addition):
+    ends = {
+        "request_serializer": None,
+        "response_deserializer": pb.AddItemsResponse.FromString,
+    }
+    item = pb.NewItem(id=1, image=addition(1).picture, caption="c", creator="Eve")
+    good = pb.AddItemsRequest(request_id="a", item=item, why="x").SerializeToString()
+    too_long = pb.AddItemsRequest(request_id="x" * 200, item=item, why="x").SerializeToString()
+    no_id = pb.AddItemsRequest(request_id="b", item=pb.NewItem(caption="c"), why="x").SerializeToString()
+    with grpc.insecure_channel(running.address) as channel:
+        call = channel.stream_stream("/attributary.v1.AdminService/AddItems", **ends)(
+            iter([good, too_long, no_id, b"\xff\xff"]), metadata=(("authorization", f"Bearer {TOKEN}"),)
+        )
+        results = []
+        with pytest.raises(grpc.RpcError) as caught:
+            for response in call:
+                results.append(response)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [(result.request_id, result.error.field) for result in results] == [
+        ("a", ""), ("", "request_id"), ("b", "item.id"),
+    ]  # fmt: skip
+    assert results[0].added.id == 1
+
+
+async def test_tokens_open_one_door_each(serve, bundle_dir, tokens, tmp_path, picture):
+    (tmp_path / "queries").write_text("q\n")
+    with pytest.raises(ServerError, match="UNIMPLEMENTED"):
+        gateway, _ = await serve(open_engine(bundle_dir))
+        await asyncio.to_thread(_compact, gateway.port, TOKEN)
+    store = Store(bundle_dir, open_engine)
+    gateway, _ = await serve(
+        store.engine, store=store, admin_tokens_file=tokens, tokens_file=tmp_path / "queries"
+    )
+    for token in ("q", "wrong", ""):
+        with pytest.raises(ServerError, match="UNAUTHENTICATED"):
+            await asyncio.to_thread(_compact, gateway.port, token)
+    assert (await asyncio.to_thread(_compact, gateway.port, TOKEN)).parent == ""
+    for token, opens in (("q", True), (TOKEN, False)):
+        async with AsyncClient(f"127.0.0.1:{gateway.port}", token=token, retry=False) as client:
+            if opens:
+                assert (await client.attribute(picture(0))).items
+            else:
+                with pytest.raises(ServerError, match="UNAUTHENTICATED"):
+                    await client.attribute(picture(0))
+
+
+def _compact(port, token):
+    with AdminClient(f"127.0.0.1:{port}", token=token) as client:
+        return client.compact(why="x")
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", "kim\n", "kim s3cret extra\n"])
+def test_wrong_token_files_are_refused(tmp_path, text):
+    (tmp_path / "admins").write_text(text)
+    with pytest.raises(InvalidArgumentError, match="admin_tokens_file"):
+        read_admin_tokens(tmp_path / "admins")
+
+
+async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):
+    gateway, _ = await serve(engine, admin_tokens_file=tokens)
+
+    def ask():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as client:
+            for call in (
+                lambda: client.compact(why="x"),
+                lambda: client.delete_items(creator="Ann", why="x"),
+                lambda: client.changes(),
+                lambda: list(client.add_items([Addition(1, b"", "c", "e")], why="x")),
+            ):
+                with pytest.raises(
+                    PreconditionError, match="live changes need the embedded engine"
+                ) as caught:
+                    call()
+                assert caught.value.subject == "engine"
+
+    await asyncio.to_thread(ask)
+
+
+async def test_a_swap_under_load_fails_no_request(serve, bundle_dir, tokens, addition, picture):
+    store = Store(bundle_dir, open_engine)
+    first = store.bundle_id
+    gateway, client = await serve(store.engine, store=store, admin_tokens_file=tokens, permits=64)
+    stop, answers = asyncio.Event(), []
+
+    async def ask(number):
+        while not stop.is_set():
+            answers.append(await client.attribute(picture(number), top_k=3))
+            number = (number + 7) % 300
+
+    async def stream():
+        from attributary.client import query
+
+        async def queries():
+            while not stop.is_set():
+                yield query(embedding=np.ones(209, np.float32))
+
+        async for result in client.attribute_stream(queries()):
+            assert not isinstance(result, Exception)
+            answers.append(result)
+
+    asking = [asyncio.create_task(ask(number)) for number in range(4)] + [asyncio.create_task(stream())]
+
+    def change():
+        swaps = []
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            for turn in range(3):
+                outcomes = list(admin.add_items([addition(10 * turn + place) for place in range(3)], why="x"))
+                assert all(isinstance(outcome, Added) for outcome in outcomes)
+                assert admin.delete_items(ids=[1000 + turn, 10 * turn], why="x").count == 2
+                swaps.append(admin.compact(why="x"))
+        return swaps
+
+    swaps = await asyncio.to_thread(change)
+    stop.set()
+    await asyncio.gather(*asking)
+    assert [swap.parent for swap in swaps] == [first, *(swap.bundle_id for swap in swaps[:-1])]
+    assert {answer.bundle_id for answer in answers} == {first, *(swap.bundle_id for swap in swaps)}
+    assert (await client.describe()).item_count == 303
+    with pytest.raises(DeletedError):
+        await client.get_item(1002)
+    assert (await client.get_item(21)).creator == "Eve"
+
+
+async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
+    serve, bundle_dir, tokens, addition, monkeypatch
+):
+    from attributary.lifecycle import store as module
+
+    store = Store(bundle_dir, open_engine)
+    gateway, _ = await serve(store.engine, store=store, admin_tokens_file=tokens)
+    inside, build = asyncio.Event(), module.compacted
+    loop = asyncio.get_running_loop()
+
+    def slowly(view, encoder, out, check):
+        loop.call_soon_threadsafe(inside.set)
+        while True:
+            check()
+
+    monkeypatch.setattr(module, "compacted", slowly)
+
+    def change():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            list(admin.add_items([addition(1)], why="x"))
+            with pytest.raises(UnavailableError):
+                admin.compact(why="x")
+
+    changing = asyncio.create_task(asyncio.to_thread(change))
+    await inside.wait()
+    await gateway.drain()
+    await changing
+    monkeypatch.setattr(module, "compacted", build)
+    with Store(bundle_dir, open_engine) as again:
+        assert again.view.item_count == 301
+        assert again.compact(who="kim", why="x").added == 1
