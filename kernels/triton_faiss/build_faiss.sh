@@ -2,7 +2,7 @@
 # Builds the distribution's own FAISS source with AVX2, which its package lacks, and installs it under a prefix:
 #   kernels/triton_faiss/build_faiss.sh build/faiss
 #   make triton-backend FAISS_DIR=$PWD/build/faiss/share/faiss
-# Needs apt-get (not root), cmake, a C++ compiler and OpenBLAS's headers; about eight minutes of one core.
+# Needs apt-get (not root), cmake, a C++ compiler and OpenBLAS's headers; three to eight minutes of one core.
 set -euo pipefail
 prefix=$(realpath -m "${1:?usage: build_faiss.sh PREFIX}")
 version=1.7.3
