@@ -41,9 +41,8 @@ class GrownIndex:
         of_base = None
         scores = queries @ self._tail.T
         if allowed is not None:
-            bits = np.unpackbits(allowed, count=self.size, bitorder="little")
-            of_base = np.packbits(bits[:split], bitorder="little")
-            scores[:, bits[split:] == 0] = -np.inf
+            of_base, of_tail = _cut(allowed, split, len(self._tail))
+            scores[:, of_tail == 0] = -np.inf
         rows, similarity = self._base_rows(queries, min(count, split), of_base)
         places = _best(scores, count)
         rows = np.concatenate([rows, places + split], axis=1)
@@ -74,6 +73,16 @@ class GrownIndex:
             top_creators=0,
         )
         return scored.rows, np.where(scored.rows >= 0, scored.similarity, np.float32(-np.inf))
+
+
+def _cut(bitmap: NDArray[np.uint8], split: int, behind: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the bitmap of the first `split` rows, and the bits, one a byte, of the `behind` rows after them."""
+    whole, rest = divmod(split, 8)
+    first = bitmap[: whole + (rest > 0)]
+    if rest:
+        first = first.copy()
+        first[-1] &= (1 << rest) - 1
+    return first, np.unpackbits(bitmap[whole:], bitorder="little")[rest : rest + behind]
 
 
 def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
