@@ -44,12 +44,11 @@ class GrownIndex:
             of_base, of_tail = _cut(allowed, split, len(self._tail))
             scores[:, of_tail == 0] = -np.inf
         rows, similarity = self._base_rows(queries, min(count, split), of_base)
-        places = _best(scores, count)
-        rows = np.concatenate([rows, places + split], axis=1)
-        similarity = np.concatenate([similarity, np.take_along_axis(scores, places, 1)], axis=1)
-        rows[np.isneginf(similarity)] = -1
+        behind = np.broadcast_to(np.arange(split, self.size), scores.shape)
+        similarity = np.concatenate([similarity, scores], axis=1)
         best = _best(similarity, count)
-        found = np.take_along_axis(rows, best, 1)
+        found = np.take_along_axis(np.concatenate([rows, behind], axis=1), best, 1)
+        found[np.take_along_axis(similarity, best, 1) == -np.inf] = -1
         missing = count - found.shape[1]
         return np.pad(found, ((0, 0), (0, missing)), constant_values=-1) if missing > 0 else found
 
