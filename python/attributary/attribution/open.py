@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from attributary.bundle.bundle import Bundle
+from attributary.encoder.base import EncoderSpec
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import BundleError
 from attributary.index.base import VectorIndex
@@ -15,6 +16,7 @@ from attributary.journal.place import changes_of
 
 from .engine import Engine
 from .golden import verify_golden
+from .prepare import Preparer
 from .types import Limits
 
 Precision = Literal["fp32", "int8"]
@@ -52,6 +54,20 @@ def open_engine(
         # After the golden queries, which are about the bundle as it was built.
         engine.view = engine.view.apply(changes)
     return engine
+
+
+def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify: bool = True) -> Preparer:
+    """Open what brings queries to an engine that is elsewhere: items, tokenizer, filters; no encoder, no index.
+
+    Raises BundleError.
+    """
+    bundle = Bundle.open(directory, verify=verify)
+    entry = bundle.manifest.encoder
+    spec = EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
+    preparer = Preparer(bundle, spec, limits)
+    if changes := changes_of(bundle):
+        preparer.view = preparer.view.apply(changes)
+    return preparer
 
 
 def assemble(

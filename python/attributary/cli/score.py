@@ -15,12 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from attributary.attribution.types import Filter
-from attributary.batch.job import cores, score
+from attributary.batch.job import Result, cores, score
 from attributary.batch.local import Counts, Progress
-from attributary.batch.plan import make_plan
-from attributary.batch.scoring import EngineScorer, Scorer, engine_limits
+from attributary.batch.plan import Plan, make_plan
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
-from attributary.client.channel import Tls
+from attributary.batch.source import ScorerSource
 from attributary.errors import InvalidArgumentError, UnavailableError
 
 _DEFAULT = Settings()
@@ -62,6 +61,14 @@ _LINE_EVERY_S = 10.0
     help="stop when more of the rows, counted from 100 on, are error rows",
 )
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
+@click.option("--ray", "on_ray", is_flag=True, help="run on Ray: decoding in tasks, the engine in actors")
+@click.option("--ray-address", default="", help="a Ray cluster, or auto; default: one of this machine's own")
+@click.option(
+    "--ray-actors", type=int, default=None, help="default: one for each core, or for each share of a GPU"
+)
+@click.option(
+    "--ray-gpus-per-actor", type=float, default=0.0, show_default=True, help="GPUs that an actor holds"
+)
 @click.option("--token", default=None, help="the gateway's bearer token")
 @click.option("--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on")
 @click.option("--json", "as_json", is_flag=True, help="print summary.json at the end")
@@ -73,6 +80,10 @@ def score_command(
     triton_url: str | None,
     workers: int | None,
     max_error_rate: float,
+    on_ray: bool,
+    ray_address: str,
+    ray_actors: int | None,
+    ray_gpus_per_actor: float,
     token: str | None,
     tls_ca: Path | None,
     as_json: bool,
@@ -87,23 +98,29 @@ def score_command(
         raise InvalidArgumentError("endpoint", "stands alone: the gateway has the bundle")
     if not endpoint and bundle is None:
         raise InvalidArgumentError("bundle", "name a bundle directory, or an --endpoint that serves one")
+    if on_ray and workers is not None:
+        raise InvalidArgumentError("workers", "is for threads of one machine; with --ray give --ray-actors")
+    if not on_ray and (ray_address or ray_actors or ray_gpus_per_actor):
+        raise InvalidArgumentError("ray_address", "the options of Ray need --ray")
     settings = _settings(asked, engine)
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
         plan = make_plan(inputs, settings, reading)
-    scorer = _scorer(bundle, endpoint, triton_url, token, tls_ca, settings)
-    try:
+    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls_ca)
+    if on_ray:
+        options = (ray_address, ray_actors, ray_gpus_per_actor)
         with _progress(console) as progress:
-            result = score(
-                plan,
-                scorer,
-                out,
-                workers=workers or (cores() if engine == "embedded" else max(4, cores())),
-                max_error_rate=max_error_rate,
-                progress=progress,
-            )
-    finally:
-        scorer.close()
+            result = _score_on_ray(plan, source, out, options, max_error_rate, progress)
+    else:
+        threads = workers or (cores() if engine == "embedded" else max(4, cores()))
+        scorer = source.open()
+        try:
+            with _progress(console) as progress:
+                result = score(
+                    plan, scorer, out, workers=threads, max_error_rate=max_error_rate, progress=progress
+                )
+        finally:
+            scorer.close()
     summary = result.summary
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
@@ -141,35 +158,29 @@ def _settings(asked: dict[str, Any], engine: str) -> Settings:
     return settings
 
 
-def _scorer(
-    bundle: Path | None,
-    endpoint: str | None,
-    triton_url: str | None,
-    token: str | None,
-    tls_ca: Path | None,
-    settings: Settings,
-) -> Scorer:
-    if endpoint:
-        from attributary.batch.remote import GatewayScorer
-
-        return GatewayScorer(endpoint, settings, token=token, tls=None if tls_ca is None else Tls(ca=tls_ca))
-    assert bundle is not None
-    if triton_url:
-        try:
-            from attributary.batch.remote import TritonScorer
-
-            return TritonScorer(bundle, triton_url, settings)
-        except ImportError as error:
-            raise UnavailableError(f"{error}; install attributary[triton]") from None
-    from attributary.attribution.open import open_engine
-    from attributary.bundle.manifest import Manifest
-
-    limits = engine_limits(settings, Manifest.read(bundle).index.candidates)
-    return EngineScorer(open_engine(bundle, limits=limits, precision=settings.precision), settings)
+def _score_on_ray(
+    plan: Plan,
+    source: ScorerSource,
+    out: Path,
+    options: tuple[str, int | None, float],
+    max_error_rate: float,
+    progress: Progress,
+) -> Result:
+    try:
+        from attributary.batch.ray_runner import score_on_ray
+        from attributary.batch.ray_stream import RayOptions
+    except ImportError as error:
+        raise UnavailableError(f"{error}; install attributary[ray]") from None
+    return score_on_ray(
+        plan, source, out, RayOptions(*options), max_error_rate=max_error_rate, progress=progress
+    )
 
 
 @contextmanager
 def _reading_bar(console: Console) -> Iterator[Any]:
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     with Bar(
         TextColumn("reading the log"),
         BarColumn(),

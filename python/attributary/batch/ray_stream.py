@@ -1,0 +1,234 @@
+"""Two stages on Ray Data: tasks that unfold items on any core, actors that hold something heavy. Knows no attribution.
+
+Items, what lies between the stages, and results travel as pickles; results come back in any order, each exactly once.
+An actor or a task that is lost is started again and its work repeated, so both stages must give the same result twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError, RayTaskError
+
+from attributary.errors import AttributaryError, InvalidArgumentError, UnavailableError
+
+Item = TypeVar("Item")
+Middle = TypeVar("Middle")
+Result = TypeVar("Result")
+
+_COLUMN = "data"
+# A core is shared by one actor, which computes, and the tasks that feed it.
+_ACTOR_CPUS, _TASK_CPUS = 0.75, 0.25
+# Blocks leave a stage at this size, so that an actor need not wait for a whole item to be unfolded.
+_BLOCK_BYTES = 8 << 20
+# What may lie between the stages on a cluster of this machine's own.
+_STORE_BYTES = 512 << 20
+# A picture that kills its process must not be tried for ever.
+_MAX_RESTARTS, _MAX_RETRIES = 16, 4
+_MAX_BLOCKS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """Where the stages run and how many actors there are."""
+
+    address: str = ""  # of a cluster, or "auto"; empty: one of this machine's own, which ends with the stream
+    actors: int | None = None  # None: one for each core, or for each share of a GPU
+    gpus_per_actor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise InvalidArgumentError("ray_actors", f"must be at least 1, got {self.actors}")
+        if not 0 <= self.gpus_per_actor <= 64:
+            raise InvalidArgumentError(
+                "ray_gpus_per_actor", f"must be from 0 to 64, got {self.gpus_per_actor}"
+            )
+
+
+def stream(
+    items: Sequence[Item],
+    unfold: Callable[[Item], Iterable[Middle]],
+    make_worker: Callable[[], Callable[[Middle], Result]],
+    options: RayOptions,
+) -> Generator[Result, None, None]:
+    """Yield `worker(middle)` for every `middle` of `unfold(item)`, for every item.
+
+    `unfold` and `make_worker` are pickled; each actor calls `make_worker` once. Closing the iterator stops the work.
+    Raises the AttributaryError of a stage as it was raised, UnavailableError if the cluster cannot be had or is lost.
+    """
+    if not items:
+        return
+    with cluster(options), _settings(), _translated():
+        task, actor = _resources(options)
+        rows = [{_COLUMN: pickle.dumps(item)} for item in items]
+        one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+        first: Any = _unfold_one
+        with warnings.catch_warnings():
+            # How often an actor may be restarted has no name of its own in this release; the default is for ever.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+            found = (
+                ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+                .map_batches(first, fn_kwargs={"unfold": unfold}, **one, **task)
+                .map_batches(_Worker, fn_constructor_args=(make_worker,), **one, **actor)
+            )
+        batches: Iterable[Any] = found.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=1
+        )
+        for batch in batches:
+            for value in batch.column(_COLUMN):
+                yield _received(value.as_buffer())
+
+
+@contextmanager
+def cluster(options: RayOptions) -> Iterator[None]:
+    """Join the cluster that the options name, or make one; one that runs in this process already is used as it is."""
+    if ray.is_initialized():
+        yield
+        return
+    # Ray would report usage to its makers, and warn of what `_MAX_RESTARTS` means.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if options.address:
+            ray.init(address=options.address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                object_store_memory=_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+    except Exception as error:  # Ray raises bare ones, too.
+        raise UnavailableError(
+            f"no Ray cluster at {options.address or 'this machine'}: {_line(error)}"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _unfold_one(batch: Any, unfold: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
+    """The first stage: one item in, a pickle out for each of its parts."""
+    try:
+        for middle in unfold(pickle.loads(batch.column(_COLUMN)[0].as_buffer())):
+            yield _sent(middle)
+    except AttributaryError as error:
+        yield _sent(_Raised.of(error))
+
+
+class _Worker:
+    """The second stage: made once an actor."""
+
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+        self._failed: _Raised | None = None
+        try:
+            self._worker = make_worker()
+        except AttributaryError as error:
+            # Raised here it would only be tried again.
+            self._failed = _Raised.of(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Work on one part."""
+        middle = pickle.loads(batch.column(_COLUMN)[0].as_buffer())
+        if isinstance(middle, _Raised) or self._failed is not None:
+            return _sent(self._failed or middle)
+        try:
+            return _sent(self._worker(middle))
+        except AttributaryError as error:
+            return _sent(_Raised.of(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An error on its way to the driver. Exceptions whose constructors take several arguments cannot be unpickled."""
+
+    module: str
+    name: str
+    arguments: tuple[Any, ...]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, error: AttributaryError) -> _Raised:
+        """Take an error apart."""
+        kind = type(error)
+        return cls(kind.__module__, kind.__qualname__, error.args, dict(vars(error)))
+
+    def error(self) -> AttributaryError:
+        """Put it together again."""
+        kind = getattr(importlib.import_module(self.module), self.name)
+        error = kind.__new__(kind)
+        assert isinstance(error, AttributaryError)
+        error.args = self.arguments
+        vars(error).update(self.state)
+        return error
+
+
+def _sent(value: object) -> pa.Table:
+    return pa.table({_COLUMN: pa.array([pickle.dumps(value, protocol=5)], pa.large_binary())})
+
+
+def _received(data: pa.Buffer) -> Any:
+    value = pickle.loads(data)
+    if isinstance(value, _Raised):
+        raise value.error()
+    return value
+
+
+def _resources(options: RayOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ray's arguments of both stages. They must differ, or Ray joins the stages into one."""
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    pool: dict[str, Any] = {"max_restarts": _MAX_RESTARTS, "max_task_retries": _MAX_RETRIES}
+    if options.gpus_per_actor:
+        if there.get("GPU", 0) < options.gpus_per_actor:
+            raise UnavailableError(
+                f"the Ray cluster has {there.get('GPU', 0):g} GPUs, an actor needs {options.gpus_per_actor:g}"
+            )
+        actors = options.actors or int(there["GPU"] / options.gpus_per_actor)
+        pool |= {"num_cpus": 1, "num_gpus": options.gpus_per_actor}
+        task: dict[str, Any] = {"num_cpus": 1}
+    else:
+        actors = options.actors or max(1, int(there.get("CPU", 1)))
+        pool |= {"num_cpus": _ACTOR_CPUS}
+        task = {"num_cpus": _TASK_CPUS}
+    return task, {**pool, "compute": ray.data.ActorPoolStrategy(size=actors)}
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Ray Data's settings for one stream, without a trace in the process's own."""
+    settings = ray.data.DataContext.get_current().copy()
+    settings.enable_progress_bars = False
+    settings.print_on_execution_start = False
+    settings.target_max_block_size = _BLOCK_BYTES
+    with ray.data.DataContext.current(settings):
+        yield
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RayTaskError:
+        # A defect of a stage: its traceback is what helps.
+        raise
+    except RayError as error:
+        raise UnavailableError(f"the Ray cluster failed: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
