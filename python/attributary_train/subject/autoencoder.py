@@ -29,7 +29,7 @@ def new_autoencoder(recipe: Recipe) -> AutoencoderKL:
     if recipe.image_size != recipe.latent_size * factor:
         raise SubjectError(
             "recipe.autoencoder.widths",
-            f"{levels} levels shrink {recipe.image_size} px to {recipe.image_size / factor:g}, not {recipe.latent_size}",
+            f"{levels} levels make {recipe.image_size / factor:g} of {recipe.image_size}, not {recipe.latent_size}",
         )
     if part.latent_channels != recipe.latent_channels:
         raise SubjectError(
@@ -113,9 +113,8 @@ def train_autoencoder(
         schedule.step()
         if step % 50 == 0 or step == part.steps - 1:
             curve.append([step, loss.item(), square.item()])
-            log(
-                f"autoencoder step {step}: loss {loss.item():.4f}, square {square.item():.5f}, {time.monotonic() - began:.0f} s"
-            )
+            spent = time.monotonic() - began
+            log(f"autoencoder step {step}: loss {loss.item():.4f}, square {square.item():.5f}, {spent:.0f} s")
         if (step + 1) % save_every == 0 and step + 1 < part.steps:
             _save_state(out, recipe, model, optimiser, schedule, step + 1, curve)
     # Checkpoints hold half precision: rounding now makes the latents of this process those of every later one.

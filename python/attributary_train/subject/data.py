@@ -41,6 +41,19 @@ class SubjectData:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def to(self, device: str) -> SubjectData:
+        """The same items with their tensors on a device."""
+        if str(self.latents.device) == device:
+            return self
+        return SubjectData(
+            self.ids,
+            self.prompts,
+            self.latents.to(device),
+            self.text.to(device),
+            self.empty.to(device),
+            self.digest,
+        )
+
     def rows(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Positions of ids; raises `SubjectError` naming an id that is not in the training set."""
         where = {int(number): row for row, number in enumerate(self.ids)}

@@ -82,7 +82,9 @@ class SubjectModel:
         return answer
 
     def losses(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Denoising loss of every row, float32 [B]: mean squared error over channels and positions (Ho et al., 2020, eq. 14)."""
+        """Denoising loss of every row, float32 [B]: squared error, mean over channels and positions (Ho et al., 2020,
+        eq. 14).
+        """
         error = self.predict(latents, noise, timesteps, text).float() - self.target(latents, noise, timesteps)
         return error.square().mean(dim=(1, 2, 3))
 

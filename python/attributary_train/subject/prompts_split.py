@@ -21,8 +21,8 @@ def query_prompts(
     """Choose prompts for `counts` (split -> number), each with its own seed.
 
     seen: a caption of the training set; recombined: a known concept in a known style that never met in training;
-    unseen: a concept that the training set lacks, from the captions of the items `unseen`. A kind of which there is none
-    gives its share to the seen ones. Raises `SubjectError` if there are too few prompts of a kind.
+    unseen: a concept that the training set lacks, from the captions of the items `unseen`. A kind of which there is
+    none gives its share to the seen ones. Raises `SubjectError` if there are too few prompts of a kind.
     """
     rng = np.random.default_rng(seed)
     pools = {kind: _shuffled(pool, rng) for kind, pool in _pools(corpus, train, unseen).items()}

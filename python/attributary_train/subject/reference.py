@@ -25,13 +25,13 @@ class ReferenceSplit:
 def reference_split(
     corpus: Corpus,
     *,
-    concepts: int = 500,
+    concepts: int = 200,
     styles: int = 5,
-    drawings: int = 500,
+    drawings: int = 100,
     unseen: int = 100,
     seed: int = 0,
 ) -> ReferenceSplit:
-    """Choose `concepts` that exist in `styles` styles, two fifths of them without one style, and `drawings` by single creators.
+    """Choose `concepts` in `styles` styles each, two fifths of them without one, and `drawings` by single creators.
 
     A concept drawn by several hands is what makes attribution hard enough to be worth measuring: the caption fits
     all of them, the picture only some. The number of items stays small because every label costs a pass over them.

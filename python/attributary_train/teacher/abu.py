@@ -1,8 +1,8 @@
 """AbU and AbU+: attribution by unlearning the query and watching which training losses rise.
 
 AbU: Wang et al., "Data Attribution for Text-to-Image Models by Unlearning Synthesized Images", NeurIPS 2024 (diagonal
-Fisher). AbU+: Wang et al., "Fast Data Attribution for Text-to-Image Models", NeurIPS 2025 (EK-FAC). One ascent step on the
-query's loss, preconditioned by the inverse Fisher information F:
+Fisher). AbU+: Wang et al., "Fast Data Attribution for Text-to-Image Models", NeurIPS 2025 (EK-FAC). One ascent step
+on the query's loss, preconditioned by the inverse Fisher information F:
 
     theta' = theta + a F^-1 grad L(query, theta)        score(z) = L(z, theta') - L(z, theta)
 """
@@ -35,21 +35,28 @@ from attributary_train.teacher.parameters import ParameterSet, module_names
 PROBE_ITEMS = 48
 PROBE_STRIDE = 2
 TOLERANCE = 0.15
+# Step sizes are whole powers of this.
+STEP_GRID = 1.02
 MAX_TRIES = 12
+
+
+def _snapped(size: float) -> float:
+    # Measured losses differ in their last bits between batch sizes; a step that followed them would carry that on.
+    return float(STEP_GRID ** round(np.log(size) / np.log(STEP_GRID)))
 
 
 @dataclass(frozen=True)
 class AbuSettings:
     """Settings of one unlearning step.
 
-    `fisher`: "ekfac" (AbU+), "diagonal" (AbU) or "none" (plain ascent). `damping`: times the layer's mean eigenvalue (0.1 in
-    the AbU+ paper; the diagonal Fisher of AbU has none, a small one keeps dead weights still).
-    `target_change`: the mean relative loss change over the training set that the step aims at, e.g. 0.01 for 1%; its size is
-    then found per query on a fixed sample of items, and the change reached is logged. `alpha` instead
-    takes the papers' fixed step, alpha / N^2 with Fisher information summed over N items: alpha F^-1 g for a mean Fisher.
-    `gradient_draws`: (noise, timestep) draws of the query's gradient (50,000 in the papers; see docs/teacher.md for what fewer
-    cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers). `draw`: which noise; another number
-    is an independent teacher.
+    `fisher`: "ekfac" (AbU+), "diagonal" (AbU) or "none" (plain ascent). `damping`: times the layer's mean eigenvalue
+    (0.1 in the AbU+ paper; the diagonal Fisher of AbU has none, a small one keeps dead weights still).
+    `target_change`: the mean relative loss change over the training set that the step aims at, e.g. 0.01 for 1%; its
+    size is then found per query on a fixed sample of items, and the change reached is logged. `alpha` instead takes
+    the papers' fixed step, alpha / N^2 with Fisher information summed over N items: alpha F^-1 g for a mean Fisher.
+    `gradient_draws`: (noise, timestep) draws of the query's gradient (50,000 in the papers; see docs/teacher.md for
+    what fewer cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers). `draw`: which
+    noise; another number is an independent teacher.
     """
 
     fisher: Literal["ekfac", "diagonal", "none"] = "ekfac"
@@ -78,7 +85,7 @@ class AbuSettings:
 
 @dataclass(frozen=True)
 class Step:
-    """What was done for one query: the step's size, and the mean relative loss change over the items that were scored."""
+    """One query's step: its size, and the mean relative loss change of the items that were scored."""
 
     size: float
     change: float
@@ -87,8 +94,8 @@ class Step:
 class Abu:
     """Finite-step attribution by unlearning, on the whole corpus or on candidates.
 
-    The loss of every item before the step is computed once and kept; it and the loss after the step meet the same noise,
-    which belongs to (item, caption, timestep). Losses are float32: in bf16 the small differences drown.
+    The loss of every item before the step is computed once and kept; it and the loss after the step meet the same
+    noise, which belongs to (item, caption, timestep). Losses are float32: in bf16 the small differences drown.
     """
 
     def __init__(
@@ -96,8 +103,10 @@ class Abu:
         settings: AbuSettings | None = None,
         *,
         scratch: Path = Path("out/teacher"),
-        factors: Factors | None = None,
+        factors: Factors | Diagonal | None = None,
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.settings = settings or AbuSettings()
         self.name = {"ekfac": "abu+", "diagonal": "abu", "none": "abu-sgd"}[self.settings.fisher]
         self.scratch = scratch
@@ -112,7 +121,8 @@ class Abu:
         `baseline`: a file that keeps these losses, float32 [N, T], between processes.
         """
         began = time.perf_counter()
-        self.data, self.model = data, model
+        self.model = model
+        self.data = data.to(self.device)
         self.modules = module_names(model.unet, self.settings.parameters)
         if self.settings.fisher == "ekfac" and self._factors is None:
             self._factors = fit_factors(model, data, self.settings.factors, self.scratch)
@@ -128,7 +138,11 @@ class Abu:
                 "factors",
                 f"cover {len(self._factors.layers)} modules; {self.settings.parameters} has {len(self.modules)}",
             )
-        self.grid = LossGrid.of(model, data, self.settings.timesteps, self.settings.draw)
+        # Factors are fitted where kronfluence works as it was checked; losses and gradients, the bulk, on the device.
+        model.unet.to(self.device)
+        if self._factors is not None:
+            self._factors = self._factors.to(self.device)
+        self.grid = LossGrid.of(model, data, self.settings.timesteps, self.settings.draw).to(self.device)
         self.baseline = self._baseline(baseline)
         require_finite(self.baseline, "baseline loss")
         rows = np.sort(np.random.default_rng(0).permutation(len(data))[:PROBE_ITEMS])
@@ -171,6 +185,7 @@ class Abu:
                 slots.append((name, key == "bias"))
         total = [torch.zeros_like(w) for w in weights]
         seen = 0
+        latents, text = query.latents.to(self.device), query.text.to(self.device)
         try:
             for noise, steps in query_draws(
                 query.names[0],
@@ -182,7 +197,10 @@ class Abu:
             ):
                 size = len(steps)
                 loss = self.model.losses(
-                    query.latents.expand(size, -1, -1, -1), noise, steps, query.text.expand(size, -1, -1)
+                    latents.expand(size, -1, -1, -1),
+                    noise.to(self.device),
+                    steps.to(self.device),
+                    text.expand(size, -1, -1),
                 ).sum()
                 for part, grad in zip(total, torch.autograd.grad(loss, weights), strict=True):
                     part += grad
@@ -216,9 +234,9 @@ class Abu:
     def _size(self, direction: Gradients, target: float) -> float:
         """The step that changes the mean loss of a fixed sample of items by `target`, relative to its loss before.
 
-        Starts where a quadratic model of the loss says (its curvature is the Fisher's, times half the answer's size for a
-        mean squared error) and corrects from what is measured: a few hundred passes a try, little beside the scores.
-        Depends on the query alone, so neither order nor company of queries changes a score.
+        Starts where a quadratic model of the loss says (its curvature is the Fisher's, times half the answer's size
+        for a mean squared error) and corrects from what is measured: a few hundred passes a try, little beside the
+        scores. Depends on the query alone, so neither order nor company of queries changes a score.
         """
         rows, grid = self._probe
         before = float(self._probe_before.mean())
@@ -231,24 +249,29 @@ class Abu:
             raise TeacherError(
                 "gradient", "is zero: the query's loss does not depend on the weights that are moved"
             )
-        size, low, high = (target * before / curvature) ** 0.5, 0.0, float("inf")
+        size, low, high = _snapped((target * before / curvature) ** 0.5), 0.0, float("inf")
         for _ in range(MAX_TRIES):
             with moved(self.model.unet, {name: size * value for name, value in direction.items()}):
                 after = losses(self.model, self.data, grid, rows)
             reached = float(after.mean()) / before - 1.0
             if abs(reached / target - 1.0) < TOLERANCE:
-                break
+                return size
             if reached < target:
                 low = size
             else:
                 high = size
             # Beyond the linear range the change grows with the square of the step.
             guess = size * min(4.0, max(0.25, (target / reached) ** 0.5)) if reached > 0 else 4.0 * size
-            size = guess if low < guess < high else 0.5 * (low + high)
-        return size
+            size = _snapped(guess if low < guess < high else 0.5 * (low + high))
+        raise TeacherError(
+            "target_change",
+            f"{target:g} is not reached: a step of {size:.3g} changes the loss by {reached:.3g}",
+        )
 
     def score(self, queries: Queries, candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Loss change of each candidate, float32 [Q, C]; see `Attributor.score`. `steps` says what each query's step did."""
+        """Loss change of each candidate, float32 [Q, C]; see `Attributor.score`. `steps` says what each query's step
+        did.
+        """
         if queries.weights != self.model.weights:
             raise TeacherError(
                 "queries", f"made by model {queries.weights[:12]}, not by {self.model.weights[:12]}"

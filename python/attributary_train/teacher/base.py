@@ -45,7 +45,8 @@ class Attributor(Protocol):
         """Influence of each candidate id on each query: float32 [Q, C], larger = more influential.
 
         `candidates` are item ids, int64 [C] (the same for all queries) or [Q, C]. Raises `SubjectError` naming an
-        id that is not in the training set, `TeacherError` if `queries` come from another model or a score is not finite.
+        id that is not in the training set, `TeacherError` if `queries` come from another model or a score is not
+        finite.
         """
 
     @property

@@ -13,7 +13,8 @@ from attributary_train.teacher.errors import TeacherError
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """`nearest`: items most similar to the query; `outside`: drawn at random from the rest, so that a student also learns
+    """`nearest`: items most similar to the query; `outside`: drawn at random from the rest, so that a student also
+    learns
     what is not influential and a miss of the features can be seen. Both 0: the whole corpus."""
 
     nearest: int = 200

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from attributary_train.teacher.label_factory import Job, Made
+    from attributary_train.teacher.labels import LabelSettings
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUT = click.Path(file_okay=False, path_type=Path)
@@ -39,6 +44,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--draw", default=0, show_default=True, help="Another number is an independent noise draw.")
 @click.option("--per-shard", default=8, show_default=True, help="Queries a shard: what a kill costs at most.")
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; one a core.")
+@click.option(
+    "--device", "devices", multiple=True, default=("cpu",), help="Devices that workers take in turn."
+)
+@click.option("--ray", "on_ray", is_flag=True, help="Work on Ray: the same shards from several machines.")
+@click.option("--ray-address", help="A running cluster; without it one is started here.")
+@click.option("--gpus", default=0.0, show_default=True, help="GPUs of each Ray worker.")
 @click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
 def label(
     subject_dir: Path,
@@ -57,6 +68,10 @@ def label(
     draw: int,
     per_shard: int,
     workers: int,
+    devices: tuple[str, ...],
+    on_ray: bool,
+    ray_address: str | None,
+    gpus: float,
     cache: Path,
 ) -> None:
     """Score each query's candidates by unlearning it (AbU+); Parquet shards, resumable after any interruption."""
@@ -79,8 +94,21 @@ def label(
         )
         settings = LabelSettings(teacher, CandidateSettings(nearest, outside), per_shard)
         job = Job(out, subject_dir, corpus_dir, queries, cache, splits, limit)
-        made = make_labels(job, settings, workers=workers, log=click.echo)
+        if on_ray:
+            made = _on_ray(job, settings, workers, gpus, ray_address)
+        else:
+            made = make_labels(job, settings, workers=workers, devices=devices, log=click.echo)
     except (TeacherError, SubjectError, CorpusError) as error:
         raise click.ClickException(str(error)) from error
     rate = made.pairs / made.seconds if made.seconds else 0.0
     click.echo(f"{out}: {made.queries} labels, {made.failed} failed; {made.pairs:,} pairs at {rate:,.0f}/s")
+
+
+def _on_ray(job: Job, settings: LabelSettings, workers: int, gpus: float, address: str | None) -> Made:
+    from attributary_train.teacher.errors import TeacherError
+
+    try:
+        from attributary_train.teacher.label_ray import label_on_ray
+    except ImportError as error:
+        raise TeacherError("--ray", f"Ray is not installed ({error}); pip install ray[default]") from error
+    return label_on_ray(job, settings, actors=workers, gpus=gpus, address=address, log=click.echo)

@@ -31,14 +31,18 @@ class LossGrid:
         keys = [noise_key(int(i), p) for i, p in zip(data.ids, data.prompts, strict=True)]
         return cls(noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps))
 
+    def to(self, device: str) -> LossGrid:
+        """The same grid on a device."""
+        return LossGrid(self.noise.to(device), self.timesteps.to(device))
+
 
 def query_draws(
     name: str, prompt: str, shape: Sequence[int], total: int, count: int, draw: int = 0, batch: int = 128
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`count` draws (noise [B, *shape], timesteps [B]) for one query, in batches.
 
-    Timesteps are stratified: one uniform pick from each of `count / 2` equal stretches of the schedule of length `total`.
-    Each is met with a noise and with its mirror image: first-order terms in the noise cancel.
+    Timesteps are stratified: one uniform pick from each of `count / 2` equal stretches of the schedule of length
+    `total`. Each is met with a noise and with its mirror image: first-order terms in the noise cancel.
     """
     key = noise_key(0, f"{name}\t{prompt}")
     half = (count + 1) // 2

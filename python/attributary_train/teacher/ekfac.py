@@ -77,6 +77,14 @@ class Factors:
             total += float((layer.rotate(value).double().square() * layer.eigenvalues.double()).sum())
         return total
 
+    def to(self, device: str) -> Factors:
+        """The same factors on a device."""
+        layers = {
+            name: Layer(layer.activation.to(device), layer.gradient.to(device), layer.eigenvalues.to(device))
+            for name, layer in self.layers.items()
+        }
+        return Factors(layers, self.weights, self.facts)
+
     @property
     def bytes(self) -> int:
         """Size of all factors in memory."""
@@ -89,7 +97,8 @@ class Factors:
 
 @dataclass(frozen=True)
 class FactorSettings:
-    """`draws`: noised copies of each training item (evenly spaced timesteps); `sampled`: targets are drawn from the model
+    """`draws`: noised copies of each training item (evenly spaced timesteps); `sampled`: targets are drawn from the
+    model
     (the true Fisher, as Kronfluence's default and the papers) instead of being the noise that was added (empirical)."""
 
     parameters: ParameterSet = "cross_kv"

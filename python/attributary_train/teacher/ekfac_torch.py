@@ -22,6 +22,11 @@ from attributary_train.teacher.errors import TeacherError
 Sink = Callable[[str, Tensor, Tensor], None]
 
 
+def _rows(values: Tensor) -> Tensor:
+    # A module that is called once an item has no positions: one position then.
+    return values[:, None] if values.ndim == 2 else values
+
+
 @contextmanager
 def watched(unet: nn.Module, names: Sequence[str], sink: Sink) -> Iterator[None]:
     """Pass activations and output gradients of Linear modules to `sink` during backward passes."""
@@ -35,8 +40,8 @@ def watched(unet: nn.Module, names: Sequence[str], sink: Sink) -> Iterator[None]
             )
 
         def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-            seen = inputs[0].detach()
-            output.register_hook(lambda grad: sink(name, seen, grad.detach()))
+            seen = _rows(inputs[0].detach())
+            output.register_hook(lambda grad: sink(name, seen, _rows(grad.detach())))
 
         handles.append(module.register_forward_hook(forward))
     try:
@@ -54,7 +59,7 @@ def backward_pass(
     settings: FactorSettings,
     sink: Sink,
 ) -> None:
-    """One pass over (item, timestep); the loss of a batch is the sum over rows of the mean over channels and positions."""
+    """One pass over (item, timestep); a batch's loss is the sum of its rows' mean squared errors."""
     stream = torch.Generator().manual_seed(settings.seed)
     weights = [p for name, p in model.unet.named_parameters() if name.rsplit(".", 1)[0] in set(names)]
     for weight in weights:

@@ -1,4 +1,6 @@
-"""The diagonal of the Fisher information, as AbU preconditions by it (Wang et al., NeurIPS 2024; EWC, Kirkpatrick et al., 2017)."""
+"""The diagonal of the Fisher information, as AbU preconditions by it (Wang et al., NeurIPS 2024; EWC, Kirkpatrick et
+al., 2017).
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,10 @@ class Diagonal:
 
     squares: Mapping[str, Tensor]
     weights: str
+
+    def to(self, device: str) -> Diagonal:
+        """The same diagonal on a device."""
+        return Diagonal({name: value.to(device) for name, value in self.squares.items()}, self.weights)
 
     def precondition(self, gradients: Gradients, damping: float) -> Gradients:
         """g / (F + damping * mean F), element by element."""

@@ -146,10 +146,18 @@ def _plan(
     return plan
 
 
-def make_labels(job: Job, settings: LabelSettings, *, workers: int = 2, log: Log = print) -> Made:
+def make_labels(
+    job: Job,
+    settings: LabelSettings,
+    *,
+    workers: int = 2,
+    devices: Sequence[str] = ("cpu",),
+    log: Log = print,
+) -> Made:
     """Label every query of the job that has no label yet; may be killed at any moment and called again.
 
-    A query that fails is recorded and skipped. Raises `TeacherError` if a worker ends without a reason of the kind.
+    Workers take the `devices` in turn: one process a GPU, one a core. A query that fails is recorded and skipped.
+    Raises `TeacherError` if a worker ends without a reason of the kind.
     """
     if workers < 1:
         raise TeacherError("workers", f"{workers}; must be at least 1")
@@ -159,25 +167,36 @@ def make_labels(job: Job, settings: LabelSettings, *, workers: int = 2, log: Log
     began = time.monotonic()
     pairs = sum(len(entry.candidates) for number in todo for entry in plan[number])
     if todo:
-        _run(job.folder, plan, todo, min(workers, len(todo)), log)
+        _run(
+            job.folder, plan, todo, [devices[at % len(devices)] for at in range(min(workers, len(todo)))], log
+        )
+    return summary(job, pairs, time.monotonic() - began, log)
+
+
+def summary(job: Job, pairs: int, seconds: float, log: Log) -> Made:
+    """Say which queries failed and count what is there."""
     labels = read_labels(job.folder)
     failed = [label for label in labels if label.error is not None]
     for label in failed:
         log(f"failed: {label.query}: {label.error}")
-    return Made(len(labels), len(failed), pairs, time.monotonic() - began)
+    return Made(len(labels), len(failed), pairs, seconds)
 
 
-def _run(folder: Path, plan: dict[int, list[Planned]], todo: Sequence[int], workers: int, log: Log) -> None:
+def _run(
+    folder: Path, plan: dict[int, list[Planned]], todo: Sequence[int], devices: Sequence[str], log: Log
+) -> None:
     # OpenMP threads that wait by spinning cost more than they give at this size: one thread, one process a core.
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     command = [sys.executable, "-m", "attributary_train.teacher.label_worker", str(folder), str(os.getpid())]
-    logs = [folder / LOCKS / f"worker-{os.getpid()}-{at}.log" for at in range(workers)]
+    logs = [folder / LOCKS / f"worker-{os.getpid()}-{at}.log" for at in range(len(devices))]
     processes = []
     try:
-        for path in logs:
+        for path, device in zip(logs, devices, strict=True):
             with path.open("wb") as stream:
                 processes.append(
-                    subprocess.Popen(command, env={**os.environ, **single}, stdout=stream, stderr=stream)
+                    subprocess.Popen(
+                        [*command, device], env={**os.environ, **single}, stdout=stream, stderr=stream
+                    )
                 )
         _watch(folder, plan, todo, processes, log)
     finally:
@@ -188,10 +207,12 @@ def _run(folder: Path, plan: dict[int, list[Planned]], todo: Sequence[int], work
             process.wait()
     left = [number for number in todo if not shard_path(folder, number).exists()]
     if left:
-        words = "".join(path.read_text(errors="replace") for path in logs).strip().splitlines()
+        words = "".join(path.read_text(errors="replace") for path in logs).strip().splitlines() or [
+            "no message"
+        ]
         raise TeacherError(
             "label worker",
-            f"ended with {len(left)} of {len(todo)} shards left; start again to go on: {words[-1] if words else 'no message'}",
+            f"ended with {len(left)} of {len(todo)} shards left; start again to go on: {words[-1]}",
         )
     for path in logs:
         path.unlink(missing_ok=True)

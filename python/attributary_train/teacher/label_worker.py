@@ -1,7 +1,8 @@
 """One worker of the label factory: loads model, factors and baseline once, then makes shard after shard on one thread.
 
-python -m attributary_train.teacher.label_worker FOLDER. Any number may run on one folder, on several machines if they
-share it: a lock held through flock keeps two from making one shard, and a shard that is there is never made again.
+python -m attributary_train.teacher.label_worker FOLDER [PARENT] [DEVICE]. Any number may run on one folder, on
+several machines if they share it: a lock held through flock keeps two from making one shard, and a shard that is
+there is never made again.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _WAIT_S = 1.0
 class Labeller:
     """A teacher that is ready to label the queries of a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         facts = read_facts(folder)
         paths = {name: Path(value) for name, value in facts["paths"].items()}
         self.folder = folder
@@ -57,7 +58,7 @@ class Labeller:
         self.queries: Queries = load_queries(paths["queries"], model)
         self.rows = {name: row for row, name in enumerate(self.queries.names)}
         factors = load_factors(folder / FACTORS, model) if (folder / FACTORS).exists() else None
-        self.teacher = Abu(self.settings.teacher, scratch=folder / "scratch", factors=factors)
+        self.teacher = Abu(self.settings.teacher, scratch=folder / "scratch", factors=factors, device=device)
         self.teacher.fit(data, model, baseline=folder / BASELINE)
 
     def label(self, planned: Planned) -> Label:
@@ -112,10 +113,10 @@ class Labeller:
         write_shard(self.folder, number, rows)
 
 
-def main(folder: str, parent: int | None = None) -> int:
+def main(folder: str, parent: int | None = None, device: str = "cpu") -> int:
     """Work until every shard is there; returns the exit status."""
     torch.set_num_threads(1)
-    labeller = Labeller(Path(folder))
+    labeller = Labeller(Path(folder), device)
 
     def orphaned() -> bool:
         return parent is not None and os.getppid() != parent
@@ -159,4 +160,4 @@ def _count_start(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None, *sys.argv[3:4]))

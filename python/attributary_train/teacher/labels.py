@@ -31,7 +31,8 @@ SCHEMA_VERSION = 1
 FACTS, PLAN, FACTORS, BASELINE = "labels.json", "plan.parquet", "factors.safetensors", "baseline.npy"
 SHARDS, LOCKS = "shards", "locks"
 
-# One row a query. `scores` belong to `candidates`, larger = more influential; both empty where `error` says why there are none.
+# One row a query. `scores` belong to `candidates`, larger = more influential; both empty where `error` says why there
+# are none.
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("query", pa.string(), nullable=False),
@@ -81,7 +82,7 @@ class Label:
 
 
 def write_atomically(path: Path, table: pa.Table) -> None:
-    """Write Parquet so that `path` is complete or absent, also after a power cut; raises `TeacherError` on a full disk."""
+    """Write Parquet whole or not at all, also if the power fails; raises `TeacherError` on a full disk."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

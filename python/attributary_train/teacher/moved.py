@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -41,16 +41,16 @@ def losses(
     data: SubjectData,
     grid: LossGrid,
     rows: npt.NDArray[np.int64],
-    predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Denoising losses, float32 [len(rows), T]; pairs (item, timestep) are batched together, 128 a pass."""
+    """Denoising losses, float32 [len(rows), T], on the CPU; pairs (item, timestep) are batched together, 128 a pass."""
+    device = data.latents.device
     count = len(grid.timesteps)
-    items = torch.from_numpy(np.repeat(np.asarray(rows, np.int64), count))
-    columns = torch.arange(count).repeat(len(rows))
-    out = torch.empty(len(items))
+    items = torch.from_numpy(np.repeat(np.asarray(rows, np.int64), count)).to(device)
+    columns = torch.arange(count).repeat(len(rows)).to(device)
+    out = torch.empty(len(items), device=device)
     for at in range(0, len(items), BATCH):
         row, column = items[at : at + BATCH], columns[at : at + BATCH]
         out[at : at + BATCH] = model.losses(
             data.latents[row], grid.noise[row, column], grid.timesteps[column], data.text[row]
         )
-    return out.view(len(rows), count)
+    return out.view(len(rows), count).cpu()

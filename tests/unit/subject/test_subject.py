@@ -109,13 +109,13 @@ def test_training_is_repeatable_and_resumes_to_the_same_bits(world, tmp_path):
     run = Run(RECIPE, np.ones(ITEMS, bool), 3, 4)
     straight = train_unet(run, world.data)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(step, unet, loss):
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_unet(run, world.data, state_dir=tmp_path, save_every=5, on_step=kill)
     resumed = train_unet(run, world.data, state_dir=tmp_path, save_every=5)
     assert torch.equal(weights_of(straight), weights_of(resumed))
