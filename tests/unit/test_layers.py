@@ -22,7 +22,7 @@ ALLOWED = {
     "gateway": {"attribution", "journal", "lifecycle"},
     "triton": {"attribution", "bundle", "encoder", "index", "journal", "kernels"},
     "tensorrt": {"bundle", "encoder"},
-    "batch": {"attribution", "bundle", "client", "triton"},
+    "batch": {"attribution", "bundle", "client", "encoder", "triton"},
     "cli": {
         "attribution",
         "batch",

@@ -154,6 +154,7 @@ class ParquetInput:
         doubled = next((name for name in names if names.count(name) > 1), None)
         if doubled is not None:
             raise InputError(self._file.name, "is there twice", f"column {doubled}")
+        self._check(columns.id, lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers")
         image = columns.image or next((name for name in IMAGE_COLUMNS if name in names), None)
         if image is None:
             raise InputError(
@@ -165,7 +166,6 @@ class ParquetInput:
             columns.prompt or ("prompt" if "prompt" in names else None),
             columns.model or ("model_id" if "model_id" in names else None),
         )
-        self._check(found.id, lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers")
         self._check(
             image, _is_image, "binary (encoded pictures), text (paths or URIs) or a struct of bytes and path"
         )

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attributary.batch.inputs import find_inputs
@@ -14,6 +14,7 @@ from attributary.errors import InputError, InvalidArgumentError
 SMALL = Settings(rows_per_shard=8)
 
 
+@settings(deadline=None, max_examples=40)
 @given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=4), size=st.integers(1, 12))
 def test_shards_hold_every_row_once(tmp_path_factory, counts, size):
     directory = tmp_path_factory.mktemp("cut")
