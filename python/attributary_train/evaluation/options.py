@@ -76,9 +76,7 @@ TOLD = _options(
     click.option("--out", type=OUT, help="Also write the JSON here."),
 )
 METHODS = _options(
-    click.option(
-        "--scores", "score_files", type=FILE, multiple=True, help="Score file of a method; repeat."
-    ),
+    click.option("--scores", "score_files", type=FILE, multiple=True, help="Score file of a method; repeat."),
     click.option(
         "--best", default="abu+", show_default=True, help="The method that is compared with the others."
     ),
@@ -113,13 +111,9 @@ def tell(told: dict[str, Any], as_json: bool, out: Path | None) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a text file; raises `EvaluationError` naming it if that fails."""
-    from .errors import EvaluationError
+    from .files import write_whole
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise EvaluationError(str(path), f"cannot be written: {error}") from error
+    write_whole(path, lambda stream: stream.write(text.encode()))
 
 
 def say(line: str) -> None:

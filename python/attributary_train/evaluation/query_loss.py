@@ -7,7 +7,6 @@ two models' losses is not a difference of two draws.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.files import write_whole
 from attributary_train.subject.model import SubjectModel, loss_timesteps, require_finite
 from attributary_train.subject.noise import noise_grid
 from attributary_train.subject.queries import Queries
@@ -60,7 +60,7 @@ class QueryLoss:
             return kept
         cells = self._compute(model)
         if path is not None:
-            _write(path, cells)
+            write_whole(path, lambda stream: np.savez(stream, cells=cells))
         return cells
 
     @torch.inference_mode()
@@ -127,15 +127,3 @@ def _read(path: Path) -> Cells | None:
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None  # Not there or cut off: computed again in seconds.
     return cells
-
-
-def _write(path: Path, cells: Cells) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            np.savez(stream, cells=cells)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EvaluationError(str(path), f"cannot be written: {error}") from error

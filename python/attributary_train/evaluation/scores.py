@@ -7,17 +7,17 @@ same queries and items.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -86,21 +86,17 @@ def save_scores(file: ScoreFile, path: Path) -> None:
         "weights": file.weights,
         "facts": file.facts,
     }
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                scores=file.scores,
-                queries=np.array(file.queries, dtype=np.str_),
-                ids=file.ids,
-                about=np.array(json.dumps(facts)),
-            )
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EvaluationError(str(path), f"cannot be written: {error}") from error
+
+    def fill(stream: IO[bytes]) -> None:
+        np.savez_compressed(
+            stream,
+            scores=file.scores,
+            queries=np.array(file.queries, dtype=np.str_),
+            ids=file.ids,
+            about=np.array(json.dumps(facts)),
+        )
+
+    write_whole(path, fill)
 
 
 def load_scores(path: Path, *, weights: str | None = None) -> ScoreFile:

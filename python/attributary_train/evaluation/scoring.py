@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.files import write_whole
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
@@ -85,13 +85,6 @@ def _chunk(
     # Checks shape and values before anything is kept.
     ScoreFile(method.name, scores, queries.names, data.ids, queries.weights)
     cost: Cost = method.cost
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            np.savez(stream, scores=scores, cost=np.array(json.dumps(asdict(cost))))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EvaluationError(str(path), f"cannot be written: {error}") from error
+    told = np.array(json.dumps(asdict(cost)))
+    write_whole(path, lambda stream: np.savez(stream, scores=scores, cost=told))
     return scores, asdict(cost)

@@ -65,6 +65,8 @@ def _finite(values: npt.ArrayLike) -> Floats:
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1:
         raise EvaluationError("sample", f"shape {sample.shape}; must have one axis")
+    if not len(sample):
+        raise EvaluationError("sample", "is empty: there is nothing to draw an interval from")
     if not np.isfinite(sample).all():
         raise EvaluationError("sample", f"{int((~np.isfinite(sample)).sum())} values are not finite")
     return sample
