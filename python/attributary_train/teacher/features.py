@@ -38,13 +38,13 @@ class RawFeatures(Method):
 
     `image`: EfficientNet-lite0; `text`: MiniLM of the prompts; `joined`: both, each scaled to unit length before they
     are put side by side, so that the cosine is the mean of the two; `pixels`: values in [0, 1].
-    `pictures`: uint8 [N, S, S, 3] of the items `ids`.
+    `pictures`: uint8 [N, S, S, 3] of the items `ids`. `towers` may be None for pixels.
     """
 
     def __init__(
         self,
         kind: Kind,
-        towers: TowerFeatures,
+        towers: TowerFeatures | None,
         autoencoder: AutoencoderKL,
         pictures: Pictures,
         ids: Sequence[int],
@@ -54,6 +54,8 @@ class RawFeatures(Method):
             raise TeacherError("kind", f"{kind!r}; there are {', '.join(get_args(Kind))}")
         if len(pictures) != len(ids):
             raise TeacherError("pictures", f"{len(pictures)} for {len(ids)} ids")
+        if towers is None and kind != "pixels":
+            raise TeacherError("towers", f"are missing; {kind} features come from them")
         self.kind, self.name = kind, kind
         self._towers, self._autoencoder = towers, autoencoder
         self._pictures, self._ids = pictures, ids
@@ -87,6 +89,7 @@ class RawFeatures(Method):
         """Rows of unit length (of centred values for pixels), float32."""
         if self.kind == "pixels":
             return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 255.0 - 0.5
+        assert self._towers is not None
         parts = []
         if self.kind in ("image", "joined"):
             size = self._towers.image_tower.image_size
@@ -104,7 +107,9 @@ class RawFeatures(Method):
 def _make(context: Context, kind: Kind) -> RawFeatures:
     autoencoder = load_autoencoder(context.subject)
     size = int(autoencoder.config.sample_size)
-    towers = TowerFeatures(context.cache / "features", threads=context.threads)
+    towers = None
+    if kind != "pixels":
+        towers = TowerFeatures(context.cache / "features", threads=context.threads)
     pictures = squares(context.corpus, size, context.cache)
     return RawFeatures(kind, towers, autoencoder, pictures, [item.id for item in context.corpus])
 

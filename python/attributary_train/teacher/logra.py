@@ -25,16 +25,19 @@ from attributary_train.teacher.registry import Context
 _LOGRA = GradientSettings(parameters="all")
 
 
-def whitening(features: Tensor, damping: float) -> Tensor:
-    """R^-1/2 float64 [k, k] of R = Phi^T Phi / N + lambda I; lambda = damping x mean eigenvalue (0.1: Grosse et al.,
-    2023, and LoGra)."""
+def fisher_root(features: Tensor, damping: float) -> Tensor:
+    """Lower triangular L, float64 [k, k], with L L^T = R = Phi^T Phi / N + lambda I.
+
+    lambda = damping x mean eigenvalue (0.1: Grosse et al., 2023, and LoGra). L^-1 phi has the inner products of
+    R^-1/2 phi at a tenth of the cost.
+    """
     phi = features.double()
     fisher = phi.T @ phi / len(phi)
-    values, vectors = torch.linalg.eigh(fisher)
     ridge = damping * fisher.trace() / len(fisher)
     if not ridge > 0:
         raise TeacherError("gradients", "are all zero: nothing to compare by")
-    root: Tensor = (vectors * (values.clamp(min=0) + ridge).rsqrt()) @ vectors.T
+    fisher.diagonal().add_(ridge)
+    root: Tensor = torch.linalg.cholesky(fisher)
     return root
 
 
@@ -63,13 +66,13 @@ class LoGra(Method):
     def _prepare(self, data: SubjectData, model: SubjectModel) -> float:
         passing = GradientPass(model, self.settings, self.projection)
         features = torch.cat([part for _, part in passing.of_items(data, np.arange(len(data)))])
-        root = whitening(features, self.damping)
+        root = fisher_root(features, self.damping)
         stored = self._whitened(features, root)
         self._state = (passing, root, stored)
         return float(stored.numel() * 4)
 
     def _whitened(self, features: Tensor, root: Tensor) -> Tensor:
-        out = features.double() @ root
+        out = torch.linalg.solve_triangular(root, features.double().T, upper=False).T
         if self.normalise:
             out = torch.nn.functional.normalize(out, dim=1)
         return out.float()

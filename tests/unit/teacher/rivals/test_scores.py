@@ -14,7 +14,7 @@ from attributary_train.teacher.ekfac_influence import EkfacInfluence
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientSettings
 from attributary_train.teacher.journey_trak import JourneyTrak
-from attributary_train.teacher.logra import LoGra, whitening
+from attributary_train.teacher.logra import LoGra, fisher_root
 from attributary_train.teacher.projection import Flat, TwoSided
 from attributary_train.teacher.registry import METHODS, Context, create
 from attributary_train.teacher.trak import Trak
@@ -106,18 +106,18 @@ def test_a_method_that_was_not_fitted_says_so(queries, tmp_path):
         Trak(ALL).score(queries, np.array([100]))
 
 
-def test_whitening_makes_the_fisher_the_identity():
+def test_the_root_gives_the_inner_products_of_the_inverse_fisher():
     phi = torch.randn((400, 6), generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [9, 1, 3, 1, 0.5, 2]
     )
-    white = phi.double() @ whitening(phi, 1e-9)
-    torch.testing.assert_close(white.T @ white / 400, torch.eye(6).double(), rtol=1e-5, atol=1e-5)
-    # Much damping: only the scale changes.
-    strong = phi.double() @ whitening(phi, 1e9)
-    ratio = strong / phi
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-4, atol=0.0)
+    root = fisher_root(phi, 0.1)
+    fisher = phi.double().T @ phi.double() / 400
+    damped = fisher + 0.1 * torch.linalg.eigvalsh(fisher).mean() * torch.eye(6).double()
+    torch.testing.assert_close(root @ root.T, damped)
+    white = torch.linalg.solve_triangular(root, phi.double().T, upper=False).T
+    torch.testing.assert_close(white @ white.T, phi.double() @ torch.linalg.inv(damped) @ phi.double().T)
     with pytest.raises(TeacherError, match="are all zero"):
-        whitening(torch.zeros(4, 3), 0.1)
+        fisher_root(torch.zeros(4, 3), 0.1)
 
 
 def test_logra_is_a_cosine_unless_it_is_told_otherwise(model, data, queries):

@@ -67,6 +67,7 @@ def test_an_item_is_the_most_influential_on_itself(model, data, queries):
     assert method.score(copies, data.ids).argmax(axis=1).tolist() == rows
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_scores_agree_with_traker(model, data, queries, tmp_path):
     trak = pytest.importorskip("trak", reason="traker is not installed (make setup-train)")
     from trak.modelout_functions import AbstractModelOutput
