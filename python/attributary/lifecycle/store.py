@@ -23,6 +23,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.bundle.items import ItemRecord
 from attributary.errors import (
     AttributaryError,
+    BundleError,
     InvalidArgumentError,
     PreconditionError,
     UnavailableError,
@@ -219,10 +220,10 @@ class Store:
                         revision, tuple(past),
                     )  # fmt: skip
                     self._turn_to(opened, new_view, engine, flip)
-            except OSError as error:
-                raise PreconditionError(
-                    "bundle", f"cannot be compacted: {error.strerror or error}"
-                ) from error
+            except (OSError, BundleError) as error:
+                # The second: what serving needs beside the bundle's files, a collection perhaps, is not there.
+                reason = getattr(error, "strerror", None) or error
+                raise PreconditionError("bundle", f"cannot be compacted: {reason}") from error
             finally:
                 self._meanwhile = None
                 shutil.rmtree(next_of(self.directory), ignore_errors=True)

@@ -279,6 +279,20 @@ def test_a_failed_compaction_leaves_everything_as_it_was(store, bundle_dir, new_
     assert store.compact(**BY).parent == bundle_id
 
 
+def test_a_new_bundle_that_cannot_be_served_does_not_come_in(bundle_dir, new_item):
+    def open_first_only(place):
+        if place != bundle_dir:
+            raise BundleError("collection", "holds another bundle")
+        return open_engine(place)
+
+    with Store(bundle_dir, open_first_only) as store:
+        store.add([new_item(1)], **BY)
+        with pytest.raises(PreconditionError, match=r"cannot be compacted: .*holds another bundle"):
+            store.compact(**BY)
+        assert store.engine.view.item_count == 61
+        assert not next_of(bundle_dir).exists()
+
+
 def test_a_system_without_exchange(store, bundle_dir, new_item, monkeypatch):
     monkeypatch.setattr(replace, "_exchange", lambda one, other: False)
     store.add([new_item(1)], **BY)
