@@ -171,7 +171,17 @@ def test_agreement_and_self_consistency(subject, score_files, tmp_path):
     assert rows["spearman"] > 0.9
 
 
-def test_bad_input_is_one_clear_line(subject, model_words, query_words, score_files, tmp_path):
+def test_bad_input_is_one_clear_line(subject, model_words, query_words, score_files, tmp_path, monkeypatch):
+    opened = opening.Subject.open(subject.subject, subject.corpus.root, subject.cache)
+    really = opening.Subject.open
+    # Opening takes a second; only the other corpus is opened anew.
+    monkeypatch.setattr(
+        opening.Subject,
+        "open",
+        lambda folder, corpus, cache: (
+            opened if corpus == subject.corpus.root else really(folder, corpus, cache)
+        ),
+    )
     other = synthetic_corpus(tmp_path / "other", 20)
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"weights": "f" * 64, "runs": []}))

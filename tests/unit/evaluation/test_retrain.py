@@ -56,19 +56,20 @@ def test_everything_that_decides_the_weights_names_the_run(subject, store, brief
     assert other_store.digest(other) != store.digest(run)
 
 
+@pytest.mark.timeout(900)  # Two worker processes start, and each imports diffusers.
 def test_killed_inside_a_run_it_goes_on_and_ends_with_the_same_weights(subject, store):
-    recipe = replace(subject.recipe, steps=60)
+    recipe = replace(subject.recipe, steps=30)
     runs = [Run(replace(recipe), half(subject, seed), 0, 0) for seed in (0, 1)]
     killed = threading.Thread(target=kill_worker_at, args=(store.work(runs[1]) / STATE,))
     killed.start()
     with pytest.raises(EvaluationError, match=r"status -9, 1 runs left; call again"):
-        retrain(store, runs, workers=1, save_every=10)
+        retrain(store, runs, workers=1, save_every=5)
     killed.join()
     assert [store.done(run) for run in runs] == [True, False]
     first = store.path(runs[0]).stat().st_mtime_ns
     assert 0 < torch.load(store.work(runs[1]) / STATE, weights_only=True)["step"] < recipe.steps
     told = []
-    outcome = retrain(store, runs, workers=1, save_every=10, say=told.append)
+    outcome = retrain(store, runs, workers=1, save_every=5, say=told.append)
     assert (outcome.trained, outcome.reused) == (1, 1)
     assert store.path(runs[0]).stat().st_mtime_ns == first
     # On one thread a worker trains what this process does without a break.
@@ -79,11 +80,11 @@ def test_killed_inside_a_run_it_goes_on_and_ends_with_the_same_weights(subject, 
 
 @pytest.mark.slow
 def test_the_other_worker_takes_over_the_run_of_a_dead_one(subject, store):
-    recipe = replace(subject.recipe, steps=60)
+    recipe = replace(subject.recipe, steps=30)
     runs = [Run(recipe, half(subject, seed), 0, 0) for seed in (0, 1)]
     killed = threading.Thread(target=kill_worker_at, args=(store.work(runs[1]) / STATE,))
     killed.start()
-    outcome = retrain(store, runs, workers=2, save_every=10)
+    outcome = retrain(store, runs, workers=2, save_every=5)
     killed.join()
     assert (outcome.trained, outcome.failed) == (2, {})
     assert store.load(runs[1]).weights == weights_digest(train_unet(runs[1], subject.data))
