@@ -148,7 +148,7 @@ def _watch(
 ) -> None:
     began, start, said, before = time.monotonic(), _progress(store, todo), 0.0, -1
     while any(process.poll() is None for process in processes):
-        time.sleep(0.2)
+        time.sleep(0.5)
         settled = len(todo) - len(store.missing(todo))
         if settled == before and time.monotonic() - said < _SAY_EVERY_S:
             continue
