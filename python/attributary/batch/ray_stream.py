@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ _STORE_BYTES = 512 << 20
 # A picture that kills its process must not be tried for ever.
 _MAX_RESTARTS, _MAX_RETRIES = 16, 4
 _MAX_BLOCKS = 10_000
+_REACH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def cluster(options: RayOptions) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if options.address:
+            _reach(options.address)
             ray.init(address=options.address, **quiet)
         else:
             ray.init(
@@ -228,6 +231,13 @@ def _translated() -> Iterator[None]:
         raise
     except RayError as error:
         raise UnavailableError(f"the Ray cluster failed: {_line(error)}") from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError if nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
 
 
 def _line(error: BaseException) -> str:

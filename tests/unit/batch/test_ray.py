@@ -4,6 +4,9 @@ import inspect
 import os
 import pickle
 import signal
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import psutil
@@ -68,6 +71,14 @@ def kill_actor():
             process.send_signal(signal.SIGKILL)
             return process.pid
     pytest.fail("no actor is there to be killed")
+
+
+@pytest.fixture
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 # The job.
@@ -261,3 +272,50 @@ def test_a_stream_leaves_the_process_settings_alone(cluster):
     squares([1])
     assert ray.data.DataContext.get_current().target_max_block_size == before
     assert ray.is_initialized()
+
+
+# The command.
+
+
+def cli(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "attributary.cli.main", "score", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "field"), [(["--ray", "--workers", "2"], "workers"), (["--ray-actors", "2"], "ray_address")]
+)
+def test_options_that_exclude_each_other(tmp_path, log, tiny_bundle_dir, given, field):
+    told = cli(log, "--bundle", tiny_bundle_dir, "--out", tmp_path / "out", *given)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"attributary: {field}: ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_the_command_with_a_cluster_of_its_own(tmp_path, log, tiny_bundle_dir, run_score, contents):
+    given = ("--rows-per-shard", "8", "--batch-size", "3")
+    told = cli(log, "--bundle", tiny_bundle_dir, "--out", tmp_path / "there", "--ray", *given)
+    assert told.returncode == 0, told.stderr
+    assert "47 rows, 0 error rows" in told.stdout
+    run_score(log, tmp_path / "here")
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_no_cluster_at_an_address(tmp_path, log, tiny_bundle_dir, free_port):
+    told = cli(
+        log,
+        "--bundle",
+        tiny_bundle_dir,
+        "--out",
+        tmp_path / "out",
+        "--ray",
+        "--ray-address",
+        f"127.0.0.1:{free_port}",
+    )
+    assert told.returncode == 2
+    assert f"no Ray cluster at 127.0.0.1:{free_port}" in told.stderr
