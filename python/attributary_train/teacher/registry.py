@@ -28,6 +28,9 @@ Factory = Callable[..., Attributor]
 
 # Name -> "module:factory". A factory is called as factory(context, **settings) and returns an unfitted Attributor.
 METHODS: dict[str, str] = {
+    "abu": "attributary_train.teacher.unlearning:abu",
+    "abu+": "attributary_train.teacher.unlearning:abu_plus",
+    "abu-sgd": "attributary_train.teacher.unlearning:abu_sgd",
     "random": "attributary_train.teacher.chance:chance",
     "image": "attributary_train.teacher.features:image",
     "text": "attributary_train.teacher.features:text",
