@@ -32,7 +32,7 @@ from attributary_train.teacher.moved import losses, moved
 from attributary_train.teacher.parameters import ParameterSet, module_names
 
 # The sample of items, and every how many of its timesteps, that the size of a step is found on.
-PROBE_ITEMS = 48
+PROBE_ITEMS = 96
 PROBE_STRIDE = 2
 TOLERANCE = 0.15
 # Step sizes are whole powers of this.
@@ -55,8 +55,9 @@ class AbuSettings:
     size is then found per query on a fixed sample of items, and the change reached is logged. `alpha` instead takes
     the papers' fixed step, alpha / N^2 with Fisher information summed over N items: alpha F^-1 g for a mean Fisher.
     `gradient_draws`: (noise, timestep) draws of the query's gradient (50,000 in the papers; see docs/teacher.md for
-    what fewer cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers). `draw`: which
-    noise; another number is an independent teacher.
+    what fewer cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers); `mirrored`:
+    each with a noise and its mirror image, so twice as many passes. `draw`: which noise; another number is an
+    independent teacher.
     """
 
     fisher: Literal["ekfac", "diagonal", "none"] = "ekfac"
@@ -65,7 +66,8 @@ class AbuSettings:
     target_change: float | None = 0.01
     alpha: float | None = None
     gradient_draws: int = 512
-    timesteps: int = 10
+    timesteps: int = 5
+    mirrored: bool = True
     draw: int = 0
     factors: FactorSettings = field(default_factory=FactorSettings)
 
@@ -81,6 +83,11 @@ class AbuSettings:
             raise TeacherError("damping", f"{self.damping}; must not be negative")
         if self.target_change is not None and not 0 < self.target_change < 10:
             raise TeacherError("target_change", f"{self.target_change}; must be above 0 and below 10")
+
+    @property
+    def columns(self) -> int:
+        """Losses taken of each item: U-Net passes."""
+        return self.timesteps * (2 if self.mirrored else 1)
 
 
 @dataclass(frozen=True)
@@ -142,11 +149,16 @@ class Abu:
         model.unet.to(self.device)
         if self._factors is not None:
             self._factors = self._factors.to(self.device)
-        self.grid = LossGrid.of(model, data, self.settings.timesteps, self.settings.draw).to(self.device)
+        self.grid = LossGrid.of(
+            model, data, self.settings.timesteps, self.settings.draw, mirrored=self.settings.mirrored
+        ).to(self.device)
         self.baseline = self._baseline(baseline)
         require_finite(self.baseline, "baseline loss")
         rows = np.sort(np.random.default_rng(0).permutation(len(data))[:PROBE_ITEMS])
-        every = slice(PROBE_STRIDE // 2, None, PROBE_STRIDE) if self.settings.timesteps > 1 else slice(None)
+        first = PROBE_STRIDE // 2 if self.settings.timesteps > 1 else 0
+        every = [
+            at for at in range(self.settings.columns) if at % self.settings.timesteps % PROBE_STRIDE == first
+        ]
         self._probe = rows, LossGrid(self.grid.noise[:, every], self.grid.timesteps[every])
         self._probe_before = self.baseline[torch.from_numpy(rows)][:, every]
         self._fit_seconds = time.perf_counter() - began
@@ -159,7 +171,7 @@ class Abu:
     def _baseline(self, path: Path | None) -> Tensor:
         if path is not None and path.exists():
             kept = torch.from_numpy(np.load(path))
-            if kept.shape != (len(self.data), self.settings.timesteps):
+            if kept.shape != (len(self.data), self.settings.columns):
                 raise TeacherError(
                     str(path), f"shape {tuple(kept.shape)} is not that of this corpus and these timesteps"
                 )
@@ -290,7 +302,7 @@ class Abu:
             require_finite(after, f"loss after unlearning {queries.names[at]}")
             out[at] = (after - before).mean(dim=1).numpy()
             self.steps.append(Step(size, float(after.mean() / before.mean()) - 1.0))
-        passes = per_query.shape[1] * self.settings.timesteps
+        passes = per_query.shape[1] * self.settings.columns
         state = self.baseline.numel() * 4 / len(self.data)
         self._cost = Cost(
             self._fit_seconds,

@@ -25,11 +25,20 @@ class LossGrid:
     timesteps: Tensor
 
     @classmethod
-    def of(cls, model: SubjectModel, data: SubjectData, count: int, draw: int = 0) -> LossGrid:
-        """The grid of `count` timesteps; `draw` picks an independent one (the teacher against itself)."""
+    def of(
+        cls, model: SubjectModel, data: SubjectData, count: int, draw: int = 0, *, mirrored: bool = False
+    ) -> LossGrid:
+        """The grid of `count` timesteps; `draw` picks an independent one (the teacher against itself).
+
+        `mirrored`: each noise is met by its mirror image in a second column, `count` columns later. What is odd in the
+        noise then cancels in a mean: half as many timesteps twice cost the same and agree better (docs/teacher.md).
+        """
         steps = loss_timesteps(model, count)
         keys = [noise_key(int(i), p) for i, p in zip(data.ids, data.prompts, strict=True)]
-        return cls(noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps))
+        noise, times = noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps)
+        if mirrored:
+            noise, times = torch.cat([noise, -noise], dim=1), torch.cat([times, times])
+        return cls(noise, times)
 
     def to(self, device: str) -> LossGrid:
         """The same grid on a device."""

@@ -113,6 +113,7 @@ def test_a_small_step_with_the_dense_fisher_is_the_closed_form_influence(linear)
         damping=0.0,
         gradient_draws=64,
         timesteps=4,
+        mirrored=False,
         factors=FactorSettings(backend="torch"),
     )
     factors = fit_factors(subject, items, FactorSettings(draws=400, backend="torch"), None)
@@ -233,6 +234,13 @@ def test_all_attention_can_be_moved_where_kronfluence_is(model, data, queries, t
     teacher.fit(data, model)
     assert len(teacher.modules) > 2 * len(module_names(model.unet, "cross_kv"))
     assert np.isfinite(teacher.score(queries, data.ids)).all()
+
+
+def test_a_mirrored_grid_cancels_what_is_odd_in_the_noise(model, data):  # noqa: F811
+    grid = LossGrid.of(model, data, 3, mirrored=True)
+    assert torch.equal(grid.timesteps[:3], grid.timesteps[3:]) and len(grid.timesteps) == 6
+    assert torch.equal(grid.noise[:, :3], -grid.noise[:, 3:])
+    assert torch.equal(grid.noise[:, :3], LossGrid.of(model, data, 3).noise)
 
 
 def test_draws_of_a_query_are_stratified_and_mirrored():
