@@ -30,9 +30,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import Aim, aim, arguments, emit
+
+# Beside this script lies triton.py, which torch would take for its own triton.
+sys.path.remove(str(Path(__file__).resolve().parent))
+
 import numpy as np
 import torch
-from common import Aim, aim, arguments, emit
 
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
@@ -219,7 +223,7 @@ def _labels(
         seconds = clock() - began
         if label.error is not None:
             raise SystemExit(f"{entry.query}: {label.error}")
-        needed = len(entry.candidates) * settings.teacher.timesteps + settings.teacher.gradient_draws
+        needed = len(entry.candidates) * settings.teacher.columns + settings.teacher.gradient_draws
         floor = needed * unit
         shares.append(floor / seconds)
         rates.append(len(entry.candidates) / seconds)
