@@ -34,12 +34,14 @@ Draws = Iterator[tuple[Tensor, Tensor, Tensor]]
 @dataclass(frozen=True)
 class GradientSettings:
     """`parameters`: the layers; `output`: the denoising loss, or D-TRAK's mean of eps_theta^2; `timesteps`: evenly
-    spaced, one noise each, per training item; `query_draws`: noised copies of a query; `batch`: rows of a pass;
-    `memory`: bytes that unprojected gradients may take at a time; `draw`: which independent noise."""
+    spaced, one noise each, per training item, met by its mirror image too if `mirrored` (as AbU's losses are);
+    `query_draws`: noised copies of a query; `batch`: rows of a pass; `memory`: bytes that unprojected gradients may
+    take at a time; `draw`: which independent noise."""
 
     parameters: ParameterSet = "cross_kv"
     output: Output = "loss"
-    timesteps: int = 10
+    timesteps: int = 5
+    mirrored: bool = True
     query_draws: int = 100
     batch: int = 128
     memory: int = 512 << 20
@@ -103,7 +105,8 @@ class GradientPass:
         self, data: SubjectData, rows: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
         """Yield (positions in `rows`, features [n, k] of these items), a block at a time."""
-        steps = torch.tensor(loss_timesteps(self.model, self.settings.timesteps))
+        once = torch.tensor(loss_timesteps(self.model, self.settings.timesteps))
+        steps = torch.cat([once, once]) if self.settings.mirrored else once
         shape = data.latents.shape[1:]
         columns = min(len(steps), self.settings.batch)
         per = max(1, self.settings.batch // columns)
@@ -113,7 +116,9 @@ class GradientPass:
             for at in range(0, len(block), per):
                 some = rows[block[at : at + per]]
                 keys = [noise_key(int(data.ids[row]), data.prompts[row]) for row in some]
-                noise = noise_grid(keys, steps.tolist(), shape, self.settings.draw)
+                noise = noise_grid(keys, once.tolist(), shape, self.settings.draw)
+                if self.settings.mirrored:
+                    noise = torch.cat([noise, -noise], dim=1)
                 for first in range(0, len(steps), columns):
                     grid = steps[first : first + columns]
                     self.add(

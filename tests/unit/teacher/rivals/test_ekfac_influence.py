@@ -17,7 +17,7 @@ from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.projection import Whole
 
-KV = GradientSettings(timesteps=1, query_draws=2, batch=8)
+KV = GradientSettings(timesteps=1, mirrored=False, query_draws=2, batch=8)
 TORCH = FactorSettings(draws=2, sampled=False, backend="torch")
 
 

@@ -8,14 +8,14 @@ import torch
 
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, loss_timesteps
-from attributary_train.subject.noise import noise_for, noise_key
+from attributary_train.subject.noise import noise_for, noise_grid, noise_key
 from attributary_train.teacher.draws import query_draws
 from attributary_train.teacher.ekfac import as_matrix
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings, output_of
 from attributary_train.teacher.projection import Flat, TwoSided, Whole
 
-SMALL = GradientSettings(timesteps=3, query_draws=6, batch=12)
+SMALL = GradientSettings(timesteps=3, mirrored=False, query_draws=6, batch=12)
 
 
 def by_autograd(model, names, settings, latents, noise, steps, text):
@@ -63,6 +63,18 @@ def test_gradients_of_items_are_autograds(model, data, parameters, output):
         )
         assert got.shape == wanted.shape
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_mirrored_grid_is_the_mean_over_both_noises(model, data, monkeypatch):
+    mirrored = dataclasses.replace(SMALL, mirrored=True)
+    both = GradientPass(model, mirrored, Whole())
+    ours = whole(both, data, [3])
+    assert both.passes == 6
+    one = whole(GradientPass(model, SMALL, Whole()), data, [3])
+    monkeypatch.setattr("attributary_train.teacher.gradients.noise_grid", lambda *a: -noise_grid(*a))
+    other = whole(GradientPass(model, SMALL, Whole()), data, [3])
+    torch.testing.assert_close(ours, (one + other) / 2, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
+    assert not torch.allclose(one, other, rtol=0.1)
 
 
 def test_gradients_of_queries_are_autograds(model, queries):

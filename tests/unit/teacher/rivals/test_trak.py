@@ -16,7 +16,7 @@ from attributary_train.teacher.journey_trak import JourneyTrak, journey
 from attributary_train.teacher.projection import Flat, Whole
 from attributary_train.teacher.trak import Trak, choose_damping, kernel_weights, mean_eigenvalue
 
-KV = GradientSettings(timesteps=2, query_draws=4, batch=64)
+KV = GradientSettings(timesteps=2, mirrored=False, query_draws=4, batch=64)
 
 
 def features(model, data, settings, projection):
