@@ -155,8 +155,12 @@ def cross_attention(unet: torch.nn.Module) -> list[str]:
 
 
 def open_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """The checkpoint as diffusers' own pipeline, with MiniLM from its package where the folder has none."""
-    extra = {} if (folder / "text_encoder").exists() else {"text_encoder": text_encoder()}
+    """The checkpoint as diffusers' own pipeline, with MiniLM and its tokenizer from their package where it has none."""
+    extra: dict[str, Any] = {}
+    if not (folder / "text_encoder").exists():
+        extra["text_encoder"] = text_encoder()
+    if not (folder / "tokenizer").exists():
+        extra["tokenizer"] = tokenizer(int(read_manifest(folder)["recipe"]["tokens"]))
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, **extra)
 
 

@@ -311,3 +311,16 @@ def test_commands_train_and_tell(tmp_path, world):
     assert facts["training_items"] == ITEMS and facts["command"].endswith("--all-items --steps 4")
     bad = CliRunner().invoke(subject_commands, ["train", "--preset", "no", *words[3:]])
     assert bad.exit_code == 1 and "preset: 'no' is unknown" in bad.output
+
+
+def test_the_committed_model_is_the_one_its_manifest_names():
+    from pathlib import Path
+
+    folder = Path(__file__).parents[3] / "models" / "subject"
+    model = load_subject(folder)
+    assert recipe_of(model) == preset("small")
+    assert model.facts["training_set"]["count"] == len(set(model.facts["training_set"]["ids"])) == 1020
+    assert not set(model.facts["training_set"]["ids"]) & {*model.facts["held_out"], *model.facts["unseen"]}
+    pipeline = open_pipeline(folder)
+    assert pipeline.tokenizer.model_max_length == 16
+    assert load_autoencoder(folder).config.latent_channels == 8
