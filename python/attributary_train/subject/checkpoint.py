@@ -47,6 +47,8 @@ def save_subject(
     unet.float()
     autoencoder.half().save_pretrained(folder / "vae")
     autoencoder.float()
+    for name in ("unet", "vae"):
+        _forget_path(folder / name / "config.json")
     scheduler.save_pretrained(folder / "scheduler")
     tokenizer(recipe.tokens).save_pretrained(folder / "tokenizer")
     if with_text_encoder:
@@ -79,6 +81,13 @@ def save_subject(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest) + "\n")
     return load_subject(folder)
+
+
+def _forget_path(path: Path) -> None:
+    # diffusers notes where a part was loaded from: a folder of this machine, of no use to anybody else.
+    values = json.loads(path.read_text())
+    values.pop("_name_or_path", None)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _part(kind: Any, folder: Path, name: str) -> Any:

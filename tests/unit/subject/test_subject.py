@@ -172,6 +172,8 @@ def test_samples_depend_on_their_own_seed_alone(world):
 def test_checkpoint_opens_again_and_in_diffusers_own_pipeline(world):
     model = load_subject(world.folder)
     assert model.weights == world.model.weights and recipe_of(model) == RECIPE
+    for part in ("unet", "vae"):
+        assert str(world.root) not in (world.folder / part / "config.json").read_text()
     data = training_data(model, world.folder, world.corpus, world.root / "fresh-cache")
     assert torch.equal(data.latents, world.data.latents) and data.digest == world.data.digest
     pipeline = open_pipeline(world.folder)
