@@ -10,7 +10,8 @@ from typing import Any
 
 from attributary.errors import RunError
 
-from .local import Counts, Progress, run_local
+from .counting import Counts, Progress
+from .local import run_local
 from .plan import Plan
 from .rows import BundleState
 from .run import SUMMARY, Run, read_json

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from attributary.errors import RunError
-
+from .counting import Counts, Progress, Tally
 from .plan import Plan
 from .reading import Shard
 from .rows import Batch
@@ -24,37 +23,6 @@ from .scoring import Scorer, score_batch
 
 _AHEAD = 3  # batches read for each worker
 _UNWRITTEN = 2  # shards
-# The rate says nothing about fewer rows.
-_ENOUGH_ROWS = 100
-
-
-@dataclass(slots=True)
-class Counts:
-    """How far a run is. `rows` includes those that were committed before this process began."""
-
-    total: int
-    rows: int = 0
-    errors: int = 0
-    resumed: int = 0  # rows that were there already
-
-
-Progress = Callable[[Counts], None]
-
-
-class ErrorRate:
-    """Stops a run that is plainly wrong: more than `most` of its rows are error rows, counted from 100 rows on."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-
-    def check(self, counts: Counts) -> None:
-        """Raise RunError naming the rate."""
-        if counts.errors > self._most * max(counts.rows, _ENOUGH_ROWS):
-            raise RunError(
-                "max_error_rate",
-                f"{counts.errors} of the first {counts.rows} rows are error rows, more than {self._most:.1%}; see "
-                "error_message in the shards that are there, and raise the rate if they are right",
-            )
 
 
 @dataclass(slots=True)
@@ -75,23 +43,14 @@ def run_local(
 
     Raises what a reader, the scorer or a writer raises, and RunError past the error rate; what is committed stays.
     """
-    there = run.committed()
-    counts = Counts(total=run.plan.rows, errors=sum(there.values()))
-    counts.rows = counts.resumed = sum(shard.rows for shard in run.plan.shards if shard.number in there)
-    rate = ErrorRate(max_error_rate)
-    rate.check(counts)
-    progress(counts)
-    missing = [shard for shard in run.plan.shards if shard.number not in there]
+    tally = Tally(run, max_error_rate, progress)
     line = _Line(run, scorer, workers)
     try:
-        for shard, errors in line.run(missing):
-            counts.rows += shard.rows
-            counts.errors += errors
-            progress(counts)
-            rate.check(counts)
+        for shard, errors in line.run(tally.missing):
+            tally.add(shard, errors)
     finally:
         line.stop()
-    return counts
+    return tally.counts
 
 
 class _Line:

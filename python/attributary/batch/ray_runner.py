@@ -17,8 +17,8 @@ import ray
 
 from attributary.errors import RunError
 
+from .counting import Counts, Progress, Tally
 from .job import Result, run_job
-from .local import Counts, ErrorRate, Progress
 from .plan import Plan
 from .ray_stream import RayOptions, stream
 from .reading import Shard
@@ -89,17 +89,12 @@ def run_on_ray(
 
     Raises what a reader, the engine or a writer raises, and RunError past the error rate; what is committed stays.
     """
-    there = run.committed()
-    counts = Counts(total=run.plan.rows, errors=sum(there.values()))
-    counts.rows = counts.resumed = sum(shard.rows for shard in run.plan.shards if shard.number in there)
-    rate = ErrorRate(max_error_rate)
-    rate.check(counts)
-    progress(counts)
-    missing = {shard.number: shard for shard in run.plan.shards if shard.number not in there}
+    tally = Tally(run, max_error_rate, progress)
+    missing = {shard.number: shard for shard in tally.missing}
     reading = ReadShard(run.plan, source)
     opening = OpenEngine(source, run.writer.bundle, run.writer.schema, _node(options))
     waiting: dict[int, dict[int, pa.RecordBatch]] = {}
-    with closing(stream(list(missing.values()), reading, opening, options)) as results:
+    with closing(stream(tally.missing, reading, opening, options)) as results:
         for done in results:
             shard = missing[done.shard]
             found = waiting.setdefault(done.shard, {})
@@ -107,11 +102,8 @@ def run_on_ray(
             if len(found) < _batches(shard, run.plan):
                 continue
             del waiting[done.shard]
-            counts.errors += run.writer.commit(shard, [found[place] for place in range(len(found))])
-            counts.rows += shard.rows
-            progress(counts)
-            rate.check(counts)
-    return counts
+            tally.add(shard, run.writer.commit(shard, [found[place] for place in range(len(found))]))
+    return tally.counts
 
 
 @dataclass(frozen=True, slots=True)

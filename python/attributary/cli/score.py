@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from attributary.attribution.types import Filter
+from attributary.batch.counting import Counts, Progress
 from attributary.batch.job import Result, cores, score
-from attributary.batch.local import Counts, Progress
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.batch.source import ScorerSource
