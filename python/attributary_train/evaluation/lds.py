@@ -6,7 +6,7 @@ theirs are not (Wang et al., NeurIPS 2024), so it is shown beside leave-K-out, n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import rankdata  # type: ignore[import-untyped]
@@ -67,11 +67,14 @@ def plan_subsets(
 ) -> SubsetPlan:
     """Plan `count` subsets, the first `second` of them trained once more with another start, other batches and noise.
 
-    All first runs share start and batch order, so that what differs between them is what they were trained on.
+    All first runs share start and batch order, so that what differs between them is what they were trained on. Steps
+    shrink with the subset: every kept item is seen as often as in the full run (epochs fixed, as Ilyas et al.,
+    "Datamodels", ICML 2022, and TRAK do). At fixed steps half-trained sets would be learned by heart twice as well.
     """
     if not 0 <= second <= count:
         raise EvaluationError("second", f"{second} subsets trained twice, of {count}")
     masks = random_subsets(total, count, fraction=fraction, seed=seed)
+    recipe = replace(recipe, steps=max(1, round(recipe.steps * int(masks[0].sum()) / total)))
     first = tuple(Run(recipe, mask, run_seed, run_seed) for mask in masks)
     other = run_seed + SECOND_SEED
     return SubsetPlan(masks, first, tuple(Run(recipe, mask, other, other) for mask in masks[:second]))

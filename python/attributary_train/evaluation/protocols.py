@@ -104,6 +104,7 @@ def run_lds(
         "subset_seed": settings.seed,
         "masks_sha256": hashlib.sha256(np.packbits(plan.masks).tobytes()).hexdigest(),
         "trained_twice": settings.second,
+        "steps_of_a_subset": plan.first[0].recipe.steps,
         "run_seed": subject.recipe.seed,
         "failed_runs": sorted(outcome.failed),
         "runs": [store.digest(plan.first[at]) for at in kept],

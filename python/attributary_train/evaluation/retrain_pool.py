@@ -22,6 +22,8 @@ from attributary_train.subject.train import Run
 # What a worker may write at once: a checkpoint beside its predecessor, and the finished weights.
 _ROOM_BYTES = 200 << 20
 _SAY_EVERY_S = 30.0
+# A look opens a file per run: often enough for tests, rare enough to cost nothing.
+_LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _watch(
 ) -> None:
     began, start, said, before = time.monotonic(), _progress(store, todo), 0.0, -1
     while any(process.poll() is None for process in processes):
-        time.sleep(0.5)
+        time.sleep(_LOOK_EVERY_S)
         settled = len(todo) - len(store.missing(todo))
         if settled == before and time.monotonic() - said < _SAY_EVERY_S:
             continue
