@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ def plan_to_json(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
                 "removed": [int(number) for number in subject.data.ids[~run.kept]],
                 "seed": run.seed,
                 "init_seed": run.init_seed,
+                "steps": run.recipe.steps,
             }
             for run in runs
         ],
@@ -105,11 +106,18 @@ def plan_from_json(subject: Subject, path: Path) -> list[Run]:
     try:
         told: dict[str, Any] = json.loads(path.read_text())
         weights, entries = told["weights"], told["runs"]
-        asked = [(list(map(int, e["removed"])), int(e["seed"]), int(e["init_seed"])) for e in entries]
+        asked = [
+            (int(e["steps"]), list(map(int, e["removed"])), int(e["seed"]), int(e["init_seed"]))
+            for e in entries
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(str(path), f"not a plan: {error!r}") from error
     if weights != subject.model.weights:
         raise EvaluationError(
             str(path), f"planned for model {weights[:12]}, not for {subject.model.weights[:12]}"
         )
-    return [Run(subject.recipe, without(subject.data, removed), *seeds) for removed, *seeds in asked]
+    # The recipe is the checkpoint's; only its length may differ between plans (fixed epochs).
+    return [
+        Run(replace(subject.recipe, steps=steps), without(subject.data, removed), *seeds)
+        for steps, removed, *seeds in asked
+    ]

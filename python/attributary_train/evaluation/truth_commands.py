@@ -257,7 +257,28 @@ def consistency(
     tell(run_self_consistency(load_scores(first), load_scores(second), fractions), as_json, out)
 
 
-COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency)
+@click.command("scores-of-labels")
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of `attributary-train label --nearest 0 --outside 0`.",
+)
+@click.option("--split", "splits", multiple=True, default=("test",), show_default=True)
+@click.option("--name", default="abu+", show_default=True, help="Name in the file and in tables.")
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
+@clear_errors
+def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> None:
+    """Turn labels against the whole training set into a score file."""
+    from .from_labels import scores_of_labels
+    from .scores import save_scores
+
+    file = scores_of_labels(labels, name, splits)
+    save_scores(file, out)
+    click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items")
+
+
+COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency, of_labels)
 
 
 def _how(retraining: dict[str, Any]) -> Retraining:

@@ -302,7 +302,8 @@ class Abu:
             require_finite(after, f"loss after unlearning {queries.names[at]}")
             out[at] = (after - before).mean(dim=1).numpy()
             self.steps.append(Step(size, float(after.mean() / before.mean()) - 1.0))
-        passes = per_query.shape[1] * self.settings.columns
+        # Passes that find the step's size are left out: a few hundred, and as many as the query needs.
+        passes = per_query.shape[1] * self.settings.columns + self.settings.gradient_draws
         state = self.baseline.numel() * 4 / len(self.data)
         self._cost = Cost(
             self._fit_seconds,

@@ -131,6 +131,7 @@ def test_the_chain_from_plan_to_tables(
     assert set(report) == {"script", "machine", "commit", "config", "results", "aims"}
     masks = random_subsets(len(subject.data), 3, seed=2)
     assert [len(run["removed"]) for run in json.loads(plan.read_text())["runs"]] == [24] * 6
+    assert {run["steps"] for run in json.loads(plan.read_text())["runs"]} == {subject.recipe.steps // 2}
     assert json.loads(plan.read_text())["runs"][0]["removed"] == subject.data.ids[~masks[0]].tolist()
     assert {row["method"] for row in report["results"]["methods"]} == {"random", "near"}
     for row in report["results"]["methods"]:

@@ -1,5 +1,7 @@
 """The linear datamodelling score on worlds where the right answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -79,6 +81,13 @@ def test_all_subsets_are_trained_with_the_same_start_and_order_and_some_with_ano
     assert {(run.seed, run.init_seed) for run in plan.second} == {(3 + SECOND_SEED, 3 + SECOND_SEED)}
     assert all((a.kept == b.kept).all() for a, b in zip(plan.first, plan.second, strict=False))
     assert len(plan.runs) == 8
+
+
+def test_a_subset_sees_each_item_as_often_as_the_full_run():
+    recipe = preset("tiny")
+    plan = plan_subsets(recipe, ITEMS, 4, 1, fraction=0.25)
+    assert {run.recipe.steps for run in plan.runs} == {recipe.steps // 4}
+    assert {replace(run.recipe, steps=recipe.steps) for run in plan.runs} == {recipe}
 
 
 def test_the_ceiling_falls_with_the_noise_of_retraining():

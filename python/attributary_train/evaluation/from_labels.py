@@ -1,0 +1,43 @@
+"""Labels that cover the whole training set are a teacher's scores: the same numbers need not be computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.scores import ScoreFile
+from attributary_train.teacher.labels import LabelSettings, read_facts, read_labels
+
+
+def scores_of_labels(folder: Path, name: str, splits: Collection[str] = ("test",)) -> ScoreFile:
+    """Scores [Q, N] of the queries of `splits` in a label folder; queries that failed are left out, named in `facts`.
+
+    Raises `EvaluationError` if a query was labelled against a part of the training set only, or no query is left.
+    """
+    facts = read_facts(folder)
+    labels = [label for label in read_labels(folder) if label.split in splits]
+    good = [label for label in labels if label.error is None]
+    if not good:
+        raise EvaluationError(str(folder), f"no finished label of {', '.join(sorted(splits))}")
+    if not LabelSettings.from_json(facts["settings"]).candidates.everything:
+        raise EvaluationError(
+            f"{folder}: candidates",
+            f"{len(good[0].candidates)} a query, not the whole training set; label with --nearest 0 --outside 0",
+        )
+    ids = np.sort(good[0].candidates)
+    rows = [label.scores[np.argsort(label.candidates)] for label in good]
+    return ScoreFile(
+        name,
+        np.stack(rows).astype(np.float32),
+        tuple(label.query for label in good),
+        ids,
+        facts["weights"],
+        {
+            "settings": facts["settings"]["teacher"],
+            "splits": sorted(splits),
+            "failed": [label.query for label in labels if label.error is not None],
+        },
+    )
