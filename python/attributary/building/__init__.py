@@ -1,5 +1,7 @@
 """Building a bundle: items and their pictures in, a verified directory out."""
 
-from .build import BuildReport, build_bundle
+from .assemble import BuildReport
+from .build import build_bundle
+from .from_student import build_from_student
 
-__all__ = ["BuildReport", "build_bundle"]
+__all__ = ["BuildReport", "build_bundle", "build_from_student"]

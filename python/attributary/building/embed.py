@@ -50,7 +50,7 @@ def embed_items(
 
     with ThreadPoolExecutor(workers) as pool:
         for rows, prepared in _in_batches(pool, prepare, range(len(source))):
-            vectors[rows] = _encode(encoder, tokenizer, prepared)
+            vectors[rows] = encode(encoder, tokenizer, prepared)
             progress("embedding items", rows.stop, len(source))
     return vectors
 
@@ -82,7 +82,7 @@ def make_probes(
     embeddings = np.empty((len(rows), encoder.spec.dim), np.float32)
     with ThreadPoolExecutor(workers) as pool:
         for places, prepared in _in_batches(pool, prepare, range(len(rows))):
-            embeddings[places] = _encode(encoder, tokenizer, prepared)
+            embeddings[places] = encode(encoder, tokenizer, prepared)
             pixels += [picture for picture, _ in prepared]
             tokens += [ids for _, ids in prepared]
             progress("embedding probes", places.stop, len(rows))
@@ -112,11 +112,12 @@ def _perturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     return np.ascontiguousarray(bent)
 
 
-def _encode(
+def encode(
     encoder: Encoder,
     tokenizer: PromptTokenizer,
     prepared: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]],
 ) -> NDArray[np.float32]:
+    """Embed prepared pictures uint8 [S, S, 3] with their tokens int64 [T]; float32 [B, D]."""
     ids, mask = tokenizer.pad([tokens for _, tokens in prepared])
     return encoder.encode(np.stack([pixels for pixels, _ in prepared]), ids, mask)
 

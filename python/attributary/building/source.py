@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from attributary.bundle.items import ITEMS, SCHEMA, table_problem
 from attributary.errors import InvalidArgumentError
@@ -32,22 +34,46 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
     Raises InvalidArgumentError naming the file or column at fault.
     """
     path = directory / ITEMS
-    if not path.is_file():
-        raise InvalidArgumentError("corpus", f"{path} does not exist; build the corpus first")
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InvalidArgumentError("corpus", f"{path} cannot be read: {error}") from error
+    table = _read(path)
     if exclude_creators:
         table = table.filter(pc.invert(pc.is_in(table["creator"], pa.array(exclude_creators))))
     table = table if limit is None else table.slice(0, limit)
     pictures = _pictures(directory, table)
+    return Source(_items(table, path), pictures)
+
+
+def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:
+    """The rows of some items, in their order, with the columns of a bundle; pictures are not looked for.
+
+    `corpus` is a corpus directory or its items.parquet alone. Raises InvalidArgumentError naming an id that is missing.
+    """
+    path = corpus if corpus.is_file() else corpus / ITEMS
+    items = _items(_read(path), path)
+    place = {number: row for row, number in enumerate(items["id"].to_pylist())}
+    missing = [number for number in ids.tolist() if number not in place]
+    if missing:
+        raise InvalidArgumentError(
+            "corpus", f"{path} lacks {len(missing)} of {len(ids)} items, e.g. id {missing[0]}"
+        )
+    return items.take([place[number] for number in ids.tolist()]).combine_chunks()
+
+
+def _read(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise InvalidArgumentError("corpus", f"{path} does not exist; build the corpus first")
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidArgumentError("corpus", f"{path} cannot be read: {error}") from error
+
+
+def _items(table: pa.Table, path: Path) -> pa.Table:
     items = _bundle_columns(table)
     if problem := table_problem(items):
         raise InvalidArgumentError("corpus", f"{path}: {problem}")
     if len(items) == 0:
         raise InvalidArgumentError("corpus", f"{path} has no items")
-    return Source(items.select(SCHEMA.names).cast(SCHEMA), pictures)
+    return items.select(SCHEMA.names).cast(SCHEMA)
 
 
 def _bundle_columns(table: pa.Table) -> pa.Table:

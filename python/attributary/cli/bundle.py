@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from attributary.attribution.open import open_engine
+from attributary.building import BuildReport, build_bundle, build_from_student
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
 from attributary.index.planning import IndexBudget
@@ -34,7 +35,25 @@ for _command in (add_command, delete_command, compact_command, log_command):
 
 @bundle_group.command("build")
 @click.option("--corpus", type=click.Path(path_type=Path), required=True, help="items.parquet and pictures")
-@click.option("--encoder", type=click.Path(path_type=Path), required=True, help="an exported encoder")
+@click.option("--encoder", type=click.Path(path_type=Path), default=None, help="an exported encoder")
+@click.option(
+    "--student",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="in place of --encoder: a student with item vectors; --corpus may then be an items.parquet alone",
+)
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="with --student: generated pictures and queries.json, to measure the index and record golden queries",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="with --student: default: its calibration.json",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to make")
 @click.option("--version", default="1", show_default=True, help="the bundle's own version string")
 @click.option("--bytes-per-item", type=float, default=_DEFAULT.bytes_per_item, show_default=True)
@@ -48,7 +67,10 @@ for _command in (add_command, delete_command, compact_command, log_command):
 @click.option("--force", is_flag=True, help="replace an existing bundle once the new one is complete")
 def build_command(
     corpus: Path,
-    encoder: Path,
+    encoder: Path | None,
+    student: Path | None,
+    queries: Path | None,
+    calibration: Path | None,
     out: Path,
     version: str,
     bytes_per_item: float,
@@ -61,10 +83,54 @@ def build_command(
     seed: int,
     force: bool,
 ) -> None:
-    """Embed a corpus, build and tune its index, calibrate, record golden queries."""
-    from attributary.building import build_bundle
+    """Embed a corpus, build and tune its index, calibrate, record golden queries.
 
+    With --student the item vectors and the calibration are the student's, and the bundle holds its items only.
+    """
     budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target)
+    if student is not None:
+        if encoder is not None or exclude_creator or limit is not None:
+            raise click.UsageError(
+                "--student brings its encoder and its items: no --encoder, --exclude-creator, --limit"
+            )
+        if queries is None:
+            raise click.UsageError("--student needs --queries")
+        report = build_from_student(
+            student,
+            corpus,
+            queries,
+            out,
+            calibration=calibration,
+            budget=budget,
+            version=version,
+            seed=seed,
+            force=force,
+        )
+    elif encoder is None:
+        raise click.UsageError("give --encoder or --student")
+    else:
+        report = _embed_and_build(
+            corpus,
+            encoder,
+            out,
+            budget=budget,
+            version=version,
+            exclude_creators=exclude_creator,
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            force=force,
+        )
+    _print(report.manifest)
+    if not report.target_recall_met:
+        click.echo(
+            f"warning: recall@10 {report.manifest.index.recall_at_10:.3f} is below the target {target_recall}; "
+            "allow more --bytes-per-item or --max-candidates",
+            err=True,
+        )
+
+
+def _embed_and_build(corpus: Path, encoder: Path, out: Path, **settings: Any) -> BuildReport:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -78,26 +144,7 @@ def build_command(
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done)
 
-        report = build_bundle(
-            corpus,
-            encoder,
-            out,
-            budget=budget,
-            version=version,
-            exclude_creators=exclude_creator,
-            limit=limit,
-            seed=seed,
-            workers=workers,
-            force=force,
-            progress=progress,
-        )
-    _print(report.manifest)
-    if not report.target_recall_met:
-        click.echo(
-            f"warning: recall@10 {report.manifest.index.recall_at_10:.3f} is below the target {target_recall}; "
-            "allow more --bytes-per-item or --max-candidates",
-            err=True,
-        )
+        return build_bundle(corpus, encoder, out, progress=progress, **settings)
 
 
 @bundle_group.command("verify")

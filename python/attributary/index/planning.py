@@ -26,6 +26,7 @@ class IndexBudget:
     target_recall: float = 0.98  # recall@10 after re-scoring
     max_candidates: int = 2_000  # R at most
     target: Target = "cpu"
+    min_candidates: int = 1  # R at least, where shares were calibrated with so many
 
     def __post_init__(self) -> None:
         if not 0 < self.target_recall <= 1:
@@ -37,6 +38,11 @@ class IndexBudget:
         if not 10 <= self.max_candidates <= 20_000:
             raise InvalidArgumentError(
                 "max_candidates", f"must be from 10 to 20000, got {self.max_candidates}"
+            )
+        if not 1 <= self.min_candidates <= self.max_candidates:
+            raise InvalidArgumentError(
+                "min_candidates",
+                f"must be from 1 to max_candidates {self.max_candidates}, got {self.min_candidates}",
             )
         if self.target not in ("cpu", "gpu"):
             raise InvalidArgumentError("target", f"must be cpu or gpu, got {self.target!r}")

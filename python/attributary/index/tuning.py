@@ -110,7 +110,7 @@ def tune(
     size, dim = vectors.shape
     # Exact scans also yield candidates: the fp16 store decides the order, as in every other case.
     most = min(size, budget.max_candidates)
-    options = [count for count in _CANDIDATES if count < most] + [most]
+    options = [count for count in _CANDIDATES if budget.min_candidates <= count < most] + [most]
     exact = exact_neighbours(vectors, tuning, RECALL_AT)
     best: tuple[bool, float, int, int] | None = None
     for nprobe in _probes(plan.lists):

@@ -1,0 +1,144 @@
+"""The last steps of every build: files in a scratch directory, golden queries asked and recorded, hashes, the name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.golden import make_golden
+from attributary.attribution.types import Filter, Prepared
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
+from attributary.bundle.files import new_directory, sha256
+from attributary.bundle.golden import GOLDEN, Golden
+from attributary.bundle.items import ITEMS, ItemTable
+from attributary.bundle.manifest import (
+    SCHEMA_VERSION,
+    Calibration,
+    EncoderEntry,
+    IndexEntry,
+    Manifest,
+    SubjectEntry,
+)
+from attributary.encoder.onnx import OnnxEncoder
+from attributary.errors import InvalidArgumentError
+from attributary.index.tuning import TunedIndex
+
+from .embed import Probes
+
+PREPROCESSING = "pillow-13 bicubic, antialiased, short side; centre crop; uint8 RGB"
+_GOLDEN_QUERIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What was built and what it reached."""
+
+    directory: Path
+    manifest: Manifest
+    target_recall_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a bundle is made of. `table` has the columns of items.parquet, a row for each row of `vectors`."""
+
+    encoder_dir: Path
+    encoder: OnnxEncoder
+    table: pa.Table
+    vectors: NDArray[np.float16]  # [N, D], unit rows
+    tuned: TunedIndex
+    calibration: Calibration
+    asked: Probes  # golden queries are chosen from these
+    version: str
+    student: str
+    subject: SubjectEntry
+    notes: Mapping[str, str]
+
+
+def require_encoder(directory: Path) -> None:
+    """Raise InvalidArgumentError if a directory is no exported encoder."""
+    for name in (ENCODER, TOKENIZER):
+        if not (directory / name).is_file():
+            raise InvalidArgumentError(
+                "encoder", f"{directory / name} does not exist; export the encoder first"
+            )
+
+
+def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
+    """Write a bundle to `out`, which appears whole or not at all. Raises FileExistsError."""
+    with new_directory(out, force) as scratch:
+        _copy_encoder(parts.encoder_dir, scratch)
+        parts.tuned.index.write(scratch / INDEX)
+        np.save(scratch / VECTORS, parts.vectors)
+        pq.write_table(parts.table, scratch / ITEMS, compression="zstd")
+        items = ItemTable(parts.table)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            version=parts.version,
+            subject=parts.subject,
+            student=parts.student,
+            encoder=EncoderEntry(preprocessing=PREPROCESSING, **asdict(parts.encoder.spec)),
+            index=_index_entry(parts.tuned, parts.encoder.spec.digest, parts.vectors),
+            calibration=parts.calibration,
+            item_count=len(items),
+            creator_count=len(items.creator_names),
+            files={},
+            notes=dict(parts.notes),
+        )
+        _record_golden(scratch, manifest, items, parts).write(scratch / GOLDEN)
+        manifest = replace(manifest, files={path.name: sha256(path) for path in sorted(scratch.iterdir())})
+        manifest.write(scratch)
+    return BuildReport(out, manifest, parts.tuned.met)
+
+
+def at_least(queries: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Queries [Q, D], repeated until there are `count`: a tiny corpus has fewer than recall is measured on."""
+    return np.resize(queries, (max(count, len(queries)), queries.shape[1]))
+
+
+def _copy_encoder(encoder_dir: Path, scratch: Path) -> None:
+    for name in (ENCODER, TOKENIZER):
+        shutil.copyfile(encoder_dir / name, scratch / name)
+    if (encoder_dir / ENCODER_INT8).is_file():
+        shutil.copyfile(encoder_dir / ENCODER_INT8, scratch / ENCODER_INT8)
+
+
+def _index_entry(tuned: TunedIndex, digest: str, vectors: NDArray[np.float16]) -> IndexEntry:
+    return IndexEntry(
+        factory=tuned.factory,
+        encoder_digest=digest,
+        nprobe=tuned.nprobe,
+        candidates=tuned.candidates,
+        recall_at_10=round(tuned.recall_at_10, 4),
+        recall_queries=tuned.recall_queries,
+        bytes_per_item=round(tuned.bytes_per_item, 1),
+        vector_bytes_per_item=float(vectors.shape[1] * vectors.itemsize),
+    )
+
+
+def _record_golden(scratch: Path, manifest: Manifest, items: ItemTable, parts: Parts) -> Golden:
+    nothing = np.zeros(0)
+    blank = Golden(*(nothing for _ in range(8)))  # type: ignore[arg-type]  # replaced by what is recorded here
+    engine = Engine(Bundle(scratch, manifest, items, parts.vectors, blank), parts.encoder, parts.tuned.index)
+    asked = parts.asked
+    chosen = np.unique(np.linspace(0, len(asked.rows) - 1, _GOLDEN_QUERIES).round().astype(int))
+    queries = [
+        Prepared(
+            top_k=1,
+            top_creators=0,
+            filter=Filter(),
+            has_prompt=asked.tokens[place].size > 0,
+            pixels=asked.pixels[place],
+            tokens=asked.tokens[place],
+        )
+        for place in chosen.tolist()
+    ]
+    return make_golden(engine, queries)

@@ -1,0 +1,86 @@
+"""`calibration.json`: how a student's similarities become shares, and what that was fitted to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attributary.bundle.manifest import Calibration, ShareCalibration
+from attributary.errors import InvalidArgumentError
+
+SCHEMA_VERSION = 1
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFile:
+    """Share parameters of one student.
+
+    `encoder_digest`, `vectors_digest`: SHA-256 of the files that the similarities came from; `subject_weights` and
+    `labels_digest`: the generator, and the labels that were fitted to; `candidates`: how many items compete for shares,
+    which the index of a bundle must at least return; `measured`: plain JSON, what held-out queries showed.
+    """
+
+    calibration: Calibration
+    candidates: int
+    encoder_digest: str
+    vectors_digest: str
+    subject_weights: str
+    labels_digest: str
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(
+            json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8"
+        )
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> CalibrationFile:
+        """Read the file; raises InvalidArgumentError naming the entry at fault."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidArgumentError("calibration", f"{path} cannot be read: {error}") from error
+        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+            found = raw.get("schema_version") if isinstance(raw, dict) else None
+            raise InvalidArgumentError(
+                "calibration", f"{path} has schema version {found!r}; this build reads {SCHEMA_VERSION}"
+            )
+        try:
+            shares = raw["calibration"]
+            calibration = Calibration(
+                str(shares["method"]), _shares(shares["image"]), _shares(shares["image_and_prompt"])
+            )
+            made = cls(
+                calibration=calibration,
+                candidates=int(raw["candidates"]),
+                encoder_digest=str(raw["encoder_digest"]),
+                vectors_digest=str(raw["vectors_digest"]),
+                subject_weights=str(raw["subject_weights"]),
+                labels_digest=str(raw["labels_digest"]),
+                measured=dict(raw.get("measured", {})),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidArgumentError("calibration", f"{path}: entry missing or wrong: {error!r}") from error
+        if made.candidates < 1:
+            raise InvalidArgumentError(
+                "calibration", f"{path}: candidates is {made.candidates}, must be at least 1"
+            )
+        return made
+
+
+def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
+    shares = ShareCalibration(
+        **{name: float(raw[name]) for name in ("temperature", "threshold", "background", "ood_similarity")}
+    )
+    if not shares.temperature > 0:
+        raise ValueError(f"temperature {shares.temperature}, must be above 0")
+    if not 0 <= shares.threshold < 1:
+        raise ValueError(f"threshold {shares.threshold}, must be in [0, 1)")
+    return shares

@@ -1,0 +1,96 @@
+"""A bundle from a student: vectors that were made offline, shares that were calibrated against a teacher."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from attributary.encoder.onnx import OnnxEncoder
+from attributary.encoder.text import PromptTokenizer
+from attributary.errors import InvalidArgumentError
+from attributary.index.planning import IndexBudget
+from attributary.index.tuning import build_index
+
+from .asked import asked_probes, read_asked
+from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
+from .calibration_file import CALIBRATION, CalibrationFile
+from .source import read_rows
+from .student import StudentFolder, read_student
+
+
+def build_from_student(
+    student_dir: Path,
+    corpus: Path,
+    queries: Path,
+    out: Path,
+    *,
+    calibration: Path | None = None,
+    budget: IndexBudget | None = None,
+    version: str = "1",
+    seed: int = 0,
+    force: bool = False,
+) -> BuildReport:
+    """Build a bundle in `out` that holds exactly the items of a student; no picture of an item is read.
+
+    `corpus` is a corpus directory or an items.parquet with those items; `queries` a folder of generated pictures with
+    `queries.json`, with which the index is measured and golden queries are recorded; `calibration` a file of
+    `attributary-train calibrate fit`, by default the one in the student's folder. Raises InvalidArgumentError where
+    parts do not belong together, FileExistsError if `out` exists and not `force`.
+    """
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; choose another path or pass --force")
+    require_encoder(student_dir)
+    student = read_student(student_dir)
+    shares = CalibrationFile.read(calibration or student_dir / CALIBRATION)
+    _belongs(shares, student)
+    table = read_rows(corpus, student.ids)
+    encoder = OnnxEncoder(student.encoder_path)
+    if student.vectors.shape[1] != encoder.spec.dim:
+        raise InvalidArgumentError(
+            "student", f"vectors have {student.vectors.shape[1]} dimensions, the encoder {encoder.spec.dim}"
+        )
+    tokenizer = PromptTokenizer.from_file(student.tokenizer_path, encoder.spec.max_tokens)
+    asked = asked_probes(read_asked(queries), encoder, tokenizer)
+    # Shares compete among as many candidates as they were calibrated with; fewer would inflate them.
+    candidates = min(shares.candidates, len(student.ids))
+    budget = budget or IndexBudget()
+    budget = replace(budget, min_candidates=candidates, max_candidates=max(budget.max_candidates, candidates))
+    parts = Parts(
+        encoder_dir=student_dir,
+        encoder=encoder,
+        table=table,
+        vectors=student.vectors,
+        tuned=build_index(student.vectors, at_least(asked.embeddings, 20), budget, seed),
+        calibration=shares.calibration,
+        asked=asked,
+        version=version,
+        student=student.name,
+        subject=student.subject,
+        notes=_notes(student, shares),
+    )
+    return write_bundle(parts, out, force)
+
+
+def _belongs(shares: CalibrationFile, student: StudentFolder) -> None:
+    for what, of_shares, of_student in (
+        ("encoder", shares.encoder_digest, student.encoder_digest),
+        ("vectors", shares.vectors_digest, student.vectors_digest),
+        ("generator", shares.subject_weights, student.subject.weights_digest),
+    ):
+        if of_shares != of_student:
+            raise InvalidArgumentError(
+                "calibration",
+                f"was fitted with {what} {of_shares[:12]}..., the student has {of_student[:12]}...; "
+                "fit it again with `attributary-train calibrate fit`",
+            )
+
+
+def _notes(student: StudentFolder, shares: CalibrationFile) -> dict[str, str]:
+    return {
+        "student_digest": student.digest,
+        "student_labels_digest": student.labels_digest,
+        "calibration_labels_digest": shares.labels_digest,
+        "corpus_ids_sha256": student.corpus_ids_digest,
+        "measured": json.dumps(shares.measured, sort_keys=True),
+    }

@@ -1,0 +1,226 @@
+"""A bundle from a student: exactly its items and vectors, and every part that does not belong is refused by name."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Options, Query
+from attributary.building import build_from_student
+from attributary.building.source import read_rows
+from attributary.building.student import read_student
+from attributary.errors import InvalidArgumentError
+from attributary.lifecycle.items import NewItem
+from attributary.lifecycle.store import Store
+
+_SUPPORT = Path(__file__).parents[2] / "support" / "students.py"
+_spec = importlib.util.spec_from_file_location("students", _SUPPORT)
+students = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(students)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_bundle_dir, tiny_encoder_dir, tmp_path_factory):
+    ids, vectors = students.vectors_of(tiny_bundle_dir)
+    # Every third item, last first: a student has its own order.
+    rows = np.arange(0, len(ids), 3)[::-1]
+    return students.write_student(
+        tmp_path_factory.mktemp("students") / "one", tiny_encoder_dir, ids[rows], vectors[rows]
+    )
+
+
+@pytest.fixture(scope="module")
+def asked(picture, tmp_path_factory):
+    return students.write_queries(
+        tmp_path_factory.mktemp("asked") / "queries", [picture(number) for number in (1, 4, 7, 30)]
+    )
+
+
+@pytest.fixture
+def student(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "student"))
+
+
+def test_holds_the_student_s_items_and_vectors(made, asked, tiny_corpus_dir, tmp_path):
+    report = build_from_student(made, tiny_corpus_dir, asked, tmp_path / "bundle")
+    engine = open_engine(tmp_path / "bundle")
+    manifest, folder = report.manifest, read_student(made)
+    assert manifest.item_count == len(folder.ids) == 100
+    assert [engine.bundle.items.id_of(row) for row in range(100)] == folder.ids.tolist()
+    assert np.array_equal(engine.bundle.vectors, folder.vectors)
+    assert (manifest.subject.id, manifest.subject.weights_digest) == ("drawn shapes", students.WEIGHTS)
+    assert manifest.student == "fake" and manifest.notes["student_digest"] == folder.digest
+    assert manifest.notes["student_labels_digest"] == "3" * 64
+    assert manifest.notes["calibration_labels_digest"] == "4" * 64
+    assert json.loads(manifest.notes["measured"]) == {"agreement": {"spearman": 0.5}}
+    assert manifest.calibration.image == students.SHARES
+    # Shares compete among at least as many candidates as they were calibrated with.
+    assert manifest.index.candidates >= 50
+    answer = engine.attribute(Query(embedding=folder.vectors[5].astype(np.float32)), Options(top_k=3))
+    assert answer.items[0].id == folder.ids[5]
+
+
+def test_needs_no_picture_of_an_item(made, asked, tiny_corpus_dir, tmp_path):
+    alone = shutil.copyfile(tiny_corpus_dir / "items.parquet", tmp_path / "items.parquet")
+    report = build_from_student(made, Path(alone), asked, tmp_path / "bundle")
+    assert report.manifest.item_count == 100
+
+
+def test_additions_embed_through_the_encoder(made, asked, tiny_corpus_dir, picture, tmp_path):
+    build_from_student(made, tiny_corpus_dir, asked, tmp_path / "bundle")
+    with Store(tmp_path / "bundle", open_engine) as store:
+        store.add([NewItem(1, picture(100), caption="a red ellipse", creator="Eve")], who="me", why="new")
+        view = store.view
+    assert view.item_count == 101
+    engine = open_engine(tmp_path / "bundle")
+    answer = engine.attribute(Query(image=picture(100), prompt="a red ellipse"), Options(top_k=1))
+    assert answer.items[0].id == 1 and answer.items[0].similarity == pytest.approx(1, abs=2e-3)
+
+
+def other_encoder(student, tiny):
+    tiny.write_encoder(student, seed=9)
+
+
+def other_vectors(student, tiny):
+    vectors = np.load(student / "vectors.npy")
+    np.save(student / "vectors.npy", vectors[::-1])
+
+
+def other_ids(student, tiny):
+    np.save(student / "ids.npy", np.load(student / "ids.npy")[::-1])
+
+
+def a_row_of_zeros(student, tiny):
+    vectors = np.load(student / "vectors.npy")
+    vectors[7] = 0
+    np.save(student / "vectors.npy", vectors)
+    students.write_facts(student)
+
+
+def a_row_of_nan(student, tiny):
+    vectors = np.load(student / "vectors.npy")
+    vectors[3, 2] = np.nan
+    np.save(student / "vectors.npy", vectors)
+    students.write_facts(student)
+
+
+def too_few_rows(student, tiny):
+    np.save(student / "vectors.npy", np.load(student / "vectors.npy")[:-1])
+    students.write_facts(student)
+
+
+def float32_rows(student, tiny):
+    np.save(student / "vectors.npy", np.load(student / "vectors.npy").astype(np.float32))
+    students.write_facts(student)
+
+
+def an_id_twice(student, tiny):
+    ids = np.load(student / "ids.npy")
+    ids[1] = ids[0]
+    np.save(student / "ids.npy", ids)
+    students.write_facts(student)
+
+
+def an_id_of_no_item(student, tiny):
+    ids = np.load(student / "ids.npy")
+    ids[1] = 7
+    np.save(student / "ids.npy", ids)
+    students.write_facts(student)
+
+
+def another_size(student, tiny):
+    vectors = np.load(student / "vectors.npy").astype(np.float32)[:, :-8]
+    np.save(
+        student / "vectors.npy",
+        (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16),
+    )
+    students.write_facts(student)
+    students.write_calibration(student)
+
+
+def calibration_of_another_student(student, tiny):
+    students.write_calibration(student, vectors_digest="5" * 64)
+
+
+def calibration_for_another_generator(student, tiny):
+    students.write_calibration(student, weights="6" * 64)
+
+
+def no_calibration(student, tiny):
+    (student / "calibration.json").unlink()
+
+
+def a_temperature_of_zero(student, tiny):
+    path = student / "calibration.json"
+    path.write_text(path.read_text().replace('"temperature": 0.05', '"temperature": 0'))
+
+
+def no_name(student, tiny):
+    students.write_facts(student, name=None)
+
+
+def a_later_schema(student, tiny):
+    students.write_facts(student, schema_version=2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (other_encoder, r"student: .*encoder\.onnx is not of this student"),
+        (other_vectors, r"student: .*vectors\.npy is not of this student"),
+        (other_ids, r"student: .*ids\.npy is not of this student"),
+        (a_row_of_zeros, r"vectors\.npy: 1 rows are not of unit length, the first is row 7"),
+        (a_row_of_nan, r"vectors\.npy: 1 rows are not of unit length, the first is row 3"),
+        (too_few_rows, r"vectors\.npy must be float16 \[100, D\], is float16 \[99"),
+        (float32_rows, r"vectors\.npy must be float16 \[100, D\], is float32"),
+        (an_id_twice, r"ids\.npy holds an id twice"),
+        (an_id_of_no_item, r"corpus: .* lacks 1 of 100 items, e\.g\. id 7"),
+        (another_size, r"student: vectors have 201 dimensions, the encoder 209"),
+        (calibration_of_another_student, r"calibration: was fitted with vectors 555555555555"),
+        (calibration_for_another_generator, r"calibration: was fitted with generator 666666666666"),
+        (no_calibration, r"calibration: .*calibration\.json cannot be read"),
+        (a_temperature_of_zero, r"calibration: .*temperature 0"),
+        (no_name, r"student\.json: name is missing"),
+        (a_later_schema, r"schema version 2; this build reads 1"),
+    ],
+)
+def test_what_does_not_belong_is_refused_by_name(
+    spoil, message, student, asked, tiny, tiny_corpus_dir, tmp_path
+):
+    spoil(student, tiny)
+    with pytest.raises(InvalidArgumentError, match=message):
+        build_from_student(student, tiny_corpus_dir, asked, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "queries: .*cannot be read: KeyError"),
+        ('{"queries": []}', "names no generated picture"),
+        (
+            '{"queries": [{"file": "gone.png", "prompt": "", "generated": true}]}',
+            r"gone\.png: cannot be read",
+        ),
+    ],
+)
+def test_queries_that_cannot_be_asked(text, message, made, tiny_corpus_dir, tmp_path):
+    (tmp_path / "queries.json").write_text(text)
+    with pytest.raises(InvalidArgumentError, match=message):
+        build_from_student(made, tiny_corpus_dir, tmp_path, tmp_path / "bundle")
+
+
+def test_rows_come_in_the_order_of_the_ids(tiny_corpus_dir):
+    assert read_rows(tiny_corpus_dir, np.array([1005, 1001]))["id"].to_pylist() == [1005, 1001]
+
+
+def test_an_existing_bundle_is_replaced_only_when_forced(made, asked, tiny_corpus_dir, tmp_path):
+    build_from_student(made, tiny_corpus_dir, asked, tmp_path / "bundle")
+    with pytest.raises(FileExistsError):
+        build_from_student(made, tiny_corpus_dir, asked, tmp_path / "bundle")
+    build_from_student(made, tiny_corpus_dir, asked, tmp_path / "bundle", force=True, version="2")
+    assert open_engine(tmp_path / "bundle").bundle.manifest.version == "2"
