@@ -24,11 +24,12 @@ def sample(
     *,
     steps: int = 30,
     guidance: float = 3.0,
+    batch: int = BATCH,
 ) -> Tensor:
     """Token states float32 [B, T, D] and one seed a row -> latents float32 [B, C, h, w].
 
     DDIM (Song et al., 2021) without added noise, guided away from the empty prompt (Ho and Salimans, 2022). Every pass
-    holds exactly `BATCH` rows, the last one padded, so that a row's bits do not depend on its neighbours.
+    holds exactly `batch` rows, the last one padded, so that a row's bits do not depend on its neighbours.
     """
     if steps < 1 or steps > model.timesteps:
         raise SubjectError("steps", f"{steps}; must be between 1 and {model.timesteps}")
@@ -38,8 +39,8 @@ def sample(
     shape = (config.in_channels, config.sample_size, config.sample_size)
     scheduler = copy.deepcopy(model.scheduler)
     parts = []
-    for at in range(0, len(text), BATCH):
-        states = text[at : at + BATCH]
+    for at in range(0, len(text), batch):
+        states = text[at : at + batch]
         rows = len(states)
         start = torch.stack(
             [
@@ -47,9 +48,9 @@ def sample(
                 for s in seeds[at : at + rows]
             ]
         )
-        if rows < BATCH:
-            states = torch.cat([states, states[:1].expand(BATCH - rows, -1, -1)])
-            start = torch.cat([start, start[:1].expand(BATCH - rows, -1, -1, -1)])
+        if rows < batch:
+            states = torch.cat([states, states[:1].expand(batch - rows, -1, -1)])
+            start = torch.cat([start, start[:1].expand(batch - rows, -1, -1, -1)])
         both = torch.cat([empty.expand_as(states), states])
         scheduler.set_timesteps(steps)
         x = start * scheduler.init_noise_sigma
