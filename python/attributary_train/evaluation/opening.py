@@ -76,13 +76,16 @@ class Retraining:
     store: Path
     workers: int = 2
     save_every: int = 250
+    devices: tuple[str, ...] = ("cpu",)
     retry_failed: bool = False
 
     def run(self, store: RetrainStore, runs: Sequence[Run], say: Say) -> Outcome:
         """Train what is missing."""
         if self.retry_failed:
             store.forget_failures(runs)
-        return retrain(store, runs, workers=self.workers, save_every=self.save_every, say=say)
+        return retrain(
+            store, runs, workers=self.workers, save_every=self.save_every, devices=self.devices, say=say
+        )
 
 
 def plan_to_json(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:

@@ -69,6 +69,9 @@ RETRAIN = _options(
     click.option("--store", type=OUT_FOLDER, default=Path("out/retrains"), show_default=True),
     click.option("--workers", default=2, show_default=True, help="Single-threaded processes; one a core."),
     click.option("--save-every", default=250, show_default=True, help="Steps between checkpoints of a run."),
+    click.option(
+        "--device", "devices", multiple=True, default=("cpu",), help="Devices that workers take in turn."
+    ),
     click.option("--retry-failed", is_flag=True, help="Try failed runs again."),
 )
 TOLD = _options(

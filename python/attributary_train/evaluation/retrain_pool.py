@@ -41,21 +41,26 @@ def retrain(
     *,
     workers: int = 2,
     save_every: int = 250,
+    devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Train every run that the store does not hold yet; returns when all are finished or failed.
 
     May be killed at any moment and called again, and called by several processes on one store at a time: a finished
-    run is never repeated, an unfinished one goes on from its last checkpoint (`save_every` steps). Raises
-    `EvaluationError` if the runs are of several recipes, the disk is full, or a worker cannot start.
+    run is never repeated, an unfinished one goes on from its last checkpoint (`save_every` steps). Workers take
+    `devices` in turn; runs that are to be paired belong on one kind of device. Raises `EvaluationError` if the runs
+    are of several recipes, a device is not there, the disk is full, or a worker cannot start.
     """
     if workers < 1:
         raise EvaluationError("workers", f"{workers}; must be at least 1")
+    for device in devices:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise EvaluationError("device", f"{device}: no CUDA device is available")
     todo = store.missing(runs)
     known = {store.digest(run): run for run in runs}
     if todo:
         _prepare(store)
-        _work(store, todo, min(workers, len(todo)), save_every, say or (lambda line: None))
+        _work(store, todo, min(workers, len(todo)), save_every, devices, say or (lambda line: None))
     failed = {name: reason for name, run in known.items() if (reason := store.failure(run)) is not None}
     trained = sum(store.done(run) for run in todo)
     return Outcome(trained, len(known) - trained - len(failed), failed)
@@ -96,7 +101,12 @@ def _write_data(store: RetrainStore) -> None:
 
 
 def _work(
-    store: RetrainStore, todo: Sequence[Run], workers: int, save_every: int, say: Callable[[str], None]
+    store: RetrainStore,
+    todo: Sequence[Run],
+    workers: int,
+    save_every: int,
+    devices: Sequence[str],
+    say: Callable[[str], None],
 ) -> None:
     recipes = {run.recipe.digest(): run.recipe for run in todo}
     if len(recipes) > 1:
@@ -114,7 +124,7 @@ def _work(
         )
     )
     logs = [store.folder / "work" / f"worker-{os.getpid()}-{at}.log" for at in range(workers)]
-    processes = [_start(store, listing, log) for log in logs]
+    processes = [_start(store, listing, log, devices[at % len(devices)]) for at, log in enumerate(logs)]
     try:
         _watch(store, todo, processes, say)
         _explain(store, todo, processes, logs)
@@ -128,7 +138,7 @@ def _work(
             path.unlink(missing_ok=True)
 
 
-def _start(store: RetrainStore, listing: Path, log: Path) -> subprocess.Popen[bytes]:
+def _start(store: RetrainStore, listing: Path, log: Path, device: str) -> subprocess.Popen[bytes]:
     # More threads would change the weights' last bits and spend more than they give at this size.
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     command = [
@@ -137,6 +147,7 @@ def _start(store: RetrainStore, listing: Path, log: Path) -> subprocess.Popen[by
         "attributary_train.evaluation.retrain_worker",
         str(store.folder),
         str(listing),
+        device,
     ]
     with log.open("wb") as stream:
         return subprocess.Popen(command, env={**os.environ, **single}, stdout=stream, stderr=stream)

@@ -1,8 +1,8 @@
 """One worker of a retraining: walks the to-do list, trains what nobody else trains, on one thread.
 
-python -m attributary_train.evaluation.retrain_worker STORE TODO. All workers walk the same list; a lock file a run,
-held through flock, keeps them apart. The kernel frees it when its holder dies, however it dies, so there is no lock to
-clean up and no process id to check.
+python -m attributary_train.evaluation.retrain_worker STORE TODO [DEVICE]. All workers walk the same list; a lock file a
+run, held through flock, keeps them apart. The kernel frees it when its holder dies, however it dies, so there is no
+lock to clean up and no process id to check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Orphaned(Exception):  # noqa: N818 - not an error of the run
     """The process that started this worker is gone."""
 
 
-def main(store_folder: str, todo_file: str) -> int:
+def main(store_folder: str, todo_file: str, device: str = "cpu") -> int:
     """Work until every run of the list is finished or failed; returns the exit status."""
     torch.set_num_threads(1)
     todo = json.loads(Path(todo_file).read_text())
@@ -47,7 +47,7 @@ def main(store_folder: str, todo_file: str) -> int:
     runs = [run_from_json(recipe, len(store.data), entry) for entry in todo["runs"]]
     try:
         while True:
-            busy = [run for run in runs if not _attempt(store, run, todo)]
+            busy = [run for run in runs if not _attempt(store, run, todo, device)]
             if not busy:
                 return 0
             # What is left is in the hands of other workers; one of them may die and leave its run behind.
@@ -61,7 +61,7 @@ def main(store_folder: str, todo_file: str) -> int:
         return NO_ROOM
 
 
-def _attempt(store: RetrainStore, run: Run, todo: dict[str, Any]) -> bool:
+def _attempt(store: RetrainStore, run: Run, todo: dict[str, Any], device: str = "cpu") -> bool:
     """Train a run if it is neither done, failed nor held by another process; says whether it is settled."""
     _check_parent(todo)
     settled = store.done(run) or store.failure(run) is not None
@@ -74,13 +74,13 @@ def _attempt(store: RetrainStore, run: Run, todo: dict[str, Any]) -> bool:
         return False
     try:
         if not store.done(run) and store.failure(run) is None:
-            _train(store, run, todo)
+            _train(store, run, todo, device)
     finally:
         lock.release()
     return True
 
 
-def _train(store: RetrainStore, run: Run, todo: dict[str, Any]) -> None:
+def _train(store: RetrainStore, run: Run, todo: dict[str, Any], device: str) -> None:
     work = store.work(run)
     work.mkdir(parents=True, exist_ok=True)
     earlier = _count_start(work)
@@ -98,7 +98,13 @@ def _train(store: RetrainStore, run: Run, todo: dict[str, Any]) -> None:
 
     try:
         unet = train_unet(
-            run, store.data, state_dir=work, save_every=todo["save_every"], log=heard, on_step=saved
+            run,
+            store.data,
+            state_dir=work,
+            save_every=todo["save_every"],
+            log=heard,
+            on_step=saved,
+            device=device,
         )
     except (SubjectError, ValueError, MemoryError) as error:
         store.fail(run, str(error) or repr(error))
@@ -163,4 +169,4 @@ def load_data_file(path: Path) -> SubjectData:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:4]))

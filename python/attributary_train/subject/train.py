@@ -76,11 +76,14 @@ def train_unet(
     save_every: int = 500,
     log: Callable[[str], None] | None = None,
     on_step: Callable[[int, UNet2DConditionModel, float], None] | None = None,
+    device: str = "cpu",
 ) -> UNet2DConditionModel:
     """Train from scratch and return the averaged weights (EMA), in evaluation mode.
 
     Continues from `state_dir` if that holds a checkpoint of the very same run; raises `SubjectError` if it holds
     another's, or if the loss stops being finite. `on_step(step, ema, loss)` is called every `save_every` steps.
+    Batches, noise and starting weights are drawn on the CPU, so a run on another `device` meets the same ones; its
+    arithmetic differs in the last bits. The weights come back on the CPU.
     """
     recipe = run.recipe
     if run.kept.shape != (len(data),):
@@ -91,6 +94,9 @@ def train_unet(
     unet, ema = new_unet(recipe), new_unet(recipe)
     ema.load_state_dict(unet.state_dict())
     ema.requires_grad_(False).eval()
+    unet.to(device)
+    ema.to(device)
+    data = data.to(device)
     optimiser = torch.optim.AdamW(
         unet.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -102,19 +108,19 @@ def train_unet(
     began, running = time.monotonic(), 0.0
     unet.train()
     for step in range(start, recipe.steps):
-        rows = torch.from_numpy(batch_rows(run, step, len(data)))
+        rows = torch.from_numpy(batch_rows(run, step, len(data))).to(device)
         noise_stream = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
         latents = data.latents[rows]
         if recipe.flips:
-            mirrored = torch.rand(len(rows), generator=noise_stream) < 0.5
+            mirrored = (torch.rand(len(rows), generator=noise_stream) < 0.5).to(device)
             latents = torch.where(mirrored[:, None, None, None], latents.flip(-1), latents)
-        noise = torch.randn(latents.shape, generator=noise_stream)
-        timesteps = torch.randint(0, recipe.timesteps, (len(rows),), generator=noise_stream)
-        dropped = torch.rand(len(rows), generator=noise_stream) < recipe.caption_dropout
+        noise = torch.randn(latents.shape, generator=noise_stream).to(device)
+        timesteps = torch.randint(0, recipe.timesteps, (len(rows),), generator=noise_stream).to(device)
+        dropped = (torch.rand(len(rows), generator=noise_stream) < recipe.caption_dropout).to(device)
         text = torch.where(dropped[:, None, None], data.empty, data.text[rows])
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(recipe, step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16):
             answer = model.predict(latents, noise, timesteps, text)
         loss = (answer.float() - model.target(latents, noise, timesteps)).square().mean()
         loss.backward()
@@ -138,7 +144,7 @@ def train_unet(
         if log is not None and done % 100 == 0:
             log(f"step {done}/{recipe.steps}: loss {running:.4f}, {time.monotonic() - began:.0f} s")
     # Checkpoints hold half precision; what is measured here is what is loaded later.
-    ema.half().float()
+    ema.cpu().half().float()
     if on_step is not None:
         on_step(recipe.steps, ema, running)
     return ema
@@ -162,7 +168,7 @@ def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimise
 
 def _resume(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any) -> int:
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         fields = json.loads(state["run"])
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise SubjectError(str(path), f"not a readable checkpoint: {error}") from error

@@ -207,3 +207,19 @@ def kill_worker_at(state, seconds=200.0):
         child for child in psutil.Process().children() if "retrain_worker" in " ".join(child.cmdline())
     ]
     os.kill(workers[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_the_same_run_to_the_same_quality(subject, brief):
+    run = Run(brief, half(subject), 0, 0)
+    here = train_unet(run, subject.data).state_dict()
+    there = train_unet(run, subject.data, device="cuda").state_dict()
+    assert all(value.device.type == "cpu" for value in there.values())
+    for name, value in here.items():
+        assert torch.allclose(value, there[name], atol=2e-2), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_named(subject, store, brief):
+    with pytest.raises(EvaluationError, match="device: cuda:0: no CUDA device is available"):
+        retrain(store, [Run(brief, half(subject), 0, 0)], devices=("cuda:0",))
