@@ -1,0 +1,1 @@
+"""Feature spaces: what a picture is turned into before it is compared."""
