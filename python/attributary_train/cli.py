@@ -8,6 +8,8 @@ import click
 
 # Name of a group -> where its click command lives.
 GROUPS = {
+    "calibrate": "attributary_train.calibration.commands:calibrate",
+    "abc": "attributary_train.customization.commands:abc",
     "corpus": "attributary_train.corpus.commands:corpus",
     "encoder": "attributary_train.student.commands:encoder",
     "label": "attributary_train.teacher.commands:label",
