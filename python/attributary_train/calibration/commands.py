@@ -1,0 +1,218 @@
+"""`attributary-train calibrate ...`: fit shares to a teacher's mass, report on held-out queries, compare flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT, QUERY_FILE, TOLD, say, tell, write
+
+if TYPE_CHECKING:
+    from attributary_train.calibration.held import Held, StudentEncoder
+    from attributary_train.evaluation.opening import Subject
+
+_STUDENT = click.option(
+    "--student", "student_dir", type=FOLDER, required=True, help="Folder of `student train`."
+)
+_LABELS = click.option("--labels", type=FOLDER, required=True, help="The teacher's labels of the split.")
+_CALIBRATION = click.option(
+    "--calibration", "calibration_file", type=FILE, help="Default: calibration.json of the student."
+)
+
+
+@click.group("calibrate")
+def calibrate() -> None:
+    """Shares that mean something: fit, report, out-of-distribution flag."""
+
+
+def _clear(command: Any) -> Any:
+    import functools
+
+    from attributary.errors import AttributaryError
+    from attributary_train.calibration.errors import CalibrationError
+    from attributary_train.evaluation.options import clear_errors
+
+    guarded = clear_errors(command)
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            guarded(*args, **kwargs)
+        except (CalibrationError, AttributaryError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+@calibrate.command("fit")
+@_STUDENT
+@MODEL
+@QUERY_FILE
+@_LABELS
+@click.option("--split", default="validation", show_default=True, help="Never the one that is reported on.")
+@click.option("--level", type=float, help="Spreads above the median that an item stands out from.")
+@click.option(
+    "--candidates", type=click.IntRange(min=10), help="Items that compete; default: all, at most 2,000."
+)
+@click.option("--false-alarms", type=float, help="Share of generated pictures that may be flagged.")
+@click.option("--out", type=OUT, help="Default: calibration.json in the student's folder.")
+@_clear
+def fit(
+    student_dir: Path,
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    query_file: Path,
+    labels: Path,
+    split: str,
+    level: float | None,
+    candidates: int | None,
+    false_alarms: float | None,
+    out: Path | None,
+) -> None:
+    """Fit temperature, background, threshold and the flag's threshold to held-out labels; write calibration.json."""
+    from attributary.building.calibration_file import CALIBRATION
+    from attributary_train.calibration.fitting import fit_file
+    from attributary_train.calibration.mass import LEVEL
+    from attributary_train.calibration.ood import FALSE_ALARMS
+
+    student, _, held = _open(
+        student_dir,
+        subject_dir,
+        corpus_dir,
+        cache,
+        query_file,
+        labels,
+        split,
+        LEVEL if level is None else level,
+    )
+    made, losses = fit_file(
+        student.folder,
+        held,
+        split=split,
+        level=LEVEL if level is None else level,
+        candidates=candidates,
+        false_alarms=FALSE_ALARMS if false_alarms is None else false_alarms,
+    )
+    target = out or student_dir / CALIBRATION
+    made.write(target)
+    for kind, fitted in losses.items():
+        shares = fitted.calibration
+        click.echo(
+            f"{kind}: temperature {shares.temperature:g}, background {shares.background:g}, threshold "
+            f"{shares.threshold:g}, flag below {shares.ood_similarity:g}; loss {fitted.loss:.4f} nats, "
+            f"{fitted.smooth_loss:.4f} without a threshold"
+        )
+    click.echo(f"wrote {target}")
+
+
+@calibrate.command("report")
+@_STUDENT
+@MODEL
+@QUERY_FILE
+@_LABELS
+@click.option("--split", default="test", show_default=True)
+@_CALIBRATION
+@click.option("--plot", type=OUT, help="Write the reliability diagram here (SVG).")
+@click.option("--record", is_flag=True, help="Note errors and agreement in the calibration, for its bundles.")
+@TOLD
+@_clear
+def report(
+    student_dir: Path,
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    query_file: Path,
+    labels: Path,
+    split: str,
+    calibration_file: Path | None,
+    plot: Path | None,
+    record: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Reliability, zeros, sums, creators' totals and agreement on queries that nothing was fitted to."""
+    from attributary.building.calibration_file import CALIBRATION, CalibrationFile
+    from attributary_train.calibration import reporting
+
+    path = calibration_file or student_dir / CALIBRATION
+    file = CalibrationFile.read(path)
+    level = float(file.measured.get("fit", {}).get("level", 3.0))
+    student, _, held = _open(student_dir, subject_dir, corpus_dir, cache, query_file, labels, split, level)
+    told, measured = reporting.full_report(student.folder, held, file, split)
+    if plot is not None:
+        from attributary_train.calibration.plot import reliability_svg
+
+        write(plot, reliability_svg(told["results"], reporting.PANELS))
+    if record:
+        reporting.recorded(file, measured).write(path)
+    tell(told, as_json, out)
+
+
+@calibrate.command("flag")
+@_STUDENT
+@MODEL
+@QUERY_FILE
+@_CALIBRATION
+@click.option(
+    "--foreign", "foreign", multiple=True, metavar="NAME=FOLDER", help="Pictures of another origin; repeat."
+)
+@click.option("--count", default=100, show_default=True, help="Pictures of each foreign set, at most.")
+@click.option("--seed", default=0, show_default=True)
+@TOLD
+@_clear
+def flag(
+    student_dir: Path,
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    query_file: Path,
+    calibration_file: Path | None,
+    foreign: tuple[str, ...],
+    count: int,
+    seed: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Which score tells foreign pictures from generated ones; needs no labels."""
+    from attributary.building.calibration_file import CALIBRATION, CalibrationFile
+    from attributary.building.student import read_student
+    from attributary_train.calibration.flagging import compare
+    from attributary_train.calibration.held import StudentEncoder
+    from attributary_train.evaluation.opening import Subject
+
+    folders = {}
+    for entry in foreign:
+        name, equals, place = entry.partition("=")
+        if not (name and equals and Path(place).is_dir()):
+            raise click.UsageError(f"--foreign {entry}: write NAME=FOLDER, a folder that exists")
+        folders[name] = Path(place)
+    path = calibration_file or student_dir / CALIBRATION
+    file = CalibrationFile.read(path) if path.is_file() else None
+    subject = Subject.open(subject_dir, corpus_dir, cache)
+    student = StudentEncoder(read_student(student_dir))
+    tell(compare(student, subject, query_file, folders, file, count=count, seed=seed), as_json, out)
+
+
+def _open(
+    student_dir: Path,
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    query_file: Path,
+    labels: Path,
+    split: str,
+    level: float,
+) -> tuple[StudentEncoder, Subject, Held]:
+    from attributary.building.student import read_student
+    from attributary_train.calibration.held import StudentEncoder, open_held
+    from attributary_train.evaluation.opening import Subject
+
+    student = StudentEncoder(read_student(student_dir))
+    subject = Subject.open(subject_dir, corpus_dir, cache)
+    held = open_held(student, subject, query_file, labels, split, level=level)
+    if held.failed:
+        say(f"{held.failed} queries have no label: the teacher failed on them")
+    return student, subject, held

@@ -1,0 +1,70 @@
+"""Pictures that the generator did not make: what the out-of-distribution flag is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from attributary_train.evaluation.opening import Subject
+from attributary_train.subject.autoencoder import decode
+from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
+from attributary_train.subject.queries import Queries
+from attributary_train.subject.sample import sample
+from attributary_train.subject.text import token_states
+
+from .errors import CalibrationError
+
+Picture = npt.NDArray[np.uint8]
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+
+def pictures_in(folder: Path, count: int, size: int, seed: int = 0) -> list[Picture]:
+    """At most `count` pictures from a folder and those below it, chosen at random, as uint8 [size, size, 3].
+
+    Each is cropped to its central square and reduced as a generator's output would be, so that sharpness alone does not
+    give it away. Raises `CalibrationError` for a folder without pictures.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise CalibrationError(str(folder), f"holds no picture ({', '.join(sorted(_SUFFIXES))})")
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:count]
+    return [_square(paths[at], size) for at in np.sort(chosen)]
+
+
+def _square(path: Path, size: int) -> Picture:
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except OSError as error:
+        raise CalibrationError(str(path), f"is not a readable picture: {error}") from error
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BOX))
+
+
+def noise(count: int, size: int, seed: int = 0) -> list[Picture]:
+    """Noise of four grains, from single pixels to eighths of the side: uint8 [size, size, 3]."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        side = max(2, size >> (number % 4))
+        coarse = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+        made.append(np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)))
+    return made
+
+
+def untrained(subject: Subject, queries: Queries, count: int, seed: int = 0) -> list[Picture]:
+    """What a generator of the same shape with random weights makes of the same prompts: uint8 [S, S, 3]."""
+    import torch
+
+    torch.manual_seed(seed)
+    unet = new_unet(subject.recipe).eval().requires_grad_(False)
+    model = SubjectModel(unet, new_scheduler(subject.recipe), "untrained", {})
+    asked = queries.take(range(min(count, len(queries))))
+    empty = token_states([""], asked.text.shape[1])[0]
+    latents = sample(model, asked.text, empty, list(asked.seeds), steps=10, guidance=queries.guidance)
+    return list(decode(subject.autoencoder, latents))

@@ -1,0 +1,164 @@
+"""Queries that a student is held against: its cosines with every item, and the teacher's mass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from attributary.building.student import StudentFolder
+from attributary.encoder.image import prepare_pixels
+from attributary.encoder.onnx import OnnxEncoder
+from attributary.encoder.text import PromptTokenizer
+from attributary_train.corpus import Corpus
+from attributary_train.evaluation.opening import Subject
+from attributary_train.subject.autoencoder import decode
+from attributary_train.subject.queries import Queries, load_queries
+from attributary_train.teacher.labels import Label, read_labels
+
+from .errors import CalibrationError
+from .fit import Target
+from .mass import LEVEL, Mass, stand_for, teacher_mass
+from .shares import Columns
+
+# With and without a prompt, as in a bundle's manifest.
+KINDS = ("image", "image_and_prompt")
+Cosines = npt.NDArray[np.float32]
+
+
+class StudentEncoder:
+    """A student's encoder and item vectors, as the server will use them."""
+
+    def __init__(self, folder: StudentFolder, threads: int = 1) -> None:
+        self.folder = folder
+        self._encoder = OnnxEncoder(folder.encoder_path, threads=threads)
+        self._tokenizer = PromptTokenizer.from_file(folder.tokenizer_path, self._encoder.spec.max_tokens)
+        self._vectors = folder.vectors.astype(np.float32)
+
+    def embed(self, pictures: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> Cosines:
+        """Unit vectors float32 [Q, D] of pictures uint8 [H, W, 3] of any size and prompts, "" for none."""
+        size, parts = self._encoder.spec.image_size, []
+        for at in range(0, len(pictures), 16):
+            pixels = np.stack([prepare_pixels(np.asarray(one), size) for one in pictures[at : at + 16]])
+            words = [self._tokenizer.encode(prompt) for prompt in prompts[at : at + 16]]
+            ids, mask = self._tokenizer.pad(words)
+            parts.append(self._encoder.encode(pixels, ids, mask))
+        return np.concatenate(parts)
+
+    def cosines(self, pictures: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> Cosines:
+        """Cosines of every query with every item, float32 [Q, N]."""
+        return np.asarray(self.embed(pictures, prompts) @ self._vectors.T, np.float32)
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of a student in its order: near-duplicate groups, creators and captions."""
+
+    ids: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    creators: tuple[str, ...]
+
+    @classmethod
+    def of(cls, ids: npt.NDArray[np.int64], corpus: Corpus) -> Items:
+        """Raises `CorpusError` for an id that the corpus lacks."""
+        found = [corpus.item(int(number)) for number in ids]
+        groups = np.array([item.near_dup_group for item in found], np.int64)
+        return cls(ids, groups, tuple(item.creator for item in found))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Labelled queries of one split. `similarity`: kind -> cosines float32 [Q, N]; `columns`: for each query, the
+    column of each of its candidates."""
+
+    queries: Queries
+    items: Items
+    similarity: Mapping[str, Cosines]
+    masses: tuple[Mass, ...]
+    columns: tuple[npt.NDArray[np.int64], ...]
+    scores: npt.NDArray[np.float32]  # [Q, N], the teacher's; NaN where it was not asked
+    labels_digest: str
+    failed: int
+
+    @property
+    def target(self) -> Target:
+        """The masses on the matrix of items."""
+        return Target.of(self.masses, self.columns, len(self.items.ids))
+
+    @property
+    def grouped(self) -> Columns:
+        """The items by near-duplicate groups."""
+        return Columns.of(self.items.groups)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the teacher was asked about every item."""
+        return all(len(places) == len(self.items.ids) for places in self.columns)
+
+
+def open_held(
+    student: StudentEncoder,
+    subject: Subject,
+    query_file: Path,
+    labels: Path,
+    split: str,
+    *,
+    level: float = LEVEL,
+) -> Held:
+    """Read labels and ask the student; raises `CalibrationError` if labels, student and subject do not belong together,
+    `TeacherError` if the labels are another model's or damaged.
+    """
+    folder = student.folder
+    if folder.subject.weights_digest != subject.model.weights:
+        raise CalibrationError(
+            str(folder.directory),
+            f"is a student of model {folder.subject.weights_digest[:12]}, not of {subject.model.weights[:12]}",
+        )
+    found = [one for one in read_labels(labels, weights=subject.model.weights) if one.split == split]
+    usable = [one for one in found if one.error is None]
+    if not usable:
+        raise CalibrationError(str(labels), f"holds no label of the split {split}")
+    if set(folder.ids.tolist()) != set(subject.data.ids.tolist()):
+        raise CalibrationError(
+            str(folder.directory), "holds vectors of other items than the model was trained on"
+        )
+    everything = load_queries(query_file, subject.model)
+    place = {name: row for row, name in enumerate(everything.names)}
+    missing = [one.query for one in usable if one.query not in place]
+    if missing:
+        raise CalibrationError(str(query_file), f"lacks {len(missing)} labelled queries, e.g. {missing[0]}")
+    queries = everything.take([place[one.query] for one in usable])
+    items = Items.of(folder.ids, subject.corpus)
+    pictures = list(decode(subject.autoencoder, queries.latents))
+    column = {int(number): at for at, number in enumerate(folder.ids)}
+    columns = tuple(np.array([column[int(number)] for number in one.candidates]) for one in usable)
+    masses = tuple(_mass(one, places, items, level) for one, places in zip(usable, columns, strict=True))
+    similarity = {
+        "image": student.cosines(pictures, [""] * len(pictures)),
+        "image_and_prompt": student.cosines(pictures, queries.prompts),
+    }
+    return Held(queries, items, similarity, masses, columns, labels_digest(usable), len(found) - len(usable))
+
+
+def _mass(label: Label, places: npt.NDArray[np.int64], items: Items, level: float) -> Mass:
+    total = len(items.ids)
+    nearest = len(label.candidates) if len(label.candidates) == total else label.nearest
+    weights = stand_for(len(label.candidates), nearest, total)
+    try:
+        return teacher_mass(label.scores, weights, items.groups[places], level=level)
+    except CalibrationError as error:
+        raise CalibrationError(f"label {label.query}, {error.field}", error.reason) from error
+
+
+def labels_digest(labels: Sequence[Label]) -> str:
+    """SHA-256 over queries, candidates and scores of labels, hexadecimal."""
+    total = hashlib.sha256()
+    for one in sorted(labels, key=lambda label: label.query):
+        total.update(one.query.encode())
+        total.update(one.candidates.astype("<i8").tobytes())
+        total.update(one.scores.astype("<f4").tobytes())
+    return total.hexdigest()

@@ -1,0 +1,83 @@
+"""The out-of-distribution flag: which score tells foreign pictures from generated ones, and where its threshold is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+from .errors import CalibrationError
+
+Floats = npt.NDArray[np.float64]
+Cosines = npt.NDArray[np.float32]
+
+# Share of generated pictures that may be flagged.
+FALSE_ALARMS = 0.02
+# What the served engine computes; the others are rivals that it could compute from the candidates it has.
+SERVED = "best cosine"
+
+
+def _best(cosines: Cosines) -> Floats:
+    return np.asarray(cosines.max(axis=1), np.float64)
+
+
+def _mean_of_ten(cosines: Cosines) -> Floats:
+    count = min(10, cosines.shape[1])
+    return np.asarray(-np.partition(-cosines, count - 1, axis=1)[:, :count].mean(axis=1), np.float64)
+
+
+def _above_the_rest(cosines: Cosines) -> Floats:
+    return np.asarray(cosines.max(axis=1) - np.median(cosines, axis=1), np.float64)
+
+
+def _spread(cosines: Cosines) -> Floats:
+    return np.asarray(cosines.std(axis=1), np.float64)
+
+
+# Larger = more like what the generator makes.
+SCORES: Mapping[str, Callable[[Cosines], Floats]] = {
+    SERVED: _best,
+    "mean of the best ten": _mean_of_ten,
+    "best above the median": _above_the_rest,
+    "deviation of all": _spread,
+}
+
+
+def threshold(scores: Floats, false_alarms: float = FALSE_ALARMS) -> float:
+    """The value below which `false_alarms` of the generated pictures fall; `CalibrationError` below 50 of them."""
+    if len(scores) < 50:
+        raise CalibrationError("queries", f"{len(scores)}; at least 50 are needed to set a false-alarm rate")
+    return float(np.quantile(scores, false_alarms))
+
+
+def detection(
+    validation: Cosines, test: Cosines, foreign: Mapping[str, Cosines], false_alarms: float = FALSE_ALARMS
+) -> list[dict[str, Any]]:
+    """A row a score: threshold from `validation`, alarms on `test`, detection and AUROC on each foreign set."""
+    rows = []
+    for name, score in SCORES.items():
+        cut, generated = threshold(score(validation), false_alarms), score(test)
+        row: dict[str, Any] = {
+            "score": name,
+            "threshold": cut,
+            "false alarms": float((generated < cut).mean()),
+        }
+        for title, cosines in foreign.items():
+            found = score(cosines)
+            row[title] = {
+                "detected": float((found < cut).mean()),
+                "auroc": auroc(generated, found),
+                "pictures": len(found),
+            }
+        rows.append(row)
+    return rows
+
+
+def auroc(inside: Floats, outside: Floats) -> float:
+    """Chance that a generated picture scores above a foreign one, ties counted half (Hanley and McNeil, 1982)."""
+    ranks = rankdata(np.concatenate([inside, outside]))[: len(inside)]
+    pairs = len(inside) * len(outside)
+    return float((ranks.sum() - len(inside) * (len(inside) + 1) / 2) / pairs)

@@ -1,0 +1,97 @@
+"""The report that `calibrate report` prints, and what of it goes into the calibration for bundles to carry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from attributary.building.calibration_file import CalibrationFile
+from attributary.building.student import StudentFolder
+from attributary_train.evaluation.tables import report
+
+from .agreement import CANDIDATES, QueryAgreement, agree_on, summarise
+from .errors import CalibrationError
+from .held import KINDS, Held
+from .report import TOP, aims, measure
+from .shares import shares_of
+
+PANELS = (f"top {TOP} items", "items with a share", "creators", "diffuse part")
+# Queries come with a prompt where they come from a generator's own log: that is what an audit compares with.
+_AUDITED = "image_and_prompt"
+
+
+def full_report(
+    folder: StudentFolder, held: Held, file: CalibrationFile, split: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report, and its short form for the calibration. Raises `CalibrationError` if the file is another student's,
+    or was fitted to these very labels.
+    """
+    for what, of_file, of_folder in (
+        ("encoder", file.encoder_digest, folder.encoder_digest),
+        ("vectors", file.vectors_digest, folder.vectors_digest),
+    ):
+        if of_file != of_folder:
+            raise CalibrationError(
+                "calibration", f"was fitted with {what} {of_file[:12]}, the student has {of_folder[:12]}"
+            )
+    if file.labels_digest == held.labels_digest:
+        raise CalibrationError("labels", "are those that the calibration was fitted to; report on others")
+    results = measure(held, file.calibration, file.candidates)
+    agreement = {kind: summarise(agreement_rows(held, kind, file)) for kind in KINDS}
+    config = {
+        "student": folder.name,
+        "student digest": folder.digest[:12],
+        "weights": folder.subject.weights_digest[:12],
+        "labels": held.labels_digest[:12],
+        "split": split,
+        "queries": len(held.queries),
+        "failed": held.failed,
+        "items": len(held.items.ids),
+        "candidates": file.candidates,
+        "method": file.calibration.method,
+    }
+    told = report("calibration", config, {**results, "agreement": agreement}, aims(results))
+    measured = {
+        "split": split,
+        "queries": len(held.queries),
+        "labels_digest": held.labels_digest,
+        "agreement": agreement[_AUDITED],
+        "expected_calibration_error": {
+            kind: results[kind]["reliability"][PANELS[0]]["expected calibration error"]["value"]
+            for kind in KINDS
+        },
+    }
+    return told, measured
+
+
+def agreement_rows(held: Held, kind: str, file: CalibrationFile) -> list[QueryAgreement]:
+    """What an audit of the held-out queries would find, a row a query."""
+    cosines = held.similarity[kind]
+    by = file.calibration.of(kind == _AUDITED)
+    told, diffuse = shares_of(cosines, held.grouped, by, file.candidates)
+    target = held.target
+    count = min(CANDIDATES, cosines.shape[1])
+    rows = []
+    for at in range(len(cosines)):
+        order = np.argsort(-cosines[at], kind="stable")
+        served, rest = order[:count], order[count:]
+        judged = held.scores[at]
+        rows.append(
+            agree_on(
+                cosines[at, served],
+                told[at, served],
+                float(diffuse[at]),
+                judged[served],
+                target.mass[at, served],
+                float(target.diffuse[at]),
+                judged[rest],
+            )
+        )
+    return rows
+
+
+def recorded(file: CalibrationFile, measured: dict[str, Any]) -> CalibrationFile:
+    """The calibration with what held-out queries showed."""
+    return replace(file, measured={**file.measured, "held_out": measured})

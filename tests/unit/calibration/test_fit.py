@@ -1,0 +1,147 @@
+"""Shares as the kernel computes them, fitted to a mass that is known; reliability; the flag's threshold."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attributary import kernels
+from attributary.bundle.manifest import ShareCalibration
+from attributary_train.calibration.errors import CalibrationError
+from attributary_train.calibration.fit import Target, fit_shares, log_losses
+from attributary_train.calibration.mass import Mass
+from attributary_train.calibration.ood import SCORES, auroc, detection, threshold
+from attributary_train.calibration.reliability import reliability
+from attributary_train.calibration.shares import Columns, shares_of
+
+TRUE = ShareCalibration(temperature=0.08, threshold=0.02, background=0.55, ood_similarity=0.3)
+
+
+def cosines(queries=60, items=150, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.clip(0.2 + 0.2 * rng.standard_normal((queries, items)), -1, 1).astype(np.float32)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    temperature=st.floats(0.01, 1.0),
+    cut=st.floats(0.0, 0.5),
+    background=st.floats(-1.0, 1.2),
+    candidates=st.integers(1, 30),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_formula_is_the_kernel_s(seed, temperature, cut, background, candidates):
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((30, 16)).astype(np.float32)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    queries = vectors[:3].astype(np.float32)
+    groups = rng.integers(0, 12, 30).astype(np.int32)
+    similarity = queries @ vectors.astype(np.float32).T
+    chosen = np.argsort(-similarity, axis=1)[:, :candidates].astype(np.int64)
+    asked = ShareCalibration(temperature, cut, background, 0.0)
+    ones = np.ones(3, np.float32)
+    scored = kernels.rescore(
+        queries, np.ascontiguousarray(chosen), vectors, groups, groups,
+        temperature=temperature * ones, threshold=cut * ones, background=background * ones,
+        top_k=30, top_creators=0,
+    )  # fmt: skip
+    told, diffuse = shares_of(similarity, Columns.of(groups), asked, candidates)
+    served = np.zeros_like(told)
+    for row in range(3):
+        places = scored.rows[row] >= 0
+        served[row, scored.rows[row][places]] = scored.share[row][places]
+    assert np.allclose(told, served, atol=2e-4)
+    assert np.allclose(diffuse, scored.diffuse, atol=2e-4)
+    assert np.allclose(told.sum(axis=1) + diffuse, 1)
+
+
+def test_parameters_that_made_a_mass_are_found():
+    similarity, columns = cosines(), Columns.of(np.arange(150))
+    mass, diffuse = shares_of(similarity, columns, TRUE)
+    found = fit_shares(similarity, columns, Target(mass, diffuse), ood_similarity=0.3).calibration
+    assert found.temperature == pytest.approx(TRUE.temperature, rel=0.1)
+    assert found.background == pytest.approx(TRUE.background, abs=0.03)
+    assert found.ood_similarity == 0.3
+    told, nobody = shares_of(similarity, columns, found)
+    assert np.abs(told - mass).mean() < 2e-4 and np.abs(nobody - diffuse).mean() < 0.01
+    assert (told == 0).any()
+
+
+def test_a_noisy_teacher_gives_calibrated_shares():
+    similarity, columns = cosines(200), Columns.of(np.arange(150))
+    mean, diffuse = shares_of(similarity, columns, TRUE)
+    rng = np.random.default_rng(1)
+    both = np.concatenate([mean, diffuse[:, None]], axis=1)
+    drawn = np.stack([rng.dirichlet(20 * row + 1e-9) for row in both])
+    fitted = fit_shares(
+        similarity[:100], columns, Target(drawn[:100, :-1], drawn[:100, -1]), ood_similarity=0.3
+    )
+    told, nobody = shares_of(similarity[100:], columns, fitted.calibration)
+    top = np.argsort(-similarity[100:], axis=1)[:, :10]
+    queries = np.repeat(np.arange(100), 10)
+    error = reliability(
+        np.take_along_axis(told, top, 1).ravel(),
+        np.take_along_axis(drawn[100:, :-1], top, 1).ravel(),
+        queries,
+    ).error
+    assert error.value < 0.02
+    # Shares that are made twice as sharp are not calibrated, and it shows.
+    sharp = ShareCalibration(fitted.calibration.temperature / 3, 0.0, fitted.calibration.background, 0.3)
+    wrong, _ = shares_of(similarity[100:], columns, sharp)
+    worse = reliability(
+        np.take_along_axis(wrong, top, 1).ravel(),
+        np.take_along_axis(drawn[100:, :-1], top, 1).ravel(),
+        queries,
+    ).error
+    assert worse.value > 2 * error.value
+    target = Target(drawn[100:, :-1], drawn[100:, -1])
+    assert log_losses(target, told, nobody).mean() < log_losses(target, *shares_of(
+        similarity[100:], columns, sharp
+    )).mean()  # fmt: skip
+
+
+def test_masses_land_on_their_items():
+    mass = Mass(np.array([0.5, 0.05]), 0.3, np.array([1.0, 4.0]), 0.0, 1.0)
+    target = Target.of([mass], [np.array([3, 1])], 5)
+    assert target.mass.tolist() == [[0, 0.2, 0, 0.5, 0]] and target.diffuse.tolist() == [0.3]
+
+
+def test_too_few_queries_are_refused():
+    similarity = cosines(5)
+    with pytest.raises(CalibrationError, match="queries: 5; at least 10"):
+        fit_shares(
+            similarity, Columns.of(np.arange(150)), Target(similarity, similarity[:, 0]), ood_similarity=0
+        )
+
+
+def test_reliability_counts_what_is_off():
+    told = np.repeat([0.1, 0.4], 500)
+    exact = reliability(told, told, np.arange(1000) % 50)
+    assert exact.error.value == pytest.approx(0) and exact.absolute == pytest.approx(0)
+    off = reliability(told, told + 0.05, np.arange(1000) % 50)
+    assert off.error.value == pytest.approx(0.05) and len(off.bins) == 10
+    assert sum(one.count for one in off.bins) == 1000
+    assert off.error.low <= off.error.value <= off.error.high
+    # Errors of both signs in one bin cancel, as calibration means; the absolute error stands beside it.
+    mixed = reliability(np.full(1000, 0.2), np.tile([0.0, 0.4], 500), np.arange(1000) % 50)
+    assert mixed.error.value == pytest.approx(0, abs=1e-9) and mixed.absolute == pytest.approx(0.2)
+    with pytest.raises(CalibrationError, match="none to compare"):
+        reliability([], [], [])
+
+
+def test_the_flag_s_threshold_lets_the_asked_share_through():
+    inside = cosines(400, 50)
+    cut = threshold(SCORES["best cosine"](inside), 0.05)
+    assert (SCORES["best cosine"](inside) < cut).mean() == pytest.approx(0.05, abs=0.003)
+    with pytest.raises(CalibrationError, match="at least 50"):
+        threshold(np.zeros(49))
+
+
+def test_detection_tells_foreign_pictures_apart():
+    inside, test, outside = cosines(100, 50), cosines(100, 50, 1), cosines(80, 50, 2) * 0.3
+    rows = detection(inside, test, {"far": outside, "same": cosines(80, 50, 3)}, 0.05)
+    best = next(row for row in rows if row["score"] == "best cosine")
+    assert best["far"]["detected"] == 1 and best["far"]["auroc"] == 1
+    assert best["same"]["detected"] < 0.2 and 0.4 < best["same"]["auroc"] < 0.6
+    assert best["false alarms"] < 0.2
+    assert auroc(np.ones(4), np.ones(4)) == 0.5
