@@ -8,9 +8,11 @@ import click
 
 # Name of a group -> where its click command lives.
 GROUPS = {
+    "audit": "attributary_train.audit.commands:audit",
     "calibrate": "attributary_train.calibration.commands:calibrate",
     "abc": "attributary_train.customization.commands:abc",
     "corpus": "attributary_train.corpus.commands:corpus",
+    "demo-queries": "attributary_train.calibration.demo_queries:demo_queries",
     "encoder": "attributary_train.student.commands:encoder",
     "label": "attributary_train.teacher.commands:label",
     "subject": "attributary_train.subject.commands:subject",

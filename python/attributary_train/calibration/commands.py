@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT, QUERY_FILE, TOLD, say, tell, write
+from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT, QUERY_FILE, TOLD, say, write
 
 if TYPE_CHECKING:
     from attributary_train.calibration.held import Held, StudentEncoder
@@ -136,6 +136,7 @@ def report(
     """Reliability, zeros, sums, creators' totals and agreement on queries that nothing was fitted to."""
     from attributary.building.calibration_file import CALIBRATION, CalibrationFile
     from attributary_train.calibration import reporting
+    from attributary_train.calibration.printing import tell
 
     path = calibration_file or student_dir / CALIBRATION
     file = CalibrationFile.read(path)
@@ -181,6 +182,7 @@ def flag(
     from attributary.building.student import read_student
     from attributary_train.calibration.flagging import compare
     from attributary_train.calibration.held import StudentEncoder
+    from attributary_train.calibration.printing import tell
     from attributary_train.evaluation.opening import Subject
 
     folders = {}

@@ -141,7 +141,11 @@ def open_held(
         "image": student.cosines(pictures, [""] * len(pictures)),
         "image_and_prompt": student.cosines(pictures, queries.prompts),
     }
-    return Held(queries, items, similarity, masses, columns, labels_digest(usable), len(found) - len(usable))
+    scores = np.full((len(usable), len(items.ids)), np.nan, np.float32)
+    for row, (one, places) in enumerate(zip(usable, columns, strict=True)):
+        scores[row, places] = one.scores
+    digest = labels_digest(usable)
+    return Held(queries, items, similarity, masses, columns, scores, digest, len(found) - len(usable))
 
 
 def _mass(label: Label, places: npt.NDArray[np.int64], items: Items, level: float) -> Mass:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -58,15 +58,17 @@ def build(
     *,
     cache: Path,
     limit: int | None = None,
+    only: Collection[int] | None = None,
     workers: int = 2,
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Build the corpus of `sources` (the default ones if None) into the directory `out`.
 
-    At most `limit` drawings are taken from each source. `say` is told of packages that cannot be fetched; the rest
-    goes on. Raises `CorpusError` for a bad option, a directory that holds something else, two items with one id, or
-    when nothing at all is left. Killed and started again, it renders only what is missing.
+    At most `limit` drawings are taken from each source, and of those the ones whose ids are in `only`. `say` is told
+    of packages that cannot be fetched; the rest goes on. Raises `CorpusError` for a bad option, a directory that holds
+    something else, two items with one id, or when nothing at all is left. Killed and started again, it renders only
+    what is missing.
     """
     if limit is not None and limit < 1:
         raise CorpusError("limit", f"must be at least 1, not {limit}")
@@ -77,12 +79,15 @@ def build(
     packages = PackageCache(cache)
     names = _concept_names(packages) if any(source.uses_names for source in sources) else ConceptNames()
     built = _Built([], [], {})
+    only = None if only is None else frozenset(only)
     entries = []
     for source in sources:
         report = SourceReport()
         before = len(built.items)
         try:
-            drawings = islice(source.drawings(packages, names, report), limit)
+            drawings: Iterable[Drawing] = islice(source.drawings(packages, names, report), limit)
+            if only is not None:
+                drawings = (drawing for drawing in drawings if item_id(drawing.key) in only)
             _take(drawings, out, packages.rasters, workers, progress, source.name, report, built)
         except FetchError as error:
             report.problem(error.package, error.reason)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
@@ -48,6 +50,7 @@ def corpus() -> None:
     "--cache", type=_DIR, default=Path("out/cache"), show_default=True, help="Downloads and rendered images."
 )
 @click.option("--limit", type=int, help="At most this many images from each source.")
+@click.option("--only", type=_FILE, help="Parquet with a column id: build these items alone.")
 @click.option("--workers", type=int, default=2, show_default=True, help="Rendering processes.")
 def build_command(
     out: Path,
@@ -57,6 +60,7 @@ def build_command(
     webdataset: str | None,
     cache: Path,
     limit: int | None,
+    only: Path | None,
     workers: int,
 ) -> None:
     """Build a corpus from pinned public sets, from a folder with captions, or from WebDataset shards."""
@@ -68,6 +72,7 @@ def build_command(
             sources,
             cache=cache,
             limit=limit,
+            only=None if only is None else _ids(only),
             workers=workers,
             progress=True,
             say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
@@ -77,6 +82,13 @@ def build_command(
         raise click.ClickException(str(error)) from error
     _print_facts(built)
     click.echo(f"built in {time.monotonic() - started:.0f} s")
+
+
+def _ids(path: Path) -> frozenset[int]:
+    try:
+        return frozenset(pq.read_table(path, columns=["id"])["id"].to_pylist())
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise CorpusError(str(path), f"holds no ids: {error}") from error
 
 
 @corpus.command("show")

@@ -1,5 +1,7 @@
 """The command line: what a person sees."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from click.testing import CliRunner
 from PIL import Image
 
@@ -52,3 +54,19 @@ def test_groups_are_listed_without_importing_them():
     assert done.exit_code == 0
     assert "corpus" in done.output
     assert CliRunner().invoke(main, ["nonsense"]).exit_code == 2
+
+
+def test_only_some_items(tmp_path, pictures):
+    (tmp_path / "captions.csv").write_text("file,caption\nstar.png,star\nsub/disc.jpg,disc\n")
+    own = ("--folder", pictures, "--captions", tmp_path / "captions.csv", "--workers", 1)
+    assert run("build", "--out", tmp_path / "all", "--cache", tmp_path / "cache", *own).exit_code == 0
+    whole = list(Corpus.open(tmp_path / "all"))
+    table = tmp_path / "some.parquet"
+    pq.write_table(pa.table({"id": [whole[1].id]}), table)
+    done = run("build", "--out", tmp_path / "some", "--cache", tmp_path / "cache", *own, "--only", table)
+    assert done.exit_code == 0, done.output
+    some = list(Corpus.open(tmp_path / "some"))
+    assert [(item.id, item.sha256) for item in some] == [(whole[1].id, whole[1].sha256)]
+    table.write_text("nothing")
+    failed = run("build", "--out", tmp_path / "no", "--cache", tmp_path / "cache", *own, "--only", table)
+    assert failed.exit_code == 1 and "holds no ids" in failed.output

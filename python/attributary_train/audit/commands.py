@@ -1,0 +1,63 @@
+"""`attributary-train audit`: the teacher on what a bundle answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, clear_errors, say
+
+
+@click.command("audit")
+@click.option("--bundle", "bundle_dir", type=FOLDER, required=True, help="What production serves.")
+@MODEL
+@click.option("--queries", "log", type=FILE, required=True, help="Parquet log: id, image or latent, prompt.")
+@click.option("--limit", type=int, help="Audit so many queries, chosen at random; default: all.")
+@click.option("--id", "ids", multiple=True, help="Audit this query; repeat.")
+@click.option("--labels", type=FOLDER, help="Take the teacher's settings, factors and baseline from here.")
+@click.option("--candidates", default=32, show_default=True, help="Items of an answer that are checked.")
+@click.option("--outside", default=96, show_default=True, help="Random items beside them.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the audit; goes on where it stopped.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@clear_errors
+def audit(
+    bundle_dir: Path,
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    log: Path,
+    limit: int | None,
+    ids: tuple[str, ...],
+    labels: Path | None,
+    candidates: int,
+    outside: int,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Ask the teacher about the items that a bundle named for logged queries, and how well the two agree."""
+    from attributary.errors import AttributaryError
+    from attributary_train.audit.asking import AuditSettings
+    from attributary_train.audit.errors import AuditError
+    from attributary_train.audit.whole import Asked, run_audit
+    from attributary_train.calibration.errors import CalibrationError
+    from attributary_train.evaluation.tables import as_json as to_json
+
+    try:
+        settings = AuditSettings(candidates, outside, seed=seed)
+        asked = Asked(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels)
+        told = run_audit(asked, settings, out, say)
+    except (AuditError, CalibrationError, AttributaryError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(to_json(told))
+        return
+    found = told["results"]
+    click.echo(
+        f"{found['queries']} queries, {found['failed']} failed, {found['out_of_distribution']} out of distribution; "
+        f"{found['seconds a query']} s a query"
+    )
+    click.echo(found["line"])
+    click.echo(f"drift: {', '.join(found['drift']) or 'none'}")

@@ -1,0 +1,95 @@
+"""From a command's arguments to a finished audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attributary_train.audit import run
+from attributary_train.audit.asking import Auditor, AuditSettings
+from attributary_train.audit.drift import recorded_agreement, summary
+from attributary_train.audit.log import log_digest, read_log
+from attributary_train.evaluation.files import write_whole
+from attributary_train.evaluation.opening import Subject
+from attributary_train.evaluation.tables import as_json, report
+from attributary_train.teacher.abu import Abu
+from attributary_train.teacher.base import Attributor
+from attributary_train.teacher.ekfac import load_factors
+from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.labels import BASELINE, FACTORS, LabelSettings, read_facts
+from attributary_train.teacher.registry import Context, create
+
+METHOD = "abu+"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where everything lies, and which queries are audited."""
+
+    bundle: Path
+    subject: Path
+    corpus: Path
+    cache: Path
+    log: Path
+    limit: int | None = None
+    ids: tuple[str, ...] = ()
+    labels: Path | None = None
+
+
+def run_audit(
+    asked: Asked, settings: AuditSettings, folder: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Audit, or go on with an audit, in `folder`; returns the report that `summary.json` holds.
+
+    Raises `AuditError`, `TeacherError`, `SubjectError`, `BundleError` for inputs that do not belong together.
+    """
+    queries = read_log(asked.log, asked.limit, asked.ids, settings.seed)
+    subject = Subject.open(asked.subject, asked.corpus, asked.cache)
+    teacher, about = _teacher(asked, subject)
+    auditor = Auditor(asked.bundle, subject, teacher, settings)
+    manifest = auditor.engine.bundle.manifest
+    config = {
+        "bundle": manifest.bundle_id,
+        "revision": auditor.engine.view.revision,
+        "weights": subject.model.weights,
+        "log": log_digest(asked.log),
+        "limit": asked.limit,
+        "ids": list(asked.ids),
+        "settings": asdict(settings),
+        "teacher": about,
+    }
+    run.begin(folder, config)
+    if len(run.done(folder)) < len(queries):
+        # Opening costs nothing so far; the baseline is a pass over the whole training set.
+        _fit(teacher, subject, asked, folder)
+    rows = run.work(folder, queries, auditor.ask, say)
+    told = report("audit", config, summary(rows, recorded_agreement(manifest.notes)), [])
+    write_whole(folder / run.SUMMARY, lambda stream: stream.write((as_json(told) + "\n").encode()))
+    return told
+
+
+def _teacher(asked: Asked, subject: Subject) -> tuple[Attributor, dict[str, Any]]:
+    if asked.labels is None:
+        made = create(METHOD, Context(asked.subject, subject.corpus, asked.cache), {"gradient_draws": 256})
+        assert isinstance(made, Abu)
+        return made, {"method": METHOD, "settings": asdict(made.settings)}
+    facts = read_facts(asked.labels)
+    if facts["weights"] != subject.model.weights:
+        raise TeacherError(
+            str(asked.labels), f"labels of model {facts['weights'][:12]}, not of {subject.model.weights[:12]}"
+        )
+    settings = LabelSettings.from_json(facts["settings"]).teacher
+    path = asked.labels / FACTORS
+    factors = load_factors(path, subject.model) if path.exists() else None
+    scratch = asked.cache / "factors"
+    return Abu(settings, scratch=scratch, factors=factors), {"method": METHOD, "settings": asdict(settings)}
+
+
+def _fit(teacher: Attributor, subject: Subject, asked: Asked, folder: Path) -> None:
+    assert isinstance(teacher, Abu)
+    kept = None if asked.labels is None else asked.labels / BASELINE
+    if kept is None or not kept.exists():
+        kept = folder / BASELINE
+    teacher.fit(subject.data, subject.model, baseline=kept)
