@@ -1,0 +1,66 @@
+"""Reports of a calibration for a reader: the same object as --json, cut down to flat tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attributary_train.evaluation.options import write
+from attributary_train.evaluation.tables import as_json, readable
+
+from .held import KINDS
+
+Row = dict[str, Any]
+
+
+def tell(told: Row, as_object: bool, out: Path | None) -> None:
+    """Print a report, and write it as JSON where asked."""
+    if out is not None:
+        write(out, as_json(told) + "\n")
+    if as_object:
+        click.echo(as_json(told))
+        return
+    tables = _shares(told["results"]) if told["script"] == "calibration" else _flags(told["results"])
+    click.echo(readable({**told, "results": tables}))
+
+
+def _shares(results: Row) -> dict[str, list[Row]]:
+    errors, masses, agreement = [], [], []
+    for kind in KINDS:
+        found = results[kind]
+        for name, row in found["reliability"].items():
+            errors.append(
+                {
+                    "kind": kind,
+                    "of": name,
+                    "error": _round(row["expected calibration error"]["value"]),
+                    "high": _round(row["expected calibration error"]["high"]),
+                    "absolute": _round(row["mean absolute error"]),
+                    "predictions": row["predictions"],
+                }
+            )
+        plain = {name: _round(value) for name, value in found.items() if isinstance(value, float)}
+        masses.append({"kind": kind, **plain})
+        means = {name: _round(row["mean"]) for name, row in results["agreement"][kind].items()}
+        agreement.append({"kind": kind, **means})
+    return {"expected calibration error": errors, "mass": masses, "agreement": agreement}
+
+
+def _flags(results: Row) -> dict[str, list[Row]]:
+    tables: dict[str, list[Row]] = {}
+    for kind, found in results.items():
+        rows = found if isinstance(found, list) else [found]
+        tables[kind] = [
+            {
+                name: _round(value) if not isinstance(value, dict) else _round(value["detected"])
+                for name, value in row.items()
+            }
+            for row in rows
+        ]
+    return tables
+
+
+def _round(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
