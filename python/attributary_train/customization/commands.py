@@ -123,3 +123,267 @@ def _counts(name: str, text: str) -> Any:
             name, f"{text!r}; must be four numbers with commas, as 160,40,60,60"
         ) from None
     return Counts(train, validation, seen, unseen)
+
+
+def _data_options(command: Command) -> Command:
+    for option in (
+        click.option("--threads", default=1, show_default=True),
+        click.option(
+            "--cache", type=_OUT, default=Path("out/cache/abc"), show_default=True, help="Features."
+        ),
+        click.option("--student", type=_FOLDER, help="Folder of a student or of an exported encoder."),
+        click.option("--distractors", default=5000, show_default=True, help="Items beside the exemplars'."),
+        click.option("--data", "data_dir", type=_FOLDER, required=True, help="What abc make wrote."),
+    ):
+        command = option(command)
+    return command
+
+
+def _context(data_dir: Path, cache: Path, student: Path | None, threads: int) -> Any:
+    from attributary_train.customization.plan import Plan
+    from attributary_train.customization.spaces.base import Context
+
+    return Context(cache, Path(Plan.read(data_dir).paths["subject"]), student, threads)
+
+
+@abc.command("tune")
+@_data_options
+@click.option("--space", "name", required=True, help="A feature space; see `abc spaces`.")
+@click.option("--family", type=click.Choice(["joint", "object", "style"]), default="joint", show_default=True)
+@click.option(
+    "--map",
+    "kind",
+    type=click.Choice(["shared", "mlp", "two"]),
+    default="shared",
+    show_default=True,
+    help="two: the subject of a published patent application, US 2025/0104399 A1.",
+)
+@click.option(
+    "--penalty", type=float, help="Weight of the orthogonality penalty; by default chosen on validation."
+)
+@click.option("--steps", default=240, show_default=True)
+@click.option("--maps", type=_OUT, required=True, help="Folder that the map is put into.")
+def tune(
+    data_dir: Path,
+    distractors: int,
+    student: Path | None,
+    cache: Path,
+    threads: int,
+    name: str,
+    family: str,
+    kind: Any,
+    penalty: float | None,
+    steps: int,
+    maps: Path,
+) -> None:
+    """Learn a map over a frozen space from pairs of exemplar and generated picture."""
+    import torch
+
+    from attributary_train.customization.gallery import embed_gallery, open_gallery
+    from attributary_train.customization.maps import MapSettings
+    from attributary_train.customization.report import learned_map
+    from attributary_train.customization.spaces.table import open_space
+
+    torch.set_num_threads(threads)
+    with _told():
+        gallery = open_gallery(data_dir, distractors)
+        space = open_space(name, _context(data_dir, cache, student, threads))
+        settings = None
+        if kind != "shared" or penalty is not None or steps != 240:
+            settings = MapSettings(kind, steps, orthogonality=1.0 if penalty is None else penalty)
+        embedded = embed_gallery(gallery, space, cache)
+        learned = learned_map(gallery, embedded, space, family, settings, maps, click.echo)
+    click.echo(json.dumps(learned.facts, indent=1))
+
+
+@abc.command("evaluate")
+@_data_options
+@click.option(
+    "--space", "names", multiple=True, help="A space; by default every usual one that can be opened here."
+)
+@click.option("--family", "families", multiple=True, default=("joint",), show_default=True)
+@click.option(
+    "--map", "kinds", multiple=True, default=("shared",), show_default=True, help="shared, mlp or two."
+)
+@click.option("--maps", type=_OUT, required=True, help="Folder of maps; missing ones are learned into it.")
+@click.option("--check/--no-check", "checked", default=True, show_default=True, help="The maker's own check.")
+@click.option("--plots", type=_OUT, help="Folder for the tables as SVG.")
+@click.option("--out", type=_OUT_FILE, help="File for the JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    data_dir: Path,
+    distractors: int,
+    student: Path | None,
+    cache: Path,
+    threads: int,
+    names: tuple[str, ...],
+    families: tuple[str, ...],
+    kinds: tuple[Any, ...],
+    maps: Path,
+    checked: bool,
+    plots: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """The table: spaces, untuned and tuned, on objects and styles, seen and unseen, with intervals."""
+    from attributary_train.customization.errors import CustomizationError
+    from attributary_train.customization.gallery import open_gallery
+    from attributary_train.customization.learning import FAMILIES
+    from attributary_train.customization.maps import MapSettings
+    from attributary_train.customization.plots import table_svg
+    from attributary_train.customization.report import evaluate as run
+    from attributary_train.customization.rows import file_digest
+    from attributary_train.customization.spaces.table import asked_spaces, open_space
+    from attributary_train.evaluation.tables import readable
+
+    with _told():
+        for family in families:
+            if family not in FAMILIES:
+                raise CustomizationError("family", f"{family!r}; there are {', '.join(FAMILIES)}")
+        settings = [None if kind == "shared" else MapSettings(kind) for kind in kinds]
+        gallery = open_gallery(data_dir, distractors)
+        context = _context(data_dir, cache, student, threads)
+        spaces, missing = asked_spaces(names, context)
+        judge = open_space("efficientnet", context) if checked else None
+        config = {
+            "plan": file_digest(data_dir / "plan.json"),
+            "maps": list(kinds),
+            "families": list(families),
+        }
+
+        def say(line: str) -> None:
+            click.echo(line, err=True)
+
+        told, table = run(gallery, spaces, missing, families, settings, maps, cache, judge, config, say)
+        if plots is not None:
+            plots.mkdir(parents=True, exist_ok=True)
+            for measure in ("R@10", "mAP"):
+                name = f"abc-{measure.replace('@', '').lower()}.svg"
+                (plots / name).write_text(table_svg(table.rows(), measure), encoding="utf-8")
+    _show(told, readable, out, as_json)
+
+
+@abc.command("calibrate")
+@_data_options
+@click.option("--space", "name", required=True, help="A space of pictures: queries without a prompt.")
+@click.option("--prompt-space", "prompt_name", help="Queries with a prompt, e.g. student+prompt.")
+@click.option("--map", "map_path", type=_FILE, help="A map over --space, from abc tune or abc evaluate.")
+@click.option("--candidates", default=200, show_default=True, help="Items that compete for shares.")
+@click.option(
+    "--out", type=_OUT, required=True, help="Folder for calibration.json, report.json, reliability.svg."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def calibrate(
+    data_dir: Path,
+    distractors: int,
+    student: Path | None,
+    cache: Path,
+    threads: int,
+    name: str,
+    prompt_name: str | None,
+    map_path: Path | None,
+    candidates: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Turn cosines into shares: temperature, threshold, background; reliability on unseen exemplars."""
+    from attributary_train.customization.calibrate import Reading, calibration_file
+    from attributary_train.customization.calibrate import calibrate as run
+    from attributary_train.customization.gallery import open_gallery
+    from attributary_train.customization.learning import Learned
+    from attributary_train.customization.plan import Plan
+    from attributary_train.customization.plots import reliability_svg
+    from attributary_train.customization.rows import file_digest
+    from attributary_train.customization.spaces.table import open_space
+    from attributary_train.evaluation.tables import readable
+
+    with _told():
+        gallery = open_gallery(data_dir, distractors)
+        context = _context(data_dir, cache, student, threads)
+        space = open_space(name, context)
+        learned = (
+            None
+            if map_path is None
+            else Learned.read(map_path, f"{space.identity} of {len(gallery.whose)} pictures")
+        )
+        prompted = None if prompt_name is None else Reading(open_space(prompt_name, context))
+        digest = file_digest(data_dir / "plan.json")
+        config = {
+            "plan": digest,
+            "space": name,
+            "prompt space": prompt_name,
+            "map": learned and learned.facts,
+        }
+        told, made, panels = run(
+            gallery,
+            Reading(space, learned),
+            prompted,
+            cache,
+            config,
+            lambda line: click.echo(line, err=True),
+            candidates,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        weights = Plan.read(data_dir).weights
+        calibration_file(made, digest, space, weights, student, told).write(out / "calibration.json")
+        (out / "reliability.svg").write_text(reliability_svg(panels), encoding="utf-8")
+    _show(told, readable, out / "report.json", as_json)
+
+
+@abc.command("spaces")
+def spaces() -> None:
+    """List the feature spaces by name."""
+    from attributary_train.customization.spaces.table import OWN, PUBLISHED
+
+    for name, entry in OWN.items():
+        click.echo(f"{name:18s}{entry.about}{'' if entry.usual else ' (not in the usual table)'}")
+    for name in PUBLISHED:
+        click.echo(f"{name + '=PATH':18s}published weights on this machine")
+    click.echo("timm:NAME=PATH, open_clip:NAME=PATH: where those libraries are installed")
+
+
+@abc.command("sheet")
+@_data_options
+@click.option("--space", "name", required=True)
+@click.option("--map", "map_path", type=_FILE, help="A map over it.")
+@click.option("--rows", default=10, show_default=True, help="Test exemplars to show.")
+@click.option("--licence", "licences", multiple=True, help="Show only items under these; by default all.")
+@click.option("--out", type=_OUT_FILE, required=True, help="PNG to write.")
+def sheet(
+    data_dir: Path,
+    distractors: int,
+    student: Path | None,
+    cache: Path,
+    threads: int,
+    name: str,
+    map_path: Path | None,
+    rows: int,
+    licences: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Pictures of the answer: exemplar, what the model drew before and after tuning, what was found."""
+    from attributary_train.customization.gallery import embed_gallery, open_gallery
+    from attributary_train.customization.learning import Learned
+    from attributary_train.customization.sheet import draw_sheet
+    from attributary_train.customization.spaces.table import open_space
+
+    with _told():
+        gallery = open_gallery(data_dir, distractors)
+        space = open_space(name, _context(data_dir, cache, student, threads))
+        embedded = embed_gallery(gallery, space, cache)
+        if map_path is not None:
+            embedded = Learned.read(map_path, f"{space.identity} of {len(gallery.whose)} pictures").apply(
+                embedded
+            )
+        shown = draw_sheet(gallery, embedded, rows, frozenset(licences))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shown.save(out)
+    click.echo(str(out))
+
+
+def _show(told: Any, readable: Callable[[Any], str], out: Path | None, as_json: bool) -> None:
+    text = json.dumps(told, indent=2)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+    click.echo(text if as_json else readable(told))

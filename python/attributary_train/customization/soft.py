@@ -1,0 +1,143 @@
+"""Soft influence scores: a temperature and a threshold that turn cosines into shares (Wang et al., ICCV 2023).
+
+While fitting, the threshold cuts through a softplus, so that its gradient is everywhere; what is served cuts with a
+ReLU, so that there are exact zeros. Added to the publication: the null item of docs/architecture.md. It is fitted by
+asking every query twice, with its exemplar among the distractors and without; without, all mass belongs to nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from attributary.bundle.manifest import ShareCalibration
+from attributary_train.calibration.reliability import Reliability, reliability
+from attributary_train.calibration.shares import Columns, shares_of
+from attributary_train.customization.errors import CustomizationError
+from attributary_train.customization.gallery import Embedded, Gallery
+
+CANDIDATES = 200
+MIN_QUERIES = 10
+# The published softplus has 100; with hundreds of candidates its tails would outweigh the scores.
+_SHARPNESS = 2000.0
+_STEPS = 600
+_OOD_FALSE_ALARMS = 0.01
+_SHOWN = 10
+# The publication's start: a plain softmax of cosines, cut nowhere.
+PLAIN = ShareCalibration(temperature=1.0, threshold=0.0, background=-np.inf, ood_similarity=-1.0)
+FloatMatrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Cosines float32 [Q, R] of queries to their best candidates and what is true of them: `target` float64 [Q, R],
+    1 / n for each of an exemplar's n items, `nobody` float64 [Q], 1 where no source is there; `whose` int64 [Q]."""
+
+    cosines: npt.NDArray[np.float32]
+    target: FloatMatrix
+    nobody: npt.NDArray[np.float64]
+    whose: npt.NDArray[np.int64]
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Asked:
+        """Some of the queries."""
+        return Asked(self.cosines[rows], self.target[rows], self.nobody[rows], self.whose[rows])
+
+
+def ask(
+    gallery: Gallery, embedded: Embedded, rows: npt.NDArray[np.int64], candidates: int = CANDIDATES
+) -> Asked:
+    """Every query of `rows` twice: with its exemplar's items among the distractors, and without them.
+
+    The best `candidates` take part, as they come from an index; an exemplar's items beyond them have no column, and
+    their mass is then nobody's to find.
+    """
+    if not len(rows):
+        raise CustomizationError("queries", "there are none of this split")
+    distractors = embedded.items[gallery.distractor_rows]
+    cosines, targets, nobody = [], [], []
+    for row in rows:
+        exemplar = int(gallery.whose[row])
+        query = embedded.queries[row]
+        own = embedded.items[gallery.exemplar_rows[exemplar]] @ query
+        rivals = distractors[gallery.rivals(exemplar)] @ query
+        for present in (True, False):
+            pool = np.concatenate([own, rivals]) if present else rivals
+            mass = np.zeros(len(pool))
+            if present:
+                mass[: len(own)] = 1.0 / len(own)
+            best = np.argsort(-pool, kind="stable")[:candidates]
+            cosines.append(pool[best])
+            targets.append(mass[best])
+            nobody.append(0.0 if present else 1.0)
+    whose = np.repeat(gallery.whose[rows], 2)
+    return Asked(np.array(cosines, np.float32), np.array(targets), np.array(nobody), whose)
+
+
+def fit(asked: Asked) -> ShareCalibration:
+    """Temperature, threshold and background by least KL divergence from the exemplar distribution.
+
+    Raises `CustomizationError` with fewer than 10 queries.
+    """
+    if len(asked.cosines) < 2 * MIN_QUERIES:
+        raise CustomizationError(
+            "queries", f"{len(asked.cosines) // 2}; at least {MIN_QUERIES} are needed to fit"
+        )
+    cosines, target = torch.from_numpy(asked.cosines).double(), torch.from_numpy(asked.target)
+    nobody = torch.from_numpy(asked.nobody)
+    absent = asked.cosines[asked.nobody == 1.0, 0]
+    point = torch.tensor([np.log(0.05), np.log(0.01), float(np.median(absent))], dtype=torch.float64)
+    point.requires_grad_(True)
+    optimiser = torch.optim.Adam([point], 0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
+    for _ in range(_STEPS):
+        optimiser.zero_grad()
+        loss = _divergence(point, cosines, target, nobody)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    log_temperature, log_threshold, background = point.detach().tolist()
+    return ShareCalibration(
+        temperature=round(float(np.exp(np.clip(log_temperature, -8.0, 2.0))), 6),
+        threshold=round(float(np.exp(np.clip(log_threshold, -12.0, -0.01))), 6),
+        background=round(float(np.clip(background, -1.0, 2.0)), 6),
+        ood_similarity=round(float(np.quantile(absent, _OOD_FALSE_ALARMS)), 6),
+    )
+
+
+def _divergence(point: Tensor, cosines: Tensor, target: Tensor, nobody: Tensor) -> Tensor:
+    """KL of the exemplar distribution from the smooth shares, but for the target's own entropy."""
+    temperature, threshold, background = point[0].exp(), point[1].exp(), point[2]
+    peak = torch.maximum(cosines.max(dim=1).values, background)[:, None]
+    weight = F.softplus(
+        ((cosines - peak) / temperature).exp() - threshold, beta=_SHARPNESS, threshold=50.0 / _SHARPNESS
+    )
+    null = ((background - peak[:, 0]) / temperature).exp()
+    norm = (null + weight.sum(dim=1)).log()
+    # Mass of items that are no candidates cannot be told apart from here.
+    told = target * (weight.clamp(min=1e-12).log() - norm[:, None])
+    return -(told.sum(dim=1) + nobody * (null.clamp(min=1e-12).log() - norm)).mean()
+
+
+def shares(asked: Asked, calibration: ShareCalibration) -> tuple[FloatMatrix, npt.NDArray[np.float64]]:
+    """Served shares float64 [Q, R] and diffuse parts [Q]: the formula of docs/architecture.md, with the ReLU."""
+    columns = Columns.of(np.arange(asked.cosines.shape[1]))
+    return shares_of(asked.cosines, columns, calibration)
+
+
+def diagram(asked: Asked, calibration: ShareCalibration) -> Reliability:
+    """Promised shares of every query's first ten items against the mass that was truly theirs."""
+    promised, _ = shares(asked, calibration)
+    shown = min(_SHOWN, promised.shape[1])
+    whose = np.repeat(asked.whose, shown)
+    return reliability(promised[:, :shown].ravel(), asked.target[:, :shown].ravel(), whose)
+
+
+def nobody_diagram(asked: Asked, calibration: ShareCalibration) -> Reliability:
+    """Promised diffuse parts against whether nobody was there to be found."""
+    _, diffuse = shares(asked, calibration)
+    return reliability(diffuse, asked.nobody, asked.whose)
