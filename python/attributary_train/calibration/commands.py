@@ -102,8 +102,8 @@ def fit(
         shares = fitted.calibration
         click.echo(
             f"{kind}: temperature {shares.temperature:g}, background {shares.background:g}, threshold "
-            f"{shares.threshold:g}, flag below {shares.ood_similarity:g}; loss {fitted.loss:.4f} nats, "
-            f"{fitted.smooth_loss:.4f} without a threshold"
+            f"{shares.threshold:g}, flag below {shares.ood_similarity:g}; loss {fitted.loss:.4f} nats; "
+            f"{fitted.hidden:.1%} of the mass unnamed"
         )
     click.echo(f"wrote {target}")
 

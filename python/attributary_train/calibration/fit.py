@@ -1,23 +1,26 @@
 """Fitting the share formula to a teacher's mass.
 
-Three numbers for each kind of query (with and without prompt): temperature, background, threshold. The loss is the log
-loss of the teacher's mass, the diffuse part included:
+Three numbers for each kind of query (with and without prompt): temperature, background, threshold. An item whose share
+is exactly 0 is not named; what it holds belongs to the diffuse part of that answer. The loss is the log loss of the
+teacher's mass:
 
-    loss = - mean over queries of ( sum_i weight_i mass_i log share_i + diffuse log diffuse_share )
+    loss = - mean over queries of ( sum_named mass_i log share_i + (1 - sum_named mass_i) log diffuse )
 
-with every share mixed with a little of the uniform one, so that an exact zero where the teacher sees mass costs much
-and not everything. It is least where a share is the expected mass (a proper score; Gneiting and Raftery, 2007). The
-published score is fitted to known exemplars in the same way (Wang et al., ICCV 2023).
+It is least where a share is the expected mass (a proper score; Gneiting and Raftery, 2007). The published score is
+fitted to known exemplars in the same way (Wang et al., ICCV 2023). Temperature and background minimise it with all
+items named. Naming fewer makes it smaller whatever they hold, so a threshold is not chosen by it: it is the largest one
+that leaves unnamed at most `HIDDEN` of the teacher's mass, with the background moved so that the mean diffuse part is
+right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.optimize import brentq, minimize  # type: ignore[import-untyped]
 
 from attributary.bundle.manifest import ShareCalibration
 
@@ -25,12 +28,13 @@ from .errors import CalibrationError
 from .mass import Mass
 from .shares import Columns, Floats, shares_of
 
-# How much of the uniform share is mixed in, for the loss only.
-MIXED = 1e-3
+# Part of the teacher's mass that items with an exact 0 may hold.
+HIDDEN = 0.1
 MIN_QUERIES = 10
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 _BACKGROUNDS = (0.5, 0.75, 0.9, 0.97)  # quantiles of the cosines, of all queries and items
-THRESHOLDS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+THRESHOLDS = (0.0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1)
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,24 @@ class Target:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Share parameters and the loss that they reach, in nats a query; `smooth_loss` is that without a threshold."""
+    """Share parameters, the loss that they reach in nats a query, and the part of the mass that got an exact 0."""
 
     calibration: ShareCalibration
     loss: float
-    smooth_loss: float
+    hidden: float
+
+
+def unnamed(target: Target, shares: Floats) -> Floats:
+    """Mass of the items that an answer gives exactly 0, float64 [Q]."""
+    return np.asarray((target.mass * (shares == 0)).sum(axis=1), np.float64)
 
 
 def log_losses(target: Target, shares: Floats, diffuse: Floats) -> Floats:
     """The loss of every query, float64 [Q], in nats."""
-    even = 1.0 / (target.mass.shape[1] + 1)
-    told = np.log((1 - MIXED) * shares + MIXED * even)
-    nobody = np.log((1 - MIXED) * diffuse + MIXED * even)
-    return np.asarray(-(target.mass * told).sum(axis=1) - target.diffuse * nobody, np.float64)
+    named = np.where(shares > 0, target.mass, 0.0)
+    told = np.log(np.maximum(shares, _LEAST))
+    nobody = np.log(np.maximum(diffuse, _LEAST))
+    return np.asarray(-(named * told).sum(axis=1) - (1.0 - named.sum(axis=1)) * nobody, np.float64)
 
 
 def fit_shares(
@@ -79,10 +88,8 @@ def fit_shares(
 ) -> Fitted:
     """Find temperature, background and threshold of one kind of query.
 
-    `similarity`: cosines float32 [Q, N]. Temperature and background come first, by Nelder and Mead from a grid of
-    starts. The threshold is then the largest whose loss is within a standard error of the least one, the two others
-    fitted again: zeros that cost nothing that can be measured are wanted. Raises `CalibrationError` with fewer than 10
-    queries.
+    `similarity`: cosines float32 [Q, N]. Temperature and background by Nelder and Mead from a grid of starts. Raises
+    `CalibrationError` with fewer than 10 queries.
     """
     if len(similarity) < MIN_QUERIES:
         raise CalibrationError("queries", f"{len(similarity)}; at least {MIN_QUERIES} are needed")
@@ -99,29 +106,43 @@ def fit_shares(
     def losses(calibration: ShareCalibration) -> Floats:
         return log_losses(target, *shares_of(similarity, columns, calibration, candidates))
 
-    def best(start: npt.ArrayLike, threshold: float) -> npt.NDArray[np.float64]:
-        found = minimize(
-            lambda point: float(losses(made(point, threshold)).mean()),
-            start,
-            method="Nelder-Mead",
-            options={"xatol": 2e-3, "fatol": 1e-5, "maxfev": 120},
-        )
-        return np.asarray(found.x, np.float64)
-
     levels = np.quantile(similarity, _BACKGROUNDS)
     starts = [(float(np.log(t)), float(level)) for t in _TEMPERATURES for level in levels]
-    point = best(min(starts, key=lambda at: float(losses(made(at, 0.0)).mean())), 0.0)
-    tried = [made(best(point, threshold) if threshold else point, threshold) for threshold in THRESHOLDS]
-    rows = [losses(one) for one in tried]
-    least = min(rows, key=lambda row: float(row.mean()))
-    chosen = max(at for at, row in enumerate(rows) if _as_good(row, least))
-    return Fitted(_rounded(tried[chosen]), float(rows[chosen].mean()), float(rows[0].mean()))
+    found = minimize(
+        lambda point: float(losses(made(point, 0.0)).mean()),
+        min(starts, key=lambda at: float(losses(made(at, 0.0)).mean())),
+        method="Nelder-Mead",
+        options={"xatol": 1e-3, "fatol": 1e-5, "maxfev": 200},
+    )
+    log_temperature, background = np.asarray(found.x, np.float64).tolist()
+
+    def excess(level: float, threshold: float) -> float:
+        """By how much the mean diffuse part is too large with a background at `level`."""
+        told, diffuse = shares_of(similarity, columns, made((log_temperature, level), threshold), candidates)
+        return float((diffuse - target.diffuse - unnamed(target, told)).mean())
+
+    chosen: Fitted | None = None
+    for threshold in THRESHOLDS:
+        if threshold:
+            background = _root(lambda level, cut=threshold: excess(level, cut), background)  # type: ignore[misc]
+        calibration = _rounded(made((log_temperature, background), threshold))
+        told, diffuse = shares_of(similarity, columns, calibration, candidates)
+        hidden = float(unnamed(target, told).mean())
+        if chosen is not None and hidden > HIDDEN:
+            break
+        chosen = Fitted(calibration, float(log_losses(target, told, diffuse).mean()), hidden)
+    assert chosen is not None
+    return chosen
 
 
-def _as_good(row: Floats, least: Floats) -> bool:
-    """Within a standard error of the least; of paired differences, as queries differ more than thresholds do."""
-    apart = row - least
-    return float(apart.mean()) <= float(apart.std(ddof=1)) / len(apart) ** 0.5
+def _root(excess: Callable[[float], float], near: float) -> float:
+    """The level at which nothing is in excess, the first one above far too little; `near` where there is none."""
+    levels = near + np.linspace(-0.3, 0.3, 61)
+    values = [excess(float(level)) for level in levels]
+    for at in range(1, len(levels)):
+        if values[at - 1] < 0 <= values[at]:
+            return float(brentq(excess, levels[at - 1], levels[at], xtol=1e-4))
+    return near
 
 
 def _rounded(calibration: ShareCalibration) -> ShareCalibration:

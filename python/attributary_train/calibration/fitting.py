@@ -46,6 +46,7 @@ def fit_file(
         "level": level,
         "false_alarms": false_alarms,
         "loss": {kind: one.loss for kind, one in found.items()},
+        "hidden": {kind: one.hidden for kind, one in found.items()},
     }
     made = CalibrationFile(
         Calibration(method, found["image"].calibration, found["image_and_prompt"].calibration),

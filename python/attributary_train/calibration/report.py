@@ -13,7 +13,7 @@ from attributary.bundle.manifest import Calibration, ShareCalibration
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
 from .errors import CalibrationError
-from .fit import Target, log_losses
+from .fit import Target, log_losses, unnamed
 from .held import KINDS, Held
 from .reliability import Floats, Reliability, reliability
 from .shares import shares_of
@@ -41,6 +41,7 @@ def _kind(held: Held, kind: str, shares_by: ShareCalibration, candidates: int | 
     creators, of_item = np.unique(held.items.creators, return_inverse=True)
     told_creators, seen_creators = by_creator(told, of_item), by_creator(target.mass, of_item)
     named = told_creators > 0
+    unseen = target.diffuse + unnamed(target, told)
     pairs = {
         "all items": _pairs(told, target.mass, queries),
         "items with a share": _masked(told, target.mass, told > 0),
@@ -48,22 +49,27 @@ def _kind(held: Held, kind: str, shares_by: ShareCalibration, candidates: int | 
             np.take_along_axis(told, top, axis=1), np.take_along_axis(target.mass, top, axis=1), queries
         ),
         "creators": _masked(told_creators, seen_creators, named),
-        "diffuse part": reliability(diffuse, target.diffuse, queries),
+        # What an answer does not name is diffuse to whoever reads it.
+        "diffuse part": reliability(diffuse, unseen, queries),
     }
     sums = told.sum(axis=1)
     losses = log_losses(target, told, diffuse)
     return {
         "calibration": asdict(shares_by),
         "loss": float(losses.mean()),
-        "least loss": float(log_losses(target, target.mass, target.diffuse).mean()),
+        "least loss": float(log_losses(target, np.where(told > 0, target.mass, 0.0), unseen).mean()),
         "loss of even shares": _even_loss(target),
         "reliability": {name: _reliability_row(found) for name, found in pairs.items()},
         "shares that are exactly 0": float((told == 0).mean()),
-        "mass that got an exact 0": float((target.mass * (told == 0)).sum(axis=1).mean()),
+        "mass that got an exact 0": float(unnamed(target, told).mean()),
         "items with a share, a query": float((told > 0).sum(axis=1).mean()),
         "items with mass, a query": float((target.mass > 0).sum(axis=1).mean()),
         "largest sum of shares": float(sums.max()),
-        "diffuse": {"predicted": float(diffuse.mean()), "teacher": float(target.diffuse.mean())},
+        "diffuse part": {
+            "predicted": float(diffuse.mean()),
+            "teacher": float(unseen.mean()),
+            "of which under the floor": float(target.diffuse.mean()),
+        },
         "total variation": float(_variation(told, diffuse, target).mean()),
         "by prompt": _by_prompt(held, told, diffuse, target),
         "creators": creator_totals(told_creators, seen_creators, creators.tolist()),
@@ -159,7 +165,8 @@ def _even_loss(target: Target) -> float:
 
 
 def _variation(told: Floats, diffuse: Floats, target: Target) -> Floats:
-    apart = np.abs(told - target.mass).sum(axis=1) + np.abs(diffuse - target.diffuse)
+    named = np.where(told > 0, target.mass, 0.0)
+    apart = np.abs(told - named).sum(axis=1) + np.abs(diffuse - 1.0 + named.sum(axis=1))
     return np.asarray(apart / 2, np.float64)
 
 
@@ -171,7 +178,7 @@ def _by_prompt(held: Held, told: Floats, diffuse: Floats, target: Target) -> Map
         out[name] = {
             "queries": len(rows),
             "diffuse predicted": float(diffuse[rows].mean()),
-            "diffuse of the teacher": float(target.diffuse[rows].mean()),
+            "diffuse of the teacher": float((target.diffuse + unnamed(target, told))[rows].mean()),
             "total variation": float(variation[rows].mean()),
         }
     return out
