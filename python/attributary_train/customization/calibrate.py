@@ -29,8 +29,9 @@ from attributary_train.customization.spaces.base import Space
 from attributary_train.evaluation.tables import Row, aim, interval_row, report
 
 METHOD = (
-    "Attribution by Customization: temperature, threshold and background by least KL divergence from the exemplars that "
-    "models were tuned toward, each query asked with its exemplar and without; fitted on held-out concepts and creators"
+    "Attribution by Customization: temperature, threshold and background by least KL divergence from the exemplars "
+    "that models were tuned toward, each query asked with its exemplar and without; fitted on concepts and creators "
+    "that are held out"
 )
 
 

@@ -7,11 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from attributary_train.corpus import Corpus, Item
+from attributary_train.corpus import Corpus, CorpusError, Item
 from attributary_train.corpus.item import UNKNOWN_CREATOR
 from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import OBJECT, STYLE, Exemplar, refuse_leaks
+from attributary_train.customization.manner import describe, nearest
+
+# Drawings of a creator that are compared to find a set in one manner.
+_LOOKED = 40
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def choose(corpus: Corpus, known: Iterable[int], choice: Choice) -> list[Exempla
     """
     rng = np.random.default_rng(choice.seed)
     pool = _one_a_group(corpus, set(known), rng)
-    styles = _Styles(pool, len(corpus), choice, rng)
+    styles = _Styles(pool, corpus, choice, rng)
     objects = _objects([item for item in pool if item.creator not in styles.held_out], choice.objects, rng)
     hidden = {corpus.item(o.ids[0]).concept_id for o in objects if o.split != "train" and not o.seen}
     used = {number for o in objects for number in o.ids}
@@ -107,14 +112,16 @@ def _objects(pool: Sequence[Item], counts: Counts, rng: np.random.Generator) -> 
 class _Styles:
     """Creators, divided before objects are chosen, so that a held-out creator is in no training object."""
 
-    def __init__(self, pool: Sequence[Item], total: int, choice: Choice, rng: np.random.Generator) -> None:
-        self._counts, self._sizes, self._rng = choice.styles, choice.style_items, rng
+    def __init__(
+        self, pool: Sequence[Item], corpus: Corpus, choice: Choice, rng: np.random.Generator
+    ) -> None:
+        self._corpus, self._counts, self._sizes, self._rng = corpus, choice.styles, choice.style_items, rng
         self._drawings: dict[str, list[Item]] = defaultdict(list)
         for item in pool:
             # Flags show a country's colours, not a hand.
             if item.creator != UNKNOWN_CREATOR and "flag" not in item.caption.lower():
                 self._drawings[item.creator].append(item)
-        few, limit = choice.style_items[0], choice.max_creator_share * total
+        few, limit = choice.style_items[0], choice.max_creator_share * len(corpus)
         usable = [name for name, own in self._drawings.items() if few <= len(own) <= limit]
         order = [usable[at] for at in rng.permutation(len(usable))]
         # Objects take some drawings of the other creators away: two sets need room to spare.
@@ -164,7 +171,18 @@ class _Styles:
         ]
 
     def _take(self, own: list[Item]) -> tuple[int, ...]:
+        """A drawing of a creator and its nearest in manner, taken out of the list."""
         few, most = self._sizes
         size = min(int(self._rng.integers(few, most + 1)), max(few, len(own) // 2))
-        taken, own[:] = own[:size], own[size:]
+        looked = own[:_LOOKED]
+        rows = np.stack([describe(_picture(self._corpus, item)) for item in looked])
+        taken = [looked[at] for at in nearest(rows, 0, size)]
+        own[:] = [item for item in own if item not in taken]
         return tuple(item.id for item in taken)
+
+
+def _picture(corpus: Corpus, item: Item) -> Image.Image:
+    try:
+        return corpus.image(item.id)
+    except CorpusError as error:
+        raise CustomizationError(f"style of {item.creator}", str(error)) from error

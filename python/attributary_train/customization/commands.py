@@ -56,7 +56,8 @@ def _told() -> Iterator[None]:
 )
 @click.option("--styles", default="64,16,40,40", show_default=True, help="The same for sets of one creator.")
 @click.option("--pictures", default=8, show_default=True, help="Generated pictures an exemplar.")
-@click.option("--tuning-steps", default=100, show_default=True)
+@click.option("--object-steps", default=50, show_default=True, help="Steps of tuning toward an object.")
+@click.option("--style-steps", default=120, show_default=True, help="Steps of tuning toward a style.")
 @click.option("--steps", default=30, show_default=True, help="DDIM steps.")
 @click.option("--guidance", default=3.0, show_default=True)
 @click.option("--seed", default=0, show_default=True)
@@ -75,7 +76,8 @@ def make(
     objects: str,
     styles: str,
     pictures: int,
-    tuning_steps: int,
+    object_steps: int,
+    style_steps: int,
     steps: int,
     guidance: float,
     seed: int,
@@ -104,7 +106,14 @@ def make(
             max_creator_share=max_creator_share,
             seed=seed,
         )
-        settings = MakeSettings(TuneSettings(steps=tuning_steps), pictures, steps, guidance, seed=seed)
+        settings = MakeSettings(
+            TuneSettings(object_steps),
+            TuneSettings.for_styles(style_steps),
+            pictures,
+            steps,
+            guidance,
+            seed=seed,
+        )
         manifest = run(
             Job(out, subject_dir, corpus_dir, chosen, choice), settings, workers=workers, log=click.echo
         )
@@ -161,7 +170,7 @@ def _context(data_dir: Path, cache: Path, student: Path | None, threads: int) ->
 @click.option(
     "--penalty", type=float, help="Weight of the orthogonality penalty; by default chosen on validation."
 )
-@click.option("--steps", default=240, show_default=True)
+@click.option("--steps", default=400, show_default=True)
 @click.option("--maps", type=_OUT, required=True, help="Folder that the map is put into.")
 def tune(
     data_dir: Path,
@@ -189,7 +198,7 @@ def tune(
         gallery = open_gallery(data_dir, distractors)
         space = open_space(name, _context(data_dir, cache, student, threads))
         settings = None
-        if kind != "shared" or penalty is not None or steps != 240:
+        if kind != "shared" or penalty is not None or steps != 400:
             settings = MapSettings(kind, steps, orthogonality=1.0 if penalty is None else penalty)
         embedded = embed_gallery(gallery, space, cache)
         learned = learned_map(gallery, embedded, space, family, settings, maps, click.echo)
@@ -232,7 +241,6 @@ def evaluate(
     from attributary_train.customization.maps import MapSettings
     from attributary_train.customization.plots import table_svg
     from attributary_train.customization.report import evaluate as run
-    from attributary_train.customization.rows import file_digest
     from attributary_train.customization.spaces.table import asked_spaces, open_space
     from attributary_train.evaluation.tables import readable
 
@@ -246,7 +254,7 @@ def evaluate(
         spaces, missing = asked_spaces(names, context)
         judge = open_space("efficientnet", context) if checked else None
         config = {
-            "plan": file_digest(data_dir / "plan.json"),
+            "plan": gallery.digest,
             "maps": list(kinds),
             "families": list(families),
         }
@@ -290,10 +298,9 @@ def calibrate(
     from attributary_train.customization.calibrate import Reading, calibration_file
     from attributary_train.customization.calibrate import calibrate as run
     from attributary_train.customization.gallery import open_gallery
-    from attributary_train.customization.learning import Learned
+    from attributary_train.customization.learning import Learned, map_identity
     from attributary_train.customization.plan import Plan
     from attributary_train.customization.plots import reliability_svg
-    from attributary_train.customization.rows import file_digest
     from attributary_train.customization.spaces.table import open_space
     from attributary_train.evaluation.tables import readable
 
@@ -301,15 +308,10 @@ def calibrate(
         gallery = open_gallery(data_dir, distractors)
         context = _context(data_dir, cache, student, threads)
         space = open_space(name, context)
-        learned = (
-            None
-            if map_path is None
-            else Learned.read(map_path, f"{space.identity} of {len(gallery.whose)} pictures")
-        )
+        learned = None if map_path is None else Learned.read(map_path, map_identity(gallery, space))
         prompted = None if prompt_name is None else Reading(open_space(prompt_name, context))
-        digest = file_digest(data_dir / "plan.json")
         config = {
-            "plan": digest,
+            "plan": gallery.digest,
             "space": name,
             "prompt space": prompt_name,
             "map": learned and learned.facts,
@@ -325,7 +327,7 @@ def calibrate(
         )
         out.mkdir(parents=True, exist_ok=True)
         weights = Plan.read(data_dir).weights
-        calibration_file(made, digest, space, weights, student, told).write(out / "calibration.json")
+        calibration_file(made, gallery.digest, space, weights, student, told).write(out / "calibration.json")
         (out / "reliability.svg").write_text(reliability_svg(panels), encoding="utf-8")
     _show(told, readable, out / "report.json", as_json)
 
@@ -363,7 +365,7 @@ def sheet(
 ) -> None:
     """Pictures of the answer: exemplar, what the model drew before and after tuning, what was found."""
     from attributary_train.customization.gallery import embed_gallery, open_gallery
-    from attributary_train.customization.learning import Learned
+    from attributary_train.customization.learning import Learned, map_identity
     from attributary_train.customization.sheet import draw_sheet
     from attributary_train.customization.spaces.table import open_space
 
@@ -372,9 +374,7 @@ def sheet(
         space = open_space(name, _context(data_dir, cache, student, threads))
         embedded = embed_gallery(gallery, space, cache)
         if map_path is not None:
-            embedded = Learned.read(map_path, f"{space.identity} of {len(gallery.whose)} pictures").apply(
-                embedded
-            )
+            embedded = Learned.read(map_path, map_identity(gallery, space)).apply(embedded)
         shown = draw_sheet(gallery, embedded, rows, frozenset(licences))
         out.parent.mkdir(parents=True, exist_ok=True)
         shown.save(out)

@@ -43,7 +43,7 @@ class Customizer:
             self.prepared.prior,
             self.prepared.empty,
             word,
-            self.settings.tuning,
+            self.settings.tuning(entry.exemplar),
             entry.tuning_seed,
         )
         before = self._draw(asked, word, entry)

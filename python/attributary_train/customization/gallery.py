@@ -33,6 +33,7 @@ class Gallery:
     every item; a distractor by the very creator that a style was learned from does not compete.
     """
 
+    digest: str  # SHA-256 of the plan's facts, hexadecimal
     exemplars: tuple[Exemplar, ...]
     pictures: Pictures  # [Q, S, S, 3]
     untuned: Pictures  # [Q, S, S, 3], what the subject draws without tuning
@@ -99,6 +100,7 @@ def open_gallery(folder: Path, distractors: int = MIN_DISTRACTORS) -> Gallery:
     size = int(load_autoencoder(Path(plan.paths["subject"])).config.sample_size)
     items = [corpus.item(number) for number in ids]
     return Gallery(
+        plan.digest(),
         exemplars,
         np.concatenate([shard.tuned for shard in shards]),
         np.concatenate([shard.untuned for shard in shards]),

@@ -19,7 +19,7 @@ from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.customization.maps import Map, MapSettings, Reduction, contrastive, new_map
 from attributary_train.customization.measures import per_exemplar, retrieve
-from attributary_train.customization.spaces.base import Features
+from attributary_train.customization.spaces.base import Features, Space
 
 DIM = 512
 # What a map learns from.
@@ -88,10 +88,15 @@ class Learned:
         return cls(told["space"], reduction, made.eval(), settings, json.loads(told["facts"]))
 
 
+def map_identity(gallery: Gallery, space: Space) -> str:
+    """What a map belongs to: the features, the data set that it learned from, and its distractors."""
+    return f"{space.identity}; data set {gallery.digest[:16]}, {len(gallery.distractor_rows)} distractors"
+
+
 def learn(
     gallery: Gallery,
     embedded: Embedded,
-    space: str,
+    space: Space,
     family: str = "joint",
     settings: MapSettings | None = None,
     *,
@@ -118,7 +123,7 @@ def learn(
         facts = {"family": family, "step": step, "validation_map": round(score, 4), "pairs": len(train)}
         log(f"{family} map, penalty {one.orthogonality}: step {step}, validation mAP {score:.3f}")
         if best is None or score > best[0]:
-            best = score, Learned(space, reduction, found.eval(), one, facts)
+            best = score, Learned(map_identity(gallery, space), reduction, found.eval(), one, facts)
     assert best is not None
     return best[1]
 

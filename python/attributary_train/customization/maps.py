@@ -27,7 +27,7 @@ class MapSettings:
     """How a map is trained: InfoNCE in both directions with in-batch negatives, and an orthogonality penalty."""
 
     kind: Kind = "shared"
-    steps: int = 240
+    steps: int = 400
     batch: int = 192
     learning_rate: float = 1e-3
     orthogonality: float = 1.0

@@ -25,7 +25,9 @@ SCHEMA_VERSION = 1
 class MakeSettings:
     """What decides every byte of a data set, apart from the model and the exemplars."""
 
-    tuning: TuneSettings = field(default_factory=TuneSettings)
+    # Chosen on contact sheets: an object comes through in few steps and is copied in more, a hand needs more.
+    objects: TuneSettings = field(default_factory=TuneSettings)
+    styles: TuneSettings = field(default_factory=TuneSettings.for_styles)
     pictures: int = 8  # generated pictures of an exemplar
     steps: int = 30  # DDIM steps
     guidance: float = 3.0
@@ -41,11 +43,16 @@ class MakeSettings:
         """Plain JSON values; `from_json` is the inverse."""
         return asdict(self)
 
+    def tuning(self, exemplar: Exemplar) -> TuneSettings:
+        """How a model is tuned toward an exemplar of this kind."""
+        return self.objects if exemplar.kind == OBJECT else self.styles
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MakeSettings:
         """Raises `CustomizationError` for a field that is unknown."""
         try:
-            return cls(**{**values, "tuning": TuneSettings(**values["tuning"])})
+            tuning = {name: TuneSettings(**values[name]) for name in ("objects", "styles")}
+            return cls(**{**values, **tuning})
         except (TypeError, KeyError) as error:
             raise CustomizationError("settings", f"not readable: {error}") from error
 
@@ -98,6 +105,10 @@ class Plan:
                 for entry in self.planned
             ],
         }
+
+    def digest(self) -> str:
+        """SHA-256 of the facts, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write plan.json; there whole or not at all."""

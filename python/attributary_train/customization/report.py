@@ -12,7 +12,7 @@ import torch
 
 from attributary_train.customization.check import AIM, Check, check
 from attributary_train.customization.gallery import MIN_DISTRACTORS, Embedded, Gallery, embed_gallery
-from attributary_train.customization.learning import FAMILIES, Learned, learn
+from attributary_train.customization.learning import FAMILIES, Learned, learn, map_identity
 from attributary_train.customization.maps import MapSettings
 from attributary_train.customization.measures import Retrieval, retrieve
 from attributary_train.customization.spaces.base import Space
@@ -93,12 +93,9 @@ def learned_map(
 ) -> Learned:
     """The map in `folder` if it is of these features, else a new one, which is put there."""
     path = map_file(folder, space.name, map_name(family, settings))
-    identity = f"{space.identity} of {len(gallery.whose)} pictures"
     if path.exists():
-        return Learned.read(path, identity)
-    found = learn(
-        gallery, embedded, identity, family, settings, log=lambda line: log(f"{space.name}: {line}")
-    )
+        return Learned.read(path, map_identity(gallery, space))
+    found = learn(gallery, embedded, space, family, settings, log=lambda line: log(f"{space.name}: {line}"))
     found.write(path)
     return found
 

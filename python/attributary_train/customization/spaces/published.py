@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attributary_train.customization.errors import CustomizationError
-from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, resized
+from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts, resized
 from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -38,6 +38,9 @@ class TorchSpace:
 
     def features(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         """Rows of the network's own features."""
+        return in_parts(self._part, pictures, texts)
+
+    def _part(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         pixels = torch.from_numpy(resized(pictures, self._size)).permute(0, 3, 1, 2).float() / 255.0
         return self._run((pixels - self._mean) / self._deviation).numpy()
 

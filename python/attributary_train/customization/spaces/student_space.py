@@ -10,7 +10,7 @@ import numpy as np
 from attributary.encoder import OnnxEncoder, PromptTokenizer
 from attributary.errors import AttributaryError
 from attributary_train.customization.errors import CustomizationError
-from attributary_train.customization.spaces.base import Features, Pictures, resized
+from attributary_train.customization.spaces.base import Features, Pictures, in_parts, resized
 from attributary_train.customization.spaces.towers import readable
 
 
@@ -35,6 +35,9 @@ class StudentSpace:
 
     def features(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         """Rows of unit length."""
+        return in_parts(self._part, pictures, texts)
+
+    def _part(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         prompts = [readable(text) if self.reads_text else "" for text in texts]
         ids, mask = self._tokenizer.pad([self._tokenizer.encode(prompt) for prompt in prompts])
         return np.asarray(self._encoder.encode(resized(pictures, self._size), ids, mask), np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attributary_train.customization.spaces.base import Features, Pictures, resized
+from attributary_train.customization.spaces.base import Features, Pictures, in_parts, resized
 from attributary_train.customization.words import Words
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
@@ -45,6 +45,9 @@ class Bottleneck:
 
     def features(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         """Rows of activations, centred over nothing: the cosine is taken of them as they are."""
+        return in_parts(self._part, pictures, texts, 64)
+
+    def _part(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         return self._read(encode(self._autoencoder, resized(pictures, self._size))).numpy()
 
     @torch.inference_mode()

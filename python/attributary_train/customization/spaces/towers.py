@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -35,17 +38,24 @@ class Towers:
 
     @classmethod
     def open(cls, kind: Kind, context: Context) -> Towers:
-        """Towers through ONNX Runtime, exported on first use."""
-        return cls(kind, TowerFeatures(context.cache / "features", threads=context.threads))
+        """Towers through ONNX Runtime, exported on first use; the kinds share what they have computed."""
+        return cls(kind, _shared(context.cache / "features", context.threads))
 
     def features(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         """Rows of the kind's features."""
         parts = []
         if self._kind != "text":
-            parts.append(self._towers.of_pixels(resized(pictures, self._towers.image_tower.image_size)))
+            size = self._towers.image_tower.image_size
+            keys = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+            parts.append(self._towers.images(keys, lambda row: resized(pictures[row : row + 1], size)[0]))
         if self._kind != "efficientnet":
             parts.append(self._towers.texts([readable(text) for text in texts]))
         return parts[0] if len(parts) == 1 else np.concatenate([unit(part) for part in parts], axis=1)
+
+
+@cache
+def _shared(folder: Path, threads: int) -> TowerFeatures:
+    return TowerFeatures(folder, threads=threads)
 
 
 def readable(prompt: str) -> str:

