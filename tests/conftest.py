@@ -20,7 +20,17 @@ SUPPORT = Path(__file__).parent / "support"
 @pytest.fixture(scope="session")
 def tiny():
     """The module tests/support/tiny.py."""
-    spec = importlib.util.spec_from_file_location("tiny", SUPPORT / "tiny.py")
+    return _support("tiny")
+
+
+@pytest.fixture(scope="session")
+def students():
+    """The module tests/support/students.py."""
+    return _support("students")
+
+
+def _support(name):
+    spec = importlib.util.spec_from_file_location(name, SUPPORT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -147,6 +147,22 @@ def _embed_and_build(corpus: Path, encoder: Path, out: Path, **settings: Any) ->
         return build_bundle(corpus, encoder, out, progress=progress, **settings)
 
 
+@bundle_group.command("items")
+@click.option("--student", type=click.Path(path_type=Path), required=True, help="whose items")
+@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="corpus that holds them")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write")
+def items_command(student: Path, corpus: Path, out: Path) -> None:
+    """Write the facts of a student's items to a table of their own: with it a bundle needs no corpus."""
+    import pyarrow.parquet as pq
+
+    from attributary.building.source import read_rows
+    from attributary.building.student import read_student
+
+    table = read_rows(corpus, read_student(student).ids)
+    pq.write_table(table, out, compression="zstd")
+    click.echo(f"{out}: {len(table)} items")
+
+
 @bundle_group.command("verify")
 @click.argument("directory", type=click.Path(path_type=Path))
 def verify_command(directory: Path) -> None:

@@ -17,9 +17,9 @@ from attributary.client.sync import Client
 from attributary.client.types import Answer
 from attributary.errors import InvalidArgumentError
 
-from .demo_queries import DemoQuery, copies, drawings
+from .demo_queries import DemoQuery, copies, drawings, generated
 from .process import ServerProcess
-from .sheet import Row, contact_sheet, read_corpus_pictures
+from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
 from .show import answer_json, percent
 
 _WARM_UP = 3
@@ -35,10 +35,43 @@ class _Asked:
         """Rank of the first item that was expected, None if it is not among the answer's items."""
         return next((item.rank for item in self.answer.items if item.id in self.query.expected), None)
 
+    @property
+    def verdict(self) -> str:
+        """What came of the expectation, in a few words."""
+        foreign = self.query.kind == "foreign"
+        if self.answer.out_of_distribution:
+            return "flagged, as it should be" if foreign else "flagged"
+        if foreign:
+            return "not flagged"
+        if self.query.kind == "generated":
+            wanted = self.query.expected
+            hits = sum(item.id in wanted for item in self.answer.items)
+            return f"{hits} of the teacher's {len(wanted)}" if wanted else "nothing recorded"
+        place = self.found_at
+        return f"rank {place}" if place else f"not in the top {len(self.answer.items)}"
+
 
 @click.command("demo")
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="bundle directory to serve")
-@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="its corpus directory")
+@click.option(
+    "--queries",
+    "asked",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="generated pictures to ask about",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="with --queries: folder of the items' pictures, <id>.png, for the contact sheet",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="without --queries: the bundle's corpus; changed copies of its items are asked about",
+)
 @click.option(
     "--held-out", type=click.Path(path_type=Path), default=None, help="corpus of a creator outside the index"
 )
@@ -50,19 +83,35 @@ class _Asked:
 @click.option("--seed", type=int, default=7, show_default=True)
 def demo_command(
     bundle: Path,
-    corpus: Path,
+    asked: Path | None,
+    pictures: Path | None,
+    corpus: Path | None,
     held_out: Path | None,
     out: Path,
     drawing_count: int,
     copy_count: int,
     seed: int,
 ) -> None:
-    """Attribute held-out drawings and changed copies at a real server; write report.json and contact_sheet.png."""
-    queries = copies(corpus, copy_count, seed)
-    if held_out is not None:
-        queries = drawings(corpus, held_out, drawing_count, seed) + queries
-    if not queries:
-        raise InvalidArgumentError("queries", "nothing to ask: give --copies or --drawings with --held-out")
+    """Attribute pictures at a real server; write report.json and contact_sheet.png.
+
+    Either pictures that the bundle's generator made (--queries), or held-out drawings and changed copies (--corpus).
+    """
+    if (asked is None) == (corpus is None):
+        raise click.UsageError("give either --queries or --corpus")
+    if asked is not None:
+        _run(bundle, generated(asked), read_pictures(pictures), out)
+    elif corpus is not None:
+        queries = copies(corpus, copy_count, seed)
+        if held_out is not None:
+            queries = drawings(corpus, held_out, drawing_count, seed) + queries
+        if not queries:
+            raise InvalidArgumentError(
+                "queries", "nothing to ask: give --copies or --drawings with --held-out"
+            )
+        _run(bundle, queries, read_corpus_pictures(corpus), out)
+
+
+def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with ServerProcess(bundle) as server, Client(server.address) as client:
         described = client.describe()
@@ -76,6 +125,7 @@ def demo_command(
     console.print(
         f"bundle {described.bundle_id}: {described.item_count:,} items by {described.creator_count:,} creators, "
         f"{described.encoder}, {described.index}, recall@10 {described.recall_at_10:.3f}\n"
+        f"generator: {described.subject_model}\n"
     )
     console.print(_table(asked))
     rows = [
@@ -83,7 +133,7 @@ def demo_command(
         for entry in asked
     ]
     sheet = out / "contact_sheet.png"
-    contact_sheet(rows, read_corpus_pictures(corpus)).save(sheet)
+    contact_sheet(rows, pictures).save(sheet)
     report = out / "report.json"
     report.write_text(json.dumps(_report(described.bundle_id, asked), indent=1, ensure_ascii=False) + "\n")
     console.print(f"\nwrote {sheet}\nwrote {report}\n")
@@ -92,22 +142,16 @@ def demo_command(
 
 def _table(asked: list[_Asked]) -> Table:
     table = Table(title="Who influenced these pictures?", title_justify="left", title_style="bold")
-    for name in ("query", "expected at", "top source", "creator", "share", "diffuse"):
-        right = name in ("expected at", "share", "diffuse")
-        # Numbers are never cut; titles and names give way.
-        table.add_column(
-            name,
-            justify="right" if right else "left",
-            overflow="ellipsis",
-            no_wrap=True,
-            min_width=len(name) if right else 16,
-        )
+    # Numbers are never cut; titles and names give way.
+    for name, width in (("query", 30), ("found", 24), ("top source", 22), ("creator", 18)):
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
+    for name in ("share", "diffuse"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for entry in asked:
         top = entry.answer.items[0]
-        place = entry.found_at
         table.add_row(
             entry.query.title,
-            f"rank {place}" if place else f"not in the top {len(entry.answer.items)}",
+            entry.verdict,
             top.caption,
             top.creator,
             percent(top.share),
@@ -145,6 +189,7 @@ def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
                     "what": entry.query.note,
                     "item_ids": sorted(entry.query.expected),
                     "found_at_rank": entry.found_at,
+                    "verdict": entry.verdict,
                 },
                 **answer_json(entry.answer),
             }

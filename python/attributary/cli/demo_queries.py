@@ -1,4 +1,4 @@
-"""Held-out pictures whose right answer is known: changed copies of items, and known concepts by an unknown hand."""
+"""What the demo asks: pictures of the generator; or copies of items and known concepts by an unknown hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
+from attributary.building.asked import read_asked
 from attributary.errors import InvalidArgumentError
 
 
@@ -18,12 +19,36 @@ from attributary.errors import InvalidArgumentError
 class DemoQuery:
     """One question and the items that may be expected in its answer."""
 
-    kind: str  # "copy" or "drawing"
+    kind: str  # "generated", "foreign", "copy" or "drawing"
     title: str
     note: str  # what is expected, in words
     picture: bytes  # encoded
     prompt: str
     expected: frozenset[int]
+
+
+def generated(directory: Path) -> list[DemoQuery]:
+    """Pictures of the generator with their prompts, and pictures that it did not make, from `queries.json`.
+
+    What is expected of a generated picture is the teacher's ten best items, where they were recorded.
+    """
+    queries = []
+    for asked in read_asked(directory):
+        try:
+            data = asked.path.read_bytes()
+        except OSError as error:
+            raise InvalidArgumentError("queries", f"{asked.path} cannot be read: {error.strerror}") from error
+        queries.append(
+            DemoQuery(
+                kind="generated" if asked.generated else "foreign",
+                title=str(asked.facts.get("title", asked.path.stem)),
+                note=str(asked.facts.get("note", "")),
+                picture=data,
+                prompt=asked.prompt,
+                expected=frozenset(int(number) for number in asked.facts.get("expected", ())),
+            )
+        )
+    return queries
 
 
 def copies(corpus: Path, count: int, seed: int) -> list[DemoQuery]:

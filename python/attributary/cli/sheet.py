@@ -14,6 +14,7 @@ from attributary.attribution.types import AttributedItem
 from attributary.building.source import read_source
 from attributary.client.types import Answer
 from attributary.encoder.image import decode
+from attributary.errors import InvalidArgumentError
 
 from .show import percent
 
@@ -53,6 +54,21 @@ def read_corpus_pictures(corpus: Path | None) -> Pictures:
     def find(item_id: int) -> Image.Image | None:
         path = paths.get(item_id)
         return None if path is None else Image.fromarray(decode(path.read_bytes()))
+
+    return find
+
+
+def read_pictures(directory: Path | None) -> Pictures:
+    """Return a look-up of `<id>.png` in a directory and below it; what is not there has no picture."""
+    paths = {} if directory is None else {path.stem: path for path in directory.rglob("*.png")}
+
+    def find(item_id: int) -> Image.Image | None:
+        path = paths.get(str(item_id))
+        try:
+            return None if path is None else Image.fromarray(decode(path.read_bytes()))
+        except (OSError, InvalidArgumentError):
+            # A caption is left of a source whose picture cannot be had.
+            return None
 
     return find
 

@@ -135,3 +135,49 @@ def test_demo_names_a_missing_column(tiny_bundle_dir, tiny_corpus_dir, tmp_path)
     )  # fmt: skip
     assert failed.returncode == 2
     assert "has no column concept_id" in failed.stderr
+
+
+def test_demo_on_generated_pictures(
+    tiny_bundle_dir, tiny_encoder_dir, tiny_corpus_dir, picture, students, tmp_path
+):
+    ids, vectors = students.vectors_of(tiny_bundle_dir)
+    student = students.write_student(tmp_path / "student", tiny_encoder_dir, ids, vectors)
+    asked = students.write_queries(tmp_path / "asked", [picture(0), picture(1), picture(2)], foreign=1)
+    bundle = tmp_path / "bundle"
+    built = run(
+        "bundle", "build", "--student", student, "--corpus", tiny_corpus_dir / "items.parquet",
+        "--queries", asked, "--out", bundle,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    # Of one item there is a picture, of another a damaged one, of the rest none: captions do.
+    (pictures / "1000.png").write_bytes(picture(0))
+    (pictures / "1001.png").write_bytes(b"torn")
+    done = run(
+        "demo", "--bundle", bundle, "--queries", asked, "--pictures", pictures, "--out", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [asked["kind"] for asked in report["queries"]] == ["generated", "generated", "foreign"]
+    assert report["queries"][0]["expected"]["verdict"] == "1 of the teacher's 1"
+    assert report["queries"][2]["expected"]["verdict"] in ("not flagged", "flagged, as it should be")
+    assert all(
+        0 <= asked["diffuse_share"] <= 1 and "out_of_distribution" in asked for asked in report["queries"]
+    )
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width > 900
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--corpus", "a", "--student", "b", "--out", "x"), "--student needs --queries"),
+        (("--corpus", "a", "--student", "b", "--encoder", "c", "--out", "x"), "brings its encoder"),
+        (("--corpus", "a", "--out", "x"), "give --encoder or --student"),
+        (("--corpus", "a", "--student", "nowhere", "--queries", "q", "--out", "x"), "nowhere"),
+    ],
+)
+def test_bundles_are_built_from_one_or_the_other(arguments, message):
+    failed = run("bundle", "build", *arguments)
+    assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
