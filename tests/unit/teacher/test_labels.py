@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from attributary_train.teacher.commands import label as label_command
 from attributary_train.teacher.ekfac import FactorSettings
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, make_labels, prepare
-from attributary_train.teacher.labels import LabelSettings, read_labels, read_plan, shard_path
+from attributary_train.teacher.labels import LabelSettings, read_facts, read_labels, read_plan, shard_path
+from attributary_train.teacher.packing import pack_labels
 from tests.unit.evaluation.conftest import subject  # noqa: F401
 
 TEACHER = AbuSettings(
@@ -237,3 +239,33 @@ def test_ray_makes_the_same_bytes_with_an_actor_killed(finished, subject, tmp_pa
     assert (tmp_path / "died").exists()
     assert (made.queries, made.failed) == (5, 0)
     assert shards(tmp_path / "ray") == shards(finished)
+
+
+def test_packed_labels_are_the_same_labels_and_name_no_machine(finished, subject, tmp_path):  # noqa: F811
+    assert pack_labels(finished, tmp_path / "packed") == len(subject.queries)
+    packed = read_labels(tmp_path / "packed", weights=subject.model.weights)
+    for label, kept in zip(read_labels(finished), packed, strict=True):
+        assert (label.query, label.split, label.nearest, label.step) == (
+            kept.query,
+            kept.split,
+            kept.nearest,
+            kept.step,
+        )
+        assert (label.candidates == kept.candidates).all() and (label.scores == kept.scores).all()
+    assert read_facts(tmp_path / "packed")["settings"] == read_facts(finished)["settings"]
+    assert str(subject.root) not in (tmp_path / "packed" / "labels.json").read_text()
+    assert sorted(path.name for path in (tmp_path / "packed").rglob("*")) == [
+        "00000.parquet",
+        "labels.json",
+        "shards",
+    ]
+    with pytest.raises(TeacherError, match="exists"):
+        pack_labels(finished, tmp_path / "packed")
+
+
+def test_unfinished_labels_are_not_packed(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    next((copy / "shards").glob("*.parquet")).unlink()
+    with pytest.raises(TeacherError, match="not labelled yet"):
+        pack_labels(copy, tmp_path / "packed")

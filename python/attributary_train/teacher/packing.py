@@ -1,0 +1,49 @@
+"""Finished labels in one shard, without what only their machine needs: small enough to be kept beside the code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.labels import FACTS, read_facts, read_labels, read_plan, write_shard
+
+
+def pack_labels(folder: Path, out: Path) -> int:
+    """Write the labels of `folder` to the new folder `out`: labels.json and one shard; returns how many queries.
+
+    Left behind: paths, the plan, factors and baseline losses, which only unfinished labels need. Readers take either.
+    Raises `TeacherError` if labels are missing or `out` exists.
+    """
+    facts = read_facts(folder)
+    labels = read_labels(folder)
+    planned = [entry.query for shard in read_plan(folder).values() for entry in shard]
+    missing = set(planned) - {label.query for label in labels}
+    if missing:
+        raise TeacherError(str(folder), f"{len(missing)} of {len(planned)} queries are not labelled yet")
+    if out.exists():
+        raise TeacherError(str(out), "exists; choose another folder")
+    # The folder is a label folder once labels.json is there.
+    write_shard(out, 0, labels)
+    kept = {name: value for name, value in facts.items() if name != "paths"}
+    part = out / (FACTS + ".part")
+    part.write_text(json.dumps(kept, indent=2) + "\n")
+    part.replace(out / FACTS)
+    return len(labels)
+
+
+@click.command("pack-labels")
+@click.option(
+    "--labels", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Finished."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="New folder.")
+def pack(labels: Path, out: Path) -> None:
+    """Write finished labels as one shard, without paths and factors."""
+    try:
+        count = pack_labels(labels, out)
+    except TeacherError as error:
+        raise click.ClickException(str(error)) from error
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    click.echo(f"{out}: {count} queries, {size / 1e6:.1f} MB")
