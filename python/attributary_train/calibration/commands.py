@@ -198,6 +198,22 @@ def flag(
     tell(compare(student, subject, query_file, folders, file, count=count, seed=seed), as_json, out)
 
 
+@calibrate.command("noise")
+@click.option("--first", type=FOLDER, required=True, help="Labels of some queries.")
+@click.option("--second", type=FOLDER, required=True, help="Labels of the same with another --draw.")
+@click.option("--items", type=int, required=True, help="Items of the training set.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_clear
+def noise(first: Path, second: Path, items: int, as_json: bool) -> None:
+    """How much of the teacher's mass changes with the noise: what no calibration can undercut."""
+    from attributary_train.calibration.noise import compare_draws
+    from attributary_train.evaluation.tables import as_json as to_json
+    from attributary_train.evaluation.tables import readable
+
+    told = compare_draws(first, second, items)
+    click.echo(to_json(told) if as_json else readable(told))
+
+
 def _open(
     student_dir: Path,
     subject_dir: Path,

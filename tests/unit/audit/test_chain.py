@@ -102,3 +102,32 @@ def test_the_flag_on_foreign_pictures(chain, tmp_path):
     assert in_use["threshold"] == pytest.approx(rows[0]["threshold"], abs=1e-6)
     wrong = chain.calibrate("flag", *chain.options(), "--foreign", "photographs=nowhere")
     assert wrong.exit_code == 2 and "a folder that exists" in wrong.output
+
+
+def test_two_draws_of_the_noise(chain, tmp_path):
+    from attributary_train.teacher.labels import read_labels, write_shard
+
+    first = chain.labels["test"]
+    second = shutil.copytree(first, tmp_path / "second")
+    same = chain.calibrate("noise", "--first", first, "--second", second, "--items", 48)
+    assert same.exit_code == 1 and "the noise is the same" in same.output
+    facts = json.loads((second / "labels.json").read_text())
+    facts["settings"]["teacher"]["draw"] = 1
+    (second / "labels.json").write_text(json.dumps(facts))
+    told = chain.calibrate("noise", "--first", first, "--second", second, "--items", 48, "--json")
+    rows = json.loads(told.output)["results"]["levels"]
+    assert [row["level"] for row in rows] == [2, 3, 4, 6]
+    assert all(row["total variation"]["value"] == 0 and row["rank correlation"] == 1 for row in rows)
+    labels = read_labels(first)[:2]
+    for path in (second / "shards").glob("*.parquet"):
+        path.unlink()
+    moved = [type(one)(**{**one.__dict__, "scores": one.scores[::-1].copy()}) for one in labels]
+    write_shard(second, 0, moved)
+    told = chain.calibrate("noise", "--first", first, "--second", second, "--items", 48, "--json")
+    report = json.loads(told.output)
+    assert report["config"]["queries"] == 2
+    assert all(row["total variation"]["value"] > 0.1 for row in report["results"]["levels"])
+    facts["weights"] = "9" * 64
+    (second / "labels.json").write_text(json.dumps(facts))
+    other = chain.calibrate("noise", "--first", first, "--second", second, "--items", 48)
+    assert other.exit_code == 1 and "differs from" in other.output
