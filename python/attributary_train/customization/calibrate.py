@@ -127,7 +127,7 @@ def _errors(kind: str, group: str, before: Reliability, after: Reliability, nobo
 
 def _facts(kind: str, group: str, part: Asked, calibration: ShareCalibration) -> Row:
     given, diffuse = shares(part, calibration)
-    present = part.nobody == 0.0
+    present = part.there
     right = (given * (part.target > 0)).sum(axis=1)
     return {
         "kind": kind,

@@ -197,9 +197,7 @@ def tune(
     with _told():
         gallery = open_gallery(data_dir, distractors)
         space = open_space(name, _context(data_dir, cache, student, threads))
-        settings = None
-        if kind != "shared" or penalty is not None or steps != 400:
-            settings = MapSettings(kind, steps, orthogonality=1.0 if penalty is None else penalty)
+        settings = MapSettings(kind, steps, orthogonality=penalty)
         embedded = embed_gallery(gallery, space, cache)
         learned = learned_map(gallery, embedded, space, family, settings, maps, click.echo)
     click.echo(json.dumps(learned.facts, indent=1))
@@ -214,6 +212,7 @@ def tune(
 @click.option(
     "--map", "kinds", multiple=True, default=("shared",), show_default=True, help="shared, mlp or two."
 )
+@click.option("--steps", default=400, show_default=True, help="Steps of a map that is learned.")
 @click.option("--maps", type=_OUT, required=True, help="Folder of maps; missing ones are learned into it.")
 @click.option("--check/--no-check", "checked", default=True, show_default=True, help="The maker's own check.")
 @click.option("--plots", type=_OUT, help="Folder for the tables as SVG.")
@@ -228,6 +227,7 @@ def evaluate(
     names: tuple[str, ...],
     families: tuple[str, ...],
     kinds: tuple[Any, ...],
+    steps: int,
     maps: Path,
     checked: bool,
     plots: Path | None,
@@ -248,7 +248,7 @@ def evaluate(
         for family in families:
             if family not in FAMILIES:
                 raise CustomizationError("family", f"{family!r}; there are {', '.join(FAMILIES)}")
-        settings = [None if kind == "shared" else MapSettings(kind) for kind in kinds]
+        settings = [MapSettings(kind, steps) for kind in kinds]
         gallery = open_gallery(data_dir, distractors)
         context = _context(data_dir, cache, student, threads)
         spaces, missing = asked_spaces(names, context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,14 @@ def learn(
     embedded: Embedded,
     space: Space,
     family: str = "joint",
-    settings: MapSettings | None = None,
+    settings: MapSettings = MapSettings(),  # noqa: B008 - frozen
     *,
     log: Callable[[str], None] = lambda line: None,
 ) -> Learned:
     """Train maps of a few penalties on the training split; keep the one and the step that validate best.
 
     The measure is mAP on validation exemplars of the family, kinds counting equally; step 0, the identity, competes
-    too. With `settings` given nothing but the step is chosen. Test exemplars are never looked at.
+    too. A penalty that `settings` states is kept. Test exemplars are never looked at.
     """
     if family not in FAMILIES:
         raise CustomizationError("family", f"{family!r}; there are {', '.join(FAMILIES)}")
@@ -116,7 +116,8 @@ def learn(
         raise CustomizationError("split", f"a {family} map needs exemplars in training and in validation")
     reduction = Reduction.fit(embedded.items[gallery.distractor_rows], DIM)
     reduced = Embedded(reduction.apply(embedded.queries), reduction.apply(embedded.items))
-    tried = [settings] if settings else [MapSettings(orthogonality=value) for value in _PENALTIES]
+    penalties = _PENALTIES if settings.orthogonality is None else (settings.orthogonality,)
+    tried = [replace(settings, orthogonality=value) for value in penalties]
     best: tuple[float, Learned] | None = None
     for one in tried:
         score, step, found = _train(gallery, reduced, train, looked, one)
@@ -149,7 +150,7 @@ def _train(
         # An exemplar of several items gives a step one of them.
         chosen = [int(stream.choice(gallery.exemplar_rows[exemplar])) for exemplar in whose]
         loss = contrastive(made.generated(queries[rows]), made.items(items[chosen]), whose, log_scale)
-        loss = loss + settings.orthogonality * made.penalty()
+        loss = loss + (settings.orthogonality or 0.0) * made.penalty()
         if not torch.isfinite(loss):
             raise CustomizationError("loss", f"not finite at step {step}; lower the learning rate")
         optimiser.zero_grad(set_to_none=True)

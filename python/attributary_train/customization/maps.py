@@ -30,7 +30,7 @@ class MapSettings:
     steps: int = 400
     batch: int = 192
     learning_rate: float = 1e-3
-    orthogonality: float = 1.0
+    orthogonality: float | None = None  # weight of the penalty; None: chosen on the validation split
     temperature: float = 0.05  # where the learned temperature starts
     look_every: int = 20  # steps between two looks at the validation split
     seed: int = 0

@@ -77,9 +77,9 @@ def map_file(folder: Path, space: str, name: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9+.-]', '_', space.partition('=')[0])}-{name}.safetensors"
 
 
-def map_name(family: str, settings: MapSettings | None) -> str:
+def map_name(family: str, settings: MapSettings) -> str:
     """As tables call it: the family, and the kind where it is not the shared one."""
-    return family if settings is None or settings.kind == "shared" else f"{family}-{settings.kind}"
+    return family if settings.kind == "shared" else f"{family}-{settings.kind}"
 
 
 def learned_map(
@@ -87,7 +87,7 @@ def learned_map(
     embedded: Embedded,
     space: Space,
     family: str,
-    settings: MapSettings | None,
+    settings: MapSettings,
     folder: Path,
     log: Log,
 ) -> Learned:
@@ -104,7 +104,7 @@ def measure(
     gallery: Gallery,
     spaces: Sequence[Space],
     families: Sequence[str],
-    kinds: Sequence[MapSettings | None],
+    kinds: Sequence[MapSettings],
     maps: Path,
     cache: Path | None,
     log: Log,
@@ -146,7 +146,7 @@ def evaluate(
     spaces: Sequence[Space],
     missing: dict[str, str],
     families: Sequence[str],
-    kinds: Sequence[MapSettings | None],
+    kinds: Sequence[MapSettings],
     maps: Path,
     cache: Path | None,
     checked_in: Space | None,

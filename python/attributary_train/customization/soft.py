@@ -36,16 +36,20 @@ FloatMatrix = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Asked:
     """Cosines float32 [Q, R] of queries to their best candidates and what is true of them: `target` float64 [Q, R],
-    1 / n for each of an exemplar's n items, `nobody` float64 [Q], 1 where no source is there; `whose` int64 [Q]."""
+    1 / n for each of an exemplar's n items; `nobody` float64 [Q], the mass that is no candidate's; `there` bool [Q],
+    whether the exemplar was among the distractors; `whose` int64 [Q]."""
 
     cosines: npt.NDArray[np.float32]
     target: FloatMatrix
     nobody: npt.NDArray[np.float64]
+    there: npt.NDArray[np.bool_]
     whose: npt.NDArray[np.int64]
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Asked:
         """Some of the queries."""
-        return Asked(self.cosines[rows], self.target[rows], self.nobody[rows], self.whose[rows])
+        return Asked(
+            self.cosines[rows], self.target[rows], self.nobody[rows], self.there[rows], self.whose[rows]
+        )
 
 
 def ask(
@@ -54,28 +58,29 @@ def ask(
     """Every query of `rows` twice: with its exemplar's items among the distractors, and without them.
 
     The best `candidates` take part, as they come from an index; an exemplar's items beyond them have no column, and
-    their mass is then nobody's to find.
+    their mass is then nobody's.
     """
     if not len(rows):
         raise CustomizationError("queries", "there are none of this split")
     distractors = embedded.items[gallery.distractor_rows]
-    cosines, targets, nobody = [], [], []
-    for row in rows:
+    shape = (2 * len(rows), min(candidates, len(distractors)))
+    # A style has fewer rivals than an object; what fills its row up can never have a share.
+    cosines, targets = np.full(shape, -1.0, np.float32), np.zeros(shape)
+    for at, row in enumerate(rows):
         exemplar = int(gallery.whose[row])
         query = embedded.queries[row]
         own = embedded.items[gallery.exemplar_rows[exemplar]] @ query
         rivals = distractors[gallery.rivals(exemplar)] @ query
-        for present in (True, False):
-            pool = np.concatenate([own, rivals]) if present else rivals
-            mass = np.zeros(len(pool))
-            if present:
-                mass[: len(own)] = 1.0 / len(own)
-            best = np.argsort(-pool, kind="stable")[:candidates]
-            cosines.append(pool[best])
-            targets.append(mass[best])
-            nobody.append(0.0 if present else 1.0)
+        for place, pool, mine in (
+            (2 * at, np.concatenate([own, rivals]), len(own)),
+            (2 * at + 1, rivals, 0),
+        ):
+            best = np.argsort(-pool, kind="stable")[: shape[1]]
+            cosines[place, : len(best)] = pool[best]
+            targets[place, : len(best)] = (best < mine) / max(1, mine)
     whose = np.repeat(gallery.whose[rows], 2)
-    return Asked(np.array(cosines, np.float32), np.array(targets), np.array(nobody), whose)
+    there = np.tile([True, False], len(rows))
+    return Asked(cosines, targets, 1.0 - targets.sum(axis=1), there, whose)
 
 
 def fit(asked: Asked) -> ShareCalibration:
@@ -89,7 +94,7 @@ def fit(asked: Asked) -> ShareCalibration:
         )
     cosines, target = torch.from_numpy(asked.cosines).double(), torch.from_numpy(asked.target)
     nobody = torch.from_numpy(asked.nobody)
-    absent = asked.cosines[asked.nobody == 1.0, 0]
+    absent = asked.cosines[~asked.there, 0]
     point = torch.tensor([np.log(0.05), np.log(0.01), float(np.median(absent))], dtype=torch.float64)
     point.requires_grad_(True)
     optimiser = torch.optim.Adam([point], 0.05)
@@ -118,7 +123,6 @@ def _divergence(point: Tensor, cosines: Tensor, target: Tensor, nobody: Tensor) 
     )
     null = ((background - peak[:, 0]) / temperature).exp()
     norm = (null + weight.sum(dim=1)).log()
-    # Mass of items that are no candidates cannot be told apart from here.
     told = target * (weight.clamp(min=1e-12).log() - norm[:, None])
     return -(told.sum(dim=1) + nobody * (null.clamp(min=1e-12).log() - norm)).mean()
 

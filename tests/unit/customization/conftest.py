@@ -34,7 +34,7 @@ SETTINGS = MakeSettings(BRIEF, BRIEF, pictures=4, steps=3, prior_items=6)
 
 
 @dataclass
-class Tiny:
+class Toy:
     """Where things lie."""
 
     root: Path
@@ -52,7 +52,7 @@ class Tiny:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Tiny:
+def toy(tmp_path_factory) -> Toy:
     """80 drawings of 20 concepts by 4 creators, no near duplicates among them; a model that saw 16."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("customization")
@@ -75,7 +75,7 @@ def tiny(tmp_path_factory) -> Tiny:
     data = load_data(corpus, known, recipe, autoencoder, root / "cache")
     unet = train_unet(Run(recipe, np.ones(KNOWN, bool), 0, 0), data)
     save_subject(root / "subject", unet, autoencoder, new_scheduler(recipe), recipe, data, {})
-    return Tiny(root, corpus, known)
+    return Toy(root, corpus, known)
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +94,9 @@ def make_here():
 
 
 @pytest.fixture(scope="session")
-def made(tiny, make_here, tmp_path_factory) -> Path:
+def made(toy, make_here, tmp_path_factory) -> Path:
     """A finished data set; never changed in place."""
-    return make_here(tiny.job(tmp_path_factory.mktemp("made") / "data"))
+    return make_here(toy.job(tmp_path_factory.mktemp("made") / "data"))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def data(made, tmp_path):
 
 
 def test_the_table(made, data, tmp_path):
-    words = ["evaluate", *data, "--maps", tmp_path / "maps", "--no-check"]
+    words = ["evaluate", *data, "--maps", tmp_path / "maps", "--no-check", "--steps", "4"]
     words += ["--space", "pixels", "--space", "bottleneck", "--family", "joint", "--family", "object"]
     out = tmp_path / "report.json"
     text = run(*words, "--plots", tmp_path / "plots", "--out", out).output
@@ -53,9 +53,8 @@ def test_the_table(made, data, tmp_path):
 
 def test_tune_then_calibrate(made, data, tmp_path):
     maps = tmp_path / "maps"
-    facts = json.loads(
-        run("tune", *data, "--space", "pixels", "--steps", "40", "--maps", maps).output.split("\n", 1)[1]
-    )
+    text = run("tune", *data, "--space", "pixels", "--steps", "4", "--maps", maps).output
+    facts = json.loads(text[text.index("{") :])
     assert facts["family"] == "joint"
     out = tmp_path / "calibrated"
     words = [
@@ -93,16 +92,16 @@ def test_spaces_are_listed():
     assert "efficientnet" in text and "dinov2=PATH" in text
 
 
-def test_what_is_wrong_is_said_in_a_line(tiny, made, data, tmp_path):
+def test_what_is_wrong_is_said_in_a_line(toy, made, data, tmp_path):
     run("evaluate", *data, "--space", "mood", "--maps", tmp_path, "--no-check", fails="'mood' is unknown")
     run(
         "evaluate", *data, "--space", "pixels", "--family", "mood", "--maps", tmp_path, fails="family: 'mood'"
     )
     run("evaluate", *data, "--space", "pixels", "--map", "mood", "--maps", tmp_path, fails="map.kind: 'mood'")
     run("tune", "--data", tmp_path, "--space", "pixels", "--maps", tmp_path, fails="plan.json: not a plan")
-    words = ["make", "--subject", tiny.subject, "--corpus", tiny.corpus.root, "--out", tmp_path / "new"]
+    words = ["make", "--subject", toy.subject, "--corpus", toy.corpus.root, "--out", tmp_path / "new"]
     run(*words, "--objects", "1,2", fails="must be four numbers")
-    run(*words, "--objects", "900,0,0,0", fails="counts.objects")
+    run(*words, "--objects", "900,0,0,0", "--styles", "0,0,0,0", fails="counts.objects")
     leaky = [entry.exemplar.to_json() for entry in Plan.read(made).planned[:1]]
     leaky.append({**leaky[0], "name": "again", "split": "test"})
     path = tmp_path / "exemplars.json"

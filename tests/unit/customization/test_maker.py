@@ -27,7 +27,7 @@ def quiet(line):
 
 
 @pytest.fixture
-def begun(tiny, made, tmp_path):
+def begun(toy, made, tmp_path):
     """A copy of the data set without four of its shards."""
     folder = tmp_path / "data"
     shutil.copytree(made, folder)
@@ -42,7 +42,7 @@ def shards(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "shards").iterdir())}
 
 
-def test_what_is_made(tiny, made):
+def test_what_is_made(toy, made):
     plan = Plan.read(made)
     manifest = json.loads((made / "manifest.json").read_text())
     assert manifest["pictures"] == 4 * len(plan.planned) == 60
@@ -65,7 +65,7 @@ def test_prompts_belong_to_the_exemplar_not_to_the_data_set(made):
     assert len({entry.seeds for entry in together}) == len(together)
 
 
-def test_another_start_gives_the_same_bytes(tiny, made, begun):
+def test_another_start_gives_the_same_bytes(toy, made, begun):
     maker = Maker(begun)
     for entry in reversed(maker.plan.planned):
         maker.attempt(entry)
@@ -74,7 +74,7 @@ def test_another_start_gives_the_same_bytes(tiny, made, begun):
     assert (begun / "manifest.json").read_bytes() == (made / "manifest.json").read_bytes()
 
 
-def test_a_killed_maker_goes_on_with_the_same_bytes(tiny, made, begun):
+def test_a_killed_maker_goes_on_with_the_same_bytes(toy, made, begun):
     code = "import sys; from attributary_train.customization.maker_worker import main; sys.exit(main(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(begun)], env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -95,44 +95,44 @@ def test_a_killed_maker_goes_on_with_the_same_bytes(tiny, made, begun):
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_bytes(tiny, made, begun):
-    manifest = make(tiny.job(begun), tiny.settings, workers=2, log=quiet)
+def test_workers_make_the_same_bytes(toy, made, begun):
+    manifest = make(toy.job(begun), toy.settings, workers=2, log=quiet)
     assert manifest["pictures"] == 60
     assert shards(begun) == shards(made)
 
 
-def test_a_folder_that_was_begun_with_something_else_is_refused(tiny, made):
+def test_a_folder_that_was_begun_with_something_else_is_refused(toy, made):
     for name, other in (
-        ("settings", dataclasses.replace(tiny.settings, pictures=5)),
-        ("settings", dataclasses.replace(tiny.settings, styles=TuneSettings(steps=4))),
+        ("settings", dataclasses.replace(toy.settings, pictures=5)),
+        ("settings", dataclasses.replace(toy.settings, styles=TuneSettings(steps=4))),
     ):
         with pytest.raises(CustomizationError, match=f"begun with another value of {name}"):
-            prepare(tiny.job(made), other, quiet)
-    job = dataclasses.replace(tiny.job(made), choice=dataclasses.replace(tiny.choice, seed=5))
+            prepare(toy.job(made), other, quiet)
+    job = dataclasses.replace(toy.job(made), choice=dataclasses.replace(toy.choice, seed=5))
     with pytest.raises(CustomizationError, match="begun with another value of exemplars"):
-        prepare(job, tiny.settings, quiet)
+        prepare(job, toy.settings, quiet)
 
 
-def test_an_exemplar_that_cannot_be_read_is_named(tiny, made, tmp_path):
+def test_an_exemplar_that_cannot_be_read_is_named(toy, made, tmp_path):
     corpus = tmp_path / "corpus"
-    shutil.copytree(tiny.corpus.root, corpus)
+    shutil.copytree(toy.corpus.root, corpus)
     entry = Plan.read(made).planned[0]
     next(corpus.glob(f"images/*/{entry.exemplar.ids[0]}.png")).write_bytes(b"no picture")
     job = dataclasses.replace(
-        tiny.job(tmp_path / "data"),
+        toy.job(tmp_path / "data"),
         corpus=corpus,
         exemplars=tuple(e.exemplar for e in Plan.read(made).planned),
     )
     with pytest.raises(CustomizationError, match=f"exemplar {entry.name}: .*not readable"):
-        prepare(job, tiny.settings, quiet)
+        prepare(job, toy.settings, quiet)
     assert not (tmp_path / "data" / "plan.json").exists()
 
 
-def test_a_model_without_cross_attention_is_refused(tiny, tmp_path):
+def test_a_model_without_cross_attention_is_refused(toy, tmp_path):
     from diffusers import UNet2DConditionModel
 
     subject = tmp_path / "subject"
-    shutil.copytree(tiny.subject, subject)
+    shutil.copytree(toy.subject, subject)
     shutil.rmtree(subject / "unet")
     UNet2DConditionModel(
         sample_size=4,
@@ -146,10 +146,10 @@ def test_a_model_without_cross_attention_is_refused(tiny, tmp_path):
         norm_num_groups=4,
     ).save_pretrained(subject / "unet")
     with pytest.raises(SubjectError, match="not conditioned on text"):
-        prepare(dataclasses.replace(tiny.job(tmp_path / "data"), subject=subject), tiny.settings, quiet)
+        prepare(dataclasses.replace(toy.job(tmp_path / "data"), subject=subject), toy.settings, quiet)
 
 
-def test_what_fails_is_recorded_and_left_out(tiny, begun, monkeypatch):
+def test_what_fails_is_recorded_and_left_out(toy, begun, monkeypatch):
     maker = Maker(begun)
     broken, dying = maker.plan.planned[3], maker.plan.planned[4]
     real = maker.customizer.customize
@@ -173,7 +173,7 @@ def test_what_fails_is_recorded_and_left_out(tiny, begun, monkeypatch):
     assert len(gallery.exemplars) == 13 and len(gallery.pictures) == 52
 
 
-def test_damage_is_named(tiny, begun):
+def test_damage_is_named(toy, begun):
     plan = Plan.read(begun)
     with pytest.raises(CustomizationError, match="4 exemplars are not made yet"):
         open_gallery(begun, 20)
@@ -190,16 +190,16 @@ def test_damage_is_named(tiny, begun):
     with pytest.raises(CustomizationError, match=r"settings\.pictures"):
         MakeSettings(pictures=0)
     with pytest.raises(CustomizationError, match="workers: 0"):
-        make(tiny.job(begun), tiny.settings, workers=0)
+        make(toy.job(begun), toy.settings, workers=0)
 
 
-def test_a_gallery(tiny, made):
+def test_a_gallery(toy, made):
     gallery = open_gallery(made, 30)
-    corpus = tiny.corpus
+    corpus = toy.corpus
     own = {number for e in gallery.exemplars for number in e.ids}
     distractors = [int(gallery.ids[row]) for row in gallery.distractor_rows]
     assert len(distractors) == 30 and not own & set(distractors)
-    assert set(tiny.known) <= set(distractors)
+    assert set(toy.known) <= set(distractors)
     assert {gallery.exemplars[at].split for at in gallery.whose[gallery.rows("test")]} == {"test"}
     for at, exemplar in enumerate(gallery.exemplars):
         assert [int(gallery.ids[row]) for row in gallery.exemplar_rows[at]] == list(exemplar.ids)

@@ -42,8 +42,9 @@ def world():
     rows = tuple(np.array(exemplar.ids) for exemplar in exemplars)
     own = sum(sizes)
     items = rng.standard_normal((own + DISTRACTORS, DIM))
+    items[:, SIGNAL:] *= 2.0
     whose = np.repeat(np.arange(len(exemplars)), PICTURES)
-    queries = rng.standard_normal((len(whose), DIM)) * 1.2
+    queries = rng.standard_normal((len(whose), DIM)) * np.repeat([0.5, 2.0], SIGNAL)
     for query, exemplar in enumerate(whose):
         queries[query, :SIGNAL] += items[rows[exemplar], :SIGNAL].mean(axis=0)
     blank = np.zeros((len(whose), 8, 8, 3), np.uint8)
@@ -106,7 +107,7 @@ def test_a_map_learns_what_counts_and_finds_unseen_exemplars(world, kind):
     rows = gallery.rows("test", seen=False)
     before = retrieve(gallery, embedded, rows).figures()["mAP"].mean()
     after = retrieve(gallery, learned.apply(embedded), rows).figures()["mAP"].mean()
-    assert after > before + 0.1
+    assert after > 1.5 * before
     assert learned.facts["step"] > 0
     same = np.allclose(learned.queries(embedded.items[:5]), learned.items(embedded.items[:5]))
     assert same == (kind != "two")
@@ -119,7 +120,7 @@ def test_maps_start_as_the_identity(world):
         made = new_map(MapSettings(kind), DIM)
         assert torch.allclose(made.generated(rows), rows, atol=1e-6)
         assert torch.allclose(made.items(rows), rows, atol=1e-6)
-        assert float(made.penalty()) == pytest.approx(0, abs=1e-9)
+        assert made.penalty().item() == pytest.approx(0, abs=1e-9)
 
 
 def test_the_penalty_keeps_a_map_near_a_rotation(world):

@@ -28,7 +28,8 @@ def asked() -> Asked:
         cosines.append(row[order])
         target.append(mass[order])
         nobody.append(float(not present))
-    return Asked(np.array(cosines, np.float32), np.array(target), np.array(nobody), np.arange(120) // 4)
+    away = np.array(nobody)
+    return Asked(np.array(cosines, np.float32), np.array(target), away, away == 0, np.arange(120) // 4)
 
 
 def test_fitted_shares_are_reliable_where_a_plain_softmax_is_not(asked):
@@ -38,8 +39,7 @@ def test_fitted_shares_are_reliable_where_a_plain_softmax_is_not(asked):
     given, diffuse = shares(asked, made)
     assert np.allclose(given.sum(axis=1) + diffuse, 1)
     assert (given == 0).mean() > 0.5
-    there = asked.nobody == 0
-    assert np.median(diffuse[~there]) > 0.8 > 0.2 > np.median(diffuse[there])
+    assert np.median(diffuse[~asked.there]) > 0.8 > 0.2 > np.median(diffuse[asked.there])
     assert nobody_diagram(asked, made).error.value < 0.15
 
 
@@ -90,7 +90,9 @@ def test_asking_twice(made_gallery):
     rows = gallery.rows("validation")
     found = ask(gallery, embedded, rows, candidates=12)
     assert found.cosines.shape == (2 * len(rows), 12)
-    assert found.nobody.tolist() == [0.0, 1.0] * len(rows)
+    assert found.there.tolist() == [True, False] * len(rows)
+    assert np.allclose(found.nobody + found.target.sum(axis=1), 1)
+    assert (found.nobody[1::2] == 1).all()
     assert (np.diff(found.cosines, axis=1) <= 0).all()
     assert (found.target[1::2] == 0).all()
     assert (found.target[::2].sum(axis=1) <= 1 + 1e-12).all()

@@ -254,16 +254,16 @@ def test_unknown_spaces_are_refused(tmp_path):
     assert set(OWN) & set(PUBLISHED) == {"sscd"}
 
 
-def test_spaces_that_cannot_be_opened_are_left_out_and_said(tiny, tmp_path, monkeypatch):
+def test_spaces_that_cannot_be_opened_are_left_out_and_said(toy, tmp_path, monkeypatch):
     kept = {name: OWN[name] for name in ("pixels", "bottleneck", "student", "sscd")}
     monkeypatch.setattr("attributary_train.customization.spaces.table.OWN", kept)
-    spaces, missing = usual_spaces(Context(tmp_path, tiny.subject))
+    spaces, missing = usual_spaces(Context(tmp_path, toy.subject))
     assert [space.name for space in spaces] == ["pixels", "bottleneck"]
     assert set(missing) == {"student"}
 
 
-def test_the_bottleneck_sees_one_picture_at_a_time(tiny, tmp_path):
-    space = open_space("bottleneck", Context(tmp_path, tiny.subject))
+def test_the_bottleneck_sees_one_picture_at_a_time(toy, tmp_path):
+    space = open_space("bottleneck", Context(tmp_path, toy.subject))
     rows = space.features(PICTURES, TEXTS)
     assert rows.shape == (3, space.dim)
     assert np.allclose(rows[1:2], space.features(PICTURES[1:2], TEXTS[1:2]), atol=1e-4)

@@ -87,7 +87,7 @@ def load_vit(path: Path) -> tuple[nn.Module, int]:
     }
     second = "blocks.0.ls1.gamma" in state
     if second:
-        net: nn.Module = Dinov2Model(Dinov2Config(**shape, mlp_ratio=_mlp(state) / width))
+        net: nn.Module = Dinov2Model(Dinov2Config(**shape, mlp_ratio=_mlp(state) // width))
     else:
         net = ViTModel(ViTConfig(**shape, intermediate_size=_mlp(state)), add_pooling_layer=False)
     missing, unexpected = net.load_state_dict(_converted(state, second), strict=False)
