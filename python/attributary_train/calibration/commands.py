@@ -145,8 +145,9 @@ def report(
     told, measured = reporting.full_report(student.folder, held, file, split)
     if plot is not None:
         from attributary_train.calibration.plot import reliability_svg
+        from attributary_train.calibration.report import PANELS
 
-        write(plot, reliability_svg(told["results"], reporting.PANELS))
+        write(plot, reliability_svg(told["results"], PANELS))
     if record:
         reporting.recorded(file, measured).write(path)
     tell(told, as_json, out)

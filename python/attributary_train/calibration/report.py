@@ -19,7 +19,11 @@ from .reliability import Floats, Reliability, reliability
 from .shares import shares_of
 
 TOP = 10
+# Most creators of a query have nearly nothing: these are the ones that an answer shows.
+TOP_CREATORS = 3
 ECE_AIM = 0.05
+# The readings that are drawn and held to the aim.
+PANELS = (f"top {TOP} items", "items with a share", f"top {TOP_CREATORS} creators", "diffuse part")
 _DRAWS = 2000
 _CREATORS_SHOWN = 12
 Row = dict[str, Any]
@@ -49,6 +53,7 @@ def _kind(held: Held, kind: str, shares_by: ShareCalibration, candidates: int | 
             np.take_along_axis(told, top, axis=1), np.take_along_axis(target.mass, top, axis=1), queries
         ),
         "creators": _masked(told_creators, seen_creators, named),
+        f"top {TOP_CREATORS} creators": _pairs(*_largest(told_creators, seen_creators), queries),
         # What an answer does not name is diffuse to whoever reads it.
         "diffuse part": reliability(diffuse, unseen, queries),
     }
@@ -126,7 +131,7 @@ def aims(results: Row) -> list[Row]:
     found = []
     for kind in KINDS:
         rows = results[kind]["reliability"]
-        for name in (f"top {TOP} items", "items with a share", "creators", "diffuse part"):
+        for name in PANELS:
             value = rows[name]["expected calibration error"]["value"]
             found.append(
                 {
@@ -139,6 +144,12 @@ def aims(results: Row) -> list[Row]:
                 }
             )
     return found
+
+
+def _largest(told: Floats, seen: Floats) -> tuple[Floats, Floats]:
+    """The creators with the largest shares of each query, [Q, TOP_CREATORS] of both."""
+    best = np.argsort(-told, axis=1, kind="stable")[:, :TOP_CREATORS]
+    return np.take_along_axis(told, best, axis=1), np.take_along_axis(seen, best, axis=1)
 
 
 def _pairs(told: Floats, seen: Floats, queries: npt.NDArray[np.int64]) -> Reliability:

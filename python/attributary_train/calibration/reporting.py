@@ -14,10 +14,9 @@ from attributary_train.evaluation.tables import report
 from .agreement import CANDIDATES, QueryAgreement, agree_on, summarise
 from .errors import CalibrationError
 from .held import KINDS, Held
-from .report import TOP, aims, measure
+from .report import PANELS, aims, measure
 from .shares import shares_of
 
-PANELS = (f"top {TOP} items", "items with a share", "creators", "diffuse part")
 # Queries come with a prompt where they come from a generator's own log: that is what an audit compares with.
 _AUDITED = "image_and_prompt"
 

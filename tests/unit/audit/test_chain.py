@@ -10,7 +10,7 @@ from PIL import Image
 from attributary.attribution.open import open_engine
 from attributary.building.calibration_file import CalibrationFile
 from attributary_train.calibration.plot import reliability_svg
-from attributary_train.calibration.reporting import PANELS
+from attributary_train.calibration.report import PANELS
 
 
 @pytest.fixture
