@@ -126,3 +126,35 @@ def test_the_word_takes_its_place(tmp_path):
     assert not torch.allclose(states.states[1, 3], words.states(["a blue disc"]).states[0, 3])
     with pytest.raises(CustomizationError, match="lies behind the 8 tokens"):
         words.states([f"one two three four five six seven {NEW_WORD}"])
+
+
+def test_a_checkpoints_own_text_tower_is_used(tmp_path):
+    """As in a Stable Diffusion directory: CLIP, whose tokenizer has no mask token."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz,"
+    vocabulary = {
+        word: at
+        for at, word in enumerate(
+            [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+        )
+    }
+    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=12).save_pretrained(tmp_path / "tokenizer")
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=32,
+        max_position_embeddings=12,
+        bos_token_id=vocabulary["<|startoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+    )
+    CLIPTextModel(config).save_pretrained(tmp_path / "text_encoder")
+    states = Words(tmp_path, 12).states(["a b", f"a {NEW_WORD} b"])
+    assert states.states.shape == (2, 12, 16)
+    assert states.place.tolist() == [-1, 2]
+    (tmp_path / "text_encoder" / "config.json").write_text("{")
+    with pytest.raises(CustomizationError, match="text_encoder: not readable"):
+        Words(tmp_path, 12)
