@@ -57,7 +57,7 @@ def audit(
     found = told["results"]
     click.echo(
         f"{found['queries']} queries, {found['failed']} failed, {found['out_of_distribution']} out of distribution; "
-        f"{found['seconds a query']} s a query"
+        f"{found['seconds a query']} s a query, {found['cpu seconds a query']} s of a core"
     )
     click.echo(found["line"])
     click.echo(f"drift: {', '.join(found['drift']) or 'none'}")

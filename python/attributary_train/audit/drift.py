@@ -36,7 +36,8 @@ def summary(rows: Sequence[Row], recorded: Mapping[str, Row]) -> Row:
         "queries": len(rows),
         "failed": len(rows) - len(good),
         "out_of_distribution": sum(bool(row["out_of_distribution"]) for row in good),
-        "seconds a query": round(sum(row["seconds"] for row in rows) / len(rows), 2) if rows else None,
+        "seconds a query": _mean(rows, "seconds"),
+        "cpu seconds a query": _mean(rows, "cpu_seconds"),
     }
     if not good:
         return {**out, "agreement": {}, "drift": [], "line": "no query could be audited"}
@@ -55,6 +56,10 @@ def summary(rows: Sequence[Row], recorded: Mapping[str, Row]) -> Row:
     if not recorded:
         lines.append("nothing recorded at build to compare with")
     return {**out, "agreement": found, "recorded": dict(recorded), "drift": drifted, "line": "; ".join(lines)}
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    return round(sum(row[name] for row in rows) / len(rows), 2) if rows else None
 
 
 def _verdict(name: str, now: Row, then: Row) -> str:

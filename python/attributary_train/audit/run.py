@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("out_of_distribution", pa.bool_()),
         pa.field("unknown_to_teacher", pa.int32()),
         pa.field("seconds", pa.float64()),
+        pa.field("cpu_seconds", pa.float64()),
     ]
 )
 

@@ -133,7 +133,7 @@ def rows(mean, count=50, seed=0):
     rng = np.random.default_rng(seed)
     return [
         {
-            "id": str(at), "error": None, "seconds": 1.0, "out_of_distribution": False,
+            "id": str(at), "error": None, "seconds": 1.0, "cpu_seconds": 0.5, "out_of_distribution": False,
             "rank_correlation": mean + 0.1 * rng.standard_normal(), "overlap_at_10": mean, "share_difference": 0.3,
         }
         for at in range(count)
@@ -150,7 +150,7 @@ def test_drift_is_a_fall_that_chance_does_not_explain():
     assert summary(rows(0.75, seed=1), recorded)["drift"] == []
     wider = [{**row, "share_difference": 0.5} for row in rows(0.6)]
     assert summary(wider, recorded)["drift"] == ["share_difference"]
-    nothing = summary([{"id": "a", "error": "gone", "seconds": 1.0}], recorded)
+    nothing = summary([{"id": "a", "error": "gone", "seconds": 1.0, "cpu_seconds": 0.5}], recorded)
     assert nothing["failed"] == 1 and nothing["drift"] == []
 
 
