@@ -132,8 +132,10 @@ def _creators(draw: ImageDraw.ImageDraw, left: int, top: int, answer: Answer) ->
 
 
 def _paste(sheet: Image.Image, picture: Image.Image, left: int, top: int) -> None:
-    small = picture.copy()
-    small.thumbnail((_PICTURE, _PICTURE), Image.Resampling.LANCZOS)
+    # Small generators' pictures are enlarged: a stamp cannot be compared with its sources.
+    scale = _PICTURE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    small = picture.resize(size, Image.Resampling.LANCZOS)
     sheet.paste(small, (left + (_PICTURE - small.width) // 2, top + (_PICTURE - small.height) // 2))
 
 
