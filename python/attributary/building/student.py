@@ -25,6 +25,7 @@ from attributary.errors import InvalidArgumentError
 
 STUDENT = "student.json"
 IDS = "ids.npy"
+NEEDED = (ENCODER, TOKENIZER, VECTORS, IDS)
 SCHEMA_VERSION = 1
 # Of a squared length: fp16 rounds each of a few hundred components.
 _UNIT_TOLERANCE = 1e-2
@@ -63,17 +64,9 @@ def read_student(directory: Path) -> StudentFolder:
     that are not finite or not of unit length, an id that is there twice.
     """
     facts = _facts(directory / STUDENT)
-    for name, entry in _entry(facts, "files", dict, directory).items():
-        path = directory / name
-        wanted = entry["sha256"] if isinstance(entry, dict) else entry
-        if not path.is_file():
-            raise InvalidArgumentError("student", f"{path} is missing")
-        found = sha256(path)
-        if found != wanted:
-            raise InvalidArgumentError(
-                "student",
-                f"{path} is not of this student: SHA-256 {found[:12]}..., {STUDENT} says {str(wanted)[:12]}...",
-            )
+    files = _entry(facts, "files", dict, directory)
+    for name in (*NEEDED, *sorted(set(files) - set(NEEDED))):
+        _check_file(directory / name, files.get(name), needed=name in NEEDED)
     subject = _entry(facts, "subject", dict, directory)
     ids, vectors = _load(directory / IDS), _load(directory / VECTORS)
     _check(directory, ids, vectors)
@@ -89,6 +82,22 @@ def read_student(directory: Path) -> StudentFolder:
         ids=ids,
         vectors=vectors,
     )
+
+
+def _check_file(path: Path, entry: Any, needed: bool) -> None:
+    """What training alone needs may be left behind; what is there must be the student's own."""
+    if entry is None:
+        raise InvalidArgumentError("student", f"{path.parent / STUDENT} does not list {path.name}")
+    if not path.is_file():
+        if needed:
+            raise InvalidArgumentError("student", f"{path} is missing")
+        return
+    wanted, found = str(entry["sha256"] if isinstance(entry, dict) else entry), sha256(path)
+    if found != wanted:
+        raise InvalidArgumentError(
+            "student",
+            f"{path} is not of this student: SHA-256 {found[:12]}..., {STUDENT} says {wanted[:12]}...",
+        )
 
 
 def _facts(path: Path) -> Mapping[str, Any]:

@@ -81,6 +81,13 @@ def test_additions_embed_through_the_encoder(made, asked, tiny_corpus_dir, pictu
     assert answer.items[0].id == 1 and answer.items[0].similarity == pytest.approx(1, abs=2e-3)
 
 
+def test_what_training_alone_needs_may_be_left_behind(student, asked, tiny_corpus_dir, tmp_path):
+    facts = json.loads((student / "student.json").read_text())
+    facts["files"]["head.pt"] = {"sha256": "0" * 64}
+    (student / "student.json").write_text(json.dumps(facts))
+    assert build_from_student(student, tiny_corpus_dir, asked, tmp_path / "bundle").manifest.item_count == 100
+
+
 def other_encoder(student, tiny):
     tiny.write_encoder(student, seed=9)
 
@@ -163,6 +170,23 @@ def no_name(student, tiny):
     students.write_facts(student, name=None)
 
 
+def no_tokenizer(student, tiny):
+    (student / "tokenizer.json").unlink()
+
+
+def vectors_that_are_not_listed(student, tiny):
+    facts = json.loads((student / "student.json").read_text())
+    del facts["files"]["vectors.npy"]
+    (student / "student.json").write_text(json.dumps(facts))
+
+
+def another_int8_encoder(student, tiny):
+    shutil.copyfile(student / "encoder.onnx", student / "encoder.int8.onnx")
+    facts = json.loads((student / "student.json").read_text())
+    facts["files"]["encoder.int8.onnx"] = {"sha256": "0" * 64}
+    (student / "student.json").write_text(json.dumps(facts))
+
+
 def a_later_schema(student, tiny):
     students.write_facts(student, schema_version=2)
 
@@ -185,6 +209,9 @@ def a_later_schema(student, tiny):
         (no_calibration, r"calibration: .*calibration\.json cannot be read"),
         (a_temperature_of_zero, r"calibration: .*temperature 0"),
         (no_name, r"student\.json: name is missing"),
+        (no_tokenizer, r"tokenizer\.json does not exist"),
+        (vectors_that_are_not_listed, r"student\.json does not list vectors\.npy"),
+        (another_int8_encoder, r"encoder\.int8\.onnx is not of this student"),
         (a_later_schema, r"schema version 2; this build reads 1"),
     ],
 )
