@@ -56,7 +56,7 @@ def _told() -> Iterator[None]:
 )
 @click.option("--styles", default="64,16,40,40", show_default=True, help="The same for sets of one creator.")
 @click.option("--pictures", default=8, show_default=True, help="Generated pictures an exemplar.")
-@click.option("--object-steps", default=50, show_default=True, help="Steps of tuning toward an object.")
+@click.option("--object-steps", default=70, show_default=True, help="Steps of tuning toward an object.")
 @click.option("--style-steps", default=120, show_default=True, help="Steps of tuning toward a style.")
 @click.option("--steps", default=30, show_default=True, help="DDIM steps.")
 @click.option("--guidance", default=3.0, show_default=True)

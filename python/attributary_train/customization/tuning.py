@@ -20,12 +20,12 @@ from attributary_train.subject.model import SubjectModel
 class TuneSettings:
     """How a model is tuned. The weights that move are Custom Diffusion's (Kumari et al., CVPR 2023, section 3.2)."""
 
-    steps: int = 50
+    steps: int = 70
     rows: int = 8  # exemplar rows of a step
     prior_rows: int = 8  # rows of the training set that keep the model from forgetting (section 3.1)
-    prior_weight: float = 1.0
-    learning_rate: float = 2e-3
-    word_learning_rate: float = 2e-2
+    prior_weight: float = 0.6
+    learning_rate: float = 3e-3
+    word_learning_rate: float = 3e-2
     warmup: int = 5
     caption_dropout: float = 0.1
 

