@@ -219,7 +219,8 @@ def run_self_consistency(first: ScoreFile, second: ScoreFile, fractions: Sequenc
     """How well a teacher reproduces itself under other noise."""
     rows = agreement_rows(first.method, self_consistency(first, second, fractions))
     config = {"protocol": "self-consistency", "method": first.method, **_file_config(first)}
-    config |= {"second": second.method, "fractions": list(fractions)}
+    shared = len(set(first.queries) & set(second.queries))
+    config |= {"second": second.method, "queries": shared, "fractions": list(fractions)}
     return report("evaluate-self-consistency", config, {"self-consistency": rows}, [])
 
 
