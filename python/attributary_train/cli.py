@@ -15,6 +15,7 @@ GROUPS = {
     "demo-queries": "attributary_train.calibration.demo_queries:demo_queries",
     "encoder": "attributary_train.student.commands:encoder",
     "label": "attributary_train.teacher.commands:label",
+    "student": "attributary_train.student.student_commands:student",
     "pack-labels": "attributary_train.teacher.packing:pack",
     "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",

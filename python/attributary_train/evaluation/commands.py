@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .student_command import student
 from .truth_commands import COMMANDS
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -17,7 +18,7 @@ def evaluate() -> None:
     """Measure encoders, bundles and attribution methods."""
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, student):
     evaluate.add_command(_command)
 
 

@@ -40,14 +40,18 @@ class MiniLM(nn.Module):
         wanted.pop("embeddings.position_ids", None)
         self.bert.load_state_dict(wanted, strict=True)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean of the last layer's states over the tokens whose mask is 1."""
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last layer's states, float32 [B, T, 384], as cross-attention reads them."""
         # A softmax over nothing is NaN: the first token is always attended to, and dropped again by the mean.
         attended = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=1).to(torch.float32)
         bias = (1.0 - attended)[:, None, None, :] * torch.finfo(torch.float32).min
-        x = self.bert.embeddings(input_ids=ids)
+        x: Tensor = self.bert.embeddings(input_ids=ids)
         for layer in self.bert.encoder.layer:
             x = layer(x, bias)
             x = x[0] if isinstance(x, tuple) else x
+        return x
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean of the last layer's states over the tokens whose mask is 1."""
         weight = mask.to(torch.float32)[:, :, None]
-        return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+        return (self.states(ids, mask) * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)

@@ -1,0 +1,74 @@
+"""`attributary-train evaluate student`: students on held-out queries, beside everything they are to be judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import FILE, FOLDER, MODEL, QUERY_FILE, TOLD, clear_errors, tell
+
+
+@click.command("student")
+@MODEL
+@QUERY_FILE
+@click.option(
+    "--student", "folders", type=FOLDER, multiple=True, required=True, help="Folder of a student; repeat."
+)
+@click.option("--labels-test", type=FOLDER, required=True, help="Labels against the whole training set.")
+@click.option("--labels-again", type=FOLDER, help="The same teacher's labels under other noise.")
+@click.option("--variant", "variants", multiple=True, default=("encoder.onnx",), show_default=True)
+@click.option("--scores", "score_files", type=FILE, multiple=True, help="Score file of a baseline; repeat.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["validation", "test"]))
+@click.option(
+    "--scores-out", type=click.Path(file_okay=False, path_type=Path), help="Keep the students' scores here."
+)
+@TOLD
+@clear_errors
+def student(
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    query_file: Path,
+    folders: tuple[Path, ...],
+    labels_test: Path,
+    labels_again: Path | None,
+    variants: tuple[str, ...],
+    score_files: tuple[Path, ...],
+    split: str,
+    scores_out: Path | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Agreement of students with the teacher: with prompts and without, by kind of prompt, beside the baselines."""
+    from ..student.asking import score_file
+    from ..student.errors import StudentError
+    from ..student.export import ENCODER
+    from ..student.studio import Studio
+    from .from_labels import scores_of_labels
+    from .scores import load_scores, save_scores
+    from .student_agreement import run_student_agreement
+
+    studio = Studio.open(subject_dir, corpus_dir, query_file, cache)
+    truth = scores_of_labels(labels_test, "abu+", (split,))
+    queries = studio.queries.split(split)
+    students, without = [], {}
+    try:
+        for folder in folders:
+            for variant in variants:
+                if variant != ENCODER and not (folder / variant).exists():
+                    continue
+                name = folder.name + ("" if variant == ENCODER else f" {variant.split('.')[1]}")
+                students.append(score_file(studio, folder, queries, variant=variant, name=name))
+                without[name] = score_file(
+                    studio, folder, queries, variant=variant, prompts=False, name=f"{name}, no prompt"
+                )
+    except StudentError as error:
+        raise click.ClickException(str(error)) from error
+    for file in [*students, *without.values()] if scores_out else []:
+        assert scores_out is not None
+        save_scores(file, scores_out / (file.method.replace(", ", "-").replace(" ", "-") + ".npz"))
+    again = scores_of_labels(labels_again, "abu+ again", (split,)) if labels_again else None
+    baselines = [load_scores(path, weights=truth.weights) for path in score_files]
+    kinds = dict(zip(queries.names, queries.kinds, strict=True))
+    tell(run_student_agreement(truth, students, without, baselines, again, kinds), as_json, out)

@@ -1,0 +1,89 @@
+"""A student's folder asked as the server asks it: ONNX Runtime, uint8 pictures, its tokenizer, stored vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from attributary.encoder.onnx import OnnxEncoder
+from attributary.encoder.text import PromptTokenizer
+from attributary.kernels import resize_crop
+from attributary_train.evaluation.scores import ScoreFile
+from attributary_train.subject.queries import Queries
+
+from .errors import StudentError
+from .export import ENCODER, TOKENIZER
+from .folder import IDS, VECTORS, read_facts, require_same
+from .studio import Studio
+
+Floats = npt.NDArray[np.float32]
+_BATCH = 8
+
+
+class AskedStudent:
+    """An exported student. `variant`: another encoder file of the folder, e.g. encoder.int8.onnx."""
+
+    def __init__(self, folder: Path, variant: str = ENCODER, threads: int = 1) -> None:
+        self.facts = read_facts(folder)
+        for name in (variant, TOKENIZER, VECTORS, IDS):
+            if not (folder / name).is_file():
+                raise StudentError(str(folder / name), "is missing")
+        self.encoder = OnnxEncoder(folder / variant, threads=threads)
+        if self.encoder.vectors_of != OnnxEncoder(folder / ENCODER).spec.digest:
+            raise StudentError(variant, f"is no variant of {folder / ENCODER}")
+        self._tokenizer = PromptTokenizer.from_file(folder / TOKENIZER, self.encoder.spec.max_tokens)
+        self.vectors: Floats = np.load(folder / VECTORS).astype(np.float32)
+        self.ids: npt.NDArray[np.int64] = np.load(folder / IDS)
+        if self.vectors.shape[1] != self.encoder.spec.dim:
+            raise StudentError(
+                str(folder / VECTORS),
+                f"{self.vectors.shape[1]} dimensions, the encoder has {self.encoder.spec.dim}",
+            )
+
+    def embed(self, pictures: npt.NDArray[np.uint8], prompts: Sequence[str]) -> Floats:
+        """Unit vectors float32 [Q, D] of pictures uint8 [Q, S, S, 3]; an empty prompt is none."""
+        size, parts = self.encoder.spec.image_size, []
+        for at in range(0, len(pictures), _BATCH):
+            pixels = np.stack(
+                [resize_crop(np.ascontiguousarray(one), size) for one in pictures[at : at + _BATCH]]
+            )
+            ids, mask = self._tokenizer.pad(
+                [self._tokenizer.encode(prompt) for prompt in prompts[at : at + _BATCH]]
+            )
+            parts.append(self.encoder.encode(pixels, ids, mask))
+        return np.concatenate(parts)
+
+    def scores(self, pictures: npt.NDArray[np.uint8], prompts: Sequence[str]) -> Floats:
+        """Inner products with every stored vector, float32 [Q, N]; larger = more influential."""
+        return self.embed(pictures, prompts) @ self.vectors.T
+
+
+def score_file(
+    studio: Studio,
+    folder: Path,
+    queries: Queries,
+    *,
+    variant: str = ENCODER,
+    prompts: bool = True,
+    name: str = "",
+) -> ScoreFile:
+    """A student's answer to queries as every protocol of the evaluation reads it.
+
+    Raises `StudentError` if the student is of another generator or of other items.
+    """
+    student = AskedStudent(folder, variant)
+    require_same(student.facts, studio.subject.model.weights, student.ids)
+    require_same(student.facts, studio.subject.model.weights, studio.subject.data.ids)
+    asked = queries.prompts if prompts else ("",) * len(queries)
+    found = student.scores(studio.pictures(queries), asked)
+    called = name or f"student{'' if prompts else ' without prompt'}"
+    facts = {
+        "student": student.facts["name"],
+        "variant": variant,
+        "prompts": prompts,
+        "splits": sorted(set(queries.splits)),
+    }
+    return ScoreFile(called, found, queries.names, student.ids, queries.weights, facts)

@@ -1,0 +1,204 @@
+"""From labels to a student's folder: the head on the untuned towers, then the compact network distilled from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from attributary.encoder.text import PromptTokenizer
+from attributary_train.subject.prompts import STYLES, prompt_for
+from attributary_train.subject.queries import Queries
+
+from .big_model import BigStudent
+from .compact import Compact, CompactShape, folded, table_rows
+from .config import StudentConfig
+from .distil import DistilSettings, Lessons, distil
+from .errors import StudentError
+from .export import Samples, export_encoder
+from .fitting import Fitted, fit
+from .folder import Handover, read_facts, read_head, require_same, write_folder
+from .kernel_head import KernelHead
+from .labelled import Labelled
+from .sight import token_mask
+from .studio import Studio, to_tensor
+from .text_tower import minilm_directory
+from .tower_heads import unit_rows
+from .variants import export_variants
+
+Say = Callable[[str], None]
+_SAMPLES = 64
+
+
+def train(studio: Studio, config: StudentConfig, labels: Labelled, out: Path, say: Say) -> Fitted:
+    """Fit a head and write its folder, encoder included."""
+    fitted = fit(config, studio.material(labels, config.items), say)
+    model = BigStudent(config.name, fitted.query, fitted.items.shape[1], studio.size, studio.tokens).eval()
+    out.mkdir(parents=True, exist_ok=True)
+    samples = samples_of(studio, studio.queries.take(range(min(_SAMPLES, len(studio.queries)))))
+    exported = export_encoder(out, model, minilm_directory() / "tokenizer.json", samples, int8=False)
+    about = handover(studio, config.name, "towers", config.to_json(), labels)
+    state = {f"query.{name}": value for name, value in fitted.query.state_dict().items()}
+    state |= {"items": fitted.items, "from_head": fitted.from_head}
+    write_folder(
+        out, about, studio.subject.data.ids, fitted.items.numpy(), state,
+        {"loss": fitted.loss, "scales": list(fitted.scales), "encoder": exported},
+    )  # fmt: skip
+    return fitted
+
+
+def handover(studio: Studio, name: str, kind: str, config: dict[str, Any], labels: Labelled) -> Handover:
+    """Names and hashes for student.json."""
+    model = studio.subject.model
+    subject = str(model.facts.get("recipe", {}).get("name", studio.folder.name))
+    return Handover(name, kind, config, model.weights, subject, labels.digest, len(labels))
+
+
+def reopen(studio: Studio, folder: Path) -> tuple[StudentConfig, KernelHead, Tensor]:
+    """A fitted head from its folder: configuration, head and item vectors.
+
+    Raises `StudentError` if it is of another generator, of other items, or of a kind that is not distilled.
+    """
+    facts = read_facts(folder)
+    require_same(facts, studio.subject.model.weights, studio.subject.data.ids)
+    if facts["kind"] != "towers":
+        raise StudentError(str(folder), f"holds a {facts['kind']} student; one on the towers is distilled")
+    config = StudentConfig.from_json(facts["config"])
+    if config.head != "kernel" or config.members != 1:
+        raise StudentError(str(folder), "only a single head that starts from the kernel is distilled")
+    state = read_head(folder)
+    head = KernelHead(config, studio.see_items(config.items))
+    head.load_state_dict({key[6:]: value for key, value in state.items() if key.startswith("query.")})
+    return config, head.eval(), state["items"]
+
+
+def distil_compact(
+    studio: Studio,
+    teacher: Path,
+    labels: Labelled,
+    more: Sequence[Queries],
+    out: Path,
+    say: Say,
+    *,
+    shape: CompactShape | None = None,
+    settings: DistilSettings | None = None,
+    texts: int = 4000,
+) -> Compact:
+    """Distil a student on the towers into a compact one and write its folder; a killed run goes on.
+
+    Pictures: the labelled training queries, the training items as the autoencoder draws them, and `more`. `texts`:
+    prompts without pictures from the captions of the whole corpus, none of them a prompt of a held-out query.
+    """
+    config, head, items = reopen(studio, teacher)
+    settings = settings or DistilSettings()
+    out.mkdir(parents=True, exist_ok=True)
+    lessons, known = lessons_of(studio, head, items, [studio.labelled_queries(labels), *more], texts, say)
+    shape = replace(
+        shape or CompactShape(), dim=items.shape[1], image_size=studio.size, max_tokens=studio.tokens,
+        known=len(known),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        student = Compact(shape, table_rows(_tokenizer(studio.tokens).get_vocab_size(), known, shape.shared))
+    distil(student, lessons, settings, out / "training", say)
+    ready = folded(student)
+    samples = samples_of(studio, studio.queries.take(range(min(4 * _SAMPLES, len(studio.queries)))))
+    exported = export_encoder(out, ready, minilm_directory() / "tokenizer.json", samples, int8=False)
+    variants = export_variants(out, samples)
+    settings_told = {"shape": shape.to_json(), "distil": asdict(settings), "towers": config.to_json()}
+    about = handover(studio, ready.name, "compact", settings_told, labels)
+    half = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in ready.state_dict().items()
+    }
+    write_folder(
+        out, about, studio.subject.data.ids, unit_rows(items).numpy(), half,
+        {"encoder": exported, "variants": variants, "distilled_from": read_facts(teacher)["name"]},
+    )  # fmt: skip
+    return ready
+
+
+def lessons_of(
+    studio: Studio,
+    head: KernelHead,
+    items: Tensor,
+    pictures: Sequence[Queries],
+    texts: int,
+    say: Say,
+) -> tuple[Lessons, Tensor]:
+    """What the compact student learns from, and the word pieces it meets, int64 sorted."""
+    data = studio.subject.data
+    seen, pixels, prompts = (
+        [studio.see_items("decoded")],
+        [studio.item_pictures("decoded")],
+        list(data.prompts),
+    )
+    for queries in pictures:
+        seen.append(studio.see(queries))
+        pixels.append(studio.pictures(queries))
+        prompts += queries.prompts
+    reduced = [head.reduce_all(one) for one in seen]
+    with torch.inference_mode():
+        targets = torch.cat([head.embed(one) for one in reduced]).clone()
+    say(f"{len(targets)} pictures seen")
+    words = caption_prompts(studio, texts)
+    parts = []
+    with torch.inference_mode():
+        for at in range(0, len(words), 32):
+            some = words[at : at + 32]
+            known = head.kernel(studio.states(some), token_mask(some, studio.tokens))
+            parts.append(unit_rows(known @ head.lift))
+    own = torch.cat([one.states[:, 0] for one in reduced])
+    say(f"{len(words)} prompts read")
+    ids, mask = encode(prompts + words, studio.tokens)
+    return (
+        Lessons(
+            to_tensor(np.concatenate(pixels)), ids[: len(prompts)], mask[: len(prompts)], targets,
+            ids, mask, torch.cat([own, *parts]), items,
+        ),
+        ids[mask > 0].unique(),
+    )  # fmt: skip
+
+
+def caption_prompts(studio: Studio, count: int) -> list[str]:
+    """Prompts of the corpus's captions in the reference styles, evenly over the corpus; none of a held-out query."""
+    held = {
+        prompt
+        for prompt, split in zip(studio.queries.prompts, studio.queries.splits, strict=True)
+        if split != "train"
+    }
+    captions = sorted({item.caption for item in studio.subject.corpus if item.caption.strip()})
+    styles = sorted(STYLES.values())
+    if not captions or count < 1:
+        return []
+    step = max(1.0, len(captions) / count)
+    picked = [captions[int(at * step)] for at in range(min(count, len(captions)))]
+    made = [prompt_for(caption, styles[at % len(styles)]) for at, caption in enumerate(picked)]
+    return [prompt for prompt in made if prompt not in held]
+
+
+def _tokenizer(tokens: int) -> Tokenizer:
+    del tokens
+    return Tokenizer.from_file(str(minilm_directory() / "tokenizer.json"))
+
+
+def encode(prompts: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
+    """Word pieces as the server cuts them, int64 ids and mask [N, tokens]."""
+    cut = PromptTokenizer(_tokenizer(tokens), tokens)
+    ids, mask = PromptTokenizer.pad([cut.encode(prompt) for prompt in prompts])
+    full: npt.NDArray[np.int64] = np.zeros((2, len(prompts), tokens), np.int64)
+    full[0, :, : ids.shape[1]], full[1, :, : ids.shape[1]] = ids, mask
+    return torch.from_numpy(full[0].copy()), torch.from_numpy(full[1].copy())
+
+
+def samples_of(studio: Studio, queries: Queries) -> Samples:
+    """Pictures and prompts for parity checks and quantisation."""
+    ids, mask = encode(queries.prompts, studio.tokens)
+    return Samples(studio.pictures(queries), ids.numpy(), mask.numpy())

@@ -1,0 +1,70 @@
+"""More generated pictures for distillation: no teacher is asked about them, so they cost a sampler's pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from attributary_train.subject.model import SubjectModel
+from attributary_train.subject.queries import Prompt, Queries, generate, load_queries, save_queries
+
+from .errors import StudentError
+
+# Pictures of a file, and so what a kill costs at most.
+_CHUNK = 128
+# Share of prompts that recombine a known concept with a known style; the rest are those of training items.
+RECOMBINED = 0.35
+
+
+def prompts_for_distillation(
+    training: Sequence[str], held: Sequence[str], count: int, *, seed: int = 0
+) -> list[Prompt]:
+    """Prompts with new seeds: training items' own, and their concepts and styles recombined ("tulip, Noto style").
+
+    None is a prompt of `held`: validation and test queries stay unheard of.
+    """
+    rng = np.random.default_rng(seed)
+    known, kept_out = set(training), set(held)
+    pairs = [prompt.rsplit(", ", 1) for prompt in training]
+    if any(len(pair) != 2 for pair in pairs):
+        raise StudentError("prompts", "must be 'concept, style' to be recombined")
+    seen = sorted(known - kept_out)
+    # A style counts as one where several concepts have it; a creator's own is not recombined.
+    styles = sorted({style for _, style in pairs if sum(other == style for _, other in pairs) > 3})
+    concepts = sorted({concept for concept, style in pairs if style in styles})
+    mixed = sorted({f"{c}, {s}" for c in concepts for s in styles} - known - kept_out)
+    if not seen:
+        raise StudentError("prompts", "none is left beside those of validation and test queries")
+    out = []
+    for number in range(count):
+        kind = "recombined" if mixed and rng.random() < RECOMBINED else "seen"
+        pool = mixed if kind == "recombined" else seen
+        out.append(Prompt(pool[rng.integers(len(pool))], kind, "train", 2**31 + seed * 10**6 + number))
+    return out
+
+
+def make_pictures(
+    model: SubjectModel,
+    prompts: Sequence[Prompt],
+    tokens: int,
+    folder: Path,
+    *,
+    steps: int,
+    guidance: float,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Queries]:
+    """Generate one picture a prompt into `folder`, files of 128; files that are there are read, not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for at in range(0, len(prompts), _CHUNK):
+        some, path = prompts[at : at + _CHUNK], folder / f"{at // _CHUNK:05d}.parquet"
+        if not path.exists():
+            save_queries(generate(model, some, tokens, steps=steps, guidance=guidance), path)
+            say(f"{at + len(some)} of {len(prompts)} pictures")
+        found = load_queries(path, model)
+        if found.prompts != tuple(prompt.text for prompt in some):
+            raise StudentError(str(path), "holds pictures of other prompts; choose another folder")
+        parts.append(found)
+    return parts

@@ -1,0 +1,257 @@
+"""`attributary-train student pictures|train|sweep|distil|score|show`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .studio import Studio
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUT = click.Path(dir_okay=False, path_type=Path)
+_LABELS = click.option("--labels", type=_FOLDER, required=True, help="Labels of training queries.")
+_LIMIT = click.option("--limit", type=int, help="Only the first so many labelled queries.")
+
+
+def _clear(command: Callable[..., None]) -> Callable[..., None]:
+    """One line for what is wrong with a file or a setting."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        import torch
+
+        from attributary.errors import AttributaryError
+        from attributary_train.corpus.errors import CorpusError
+        from attributary_train.evaluation.errors import EvaluationError
+        from attributary_train.subject.errors import SubjectError
+        from attributary_train.teacher.errors import TeacherError
+
+        from .errors import StudentError
+        from .export import ExportError
+
+        torch.set_num_threads(kwargs.get("threads", 1))
+        try:
+            command(*args, **kwargs)
+        except (
+            AttributaryError, CorpusError, EvaluationError, ExportError, StudentError, SubjectError, TeacherError,
+        ) as error:  # fmt: skip
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+def _studio(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--threads", default=1, show_default=True, help="Cores to use."),
+        click.option("--cache", type=_OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
+        click.option("--queries", type=_FILE, required=True, help="File of `subject queries`."),
+        click.option("--corpus", type=_FOLDER, required=True, help="The corpus it was trained on."),
+        click.option("--subject", type=_FOLDER, required=True, help="Checkpoint under study."),
+    ):
+        command = option(command)
+    return command
+
+
+def _open(kwargs: dict[str, Any]) -> Studio:
+    from .studio import Studio
+
+    return Studio.open(
+        kwargs["subject"], kwargs["corpus"], kwargs["queries"], kwargs["cache"], kwargs["threads"]
+    )
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.group("student")
+def student() -> None:
+    """Train students on a teacher's labels, distil them, and ask them."""
+
+
+@student.command("pictures")
+@_studio
+@click.option("--count", default=2560, show_default=True, help="Pictures to generate.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
+@_clear
+def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
+    """Generate pictures for distillation, of no prompt that a validation or test query has."""
+    from .more_pictures import make_pictures, prompts_for_distillation
+
+    studio = _open(kwargs)
+    asked = studio.queries
+    held = [prompt for prompt, split in zip(asked.prompts, asked.splits, strict=True) if split != "train"]
+    prompts = prompts_for_distillation(studio.subject.data.prompts, held, count, seed=seed)
+    make_pictures(
+        studio.subject.model,
+        prompts,
+        studio.tokens,
+        out,
+        steps=asked.steps,
+        guidance=asked.guidance,
+        say=_say,
+    )
+    click.echo(f"{out}: {count} pictures")
+
+
+@student.command("train")
+@_studio
+@_LABELS
+@_LIMIT
+@click.option("--config", "config_name", default="kernel", show_default=True, help="A name, or a JSON file.")
+@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
+@_clear
+def train(labels: Path, limit: int | None, config_name: str, out: Path, **kwargs: Any) -> None:
+    """Fit a head on the untuned towers and export it with its item vectors."""
+    from .making import train as make
+    from .studio import first
+
+    config = _config(config_name)
+    studio = _open(kwargs)
+    fitted = make(studio, config, first(studio.labels(labels), limit), out, _say)
+    click.echo(f"{out}: {config.name}, {fitted.items.shape[1]} dimensions, {len(fitted.items)} items")
+
+
+@student.command("sweep")
+@_studio
+@_LABELS
+@_LIMIT
+@click.option(
+    "--labels-validation", type=_FOLDER, required=True, help="Labels that configurations are compared on."
+)
+@click.option("--config", "names", multiple=True, help="Only these; repeat. By default all.")
+@click.option(
+    "--keep", type=_OUT_FOLDER, help="Folder that keeps finished lines, so that a killed sweep goes on."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--out", type=_OUT, help="Also write the JSON here.")
+@_clear
+def sweep(
+    labels: Path,
+    limit: int | None,
+    labels_validation: Path,
+    names: tuple[str, ...],
+    keep: Path | None,
+    as_json: bool,
+    out: Path | None,
+    **kwargs: Any,
+) -> None:
+    """Fit every configuration and compare them on validation queries, with prompts and without."""
+    from attributary_train.evaluation.options import tell
+
+    from .config import CONFIGS
+    from .studio import first
+    from .sweeping import run_sweep
+
+    configs = [_config(name) for name in (names or CONFIGS)]
+    studio = _open(kwargs)
+    told = run_sweep(
+        studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation), keep, _say
+    )
+    tell(told, as_json, out)
+
+
+@student.command("distil")
+@_studio
+@_LABELS
+@_LIMIT
+@click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of `student train`.")
+@click.option("--pictures", type=_FOLDER, help="Folder of `student pictures`.")
+@click.option("--epochs", default=14, show_default=True)
+@click.option(
+    "--texts", default=4000, show_default=True, help="Prompts without pictures, from the corpus's captions."
+)
+@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
+@_clear
+def distil(
+    labels: Path,
+    limit: int | None,
+    teacher: Path,
+    pictures: Path | None,
+    epochs: int,
+    texts: int,
+    out: Path,
+    **kwargs: Any,
+) -> None:
+    """Distil a student into the compact network that is served, and export fp32, fp16 and int8."""
+    from attributary_train.subject.queries import load_queries
+
+    from .distil import DistilSettings
+    from .making import distil_compact
+    from .studio import first
+
+    studio = _open(kwargs)
+    files = sorted(pictures.glob("*.parquet")) if pictures else []
+    more = [load_queries(path, studio.subject.model) for path in files]
+    distil_compact(
+        studio, teacher, first(studio.labels(labels), limit), more, out, _say,
+        settings=DistilSettings(epochs=epochs), texts=texts,
+    )  # fmt: skip
+    click.echo(f"{out}: {sum(path.stat().st_size for path in out.glob('encoder.onnx')) / 1e6:.1f} MB in fp32")
+
+
+@student.command("score")
+@_studio
+@click.option("--student", "folder", type=_FOLDER, required=True, help="Folder of a student.")
+@click.option(
+    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
+)
+@click.option("--without-prompt", is_flag=True, help="Hide the prompts.")
+@click.option("--variant", default="encoder.onnx", show_default=True, help="Encoder file of the folder.")
+@click.option("--name", default="", help="Name in the file and in tables.")
+@click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
+@_clear
+def score(
+    folder: Path, split: str, without_prompt: bool, variant: str, name: str, out: Path, **kwargs: Any
+) -> None:
+    """Ask a student about every item, into a score file that `evaluate` reads."""
+    from attributary_train.evaluation.scores import save_scores
+
+    from .asking import score_file
+
+    studio = _open(kwargs)
+    found = score_file(
+        studio, folder, studio.queries.split(split), variant=variant, prompts=not without_prompt, name=name
+    )
+    save_scores(found, out)
+    click.echo(f"{out}: {len(found.queries)} queries x {len(found.ids)} items")
+
+
+@student.command("show")
+@click.argument("folder", type=_FOLDER)
+@_clear
+def show(folder: Path) -> None:
+    """Say what a student is, what it was made for, and what was measured."""
+    from .folder import read_facts
+
+    facts = read_facts(folder)
+    click.echo(
+        f"{facts['name']} ({facts['kind']}), {facts['dim']} dimensions, {facts['corpus']['items']} items"
+    )
+    click.echo(f"generator {facts['subject']['id']} {facts['subject']['weights'][:12]}")
+    click.echo(f"labels {facts['labels']['digest'][:12]}, {facts['labels']['queries']} queries")
+    for name, entry in facts["files"].items():
+        click.echo(f"  {entry['bytes']:>12,}  {entry['sha256'][:12]}  {name}")
+    click.echo(json.dumps(facts["config"], indent=2))
+
+
+def _config(name: str) -> Any:
+    from .config import StudentConfig, config_named
+    from .errors import StudentError
+
+    path = Path(name)
+    if path.suffix != ".json":
+        return config_named(name)
+    try:
+        return StudentConfig.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StudentError(name, f"is no configuration: {error}") from error

@@ -1,0 +1,102 @@
+"""Everything a student is made from, opened once: the generator with its data, queries, the untuned towers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from attributary_train.evaluation.opening import Subject
+from attributary_train.subject.queries import Queries, load_queries
+from attributary_train.subject.text import token_states
+
+from .errors import StudentError
+from .features import TowerFeatures
+from .fitting import Material
+from .labelled import Labelled, from_folder, rows_of
+from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features
+
+
+@dataclass(frozen=True)
+class Studio:
+    """subject: generator, data, autoencoder, corpus; queries: of every split; tokens: places of a prompt."""
+
+    folder: Path
+    subject: Subject
+    queries: Queries
+    towers: TowerFeatures
+
+    @classmethod
+    def open(cls, subject: Path, corpus: Path, queries: Path, cache: Path, threads: int = 1) -> Studio:
+        """Raises `SubjectError` or `CorpusError` if the parts are not of one model."""
+        found = Subject.open(subject, corpus, cache)
+        towers = TowerFeatures(cache / "features", threads=threads)
+        return cls(subject, found, load_queries(queries, found.model), towers)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the generator reads."""
+        return int(self.subject.data.text.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Side of a generated picture."""
+        return int(self.subject.autoencoder.config.sample_size)
+
+    def labels(self, folder: Path) -> Labelled:
+        """Finished labels of this model and training set."""
+        return from_folder(folder, self.subject.data, self.subject.model.weights)
+
+    def pictures(self, queries: Queries) -> npt.NDArray[np.uint8]:
+        """Generated pictures, uint8 [Q, S, S, 3]."""
+        return query_pictures(queries.latents, self.subject.autoencoder)
+
+    def item_pictures(self, kind: ItemPictures) -> npt.NDArray[np.uint8]:
+        """Pictures of the training items, uint8 [N, S, S, 3]."""
+        subject = self.subject
+        return item_pictures(subject.data, subject.corpus, subject.autoencoder, self.size, kind)
+
+    def see(self, queries: Queries) -> Seen:
+        """Tower features of queries."""
+        return tower_features(self.towers, self.pictures(queries), queries.text, queries.prompts, self.tokens)
+
+    def see_items(self, kind: ItemPictures) -> Seen:
+        """Tower features of the training items."""
+        data = self.subject.data
+        return tower_features(self.towers, self.item_pictures(kind), data.text, data.prompts, self.tokens)
+
+    def labelled_queries(self, labels: Labelled) -> Queries:
+        """The queries that labels are about, in their order."""
+        return self.queries.take(rows_of(labels, self.queries).tolist())
+
+    def material(self, labels: Labelled, items: ItemPictures) -> Material:
+        """What a head is fitted to."""
+        return Material(self.see(self.labelled_queries(labels)), self.see_items(items), labels)
+
+    def states(self, prompts: Sequence[str]) -> Tensor:
+        """Token states of prompts alone, float32 [N, T, 384]."""
+        return token_states(prompts, self.tokens)
+
+
+def first(labels: Labelled, count: int | None) -> Labelled:
+    """The first `count` queries; raises `StudentError` for a count below 1."""
+    if count is None:
+        return labels
+    if count < 1:
+        raise StudentError("limit", f"{count}; must be at least 1")
+    return labels.take(np.arange(min(count, len(labels))))
+
+
+def with_items(config_items: ItemPictures, material: Material, studio: Studio) -> Material:
+    """The same queries and labels with items seen another way."""
+    return replace(material, items=studio.see_items(config_items))
+
+
+def to_tensor(pictures: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 [N, S, S, 3] for torch, in memory of its own."""
+    return torch.from_numpy(np.ascontiguousarray(pictures))

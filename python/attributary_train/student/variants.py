@@ -1,0 +1,87 @@
+"""Variants of an exported encoder: fp16 for GPUs, int8 for CPUs, each named as a variant of the original."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from attributary.encoder.onnx import META_VARIANT_OF, OnnxEncoder
+
+from .export import ENCODER, ENCODER_INT8, Samples, export_int8
+from .graph import set_metadata, write_model
+
+ENCODER_FP16 = "encoder.fp16.onnx"
+# Operators whose sums or small constants do not survive 10 bits of mantissa.
+_KEPT = (
+    "ReduceSum",
+    "ReduceMean",
+    "Reciprocal",
+    "Sqrt",
+    "Rsqrt",
+    "Pow",
+    "Softmax",
+    "LayerNormalization",
+    "Range",
+)
+
+
+def export_variants(folder: Path, samples: Samples, *, float_convolutions: int = 1) -> dict[str, Any]:
+    """Write encoder.fp16.onnx and encoder.int8.onnx beside encoder.onnx; returns their facts."""
+    original = folder / ENCODER
+    fp16 = folder / ENCODER_FP16
+    write_fp16(original, fp16)
+    facts: dict[str, Any] = {
+        "fp16": {"bytes": fp16.stat().st_size, "cosine_to_fp32": cosines(original, fp16, samples)}
+    }
+    facts["int8"] = export_int8(original, folder / ENCODER_INT8, samples, float_convolutions)
+    return facts
+
+
+def write_fp16(original: Path, target: Path) -> None:
+    """Weights and sums of convolutions and matrices in half precision; inputs and output as they were."""
+    logging.disable(logging.WARNING)
+    try:
+        model = convert_float_to_float16(
+            onnx.load(original), keep_io_types=True, op_block_list=list(_KEPT), disable_shape_infer=False
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    _sort(model.graph)
+    set_metadata(model, {META_VARIANT_OF: OnnxEncoder(original).spec.digest})
+    write_model(model, target)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put nodes behind what they read, each once: the converter appends its casts, one for every reader."""
+    made = {value.name for value in [*graph.input, *graph.initializer]} | {""}
+    waiting, ready = list({tuple(node.output): node for node in graph.node}.values()), []
+    while waiting:
+        now = [node for node in waiting if made.issuperset(node.input)]
+        if not now:
+            raise ValueError("the graph has a cycle")
+        made.update(name for node in now for name in node.output)
+        ready += now
+        done = {id(node) for node in now}
+        waiting = [node for node in waiting if id(node) not in done]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ready]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def cosines(original: Path, variant: Path, samples: Samples) -> dict[str, Any]:
+    """Cosine of a variant's embeddings to the original's, mean and least, with prompts and without."""
+    first, second = OnnxEncoder(original), OnnxEncoder(variant)
+    none = np.zeros((len(samples.pixels), 1), np.int64)
+    found = {}
+    for name, ids, mask in (
+        ("image", none, none),
+        ("image_and_prompt", samples.token_ids, samples.token_mask),
+    ):
+        values = (first.encode(samples.pixels, ids, mask) * second.encode(samples.pixels, ids, mask)).sum(1)
+        found[name] = {"mean": float(values.mean()), "min": float(values.min()), "pictures": len(values)}
+    return found
