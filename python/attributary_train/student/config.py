@@ -35,7 +35,7 @@ class StudentConfig:
     loss: Loss = "listwise"
     target: Target = "mass"
     link: Link = "power"
-    sharpness: float = 0.5
+    sharpness: float = 1.0
     dim: int = 256
     hidden: int = 384
     dropout: float = 0.1
@@ -107,7 +107,11 @@ CONFIGS: dict[str, StudentConfig] = {
         dataclasses.replace(_KERNEL, name="kernel-untrained", epochs=0),
         _KERNEL,
         dataclasses.replace(_KERNEL, name="kernel-exponential", link="exponential"),
-        dataclasses.replace(_KERNEL, name="kernel-mass", sharpness=1.0),
+        dataclasses.replace(_KERNEL, name="kernel-flat", sharpness=0.5),
+        dataclasses.replace(_KERNEL, name="kernel-sharp", sharpness=1.5),
+        dataclasses.replace(_KERNEL, name="kernel-moved", item_pace=0.3),
+        dataclasses.replace(_KERNEL, name="kernel-512", dim=512),
+        dataclasses.replace(_KERNEL, name="kernel-served-items", items="served"),
         dataclasses.replace(_KERNEL, name="kernel-rank", target="rank", sharpness=9.0),
         dataclasses.replace(_KERNEL, name="kernel-listmle", loss="listmle"),
         dataclasses.replace(_KERNEL, name="kernel-no-refinement", free_items=False),

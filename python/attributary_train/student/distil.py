@@ -41,9 +41,9 @@ class DistilSettings:
     """epochs over the pictures; batch: pictures of a step, beside `prompts` prompts; power: of the cosine where
     distributions over the items are compared; ranking: weight of that comparison."""
 
-    epochs: int = 14
+    epochs: int = 12
     batch: int = 64
-    prompts: int = 128
+    prompts: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     power: float = 2.0

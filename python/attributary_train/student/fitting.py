@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,11 +33,12 @@ _HEADS: dict[str, type[_Head]] = {"paper": PaperHead, "tokens": TokenHead, "kern
 @dataclass(frozen=True)
 class Material:
     """What a student is fitted to. queries: features of the labelled queries, in the labels' order; items: of the
-    training set."""
+    training set; kept: what was computed from them and does not change between runs."""
 
     queries: Seen
     items: Seen
     labels: Labelled
+    kept: dict[tuple[object, ...], Seen] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.queries) != len(self.labels) or len(self.items) != self.labels.items:
@@ -104,8 +105,15 @@ def _fit(config: StudentConfig, material: Material, say: Callable[[str], None]) 
         return _Fit(config, material).run(say)
 
 
-def _reduced(head: _Head, seen: Seen) -> Seen:
-    return head.reduce_all(seen) if isinstance(head, KernelHead) else head.reduce(seen)
+def _reduced(head: _Head, config: StudentConfig, material: Material, side: str) -> Seen:
+    seen: Seen = getattr(material, side)
+    if not isinstance(head, KernelHead):
+        return head.reduce(seen)
+    # Every token of a query meets every token of every item: by far the longest part of a run.
+    key = (side, config.whitening, config.dim, config.image)
+    if key not in material.kept:
+        material.kept[key] = head.reduce_all(seen)
+    return material.kept[key]
 
 
 class _Fit:
@@ -119,7 +127,8 @@ class _Fit:
         if config.separate:
             # Heads that start apart would have to find each other first.
             self.item.load_state_dict(self.query.state_dict())
-        self.queries, self.items = _reduced(self.query, material.queries), _reduced(self.item, material.items)
+        self.queries = _reduced(self.query, config, material, "queries")
+        self.items = _reduced(self.item, config, material, "items")
         self.rows = torch.from_numpy(self.labels.rows)
         self.scores = torch.from_numpy(self.labels.scores)
         self.weight = torch.from_numpy(self.labels.weight)

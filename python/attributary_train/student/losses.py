@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -52,13 +50,13 @@ def _distribution(raw: Tensor, weight: Tensor) -> Tensor:
     return torch.where(total > 0, raw / total.clamp(min=1e-12), uniform)
 
 
-# Where the logarithm of a cosine goes over into a straight line: a cosine of 0 or less keeps its gradient.
-FLOOR = 0.02
+# Below about this a cosine's logarithm goes over into a straight line, so that one of 0 or less keeps its gradient.
+FLOOR = 0.05
 
 
 def soft_log(cosine: Tensor) -> Tensor:
-    """log(x), continued below `FLOOR` by its tangent there."""
-    return torch.where(cosine > FLOOR, cosine.clamp(min=FLOOR).log(), math.log(FLOOR) + cosine / FLOOR - 1.0)
+    """log(FLOOR * softplus(x / FLOOR)): log(x) for a cosine well above `FLOOR`."""
+    return (FLOOR * F.softplus(cosine / FLOOR)).log()
 
 
 def listwise(cosine: Tensor, target: Tensor, weight: Tensor, scale: Tensor, link: str) -> Tensor:

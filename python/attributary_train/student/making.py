@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from .fitting import Fitted, fit
 from .folder import Handover, read_facts, read_head, require_same, write_folder
 from .kernel_head import KernelHead
 from .labelled import Labelled
+from .more_pictures import recombined
 from .sight import token_mask
 from .studio import Studio, to_tensor
 from .text_tower import minilm_directory
@@ -89,7 +92,7 @@ def distil_compact(
     *,
     shape: CompactShape | None = None,
     settings: DistilSettings | None = None,
-    texts: int = 4000,
+    texts: int = 7000,
 ) -> Compact:
     """Distil a student on the towers into a compact one and write its folder; a killed run goes on.
 
@@ -99,14 +102,24 @@ def distil_compact(
     config, head, items = reopen(studio, teacher)
     settings = settings or DistilSettings()
     out.mkdir(parents=True, exist_ok=True)
-    lessons, known = lessons_of(studio, head, items, [studio.labelled_queries(labels), *more], texts, say)
+    pictures = [studio.labelled_queries(labels), *more]
+    asked = [read_facts(teacher)["files"], labels.digest, [queries.prompts for queries in pictures], texts]
+    kept = out / "training" / f"lessons-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}.pt"
+    if kept.exists():
+        lessons = Lessons(**torch.load(kept, weights_only=True))
+    else:
+        lessons = lessons_of(studio, head, items, pictures, texts, say)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(vars(lessons), kept.with_suffix(".part"))
+        kept.with_suffix(".part").replace(kept)
+    known = lessons.prompt_ids[lessons.prompt_mask > 0].unique()
     shape = replace(
         shape or CompactShape(), dim=items.shape[1], image_size=studio.size, max_tokens=studio.tokens,
         known=len(known),
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        student = Compact(shape, table_rows(_tokenizer(studio.tokens).get_vocab_size(), known, shape.shared))
+        student = Compact(shape, table_rows(_tokenizer().get_vocab_size(), known, shape.shared))
     distil(student, lessons, settings, out / "training", say)
     ready = folded(student)
     samples = samples_of(studio, studio.queries.take(range(min(4 * _SAMPLES, len(studio.queries)))))
@@ -132,8 +145,8 @@ def lessons_of(
     pictures: Sequence[Queries],
     texts: int,
     say: Say,
-) -> tuple[Lessons, Tensor]:
-    """What the compact student learns from, and the word pieces it meets, int64 sorted."""
+) -> Lessons:
+    """What the compact student learns from."""
     data = studio.subject.data
     seen, pixels, prompts = (
         [studio.see_items("decoded")],
@@ -148,7 +161,7 @@ def lessons_of(
     with torch.inference_mode():
         targets = torch.cat([head.embed(one) for one in reduced]).clone()
     say(f"{len(targets)} pictures seen")
-    words = caption_prompts(studio, texts)
+    words = prompts_alone(studio, texts)
     parts = []
     with torch.inference_mode():
         for at in range(0, len(words), 32):
@@ -158,40 +171,36 @@ def lessons_of(
     own = torch.cat([one.states[:, 0] for one in reduced])
     say(f"{len(words)} prompts read")
     ids, mask = encode(prompts + words, studio.tokens)
-    return (
-        Lessons(
-            to_tensor(np.concatenate(pixels)), ids[: len(prompts)], mask[: len(prompts)], targets,
-            ids, mask, torch.cat([own, *parts]), items,
-        ),
-        ids[mask > 0].unique(),
+    return Lessons(
+        to_tensor(np.concatenate(pixels)), ids[: len(prompts)].clone(), mask[: len(prompts)].clone(), targets,
+        ids, mask, torch.cat([own, *parts]), items,
     )  # fmt: skip
 
 
-def caption_prompts(studio: Studio, count: int) -> list[str]:
-    """Prompts of the corpus's captions in the reference styles, evenly over the corpus; none of a held-out query."""
-    held = {
+def prompts_alone(studio: Studio, count: int) -> list[str]:
+    """Prompts without pictures: recombinations of what the generator knows, then captions of the whole corpus in its
+    styles, evenly over it; none of a held-out query."""
+    held = [
         prompt
         for prompt, split in zip(studio.queries.prompts, studio.queries.splits, strict=True)
         if split != "train"
-    }
+    ]
+    mixed = recombined(studio.subject.data.prompts, held)[:count]
     captions = sorted({item.caption for item in studio.subject.corpus if item.caption.strip()})
     styles = sorted(STYLES.values())
-    if not captions or count < 1:
-        return []
-    step = max(1.0, len(captions) / count)
-    picked = [captions[int(at * step)] for at in range(min(count, len(captions)))]
-    made = [prompt_for(caption, styles[at % len(styles)]) for at, caption in enumerate(picked)]
-    return [prompt for prompt in made if prompt not in held]
+    left = min(count - len(mixed), len(captions))
+    picked = [captions[at * len(captions) // left] for at in range(left)]
+    made = {prompt_for(caption, styles[at % len(styles)]) for at, caption in enumerate(picked)}
+    return mixed + sorted(made - set(held) - set(mixed))
 
 
-def _tokenizer(tokens: int) -> Tokenizer:
-    del tokens
+def _tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(minilm_directory() / "tokenizer.json"))
 
 
 def encode(prompts: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
     """Word pieces as the server cuts them, int64 ids and mask [N, tokens]."""
-    cut = PromptTokenizer(_tokenizer(tokens), tokens)
+    cut = PromptTokenizer(_tokenizer(), tokens)
     ids, mask = PromptTokenizer.pad([cut.encode(prompt) for prompt in prompts])
     full: npt.NDArray[np.int64] = np.zeros((2, len(prompts), tokens), np.int64)
     full[0, :, : ids.shape[1]], full[1, :, : ids.shape[1]] = ids, mask

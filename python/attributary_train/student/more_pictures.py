@@ -26,15 +26,7 @@ def prompts_for_distillation(
     None is a prompt of `held`: validation and test queries stay unheard of.
     """
     rng = np.random.default_rng(seed)
-    known, kept_out = set(training), set(held)
-    pairs = [prompt.rsplit(", ", 1) for prompt in training]
-    if any(len(pair) != 2 for pair in pairs):
-        raise StudentError("prompts", "must be 'concept, style' to be recombined")
-    seen = sorted(known - kept_out)
-    # A style counts as one where several concepts have it; a creator's own is not recombined.
-    styles = sorted({style for _, style in pairs if sum(other == style for _, other in pairs) > 3})
-    concepts = sorted({concept for concept, style in pairs if style in styles})
-    mixed = sorted({f"{c}, {s}" for c in concepts for s in styles} - known - kept_out)
+    seen, mixed = sorted(set(training) - set(held)), recombined(training, held)
     if not seen:
         raise StudentError("prompts", "none is left beside those of validation and test queries")
     out = []
@@ -43,6 +35,17 @@ def prompts_for_distillation(
         pool = mixed if kind == "recombined" else seen
         out.append(Prompt(pool[rng.integers(len(pool))], kind, "train", 2**31 + seed * 10**6 + number))
     return out
+
+
+def recombined(training: Sequence[str], held: Sequence[str]) -> list[str]:
+    """Concepts and styles of the training prompts that never met in them, less the prompts of `held`; sorted."""
+    pairs = [prompt.rsplit(", ", 1) for prompt in training]
+    if any(len(pair) != 2 for pair in pairs):
+        raise StudentError("prompts", "must be 'concept, style' to be recombined")
+    # A style counts as one where several concepts have it; a creator's own is not recombined.
+    styles = sorted({style for _, style in pairs if sum(other == style for _, other in pairs) > 3})
+    concepts = sorted({concept for concept, style in pairs if style in styles})
+    return sorted({f"{c}, {s}" for c in concepts for s in styles} - set(training) - set(held))
 
 
 def make_pictures(

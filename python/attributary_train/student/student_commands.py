@@ -166,10 +166,8 @@ def sweep(
 @_LIMIT
 @click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of `student train`.")
 @click.option("--pictures", type=_FOLDER, help="Folder of `student pictures`.")
-@click.option("--epochs", default=14, show_default=True)
-@click.option(
-    "--texts", default=4000, show_default=True, help="Prompts without pictures, from the corpus's captions."
-)
+@click.option("--epochs", default=12, show_default=True)
+@click.option("--texts", default=7000, show_default=True, help="Prompts without pictures.")
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
 @_clear
 def distil(

@@ -47,6 +47,7 @@ def run_sweep(
     items = {
         kind: studio.see_items(kind) for kind in sorted({config.items for config in configs} | {"decoded"})
     }
+    material = {kind: Material(queries, seen_items, labels) for kind, seen_items in items.items()}
     lines = _baselines(seen, items["decoded"], validation, kinds)
     for config in configs:
         facts = json.dumps([config.to_json(), labels.digest, validation.digest], sort_keys=True)
@@ -56,7 +57,7 @@ def run_sweep(
         if path is not None and path.exists():
             lines += json.loads(path.read_text())
             continue
-        found = _line(config, Material(queries, items[config.items], labels), seen, validation, kinds, say)
+        found = _line(config, material[config.items], seen, validation, kinds, say)
         if path is not None:
             text = json.dumps(found)
             write_whole(path, lambda stream, text=text: stream.write(text.encode()))
