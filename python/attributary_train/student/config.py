@@ -96,20 +96,21 @@ _PAPER = StudentConfig(
     epochs=10,
     batch=4096,
 )
-_KERNEL = StudentConfig("kernel")
+_KERNEL = StudentConfig("kernel", dropout=0.4, item_pace=0.3)
 CONFIGS: dict[str, StudentConfig] = {
     config.name: config
     for config in (
         _PAPER,
         dataclasses.replace(_PAPER, name="paper-served-items", items="served"),
         dataclasses.replace(_PAPER, name="paper-listwise", loss="listwise", batch=128, epochs=30),
-        dataclasses.replace(_KERNEL, name="tokens", head="tokens"),
+        dataclasses.replace(_KERNEL, name="tokens", head="tokens", dropout=0.1),
         dataclasses.replace(_KERNEL, name="kernel-untrained", epochs=0),
         _KERNEL,
         dataclasses.replace(_KERNEL, name="kernel-exponential", link="exponential"),
         dataclasses.replace(_KERNEL, name="kernel-flat", sharpness=0.5),
         dataclasses.replace(_KERNEL, name="kernel-sharp", sharpness=1.5),
-        dataclasses.replace(_KERNEL, name="kernel-moved", item_pace=0.3),
+        dataclasses.replace(_KERNEL, name="kernel-dropout-0.1", dropout=0.1),
+        dataclasses.replace(_KERNEL, name="kernel-held", item_pace=0.1),
         dataclasses.replace(_KERNEL, name="kernel-512", dim=512),
         dataclasses.replace(_KERNEL, name="kernel-served-items", items="served"),
         dataclasses.replace(_KERNEL, name="kernel-rank", target="rank", sharpness=9.0),
