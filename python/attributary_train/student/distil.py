@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from .compact import Compact
 from .errors import StudentError
 from .losses import soft_log
+from .nowhere import foreign_pictures, nowhere
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Lessons:
 @dataclass(frozen=True)
 class DistilSettings:
     """epochs over the pictures; batch: pictures of a step, beside `prompts` prompts; power: of the cosine where
-    distributions over the items are compared; ranking: weight of that comparison."""
+    distributions over the items are compared; ranking: weight of that comparison; foreign: pictures of a step that no
+    generator made, with a prompt and without, taught to be near nothing (0: none)."""
 
     epochs: int = 12
     batch: int = 64
@@ -48,6 +50,7 @@ class DistilSettings:
     weight_decay: float = 0.05
     power: float = 2.0
     ranking: float = 0.2
+    foreign: int = 16
     seed: int = 0
 
 
@@ -103,7 +106,7 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> float:
     student.train()
-    total, order = 0.0, torch.randperm(len(lessons.pixels))
+    total, order, away = 0.0, torch.randperm(len(lessons.pixels)), nowhere(lessons.items)
     batches = order.split(settings.batch)
     for rows in batches:
         words = torch.randint(0, len(lessons.prompt_ids), (settings.prompts,))
@@ -119,6 +122,10 @@ def _epoch(
             + _apart(both, target, lessons.items, settings)
             + (1.0 - (prompt[len(rows) :] * lessons.prompt_target[words]).sum(1)).mean()
         )
+        if settings.foreign:
+            loss = loss + _far(
+                student, foreign_pictures(lessons.pixels[rows], settings.foreign), prompt, away
+            )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
@@ -135,6 +142,13 @@ def _apart(found: Tensor, target: Tensor, items: Tensor, settings: DistilSetting
     return (1.0 - (found * target).sum(1)).mean() + settings.ranking * F.kl_div(
         told, wanted, reduction="batchmean"
     )
+
+
+def _far(student: Compact, foreign: Tensor, prompt: Tensor, away: Tensor) -> Tensor:
+    """1 - cosine to nowhere, of foreign pictures alone and with the prompts of others."""
+    alone = student.image(augmented(foreign))
+    both = student.with_prompt(alone, prompt[torch.randint(0, len(prompt), (len(foreign),))].detach())
+    return (1.0 - alone @ away).mean() + (1.0 - both @ away).mean()
 
 
 def augmented(pixels: Tensor) -> Tensor:

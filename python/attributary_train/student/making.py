@@ -92,7 +92,7 @@ def distil_compact(
     *,
     shape: CompactShape | None = None,
     settings: DistilSettings | None = None,
-    texts: int = 7000,
+    texts: int = 14000,
 ) -> Compact:
     """Distil a student on the towers into a compact one and write its folder; a killed run goes on.
 
@@ -186,12 +186,17 @@ def prompts_alone(studio: Studio, count: int) -> list[str]:
         if split != "train"
     ]
     mixed = recombined(studio.subject.data.prompts, held)[:count]
+    captions = [*captions_in_styles(studio), *captions_in_styles(studio, 1)]
+    left = min(count - len(mixed), len(captions))
+    picked = {captions[at * len(captions) // left] for at in range(left)}
+    return mixed + sorted(picked - set(held) - set(mixed))
+
+
+def captions_in_styles(studio: Studio, first: int = 0) -> list[str]:
+    """A prompt for each caption of the whole corpus, the generator's styles in turn from style `first`."""
     captions = sorted({item.caption for item in studio.subject.corpus if item.caption.strip()})
     styles = sorted(STYLES.values())
-    left = min(count - len(mixed), len(captions))
-    picked = [captions[at * len(captions) // left] for at in range(left)]
-    made = {prompt_for(caption, styles[at % len(styles)]) for at, caption in enumerate(picked)}
-    return mixed + sorted(made - set(held) - set(mixed))
+    return [prompt_for(caption, styles[(first + at) % len(styles)]) for at, caption in enumerate(captions)]
 
 
 def _tokenizer() -> Tokenizer:

@@ -14,25 +14,34 @@ from .errors import StudentError
 
 # Pictures of a file, and so what a kill costs at most.
 _CHUNK = 128
-# Share of prompts that recombine a known concept with a known style; the rest are those of training items.
+# Shares of prompts that recombine a known concept with a known style, and that are of concepts never trained on; the
+# rest are those of training items.
 RECOMBINED = 0.35
+UNSEEN = 0.2
 
 
 def prompts_for_distillation(
-    training: Sequence[str], held: Sequence[str], count: int, *, seed: int = 0
+    training: Sequence[str], held: Sequence[str], count: int, *, others: Sequence[str] = (), seed: int = 0
 ) -> list[Prompt]:
-    """Prompts with new seeds: training items' own, and their concepts and styles recombined ("tulip, Noto style").
+    """Prompts with new seeds: training items' own, their concepts and styles recombined ("tulip, Noto style"), and
+    `others`, of concepts that the generator was not trained on.
 
     None is a prompt of `held`: validation and test queries stay unheard of.
     """
     rng = np.random.default_rng(seed)
-    seen, mixed = sorted(set(training) - set(held)), recombined(training, held)
-    if not seen:
+    pools = {
+        "seen": sorted(set(training) - set(held)),
+        "recombined": recombined(training, held),
+        "unseen": sorted(set(others) - set(training) - set(held)),
+    }
+    if not pools["seen"]:
         raise StudentError("prompts", "none is left beside those of validation and test queries")
     out = []
     for number in range(count):
-        kind = "recombined" if mixed and rng.random() < RECOMBINED else "seen"
-        pool = mixed if kind == "recombined" else seen
+        drawn = rng.random()
+        kind = "recombined" if drawn < RECOMBINED else "unseen" if drawn < RECOMBINED + UNSEEN else "seen"
+        kind = kind if pools[kind] else "seen"
+        pool = pools[kind]
         out.append(Prompt(pool[rng.integers(len(pool))], kind, "train", 2**31 + seed * 10**6 + number))
     return out
 

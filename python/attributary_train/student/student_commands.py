@@ -79,18 +79,21 @@ def student() -> None:
 
 @student.command("pictures")
 @_studio
-@click.option("--count", default=2560, show_default=True, help="Pictures to generate.")
+@click.option("--count", default=10240, show_default=True, help="Pictures to generate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
 @_clear
 def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
     """Generate pictures for distillation, of no prompt that a validation or test query has."""
+    from .making import captions_in_styles
     from .more_pictures import make_pictures, prompts_for_distillation
 
     studio = _open(kwargs)
     asked = studio.queries
     held = [prompt for prompt, split in zip(asked.prompts, asked.splits, strict=True) if split != "train"]
-    prompts = prompts_for_distillation(studio.subject.data.prompts, held, count, seed=seed)
+    prompts = prompts_for_distillation(
+        studio.subject.data.prompts, held, count, others=captions_in_styles(studio), seed=seed
+    )
     make_pictures(
         studio.subject.model,
         prompts,
@@ -167,7 +170,7 @@ def sweep(
 @click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of `student train`.")
 @click.option("--pictures", type=_FOLDER, help="Folder of `student pictures`.")
 @click.option("--epochs", default=12, show_default=True)
-@click.option("--texts", default=7000, show_default=True, help="Prompts without pictures.")
+@click.option("--texts", default=14000, show_default=True, help="Prompts without pictures.")
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
 @_clear
 def distil(

@@ -38,10 +38,8 @@ def run_sweep(
     """A line a configuration and kind of query, baselines first; finished lines are kept in `keep`."""
     asked = studio.labelled_queries(validation)
     if set(asked.splits) != {"validation"}:
-        raise StudentError(
-            "labels-validation",
-            f"are of {sorted(set(asked.splits))}; configurations are chosen on validation",
-        )
+        found = ", ".join(sorted(set(asked.splits)))
+        raise StudentError("labels-validation", f"are of {found}; configurations are chosen on validation")
     seen, kinds = studio.see(asked), asked.kinds
     queries = studio.see(studio.labelled_queries(labels))
     items = {
