@@ -110,8 +110,11 @@ def _epoch(
     batches = order.split(settings.batch)
     for rows in batches:
         words = torch.randint(0, len(lessons.prompt_ids), (settings.prompts,))
-        pixels, target = augmented(lessons.pixels[rows]), lessons.target[rows]
-        alone = student.image(pixels)
+        foreign = foreign_pictures(lessons.pixels[rows], settings.foreign)
+        target = lessons.target[rows]
+        # Through the network together: batch norms of their own would hide what sets foreign pictures apart.
+        seen = student.image(torch.cat([augmented(lessons.pixels[rows]), augmented(foreign)]))
+        alone, strange = seen[: len(rows)], seen[len(rows) :]
         prompt = student.text(
             torch.cat([lessons.ids[rows], lessons.prompt_ids[words]]),
             torch.cat([lessons.mask[rows], lessons.prompt_mask[words]]),
@@ -123,9 +126,8 @@ def _epoch(
             + (1.0 - (prompt[len(rows) :] * lessons.prompt_target[words]).sum(1)).mean()
         )
         if settings.foreign:
-            loss = loss + _far(
-                student, foreign_pictures(lessons.pixels[rows], settings.foreign), prompt, away
-            )
+            lent = prompt[torch.randint(0, len(prompt), (len(strange),))].detach()
+            loss = loss + (2.0 - strange @ away - student.with_prompt(strange, lent) @ away).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
@@ -142,13 +144,6 @@ def _apart(found: Tensor, target: Tensor, items: Tensor, settings: DistilSetting
     return (1.0 - (found * target).sum(1)).mean() + settings.ranking * F.kl_div(
         told, wanted, reduction="batchmean"
     )
-
-
-def _far(student: Compact, foreign: Tensor, prompt: Tensor, away: Tensor) -> Tensor:
-    """1 - cosine to nowhere, of foreign pictures alone and with the prompts of others."""
-    alone = student.image(augmented(foreign))
-    both = student.with_prompt(alone, prompt[torch.randint(0, len(prompt), (len(foreign),))].detach())
-    return (1.0 - alone @ away).mean() + (1.0 - both @ away).mean()
 
 
 def augmented(pixels: Tensor) -> Tensor:

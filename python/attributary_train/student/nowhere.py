@@ -25,8 +25,10 @@ def foreign_pictures(own: Tensor, count: int) -> Tensor:
     """`count` foreign pictures, uint8 [count, S, S, 3], from generated ones uint8 [B, S, S, 3]: noise, surfaces
     over a gradient, shuffled tiles of several pictures, small crops enlarged; in turn. Uses torch's random state."""
     makers = (_noise, _surfaces, _shuffled, _crops)
-    parts = [make(own, len(range(first, count, len(makers)))) for first, make in enumerate(makers)]
-    return torch.cat(parts).clamp(0.0, 255.0).round().to(torch.uint8)
+    shares = [(make, len(range(first, count, len(makers)))) for first, make in enumerate(makers)]
+    # Some libraries refuse to transform nothing.
+    parts = [make(own, share) for make, share in shares if share]
+    return torch.cat([own[:0].float(), *parts]).clamp(0.0, 255.0).round().to(torch.uint8)
 
 
 def _noise(own: Tensor, count: int) -> Tensor:

@@ -7,6 +7,16 @@ import torch
 from attributary_train.student.labelled import Labelled
 from attributary_train.student.sight import Seen
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that spin cost more than they give where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 ITEMS, TOKENS, STATES, IMAGE = 40, 5, 12, 20
 
 

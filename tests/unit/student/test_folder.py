@@ -89,7 +89,9 @@ def test_prompts_for_distillation_keep_away_from_held_out_queries():
     assert len({prompt.seed for prompt in made}) == 400
     recombined = {prompt.text for prompt in made if prompt.kind == "recombined"}
     assert recombined and not recombined & set(training)
-    others = prompts_for_distillation(training, held, 400, others=["new thing, Noto style", held[0], training[0]])
+    others = prompts_for_distillation(
+        training, held, 400, others=["new thing, Noto style", held[0], training[0]]
+    )
     unseen = {prompt.text for prompt in others if prompt.kind == "unseen"}
     assert unseen == {"new thing, Noto style"}
     with pytest.raises(StudentError, match="none is left"):
