@@ -14,6 +14,7 @@ GROUPS = {
     "corpus": "attributary_train.corpus.commands:corpus",
     "demo-queries": "attributary_train.calibration.demo_queries:demo_queries",
     "encoder": "attributary_train.student.commands:encoder",
+    "export": "attributary_train.student.export_command:export",
     "label": "attributary_train.teacher.commands:label",
     "student": "attributary_train.student.student_commands:student",
     "pack-labels": "attributary_train.teacher.packing:pack",
