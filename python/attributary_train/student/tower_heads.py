@@ -21,8 +21,9 @@ LAST_LAYER = 1280
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows of unit length; a zero row stays zero, and so does its gradient."""
-    return x * (x.square().sum(dim=1, keepdim=True) + 1e-12).rsqrt()
+    """Rows of unit length; a zero row stays zero."""
+    # A limit, not a sum: the ONNX exporter takes x + 1e-12 for x, and a row of zeros becomes NaN.
+    return x * x.square().sum(dim=1, keepdim=True).clamp(min=1e-12).rsqrt()
 
 
 class PaperHead(nn.Module):

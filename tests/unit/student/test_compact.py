@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +13,9 @@ from attributary_train.student.big_model import enlarged, enlarging
 from attributary_train.student.compact import Compact, CompactShape, folded, table_rows
 from attributary_train.student.distil import DistilSettings, Lessons, augmented, distil
 from attributary_train.student.errors import StudentError
-from attributary_train.student.export import Samples, export_encoder
+from attributary_train.student.export import ExportError, Samples, export_encoder
+from attributary_train.student.graph import to_onnx
+from attributary_train.student.tower_heads import unit_rows
 from attributary_train.student.variants import cosines, export_variants
 
 SHAPE = CompactShape(
@@ -152,3 +155,29 @@ def test_shapes_that_do_not_fit_are_refused():
         replace(SHAPE, image_size=40)
     with pytest.raises(StudentError, match="text_width: 16; must be a multiple of text_heads"):
         replace(SHAPE, text_heads=3)
+
+
+def test_a_row_of_zeros_stays_one_in_onnx(tmp_path):
+    class Rows(torch.nn.Module):
+        def forward(self, x):
+            return unit_rows(x)
+
+    to_onnx(Rows(), [torch.ones(2, 4)], {"x": {0: "B"}}, "rows", tmp_path / "rows.onnx")
+    session = ort.InferenceSession(tmp_path / "rows.onnx", providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {"x": np.array([[0, 0, 0, 0], [3, 0, 4, 0]], np.float32)})
+    assert np.allclose(found, [[0, 0, 0, 0], [0.6, 0, 0.8, 0]])
+
+
+def test_an_export_that_gives_nan_is_refused(tmp_path):
+    class Broken(Compact):
+        def forward(self, pixels, token_ids, token_mask):
+            out = super().forward(pixels, token_ids, token_mask)
+            # Only where there is no prompt.
+            return out / token_mask.amax(dim=1, keepdim=True).float() * token_mask.amax(dim=1, keepdim=True)
+
+    torch.manual_seed(0)
+    broken = Broken(SHAPE, table_rows(100, torch.arange(30, 50), SHAPE.shared)).eval()
+    tokenizer = tmp_path / "any.json"
+    tokenizer.write_text("{}")
+    with pytest.raises(ExportError, match="differs from torch by inf"):
+        export_encoder(tmp_path / "e", folded(broken), tokenizer, samples(), int8=False)
