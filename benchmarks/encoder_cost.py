@@ -8,15 +8,20 @@ weights (Dosovitskiy et al., 2021) as the yardstick that papers use. All take tu
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from common import Aim, aim, arguments, emit, interleaved
+
+# Beside this script lies triton.py, which torch would take for its own triton.
+sys.path.remove(str(Path(__file__).resolve().parent))
+
 import numpy as np
 import onnxruntime as ort
-from common import Aim, aim, arguments, emit, interleaved
 
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
