@@ -32,3 +32,12 @@ def test_the_demos_answers_share_their_head_with_the_teacher(engine):
         assert 0.0 <= total <= 1.0 + 1e-5
     # Ten items at random out of 1,020 have 0.1 in common with the teacher's ten.
     assert len(common) == 10 and sum(common) / len(common) >= 5
+
+
+def test_pictures_that_no_generator_made_are_flagged_and_generated_ones_are_not(engine):
+    asked = json.loads((QUERIES / "queries.json").read_text())["queries"]
+    for entry in asked:
+        query = Query(image=(QUERIES / entry["file"]).read_bytes(), prompt=entry["prompt"])
+        assert engine.attribute(query, Options(top_k=3)).out_of_distribution != entry["generated"], entry[
+            "file"
+        ]
