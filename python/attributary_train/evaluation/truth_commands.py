@@ -278,7 +278,26 @@ def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> No
     click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items")
 
 
-COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency, of_labels)
+@click.command("rescale-scores")
+@click.option("--scores", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--temperature", type=float, help="exp(score / temperature), for cosines.")
+@click.option("--power", type=float, help="What a score rises above the query's median, to this power.")
+@click.option("--name", required=True, help="Name in the file and in tables.")
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
+@clear_errors
+def rescale_scores(
+    scores: Path, temperature: float | None, power: float | None, name: str, out: Path
+) -> None:
+    """Turn scores into amounts of the same order; choose the number on validation queries."""
+    from .rescale import rescale
+    from .scores import load_scores, save_scores
+
+    file = rescale(load_scores(scores), temperature, power, name)
+    save_scores(file, out)
+    click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items")
+
+
+COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency, of_labels, rescale_scores)
 
 
 def _how(retraining: dict[str, Any]) -> Retraining:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from attributary.building.calibration_file import CalibrationFile
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.kernels import resize_crop
+from attributary_train.evaluation.rescale import sharpened
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.subject.queries import Queries
 
@@ -61,6 +63,17 @@ class AskedStudent:
         return self.embed(pictures, prompts) @ self.vectors.T
 
 
+def temperature_of(calibration: Path, encoder: str, prompts: bool) -> float:
+    """Temperature of a calibration file for queries with or without prompts; raises `StudentError` if it was fitted to
+    an encoder of another digest."""
+    read = CalibrationFile.read(calibration)
+    if read.encoder_digest != encoder:
+        raise StudentError(
+            str(calibration), f"was fitted to encoder {read.encoder_digest[:12]}, not to {encoder[:12]}"
+        )
+    return read.calibration.of(prompts).temperature
+
+
 def score_file(
     studio: Studio,
     folder: Path,
@@ -69,21 +82,29 @@ def score_file(
     variant: str = ENCODER,
     prompts: bool = True,
     name: str = "",
+    calibration: Path | None = None,
 ) -> ScoreFile:
     """A student's answer to queries as every protocol of the evaluation reads it.
 
-    Raises `StudentError` if the student is of another generator or of other items.
+    With a `calibration` scores are what the served shares are proportional to, exp(cosine / temperature): the same
+    order of items, and amounts that may be added up, as LDS does. Raises `StudentError` if the student is of another
+    generator or of other items, or if the calibration is of another encoder.
     """
     student = AskedStudent(folder, variant)
     require_same(student.facts, studio.subject.model.weights, student.ids)
     require_same(student.facts, studio.subject.model.weights, studio.subject.data.ids)
     asked = queries.prompts if prompts else ("",) * len(queries)
     found = student.scores(studio.pictures(queries), asked)
+    temperature = None
+    if calibration is not None:
+        temperature = temperature_of(calibration, student.facts["files"][ENCODER]["sha256"], prompts)
+        found = sharpened(found, temperature)
     called = name or f"student{'' if prompts else ' without prompt'}"
     facts = {
         "student": student.facts["name"],
         "variant": variant,
         "prompts": prompts,
+        "temperature": temperature,
         "splits": sorted(set(queries.splits)),
     }
     return ScoreFile(called, found, queries.names, student.ids, queries.weights, facts)

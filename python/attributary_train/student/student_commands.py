@@ -208,21 +208,31 @@ def distil(
 )
 @click.option("--without-prompt", is_flag=True, help="Hide the prompts.")
 @click.option("--variant", default="encoder.onnx", show_default=True, help="Encoder file of the folder.")
+@click.option("--shares", is_flag=True, help="Scores as the student's calibration.json makes shares of them.")
 @click.option("--name", default="", help="Name in the file and in tables.")
 @click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
 @_clear
 def score(
-    folder: Path, split: str, without_prompt: bool, variant: str, name: str, out: Path, **kwargs: Any
+    folder: Path,
+    split: str,
+    without_prompt: bool,
+    variant: str,
+    shares: bool,
+    name: str,
+    out: Path,
+    **kwargs: Any,
 ) -> None:
     """Ask a student about every item, into a score file that `evaluate` reads."""
+    from attributary.building.calibration_file import CALIBRATION
     from attributary_train.evaluation.scores import save_scores
 
     from .asking import score_file
 
     studio = _open(kwargs)
     found = score_file(
-        studio, folder, studio.queries.split(split), variant=variant, prompts=not without_prompt, name=name
-    )
+        studio, folder, studio.queries.split(split), variant=variant, prompts=not without_prompt, name=name,
+        calibration=folder / CALIBRATION if shares else None,
+    )  # fmt: skip
     save_scores(found, out)
     click.echo(f"{out}: {len(found.queries)} queries x {len(found.ids)} items")
 

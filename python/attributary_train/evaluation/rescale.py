@@ -1,0 +1,40 @@
+"""Scores to amounts that may be added up: LDS sums them over a subset, and a cosine is no amount."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import EvaluationError
+from .scores import ScoreFile
+
+Scores = npt.NDArray[np.float32]
+
+
+def sharpened(scores: Scores, temperature: float) -> Scores:
+    """exp((score - the query's best) / temperature), float32 [Q, N] in 0 to 1: what a share is proportional to."""
+    best = scores.max(axis=1, keepdims=True)
+    return np.exp((scores - best) / np.float32(temperature), dtype=np.float32)
+
+
+def raised(scores: Scores, power: float) -> Scores:
+    """What a score rises above the query's median, to a power; 0 below. Float32 [Q, N]."""
+    rise = np.maximum(scores.astype(np.float64) - np.median(scores, axis=1, keepdims=True), 0.0)
+    # By the query's largest, so that small losses do not leave float32's range.
+    whole: Scores = ((rise / np.maximum(rise.max(axis=1, keepdims=True), 1e-300)) ** power).astype(np.float32)
+    return whole
+
+
+def rescale(file: ScoreFile, temperature: float | None, power: float | None, name: str) -> ScoreFile:
+    """One of the two, under a name of its own. Raises `EvaluationError` unless exactly one is given, above 0."""
+    if (temperature is None) == (power is None):
+        raise EvaluationError("temperature", "or power: one of them is needed")
+    value = power if temperature is None else temperature
+    assert value is not None
+    if not value > 0:
+        raise EvaluationError("power" if temperature is None else "temperature", f"{value}; must be above 0")
+    found = raised(file.scores, value) if temperature is None else sharpened(file.scores, value)
+    how = {"power": power} if temperature is None else {"temperature": temperature}
+    return replace(file, method=name, scores=found, facts={**file.facts, "rescaled": how})

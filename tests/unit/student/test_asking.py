@@ -1,0 +1,29 @@
+"""Scores as shares: by the temperature of the kind of query, and never by the calibration of another encoder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from attributary.building.calibration_file import CALIBRATION, CalibrationFile
+from attributary_train.student.asking import temperature_of
+from attributary_train.student.errors import StudentError
+
+COMMITTED = Path(__file__).resolve().parents[3] / "models" / "student" / CALIBRATION
+
+
+def test_temperature_is_that_of_the_kind_of_query():
+    file = CalibrationFile.read(COMMITTED)
+    for prompts in (True, False):
+        found = temperature_of(COMMITTED, file.encoder_digest, prompts)
+        assert found == file.calibration.of(prompts).temperature
+    assert temperature_of(COMMITTED, file.encoder_digest, True) != temperature_of(
+        COMMITTED, file.encoder_digest, False
+    )
+
+
+def test_a_calibration_of_another_encoder_is_refused_by_name(tmp_path):
+    other = replace(CalibrationFile.read(COMMITTED), encoder_digest="f" * 64)
+    other.write(tmp_path / CALIBRATION)
+    with pytest.raises(StudentError, match="was fitted to encoder ffffffffffff, not to aaaaaaaaaaaa"):
+        temperature_of(tmp_path / CALIBRATION, "a" * 64, True)
