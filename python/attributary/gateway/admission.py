@@ -22,7 +22,12 @@ class Admission:
         self._idle.set()
 
     def take(self, queries: int, size: int) -> None:
-        """Admit `queries` queries in a message of `size` bytes at once.
+        """Admit `queries` queries in a message of `size` bytes at once; raises what `check` raises."""
+        self.check(queries, size)
+        self._admit(queries, size)
+
+    def check(self, queries: int, size: int) -> None:
+        """Say whether `take` would admit them.
 
         Raises OverloadedError if a permit or the bytes are short, UnavailableError if the server is draining.
         """
@@ -32,7 +37,6 @@ class Admission:
             raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
         if not self._has_room(size):
             raise OverloadedError(f"requests inside the server would pass {self._max_bytes} bytes")
-        self._admit(queries, size)
 
     async def wait(self, size: int) -> None:
         """Admit one query of a stream, waiting for a permit: back-pressure instead of an error."""

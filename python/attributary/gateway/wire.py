@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -13,19 +14,21 @@ if TYPE_CHECKING:
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 16
+# This runs on the event loop: so many fields take some hundredths of a second, a message may hold a hundred million.
+_MAX_FIELDS = 10_000
 
 
 class _MalformedError(Exception):
-    """The bytes are not a protobuf message."""
+    """The bytes are not a protobuf message, or hold more fields than are looked at."""
 
 
 def find_fault(data: bytes, kind: AnyDescriptor) -> tuple[str, str]:
     """Return (path of the field at fault, what is wrong with it) for bytes that do not parse as `kind`.
 
-    The path is "request" where the bytes are no protobuf message at all.
+    The path is "request" where the bytes are no protobuf message at all, or the fault is not in the first fields.
     """
     try:
-        path = _invalid_text(memoryview(data), kind, "", 0)
+        path = _invalid_text(memoryview(data), kind, "", 0, iter(range(_MAX_FIELDS)))
     except _MalformedError:
         path = None
     if path is None:
@@ -33,10 +36,14 @@ def find_fault(data: bytes, kind: AnyDescriptor) -> tuple[str, str]:
     return path, "must be valid UTF-8"
 
 
-def _invalid_text(data: memoryview, kind: AnyDescriptor, prefix: str, depth: int) -> str | None:
+def _invalid_text(
+    data: memoryview, kind: AnyDescriptor, prefix: str, depth: int, left: Iterator[int]
+) -> str | None:
     counts: dict[int, int] = {}
     at = 0
     while at < len(data):
+        if next(left, None) is None:
+            raise _MalformedError
         tag, at = _varint(data, at)
         number, wire_type = tag >> 3, tag & 7
         value, at = _value(data, at, wire_type)
@@ -53,7 +60,7 @@ def _invalid_text(data: memoryview, kind: AnyDescriptor, prefix: str, depth: int
             except UnicodeDecodeError:
                 return path
         elif field.message_type is not None and depth < _MAX_DEPTH:
-            inner = _invalid_text(value, field.message_type, path + ".", depth + 1)
+            inner = _invalid_text(value, field.message_type, path + ".", depth + 1, left)
             if inner is not None:
                 return inner
     return None

@@ -138,6 +138,20 @@ def test_unreadable_messages_name_the_field(kind, data, field):
     assert caught.value.field == field
 
 
+def test_the_search_for_a_fault_ends_after_so_many_fields():
+    broken = _text(1, _text(4, b"\xff"))
+    for fields, field in ((100, "query.prompt"), (10_000, "request")):
+        with pytest.raises(InvalidArgumentError) as caught:
+            # Unknown fields of two bytes, at the top and in a message below.
+            translate.parse(pb.AttributeRequest, b"\x78\x00" * fields + broken)
+        assert caught.value.field == field
+    size = len(b"\x78\x00" * 10_000 + b"\x22\x01\xff")
+    nested = b"\x0a" + bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14])
+    with pytest.raises(InvalidArgumentError) as caught:
+        translate.parse(pb.AttributeRequest, nested + b"\x78\x00" * 10_000 + b"\x22\x01\xff")
+    assert caught.value.field == "request"
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_clear_error(data):
     try:
