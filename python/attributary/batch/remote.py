@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attributary.attribution.types import Attribution, Prepared, Query, Timings
 from attributary.client.channel import Tls
+from attributary.client.errors import ServerError
 from attributary.client.sync import Client
 from attributary.client.types import Answer
 from attributary.errors import (
@@ -168,6 +169,9 @@ def _outcome(query: Query, result: Answer | Exception) -> tuple[bool, Scored] | 
     if isinstance(result, UnavailableError | OverloadedError | DeadlineError):
         # The others of the batch have answers, but a batch is answered as a whole.
         raise result
+    if isinstance(result, ServerError) and result.code == "INTERNAL":
+        # Its own text is a reference into the gateway's log, another one at each attempt.
+        return Problem("INTERNAL", "", "the engine failed on this row; the gateway's log says why")
     if isinstance(result, Exception):
         return problem_of(result)
     attribution = Attribution(

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from attributary.attribution.types import Filter
+from attributary.attribution.types import Filter, Query
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
-from attributary.batch.remote import GatewayScorer
+from attributary.batch.remote import GatewayScorer, _outcome
+from attributary.batch.rows import Problem
 from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
 from attributary.batch.waiting import patiently
+from attributary.client.errors import ServerError
 from attributary.errors import (
     DeadlineError,
     InvalidArgumentError,
@@ -73,6 +75,20 @@ def test_a_wrong_filter_is_no_rows_fault(log, tmp_path, server):
 def test_batches_must_fit_the_gateway(log, tmp_path, server):
     with pytest.raises(InvalidArgumentError, match="batch_size: must be at most the gateway's 64"):
         through(server.address, log, tmp_path / "run", replace(SETTINGS, batch_size=65))
+
+
+def test_a_defect_of_the_gateway_is_an_error_row_and_the_same_in_every_run():
+    rows = [
+        _outcome(Query(), ServerError("INTERNAL", f"internal error; the server's log has it as {reference}"))
+        for reference in ("c0ffee", "decade")
+    ]
+    assert (
+        rows[0]
+        == rows[1]
+        == Problem("INTERNAL", "", "the engine failed on this row; the gateway's log says why")
+    )
+    with pytest.raises(ServerError):
+        _outcome(Query(), ServerError("UNAUTHENTICATED", "who are you?"))
 
 
 def test_a_server_that_leaves_stops_the_run_and_another_finishes_it(
