@@ -19,7 +19,7 @@ import structlog
 
 from attributary import deadline
 from attributary.attribution.types import Attribution, Prepared
-from attributary.errors import DeadlineError, UnavailableError
+from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 
 from .errors import presentable
 
@@ -156,6 +156,10 @@ class Batcher:
             # The reason names machines of the inside: it is for the log. Alone, no query would fare better.
             log.warning("the index behind this server is away", lane=self._lane, reason=str(error))
             return [(job, UnavailableError("the index behind this server is away")) for job in batch]
+        except OverloadedError as error:
+            # Asking again for each would be what it complains of.
+            full = "the index behind this server is full"
+            return [(job, OverloadedError(full, error.retry_after_s)) for job in batch]
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], presentable(error, self._lane))]

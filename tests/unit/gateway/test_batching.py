@@ -8,7 +8,7 @@ import pytest
 
 from attributary import deadline
 from attributary.attribution.types import Filter, Prepared
-from attributary.errors import DeadlineError, UnavailableError
+from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 from attributary.gateway.batching import Batcher, Job
 from attributary.gateway.errors import DefectError
 
@@ -44,6 +44,8 @@ class Bench:
             raise ValueError("poison")
         if 14.0 in values:
             raise UnavailableError("milvus-7.inside:19530 is away")
+        if 15.0 in values:
+            raise OverloadedError("milvus-7.inside limits the rate", retry_after_s=2.0)
         self.remaining = deadline.remaining()
         return values
 
@@ -126,6 +128,18 @@ async def test_an_index_that_is_away_fails_the_batch_once_and_keeps_its_address(
         with pytest.raises(UnavailableError, match=r"^the index behind this server is away$"):
             await job.future
     assert bench.batches == [[0], [1, 14, 2]]
+
+
+async def test_an_index_that_limits_the_rate_is_asked_once(bench):
+    first = await bench.busy()
+    jobs = [bench.job(value) for value in (1, 15, 2)]
+    bench.gate.set()
+    assert await first.future == 0
+    for job in jobs:
+        with pytest.raises(OverloadedError, match=r"^the index behind this server is full$") as caught:
+            await job.future
+        assert caught.value.retry_after_s == 2.0
+    assert bench.batches == [[0], [1, 15, 2]]
 
 
 async def test_a_batch_may_take_as_long_as_its_most_patient_caller(bench):
