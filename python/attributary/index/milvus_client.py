@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any, TypeVar
 
+import grpc
 from pymilvus import MilvusClient, MilvusException
 from pymilvus.exceptions import ErrorCode
 
@@ -38,12 +40,19 @@ _LITE = "milvus_lite"
 _THREADS = 8
 # ErrCollectionNotLoaded of Milvus; milvus-lite says the same in words and forgets at a restart what was loaded.
 _NOT_LOADED, _NOT_LOADED_TEXT = 101, "in state 'released'"
+# What Milvus and what stands before it say of a token that they do not take; the token is sent with every call.
+_REFUSED = re.compile(r"\bauth check\b|\bauthenticat|\bunauth", re.IGNORECASE)
+_REFUSED_CODES = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 # While Milvus is away a query is told so at once, but for one a second.
 _AWAY_S = 1.0
 
 
 class NotLoadedError(UnavailableError):
     """The collection is there and not in memory."""
+
+
+class _RefusedError(UnavailableError):
+    """Milvus does not take the token: a wrong setting at the start, and no caller's fault later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +94,13 @@ class MilvusServer:
         self.timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus")
         self._away: tuple[float, str] = (0.0, "")
-        self._client: Any = self._ended(lambda: MilvusClient(uri, token=token, timeout=timeout_s), timeout_s)
-        self.version: str = self._ended(lambda: self._client.get_server_version(), timeout_s)
+        try:
+            self._client: Any = self._ended(
+                lambda: MilvusClient(uri, token=token, timeout=timeout_s), timeout_s
+            )
+            self.version: str = self._ended(lambda: self._client.get_server_version(), timeout_s)
+        except _RefusedError as error:
+            raise InvalidArgumentError("milvus_token", str(error)) from error
 
     @property
     def is_lite(self) -> bool:
@@ -154,6 +168,9 @@ class MilvusServer:
             raise UnavailableError(f"Milvus at {self.uri} did not answer within {limit:.3g} s") from None
         except MilvusException as error:
             raise _translated(error, self.uri) from error
+        except grpc.RpcError as error:
+            # pymilvus passes on as they are those that it does not try again.
+            raise _translated_call(error, self.uri) from error
 
 
 def named(collection: str) -> str:
@@ -167,6 +184,13 @@ def _translated(error: MilvusException, uri: str) -> AttributaryError:
         return OverloadedError("Milvus limits the rate of this request")
     if error.code == _NOT_LOADED or _NOT_LOADED_TEXT in text:
         return NotLoadedError(f"Milvus at {uri}: {text[:300]}")
-    if "auth" in text.lower():
-        return InvalidArgumentError("milvus_token", f"Milvus at {uri} refused it: {text[:200]}")
+    if _REFUSED.search(text):
+        return _RefusedError(f"Milvus at {uri} refused it: {text[:200]}")
     return UnavailableError(f"Milvus at {uri}: {text[:300]}")
+
+
+def _translated_call(error: Any, uri: str) -> AttributaryError:
+    text = f"{error.code().name}: {(error.details() or '')[:300]}"
+    if error.code() in _REFUSED_CODES:
+        return _RefusedError(f"Milvus at {uri} refused it: {text}")
+    return UnavailableError(f"Milvus at {uri}: {text}")
