@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -77,6 +78,11 @@ def message_limit(config: GatewayConfig, limits: Limits) -> int:
     return max(batch, one) + _ENVELOPE_BYTES
 
 
+def address_of(host: str, port: int) -> str:
+    """Return host:port, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
 class Gateway:
     """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
 
@@ -93,6 +99,7 @@ class Gateway:
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
+        self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
         self.metrics = Metrics()
@@ -148,7 +155,8 @@ class Gateway:
     async def drain(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
         await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(self.config.drain_notice_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._cut.wait(), self.config.drain_notice_s)
         if self._store is not None:
             # Minutes of work that may as well be done after a restart.
             self._store.give_up_compaction()
@@ -174,7 +182,8 @@ class Gateway:
             await asyncio.to_thread(self._stop_metrics)
 
     async def cut(self) -> None:
-        """End a drain now: running calls are cancelled."""
+        """End a drain now, its notice too: running calls are cancelled."""
+        self._cut.set()
         await self._server.stop(0)
 
     def _build(self, engine: Preparer) -> aio.Server:
@@ -214,7 +223,7 @@ class Gateway:
         return server
 
     def _bind(self) -> int:
-        address = f"{self.config.host}:{self.config.port}"
+        address = address_of(self.config.host, self.config.port)
         credentials = server_credentials(self.config)
         try:
             if credentials is None:

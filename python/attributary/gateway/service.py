@@ -64,6 +64,8 @@ class AttributionService:
     async def attribute_batch(self, data: bytes, context: Context) -> bytes:
         """Many queries, one reply; a wrong query is an error in its own result."""
         arrived = perf_counter()
+        # How many queries it holds is known only once it is read; a server that is full does not read it.
+        self.admission.check(1, len(data))
         request = translate.parse(pb.AttributeBatchRequest, data)
         pipeline = self.holder.current
         translate.check_bundle(request.bundle_id, pipeline.bundle_id)

@@ -19,7 +19,8 @@ from attributary.errors import (
     OverloadedError,
     UnavailableError,
 )
-from attributary.gateway.server import Gateway, message_limit
+from attributary.gateway import translate
+from attributary.gateway.server import Gateway, address_of, message_limit
 from attributary.v1 import attribution_pb2 as pb
 
 
@@ -145,6 +146,15 @@ async def test_overload_is_told_at_once_and_accepted_queries_finish(serve, engin
     assert gateway.admission.in_use == 0
 
 
+async def test_a_full_server_does_not_read_a_batch(serve, engine, monkeypatch):
+    gateway, client = await serve(engine, permits=1)
+    gateway.admission.take(1, 0)
+    monkeypatch.setattr(translate, "parse", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(OverloadedError):
+        await client.attribute_batch([query(b"x")])
+    gateway.admission.release(1, 0)
+
+
 async def test_a_departed_client_costs_no_work(serve, engine, vector):
     gateway, client = await serve(engine)
     engine.gate.clear()
@@ -209,6 +219,24 @@ async def test_drain_cuts_what_outlasts_the_grace(serve, engine, vector):
         await running
     engine.gate.set()
     await draining
+
+
+async def test_a_cut_ends_the_notice_of_a_drain_too(engine, config):
+    gateway = Gateway(engine, dataclasses.replace(config, drain_notice_s=3600.0))
+    await gateway.start()
+    draining = asyncio.create_task(gateway.drain())
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    await gateway.cut()
+    await asyncio.wait_for(draining, 60)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("::1", "[::1]:5"), ("[::]", "[::]:5"), ("127.0.0.1", "127.0.0.1:5"), ("localhost", "localhost:5")],
+)
+def test_addresses_of_both_kinds(host, address):
+    assert address_of(host, 5) == address
 
 
 async def test_swap_answers_new_calls_at_once_and_drains_the_old_engine(serve, engine, fake_engine, vector):
