@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Protocol, runtime_checkable
@@ -29,7 +30,11 @@ from .errors import presentable
 
 log = structlog.get_logger(__name__)
 
+_MANIFEST = "manifest.json"
 _AWAY = "the engine behind this server is away; try again soon"
+# How long a bundle that could not be followed is left alone while nothing about it changes: reading it again means
+# hashing all of its files.
+_REFUSED_S = 60.0
 # A caller's own deadline ends its call by itself; the request behind it is allowed to end just after.
 _SLACK_S = 0.05
 
@@ -205,6 +210,17 @@ class RemoteLane:
             return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
 
 
+@dataclass(slots=True)
+class _Found:
+    """The bundle that the engine serves and this gateway does not, yet."""
+
+    key: tuple[
+        str, Path, tuple[int, int] | None
+    ]  # its id, its directory, size and time of the manifest there
+    engine: Preparer | None = None  # once it is open
+    again: float = 0.0  # on the monotonic clock, when to look at it again
+
+
 class Watch:
     """Looks after the engine on the network: is it there, is it sound, which bundle does it serve, how busy is it.
 
@@ -226,6 +242,7 @@ class Watch:
         self._sound: Preparer | None = None
         self._told = False
         self._refused = ""
+        self._found: _Found | None = None
         self._swaps: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -283,30 +300,51 @@ class Watch:
     async def _follow(self, timeout: float) -> None:
         served, directory = await self._link.served(timeout)
         if served == self._current().bundle.manifest.bundle_id:
+            self._found = None
+            return
+        key = (served, directory, await asyncio.to_thread(_stamp, directory))
+        if self._found is None or self._found.key != key:
+            self._found = _Found(key)
+        found = self._found
+        if monotonic() < found.again:
             return
         try:
-            engine = await asyncio.to_thread(self._link.open, directory)
+            if found.engine is None:
+                found.engine = await self._open(served, directory)
+            engine = found.engine
             assert isinstance(engine, RemoteEngine)
-            found = engine.bundle.manifest.bundle_id
-            if found != served:
-                raise BundleError(
-                    "manifest.json", f"{directory} holds bundle {found}, the engine serves {served}"
-                )
             if not await engine.is_ready(timeout):
                 return
             await engine.verify()
         except (BundleError, PreconditionError) as error:
             # The bundle before goes on as long as its models are there.
             self._say_once("the bundle that is served now cannot be followed", str(error))
+            found.engine, found.again = None, monotonic() + _REFUSED_S
             return
-        self._sound = engine
+        self._found, self._sound = None, engine
         log.info("following", bundle_id=served)
         # Calls inside end with the bundle that they began with; nobody waits for them here.
         task = asyncio.ensure_future(self._swap(engine))
         self._swaps.add(task)
         task.add_done_callback(self._swaps.discard)
 
+    async def _open(self, served: str, directory: Path) -> Preparer:
+        engine = await asyncio.to_thread(self._link.open, directory)
+        found = engine.bundle.manifest.bundle_id
+        if found != served:
+            raise BundleError(_MANIFEST, f"{directory} holds bundle {found}, the engine serves {served}")
+        return engine
+
     def _say_once(self, event: str, reason: str) -> None:
         if reason != self._refused:
             self._refused = reason
             log.warning(event, reason=reason)
+
+
+def _stamp(directory: Path) -> tuple[int, int] | None:
+    """Size and time of a directory's manifest, which is written last; None where there is none."""
+    try:
+        found = (directory / _MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from pathlib import Path
 from time import monotonic, perf_counter
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from attributary.errors import (
     OverloadedError,
     UnavailableError,
 )
+from attributary.gateway import remote as module
 from attributary.gateway.batching import Job
 from attributary.gateway.errors import DefectError
 from attributary.gateway.remote import RemoteLane, State, Watch
@@ -218,14 +220,16 @@ async def test_poison_fails_alone(lane, remote):
 class Link:
     def __init__(self, engine):
         self.engine, self.bundle_id, self.problem = engine, "a", None
+        self.directory, self.opened = Path("nowhere"), 0
 
     def open(self, directory):
+        self.opened += 1
         if self.problem is not None:
             raise self.problem
         return self.engine
 
     async def served(self, timeout_s):
-        return self.bundle_id, "somewhere"
+        return self.bundle_id, self.directory
 
 
 @pytest.fixture
@@ -279,10 +283,13 @@ async def test_what_is_not_sound_is_not_served(watched, remote, how):
 async def test_another_bundle_is_followed_once_it_is_sound(watched, remote):
     await watched.watch.look()
     watched.link.engine, watched.link.bundle_id = Engine("b"), "b"
-    watched.link.engine.sound = False
-    await watched.watch.look()
+    watched.link.engine.ready = False
+    for _ in range(3):
+        await watched.watch.look()
     assert watched.current == [remote] and watched.turns == [True]
-    watched.link.engine.sound = True
+    # It is read once, however long it takes to be ready.
+    assert watched.link.opened == 1
+    watched.link.engine.ready = True
     await watched.watch.look()
     await asyncio.sleep(0)
     assert watched.current[0].bundle.manifest.bundle_id == "b"
@@ -292,6 +299,34 @@ async def test_a_bundle_that_is_not_the_one_it_says_is_not_followed(watched, rem
     watched.link.engine, watched.link.bundle_id = Engine("c"), "b"
     await watched.watch.look()
     assert watched.current == [remote] and watched.state.up
+
+
+@pytest.mark.parametrize("changes", ["id", "manifest", "nothing, for a while"])
+async def test_a_bundle_that_cannot_be_followed_is_read_again_when_something_changes(
+    watched, remote, tmp_path, monkeypatch, changes
+):
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    (tmp_path / "manifest.json").write_text("{}")
+    await watched.watch.look()
+    link = watched.link
+    link.engine, link.bundle_id, link.directory = Engine("b"), "b", tmp_path
+    link.engine.sound = False
+    for _ in range(5):
+        await watched.watch.look()
+        now[0] += 1
+    assert (link.opened, link.engine.verified) == (1, 1)
+    assert watched.current == [remote] and watched.turns == [True]
+    link.engine.sound = True
+    if changes == "id":
+        link.bundle_id = link.engine.bundle.manifest.bundle_id = "c"
+    elif changes == "manifest":
+        (tmp_path / "manifest.json").write_text("{ }")
+    else:
+        now[0] += 60
+    await watched.watch.look()
+    await asyncio.sleep(0)
+    assert watched.current == [link.engine] and link.opened == 2
 
 
 async def test_a_bad_argument_is_the_callers(lane, remote):
