@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ..errors import InvalidArgumentError
+from ..errors import BundleError, InvalidArgumentError
 
 # Prompts are clipped before they are tokenised, so that a 100 kB prompt costs no more than the tokens it
 # keeps. Words and spaces of a real prompt are far shorter than this for each token.
@@ -32,13 +32,14 @@ class PromptTokenizer:
     def from_file(cls, path: Path, max_tokens: int) -> PromptTokenizer:
         """Read a `tokenizer.json`; prompts are cut after `max_tokens` tokens, special ones included.
 
-        Raises `ValueError` for a file that is something else.
+        Raises `BundleError` naming the file if it cannot be read or is something else, and for too small a limit.
         """
         try:
-            tokenizer = Tokenizer.from_buffer(path.read_bytes())
+            return cls(Tokenizer.from_buffer(path.read_bytes()), max_tokens)
+        except OSError as error:
+            raise BundleError(path.name, f"cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
-        return cls(tokenizer, max_tokens)
+            raise BundleError(path.name, f"is not a tokenizer for this encoder: {error}") from error
 
     def encode(self, prompt: str, *, field: str = "query.prompt") -> NDArray[np.int64]:
         """Token ids of one prompt, int64 [T] with T <= max_tokens; T = 0 for a prompt without any word.

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from attributary.encoder import PromptTokenizer
-from attributary.errors import InvalidArgumentError
+from attributary.errors import BundleError, InvalidArgumentError
 
 CLS, SEP, UNKNOWN = 1, 2, 3
 WORDS = ["red", "apple", "car"]
@@ -70,10 +70,10 @@ def test_one_column_where_no_row_has_a_prompt(tokenizer_file):
 
 
 def test_wrong_files_and_limits(tokenizer_file, tmp_path):
-    with pytest.raises(ValueError, match="at least 3"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json: .*at least 3"):
         PromptTokenizer.from_file(tokenizer_file, 2)
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"other\.json is not a tokenizer"):
+    with pytest.raises(BundleError, match=r"other\.json: is not a tokenizer"):
         PromptTokenizer.from_file(tmp_path / "other.json", 6)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BundleError, match=r"missing\.json: cannot be read"):
         PromptTokenizer.from_file(tmp_path / "missing.json", 6)
