@@ -101,7 +101,8 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
+            # Not "< least": a NaN is below nothing.
+            if not getattr(self, name) >= least:
                 raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
         for name, most in (("port", 65535), ("metrics_port", 65535)):
             if getattr(self, name) > most:

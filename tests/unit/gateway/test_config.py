@@ -38,6 +38,7 @@ def test_flags_tell_name_type_and_help():
         ({"ATTRIBUTARY_PORT": "70000"}, "port"),
         ({"ATTRIBUTARY_MAX_BATCH": "0"}, "max_batch"),
         ({"ATTRIBUTARY_PERMITS": "-1"}, "permits"),
+        ({"ATTRIBUTARY_DRAIN_S": "nan"}, "drain_s"),
         ({"ATTRIBUTARY_LOG_LEVEL": "loud"}, "log_level"),
         ({"ATTRIBUTARY_EVENT_LOOP": "none"}, "event_loop"),
         ({"ATTRIBUTARY_TLS_CERT": "a"}, "tls_cert"),
