@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tritonclient.grpc
 
 from attributary.triton import shared
-from attributary.triton.client import TritonClient
+from attributary.triton.client import TritonClient, _RegionLostError
 from attributary.triton.shared import Region, abandoned, is_local
 
 from .test_faults import until
@@ -100,6 +101,43 @@ def test_names_left_in_the_machine_are_swept():
     assert left
     shared.sweep()
     assert not any(path.exists() for path in left)
+
+
+def test_two_requests_that_lose_a_region_register_one_new_one(monkeypatch):
+    monkeypatch.setattr(shared, "LEAST", 1)
+    monkeypatch.setattr(shared, "Region", lambda: Region(1 << 16))
+    tensors = {"embedding": np.ones((1, 4), np.float32)}
+    registered = []
+
+    async def ask():
+        client, forgotten = TritonClient("127.0.0.1:1", "auto"), asyncio.Event()
+
+        async def answer(method, request, timeout_s):
+            await asyncio.sleep(0)
+            if method == "SystemSharedMemoryRegister":
+                registered.append(request.name)
+                if len(registered) > 1:
+                    await asyncio.sleep(0.01)
+            elif method == "SystemSharedMemoryStatus":
+                return SimpleNamespace(regions={})
+            elif method == "ModelInfer" and request.inputs[0].parameters:
+                await forgotten.wait()
+                raise _RegionLostError
+            return SimpleNamespace(outputs=[], raw_output_contents=[])
+
+        monkeypatch.setattr(client, "_ask", answer)
+        await client.share()
+        asking = [asyncio.create_task(client.infer("search", tensors, (), 1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        forgotten.set()
+        # A watch that looks after Triton offers a region, too.
+        await asyncio.gather(*asking, client.share())
+        await client._sharing
+        await client.share()
+        await client.close()
+
+    asyncio.run(ask())
+    assert len(registered) == len(set(registered)) == 2
 
 
 def pictures(count):

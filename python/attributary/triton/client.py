@@ -83,6 +83,7 @@ class TritonClient:
         self._may_share = shared_memory == "auto" and shared.is_local(address)
         self._region: shared.Region | None = None
         self._sharing: asyncio.Task[None] | None = None
+        self._registering = asyncio.Lock()
 
     @property
     def shares(self) -> bool:
@@ -102,8 +103,8 @@ class TritonClient:
             reply = await self._ask("ModelInfer", request, timeout_s)
         except _RegionLostError:
             # Triton has been started anew, and quickly.
-            self._lose(region)
-            self._sharing = asyncio.ensure_future(self.share())
+            if self._lose(region):
+                self._sharing = asyncio.ensure_future(self.share())
             reply = await self._ask("ModelInfer", _request(model, tensors, outputs, None, {}), timeout_s)
         finally:
             # A request that was given up may still be read in Triton; whatever it reads, nobody gets its answer.
@@ -143,8 +144,12 @@ class TritonClient:
         client shared memory switched off) is sent everything. The region has no name in /dev/shm any more when this
         returns; regions that killed gateways left in Triton are taken back.
         """
-        if not self._may_share or self._region is not None:
-            return
+        # Two at once would leave Triton a region that nobody uses.
+        async with self._registering:
+            if self._may_share and self._region is None:
+                await self._register()
+
+    async def _register(self) -> None:
         shared.sweep()
         try:
             region = shared.Region()
@@ -175,10 +180,12 @@ class TritonClient:
             await self._channel.close()
             self._channel = self._stub = None
 
-    def _lose(self, region: shared.Region | None) -> None:
-        # Not one that has taken its place meanwhile.
-        if self._region is region:
-            self._region = None
+    def _lose(self, region: shared.Region | None) -> bool:
+        """Forget a region; False if another request has, so that one of them sees to the next."""
+        if self._region is not region:
+            return False
+        self._region = None
+        return True
 
     async def _retire_abandoned(self) -> None:
         known = await self._ask(
