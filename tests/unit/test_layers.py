@@ -37,7 +37,6 @@ ALLOWED = {
         "tensorrt",
         "triton",
     },
-    "ui": {"attribution", "client", "gateway"},
 }
 ANYWHERE = {"errors", "v1"}
 
