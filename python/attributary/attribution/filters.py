@@ -63,6 +63,19 @@ class FilterCompiler:
         """How many items each licence has, by code; deleted ones are not counted."""
         return self._counts(self._items.licence_of_row)
 
+    def after(
+        self, items: ItemTable, alive: NDArray[np.bool_] | None, gone: NDArray[np.int64]
+    ) -> FilterCompiler:
+        """Return the compiler after a change: `items` goes on behind those of before, rows `gone` were alive until now.
+
+        How many items each creator and licence has is counted on from here, so that no query pays for it.
+        """
+        following = FilterCompiler(items, self._exact_below, alive)
+        first = len(self._items)
+        following.creators = _counted_on(self.creators, items.creator_of_row, first, gone)
+        following.licences = _counted_on(self.licences, items.licence_of_row, first, gone)
+        return following
+
     def _counts(self, of_row: NDArray[np.int32]) -> NDArray[np.int64]:
         return np.bincount(of_row if self._alive is None else of_row[self._alive]).astype(np.int64)
 
@@ -104,3 +117,12 @@ class FilterCompiler:
             code = codes.get(name, len(counts))
             if code >= len(counts) or not counts[code]:
                 raise InvalidArgumentError(field, f"no item has the {kind} {name[:80]!r}")
+
+
+def _counted_on(
+    before: NDArray[np.int64], of_row: NDArray[np.int32], first: int, gone: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Counts by code with the rows from `first` and without the rows `gone`."""
+    counts = np.bincount(of_row[first:], minlength=len(before)).astype(np.int64)
+    counts[: len(before)] += before
+    return counts - np.bincount(of_row[gone], minlength=len(counts))

@@ -98,6 +98,7 @@ class View:
         """
         bundle, index, alive = self.bundle, self.index, self.alive
         tail = self.tail
+        gone = np.zeros(0, np.int64)
         if changes.added:
             bundle = replace(bundle, items=self.shared.items.append(changes.added))
             tail = self.shared.vectors.append(changes.vectors)
@@ -111,13 +112,15 @@ class View:
             alive = np.ones(len(bundle.items), bool) if alive is None else alive.copy()
             rows = [bundle.items.row_of(item_id) for item_id in changes.deleted]
             # Those deleted before the bundle was made have no row in it.
-            alive[[row for row in rows if row is not None]] = False
+            gone = np.array([row for row in rows if row is not None], np.int64)
+            gone = gone[alive[gone]]
+            alive[gone] = False
             if alive.all():
                 alive = None
         return View(
             bundle=bundle,
             index=index,
-            filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates, alive),
+            filters=self.filters.after(bundle.items, alive, gone),
             tail=tail,
             alive=alive,
             deleted={**self.deleted, **changes.deleted} if changes.deleted else self.deleted,
