@@ -142,9 +142,8 @@ class MilvusServer:
     def label(self, collection: str) -> Label | None:
         """Return a collection's label, None if it has none; raises BundleError if there is no such collection."""
         if not self.call("has_collection", collection):
-            raise BundleError(
-                named(collection), f"does not exist at {self.uri}; `attributary index push` makes it"
-            )
+            # Without the address: a compaction that fails of it is told to its caller.
+            raise BundleError(named(collection), "does not exist; `attributary index push` makes it")
         return Label.read(self.call("describe_collection", collection))
 
     def count(self, collection: str) -> int:
