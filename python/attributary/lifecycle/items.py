@@ -74,6 +74,10 @@ class Embedder:
         self._encoder = encoder if encoder is not None and encoder.spec.digest == entry.digest else None
         self._tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, entry.max_tokens)
 
+    def move(self, bundle: Bundle) -> None:
+        """Go on with the same bundle in another directory."""
+        self._bundle = bundle
+
     @property
     def encoder(self) -> Encoder:
         """The encoder that made the bundle's vectors."""

@@ -102,6 +102,7 @@ class Store:
         self._compacting = threading.Lock()
         self._meanwhile: list[Added | Deleted] | None = None
         self._closing = self._giving_up = self._closed = False
+        self._stale = ""
 
     @property
     def view(self) -> View:
@@ -185,13 +186,16 @@ class Store:
 
         Queries and changes go on meanwhile; only the last step, which takes the changes made meanwhile along, holds
         changes up. `flip` is called with the new engine in that step, so that no query falls between the two. On
-        failure everything is as before. Raises PreconditionError if one is running already or nothing can be written.
+        failure everything is as before, unless it is `flip` that fails: the new bundle is in place then, and whoever
+        serves the one before is told to start anew by every later change. Raises PreconditionError in that case, if a
+        compaction is running already, or if nothing can be written.
         """
         _check_words(who, why)
         if not self._compacting.acquire(blocking=False):
             raise PreconditionError("bundle", "a compaction is running already")
         try:
             with self._mutex:
+                self._check_served()
                 view, revision = self._view, self._changes.revision
                 past = list(self._changes.entries)
                 if view.alive is None and not len(view.tail):
@@ -202,6 +206,7 @@ class Store:
                 manifest = compacted(view, self._embedder.encoder, ready, self._check_compacting)
                 engine = None if self._open_engine is None else self._open_engine(ready)
                 new_view = _view_of(ready) if engine is None else engine.view
+                embedder = _embedder_of(new_view, engine)
                 parent = view.bundle.manifest
                 past.append(
                     Entry(
@@ -219,13 +224,14 @@ class Store:
                         manifest.bundle_id, parent.bundle_id, manifest.encoder.digest, manifest.encoder.dim,
                         revision, tuple(past),
                     )  # fmt: skip
-                    self._turn_to(opened, new_view, engine, flip)
+                    self._turn_to(opened, new_view, engine, embedder, flip)
             except (OSError, BundleError) as error:
                 # The second: what serving needs beside the bundle's files, a collection perhaps, is not there.
-                reason = getattr(error, "strerror", None) or error
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise PreconditionError("bundle", f"cannot be compacted: {reason}") from error
             finally:
-                self._meanwhile = None
+                with self._mutex:
+                    self._meanwhile = None
                 shutil.rmtree(next_of(self.directory), ignore_errors=True)
             return CompactResult(manifest.bundle_id, parent.bundle_id, view.added_count, view.deleted_count)
         finally:
@@ -265,17 +271,13 @@ class Store:
             self._log = Log.create(path, [encode(opened)])
             self._changes = Changes.after(opened)
         self._view = view
-        self._embed_with(view)
-
-    def _embed_with(self, view: View) -> None:
-        limits = Limits() if self.engine is None else self.engine.limits
-        encoder = None if self.engine is None else self.engine.encoder
-        self._embedder = Embedder(view.bundle, limits, encoder)
+        self._embedder = _embedder_of(view, self.engine)
 
     def _commit(self, record: Added | Deleted) -> None:
         """Write, then show. The caller holds the mutex."""
         if self._closing:
             raise UnavailableError("the bundle is being closed; ask another server")
+        self._check_served()
         self._log.append(encode(record))
         self._changes.take(record)
         if self._meanwhile is not None:
@@ -286,7 +288,9 @@ class Store:
         if self.engine is not None:
             self.engine.view = self._view
 
-    def _turn_to(self, opened: Opened, view: View, engine: Engine | None, flip: Flip) -> None:
+    def _turn_to(
+        self, opened: Opened, view: View, engine: Engine | None, embedder: Embedder, flip: Flip
+    ) -> None:
         """The last step of a compaction; the caller holds the mutex."""
         carried = self._meanwhile or []
         changes = fold(opened, carried)
@@ -305,12 +309,25 @@ class Store:
         # From here on the new bundle is the one that a restart finds.
         self._log.close()
         self._log, self._changes, self._view, self.engine = log, changes, view, engine
-        self._embed_with(view)
+        embedder.move(view.bundle)
+        self._embedder = embedder
         if engine is not None:
-            flip(engine)
+            self._flip(flip, engine)
         with contextlib.suppress(OSError):
             # What was deleted is gone for good only without the journal that it came by; the next start tries again.
             forget_stale_journals(view.bundle)
+
+    def _flip(self, flip: Flip, engine: Engine) -> None:
+        try:
+            flip(engine)
+        except Exception as error:
+            reason = error if isinstance(error, AttributaryError) else type(error).__name__
+            # The server goes on with the engine before: what it cannot show must not be acknowledged.
+            self._stale = (
+                f"does not serve the compacted bundle {self.bundle_id}, which is in place ({reason}); "
+                "nothing is changed before it has been started anew"
+            )
+            raise PreconditionError("server", self._stale) from error
 
     def _check_new(self, item: NewItem, together: Sequence[ItemRecord] = ()) -> None:
         view = self._view
@@ -339,12 +356,22 @@ class Store:
         if self._giving_up:
             raise UnavailableError("the bundle is being closed; the compaction was given up")
 
+    def _check_served(self) -> None:
+        if self._stale:
+            raise PreconditionError("server", self._stale)
+
 
 def _view_of(directory: Path) -> View:
     bundle = Bundle.open(directory)
     view = View.of(bundle, None)
     changes = changes_of(bundle)
     return view if changes is None else view.apply(changes)
+
+
+def _embedder_of(view: View, engine: Engine | None) -> Embedder:
+    if engine is None:
+        return Embedder(view.bundle, Limits())
+    return Embedder(view.bundle, engine.limits, engine.encoder)
 
 
 def _check_words(who: str, why: str) -> None:

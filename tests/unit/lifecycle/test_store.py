@@ -1,10 +1,8 @@
 """The one writer of a bundle: what it refuses, what it keeps, what others may see."""
 
 import os
-import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -12,18 +10,13 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Limits, Options, Query
 from attributary.building import build_bundle
-from attributary.bundle.bundle import Bundle
 from attributary.errors import (
     BundleError,
     DeletedError,
     InvalidArgumentError,
     PreconditionError,
-    UnavailableError,
 )
-from attributary.journal.place import changes_of, folder_of, history_of, path_of
-from attributary.lifecycle import replace
-from attributary.lifecycle import store as store_module
-from attributary.lifecycle.replace import next_of
+from attributary.journal.place import changes_of, history_of, path_of
 from attributary.lifecycle.selection import Selection
 from attributary.lifecycle.store import Store
 
@@ -112,6 +105,28 @@ def test_what_is_deleted_is_gone_from_shares_and_totals(store, picture):
         store.engine.prepare(Query(image=picture(3)), Options(filter=Filter(exclude_creators=("Dee",))))
 
 
+def test_creators_and_licences_are_counted_before_a_query_asks(store, new_item):
+    def check():
+        view = store.view
+        rows = np.arange(len(view.bundle.items)) if view.alive is None else np.flatnonzero(view.alive)
+        for name, of_row in (
+            ("creators", view.bundle.items.creator_of_row),
+            ("licences", view.bundle.items.licence_of_row),
+        ):
+            counts = vars(view.filters)[name]
+            wanted = np.bincount(of_row[rows], minlength=len(counts))
+            assert counts.tolist() == wanted.tolist()
+
+    store.add([new_item(1, creator="New", licence="Mine"), new_item(2)], **BY)
+    check()
+    store.delete(Selection(ids=(1, 1003)), **BY)
+    check()
+    store.delete(Selection(creator="Dee"), **BY)
+    check()
+    store.add([new_item(3, creator="Dee")], **BY)
+    check()
+
+
 def test_a_query_prepared_before_a_deletion_is_answered_after_it(store, picture):
     only = Options(top_k=5, filter=Filter(include_creators=("Dee",)))
     prepared = [store.engine.prepare(Query(image=picture(3)), given) for given in (only, Options(top_k=60))]
@@ -195,127 +210,6 @@ def test_another_bundle_in_the_place_does_not_lose_deletions(bundle_dir, tiny_co
             BundleError, match=r"bundle\.journal/.*holds changes, deletions perhaps, to another bundle"
         ):
             opening()
-
-
-def test_compaction_keeps_calibration_and_makes_golden_queries_anew(store, bundle_dir, new_item):
-    before = store.engine.bundle
-    store.add([new_item(1), new_item(2, 101)], **BY)
-    store.delete(Selection(creator="Cy"), **BY)
-    result = store.compact(**BY)
-    after = Bundle.open(bundle_dir)
-    assert (result.added, result.deleted) == (2, 15)
-    assert after.manifest.calibration == before.manifest.calibration
-    assert after.manifest.item_count == len(after.items) == 47
-    assert after.manifest.notes["compacted_from"] == before.manifest.bundle_id
-    ids = {after.items.id_of(row) for row in range(47)}
-    assert set(after.golden.ids.flat) <= ids
-    assert not np.array_equal(after.golden.ids, before.golden.ids)
-    # What was deleted is nowhere any more.
-    assert [path.name for path in sorted(folder_of(bundle_dir).iterdir())] == [
-        f"{result.bundle_id}.log",
-        "lock",
-    ]
-    assert not next_of(bundle_dir).exists()
-    assert history_of(after, "nobody").revision == 2
-
-
-def test_compacting_without_changes_does_nothing(store):
-    assert store.compact(**BY).parent == ""
-    assert store.history == []
-
-
-def test_changes_during_a_compaction_go_to_both(store, bundle_dir, picture, new_item, monkeypatch):
-    store.add([new_item(1)], **BY)
-    inside, go_on = threading.Event(), threading.Event()
-    build = store_module.compacted
-
-    def slowly(*given):
-        inside.set()
-        assert go_on.wait(30)
-        return build(*given)
-
-    monkeypatch.setattr(store_module, "compacted", slowly)
-    flipped = []
-    compacting = threading.Thread(target=lambda: store.compact(flip=flipped.append, **BY))
-    compacting.start()
-    assert inside.wait(30)
-    assert store.add([new_item(2, 9), new_item(1000)], **BY).outcomes[0] is None
-    store.delete(Selection(ids=(1, 1001)), **BY)
-    with pytest.raises(PreconditionError, match="running already"):
-        store.compact(**BY)
-    go_on.set()
-    compacting.join()
-    assert flipped == [store.engine]
-    for engine in (store.engine, open_engine(bundle_dir)):
-        assert engine.view.item_count == 60
-        assert engine.bundle.items.caption(engine.row_of(2)) == "a red ellipse"
-        for gone in (1, 1001):
-            with pytest.raises(DeletedError):
-                engine.row_of(gone)
-        assert engine.view.revision == 3
-    assert [entry.kind for entry in store.history] == ["add", "compact", "add", "delete"]
-    assert [entry.revision for entry in store.history] == [1, 1, 2, 3]
-
-
-@pytest.mark.parametrize("where", ["build", "exchange", "sync"])
-def test_a_failed_compaction_leaves_everything_as_it_was(store, bundle_dir, new_item, monkeypatch, where):
-    store.add([new_item(1)], **BY)
-    engine, bundle_id = store.engine, store.bundle_id
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    if where == "build":
-        monkeypatch.setattr(store_module, "compacted", fail)
-    else:
-        monkeypatch.setattr(replace, "_swap" if where == "exchange" else "sync_directory", fail)
-    with pytest.raises(PreconditionError, match="cannot be compacted: No space left"):
-        store.compact(**BY)
-    monkeypatch.undo()
-    assert (store.engine, store.bundle_id) == (engine, bundle_id)
-    assert store.add([new_item(2)], **BY).outcomes == [None]
-    assert open_engine(bundle_dir).view.item_count == 62
-    assert not next_of(bundle_dir).exists()
-    assert store.compact(**BY).parent == bundle_id
-
-
-def test_a_new_bundle_that_cannot_be_served_does_not_come_in(bundle_dir, new_item):
-    def open_first_only(place):
-        if place != bundle_dir:
-            raise BundleError("collection", "holds another bundle")
-        return open_engine(place)
-
-    with Store(bundle_dir, open_first_only) as store:
-        store.add([new_item(1)], **BY)
-        with pytest.raises(PreconditionError, match=r"cannot be compacted: .*holds another bundle"):
-            store.compact(**BY)
-        assert store.engine.view.item_count == 61
-        assert not next_of(bundle_dir).exists()
-
-
-def test_a_system_without_exchange(store, bundle_dir, new_item, monkeypatch):
-    monkeypatch.setattr(replace, "_exchange", lambda one, other: False)
-    store.add([new_item(1)], **BY)
-    assert store.compact(**BY).parent
-    assert open_engine(bundle_dir).view.item_count == 61
-
-
-@pytest.mark.parametrize("names", [("next",), ("next", "old"), ("old",)])
-def test_a_crash_between_two_renames_is_mended(bundle_dir, names):
-    for name in names:
-        shutil.copytree(bundle_dir, bundle_dir.with_name(f".bundle.{name}"))
-    shutil.rmtree(bundle_dir)
-    with Store(bundle_dir) as store:
-        assert store.view.item_count == 60
-    assert sorted(path.name for path in bundle_dir.parent.iterdir()) == ["bundle", "bundle.journal"]
-
-
-def test_a_closing_store_gives_up_its_compaction(store, new_item):
-    store.add([new_item(1)], **BY)
-    store.give_up_compaction()
-    with pytest.raises(UnavailableError, match="given up"):
-        store.compact(**BY)
-    assert store.add([new_item(2)], **BY).outcomes == [None]
 
 
 def test_a_quantised_encoder_does_not_make_vectors(bundle_dir, new_item):
