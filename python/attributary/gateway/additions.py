@@ -37,6 +37,7 @@ class AdditionHandler:
         self._admission = admission
         self._metrics = metrics
         self._config = config
+        self._log_requests = config.log_level == "debug"
 
     async def converse(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
@@ -54,7 +55,10 @@ class AdditionHandler:
             code = code_name(error)
             status = to_status(report(_METHOD, error))
         finally:
-            self._metrics.call(_METHOD, code, perf_counter() - started)
+            seconds = perf_counter() - started
+            self._metrics.call(_METHOD, code, seconds)
+            if self._log_requests:
+                log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
         await abort(context, status)
 
     async def _run(self, context: Context) -> None:

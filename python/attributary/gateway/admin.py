@@ -14,7 +14,7 @@ import grpc
 import structlog
 
 from attributary.attribution.prepare import Preparer
-from attributary.errors import InvalidArgumentError, PreconditionError
+from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from attributary.journal.records import Entry
 from attributary.lifecycle.items import NewItem
 from attributary.lifecycle.selection import Selection
@@ -82,7 +82,14 @@ class Changes:
         loop = asyncio.get_running_loop()
 
         def flip(engine: Preparer) -> None:
-            asyncio.run_coroutine_threadsafe(_coroutine(self._flip(engine)), loop).result(_FLIP_S)
+            flipping = asyncio.run_coroutine_threadsafe(_coroutine(self._flip(engine)), loop)
+            try:
+                flipping.result(_FLIP_S)
+            except Exception as error:
+                log.exception("the compacted bundle is in place and not served; start the server anew")
+                if isinstance(error, TimeoutError):
+                    raise UnavailableError(f"no turn of the event loop in {_FLIP_S:g} s") from None
+                raise
 
         result = await asyncio.to_thread(self.store.compact, who=who, why=why, flip=flip)
         log.info("compacted", who=who, bundle_id=result.bundle_id, before=result.parent)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -17,6 +18,8 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
+from attributary.gateway import additions
+from attributary.gateway import admin as admin_module
 from attributary.gateway.auth import read_admin_tokens
 from attributary.lifecycle.store import Store
 from attributary.v1 import admin_pb2 as pb
@@ -227,6 +230,40 @@ async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):
                 assert caught.value.subject == "engine"
 
     await asyncio.to_thread(ask)
+
+
+async def test_a_stream_of_additions_has_its_line_in_the_log(serve, engine, tokens, monkeypatch):
+    gateway, _ = await serve(engine, admin_tokens_file=tokens, log_level="debug")
+    lines = []
+    monkeypatch.setattr(
+        additions, "log", SimpleNamespace(debug=lambda event, **said: lines.append((event, said)))
+    )
+
+    def ask():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as client, pytest.raises(PreconditionError):
+            list(client.add_items([Addition(1, b"", "c", "e")], why="x"))
+
+    await asyncio.to_thread(ask)
+    assert [(event, said["method"], said["code"]) for event, said in lines] == [
+        ("request", "AddItems", "FAILED_PRECONDITION")
+    ]
+
+
+async def test_a_flip_that_the_event_loop_does_not_take_is_told_with_its_reason(monkeypatch):
+    monkeypatch.setattr(admin_module, "_FLIP_S", 0.01)
+    never = asyncio.Event()
+
+    class Asked:
+        def compact(self, *, who, why, flip):
+            flip(None)
+
+    async def flip(engine):
+        await never.wait()
+
+    changes = admin_module.Changes(Asked(), {}, flip)
+    with pytest.raises(UnavailableError, match=r"no turn of the event loop in 0\.01 s"):
+        await changes.compact("kim", "x")
+    never.set()
 
 
 async def test_a_swap_under_load_fails_no_request(serve, bundle_dir, tokens, addition, picture):
