@@ -240,7 +240,10 @@ async def test_a_stream_of_additions_has_its_line_in_the_log(serve, engine, toke
     )
 
     def ask():
-        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as client, pytest.raises(PreconditionError):
+        with (
+            AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as client,
+            pytest.raises(PreconditionError),
+        ):
             list(client.add_items([Addition(1, b"", "c", "e")], why="x"))
 
     await asyncio.to_thread(ask)
