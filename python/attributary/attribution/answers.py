@@ -11,9 +11,12 @@ from .types import AttributedItem, Attribution, CreatorShare, Prepared
 def assemble(bundle: Bundle, prepared: Prepared, scored: Rescored, row: int, peak: float) -> Attribution:
     """Return the answer to the query of one row; `peak` is its best cosine over the whole index, filter aside."""
     items = bundle.items
+    calibration = bundle.manifest.calibration.of(prepared.has_prompt)
+    # The kernel knows no floor: it is the same for every item of an answer.
+    named = 1.0 - calibration.diffuse_floor
     rows = scored.rows[row, : prepared.top_k].tolist()
     similarity = scored.similarity[row].tolist()
-    share = scored.share[row].tolist()
+    share = (scored.share[row] * named).tolist()
     found = tuple(
         AttributedItem(
             id=items.id_of(item),
@@ -32,17 +35,16 @@ def assemble(bundle: Bundle, prepared: Prepared, scored: Rescored, row: int, pea
         CreatorShare(items.creator_names[code], total, count)
         for code, total, count in zip(
             scored.creators[row, : prepared.top_creators].tolist(),
-            scored.creator_share[row].tolist(),
+            (scored.creator_share[row] * named).tolist(),
             scored.creator_items[row].tolist(),
             strict=False,
         )
         if code >= 0
     )
-    calibration = bundle.manifest.calibration.of(prepared.has_prompt)
     return Attribution(
         items=found,
         creators=creators,
-        diffuse_share=float(scored.diffuse[row]),
+        diffuse_share=calibration.diffuse_floor + named * float(scored.diffuse[row]),
         out_of_distribution=peak < calibration.ood_similarity,
         timings=prepared.timings,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -22,6 +22,7 @@ class ShareCalibration:
     threshold: float  # relative weight below which a share is exactly 0; in [0, 1)
     background: float  # cosine of the null item that takes the diffuse share
     ood_similarity: float  # a query whose best cosine is below this resembles nothing known
+    diffuse_floor: float = 0.0  # part of every answer that is nobody's, whatever it resembles; in [0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,11 @@ class Manifest:
     @property
     def bundle_id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the manifest's canonical JSON."""
-        return hashlib.sha256(_canonical(asdict(self)).encode()).hexdigest()[:16]
+        return hashlib.sha256(_canonical(_plain(self)).encode()).hexdigest()[:16]
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`, the last file of a bundle to appear."""
-        text = json.dumps({"bundle_id": self.bundle_id, **asdict(self)}, indent=2, ensure_ascii=False)
+        text = json.dumps({"bundle_id": self.bundle_id, **_plain(self)}, indent=2, ensure_ascii=False)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -125,6 +126,15 @@ class Manifest:
         return manifest
 
 
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON. A floor of 0 is left out, so that bundles from before it was there keep their ids."""
+    told = asdict(manifest)
+    for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
+        if shares["diffuse_floor"] == 0:
+            del shares["diffuse_floor"]
+    return told
+
+
 def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -135,11 +145,14 @@ def _parse(kind: Any, raw: object, where: str) -> Any:
         raise BundleError(MANIFEST, f"{where.rstrip('.') or 'the top level'} must be an object")
     hints = get_type_hints(kind)
     names = {entry.name for entry in fields(kind)}
+    optional = {entry.name for entry in fields(kind) if entry.default is not MISSING}
     if unknown := sorted(set(raw) - names):
         raise BundleError(MANIFEST, f"{where}{unknown[0]} is not a known entry")
     values = {}
     for name in names:
         if name not in raw:
+            if name in optional:
+                continue
             raise BundleError(MANIFEST, f"{where}{name} is missing")
         values[name] = _value(hints[name], raw[name], f"{where}{name}")
     return kind(**values)

@@ -21,7 +21,7 @@ from attributary.encoder.image import decode as decode_picture
 from attributary.errors import AttributaryError
 from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import Logged
-from attributary_train.calibration.agreement import CANDIDATES, agree_on
+from attributary_train.calibration.agreement import CANDIDATES, OUTSIDE, agree_on
 from attributary_train.calibration.errors import CalibrationError
 from attributary_train.calibration.mass import LEVEL, stand_for, teacher_mass
 from attributary_train.evaluation.opening import Subject
@@ -52,7 +52,7 @@ class AuditSettings:
     the floor of influence and what was missed are known; `level`: as in `calibration.mass`; `seed`: of the others."""
 
     candidates: int = CANDIDATES
-    outside: int = 96
+    outside: int = OUTSIDE
     level: float = LEVEL
     seed: int = 0
 

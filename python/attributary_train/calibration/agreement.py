@@ -11,8 +11,10 @@ import numpy.typing as npt
 from attributary_train.evaluation.ranking import overlap_rows, spearman_rows
 from attributary_train.evaluation.stats import mean_interval
 
-# Items that a query's answer is judged on, and how many of them count as its head.
+# Items that an answer is judged on, random others that the teacher is asked about beside them, and how many items
+# count as its head.
 CANDIDATES = 32
+OUTSIDE = 96
 HEAD = 10
 FIGURES = ("rank_correlation", "overlap_at_10", "share_difference")
 

@@ -72,7 +72,7 @@ def fit(
     false_alarms: float | None,
     out: Path | None,
 ) -> None:
-    """Fit temperature, background, threshold and the flag's threshold to held-out labels; write calibration.json."""
+    """Fit the shares' parameters and the flag's threshold to held-out labels; write calibration.json."""
     from attributary.building.calibration_file import CALIBRATION
     from attributary_train.calibration.fitting import fit_file
     from attributary_train.calibration.mass import LEVEL
@@ -101,9 +101,9 @@ def fit(
     for kind, fitted in losses.items():
         shares = fitted.calibration
         click.echo(
-            f"{kind}: temperature {shares.temperature:g}, background {shares.background:g}, threshold "
-            f"{shares.threshold:g}, flag below {shares.ood_similarity:g}; loss {fitted.loss:.4f} nats; "
-            f"{fitted.hidden:.1%} of the mass unnamed"
+            f"{kind}: temperature {shares.temperature:g}, background {shares.background:g}, floor "
+            f"{shares.diffuse_floor:g}, threshold {shares.threshold:g}, flag below {shares.ood_similarity:g}; "
+            f"loss {fitted.loss:.4f} nats; {fitted.hidden:.1%} of the mass unnamed"
         )
     click.echo(f"wrote {target}")
 

@@ -11,9 +11,10 @@ from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import StudentFolder
 from attributary_train.evaluation.tables import report
 
-from .agreement import CANDIDATES, QueryAgreement, agree_on, summarise
+from .agreement import CANDIDATES, OUTSIDE, QueryAgreement, agree_on, summarise
 from .errors import CalibrationError
 from .held import KINDS, Held
+from .mass import LEVEL, stand_for, teacher_mass
 from .report import PANELS, aims, measure
 from .shares import shares_of
 
@@ -66,26 +67,35 @@ def full_report(
 
 
 def agreement_rows(held: Held, kind: str, file: CalibrationFile) -> list[QueryAgreement]:
-    """What an audit of the held-out queries would find, a row a query."""
+    """What an audit of the held-out queries would find, a row a query.
+
+    As there, the teacher's word counts on the candidates and on random others alone: more others hold more that was
+    missed, and an audit beside such figures would look better than it is.
+    """
     cosines = held.similarity[kind]
     by = file.calibration.of(kind == _AUDITED)
     told, diffuse = shares_of(cosines, held.grouped, by, file.candidates)
-    target = held.target
+    level = float(file.measured.get("fit", {}).get("level", LEVEL))
     count = min(CANDIDATES, cosines.shape[1])
     rows = []
     for at in range(len(cosines)):
         order = np.argsort(-cosines[at], kind="stable")
-        served, rest = order[:count], order[count:]
-        judged = held.scores[at]
+        served = order[:count]
+        rest = np.random.default_rng(at).permutation(np.sort(order[count:]))[:OUTSIDE]
+        asked = np.concatenate([served, rest])
+        scores = held.scores[at, asked]
+        mass = teacher_mass(
+            scores, stand_for(len(asked), count, cosines.shape[1]), held.items.groups[asked], level=level
+        )
         rows.append(
             agree_on(
                 cosines[at, served],
                 told[at, served],
                 float(diffuse[at]),
-                judged[served],
-                target.mass[at, served],
-                float(target.diffuse[at]),
-                judged[rest],
+                scores[:count],
+                mass.items[:count],
+                mass.diffuse,
+                scores[count:],
             )
         )
     return rows

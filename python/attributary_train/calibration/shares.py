@@ -1,6 +1,6 @@
 """The served share formula over a whole matrix of similarities: what is fitted is what the kernel computes.
 
-`attributary.kernels.rescore` states the formula; a test holds this to it.
+`attributary.kernels.rescore` states the formula up to the diffuse floor, which an answer adds; a test holds this to it.
 """
 
 from __future__ import annotations
@@ -60,4 +60,5 @@ def shares_of(
     factor = np.divide(best, total, out=np.zeros_like(best), where=total > 0) / norm[:, None]
     out = np.empty_like(weight)
     out[:, columns.order] = weight * factor[:, columns.group]
-    return out, null / norm
+    named = 1.0 - calibration.diffuse_floor
+    return out * named, calibration.diffuse_floor + named * null / norm

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary.building.calibration_file import CalibrationFile
+from attributary.building.student import read_student
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.kernels import resize_crop
@@ -18,7 +19,7 @@ from attributary_train.subject.queries import Queries
 
 from .errors import StudentError
 from .export import ENCODER, TOKENIZER
-from .folder import IDS, VECTORS, read_facts, require_same
+from .folder import FACTS, VECTORS, read_facts, require_same
 from .studio import Studio
 
 Floats = npt.NDArray[np.float32]
@@ -26,19 +27,23 @@ _BATCH = 8
 
 
 class AskedStudent:
-    """An exported student. `variant`: another encoder file of the folder, e.g. encoder.int8.onnx."""
+    """An exported student. `variant`: another encoder file of the folder, e.g. encoder.int8.onnx.
+
+    Raises `InvalidArgumentError` for a file that is not the one that student.json names, `StudentError` for a variant
+    that is missing or of another encoder.
+    """
 
     def __init__(self, folder: Path, variant: str = ENCODER, threads: int = 1) -> None:
+        checked = read_student(folder)
         self.facts = read_facts(folder)
-        for name in (variant, TOKENIZER, VECTORS, IDS):
-            if not (folder / name).is_file():
-                raise StudentError(str(folder / name), "is missing")
+        if not (folder / variant).is_file() or variant not in self.facts["files"]:
+            raise StudentError(str(folder / variant), f"is missing, or {FACTS} does not list it")
         self.encoder = OnnxEncoder(folder / variant, threads=threads)
         if self.encoder.vectors_of != OnnxEncoder(folder / ENCODER).spec.digest:
             raise StudentError(variant, f"is no variant of {folder / ENCODER}")
         self._tokenizer = PromptTokenizer.from_file(folder / TOKENIZER, self.encoder.spec.max_tokens)
-        self.vectors: Floats = np.load(folder / VECTORS).astype(np.float32)
-        self.ids: npt.NDArray[np.int64] = np.load(folder / IDS)
+        self.vectors: Floats = checked.vectors.astype(np.float32)
+        self.ids: npt.NDArray[np.int64] = checked.ids
         if self.vectors.shape[1] != self.encoder.spec.dim:
             raise StudentError(
                 str(folder / VECTORS),

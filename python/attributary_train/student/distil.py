@@ -7,9 +7,11 @@ what was known when it was made.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,10 +62,13 @@ def distil(
     settings: DistilSettings,
     folder: Path,
     say: Callable[[str], None] = lambda line: None,
+    *,
+    digest: str = "",
 ) -> Compact:
     """Train; a checkpoint an epoch in `folder`, from which a killed run goes on with the same numbers.
 
-    Raises `StudentError` if the loss is not finite.
+    `digest` says what the lessons are. Raises `StudentError` if the loss is not finite, or if the folder's checkpoint
+    was begun with other settings or other lessons.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state, steps = folder / "training-state.pt", -(-len(lessons.pixels) // settings.batch)
@@ -75,9 +80,13 @@ def distil(
     )
     first = 0
     if state.exists():
-        kept = torch.load(state, weights_only=True)
+        kept = _checkpoint(state)
         if kept["settings"] != repr(settings) or kept["shape"] != repr(student.shape):
             raise StudentError(str(state), "was begun with other settings; choose another folder")
+        if kept.get("lessons", "") != digest:
+            raise StudentError(
+                str(state), "was begun with another student, other labels or prompts; choose another folder"
+            )
         student.load_state_dict(kept["student"])
         optimiser.load_state_dict(kept["optimiser"])
         schedule.load_state_dict(kept["schedule"])
@@ -90,12 +99,20 @@ def distil(
                 raise StudentError("loss", f"not finite in epoch {epoch + 1}")
             say(f"epoch {epoch + 1} of {settings.epochs}: loss {mean:.4f}")
             whole = {
-                "settings": repr(settings), "shape": repr(student.shape), "epoch": epoch + 1,
+                "settings": repr(settings), "shape": repr(student.shape), "lessons": digest, "epoch": epoch + 1,
                 "student": student.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
             }  # fmt: skip
             torch.save(whole, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
     return student.eval()
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        kept: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise StudentError(str(path), f"is torn ({error!r}); delete it to begin again") from error
+    return kept
 
 
 def _epoch(

@@ -89,6 +89,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         version = facts["schema_version"]
+        for entry in ("name", "kind", "dim", "config", "subject", "corpus", "labels", "files"):
+            facts[entry]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudentError(str(folder / FACTS), f"not readable: {error!r}") from error
     if version != SCHEMA_VERSION:
@@ -97,15 +99,18 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def require_same(facts: Mapping[str, Any], weights: str, ids: npt.NDArray[np.int64]) -> None:
-    """Raises `StudentError` if a student is of another generator or of other items."""
-    made_for = str(facts["subject"]["weights"])
+    """Raises `StudentError` if a student is of another generator or of other items, or does not say of which."""
+    try:
+        made_for, found = str(facts["subject"]["weights"]), str(facts["corpus"]["ids_sha256"])
+        known = int(facts["corpus"]["items"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudentError(FACTS, f"does not say what the student was made for: {error!r}") from error
     if made_for != weights:
         raise StudentError("student", f"was made for model {made_for[:12]}, not for {weights[:12]}")
-    found = str(facts["corpus"]["ids_sha256"])
     if found != ids_digest(ids):
         raise StudentError(
             "student",
-            f"knows {facts['corpus']['items']} items that are not the {len(ids)} of this training set",
+            f"knows {known} items that are not the {len(ids)} of this training set",
         )
 
 

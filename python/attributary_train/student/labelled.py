@@ -64,8 +64,9 @@ class Labelled:
         )
 
 
-def from_folder(folder: Path, data: SubjectData, weights: str) -> Labelled:
-    """The finished labels of a label factory's folder; failed queries are left out.
+def from_folder(folder: Path, data: SubjectData, weights: str, split: str = "train") -> Labelled:
+    """The finished labels of one split in a label factory's folder, which may hold several: nothing is fitted to the
+    others. Failed queries are left out.
 
     Raises `TeacherError` for labels of another model, `StudentError` for another training set or for none finished.
     """
@@ -75,7 +76,8 @@ def from_folder(folder: Path, data: SubjectData, weights: str) -> Labelled:
         raise StudentError(
             str(folder), f"labels of training set {facts['data'][:12]}, not of {data.digest[:12]}"
         )
-    return from_labels([label for label in found if label.error is None], data, str(folder))
+    finished = [label for label in found if label.error is None and label.split == split]
+    return from_labels(finished, data, f"{folder}, split {split}")
 
 
 def from_labels(labels: Sequence[Label], data: SubjectData, where: str = "labels") -> Labelled:

@@ -104,7 +104,8 @@ def distil_compact(
     out.mkdir(parents=True, exist_ok=True)
     pictures = [studio.labelled_queries(labels), *more]
     asked = [read_facts(teacher)["files"], labels.digest, [queries.prompts for queries in pictures], texts]
-    kept = out / "training" / f"lessons-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}.pt"
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    kept = out / "training" / f"lessons-{digest[:12]}.pt"
     if kept.exists():
         lessons = Lessons(**torch.load(kept, weights_only=True))
     else:
@@ -120,7 +121,7 @@ def distil_compact(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         student = Compact(shape, table_rows(_tokenizer().get_vocab_size(), known, shape.shared))
-    distil(student, lessons, settings, out / "training", say)
+    distil(student, lessons, settings, out / "training", say, digest=digest)
     ready = folded(student)
     samples = samples_of(studio, studio.queries.take(range(min(4 * _SAMPLES, len(studio.queries)))))
     exported = export_encoder(out, ready, minilm_directory() / "tokenizer.json", samples, int8=False)

@@ -158,8 +158,9 @@ def sweep(
     configs = [_config(name) for name in (names or CONFIGS)]
     studio = _open(kwargs)
     told = run_sweep(
-        studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation), keep, _say
-    )
+        studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation, "validation"), keep,
+        _say,
+    )  # fmt: skip
     tell(told, as_json, out)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +48,9 @@ class Studio:
         """Side of a generated picture."""
         return int(self.subject.autoencoder.config.sample_size)
 
-    def labels(self, folder: Path) -> Labelled:
-        """Finished labels of this model and training set."""
-        return from_folder(folder, self.subject.data, self.subject.model.weights)
+    def labels(self, folder: Path, split: str = "train") -> Labelled:
+        """Finished labels of this model and training set, of one split."""
+        return from_folder(folder, self.subject.data, self.subject.model.weights, split)
 
     def pictures(self, queries: Queries) -> npt.NDArray[np.uint8]:
         """Generated pictures, uint8 [Q, S, S, 3]."""
@@ -90,11 +90,6 @@ def first(labels: Labelled, count: int | None) -> Labelled:
     if count < 1:
         raise StudentError("limit", f"{count}; must be at least 1")
     return labels.take(np.arange(min(count, len(labels))))
-
-
-def with_items(config_items: ItemPictures, material: Material, studio: Studio) -> Material:
-    """The same queries and labels with items seen another way."""
-    return replace(material, items=studio.see_items(config_items))
 
 
 def to_tensor(pictures: npt.NDArray[np.uint8]) -> Tensor:

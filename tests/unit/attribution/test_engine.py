@@ -1,8 +1,11 @@
 """The core's answers, against a plain NumPy account of what they should be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from attributary.attribution.answers import assemble
 from attributary.attribution.types import Filter, Limits, Options, Query
 from attributary.errors import InvalidArgumentError, NotFoundError
 
@@ -208,3 +211,26 @@ def test_unknown_item_is_named(tiny_engine):
 
 def test_empty_batch(tiny_engine):
     assert tiny_engine.run([]) == []
+
+
+def test_the_diffuse_floor_is_nobody_s_whatever_the_picture(tiny_engine, item_picture):
+    query, options = Query(image=item_picture(9)), Options(top_k=200, top_creators=10)
+    plain = tiny_engine.attribute(query, options)
+    bundle = tiny_engine.bundle
+    calibration = bundle.manifest.calibration
+    floor = replace(calibration, image=replace(calibration.image, diffuse_floor=0.25))
+    with_floor = replace(bundle, manifest=replace(bundle.manifest, calibration=floor))
+    prepared = tiny_engine.prepare(query, options)
+    embedding = tiny_engine.embed([prepared])
+    scored = tiny_engine.view.rescore(
+        embedding, np.arange(300)[None], None,
+        temperature=np.array([calibration.image.temperature], np.float32),
+        threshold=np.array([calibration.image.threshold], np.float32),
+        background=np.array([calibration.image.background], np.float32),
+        top_k=200, top_creators=10,
+    )  # fmt: skip
+    before, after = (assemble(one, prepared, scored, 0, 1.0) for one in (bundle, with_floor))
+    assert [item.id for item in before.items] == [item.id for item in plain.items]
+    assert [item.share for item in after.items] == pytest.approx([0.75 * item.share for item in before.items])
+    assert after.diffuse_share == pytest.approx(0.25 + 0.75 * before.diffuse_share)
+    assert sum(one.share for one in after.creators) + after.diffuse_share == pytest.approx(1.0, abs=1e-3)

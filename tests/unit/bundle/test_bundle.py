@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -216,3 +217,15 @@ def test_wrong_item_tables_name_the_column(change, message):
     assert ItemTable(table).row_of(2**70) is None
     with pytest.raises(BundleError, match=message):
         ItemTable(change(table))
+
+
+def test_a_diffuse_floor_is_kept_and_none_changes_no_id(copied):
+    before = Manifest.read(copied)
+    assert "diffuse_floor" not in (copied / MANIFEST).read_text()
+    calibration = before.calibration
+    floor = replace(calibration, image=replace(calibration.image, diffuse_floor=0.2))
+    changed = replace(before, calibration=floor)
+    changed.write(copied)
+    assert Manifest.read(copied) == changed and changed.bundle_id != before.bundle_id
+    before.write(copied)
+    assert Manifest.read(copied) == before

@@ -71,6 +71,25 @@ def test_parameters_that_made_a_mass_are_found():
     assert np.abs(told - mass)[named].mean() < 0.2 * mass[named].mean()
 
 
+def test_a_floor_under_the_diffuse_part_is_found():
+    similarity, columns = cosines(), Columns.of(np.arange(150))
+    asked = ShareCalibration(TRUE.temperature, 0.0, TRUE.background, 0.3, diffuse_floor=0.3)
+    mass, diffuse = shares_of(similarity, columns, asked)
+    assert diffuse.min() > 0.3 and np.allclose(mass.sum(axis=1) + diffuse, 1)
+    found = fit_shares(similarity, columns, Target(mass, diffuse), ood_similarity=0.3).calibration
+    assert found.temperature == pytest.approx(TRUE.temperature, rel=0.02)
+    _, nobody = shares_of(similarity, columns, found)
+    # The floor also takes what items with an exact 0 held.
+    assert 0.3 <= found.diffuse_floor < 0.33 and np.abs(nobody - diffuse).max() < 0.03
+
+
+def test_the_background_stays_above_the_flag_s_threshold():
+    similarity, columns = cosines(), Columns.of(np.arange(150))
+    mass, diffuse = shares_of(similarity, columns, ShareCalibration(0.08, 0.0, -1.0, 0.3, diffuse_floor=0.2))
+    found = fit_shares(similarity, columns, Target(mass, diffuse), ood_similarity=0.3).calibration
+    assert found.background >= 0.3
+
+
 def test_a_mass_with_zeros_gives_zeros():
     similarity, columns = cosines(), Columns.of(np.arange(150))
     mass, diffuse = shares_of(similarity, columns, TRUE)

@@ -181,3 +181,19 @@ def test_an_export_that_gives_nan_is_refused(tmp_path):
     tokenizer.write_text("{}")
     with pytest.raises(ExportError, match="differs from torch by inf"):
         export_encoder(tmp_path / "e", folded(broken), tokenizer, samples(), int8=False)
+
+
+def test_a_run_on_other_lessons_does_not_go_on_from_the_old_ones(tmp_path):
+    settings = replace(SETTINGS, epochs=1)
+    distil(compact(), lessons(), settings, tmp_path, digest="first")
+    distil(compact(), lessons(), settings, tmp_path, digest="first")
+    with pytest.raises(StudentError, match="another student, other labels or prompts"):
+        distil(compact(), lessons(), settings, tmp_path, digest="second")
+
+
+def test_a_torn_checkpoint_is_named(tmp_path):
+    settings = replace(SETTINGS, epochs=1)
+    distil(compact(), lessons(), settings, tmp_path)
+    (tmp_path / "training-state.pt").write_bytes(b"")
+    with pytest.raises(StudentError, match=r"training-state\.pt.*is torn"):
+        distil(compact(), lessons(), settings, tmp_path)

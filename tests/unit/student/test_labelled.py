@@ -1,10 +1,11 @@
 """Labels as arrays: what stands for what, and what is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from attributary_train.student import labelled
 from attributary_train.student.errors import StudentError
 from attributary_train.student.labelled import from_labels
 from attributary_train.teacher.labels import Label
@@ -63,3 +64,15 @@ def test_the_digest_follows_the_scores():
 def test_labels_that_are_refused(labels, words):
     with pytest.raises(StudentError, match=words):
         from_labels(labels, DATA)
+
+
+def test_nothing_is_fitted_to_labels_of_another_split(monkeypatch, tmp_path):
+    kept = [label(), replace(label("test-0000"), split="test")]
+    monkeypatch.setattr(labelled, "read_facts", lambda folder: {"data": "d"})
+    monkeypatch.setattr(labelled, "read_labels", lambda folder, weights: kept)
+    data = Data(DATA.ids)
+    data.digest = "d"
+    assert labelled.from_folder(tmp_path, data, "w").names == ("train-0000",)
+    assert labelled.from_folder(tmp_path, data, "w", "test").names == ("test-0000",)
+    with pytest.raises(StudentError, match="split validation: no query is finished"):
+        labelled.from_folder(tmp_path, data, "w", "validation")
