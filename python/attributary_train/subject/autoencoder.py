@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.files import load_state, writing
 from attributary_train.subject.recipe import Recipe
 
 STATE = "training-state.pt"
+CONFIG = "config.json"
+# What a finished autoencoder was made from.
+MADE_FROM = "made-from.json"
 
 
 def new_autoencoder(recipe: Recipe) -> AutoencoderKL:
@@ -72,28 +78,35 @@ def train_autoencoder(
     pictures: npt.NDArray[np.uint8],
     out: Path,
     *,
+    corpus: str = "",
     save_every: int = 500,
     log: Callable[[str], None] = print,
+    device: str = "cpu",
 ) -> AutoencoderKL:
     """Train on uint8 [N, S, S, 3]; resumes from `out` after an interruption; saves in diffusers' format.
 
-    The scaling factor is set so that latents have unit deviation over the corpus, as diffusers expects.
+    The scaling factor is set so that latents have unit deviation over the corpus, as diffusers expects. `corpus` is the
+    digest of what the pictures are from. Returns it on the CPU. Raises `SubjectError` if the folder holds the state of
+    another recipe or corpus, if the gradient stops being finite, or if a file cannot be written.
     """
     part = recipe.autoencoder
     torch.manual_seed(part.seed)
-    model = new_autoencoder(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = new_autoencoder(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), part.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, part.learning_rate, total_steps=part.steps, pct_start=0.05
     )
     start, curve = 0, []
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     if (out / STATE).exists():
-        state = torch.load(out / STATE, weights_only=True)
-        if state["recipe"] != recipe.digest():
-            raise SubjectError(
-                str(out / STATE), "belongs to another recipe; remove it or choose another folder"
-            )
+        state = load_state(out / STATE)
+        for name, value in (("recipe", recipe.digest()), ("corpus", corpus)):
+            # States of before the corpus was noted have none.
+            if (name == "recipe" or name in state) and state.get(name) != value:
+                raise SubjectError(
+                    str(out / STATE), f"belongs to another {name}; remove it or choose another folder"
+                )
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -104,10 +117,14 @@ def train_autoencoder(
         # Drawn by step number, so that a resumed run sees what an uninterrupted one would.
         rows = np.random.default_rng((part.seed, step)).integers(0, len(pictures), part.batch)
         torch.manual_seed(part.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=part.bf16):
-            loss, square = _loss(model, to_pixels(pictures[np.sort(rows)]), part.kl_weight)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=part.bf16):
+            loss, square = _loss(model, to_pixels(pictures[np.sort(rows)]).to(device), part.kl_weight)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise SubjectError(
+                "autoencoder gradient", f"not finite at step {step} of {recipe.name}; lower the learning rate"
+            )
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
@@ -116,43 +133,85 @@ def train_autoencoder(
             spent = time.monotonic() - began
             log(f"autoencoder step {step}: loss {loss.item():.4f}, square {square.item():.5f}, {spent:.0f} s")
         if (step + 1) % save_every == 0 and step + 1 < part.steps:
-            _save_state(out, recipe, model, optimiser, schedule, step + 1, curve)
+            state = {
+                "recipe": recipe.digest(),
+                "corpus": corpus,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+                "curve": curve,
+            }
+            with writing(out / STATE):
+                torch.save(state, out / (STATE + ".part"))
+                (out / (STATE + ".part")).replace(out / STATE)
     # Checkpoints hold half precision: rounding now makes the latents of this process those of every later one.
     model.eval().half().float()
     model.register_to_config(
         scaling_factor=1.0 / float(_latents(model, pictures[:: max(1, len(pictures) // 2000)]).std())
     )
-    model.save_pretrained(out)
-    (out / "curve.json").write_text(json.dumps(curve))
-    (out / STATE).unlink(missing_ok=True)
+    model.cpu()
+    with writing(out):
+        _finish(out, model, curve, made_from(recipe, corpus))
     return model
 
 
-def _save_state(
-    out: Path,
-    recipe: Recipe,
-    model: AutoencoderKL,
-    optimiser: Any,
-    schedule: Any,
-    step: int,
-    curve: list[list[float]],
-) -> None:
-    state = {
-        "recipe": recipe.digest(),
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
-        "step": step,
-        "curve": curve,
+def made_from(recipe: Recipe, corpus: str) -> dict[str, Any]:
+    """What decides an autoencoder, as JSON gives it back."""
+    facts = {
+        "image_size": recipe.image_size,
+        "autoencoder": dataclasses.asdict(recipe.autoencoder),
+        "corpus": corpus,
     }
-    torch.save(state, out / (STATE + ".part"))
-    (out / (STATE + ".part")).replace(out / STATE)
+    found: dict[str, Any] = json.loads(json.dumps(facts))
+    return found
+
+
+def _finish(out: Path, model: AutoencoderKL, curve: list[Any], facts: dict[str, Any]) -> None:
+    part = out / "part"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    (part / "curve.json").write_text(json.dumps(curve))
+    (part / MADE_FROM).write_text(json.dumps(facts) + "\n")
+    # The configuration comes last: it says that the folder is whole.
+    for path in sorted(part.iterdir(), key=lambda path: path.name == CONFIG):
+        path.replace(out / path.name)
+    part.rmdir()
+    (out / STATE).unlink(missing_ok=True)
+
+
+def is_finished(folder: Path, recipe: Recipe, corpus: str) -> bool:
+    """Whether `folder` holds the autoencoder of this recipe and corpus; raises `SubjectError` if it is another's."""
+    # Before a configuration came last, one could be left behind without weights.
+    if not (folder / CONFIG).exists() or not any(folder.glob("*.safetensors")):
+        return False
+    note, wanted = folder / MADE_FROM, made_from(recipe, corpus)
+    if not note.exists():
+        # As old as that. Shapes are all that can be compared.
+        wanted = {"block_out_channels": list(recipe.autoencoder.widths), "sample_size": recipe.image_size}
+        note = folder / CONFIG
+    try:
+        told = json.loads(note.read_text())
+        differs = [name for name, value in wanted.items() if told.get(name) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        raise SubjectError(str(note), f"not readable: {error!r}") from error
+    if differs:
+        raise SubjectError(
+            str(folder), f"holds an autoencoder of another {differs[0]}; remove it or choose another folder"
+        )
+    return True
+
+
+def _rows(size: int) -> int:
+    # 64 pictures of 64 pixels fit anywhere; larger ones come in passes of about as many pixels.
+    return min(64, max(1, 64 * 64**2 // size**2))
 
 
 @torch.inference_mode()
-def _latents(model: AutoencoderKL, pictures: npt.NDArray[np.uint8], batch: int = 64) -> Tensor:
+def _latents(model: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> Tensor:
+    batch = _rows(pictures.shape[1])
     parts = [
-        model.encode(to_pixels(pictures[at : at + batch])).latent_dist.mean
+        model.encode(to_pixels(pictures[at : at + batch]).to(model.device)).latent_dist.mean.cpu()
         for at in range(0, len(pictures), batch)
     ]
     return torch.cat(parts)
@@ -164,10 +223,12 @@ def encode(model: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> Tensor:
 
 
 @torch.inference_mode()
-def decode(model: AutoencoderKL, latents: Tensor, batch: int = 64) -> npt.NDArray[np.uint8]:
+def decode(model: AutoencoderKL, latents: Tensor) -> npt.NDArray[np.uint8]:
     """Scaled latents float32 [N, C, h, w] -> uint8 [N, S, S, 3]."""
     parts = []
+    batch = _rows(latents.shape[-1] * 2 ** (len(model.config.block_out_channels) - 1))
     for at in range(0, len(latents), batch):
-        pixels = model.decode(latents[at : at + batch] / model.config.scaling_factor).sample
-        parts.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1))
+        some = latents[at : at + batch].to(model.device)
+        pixels = model.decode(some / model.config.scaling_factor).sample
+        parts.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
     return torch.cat(parts).numpy()

@@ -1,6 +1,6 @@
 """A subject model on disk: diffusers' pipeline layout, with a manifest that pins what it was trained on.
 
-<folder>/unet, vae, scheduler, tokenizer, [text_encoder], model_index.json, subject.json
+<folder>/unet, vae, scheduler, tokenizer, [text_encoder of an adopted one], model_index.json, subject.json
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
@@ -18,7 +17,9 @@ from safetensors import SafetensorError
 from attributary_train.corpus import Corpus
 from attributary_train.subject.data import SubjectData, load_data, weights_digest
 from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
+from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import text_encoder, tokenizer
 
@@ -34,25 +35,30 @@ def save_subject(
     recipe: Recipe,
     data: SubjectData,
     facts: dict[str, Any],
-    *,
-    with_text_encoder: bool = False,
 ) -> SubjectModel:
     """Write fp16 weights and the manifest; the weights' hash is that of the fp16 values, which is what is loaded again.
 
-    MiniLM (90 MB) comes with an installed package and is only written when asked for; with it the folder opens in
-    `diffusers.StableDiffusionPipeline.from_pretrained` as it is.
+    MiniLM (90 MB) comes with an installed package and is not written; `open_pipeline` adds it. Raises `SubjectError` if
+    a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    unet.half().save_pretrained(folder / "unet")
-    unet.float()
-    autoencoder.half().save_pretrained(folder / "vae")
-    autoencoder.float()
-    for name in ("unet", "vae"):
-        _forget_path(folder / name / "config.json")
+    with writing(folder):
+        unet.half().save_pretrained(folder / "unet")
+        unet.float()
+        autoencoder.half().save_pretrained(folder / "vae")
+        autoencoder.float()
+        cut = tokenizer(recipe.tokens)
+        cut.save_pretrained(folder / "tokenizer")
+        write_index(folder, scheduler, "BertModel", type(cut).__name__)
+        write_manifest(folder, unet, autoencoder, recipe, data, facts)
+    return load_subject(folder)
+
+
+def write_index(folder: Path, scheduler: DDIMScheduler, encoder: str, cut: str) -> None:
+    """Write the schedule and model_index.json, which names the classes of the text encoder and the tokenizer."""
     scheduler.save_pretrained(folder / "scheduler")
-    tokenizer(recipe.tokens).save_pretrained(folder / "tokenizer")
-    if with_text_encoder:
-        text_encoder().save_pretrained(folder / "text_encoder")
+    for name in ("unet", "vae", "text_encoder"):
+        if (folder / name).exists():
+            _forget_path(folder / name / "config.json")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers_version,
@@ -61,12 +67,23 @@ def save_subject(
         "requires_safety_checker": False,
         "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "BertModel"],
-        "tokenizer": ["transformers", type(tokenizer(recipe.tokens)).__name__],
+        "text_encoder": ["transformers", encoder],
+        "tokenizer": ["transformers", cut],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_manifest(
+    folder: Path,
+    unet: UNet2DConditionModel,
+    autoencoder: AutoencoderKL,
+    recipe: Recipe,
+    data: SubjectData,
+    facts: dict[str, Any],
+) -> None:
+    """Write subject.json: recipe, hashes of the weights as they were written, training set, and further `facts`."""
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe.to_json(),
@@ -80,7 +97,6 @@ def save_subject(
         **facts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest) + "\n")
-    return load_subject(folder)
 
 
 def _forget_path(path: Path) -> None:
@@ -90,11 +106,25 @@ def _forget_path(path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _part(kind: Any, folder: Path, name: str) -> Any:
+def open_part(kind: Any, folder: Path) -> Any:
+    """A model of diffusers from its folder, float32; raises `SubjectError` if it is damaged or lacks weights."""
     try:
-        return kind.from_pretrained(folder / name, torch_dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SubjectError(str(folder / name), f"not a readable {kind.__name__}: {error}") from error
+        model, info = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise SubjectError(str(folder), f"not a readable {kind.__name__}: {error}") from error
+    # diffusers leaves what is missing as chance made it, with a warning.
+    if info["missing_keys"]:
+        raise SubjectError(str(folder), f"lacks weights of {kind.__name__}, e.g. {min(info['missing_keys'])}")
+    return model
+
+
+def _scheduler(folder: Path) -> DDIMScheduler:
+    try:
+        return DDIMScheduler.from_config(DDIMScheduler.load_config(folder, local_files_only=True))
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        raise SubjectError(str(folder), f"not a readable DDIMScheduler: {error}") from error
 
 
 def load_subject(folder: Path) -> SubjectModel:
@@ -102,23 +132,40 @@ def load_subject(folder: Path) -> SubjectModel:
 
     Raises `SubjectError` if the U-Net has no cross-attention to text, or if a manifest is there and its hash differs.
     """
-    unet = _part(UNet2DConditionModel, folder, "unet")
-    if not cross_attention(unet):
-        raise SubjectError(str(folder / "unet"), "has no attn2.to_k or attn2.to_v: not conditioned on text")
-    scheduler = DDIMScheduler.from_config(_part(DDIMScheduler, folder, "scheduler").config)
-    weights, facts = weights_digest(unet), {}
+    unet = open_unet(folder)
+    scheduler = _scheduler(folder / "scheduler")
+    weights, facts, text = weights_digest(unet), {}, None
     if (folder / MANIFEST).exists():
         facts = read_manifest(folder)
         if facts["weights"] != weights:
             raise SubjectError(
                 str(folder / "unet"), f"hash {weights[:12]} is not the manifest's {facts['weights'][:12]}"
             )
-    return SubjectModel(unet.eval().requires_grad_(False), scheduler, weights, facts)
+        text = own_text(folder, facts)
+    return SubjectModel(unet.eval().requires_grad_(False), scheduler, weights, facts, text)
+
+
+def open_unet(folder: Path) -> UNet2DConditionModel:
+    """The U-Net of a checkpoint, float32; raises `SubjectError` if it has no cross-attention to text."""
+    unet: UNet2DConditionModel = open_part(UNet2DConditionModel, folder / "unet")
+    if not cross_attention(unet):
+        raise SubjectError(str(folder / "unet"), "has no attn2.to_k or attn2.to_v: not conditioned on text")
+    return unet
+
+
+def own_text(folder: Path, facts: dict[str, Any]) -> OwnText | None:
+    """The text encoder that a manifest names, None for MiniLM."""
+    if "text" not in facts:
+        return None
+    try:
+        return OwnText(folder, int(facts["text"]["tokens"]), str(facts["text"]["digest"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SubjectError(str(folder / MANIFEST), f"text: not readable: {error!r}") from error
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
     """Open the autoencoder of a checkpoint, float32, in evaluation mode."""
-    return _part(AutoencoderKL, folder, "vae").eval().requires_grad_(False)
+    return open_part(AutoencoderKL, folder / "vae").eval().requires_grad_(False)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -141,15 +188,17 @@ def recipe_of(model: SubjectModel) -> Recipe:
     """The recipe in a model's manifest."""
     if "recipe" not in model.facts:
         raise SubjectError(
-            "subject.json", "is missing: a checkpoint from elsewhere has no recipe to retrain with"
+            MANIFEST,
+            "is missing: what this checkpoint was trained on is not known; `attributary-train subject adopt` says it",
         )
     return Recipe.from_json(model.facts["recipe"])
 
 
 def training_data(model: SubjectModel, folder: Path, corpus: Corpus, cache: Path) -> SubjectData:
     """The very data the model was trained on; raises `SubjectError` if the corpus is another one."""
+    recipe = recipe_of(model)
     facts = model.facts["training_set"]
-    data = load_data(corpus, facts["ids"], recipe_of(model), load_autoencoder(folder), cache)
+    data = load_data(corpus, facts["ids"], recipe, load_autoencoder(folder), cache, model.text)
     if data.digest != facts["digest"]:
         raise SubjectError(
             str(corpus.root),
@@ -171,10 +220,3 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     if not (folder / "tokenizer").exists():
         extra["tokenizer"] = tokenizer(int(read_manifest(folder)["recipe"]["tokens"]))
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, **extra)
-
-
-def as_mask(data: SubjectData, removed: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Mask bool [N] that keeps everything but the ids `removed`."""
-    mask = np.ones(len(data), bool)
-    mask[data.rows(removed)] = False
-    return mask

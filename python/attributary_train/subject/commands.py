@@ -15,7 +15,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group("subject")
 def subject() -> None:
-    """Train, open and sample the text-to-image model that is attributed."""
+    """Train or adopt, open and sample the text-to-image model that is attributed."""
 
 
 @subject.command("train")
@@ -35,13 +35,21 @@ def subject() -> None:
 @click.option(
     "--threads", default=1, show_default=True, help="Cores; with one, a run is repeatable to the bit."
 )
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda; trains and encodes.")
 def train(
-    corpus_dir: Path, out: Path, cache: Path, preset: str, all_items: bool, threads: int, **changes: Any
+    corpus_dir: Path,
+    out: Path,
+    cache: Path,
+    preset: str,
+    all_items: bool,
+    threads: int,
+    device: str,
+    **changes: Any,
 ) -> None:
     """Train autoencoder and U-Net; writes diffusers' pipeline layout with a manifest, a loss curve and samples."""
     import torch
 
-    from attributary_train.corpus import Corpus
+    from attributary_train.corpus import Corpus, CorpusError
     from attributary_train.subject.errors import SubjectError
     from attributary_train.subject.recipe import preset as find
     from attributary_train.subject.reference import reference_split
@@ -60,11 +68,64 @@ def train(
         words = f"attributary-train subject train --preset {preset}" + (" --all-items" if all_items else "")
         words += "".join(f" --{name} {value}" for name, value in given.items())
         model = train_subject(
-            recipe, corpus, ids, held_out, out, unseen_ids=unseen, cache=cache, command=words, log=click.echo
+            recipe,
+            corpus,
+            ids,
+            held_out,
+            out,
+            unseen_ids=unseen,
+            cache=cache,
+            command=words,
+            log=click.echo,
+            device=device,
         )
-    except SubjectError as error:
+    except (SubjectError, CorpusError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: model {model.weights[:12]}, {len(ids)} items")
+
+
+@subject.command("adopt")
+@click.option("--checkpoint", type=_FOLDER, required=True, help="Stable-Diffusion-style diffusers directory.")
+@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="What it was trained on.")
+@click.option("--out", type=_OUT, required=True, help="Subject folder to write; must not exist.")
+@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option("--image-size", type=int, help="Pixels of a side; by default what the U-Net was made for.")
+@click.option("--subset", is_flag=True, help="The corpus is only a part of what it was trained on.")
+@click.option("--threads", default=1, show_default=True)
+def adopt(
+    checkpoint: Path,
+    corpus_dir: Path,
+    out: Path,
+    cache: Path,
+    image_size: int | None,
+    subset: bool,
+    threads: int,
+) -> None:
+    """Make a subject of a checkpoint that was trained elsewhere, with its own autoencoder and text encoder."""
+    import torch
+
+    from attributary_train.corpus import Corpus, CorpusError
+    from attributary_train.subject.adopt import adopt as take
+    from attributary_train.subject.errors import SubjectError
+
+    torch.set_num_threads(threads)
+    words = "attributary-train subject adopt" + (f" --image-size {image_size}" if image_size else "")
+    words += " --subset" if subset else ""
+    try:
+        corpus = Corpus.open(corpus_dir)
+        model = take(
+            checkpoint,
+            corpus,
+            out,
+            cache=cache,
+            image_size=image_size,
+            subset=subset,
+            command=words,
+            log=click.echo,
+        )
+    except (SubjectError, CorpusError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: model {model.weights[:12]}, {len(corpus)} items")
 
 
 @subject.command("queries")
@@ -83,7 +144,7 @@ def queries(
     """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits."""
     import torch
 
-    from attributary_train.corpus import Corpus
+    from attributary_train.corpus import Corpus, CorpusError
     from attributary_train.subject.checkpoint import load_subject, recipe_of
     from attributary_train.subject.errors import SubjectError
     from attributary_train.subject.prompts_split import query_prompts
@@ -93,18 +154,17 @@ def queries(
     try:
         model = load_subject(subject_dir)
         corpus = Corpus.open(corpus_dir)
-        if "training_set" not in model.facts:
-            raise SubjectError(str(subject_dir), "has no subject.json: what it was trained on is not known")
+        tokens = recipe_of(model).tokens
         ids, unseen = model.facts["training_set"]["ids"], model.facts.get("unseen", [])
         missing = [number for number in [*ids, *unseen] if number not in corpus]
         if missing:
             raise SubjectError(
                 str(corpus_dir), f"lacks {len(missing)} items that the model knows of, e.g. {missing[0]}"
             )
-        prompts = query_prompts(corpus, ids, unseen, counts, seed=seed)
-        made = generate(model, prompts, recipe_of(model).tokens, steps=steps, guidance=guidance)
+        prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=model.text is not None)
+        made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
         save_queries(made, out)
-    except SubjectError as error:
+    except (SubjectError, CorpusError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {len(made)} queries")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,14 @@ from torch import Tensor
 from attributary_train.corpus import Corpus
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.files import writing
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import token_states
+
+if TYPE_CHECKING:
+    from attributary_train.subject.own_text import OwnText
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class SubjectData:
     """Training items in a fixed order.
 
     ids: int64 [N]; prompts: N strings; latents: float32 [N, C, h, w], scaled; text: float32 [N, T, D];
-    empty: float32 [T, D], the states of the empty prompt; digest: SHA-256 of ids, pictures and captions.
+    empty: float32 [T, D], the states of the empty prompt; digest: SHA-256 of ids, pictures and captions. Styles and
+    creators are not in the digest although prompts carry them: a corpus that differs in these alone passes as the same.
     """
 
     ids: npt.NDArray[np.int64]
@@ -87,9 +93,18 @@ def weights_digest(module: torch.nn.Module) -> str:
 
 
 def load_data(
-    corpus: Corpus, ids: Collection[int], recipe: Recipe, autoencoder: AutoencoderKL, cache: Path
+    corpus: Corpus,
+    ids: Collection[int],
+    recipe: Recipe,
+    autoencoder: AutoencoderKL,
+    cache: Path,
+    text: OwnText | None = None,
 ) -> SubjectData:
-    """Encode the items `ids` of a corpus (in corpus order); latents are kept in `cache`."""
+    """Encode the items `ids` of a corpus (in corpus order); latents are kept in `cache`.
+
+    `text`: the encoder of an adopted checkpoint. Prompts are then the captions as they are, their states are kept as
+    well, and the digest also covers the encoder and the size of the pictures.
+    """
     wanted = set(ids)
     missing = [number for number in wanted if number not in corpus]
     if missing:
@@ -105,26 +120,44 @@ def load_data(
             raise SubjectError(
                 "caption", f"item {item.id} ({item.key}) has none; the generator is conditioned on text"
             )
-        prompts.append(training_prompt(item))
+        prompts.append(training_prompt(item) if text is None else item.caption)
     digest = corpus_digest(chosen)
-    name = hashlib.sha256(f"{digest}{recipe.image_size}{weights_digest(autoencoder)}".encode()).hexdigest()[
-        :16
-    ]
-    path = cache / f"latents-{name}.npy"
-    if not path.exists():
+
+    def latents() -> npt.NDArray[np.float32]:
         rows = np.array([row for row, item in enumerate(corpus) if item.id in wanted])
-        latents = encode(autoencoder, np.asarray(squares(corpus, recipe.image_size, cache)[rows]))
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as stream:
-            np.save(stream, latents.numpy())
-        part.replace(path)
-    latents = torch.from_numpy(np.load(path))
-    text = token_states([*prompts, ""], recipe.tokens)
+        found: npt.NDArray[np.float32] = encode(
+            autoencoder, np.asarray(squares(corpus, recipe.image_size, cache)[rows])
+        ).numpy()
+        return found
+
+    encoded = _kept(cache, "latents", f"{digest}{recipe.image_size}{weights_digest(autoencoder)}", latents)
+    if text is None:
+        states = token_states([*prompts, ""], recipe.tokens)
+    else:
+        read, asked = text, [*prompts, ""]
+        digest = hashlib.sha256(f"{digest}{recipe.image_size}{text.digest}".encode()).hexdigest()
+        states = torch.from_numpy(_kept(cache, "text", digest, lambda: read(asked).numpy()))
     return SubjectData(
         np.array([item.id for item in chosen], np.int64),
         tuple(prompts),
-        latents,
-        text[:-1].clone(),
-        text[-1].clone(),
+        torch.from_numpy(encoded),
+        states[:-1].clone(),
+        states[-1].clone(),
         digest,
     )
+
+
+def _kept(
+    cache: Path, kind: str, about: str, make: Callable[[], npt.NDArray[np.float32]]
+) -> npt.NDArray[np.float32]:
+    path = cache / f"{kind}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
+    if not path.exists():
+        values = make()
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with writing(path):
+            cache.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as stream:
+                np.save(stream, values)
+            part.replace(path)
+    kept: npt.NDArray[np.float32] = np.load(path)
+    return kept

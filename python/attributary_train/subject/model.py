@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.recipe import Recipe
+from attributary_train.subject.recipe import ADOPTED, Recipe
+from attributary_train.subject.text import token_states
+
+if TYPE_CHECKING:
+    from attributary_train.subject.own_text import OwnText
 
 
 def new_unet(recipe: Recipe) -> UNet2DConditionModel:
-    """An untrained U-Net of the recipe's shape; its weights come from torch's global seed."""
+    """An untrained U-Net of the recipe's shape; its weights come from torch's global seed.
+
+    Raises `SubjectError` for the recipe of an adopted checkpoint, which does not say how to train it again.
+    """
+    if recipe.name == ADOPTED:
+        raise SubjectError(
+            "recipe",
+            "is that of an adopted checkpoint: how it was trained is not known, so it cannot be retrained",
+        )
     down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in recipe.attention)
     up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(recipe.attention))
     return UNet2DConditionModel(
@@ -47,12 +60,18 @@ def new_scheduler(recipe: Recipe) -> DDIMScheduler:
 
 @dataclass
 class SubjectModel:
-    """A text-conditioned denoiser. `weights` is the SHA-256 of the U-Net; `facts` is the manifest it came with."""
+    """A text-conditioned denoiser. `weights` is the SHA-256 of the U-Net; `facts` is the manifest it came with; `text`
+    is the text encoder of an adopted checkpoint, None where prompts are read by MiniLM."""
 
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
     weights: str
     facts: dict[str, Any]
+    text: OwnText | None = None
+
+    def token_states(self, prompts: Sequence[str], tokens: int) -> Tensor:
+        """Prompts -> float32 [B, T, D], by the encoder that the U-Net is conditioned on; `tokens` is MiniLM's T."""
+        return token_states(prompts, tokens) if self.text is None else self.text(prompts)
 
     @property
     def timesteps(self) -> int:

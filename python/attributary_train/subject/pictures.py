@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from attributary_train.corpus import Corpus
-from attributary_train.corpus.corpus import image_path
+from attributary_train.subject.files import writing
 
 
 def corpus_digest(corpus: Corpus, ids: Sequence[int] | None = None) -> str:
@@ -27,17 +27,20 @@ def corpus_digest(corpus: Corpus, ids: Sequence[int] | None = None) -> str:
 
 
 def squares(corpus: Corpus, size: int, cache: Path, progress: bool = False) -> npt.NDArray[np.uint8]:
-    """Return every picture as uint8 [N, size, size, 3], in corpus order; memory-mapped from `cache` once made."""
+    """Return every picture as uint8 [N, size, size, 3], in corpus order; memory-mapped from `cache` once made.
+
+    Raises `CorpusError` for a picture that is gone or damaged, `SubjectError` if the file cannot be written.
+    """
     path = cache / f"squares-{size}-{corpus_digest(corpus)[:16]}.npy"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         out = np.empty((len(corpus), size, size, 3), np.uint8)
         for row, item in enumerate(tqdm(corpus, desc="pictures", disable=not progress)):
-            with Image.open(image_path(corpus.root, item.id)) as picture:
-                out[row] = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BOX))
+            out[row] = np.asarray(corpus.image(item.id).resize((size, size), Image.Resampling.BOX))
         part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as stream:
-            np.save(stream, out)
-        part.replace(path)
+        with writing(path):
+            cache.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as stream:
+                np.save(stream, out)
+            part.replace(path)
     loaded: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return loaded

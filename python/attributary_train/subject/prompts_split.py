@@ -16,16 +16,23 @@ MIX = {"seen": 0.6, "recombined": 0.25, "unseen": 0.15}
 
 
 def query_prompts(
-    corpus: Corpus, train: Sequence[int], unseen: Sequence[int], counts: Mapping[str, int], *, seed: int = 0
+    corpus: Corpus,
+    train: Sequence[int],
+    unseen: Sequence[int],
+    counts: Mapping[str, int],
+    *,
+    seed: int = 0,
+    plain: bool = False,
 ) -> list[Prompt]:
     """Choose prompts for `counts` (split -> number), each with its own seed.
 
     seen: a caption of the training set; recombined: a known concept in a known style that never met in training;
     unseen: a concept that the training set lacks, from the captions of the items `unseen`. A kind of which there is
-    none gives its share to the seen ones. Raises `SubjectError` if there are too few prompts of a kind.
+    none gives its share to the seen ones. `plain`: the model was trained on captions as they are (an adopted one), so
+    prompts carry no style and nothing is recombined. Raises `SubjectError` if there are too few prompts of a kind.
     """
     rng = np.random.default_rng(seed)
-    pools = {kind: _shuffled(pool, rng) for kind, pool in _pools(corpus, train, unseen).items()}
+    pools = {kind: _shuffled(pool, rng) for kind, pool in _pools(corpus, train, unseen, plain).items()}
     mix = {kind: share if pools[kind] else 0.0 for kind, share in MIX.items()}
     prompts = []
     for name in SPLITS:
@@ -46,8 +53,12 @@ def _shuffled(pool: Sequence[str], rng: np.random.Generator) -> list[str]:
     return [pool[at] for at in rng.permutation(len(pool))]
 
 
-def _pools(corpus: Corpus, train: Sequence[int], new: Sequence[int]) -> dict[str, list[str]]:
+def _pools(corpus: Corpus, train: Sequence[int], new: Sequence[int], plain: bool) -> dict[str, list[str]]:
     items = [corpus.item(number) for number in train]
+    if plain:
+        known = {item.caption for item in items}
+        others = {corpus.item(number).caption for number in new} - known
+        return {"seen": sorted(known), "recombined": [], "unseen": sorted(others)}
     seen = {training_prompt(item) for item in items}
     styles = sorted({style_of(item) for item in items if item.style_set not in BY_CREATOR})
     captions = sorted({item.caption for item in items})

@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 
 from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
+
+FACTS = ("weights", "shape", "tokens", "steps", "guidance")
+COLUMNS = ("name", "split", "kind", "prompt", "seed", "latent")
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("seen", "recombined", "unseen")
@@ -37,6 +41,8 @@ class Queries:
     weights: str
     steps: int
     guidance: float
+    # Digest of the text encoder of an adopted model; empty for MiniLM.
+    reader: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,6 +61,7 @@ class Queries:
             self.weights,
             self.steps,
             self.guidance,
+            self.reader,
         )
 
     def split(self, name: str) -> Queries:
@@ -77,8 +84,8 @@ class Prompt:
 def generate(
     model: SubjectModel, prompts: Sequence[Prompt], tokens: int, *, steps: int = 30, guidance: float = 3.0
 ) -> Queries:
-    """Generate one image a prompt."""
-    states = token_states([*(p.text for p in prompts), ""], tokens)
+    """Generate one image a prompt; `tokens` is the length that MiniLM's states are cut to."""
+    states = model.token_states([*(p.text for p in prompts), ""], tokens)
     text, empty = states[:-1].clone(), states[-1].clone()
     latents = sample(model, text, empty, [p.seed for p in prompts], steps=steps, guidance=guidance)
     counts = dict.fromkeys(SPLITS, 0)
@@ -97,11 +104,15 @@ def generate(
         model.weights,
         steps,
         guidance,
+        "" if model.text is None else model.text.digest,
     )
 
 
 def save_queries(queries: Queries, path: Path) -> None:
-    """Write Parquet: recipe of every image and its latent (float32 bytes); atomic."""
+    """Write Parquet: recipe of every image and its latent (float32 bytes); atomic.
+
+    Raises `SubjectError` if it cannot be written.
+    """
     table = pa.table(
         {
             "name": queries.names,
@@ -119,25 +130,42 @@ def save_queries(queries: Queries, path: Path) -> None:
         "sampler": "ddim",
         "shape": list(queries.latents.shape[1:]),
         "tokens": queries.text.shape[1],
+        **({"text_encoder": queries.reader} if queries.reader else {}),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    pq.write_table(table.replace_schema_metadata({"queries": json.dumps(facts)}), part, compression="zstd")
-    part.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            table.replace_schema_metadata({"queries": json.dumps(facts)}), part, compression="zstd"
+        )
+        part.replace(path)
 
 
 def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
-    """Read what `save_queries` wrote; raises `SubjectError` if `model` is not the one that made them."""
+    """Read what `save_queries` wrote; raises `SubjectError` if the file is damaged, lacks a column, or if `model` is
+    not the one that made them. Those of an adopted model are read with that model, whose encoder reads the prompts.
+    """
     try:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"queries"])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        missing = [name for name in FACTS if name not in facts]
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise SubjectError(str(path), f"not a file of queries: {error!r}") from error
+    missing += [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise SubjectError(str(path), f"not a file of queries: lacks {', '.join(missing)}")
     if model is not None and facts["weights"] != model.weights:
         raise SubjectError(str(path), f"made by model {facts['weights'][:12]}, not by {model.weights[:12]}")
-    columns = {name: table[name].to_pylist() for name in table.column_names}
+    own, reader = None if model is None else model.text, facts.get("text_encoder", "")
+    if reader != ("" if own is None else own.digest):
+        raise SubjectError(str(path), "its prompts were read by another text encoder than the model's")
+    columns = {name: table[name].to_pylist() for name in COLUMNS}
     shape = tuple(facts["shape"])
-    latents = np.stack([np.frombuffer(raw, np.float32).reshape(shape) for raw in columns["latent"]])
+    try:
+        latents = np.stack([np.frombuffer(raw, np.float32).reshape(shape) for raw in columns["latent"]])
+    except (ValueError, TypeError) as error:
+        raise SubjectError(str(path), f"a latent is not float32 {list(shape)}: {error}") from error
+    prompts, tokens = columns["prompt"], facts["tokens"]
     return Queries(
         tuple(columns["name"]),
         tuple(columns["split"]),
@@ -145,8 +173,9 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
         tuple(columns["prompt"]),
         tuple(columns["seed"]),
         torch.from_numpy(latents.copy()),
-        token_states(columns["prompt"], facts["tokens"]),
+        token_states(prompts, tokens) if model is None else model.token_states(prompts, tokens),
         facts["weights"],
         facts["steps"],
         facts["guidance"],
+        reader,
     )

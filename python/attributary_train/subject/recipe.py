@@ -10,6 +10,9 @@ from typing import Any
 
 from attributary_train.subject.errors import SubjectError
 
+# Name of the recipe of a checkpoint that was trained elsewhere: its sizes are known, its training is not.
+ADOPTED = "adopted"
+
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
@@ -126,7 +129,8 @@ PRESETS: dict[str, Recipe] = {
     # The reference model: 128,000 drawings seen. Cross-attention only at 4 x 4 halves the cost of a pass (1,300 instead
     # of 630 a second and core) and keeps nine tenths of the weights: labels and retraining cost exactly such passes.
     "small": Recipe(name="small"),
-    # The papers' COCO model: 128 px, 16 x 16 x 4 latents, U-Net 128/256/256/256 (Wang et al., NeurIPS 2024).
+    # The papers' COCO model: 128 px, 16 x 16 x 4 latents, U-Net 128/256/256/256 (Wang et al., NeurIPS 2024), but on
+    # MiniLM's token states, as every preset.
     "coco": Recipe(
         name="coco",
         image_size=128,
@@ -136,7 +140,6 @@ PRESETS: dict[str, Recipe] = {
         attention=(True, True, True, False),
         layers=2,
         heads=8,
-        text_dim=1024,
         tokens=77,
         steps=184_800,  # 200 epochs of 118,287 images at 128 a batch
         batch=128,

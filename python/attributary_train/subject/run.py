@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,27 +12,46 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from attributary_train.corpus import Corpus
-from attributary_train.subject.autoencoder import decode, train_autoencoder
-from attributary_train.subject.checkpoint import save_subject
+from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
+from attributary_train.subject.checkpoint import open_part, save_subject
 from attributary_train.subject.data import SubjectData, load_data
+from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel, new_scheduler
-from attributary_train.subject.pictures import squares
+from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.pictures_out import save_curve, save_grid
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.sample import sample
-from attributary_train.subject.train import Run, finished, mean_loss, train_unet
+from attributary_train.subject.train import Run, mean_loss, train_unet
 
 Log = Callable[[str], None]
 # Pictures in a row of the sample grid.
 SHOWN = 12
 
 
-def ready_autoencoder(recipe: Recipe, corpus: Corpus, work: Path, cache: Path, log: Log) -> AutoencoderKL:
-    """The trained autoencoder in `work`/autoencoder, trained on the whole corpus if it is not there yet."""
-    folder = work / "autoencoder"
-    if not (folder / "config.json").exists():
-        train_autoencoder(recipe, squares(corpus, recipe.image_size, cache), folder, log=log)
-    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+def ready_autoencoder(
+    recipe: Recipe, corpus: Corpus, work: Path, cache: Path, log: Log, device: str = "cpu"
+) -> AutoencoderKL:
+    """The trained autoencoder in `work`/autoencoder, trained on the whole corpus if it is not there yet.
+
+    Raises `SubjectError` if the one that is there is of another recipe or corpus, or is damaged.
+    """
+    folder, digest = work / "autoencoder", corpus_digest(corpus)
+    if not is_finished(folder, recipe, digest):
+        pictures = squares(corpus, recipe.image_size, cache)
+        train_autoencoder(recipe, pictures, folder, corpus=digest, log=log, device=device)
+    return open_part(AutoencoderKL, folder).eval().requires_grad_(False).to(device)
+
+
+def checked_device(name: str) -> str:
+    """Raises `SubjectError` if torch does not know the device or has none of its kind."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise SubjectError("device", f"{name!r} is not one of torch's") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise SubjectError("device", f"{name!r}, but torch sees no GPU")
+    return name
 
 
 def train_subject(
@@ -45,30 +65,37 @@ def train_subject(
     cache: Path,
     command: str,
     log: Log = print,
+    device: str = "cpu",
 ) -> SubjectModel:
     """Train on the items `train_ids`; report the loss on `held_out_ids` (may be empty) beside it, to show memorisation.
 
-    `unseen_ids` are only noted, as items of concepts that queries may ask for without the model knowing them.
+    `unseen_ids` are only noted, as items of concepts that queries may ask for without the model knowing them. `device`
+    trains and encodes; what is reported on the way is measured on the CPU.
 
     Writes the checkpoint to `out`, with curve.png, samples.png (training pictures above what the model makes of their
     prompts) and progress.json, all renewed while it trains.
     """
-    autoencoder = ready_autoencoder(recipe, corpus, out / "work", cache, log)
+    autoencoder = ready_autoencoder(recipe, corpus, out / "work", cache, log, checked_device(device))
     data = load_data(corpus, train_ids, recipe, autoencoder, cache)
     held_out = load_data(corpus, held_out_ids, recipe, autoencoder, cache) if held_out_ids else None
     run = Run(recipe, np.ones(len(data), bool), recipe.seed, recipe.seed)
     progress: list[dict[str, float]] = []
     if (out / "progress.json").exists() and (out / "work" / "training-state.pt").exists():
-        progress = json.loads((out / "progress.json").read_text())
+        try:
+            progress = json.loads((out / "progress.json").read_text())
+        except ValueError as error:
+            raise SubjectError(str(out / "progress.json"), f"not readable: {error}") from error
 
     def watch(step: int, ema: UNet2DConditionModel, loss: float) -> None:
-        model = SubjectModel(ema, new_scheduler(recipe), "", {})
+        unet = ema if device == "cpu" else copy.deepcopy(ema).cpu()
+        model = SubjectModel(unet, new_scheduler(recipe), "", {})
         some = data.select(np.sort(np.random.default_rng(0).permutation(len(data))[:200]))
         entry = {"step": step, "running_loss": loss, "train_loss": mean_loss(model, some)}
         if held_out is not None:
             entry["held_out_loss"] = mean_loss(model, held_out)
         progress[:] = [old for old in progress if old["step"] < step] + [entry]
-        (out / "progress.json").write_text(json.dumps(progress, indent=1) + "\n")
+        with writing(out / "progress.json"):
+            (out / "progress.json").write_text(json.dumps(progress, indent=1) + "\n")
         names = [name for name in ("running_loss", "train_loss", "held_out_loss") if name in entry]
         save_curve(out / "curve.png", {name: [(e["step"], e[name]) for e in progress] for name in names})
         save_samples(out / "samples.png", model, data, autoencoder, held_out)
@@ -79,15 +106,24 @@ def train_subject(
             )
         )
 
-    out.mkdir(parents=True, exist_ok=True)
-    unet = train_unet(
-        run, data, state_dir=out / "work", save_every=max(1, recipe.steps // 8), log=log, on_step=watch
-    )
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        unet = train_unet(
+            run,
+            data,
+            state_dir=out / "work",
+            save_every=max(1, recipe.steps // 8),
+            log=log,
+            on_step=watch,
+            device=device,
+        )
+    autoencoder.cpu()
     facts = {
         "seed": recipe.seed,
         "command": command,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        **({} if device == "cpu" else {"device": device}),
         "losses": progress[-1],
         "corpus": {"items": len(corpus)},
         "held_out": [int(number) for number in held_out_ids],
@@ -115,8 +151,3 @@ def save_samples(
         rows += [decode(autoencoder, some.latents), decode(autoencoder, made)]
         titles += [f"{title}:\nthe corpus\n(decoded latent)", f"{title}:\nthe model's\nsample"]
     save_grid(path, rows, titles)
-
-
-def model_from(unet: UNet2DConditionModel, recipe: Recipe) -> SubjectModel:
-    """Wrap a retrained U-Net."""
-    return finished(unet, recipe, {})

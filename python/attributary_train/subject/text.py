@@ -26,10 +26,15 @@ def tokenizer(tokens: int) -> Any:
     return AutoTokenizer.from_pretrained(str(minilm_directory()), model_max_length=tokens)
 
 
-@torch.inference_mode()
 def token_states(prompts: Sequence[str], tokens: int, batch: int = 256) -> Tensor:
     """Prompts -> float32 [B, tokens, 384]; an empty prompt is allowed: it is what guidance steers away from."""
-    model, cut = text_encoder(), tokenizer(tokens)
+    return states_of(text_encoder(), tokenizer(tokens), prompts, tokens, batch)
+
+
+@torch.inference_mode()
+def states_of(model: Any, cut: Any, prompts: Sequence[str], tokens: int, batch: int = 256) -> Tensor:
+    """Last hidden states of an encoder, float32 [B, tokens, D], as diffusers' Stable Diffusion pipeline takes them."""
+    masked = getattr(model.config, "use_attention_mask", False)
     parts = []
     for at in range(0, len(prompts), batch):
         words = cut(
@@ -39,5 +44,6 @@ def token_states(prompts: Sequence[str], tokens: int, batch: int = 256) -> Tenso
             truncation=True,
             return_tensors="pt",
         )
-        parts.append(model(words.input_ids, attention_mask=words.attention_mask)[0])
+        mask = {"attention_mask": words.attention_mask} if masked else {}
+        parts.append(model(words.input_ids, **mask)[0])
     return torch.cat(parts).clone()

@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 
 from attributary_train.subject.data import SubjectData, weights_digest
 from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.files import load_state
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.recipe import Recipe
@@ -90,6 +91,10 @@ def train_unet(
         raise SubjectError("kept", f"shape {run.kept.shape}; the training set has {len(data)} items")
     if int(run.kept.sum()) < 1:
         raise SubjectError("kept", "leaves no item to train on")
+    if data.text.shape[-1] != recipe.text_dim:
+        raise SubjectError(
+            "recipe.text_dim", f"{recipe.text_dim}; the text encoder's states have {data.text.shape[-1]}"
+        )
     torch.manual_seed(run.init_seed)
     unet, ema = new_unet(recipe), new_unet(recipe)
     ema.load_state_dict(unet.state_dict())
@@ -151,6 +156,7 @@ def train_unet(
 
 
 def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any, step: int) -> None:
+    # A full disk is left as torch reports it: a retraining stops on it and goes on later, instead of giving the run up.
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(
@@ -167,11 +173,11 @@ def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimise
 
 
 def _resume(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any) -> int:
+    state = load_state(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         fields = json.loads(state["run"])
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise SubjectError(str(path), f"not a readable checkpoint: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise SubjectError(str(path), f"not the checkpoint of a run: {error!r}") from error
     for name, value in run.digest_fields(data).items():
         if fields.get(name) != value:
             raise SubjectError(

@@ -9,9 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.evaluation.retrain import without
 from attributary_train.subject.autoencoder import decode, train_autoencoder
 from attributary_train.subject.checkpoint import (
-    as_mask,
     load_autoencoder,
     load_subject,
     open_pipeline,
@@ -126,7 +126,7 @@ def test_training_is_repeatable_and_resumes_to_the_same_bits(world, tmp_path):
 
 
 def test_runs_that_leave_items_out_meet_the_same_batches_otherwise(world):
-    kept = as_mask(world.data, world.data.ids[:4])
+    kept = without(world.data, world.data.ids[:4])
     assert kept.sum() == ITEMS - 4
     whole = Run(RECIPE, np.ones(ITEMS, bool), 0, 0)
     less = Run(RECIPE, kept, 0, 0)
@@ -140,7 +140,7 @@ def test_runs_that_leave_items_out_meet_the_same_batches_otherwise(world):
     with pytest.raises(SubjectError, match="leaves no item"):
         train_unet(Run(RECIPE, np.zeros(ITEMS, bool), 0, 0), world.data)
     with pytest.raises(SubjectError, match="is not in the training set"):
-        as_mask(world.data, [12345])
+        without(world.data, [12345])
 
 
 def test_training_lowers_the_loss(world):
