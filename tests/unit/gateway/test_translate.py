@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attributary.attribution.types import (
@@ -20,6 +20,7 @@ LIMITS = Limits(max_image_pixels=100)
 
 
 @given(st.lists(st.floats(width=32), max_size=300), st.booleans())
+@settings(deadline=None)
 def test_embedding_values_survive(values, has_prompt):
     message = pb.Query(embedding=pb.Embedding(values=values, has_prompt=has_prompt))
     query = translate.to_query(message, LIMITS, "query")
