@@ -7,8 +7,10 @@ lock to clean up and no process id to check.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -87,7 +89,16 @@ def _train(store: RetrainStore, run: Run, todo: dict[str, Any], device: str) -> 
     if earlier is None:
         store.fail(run, f"its process died {MAX_STARTS} times without getting further")
         return
-    began = time.monotonic()
+    try:
+        _train_from(store, run, todo, device, earlier)
+    except (Orphaned, KeyboardInterrupt, SystemExit, OSError):
+        # Stopped from outside, or no room to write: nothing that the run is to blame for.
+        _uncount_start(work)
+        raise
+
+
+def _train_from(store: RetrainStore, run: Run, todo: dict[str, Any], device: str, earlier: float) -> None:
+    work, began = store.work(run), time.monotonic()
 
     def heard(line: str) -> None:
         _check_parent(todo)
@@ -134,6 +145,17 @@ def _count_start(work: Path) -> float | None:
         return 0.0
 
 
+def _uncount_start(work: Path) -> None:
+    # A disk that is full still lets a file go; a torn count is read as none.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        path = work / "starts.json"
+        known = json.loads(path.read_text())
+        if known["starts"] > 1:
+            path.write_text(json.dumps({**known, "starts": known["starts"] - 1}))
+        else:
+            path.unlink()
+
+
 def _write_seconds(work: Path, seconds: float) -> None:
     (work / "seconds").write_text(f"{seconds:.1f}")
 
@@ -169,4 +191,6 @@ def load_data_file(path: Path) -> SubjectData:
 
 
 if __name__ == "__main__":
+    # As an exception, so that a stop is told from a death.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(*sys.argv[1:4]))

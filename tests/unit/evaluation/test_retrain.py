@@ -132,13 +132,16 @@ def test_a_run_whose_process_always_dies_is_given_up(subject, store, brief, monk
         (store.folder / name).mkdir(parents=True)
     todo = {"parent": os.getppid(), "save_every": 500}
 
+    class Died(BaseException):
+        """Leaves the worker as kill -9 would: nothing is recorded."""
+
     def dies(*args, **kwargs):
-        raise KeyboardInterrupt  # Leaves the worker as a signal would: nothing is recorded.
+        raise Died
 
     monkeypatch.setattr(retrain_worker, "train_unet", dies)
     for _ in range(retrain_worker.MAX_STARTS):
         assert store.failure(run) is None
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Died):
             retrain_worker._attempt(store, run, todo)
     assert retrain_worker._attempt(store, run, todo) is True
     assert "died 3 times" in store.failure(run)
