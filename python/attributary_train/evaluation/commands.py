@@ -51,13 +51,14 @@ def retrieval(
 ) -> None:
     """Changed copies at rank 1, and other creators' drawings of a concept in the top 10, by exact search."""
     from .measure import Setup, measure
+    from .strict_json import strict_json
 
     if (bundle is None) == (encoder_dir is None):
         raise click.UsageError("give either --bundle or --encoder")
     setup = Setup(bundle, encoder_dir, corpus_dir, held_out, split, copies, int8, threads, cache)
     report = measure(setup)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        click.echo(strict_json(report))
         return
     for name, value in report["results"].items():
         click.echo(f"{name}: {json.dumps(value)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ from attributary_train.evaluation.agreement import Agreement
 from attributary_train.evaluation.lds import Ceiling, LdsResult, difference
 from attributary_train.evaluation.leave_k_out import LeaveKOut
 from attributary_train.evaluation.stats import Interval
+from attributary_train.evaluation.strict_json import strict_json
 
 # Methods that look at pictures and captions only; a teacher that cannot beat them explains nothing.
 BASELINES = ("random", "pixels", "image", "text", "joined")
@@ -180,8 +180,8 @@ def readable(told: Mapping[str, Any]) -> str:
 
 
 def as_json(told: Mapping[str, Any]) -> str:
-    """A report as JSON text."""
-    return json.dumps(told, indent=2)
+    """A report as JSON text; a number that is not finite is null."""
+    return strict_json(told)
 
 
 def _clear(name: str, interval: Interval, unit: str) -> Row:
