@@ -34,8 +34,7 @@ class LossGrid:
         noise then cancels in a mean: half as many timesteps twice cost the same and agree better (docs/teacher.md).
         """
         steps = loss_timesteps(model, count)
-        keys = [noise_key(int(i), p) for i, p in zip(data.ids, data.prompts, strict=True)]
-        noise, times = noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps)
+        noise, times = noise_grid(item_keys(data), steps, data.latents.shape[1:], draw), torch.tensor(steps)
         if mirrored:
             noise, times = torch.cat([noise, -noise], dim=1), torch.cat([times, times])
         return cls(noise, times)
@@ -43,6 +42,23 @@ class LossGrid:
     def to(self, device: str) -> LossGrid:
         """The same grid on a device."""
         return LossGrid(self.noise.to(device), self.timesteps.to(device))
+
+
+# Draw numbers of pseudo-targets start here, far from those of any loss.
+_TARGETS = 1 << 31
+
+
+def target_noise(keys: Sequence[bytes], timestep: int, shape: Sequence[int], seed: int) -> Tensor:
+    """Standard normal noise of a batch's pseudo-targets, float32 [B, *shape]; `keys` are `noise_key` of the items.
+
+    It belongs to (item, caption, timestep, seed) as the noise of losses does, and shares no stream with it.
+    """
+    return noise_grid(keys, [timestep], shape, _TARGETS + seed)[:, 0]
+
+
+def item_keys(data: SubjectData) -> list[bytes]:
+    """`noise_key` of every item."""
+    return [noise_key(int(i), p) for i, p in zip(data.ids, data.prompts, strict=True)]
 
 
 def query_draws(

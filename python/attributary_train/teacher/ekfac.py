@@ -6,9 +6,9 @@ of influence: Grosse et al., 2023. Factors are fitted by kronfluence where it is
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, require_finite
 from attributary_train.teacher.draws import LossGrid
 from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.files import whole
 from attributary_train.teacher.parameters import ParameterSet, module_names
 
 Gradients = dict[str, Tensor]
+_PARTS = ("activation", "gradient", "eigenvalues")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ class Factors:
         return Factors(layers, self.weights, self.facts)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of all factors, hexadecimal."""
+        total = hashlib.sha256(self.weights.encode())
+        for name in sorted(self.layers):
+            total.update(name.encode())
+            for part in _PARTS:
+                total.update(getattr(self.layers[name], part).contiguous().cpu().numpy().tobytes())
+        return total.hexdigest()
+
+    @property
     def bytes(self) -> int:
         """Size of all factors in memory."""
         return sum(
@@ -93,6 +105,10 @@ class Factors:
             for layer in self.layers.values()
             for part in (layer.activation, layer.gradient, layer.eigenvalues)
         )
+
+
+# Part of the key of kept factors. 2: pseudo-targets belong to (item, caption, timestep), not to a batch's place.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,7 @@ def fit_factors(model: SubjectModel, data: SubjectData, settings: FactorSettings
         for part in (layer.activation, layer.gradient, layer.eigenvalues):
             require_finite(part, f"Fisher factor of {name}")
     facts: dict[str, object] = {
+        "version": VERSION,
         "backend": backend,
         "parameters": settings.parameters,
         "draws": settings.draws,
@@ -136,20 +153,15 @@ def fit_factors(model: SubjectModel, data: SubjectData, settings: FactorSettings
     return Factors(layers, model.weights, facts)
 
 
-_PARTS = ("activation", "gradient", "eigenvalues")
-
-
 def save_factors(factors: Factors, path: Path) -> None:
-    """Write one safetensors file, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write one safetensors file, atomically; raises `TeacherError` if it cannot be written."""
     tensors = {
         f"{name}/{part}": getattr(layer, part).contiguous()
         for name, layer in factors.layers.items()
         for part in _PARTS
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, part, {"weights": factors.weights, "facts": json.dumps(factors.facts)})
-    part.replace(path)
+    with whole(path) as file:
+        save_file(tensors, file, {"weights": factors.weights, "facts": json.dumps(factors.facts)})
 
 
 def load_factors(path: Path, model: SubjectModel) -> Factors:

@@ -18,7 +18,14 @@ from torch import Tensor
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.ekfac import Factors, FactorSettings, fit_factors, load_factors, save_factors
+from attributary_train.teacher.ekfac import (
+    VERSION,
+    Factors,
+    FactorSettings,
+    fit_factors,
+    load_factors,
+    save_factors,
+)
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.method import Method
@@ -65,7 +72,7 @@ class EkfacInfluence(Method):
         return float(factors.bytes)
 
     def _factors(self, data: SubjectData, model: SubjectModel) -> Factors:
-        facts = f"{model.weights}{data.digest}{self._factor_settings}"
+        facts = f"{VERSION} {model.weights}{data.digest}{self._factor_settings}"
         path = self.scratch / f"factors-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.safetensors"
         if path.exists():
             return load_factors(path, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,26 +17,33 @@ from torch.utils.data import Dataset
 
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
-from attributary_train.teacher.draws import LossGrid
+from attributary_train.teacher.draws import LossGrid, item_keys, target_noise
 from attributary_train.teacher.ekfac import FactorSettings, Layer
+from attributary_train.teacher.errors import TeacherError
 
 
-class _Rows(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """(item, timestep) pairs: latents, noise, timestep, text."""
+class _Rows(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
+    """(item, timestep) pairs: latents, noise, timestep, text, noise of the pseudo-target (drawn as it is asked for)."""
 
-    def __init__(self, data: SubjectData, grid: LossGrid) -> None:
-        self.data, self.grid = data, grid
+    def __init__(self, data: SubjectData, grid: LossGrid, settings: FactorSettings) -> None:
+        self.data, self.grid, self.settings = data, grid, settings
+        self._keys = item_keys(data)
 
     def __len__(self) -> int:
         return len(self.data) * len(self.grid.timesteps)
 
-    def __getitem__(self, at: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         column, row = divmod(at, len(self.data))
+        drawn = torch.empty(0)
+        if self.settings.sampled:
+            step, shape = int(self.grid.timesteps[column]), self.data.latents.shape[1:]
+            drawn = target_noise([self._keys[row]], step, shape, self.settings.seed)[0]
         return (
             self.data.latents[row],
             self.grid.noise[row, column],
             self.grid.timesteps[column],
             self.data.text[row],
+            drawn,
         )
 
 
@@ -45,19 +53,14 @@ class _Denoiser(nn.Module):
         self.unet = model.unet
 
 
-def _task(subject: SubjectModel, names: Sequence[str], settings: FactorSettings) -> Any:
+def _task(subject: SubjectModel, names: Sequence[str]) -> Any:
     from kronfluence.task import Task
-
-    stream = torch.Generator().manual_seed(settings.seed)
 
     class Denoising(Task):  # type: ignore[misc]
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
-            latents, noise, steps, text = batch
+            latents, noise, steps, text, drawn = batch
             answer = model.unet(subject.noised(latents, noise, steps), steps, text, return_dict=False)[0]
-            if sample:
-                target = answer.detach() + torch.randn(answer.shape, generator=stream)
-            else:
-                target = subject.target(latents, noise, steps)
+            target = answer.detach() + drawn if sample else subject.target(latents, noise, steps)
             return (answer - target).square().mean(dim=(1, 2, 3)).sum()
 
         def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
@@ -77,18 +80,25 @@ def fit(
     settings: FactorSettings,
     scratch: Path,
 ) -> dict[str, Layer]:
-    """Fit and read back; kronfluence's own files in `scratch` are removed."""
+    """Fit and read back; kronfluence's own files lie in a new folder of `scratch` meanwhile.
+
+    Raises `TeacherError` if they cannot be written.
+    """
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments
 
     logging.getLogger("kronfluence").setLevel(logging.ERROR)
-    task = _task(model, names, settings)
+    task = _task(model, names)
     # prepare_model wraps modules in place: a copy, so that the model others hold stays as it is.
     wrapped = prepare_model(
         _Denoiser(SubjectModel(copy.deepcopy(model.unet), model.scheduler, model.weights, {})), task
     )
-    folder = scratch / "kronfluence"
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        # One of its own: two fits at a time must not remove each other's files.
+        folder = Path(tempfile.mkdtemp(prefix="kronfluence-", dir=scratch))
+    except OSError as error:
+        raise TeacherError(str(scratch), f"cannot be written: {error}") from error
     try:
         with warnings.catch_warnings():
             # kronfluence 1.0.1 names a scaler of torch.cuda.amp that torch has renamed.
@@ -96,12 +106,14 @@ def fit(
             analyzer = Analyzer("teacher", wrapped, task, cpu=True, output_dir=str(folder), disable_tqdm=True)
             analyzer.fit_all_factors(
                 "ekfac",
-                _Rows(data, grid),
+                _Rows(data, grid, settings),
                 per_device_batch_size=settings.batch,
                 factor_args=FactorArguments(strategy="ekfac", use_empirical_fisher=not settings.sampled),
                 overwrite_output_dir=True,
             )
             found = analyzer.load_all_factors("ekfac")
+    except OSError as error:
+        raise TeacherError(str(folder), f"cannot be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     layers = {}

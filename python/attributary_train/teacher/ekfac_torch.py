@@ -1,6 +1,6 @@
 """EK-FAC factors of Linear layers in plain torch: two passes with hooks, no library.
 
-The fallback of `ekfac_kronfluence`, and its check: with the targets that were added both give the same factors.
+The fallback of `ekfac_kronfluence`, and its check: both give the same factors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
-from attributary_train.teacher.draws import LossGrid
+from attributary_train.teacher.draws import LossGrid, item_keys, target_noise
 from attributary_train.teacher.ekfac import FactorSettings, Layer
 from attributary_train.teacher.errors import TeacherError
 
@@ -60,7 +60,7 @@ def backward_pass(
     sink: Sink,
 ) -> None:
     """One pass over (item, timestep); a batch's loss is the sum of its rows' mean squared errors."""
-    stream = torch.Generator().manual_seed(settings.seed)
+    keys = item_keys(data)
     weights = [p for name, p in model.unet.named_parameters() if name.rsplit(".", 1)[0] in set(names)]
     for weight in weights:
         weight.requires_grad_(True)
@@ -73,7 +73,8 @@ def backward_pass(
                     steps = step.expand(len(latents))
                     answer = model.predict(latents, noise, steps, data.text[part])
                     if settings.sampled:
-                        target = answer.detach() + torch.randn(answer.shape, generator=stream)
+                        drawn = target_noise(keys[part], int(step), answer.shape[1:], settings.seed)
+                        target = answer.detach() + drawn
                     else:
                         target = model.target(latents, noise, steps)
                     torch.autograd.grad((answer - target).square().mean(dim=(1, 2, 3)).sum(), weights)

@@ -4,6 +4,7 @@ al., 2017).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,14 @@ class Diagonal:
     def to(self, device: str) -> Diagonal:
         """The same diagonal on a device."""
         return Diagonal({name: value.to(device) for name, value in self.squares.items()}, self.weights)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the diagonal, hexadecimal."""
+        total = hashlib.sha256(self.weights.encode())
+        for name in sorted(self.squares):
+            total.update(name.encode() + self.squares[name].contiguous().cpu().numpy().tobytes())
+        return total.hexdigest()
 
     def precondition(self, gradients: Gradients, damping: float) -> Gradients:
         """g / (F + damping * mean F), element by element."""

@@ -11,7 +11,13 @@ from typing import Any, Literal
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.abu import Abu, AbuSettings
-from attributary_train.teacher.ekfac import FactorSettings, fit_factors, load_factors, save_factors
+from attributary_train.teacher.ekfac import (
+    VERSION,
+    FactorSettings,
+    fit_factors,
+    load_factors,
+    save_factors,
+)
 from attributary_train.teacher.registry import Context
 
 
@@ -31,7 +37,8 @@ class KeptAbu(Abu):
 
 def kept_factors(model: SubjectModel, data: SubjectData, settings: FactorSettings, folder: Path) -> Any:
     """Factors from `folder`, fitted first if they are not there."""
-    about = json.dumps({**asdict(settings), "weights": model.weights, "data": data.digest}, sort_keys=True)
+    asked = {**asdict(settings), "version": VERSION, "weights": model.weights, "data": data.digest}
+    about = json.dumps(asked, sort_keys=True)
     path = folder / f"factors-{hashlib.sha256(about.encode()).hexdigest()[:16]}.safetensors"
     if path.exists():
         return load_factors(path, model)
@@ -42,7 +49,7 @@ def kept_factors(model: SubjectModel, data: SubjectData, settings: FactorSetting
 
 def _make(context: Context, fisher: Literal["ekfac", "diagonal", "none"], values: dict[str, Any]) -> KeptAbu:
     settings = dict(values)
-    if "alpha" in settings:
+    if "alpha" in settings or "papers_alpha" in settings:
         settings.setdefault("target_change", None)
     if "parameters" in settings:
         settings["factors"] = FactorSettings(parameters=settings["parameters"])
