@@ -9,7 +9,6 @@ on the query's loss, preconditioned by the inverse Fisher information F:
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, require_finite
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Cost
+from attributary_train.teacher.baseline import baseline_digest, kept_baseline
 from attributary_train.teacher.draws import LossGrid, query_draws
 from attributary_train.teacher.ekfac import Factors, FactorSettings, Gradients, as_matrix, fit_factors
 from attributary_train.teacher.errors import TeacherError
@@ -52,8 +52,10 @@ class AbuSettings:
     `fisher`: "ekfac" (AbU+), "diagonal" (AbU) or "none" (plain ascent). `damping`: times the layer's mean eigenvalue
     (0.1 in the AbU+ paper; the diagonal Fisher of AbU has none, a small one keeps dead weights still).
     `target_change`: the mean relative loss change over the training set that the step aims at, e.g. 0.01 for 1%; its
-    size is then found per query on a fixed sample of items, and the change reached is logged. `alpha` instead takes
-    the papers' fixed step, alpha / N^2 with Fisher information summed over N items: alpha F^-1 g for a mean Fisher.
+    size is then found per query on a fixed sample of items, and the change reached is logged. `alpha` instead is a
+    fixed step, alpha F^-1 g with F the mean over items, as it is fitted here. `papers_alpha` is that step as the papers
+    write it, (papers_alpha / N) F^-1 g with the same F and N items, so that alpha = papers_alpha / N. Their values:
+    AbU+ 0.01 / N on COCO (so alpha = 0.01 / N^2) and 0.002 on Stable Diffusion, AbU 0.01 and 0.1 (in 100 steps).
     `gradient_draws`: (noise, timestep) draws of the query's gradient (50,000 in the papers; see docs/teacher.md for
     what fewer cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers); `mirrored`:
     each with a noise and its mirror image, so twice as many passes. `draw`: which noise; another number is an
@@ -65,6 +67,7 @@ class AbuSettings:
     damping: float = 0.1
     target_change: float | None = 0.01
     alpha: float | None = None
+    papers_alpha: float | None = None
     gradient_draws: int = 512
     timesteps: int = 5
     mirrored: bool = True
@@ -72,9 +75,10 @@ class AbuSettings:
     factors: FactorSettings = field(default_factory=FactorSettings)
 
     def __post_init__(self) -> None:
-        if (self.target_change is None) == (self.alpha is None):
+        if sum(value is not None for value in (self.target_change, self.alpha, self.papers_alpha)) != 1:
             raise TeacherError(
-                "target_change, alpha", "give exactly one of them: a loss change to aim at or a fixed step"
+                "target_change, alpha, papers_alpha",
+                "give exactly one of them: a loss change to aim at or a fixed step",
             )
         for name in ("gradient_draws", "timesteps"):
             if getattr(self, name) < 1:
@@ -119,15 +123,18 @@ class Abu:
         self.scratch = scratch
         self.steps: list[Step] = []  # of the last `score` call, in the queries' order
         self._factors: Factors | Diagonal | None = factors
+        self._fitted = False
         self._fit_seconds = 0.0
         self._cost: Cost | None = None
 
     def fit(self, data: SubjectData, model: SubjectModel, *, baseline: Path | None = None) -> None:
         """Fit the Fisher information if none was given, and take the baseline losses.
 
-        `baseline`: a file that keeps these losses, float32 [N, T], between processes.
+        `baseline`: a file that keeps these losses, float32 [N, T], between processes; one of another model, other
+        data or other noise is taken anew.
         """
         began = time.perf_counter()
+        self._fitted = False
         self.model = model
         self.data = data.to(self.device)
         self.modules = module_names(model.unet, self.settings.parameters)
@@ -162,6 +169,7 @@ class Abu:
         self._probe = rows, LossGrid(self.grid.noise[:, every], self.grid.timesteps[every])
         self._probe_before = self.baseline[torch.from_numpy(rows)][:, every]
         self._fit_seconds = time.perf_counter() - began
+        self._fitted = True
 
     @property
     def factors(self) -> Factors | Diagonal | None:
@@ -169,20 +177,14 @@ class Abu:
         return self._factors
 
     def _baseline(self, path: Path | None) -> Tensor:
-        if path is not None and path.exists():
-            kept = torch.from_numpy(np.load(path))
-            if kept.shape != (len(self.data), self.settings.columns):
-                raise TeacherError(
-                    str(path), f"shape {tuple(kept.shape)} is not that of this corpus and these timesteps"
-                )
-            return kept
-        found = losses(self.model, self.data, self.grid, np.arange(len(self.data)))
-        if path is not None:
-            part = path.with_suffix(f".{os.getpid()}.part")
-            with part.open("wb") as stream:
-                np.save(stream, found.numpy())
-            part.replace(path)
-        return found
+        def take() -> Tensor:
+            return losses(self.model, self.data, self.grid, np.arange(len(self.data)))
+
+        if path is None:
+            return take()
+        settings = self.settings
+        about = baseline_digest(self.model, self.data, [settings.timesteps, settings.mirrored, settings.draw])
+        return kept_baseline(path, about, take)
 
     def gradient(self, query: Queries) -> Gradients:
         """Mean gradient of one query's loss (`query` has one row) over `gradient_draws` draws, module -> [O, I]."""
@@ -238,6 +240,8 @@ class Abu:
         )
         if settings.alpha is not None:
             size = settings.alpha
+        elif settings.papers_alpha is not None:
+            size = settings.papers_alpha / len(self.data)
         else:
             assert settings.target_change is not None
             size = self._size(direction, settings.target_change)
@@ -284,11 +288,17 @@ class Abu:
         """Loss change of each candidate, float32 [Q, C]; see `Attributor.score`. `steps` says what each query's step
         did.
         """
+        if not self._fitted:
+            raise TeacherError(self.name, "score was called before fit")
         if queries.weights != self.model.weights:
             raise TeacherError(
                 "queries", f"made by model {queries.weights[:12]}, not by {self.model.weights[:12]}"
             )
         candidates = np.asarray(candidates, np.int64)
+        if candidates.ndim not in (1, 2):
+            raise TeacherError("candidates", f"{candidates.ndim} dimensions; must be [C] or [Q, C]")
+        if candidates.ndim == 2 and len(candidates) != len(queries):
+            raise TeacherError("candidates", f"{len(candidates)} rows for {len(queries)} queries")
         per_query = np.broadcast_to(candidates, (len(queries), candidates.shape[-1]))
         began = time.perf_counter()
         out = np.empty(per_query.shape, np.float32)

@@ -47,6 +47,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--device", "devices", multiple=True, default=("cpu",), help="Devices that workers take in turn."
 )
+@click.option("--retry-failed", is_flag=True, help="Make shards with failed queries again.")
 @click.option("--ray", "on_ray", is_flag=True, help="Work on Ray: the same shards from several machines.")
 @click.option("--ray-address", help="A running cluster; without it one is started here.")
 @click.option("--gpus", default=0.0, show_default=True, help="GPUs of each Ray worker.")
@@ -69,6 +70,7 @@ def label(
     per_shard: int,
     workers: int,
     devices: tuple[str, ...],
+    retry_failed: bool,
     on_ray: bool,
     ray_address: str | None,
     gpus: float,
@@ -95,20 +97,32 @@ def label(
         settings = LabelSettings(teacher, CandidateSettings(nearest, outside), per_shard)
         job = Job(out, subject_dir, corpus_dir, queries, cache, splits, limit)
         if on_ray:
-            made = _on_ray(job, settings, workers, gpus, ray_address)
+            made = _on_ray(job, settings, workers, gpus, ray_address, retry_failed)
         else:
-            made = make_labels(job, settings, workers=workers, devices=devices, log=click.echo)
+            made = make_labels(
+                job, settings, workers=workers, devices=devices, retry_failed=retry_failed, log=click.echo
+            )
     except (TeacherError, SubjectError, CorpusError) as error:
         raise click.ClickException(str(error)) from error
     rate = made.pairs / made.seconds if made.seconds else 0.0
     click.echo(f"{out}: {made.queries} labels, {made.failed} failed; {made.pairs:,} pairs at {rate:,.0f}/s")
 
 
-def _on_ray(job: Job, settings: LabelSettings, workers: int, gpus: float, address: str | None) -> Made:
+def _on_ray(
+    job: Job, settings: LabelSettings, workers: int, gpus: float, address: str | None, retry_failed: bool
+) -> Made:
     from attributary_train.teacher.errors import TeacherError
 
     try:
         from attributary_train.teacher.label_ray import label_on_ray
     except ImportError as error:
         raise TeacherError("--ray", f"Ray is not installed ({error}); pip install ray[default]") from error
-    return label_on_ray(job, settings, actors=workers, gpus=gpus, address=address, log=click.echo)
+    return label_on_ray(
+        job,
+        settings,
+        actors=workers,
+        gpus=gpus,
+        address=address,
+        retry_failed=retry_failed,
+        log=click.echo,
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
@@ -32,12 +33,15 @@ from attributary_train.teacher.labels import (
     LabelSettings,
     Planned,
     file_digest,
+    forget_failures,
     read_facts,
     read_labels,
     read_plan,
     shard_path,
+    write_facts,
     write_plan,
 )
+from attributary_train.teacher.query_digest import query_digests
 from attributary_train.teacher.registry import Context, create
 
 Log = Callable[[str], None]
@@ -76,8 +80,19 @@ class Made:
 def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
     """Plan, fit factors and take the baseline, unless the folder has them already.
 
-    Raises `TeacherError` if the folder was begun with other settings, another model or other queries.
+    Of several that start at a time one prepares and the others wait for it. Raises `TeacherError` if the folder was
+    begun with other settings, another model or other queries, or cannot be written.
     """
+    try:
+        for name in (SHARDS, LOCKS):
+            (job.folder / name).mkdir(parents=True, exist_ok=True)
+        with FileLock(job.folder / LOCKS / "prepare.lock"):
+            _prepare(job, settings, log)
+    except OSError as error:
+        raise TeacherError(str(job.folder), f"cannot be used: {error}") from error
+
+
+def _prepare(job: Job, settings: LabelSettings, log: Log) -> None:
     model = load_subject(job.subject)
     asked = {
         "schema_version": SCHEMA_VERSION,
@@ -95,10 +110,8 @@ def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
                     str(job.folder / FACTS), f"was begun with another value of {name}; choose another folder"
                 )
         if facts["paths"] != job.paths():
-            _write_facts(job, asked, facts["data"])
+            write_facts(job.folder, {**facts, "paths": job.paths()})
         return
-    for name in (SHARDS, LOCKS):
-        (job.folder / name).mkdir(parents=True, exist_ok=True)
     corpus = Corpus.open(job.corpus)
     data = training_data(model, job.subject, corpus, job.cache)
     queries = load_queries(job.queries, model)
@@ -106,19 +119,24 @@ def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
     if not wanted:
         raise TeacherError("splits", f"no query of {', '.join(job.splits)} in {job.queries}")
     log(f"planning {len(wanted)} queries")
-    write_plan(job.folder, _plan(job, settings, corpus, model, data, queries.take(wanted)))
+    chosen = queries.take(wanted)
+    write_plan(job.folder, _plan(job, settings, corpus, model, data, chosen))
     log("fitting the Fisher information and taking the baseline losses")
     teacher = Abu(settings.teacher, scratch=job.folder / "scratch")
     teacher.fit(data, model, baseline=job.folder / BASELINE)
-    if isinstance(teacher.factors, Factors):
-        save_factors(teacher.factors, job.folder / FACTORS)
-    _write_facts(job, asked, data.digest)
-
-
-def _write_facts(job: Job, asked: dict[str, object], data: str) -> None:
-    part = job.folder / (FACTS + ".part")
-    part.write_text(json.dumps({**asked, "data": data, "paths": job.paths()}, indent=2) + "\n")
-    part.replace(job.folder / FACTS)
+    factors = teacher.factors
+    fitted: dict[str, object] | None = None
+    if isinstance(factors, Factors):
+        save_factors(factors, job.folder / FACTORS)
+        fitted = {"backend": factors.facts["backend"], "digest": factors.digest}
+    elif factors is not None:
+        fitted = {"backend": "torch", "digest": factors.digest}
+    found = {
+        "data": data.digest,
+        "factors": fitted,
+        "query_digests": dict(zip(chosen.names, query_digests(chosen), strict=True)),
+    }
+    write_facts(job.folder, {**asked, **found, "paths": job.paths()})
 
 
 def _plan(
@@ -152,16 +170,20 @@ def make_labels(
     *,
     workers: int = 2,
     devices: Sequence[str] = ("cpu",),
+    retry_failed: bool = False,
     log: Log = print,
 ) -> Made:
     """Label every query of the job that has no label yet; may be killed at any moment and called again.
 
-    Workers take the `devices` in turn: one process a GPU, one a core. A query that fails is recorded and skipped.
-    Raises `TeacherError` if a worker ends without a reason of the kind.
+    Workers take the `devices` in turn: one process a GPU, one a core. A query that fails is recorded and skipped, until
+    a call with `retry_failed`, which makes its shard anew. Raises `TeacherError` if a worker ends without a reason of
+    the kind.
     """
     if workers < 1:
         raise TeacherError("workers", f"{workers}; must be at least 1")
     prepare(job, settings, log)
+    if retry_failed:
+        log(f"{forget_failures(job.folder)} shards with failed queries are made again")
     plan = read_plan(job.folder)
     todo = [number for number in plan if not shard_path(job.folder, number).exists()]
     began = time.monotonic()

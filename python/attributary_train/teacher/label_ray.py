@@ -10,11 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import ray
+from filelock import FileLock
 
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, Log, Made, prepare, summary
-from attributary_train.teacher.labels import LabelSettings, read_plan, shard_path
+from attributary_train.teacher.labels import (
+    LOCKS,
+    LabelSettings,
+    errors_of,
+    forget_failures,
+    read_plan,
+    shard_path,
+    write_shard,
+)
 
 # As often as a local shard is started.
 MAX_STARTS = 3
@@ -32,18 +42,13 @@ class _Actor:
         self.labeller = Labeller(Path(folder), device)
 
     def shard(self, number: int) -> int:
-        from filelock import FileLock
-
-        from attributary_train.teacher.labels import LOCKS
-
         with FileLock(self.labeller.folder / LOCKS / f"{number:05d}.lock"):
             if not shard_path(self.labeller.folder, number).exists():
                 self.labeller.shard(number)
         return number
 
-    def give_up(self, number: int, reason: str) -> int:
-        self.labeller.give_up(number, reason)
-        return number
+    def ready(self) -> None:
+        """Answered once the teacher is opened."""
 
 
 def label_on_ray(
@@ -53,16 +58,20 @@ def label_on_ray(
     actors: int = 2,
     gpus: float = 0.0,
     address: str | None = None,
+    retry_failed: bool = False,
     log: Log = print,
 ) -> Made:
     """Label as `make_labels` does, with `actors` Ray actors of one core and `gpus` GPUs each.
 
     An actor that dies is replaced and its shard given out again; a shard that kills three is written with errors.
-    Raises `TeacherError` if there is no cluster at `address` (None: one is started here).
+    Raises `TeacherError` if there is no cluster at `address` (None: one is started here), or if actors die three times
+    in a row before they are ready.
     """
     if actors < 1:
         raise TeacherError("actors", f"{actors}; must be at least 1")
     prepare(job, settings, log)
+    if retry_failed:
+        log(f"{forget_failures(job.folder)} shards with failed queries are made again")
     plan = read_plan(job.folder)
     todo = [number for number in plan if not shard_path(job.folder, number).exists()]
     pairs = sum(len(entry.candidates) for number in todo for entry in plan[number])
@@ -75,42 +84,65 @@ def label_on_ray(
             raise TeacherError("address", f"no Ray cluster at {address}: {error}") from error
     try:
         if todo:
-            _work(job.folder, todo, min(actors, len(todo)), gpus, log)
+            _work(job, todo, min(actors, len(todo)), gpus, log)
     finally:
         if started:
             ray.shutdown()
     return summary(job, pairs, time.monotonic() - began, log)
 
 
-def _work(folder: Path, todo: list[int], actors: int, gpus: float, log: Log) -> None:
+def _work(job: Job, todo: list[int], actors: int, gpus: float, log: Log) -> None:
     kind: Any = ray.remote(num_cpus=1, num_gpus=gpus)(_Actor)
     device = "cuda" if gpus else "cpu"
-
-    def new() -> Any:
-        return kind.remote(str(folder), device)
-
     waiting, starts = list(reversed(todo)), dict.fromkeys(todo, 0)
-    running: dict[Any, tuple[Any, int]] = {}
-    idle = [new() for _ in range(actors)]
-    done = 0
-    while waiting or running:
+    # What each actor is at: a shard, or None while it opens its teacher.
+    running: dict[Any, tuple[Any, int | None]] = {}
+    idle: list[Any] = []
+    never_ready = done = 0
+
+    def start() -> None:
+        actor = kind.remote(str(job.folder), device)
+        running[actor.ready.remote()] = (actor, None)
+
+    for _ in range(actors):
+        start()
+    while waiting or any(number is not None for _, number in running.values()):
         while waiting and idle:
             actor, number = idle.pop(), waiting.pop()
             starts[number] += 1
-            if starts[number] > MAX_STARTS:
-                running[actor.give_up.remote(number, f"its worker died {MAX_STARTS} times")] = (actor, number)
-            else:
-                running[actor.shard.remote(number)] = (actor, number)
+            running[actor.shard.remote(number)] = (actor, number)
         (ready,), _ = ray.wait(list(running), num_returns=1)
-        actor, number = running.pop(ready)
+        actor, at = running.pop(ready)
         try:
             ray.get(ready)
-        except ray.exceptions.RayActorError:
-            waiting.append(number)
-            idle.append(new())
+        except ray.exceptions.RayActorError as error:
+            if at is None:
+                never_ready += 1
+                if never_ready >= MAX_STARTS:
+                    raise TeacherError(
+                        "label actor", f"died {MAX_STARTS} times before it was ready: {error}"
+                    ) from error
+            elif starts[at] < MAX_STARTS:
+                waiting.append(at)
+            else:
+                # By this process: another actor may die of it as well, or not start at all.
+                _give_up(job, at, f"its worker died {MAX_STARTS} times")
+                done += 1
+            start()
             continue
         except ray.exceptions.RayTaskError as error:
-            raise TeacherError("label actor", f"shard {number}: {error.cause}") from error
+            raise TeacherError("label actor", f"shard {at}: {error.cause}") from error
         idle.append(actor)
+        if at is None:
+            never_ready = 0
+            continue
         done += 1
         log(f"labels: {done} of {len(todo)} shards")
+
+
+def _give_up(job: Job, number: int, reason: str) -> None:
+    with FileLock(job.folder / LOCKS / f"{number:05d}.lock"):
+        if not shard_path(job.folder, number).exists():
+            table = pq.read_table(job.queries, columns=["name", "split"]).to_pydict()
+            splits = dict(zip(table["name"], table["split"], strict=True))
+            write_shard(job.folder, number, errors_of(read_plan(job.folder)[number], splits, reason))

@@ -7,8 +7,10 @@ there is never made again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -31,11 +33,14 @@ from attributary_train.teacher.labels import (
     Label,
     LabelSettings,
     Planned,
+    errors_of,
     read_facts,
     read_plan,
     shard_path,
+    starts_path,
     write_shard,
 )
+from attributary_train.teacher.query_digest import require_same_queries
 
 # A shard whose worker dies this often is written with an error in every row: it would never end.
 MAX_STARTS = 3
@@ -56,8 +61,12 @@ class Labeller:
             raise TeacherError(str(paths["subject"]), "is another model than the labels were begun with")
         data = training_data(model, paths["subject"], Corpus.open(paths["corpus"]), paths["cache"])
         self.queries: Queries = load_queries(paths["queries"], model)
+        require_same_queries(self.queries, facts.get("query_digests"), str(paths["queries"]))
         self.rows = {name: row for row, name in enumerate(self.queries.names)}
         factors = load_factors(folder / FACTORS, model) if (folder / FACTORS).exists() else None
+        known = (facts.get("factors") or {}).get("digest")
+        if factors is not None and known is not None and factors.digest != known:
+            raise TeacherError(str(folder / FACTORS), "holds other factors than the labels were begun with")
         self.teacher = Abu(self.settings.teacher, scratch=folder / "scratch", factors=factors, device=device)
         self.teacher.fit(data, model, baseline=folder / BASELINE)
 
@@ -67,17 +76,7 @@ class Labeller:
         try:
             scores = self.teacher.score(query, planned.candidates)[0]
         except (TeacherError, SubjectError, ValueError, RuntimeError, MemoryError) as error:
-            nothing = planned.candidates[:0]
-            return Label(
-                planned.query,
-                query.splits[0],
-                nothing,
-                nothing.astype("float32"),
-                0,
-                None,
-                None,
-                str(error) or repr(error),
-            )
+            return errors_of([planned], {planned.query: query.splits[0]}, str(error) or repr(error))[0]
         step = self.teacher.steps[0]
         return Label(
             planned.query,
@@ -96,21 +95,8 @@ class Labeller:
 
     def give_up(self, number: int, reason: str) -> None:
         """Commit a shard of errors."""
-        nothing = self.plan[number][0].candidates[:0]
-        rows = [
-            Label(
-                p.query,
-                self.queries.splits[self.rows[p.query]],
-                nothing,
-                nothing.astype("float32"),
-                0,
-                None,
-                None,
-                reason,
-            )
-            for p in self.plan[number]
-        ]
-        write_shard(self.folder, number, rows)
+        splits = dict(zip(self.queries.names, self.queries.splits, strict=True))
+        write_shard(self.folder, number, errors_of(self.plan[number], splits, reason))
 
 
 def main(folder: str, parent: int | None = None, device: str = "cpu") -> int:
@@ -140,11 +126,16 @@ def _attempt(labeller: Labeller, number: int, orphaned: Callable[[], bool]) -> b
     try:
         if orphaned() or shard_path(labeller.folder, number).exists():
             return False
-        starts = _count_start(labeller.folder / LOCKS / f"{number:05d}.starts")
-        if starts > MAX_STARTS:
-            labeller.give_up(number, f"its worker died {MAX_STARTS} times")
-        else:
-            labeller.shard(number)
+        counter = starts_path(labeller.folder, number)
+        try:
+            if _count_start(counter) > MAX_STARTS:
+                labeller.give_up(number, f"its worker died {MAX_STARTS} times")
+            else:
+                labeller.shard(number)
+        except (KeyboardInterrupt, SystemExit, OSError, TeacherError):
+            # Stopped from outside, or no room to write: nothing that the shard is to blame for.
+            _uncount_start(counter)
+            raise
         return True
     finally:
         lock.release()
@@ -159,5 +150,17 @@ def _count_start(path: Path) -> int:
     return starts
 
 
+def _uncount_start(path: Path) -> None:
+    # A disk that is full still lets a file go; a torn count is read as none.
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        starts = int(json.loads(path.read_text())) - 1
+        if starts > 0:
+            path.write_text(json.dumps(starts))
+        else:
+            path.unlink()
+
+
 if __name__ == "__main__":
+    # As an exception, so that a stop is told from a death and locks are freed in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None, *sys.argv[3:4]))

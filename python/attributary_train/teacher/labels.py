@@ -1,6 +1,6 @@
 """Labels on disk: what the teacher said about each query, in shards that are there whole or not at all.
 
-<folder>/labels.json     what was asked: settings, hashes of model, data, queries and factors
+<folder>/labels.json     what was asked: settings, hashes of model, data, queries and factors, and who fitted these
 <folder>/plan.parquet    every query's shard and candidates, chosen once
 <folder>/factors.safetensors, baseline.npy
 <folder>/shards/00012.parquet    finished shards; a file here is complete and never changes
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings
 from attributary_train.teacher.ekfac import FactorSettings
 from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.files import whole
 
 SCHEMA_VERSION = 1
 FACTS, PLAN, FACTORS, BASELINE = "labels.json", "plan.parquet", "factors.safetensors", "baseline.npy"
@@ -55,9 +56,16 @@ class LabelSettings:
     candidates: CandidateSettings = field(default_factory=CandidateSettings)
     per_shard: int = 8
 
+    def __post_init__(self) -> None:
+        if self.per_shard < 1:
+            raise TeacherError("per_shard", f"{self.per_shard}; must be at least 1")
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return asdict(self)
+        """Plain JSON values, in the form of older files where nothing newer is set; `from_json` is the inverse."""
+        values = asdict(self)
+        if self.teacher.papers_alpha is None:
+            del values["teacher"]["papers_alpha"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> LabelSettings:
@@ -83,19 +91,8 @@ class Label:
 
 def write_atomically(path: Path, table: pa.Table) -> None:
     """Write Parquet whole or not at all, also if the power fails; raises `TeacherError` on a full disk."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise TeacherError(
-            str(path), f"cannot be written: {error}; free space and start again to go on"
-        ) from error
+    with whole(path) as part, part.open("wb") as stream:
+        pq.write_table(table, stream, compression="zstd")
 
 
 def write_shard(folder: Path, number: int, labels: Sequence[Label]) -> None:
@@ -107,6 +104,11 @@ def write_shard(folder: Path, number: int, labels: Sequence[Label]) -> None:
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard lies."""
     return folder / SHARDS / f"{number:05d}.parquet"
+
+
+def starts_path(folder: Path, number: int) -> Path:
+    """Where it is counted how often a shard was begun by a worker that then died."""
+    return folder / LOCKS / f"{number:05d}.starts"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,12 @@ def write_plan(folder: Path, plan: Sequence[Planned]) -> None:
             }
         ),
     )
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write labels.json; the folder is a label folder once it is there."""
+    with whole(folder / FACTS) as part:
+        part.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def read_plan(folder: Path) -> dict[int, list[Planned]]:
@@ -179,27 +187,53 @@ def read_labels(folder: Path, *, weights: str | None = None) -> list[Label]:
     facts = read_facts(folder)
     if weights is not None and facts["weights"] != weights:
         raise TeacherError(str(folder), f"labels of model {facts['weights'][:12]}, not of {weights[:12]}")
+    return [label for path in sorted((folder / SHARDS).glob("*.parquet")) for label in read_shard(path)]
+
+
+def read_shard(path: Path) -> list[Label]:
+    """Labels of one shard; raises `TeacherError` if it is damaged."""
+    try:
+        table = pq.read_table(path, schema=SHARD_SCHEMA)
+    except (OSError, pa.ArrowException) as error:
+        raise TeacherError(str(path), f"damaged, remove it and label again: {error}") from error
     labels = []
-    for path in sorted((folder / SHARDS).glob("*.parquet")):
-        try:
-            table = pq.read_table(path, schema=SHARD_SCHEMA)
-        except (OSError, pa.ArrowException) as error:
-            raise TeacherError(str(path), f"damaged, remove it and label again: {error}") from error
-        for at in range(table.num_rows):
-            row = {name: table[name][at] for name in SHARD_SCHEMA.names}
-            labels.append(
-                Label(
-                    row["query"].as_py(),
-                    row["split"].as_py(),
-                    np.asarray(row["candidates"].values, np.int64),
-                    np.asarray(row["scores"].values, np.float32),
-                    row["nearest"].as_py(),
-                    row["step"].as_py(),
-                    row["change"].as_py(),
-                    row["error"].as_py(),
-                )
+    for at in range(table.num_rows):
+        row = {name: table[name][at] for name in SHARD_SCHEMA.names}
+        labels.append(
+            Label(
+                row["query"].as_py(),
+                row["split"].as_py(),
+                np.asarray(row["candidates"].values, np.int64),
+                np.asarray(row["scores"].values, np.float32),
+                row["nearest"].as_py(),
+                row["step"].as_py(),
+                row["change"].as_py(),
+                row["error"].as_py(),
             )
+        )
     return labels
+
+
+def errors_of(planned: Sequence[Planned], splits: Mapping[str, str], reason: str) -> list[Label]:
+    """A shard of queries that were given up; `splits`: by query name."""
+    nothing = np.zeros(0, np.int64)
+    return [
+        Label(entry.query, splits[entry.query], nothing, nothing.astype(np.float32), 0, None, None, reason)
+        for entry in planned
+    ]
+
+
+def forget_failures(folder: Path) -> int:
+    """Let shards with a failed query be made again; returns how many. Their other queries get the same numbers."""
+    forgotten = 0
+    for number in read_plan(folder):
+        with FileLock(folder / LOCKS / f"{number:05d}.lock"):
+            path = shard_path(folder, number)
+            if path.exists() and any(label.error is not None for label in read_shard(path)):
+                starts_path(folder, number).unlink(missing_ok=True)
+                path.unlink()
+                forgotten += 1
+    return forgotten
 
 
 def file_digest(path: Path) -> str:

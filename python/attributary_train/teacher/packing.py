@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from attributary_train.teacher.errors import TeacherError
-from attributary_train.teacher.labels import FACTS, read_facts, read_labels, read_plan, write_shard
+from attributary_train.teacher.labels import read_facts, read_labels, read_plan, write_facts, write_shard
 
 
 def pack_labels(folder: Path, out: Path) -> int:
@@ -25,12 +24,8 @@ def pack_labels(folder: Path, out: Path) -> int:
         raise TeacherError(str(folder), f"{len(missing)} of {len(planned)} queries are not labelled yet")
     if out.exists():
         raise TeacherError(str(out), "exists; choose another folder")
-    # The folder is a label folder once labels.json is there.
     write_shard(out, 0, labels)
-    kept = {name: value for name, value in facts.items() if name != "paths"}
-    part = out / (FACTS + ".part")
-    part.write_text(json.dumps(kept, indent=2) + "\n")
-    part.replace(out / FACTS)
+    write_facts(out, {name: value for name, value in facts.items() if name != "paths"})
     return len(labels)
 
 

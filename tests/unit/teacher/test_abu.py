@@ -280,9 +280,28 @@ def test_what_does_not_belong_together_is_refused(model, another_model, data, qu
         teacher.score(broken, data.ids)
 
 
+def test_a_teacher_that_is_not_ready_or_asked_wrongly_says_so(model, data, queries):  # noqa: F811
+    teacher = Abu(replace(SETTINGS, fisher="none"))
+    with pytest.raises(TeacherError, match="abu-sgd: score was called before fit"):
+        teacher.score(queries, data.ids)
+    teacher.fit(data, model)
+    with pytest.raises(TeacherError, match="candidates: 2 rows for 4 queries"):
+        teacher.score(queries, data.ids[:8].reshape(2, 4))
+    with pytest.raises(TeacherError, match="candidates: 3 dimensions"):
+        teacher.score(queries, data.ids[:8].reshape(2, 2, 2))
+
+
+def test_the_papers_step_is_divided_by_the_items(model, data, queries):  # noqa: F811
+    teacher = Abu(replace(SETTINGS, fisher="none", alpha=None, papers_alpha=0.18))
+    teacher.fit(data, model)
+    assert teacher.change(queries.take([0]))[1] == pytest.approx(0.01)
+    assert len(data) == 18
+
+
 def test_settings_name_the_field_and_the_limit():
     for wrong, words in (
         ({"alpha": 0.1}, "exactly one"),
+        ({"papers_alpha": 0.1}, "exactly one"),
         ({"target_change": None}, "exactly one"),
         ({"target_change": -1.0}, "target_change: -1.0"),
         ({"damping": -0.1}, "damping"),

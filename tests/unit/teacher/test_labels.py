@@ -19,11 +19,12 @@ from attributary_train.teacher import label_worker
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings, choose
 from attributary_train.teacher.commands import label as label_command
-from attributary_train.teacher.ekfac import FactorSettings
+from attributary_train.teacher.ekfac import FactorSettings, load_factors
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, make_labels, prepare
 from attributary_train.teacher.labels import LabelSettings, read_facts, read_labels, read_plan, shard_path
 from attributary_train.teacher.packing import pack_labels
+from attributary_train.teacher.query_digest import query_digests
 from tests.unit.evaluation.conftest import subject  # noqa: F401
 
 TEACHER = AbuSettings(
@@ -77,6 +78,27 @@ def test_labels_hold_scores_of_near_and_far_candidates(finished, subject):  # no
         assert np.isfinite(label.scores).all() and label.step == pytest.approx(1e-4)
     with pytest.raises(TeacherError, match="labels of model"):
         read_labels(finished, weights="0" * 64)
+
+
+def test_facts_say_who_fitted_the_factors_and_what_the_queries_are(finished, subject, tmp_path):  # noqa: F811
+    facts = read_facts(finished)
+    factors = load_factors(finished / "factors.safetensors", subject.model)
+    assert facts["factors"] == {"backend": "torch", "digest": factors.digest}
+    known = dict(zip(subject.queries.names, query_digests(subject.queries), strict=True))
+    assert facts["query_digests"] == known
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    for name, wrong, words in (
+        ("factors", {"backend": "torch", "digest": "0"}, "holds other factors"),
+        ("query_digests", {**known, "test-0000": "0"}, "query test-0000 is another one"),
+    ):
+        (copy / "labels.json").write_text(json.dumps({**facts, name: wrong}))
+        with pytest.raises(TeacherError, match=words):
+            label_worker.Labeller(copy)
+    # Older folders say neither.
+    older = {name: value for name, value in facts.items() if name not in ("factors", "query_digests")}
+    (copy / "labels.json").write_text(json.dumps(older))
+    label_worker.Labeller(copy)
 
 
 def test_two_processes_make_the_same_bytes_as_one(finished, subject, tmp_path):  # noqa: F811
