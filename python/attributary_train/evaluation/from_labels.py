@@ -9,7 +9,22 @@ import numpy as np
 
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.scores import ScoreFile
+from attributary_train.subject.queries import Queries
 from attributary_train.teacher.labels import LabelSettings, read_facts, read_labels
+from attributary_train.teacher.query_digest import query_digests
+
+
+def require_queries(truth: ScoreFile, queries: Queries) -> None:
+    """Raise `EvaluationError` if the queries of `truth` are other ones in `queries`; unchecked if it has no digests."""
+    if truth.digests is None:
+        return
+    known = dict(zip(queries.names, query_digests(queries), strict=True))
+    for name, digest in zip(truth.queries, truth.digests, strict=True):
+        if known.get(name, digest) != digest:
+            raise EvaluationError(
+                f"{truth.method}.queries",
+                f"{name} is another one (prompt, seed or picture) in the file of queries",
+            )
 
 
 def scores_of_labels(folder: Path, name: str, splits: Collection[str] = ("test",)) -> ScoreFile:
@@ -28,6 +43,7 @@ def scores_of_labels(folder: Path, name: str, splits: Collection[str] = ("test",
             f"{len(good[0].candidates)} a query, not the whole training set; label with --nearest 0 --outside 0",
         )
     ids = np.sort(good[0].candidates)
+    digests = facts.get("query_digests")
     rows = [label.scores[np.argsort(label.candidates)] for label in good]
     return ScoreFile(
         name,
@@ -40,4 +56,5 @@ def scores_of_labels(folder: Path, name: str, splits: Collection[str] = ("test",
             "splits": sorted(splits),
             "failed": [label.query for label in labels if label.error is not None],
         },
+        None if digests is None else tuple(digests[label.query] for label in good),
     )

@@ -23,6 +23,7 @@ from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.train import Run
+from attributary_train.teacher.query_digest import query_digests
 
 Say = Callable[[str], None]
 
@@ -61,11 +62,12 @@ class Subject:
         if not paths:
             raise EvaluationError("scores", "no file given")
         out: dict[str, Scores] = {}
+        digests = query_digests(queries)
         for path in paths:
             file = load_scores(path, weights=self.model.weights)
             if file.method in out:
                 raise EvaluationError("scores", f"two files of method {file.method}; the second is {path}")
-            out[file.method] = file.aligned(queries.names, self.data.ids)
+            out[file.method] = file.aligned(queries.names, self.data.ids, digests)
         return out
 
 

@@ -204,7 +204,7 @@ def run_agreement(truth: ScoreFile, methods: Sequence[ScoreFile], fractions: Seq
                 f"{file.method}.weights", f"{file.weights[:12]}, but truth is of {truth.weights[:12]}"
             )
         rows += agreement_rows(
-            file.method, agree(truth.scores, file.aligned(truth.queries, truth.ids), fractions)
+            file.method, agree(truth.scores, file.aligned(truth.queries, truth.ids, truth.digests), fractions)
         )
     config = {
         "protocol": "agreement",

@@ -19,6 +19,7 @@ from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Attributor, Cost
+from attributary_train.teacher.query_digest import query_digests
 
 
 def score_to_file(
@@ -44,9 +45,12 @@ def score_to_file(
         raise EvaluationError("queries", "there are none in this split")
     if queries.weights != model.weights:
         raise EvaluationError("queries", f"made by model {queries.weights[:12]}, not by {model.weights[:12]}")
-    # Under another name, other settings or other queries nothing that was kept may be taken up.
+    digests = query_digests(queries)
+    # Of another method, under another name, other settings or other queries nothing that was kept may be taken up.
     asked = json.dumps(
-        [name, dict(settings), model.weights, data.digest, queries.names], sort_keys=True, default=str
+        [method.name, name, dict(settings), model.weights, data.digest, queries.names, digests],
+        sort_keys=True,
+        default=str,
     )
     parts = out.with_name(f"{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}.parts")
     method.fit(data, model)
@@ -66,7 +70,9 @@ def score_to_file(
     for key in ("candidates", "forward_passes"):
         cost[key] = costs[-1][1][key]
     facts = {"settings": dict(settings), "cost": cost, "splits": sorted(set(queries.splits))}
-    file = ScoreFile(name, np.concatenate(rows), queries.names, data.ids.copy(), model.weights, facts)
+    file = ScoreFile(
+        name, np.concatenate(rows), queries.names, data.ids.copy(), model.weights, facts, digests
+    )
     save_scores(file, out)
     for path in parts.glob("*.npz"):
         path.unlink()

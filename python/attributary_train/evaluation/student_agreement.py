@@ -47,7 +47,7 @@ def run_student_agreement(
             )
         if file.method in found:
             raise EvaluationError("scores", f"two files of method {file.method}")
-        found[file.method] = agree(truth.scores, file.aligned(truth.queries, truth.ids))
+        found[file.method] = agree(truth.scores, file.aligned(truth.queries, truth.ids, truth.digests))
     middle = f"mAP({count_of(FRACTIONS[1], len(truth.ids))})"
     rows = [
         {"method": name, **{m: _short(v.mean()) for m, v in each.rows.items()}, **_ends(each.rows[middle])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -45,13 +46,16 @@ def student(
     from ..student.errors import StudentError
     from ..student.export import ENCODER
     from ..student.studio import Studio
-    from .from_labels import scores_of_labels
+    from ..teacher.query_digest import query_digests
+    from .from_labels import require_queries, scores_of_labels
     from .scores import load_scores, save_scores
     from .student_agreement import run_student_agreement
 
     studio = Studio.open(subject_dir, corpus_dir, query_file, cache)
     truth = scores_of_labels(labels_test, "abu+", (split,))
     queries = studio.queries.split(split)
+    require_queries(truth, queries)
+    digests = query_digests(queries)
     students, without = [], {}
     try:
         for folder in folders:
@@ -65,6 +69,8 @@ def student(
                 )
     except StudentError as error:
         raise click.ClickException(str(error)) from error
+    students = [replace(file, digests=digests) for file in students]
+    without = {name: replace(file, digests=digests) for name, file in without.items()}
     for file in [*students, *without.values()] if scores_out else []:
         assert scores_out is not None
         save_scores(file, scores_out / (file.method.replace(", ", "-").replace(" ", "-") + ".npz"))
