@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from attributary_train.evaluation.agreement import Agreement
+from attributary_train.evaluation.gap import best_features, gap_closed
 from attributary_train.evaluation.lds import Ceiling, LdsResult, difference
-from attributary_train.evaluation.leave_k_out import LeaveKOut
+from attributary_train.evaluation.leave_k_out import OTHER_SEEDS, LeaveKOut
 from attributary_train.evaluation.stats import Interval
 from attributary_train.evaluation.strict_json import strict_json
 
@@ -132,6 +133,20 @@ def removal_tables(found: LeaveKOut, best: str | None) -> Row:
             if other != best
             for measure, interval in found.removals[best].minus(found.removals[other]).items()
         ]
+        tables["differences of dL"] = [
+            {
+                "removed": one,
+                "minus": other,
+                **interval_row(found.removals[one].minus(found.removals[other])["loss"]),
+            }
+            for at, one in enumerate(order)
+            for other in order[at + 1 :]
+        ]
+        tables["gap"] = _gap_rows(found, best)
+    tables["queries"] = [
+        {"query": at, **{name: _short(float(found.removals[name].loss[at])) for name in order}}
+        for at in range(len(found.removals[order[0]].loss))
+    ]
     tables["noise"] = [
         *(
             {"what": f"deviation of dL over runs: {name}", "value": _short(x)}
@@ -152,6 +167,24 @@ def removal_aims(found: LeaveKOut, best: str | None) -> list[Row]:
                 interval = found.removals[best].minus(found.removals[other])["loss"]
                 aims.append(_clear(f"leave-{found.count}-out: dL of {best} above {other}", interval, "loss"))
     return aims
+
+
+def _gap_rows(found: LeaveKOut, best: str) -> list[Row]:
+    """What part of the way from the best features to `best` every other method covers, on dL."""
+    features = best_features(found.removals, BASELINES[1:])
+    if features is None or not found.removals[best].loss.mean() > found.removals[features].loss.mean():
+        return []
+    known = {best, features, *BASELINES, OTHER_SEEDS}
+    return [
+        {
+            "method": name,
+            "from": features,
+            "to": best,
+            **interval_row(gap_closed(found.removals[best], found.removals[features], removal)),
+        }
+        for name, removal in found.removals.items()
+        if name not in known
+    ]
 
 
 def agreement_rows(name: str, found: Agreement) -> list[Row]:
