@@ -28,7 +28,6 @@ from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode, encode
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.queries import Queries
-from attributary_train.subject.text import token_states
 from attributary_train.teacher.base import Attributor
 from attributary_train.teacher.errors import TeacherError
 
@@ -157,7 +156,7 @@ class Auditor:
             prompts=(logged.prompt,),
             seeds=(0,),
             latents=latent,
-            text=token_states([logged.prompt], self.subject.recipe.tokens),
+            text=model.token_states([logged.prompt], self.subject.recipe.tokens),
             weights=model.weights,
             steps=0,
             guidance=0.0,
