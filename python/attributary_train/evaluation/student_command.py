@@ -42,6 +42,8 @@ def student(
     out: Path | None,
 ) -> None:
     """Agreement of students with the teacher: with prompts and without, by kind of prompt, beside the baselines."""
+    from attributary.errors import AttributaryError
+
     from ..student.asking import score_file
     from ..student.errors import StudentError
     from ..student.export import ENCODER
@@ -57,17 +59,20 @@ def student(
     require_queries(truth, queries)
     digests = query_digests(queries)
     students, without = [], {}
+    for variant in variants:
+        if not any((folder / variant).exists() for folder in folders):
+            raise click.UsageError(f"--variant {variant}: no student's folder holds it")
     try:
         for folder in folders:
             for variant in variants:
                 if variant != ENCODER and not (folder / variant).exists():
-                    continue
+                    continue  # Only some students have int8 and fp16.
                 name = folder.name + ("" if variant == ENCODER else f" {variant.split('.')[1]}")
                 students.append(score_file(studio, folder, queries, variant=variant, name=name))
                 without[name] = score_file(
                     studio, folder, queries, variant=variant, prompts=False, name=f"{name}, no prompt"
                 )
-    except StudentError as error:
+    except (AttributaryError, StudentError) as error:
         raise click.ClickException(str(error)) from error
     students = [replace(file, digests=digests) for file in students]
     without = {name: replace(file, digests=digests) for name, file in without.items()}
