@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from .errors import EvaluationError
 from .scores import ScoreFile
@@ -27,10 +28,23 @@ def raised(scores: Scores, power: float) -> Scores:
     return whole
 
 
-def rescale(file: ScoreFile, temperature: float | None, power: float | None, name: str) -> ScoreFile:
-    """One of the two, under a name of its own. Raises `EvaluationError` unless exactly one is given, above 0."""
-    if (temperature is None) == (power is None):
-        raise EvaluationError("temperature", "or power: one of them is needed")
+def ranked(scores: Scores) -> Scores:
+    """1 / rank, the best item's rank being 1 and ties sharing theirs; float32 [Q, N]. Two methods rescaled so differ in
+    the order of items alone."""
+    ranks = rankdata(-scores.astype(np.float64), axis=1)
+    return np.asarray(1.0 / ranks, np.float32)
+
+
+def rescale(
+    file: ScoreFile, temperature: float | None, power: float | None, name: str, *, ranks: bool = False
+) -> ScoreFile:
+    """One of the three, under a name of its own. Raises `EvaluationError` unless exactly one is given, above 0."""
+    if (temperature is not None) + (power is not None) + ranks != 1:
+        raise EvaluationError("temperature", "or power, or ranks: one of them is needed")
+    if ranks:
+        return replace(
+            file, method=name, scores=ranked(file.scores), facts={**file.facts, "rescaled": {"ranks": True}}
+        )
     value = power if temperature is None else temperature
     assert value is not None
     if not value > 0:

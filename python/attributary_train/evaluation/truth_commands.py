@@ -282,17 +282,18 @@ def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> No
 @click.option("--scores", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
 @click.option("--temperature", type=float, help="exp(score / temperature), for cosines.")
 @click.option("--power", type=float, help="What a score rises above the query's median, to this power.")
+@click.option("--ranks", is_flag=True, help="1 / rank: nothing but the order of items counts.")
 @click.option("--name", required=True, help="Name in the file and in tables.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
 @clear_errors
 def rescale_scores(
-    scores: Path, temperature: float | None, power: float | None, name: str, out: Path
+    scores: Path, temperature: float | None, power: float | None, ranks: bool, name: str, out: Path
 ) -> None:
     """Turn scores into amounts of the same order; choose the number on validation queries."""
     from .rescale import rescale
     from .scores import load_scores, save_scores
 
-    file = rescale(load_scores(scores), temperature, power, name)
+    file = rescale(load_scores(scores), temperature, power, name, ranks=ranks)
     save_scores(file, out)
     click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items")
 

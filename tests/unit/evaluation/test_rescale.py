@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.rescale import raised, rescale, sharpened
+from attributary_train.evaluation.rescale import raised, ranked, rescale, sharpened
 from attributary_train.evaluation.scores import ScoreFile, load_scores, save_scores
 from attributary_train.evaluation.truth_commands import rescale_scores
 
@@ -24,6 +24,19 @@ def test_raised_scores_count_from_the_median():
     found = raised(SCORES * 1e-9, 2.0)
     assert found[0].tolist() == pytest.approx([1.0, 0.0, 0.0, (0.4 / 0.8) ** 2, 0.0])
     assert raised(np.zeros((1, 3), np.float32), 2.0).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_ranked_scores_keep_nothing_but_the_order():
+    found = ranked(SCORES)
+    assert found[0].tolist() == pytest.approx([1, 1 / 3, 1 / 5, 1 / 2, 1 / 4])
+    assert (ranked(SCORES**3) == found).all()
+    assert ranked(np.array([[1.0, 1.0, 0.0]], np.float32))[0].tolist() == pytest.approx(
+        [1 / 1.5, 1 / 1.5, 1 / 3]
+    )
+    told = rescale(FILE, None, None, "order", ranks=True)
+    assert told.facts["rescaled"] == {"ranks": True} and (told.scores == found).all()
+    with pytest.raises(EvaluationError, match="one of them"):
+        rescale(FILE, 0.1, None, "n", ranks=True)
 
 
 @pytest.mark.parametrize(
