@@ -206,7 +206,7 @@ def flag(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_clear
 def noise(first: Path, second: Path, items: int, as_json: bool) -> None:
-    """How much of the teacher's mass changes with the noise: what no calibration can undercut."""
+    """How much of the teacher's mass changes with the noise: a reference for what calibration reaches."""
     from attributary_train.calibration.noise import compare_draws
     from attributary_train.evaluation.tables import as_json as to_json
     from attributary_train.evaluation.tables import readable
