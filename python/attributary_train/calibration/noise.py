@@ -21,7 +21,8 @@ LEVELS = (2.0, LEVEL, 4.0, 6.0)
 def compare_draws(first: Path, second: Path, total: int) -> dict[str, Any]:
     """A row a level: mass of two draws on the queries that both have. `total`: items of the training set.
 
-    Total variation is half the sum of absolute differences, the diffuse part included: what two draws of one teacher differ by.
+    Total variation is half the sum of absolute differences, the diffuse part included: what two draws of one teacher
+    differ by.
     `spread over noise`: the spread that the floor is set by over the noise of one draw (a robust deviation of the
     difference of the draws over root 2). Raises `CalibrationError` if the folders differ in more than the draw.
     """
