@@ -31,7 +31,7 @@ from .mass import Mass
 from .shares import Columns, Floats, shares_of
 
 # Part of the teacher's mass that items with an exact 0 may hold. Sharp answers hide several times the mean of it, which
-# no floor makes up for: on validation queries a tenth doubled the error of the diffuse part that a fiftieth has.
+# no floor makes up for, so it is small.
 HIDDEN = 0.02
 MIN_QUERIES = 10
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
