@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -48,7 +47,6 @@ def student(
     from ..student.errors import StudentError
     from ..student.export import ENCODER
     from ..student.studio import Studio
-    from ..teacher.query_digest import query_digests
     from .from_labels import require_queries, scores_of_labels
     from .scores import load_scores, save_scores
     from .student_agreement import run_student_agreement
@@ -57,7 +55,6 @@ def student(
     truth = scores_of_labels(labels_test, "abu+", (split,))
     queries = studio.queries.split(split)
     require_queries(truth, queries)
-    digests = query_digests(queries)
     students, without = [], {}
     for variant in variants:
         if not any((folder / variant).exists() for folder in folders):
@@ -74,8 +71,6 @@ def student(
                 )
     except (AttributaryError, StudentError) as error:
         raise click.ClickException(str(error)) from error
-    students = [replace(file, digests=digests) for file in students]
-    without = {name: replace(file, digests=digests) for name, file in without.items()}
     for file in [*students, *without.values()] if scores_out else []:
         assert scores_out is not None
         save_scores(file, scores_out / (file.method.replace(", ", "-").replace(" ", "-") + ".npz"))

@@ -16,6 +16,7 @@ from attributary.kernels import resize_crop
 from attributary_train.evaluation.rescale import sharpened
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.subject.queries import Queries
+from attributary_train.teacher.query_digest import query_digests
 
 from .errors import StudentError
 from .export import ENCODER, TOKENIZER
@@ -112,4 +113,6 @@ def score_file(
         "temperature": temperature,
         "splits": sorted(set(queries.splits)),
     }
-    return ScoreFile(called, found, queries.names, student.ids, queries.weights, facts)
+    return ScoreFile(
+        called, found, queries.names, student.ids, queries.weights, facts, query_digests(queries)
+    )
