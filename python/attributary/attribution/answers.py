@@ -27,6 +27,8 @@ def assemble(bundle: Bundle, prepared: Prepared, scored: Rescored, row: int, pea
             creator=items.creator(item),
             licence=items.licence(item),
             uri=items.uri(item),
+            creator_url=items.creator_url(item),
+            near_dup_group=items.near_dup_group(item),
         )
         for rank, item in enumerate(rows)
         if item >= 0

@@ -7,9 +7,10 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypedDict, Unpack
 
+import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -24,9 +25,11 @@ from . import admin, logs
 from .additions import AdditionHandler
 from .admission import Admission
 from .auth import TokenInterceptor, read_admin_tokens, read_tokens, server_credentials
+from .bundles import BundleService, OpenBundle
 from .config import GatewayConfig
 from .metrics import Metrics
-from .pipeline import LANES, Pipeline, PipelineHolder
+from .pipeline import LANES, Pipeline
+from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
 from .stream import StreamHandler
@@ -41,19 +44,24 @@ _LAST_WORDS_S = 0.5
 
 
 def serve(
-    engine: Preparer, config: GatewayConfig, link: Link | None = None, store: Store | None = None
+    engine: Preparer,
+    config: GatewayConfig,
+    link: Link | None = None,
+    store: Store | None = None,
+    **more: Unpack[More],
 ) -> int:
     """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
 
     `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
     through its health. `store` is what the admin service changes, if the config turns it on; it is closed at the end.
+    `more` is further bundles.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
-    return run(_serve(engine, config, link, store), config.event_loop)
+    return run(_serve(engine, config, link, store, **more), config.event_loop)
 
 
 def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
@@ -83,8 +91,16 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+class More(TypedDict, total=False):
+    """Bundles beside the one that a gateway begins with."""
+
+    alias: str  # of the one it begins with, which is the default
+    others: Mapping[str, Opened]  # by alias
+    open_bundle: OpenBundle  # for LoadBundle; blocks
+
+
 class Gateway:
-    """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
+    """A running server. `start`, then `drain`; `registry` has the bundles, `swap` replaces the default's in between."""
 
     def __init__(
         self,
@@ -92,10 +108,10 @@ class Gateway:
         config: GatewayConfig,
         link: Link | None = None,
         store: Store | None = None,
+        **more: Unpack[More],
     ) -> None:
         self.config = config
-        self._store = store
-        self._draining: set[asyncio.Task[None]] = set()
+        self._open_bundle = more.get("open_bundle")
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
@@ -104,10 +120,25 @@ class Gateway:
         self.metrics_port: int | None = None
         self.metrics = Metrics()
         self.admission = Admission(config.permits, config.max_inflight_bytes)
-        self.holder = PipelineHolder(Pipeline(engine, config, self.metrics, self._state))
-        self._service = AttributionService(self.holder, self.admission, self.metrics, config)
+        # Only what the default alias leads to is looked after by the watch.
+        self._watched: Preparer | None = engine
+        self.registry = Registry(
+            self._pipeline,
+            more.get("alias", DEFAULT_ALIAS),
+            pinned_s=config.pinned_s,
+            max_draining=config.max_draining,
+            changed=self._publish,
+        )
+        for alias, opened in {
+            self.registry.default: Opened(engine, store),
+            **more.get("others", {}),
+        }.items():
+            self.registry.swap(alias, opened.engine, opened.store)
+        self._service = AttributionService(self.registry, self.admission, self.metrics, config)
         self._stream = StreamHandler(self._service)
         self._health = health.aio.HealthServicer()
+        # Services beside AttributionService; they are there while the server is.
+        self._names = [health.SERVICE_NAME]
         self._server = self._build(engine)
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
@@ -116,7 +147,6 @@ class Gateway:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
         self.port = self._bind()
         await self._server.start()
-        self._publish()
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
                 self.config.host, self.config.metrics_port
@@ -129,7 +159,7 @@ class Gateway:
                 self._link,
                 self._state,
                 self.config,
-                current=lambda: self.holder.current.engine,
+                current=lambda: self.registry.current.engine,
                 turn=self._turn,
                 swap=self.swap,
                 tell=self.metrics.engine_times,
@@ -138,28 +168,23 @@ class Gateway:
             self._watching = asyncio.create_task(watch.run())
 
     async def swap(self, engine: Preparer) -> None:
-        """Answer new calls with `engine`; return when the last call of the engine before has ended."""
-        await self._flip(engine)
+        """Answer new calls with `engine`; return when the engine before has gone: see `Registry.swap`."""
+        self._watched = engine
+        await self.registry.swap(self.registry.default, engine)
 
-    async def flip(self, engine: Preparer) -> None:
-        """Answer new calls with `engine`; what the engine before still has to do goes on behind."""
-        task = asyncio.ensure_future(self._flip(engine))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
-
-    def _flip(self, engine: Preparer) -> Coroutine[Any, Any, None]:
-        drained = self.holder.swap(Pipeline(engine, self.config, self.metrics, self._state))
-        self._publish()
-        return drained
+    def _pipeline(self, engine: Preparer) -> Pipeline:
+        state = self._state if engine is self._watched else None
+        return Pipeline(engine, self.config, self.metrics, state)
 
     async def drain(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
         await self._health.enter_graceful_shutdown()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cut.wait(), self.config.drain_notice_s)
-        if self._store is not None:
-            # Minutes of work that may as well be done after a restart.
-            self._store.give_up_compaction()
+        for served in self.registry.bundles:
+            if served.store is not None:
+                # Minutes of work that may as well be done after a restart.
+                served.store.give_up_compaction()
         self.admission.close()
         self._stream.drain()
         ended = asyncio.create_task(self._server.stop(self.config.drain_s if grace_s is None else grace_s))
@@ -170,10 +195,7 @@ class Gateway:
             await self._server.stop(_LAST_WORDS_S)
         finished.cancel()
         await ended
-        await self.holder.current.close()
-        await asyncio.gather(*self._draining)
-        if self._store is not None:
-            await asyncio.to_thread(self._store.close)
+        await self.registry.close()
         if self._watching is not None and self._link is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -205,22 +227,30 @@ class Gateway:
         server.add_generic_rpc_handlers((method_handlers(self._service, self._stream.converse),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if admins:
-            changes = admin.Changes(self._store, admins, self.flip)
-            service = admin.AdminService(changes, self.admission)
-            additions = AdditionHandler(changes, self.admission, self.metrics, config)
-            server.add_generic_rpc_handlers(
-                (
-                    admin.method_handlers(
-                        service, additions.converse, self.metrics, self._service.log_requests
-                    ),
-                )
-            )
+            server.add_generic_rpc_handlers((self._admin(admins),))
+            self._names.append(admin.SERVICE)
         if config.reflection:
-            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            if admins:
-                names.append(admin.SERVICE)
-            reflection.enable_server_reflection(names, server)
+            self._names.append(reflection.SERVICE_NAME)
+            reflection.enable_server_reflection([SERVICE, *self._names], server)
         return server
+
+    def _admin(self, admins: Mapping[bytes, str]) -> grpc.GenericRpcHandler:
+        changes = admin.Changes(self.registry, admins)
+        additions = AdditionHandler(changes, self.admission, self.metrics, self.config)
+        bundles = BundleService(
+            self.registry,
+            self.config,
+            self._open_bundle,
+            changes.who,
+            follows=self._link is not None and self.config.remote_follow,
+        )
+        return admin.method_handlers(
+            admin.AdminService(changes, self.admission),
+            {"AddItem": additions.add_item, **bundles.methods},
+            additions.converse,
+            self.metrics,
+            self._service.log_requests,
+        )
 
     def _bind(self) -> int:
         address = address_of(self.config.host, self.config.port)
@@ -237,6 +267,8 @@ class Gateway:
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def _turn(self, up: bool) -> None:
         """The engine on the network has come or gone: health says so, and callers are told at once."""
@@ -245,13 +277,20 @@ class Gateway:
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
     def _publish(self) -> None:
-        manifest = self.holder.current.engine.bundle.manifest
-        self.metrics.serving(
-            bundle_id=manifest.bundle_id,
-            version=manifest.version,
-            encoder=manifest.encoder.name,
-            index=manifest.index.factory,
-        )
+        facts = []
+        for served in self.registry.bundles:
+            manifest = served.pipeline.engine.bundle.manifest
+            for alias in self.registry.aliases_of(served):
+                facts.append(
+                    {
+                        "alias": alias,
+                        "bundle_id": manifest.bundle_id,
+                        "version": manifest.version,
+                        "encoder": manifest.encoder.name,
+                        "index": manifest.index.factory,
+                    }
+                )
+        self.metrics.serving(facts)
 
     def _watch(self) -> None:
         self.metrics.watch("attributary_permits", "Permits that exist.", lambda: self.admission.permits)
@@ -265,13 +304,17 @@ class Gateway:
             self.metrics.watch(
                 "attributary_queue_length",
                 "Prepared queries that wait for a batch.",
-                lambda lane=lane: self.holder.current.queued(lane),  # type: ignore[misc]
+                lambda lane=lane: sum(  # type: ignore[misc]
+                    served.pipeline.queued(lane) for served in self.registry.bundles
+                ),
                 lane=lane,
             )
 
 
-async def _serve(engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None) -> int:
-    gateway = Gateway(engine, config, link, store)
+async def _serve(
+    engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, **more: Unpack[More]
+) -> int:
+    gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -280,7 +323,7 @@ async def _serve(engine: Preparer, config: GatewayConfig, link: Link | None, sto
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
-    log.info("ready", bundle_id=gateway.holder.current.bundle_id, **ready)
+    log.info("ready", bundle_id=gateway.registry.current.bundle_id, **ready)
     await asked.wait()
     log.info("draining", inside=gateway.admission.in_use, grace_s=config.drain_s)
     asked.clear()

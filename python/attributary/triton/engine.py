@@ -72,6 +72,12 @@ class TritonEngine(Preparer):
                 answers[place] = answer
         return [answer for answer in answers if answer is not None]
 
+    async def embed_batch(self, batch: Sequence[Prepared], timeout_s: float) -> NDArray[np.float32]:
+        """Return the unit vectors of prepared pictures, float32 [B, D]; raises the errors of `TritonClient`."""
+        model = self._models["encoder"]
+        reply = await self._client.infer(model, self._pictures(batch), ("embedding",), timeout_s)
+        return np.asarray(reply["embedding"], np.float32)
+
     async def is_ready(self, timeout_s: float) -> bool:
         """Say whether Triton has this bundle's models; raises UnavailableError while it is away."""
         return await self._client.is_ready(self._models["attribution"], timeout_s)
