@@ -58,11 +58,13 @@ def _check_same(view: View, row: int, item: NewItem, vector: NDArray[np.float16]
             raise _exists(item, f"it has another {name}")
     if item.near_dup_of is None:
         # An item without one opens a group; later ones may have joined it.
-        alone = np.flatnonzero(items.group_of_row[:row] == items.group_of_row[row]).size == 0
+        same = np.flatnonzero(items.group_of_row[:row] == items.group_of_row[row]).size == 0
     else:
         other = items.row_of(item.near_dup_of)
-        alone = other is not None and items.near_dup_group(other) == there.near_dup_group
-    if not alone:
+        # Of one that has been deleted since, and compacted away, nothing is left to compare.
+        gone = other is None and item.near_dup_of in view.deleted
+        same = gone or (other is not None and items.near_dup_group(other) == there.near_dup_group)
+    if not same:
         raise _exists(item, "it has another near_dup_of")
     stored = view.vectors_of(np.array([row], np.int64))[0].astype(np.float32)
     if not float(stored @ vector.astype(np.float32)) >= _SAME_COSINE:

@@ -145,9 +145,7 @@ def fake_engine():
 
 @pytest.fixture
 def config():
-    return GatewayConfig(
-        port=0, metrics_port=-1, drain_s=5.0, permits=8, pinned_s=0.0, event_loop="asyncio"
-    )
+    return GatewayConfig(port=0, metrics_port=-1, drain_s=5.0, permits=8, pinned_s=0.0, event_loop="asyncio")
 
 
 @pytest.fixture
