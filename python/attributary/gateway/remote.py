@@ -74,7 +74,10 @@ class Link(Protocol):
         ...
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:
-        """Return (id, directory) of the bundle that is served there; raises UnavailableError."""
+        """Return (id, directory) of the bundle that is served there.
+
+        Raises UnavailableError, and PreconditionError while several engines do not agree.
+        """
         ...
 
     async def close(self) -> None:
@@ -318,7 +321,11 @@ class Watch:
         return True
 
     async def _follow(self, timeout: float) -> None:
-        served, directory = await self._link.served(timeout)
+        try:
+            served, directory = await self._link.served(timeout)
+        except PreconditionError as error:
+            self._say_once("nothing to follow, yet", str(error))
+            return
         if served == self._current().bundle.manifest.bundle_id:
             self._found = None
             return

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 import grpc
@@ -120,8 +121,11 @@ class Gateway:
         self.metrics_port: int | None = None
         self.metrics = Metrics()
         self.admission = Admission(config.permits, config.max_inflight_bytes)
-        # Only what the default alias leads to is looked after by the watch.
-        self._watched: Preparer | None = engine
+        others = more.get("others", {})
+        # Engines on the network that are looked after; those that LoadBundle brings have been looked at.
+        self._others = {} if link is None else {opened.engine: State() for opened in others.values()}
+        self._states = {engine: self._state, **self._others}
+        self._watches: dict[Preparer, asyncio.Task[None]] = {}
         self.registry = Registry(
             self._pipeline,
             more.get("alias", DEFAULT_ALIAS),
@@ -131,7 +135,7 @@ class Gateway:
         )
         for alias, opened in {
             self.registry.default: Opened(engine, store),
-            **more.get("others", {}),
+            **others,
         }.items():
             self.registry.swap(alias, opened.engine, opened.store)
         self._service = AttributionService(self.registry, self.admission, self.metrics, config)
@@ -166,15 +170,34 @@ class Gateway:
             )
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
+            self._look_after_others(self._link)
+
+    def _look_after_others(self, link: Link) -> None:
+        """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
+
+        async def nobody(_: bool) -> None:
+            pass
+
+        for engine, state in self._others.items():
+            watch = Watch(
+                link,
+                state,
+                replace(self.config, remote_follow=False),
+                current=lambda engine=engine: engine,  # type: ignore[misc]
+                turn=nobody,
+                swap=self.swap,
+                tell=lambda _: None,
+            )
+            state.changed.set()
+            self._watches[engine] = asyncio.create_task(watch.run())
 
     async def swap(self, engine: Preparer) -> None:
         """Answer new calls with `engine`; return when the engine before has gone: see `Registry.swap`."""
-        self._watched = engine
+        self._states[engine] = self._state
         await self.registry.swap(self.registry.default, engine)
 
     def _pipeline(self, engine: Preparer) -> Pipeline:
-        state = self._state if engine is self._watched else None
-        return Pipeline(engine, self.config, self.metrics, state)
+        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None))
 
     async def drain(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
@@ -197,8 +220,10 @@ class Gateway:
         await ended
         await self.registry.close()
         if self._watching is not None and self._link is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            watching = [self._watching, *self._watches.values()]
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
@@ -277,8 +302,12 @@ class Gateway:
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
     def _publish(self) -> None:
+        bundles = self.registry.bundles
+        served_now = {served.pipeline.engine for served in bundles if not served.draining}
+        for engine in [engine for engine in self._watches if engine not in served_now]:
+            self._watches.pop(engine).cancel()
         facts = []
-        for served in self.registry.bundles:
+        for served in bundles:
             manifest = served.pipeline.engine.bundle.manifest
             for alias in self.registry.aliases_of(served):
                 facts.append(
