@@ -1,8 +1,8 @@
 """The compiled kernels behind one typed face; NumPy and Pillow where the extension cannot load.
 
 `resize_crop` and `resize_crop_batch` prepare pixels for an encoder; `rescore` turns candidates into ranked items,
-shares and creator totals (`share` where their similarities are known already, `rank` where order is all). `info()` tells which path is taken; the environment variable ATTRIBUTARY_KERNELS
-(avx512, avx2, portable or numpy) forces one. `attributary.kernels.cuda` holds the same on a GPU.
+shares and creator totals (`share` where their similarities are known already, `rank` where order is all). `info()`
+tells which path is taken; the environment variable ATTRIBUTARY_KERNELS (avx512, avx2, portable or numpy) forces one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from .dispatch import KernelArgumentError, KernelsFallbackWarning, KernelsInfo, info
 from .preprocess import resize_crop, resize_crop_batch
 from .rescoring import rank, rescore, share
-from .types import Rescored
+from .types import CALIBRATION, Rescored
 
 __all__ = [
+    "CALIBRATION",
     "KernelArgumentError",
     "KernelsFallbackWarning",
     "KernelsInfo",

@@ -19,7 +19,7 @@ SLOWER: Final = "preprocessing about 10 times, re-scoring about 15 times slower"
 
 
 class KernelArgumentError(ValueError):
-    """An argument of a kernel is wrong; `field` names it. A defect of the code that calls, never of a server's caller."""
+    """An argument of a kernel is wrong; `field` names it. A defect of the code that calls, not of a server's caller."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")

@@ -131,7 +131,7 @@ def _sorted(rows: Int64Array, similarity: Float32Array, q: int) -> tuple[Int64Ar
 
 
 def _bits(bitmap: BoolBitmap, rows: Int64Array) -> NDArray[np.bool_]:
-    return ((bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1).astype(bool)
+    return np.asarray((bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1, bool)
 
 
 def _shares(
