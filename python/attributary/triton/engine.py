@@ -43,6 +43,7 @@ class TritonEngine(Preparer):
         )
         self.bundle_id = bundle.manifest.bundle_id
         self._client = client
+        self._built = self.view  # what the golden queries are about
         self._models = {part: model_name(part, self.bundle_id) for part in DOORS}
         self._number = int(self.bundle_id, 16)
         self._pad_to = 1
@@ -57,7 +58,10 @@ class TritonEngine(Preparer):
         errors of `TritonClient`.
         """
         # One look: additions and deletions meanwhile are for the next query.
-        view, started = self.view, perf_counter()
+        return await self._infer(self.view, batch, timeout_s)
+
+    async def _infer(self, view: View, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
+        started = perf_counter()
         pictures = batch[0].embedding is None
         tensors = self._pictures(batch) if pictures else {"embedding": _embeddings(batch)}
         outputs = ("embedding", *_OUTPUTS) if pictures else _OUTPUTS
@@ -107,7 +111,7 @@ class TritonEngine(Preparer):
         for query, embedding in zip(queries, golden.embeddings, strict=True):
             query.pixels, query.embedding = None, embedding
         for start in range(0, len(queries), _VERIFY_BATCH):
-            answers = await self.infer(queries[start : start + _VERIFY_BATCH], _VERIFY_S)
+            answers = await self._infer(self._built, queries[start : start + _VERIFY_BATCH], _VERIFY_S)
             for number, answer in enumerate(answers, start):
                 if problem := difference(golden, number, answer):
                     raise BundleError("index (Triton)", f"disagrees with {GOLDEN}: query {number}: {problem}")
