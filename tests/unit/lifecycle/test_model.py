@@ -47,6 +47,8 @@ class History(RuleBasedStateMachine):
         }
         self.gone = set()
         self.given = {}  # id -> what was added
+        self.hidden = {}  # deleted, but counted until a compaction
+        self.names = {item[1] for item in self.items.values()} | {item[3] for item in self.items.values()}
         self.entries = []
 
     def teardown(self):
@@ -103,6 +105,7 @@ class History(RuleBasedStateMachine):
             embedder = self.store._embedder
             assert np.array_equal(vector, embedder.embed([embedder.prepare(item)])[0])
             self.items[item.id] = (vector, creator, group, licence, item.uri)
+            self.names |= {creator, licence}
             accepted.append(item.id)
         if accepted:
             self.entries.append(("add", tuple(accepted)))
@@ -137,7 +140,7 @@ class History(RuleBasedStateMachine):
         assert set(result.ids) == chosen
         if not dry:
             for item_id in chosen:
-                del self.items[item_id]
+                self.hidden[item_id] = self.items.pop(item_id)
             self.gone |= chosen
             if chosen:
                 self.entries.append(("delete", result.ids))
@@ -151,6 +154,7 @@ class History(RuleBasedStateMachine):
         if result.parent:
             self.entries.append(("compact", ()))
             assert result.parent == before
+            self.hidden = {}
         assert not len(self.store.view.tail)
         assert self.store.view.alive is None
 
@@ -163,22 +167,21 @@ class History(RuleBasedStateMachine):
     def ask(self, number, prompt, top_k):
         engine = self.store.engine
         query = Query(image=self.picture(number), prompt="a red ellipse" if prompt else "")
-        top_k = min(top_k, len(self.items))
         prepared = engine.prepare(query, Options(top_k=top_k))
         embedding = engine.embed([prepared])[0]
         calibration = engine.bundle.manifest.calibration.of(prompt)
         candidates = engine.bundle.manifest.index.candidates
-        plain = {item_id: item[:3] for item_id, item in self.items.items()}
-        answers.check(engine.run([prepared])[0], plain, embedding, calibration, candidates, top_k)
+        plain, hidden = (
+            {item_id: item[:3] for item_id, item in known.items()} for known in (self.items, self.hidden)
+        )
+        answers.check(engine.run([prepared])[0], plain, hidden, embedding, calibration, candidates, top_k)
 
     @rule(number=st.integers(0, 299), creator=st.sampled_from(CREATORS), licence=st.sampled_from(LICENCES))
     def ask_with_a_filter(self, number, creator, licence):
         engine = self.store.engine
         given = Filter(exclude_creators=(creator,), include_licences=(licence,))
         options = Options(top_k=1, filter=given)
-        known = creator in {item[1] for item in self.items.values()}
-        known = known and licence in {item[3] for item in self.items.values()}
-        if not known:
+        if not {creator, licence} <= self.names:
             with pytest.raises(InvalidArgumentError, match="no item has the"):
                 engine.prepare(Query(image=self.picture(number)), options)
             return
