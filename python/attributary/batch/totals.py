@@ -33,6 +33,7 @@ class Totals:
     rows: int = 0
     answered: int = 0
     out_of_distribution: int = 0
+    last_revision: int = 0
     diffuse_share: float = 0.0
     withheld_share: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
@@ -47,6 +48,8 @@ class Totals:
         self.errors.update(code for code in table["error_code"].to_pylist() if code is not None)
         answered = table.filter(pc.is_valid(table["creators"]))
         self.answered += len(answered)
+        if len(answered):
+            self.last_revision = max(self.last_revision, pc.max(answered["bundle_revision"]).as_py())
         foreign = np.asarray(answered["out_of_distribution"].to_numpy(), bool)
         self.out_of_distribution += int(foreign.sum())
         for share in answered["diffuse_share"].to_pylist():
@@ -132,7 +135,9 @@ def finish(run: Run) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "run": run.run_id,
         "bundle_id": run.writer.bundle.id,
+        # As the run began, and of the last change that a row was answered after; rows say which is theirs.
         "bundle_revision": run.writer.bundle.revision,
+        "last_bundle_revision": max(run.writer.bundle.revision, totals.last_revision),
         "rows": totals.rows,
         "answered": totals.answered,
         "errors": dict(sorted(totals.errors.items())),

@@ -13,6 +13,7 @@ import pytest
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
 from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
+from attributary.client.admin import Addition
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import Gateway
@@ -55,6 +56,7 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
+            candidate_count=3,
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -129,7 +131,15 @@ def _answer(prepared):
     prepared.timings.search = 0.5
     item = AttributedItem(7, 1, _value(prepared), 0.25, "a cat", "Ann", "CC0-1.0", "file:cat.png")
     creators = (CreatorShare("Ann", 0.25, 1),)
-    return Attribution((item,), creators, 0.75, False, prepared.timings)
+    return Attribution(
+        items=(item,),
+        creators=creators,
+        diffuse_share=0.75,
+        withheld_share=0.0,
+        out_of_distribution=False,
+        revision=0,
+        timings=prepared.timings,
+    )
 
 
 @pytest.fixture
@@ -156,6 +166,14 @@ def vector():
         return np.array([value, 0, 0, 0], np.float32)
 
     return make
+
+
+@pytest.fixture
+def addition(picture):
+    """Function: id, number of a picture, fields -> an item to add."""
+    return lambda item_id, number=3, **fields: Addition(
+        item_id, picture(number), **{"caption": "a orange rectangle", "creator": "Eve", **fields}
+    )
 
 
 @pytest.fixture
