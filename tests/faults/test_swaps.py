@@ -1,4 +1,4 @@
-"""No request fails while bundles are swapped under load: 100,000 requests across 20 swaps with `-m slow`, less without."""
+"""No request fails while bundles are swapped under load: 100,000 requests and 20 swaps with `-m slow`, less without."""
 
 import asyncio
 import shutil
