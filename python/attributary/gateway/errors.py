@@ -58,9 +58,18 @@ def presentable(error: Exception, where: str) -> Exception:
     """Return an error fit for the caller; a defect is logged and hidden behind a reference."""
     if is_expected(error) or isinstance(error, DefectError):
         return error
-    defect = DefectError()
-    log.error("defect", where=where, reference=defect.reference, exc_info=error)
-    return defect
+    return _defect(error, where)
+
+
+def of_engine(error: Exception, where: str) -> Exception:
+    """Return an error that came up while an engine ran, fit for the caller.
+
+    What a caller sent has been checked before an engine sees it. So whatever it is called, it is a defect of the
+    server and never the caller's fault; only what says "not now" passes.
+    """
+    if isinstance(error, DeadlineError | OverloadedError | UnavailableError | DefectError):
+        return error
+    return _defect(error, where)
 
 
 def to_status(error: Exception) -> status_pb2.Status:
@@ -104,6 +113,12 @@ async def abort(context: aio.ServicerContext[bytes, bytes], status: status_pb2.S
     packed = rpc_status.to_status(status)
     await context.abort(packed.code, packed.details, packed.trailing_metadata)
     raise AssertionError("abort returned")
+
+
+def _defect(error: Exception, where: str) -> DefectError:
+    defect = DefectError()
+    log.error("defect", where=where, reference=defect.reference, exc_info=error)
+    return defect
 
 
 def _detail(error: Exception) -> Message | None:

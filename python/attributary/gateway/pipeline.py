@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol, cast
 
@@ -22,6 +22,7 @@ from attributary.errors import DeadlineError
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
 from .errors import presentable
+from .fairness import FairPool
 from .remote import RemoteEngine, RemoteLane, State
 
 LANES = ("encode", "search")
@@ -55,7 +56,7 @@ class Pipeline:
         self.bundle_version = engine.bundle.manifest.version
         self._loop = asyncio.get_running_loop()
         self._observer = observer
-        self._pool = ThreadPoolExecutor(config.prepare_threads, thread_name_prefix="prepare")
+        self._pool = FairPool(config.prepare_threads, "prepare")
         self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -74,7 +75,7 @@ class Pipeline:
             job.prepared = self.engine.prepare(query, options, field)
             self._lanes["search"].put(job)
         else:
-            self._pool.submit(self._prepare, job, query, options, field)
+            self._pool.submit(job.path, partial(self._prepare, job, query, options, field))
         return job.future
 
     def queued(self, lane: str) -> int:
