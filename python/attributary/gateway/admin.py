@@ -7,7 +7,7 @@ through the event loop while it holds changes up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
@@ -23,9 +23,8 @@ from attributary.v1 import admin_pb2 as pb
 
 from . import translate
 from .admission import Admission
-from .auth import digest_of
-from .metrics import Metrics
-from .service import Context, Method, StreamMethod, guarded
+from .calls import Front, Kind, StreamMethod, UnaryMethod
+from .service import Context
 
 log = structlog.get_logger(__name__)
 
@@ -39,19 +38,13 @@ _FLIP_S = 30.0
 class Changes:
     """The store as the admin service sees it: awaited, logged, in the name of whose token it was."""
 
-    def __init__(
-        self,
-        store: Store | None,
-        names: Mapping[bytes, str],
-        flip: Callable[[Preparer], Awaitable[None]],
-    ) -> None:
+    def __init__(self, store: Store | None, flip: Callable[[Preparer], Awaitable[None]]) -> None:
         self._store = store
-        self._names = names
         self._flip = flip
 
     def who(self, context: Context) -> str:
         """The name of the caller's token."""
-        return self._names.get(digest_of(context.invocation_metadata()), "unknown")
+        return context.caller.name
 
     @property
     def store(self) -> Store:
@@ -158,20 +151,17 @@ class AdminService:
         ).SerializeToString()
 
 
-def method_handlers(
-    service: AdminService, add: StreamMethod, metrics: Metrics, log_requests: bool
-) -> grpc.GenericRpcHandler:
+def method_handlers(service: AdminService, front: Front, add: StreamMethod) -> grpc.GenericRpcHandler:
     """Return the handlers of the whole service; `add` is AddItems."""
-    unary: dict[str, Method] = {
+    unary: dict[str, UnaryMethod] = {
         "DeleteItems": service.delete_items,
         "Compact": service.compact,
         "ListChanges": service.list_changes,
     }
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(guarded(name, method, metrics, log_requests))
-        for name, method in unary.items()
+        name: front.unary(name, method, Kind("admin")) for name, method in unary.items()
     }
-    handlers["AddItems"] = grpc.stream_stream_rpc_method_handler(add)
+    handlers["AddItems"] = front.stream("AddItems", add, Kind("admin", bulk=True))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 

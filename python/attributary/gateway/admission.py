@@ -22,8 +22,8 @@ _LAST = 8
 _FEW_PERMITS, _FEW_BYTES = 16, 1 << 20
 
 
-class _Pool:
-    """Permits, or bytes: how many exist, and who has how many."""
+class Pool:
+    """Permits, bytes or streams: how many exist, and who has how many."""
 
     def __init__(self, most: int, few: int, kept_for_single: float) -> None:
         self.most = most
@@ -61,8 +61,8 @@ class Admission:
     def __init__(self, permits: int, max_bytes: int, single_share: float = 0.25) -> None:
         self.permits = permits
         self._max_bytes = max_bytes
-        self._queries = _Pool(permits, _FEW_PERMITS, single_share)
-        self._bytes = _Pool(max_bytes, _FEW_BYTES, single_share)
+        self._queries = Pool(permits, _FEW_PERMITS, single_share)
+        self._bytes = Pool(max_bytes, _FEW_BYTES, single_share)
         self._closed = False
         self._waiting: FairQueue[tuple[asyncio.Future[None], int, Caller]] = FairQueue()
         self._idle = asyncio.Event()

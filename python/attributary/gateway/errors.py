@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import NoReturn
 
@@ -31,6 +32,14 @@ DOMAIN = "attributary.dev"
 # A status travels in HTTP/2 trailers, which peers cut at 8 KiB; quotes of a request must not fill them.
 _MAX_TEXT = 500
 
+
+class UnauthenticatedError(AttributaryError):
+    """A call without a token that its service accepts."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid bearer token is needed")
+
+
 _CODES: dict[type[AttributaryError], int] = {
     InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
     NotFoundError: code_pb2.NOT_FOUND,
@@ -38,6 +47,7 @@ _CODES: dict[type[AttributaryError], int] = {
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
     PreconditionError: code_pb2.FAILED_PRECONDITION,
+    UnauthenticatedError: code_pb2.UNAUTHENTICATED,
 }
 
 
@@ -111,7 +121,13 @@ def code_name(error: BaseException) -> str:
 async def abort(context: aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> NoReturn:
     """End the call with a status and its details."""
     packed = rpc_status.to_status(status)
-    await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    try:
+        await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    except aio.AbortError:
+        raise
+    except aio.BaseError:
+        # Whoever it was for has gone.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
 
 

@@ -18,7 +18,7 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
-from attributary.gateway import additions
+from attributary.gateway import calls
 from attributary.gateway import admin as admin_module
 from attributary.gateway.auth import read_admin_tokens
 from attributary.lifecycle.store import Store
@@ -235,9 +235,10 @@ async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):
 async def test_a_stream_of_additions_has_its_line_in_the_log(serve, engine, tokens, monkeypatch):
     gateway, _ = await serve(engine, admin_tokens_file=tokens, log_level="debug")
     lines = []
-    monkeypatch.setattr(
-        additions, "log", SimpleNamespace(debug=lambda event, **said: lines.append((event, said)))
+    log = SimpleNamespace(
+        debug=lambda event, **said: lines.append((event, said)), warning=lambda *_, **__: None
     )
+    monkeypatch.setattr(calls, "log", log)
 
     def ask():
         with (
@@ -263,7 +264,7 @@ async def test_a_flip_that_the_event_loop_does_not_take_is_told_with_its_reason(
     async def flip(engine):
         await never.wait()
 
-    changes = admin_module.Changes(Asked(), {}, flip)
+    changes = admin_module.Changes(Asked(), flip)
     with pytest.raises(UnavailableError, match=r"no turn of the event loop in 0\.01 s"):
         await changes.compact("kim", "x")
     never.set()
