@@ -24,8 +24,10 @@ from .admission import Admission, Pool
 from .auth import Gate
 from .callers import Caller
 from .config import GatewayConfig
-from .errors import abort, code_name, is_expected, presentable, to_status
+from .errors import UnauthenticatedError, abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
+from .shedding import METHOD as PROBE
+from .shedding import Shedder
 from .transport import Receiver
 
 log = structlog.get_logger(__name__)
@@ -109,10 +111,12 @@ class Front:
         gate: Gate,
         admission: Admission,
         receiver: Receiver,
+        shedder: Shedder,
         metrics: Metrics,
         config: GatewayConfig,
     ) -> None:
         self.receiver = receiver
+        self._shedder = shedder
         self._gate, self._admission, self._metrics, self._config = gate, admission, metrics, config
         self._streams = Pool(config.max_streams, 4, 0.0)
         self._open_streams = Pool(_OPEN_STREAMS, 4, 0.0)
@@ -225,9 +229,14 @@ class Front:
 
     def _caller(self, kind: Kind, context: aio.ServicerContext[bytes, bytes]) -> Caller:
         peer = context.peer()
+        if peer.startswith("unix"):
+            # The socket on which the server calls itself is not for others.
+            raise UnauthenticatedError
         name = self._gate.identify(kind.access, context) or callers.address_of(peer)
         if self._closed and kind.access != "open":
             raise UnavailableError("the server is draining; ask another one")
+        if kind.access == "query":
+            self._shedder.admit(name)
         return Caller(name, peer, kind.bulk)
 
     async def _unary(self, method: UnaryMethod, kind: Kind, call: Call) -> bytes:
@@ -270,19 +279,25 @@ class Front:
 
 
 class Unknown(grpc.GenericRpcHandler):
-    """Answers methods that nobody has with UNIMPLEMENTED, counted like any other call."""
+    """Answers methods that nobody has with UNIMPLEMENTED, counted like any other call; and the server's own probes."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def service(self, _details: grpc.HandlerCallDetails) -> Handler:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return the refusal."""
+        if details.method == PROBE:
+            return grpc.stream_unary_rpc_method_handler(_nothing)
 
         async def refuse(_: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> None:
             self._metrics.call("unknown", "UNIMPLEMENTED", 0.0)
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _nothing(_: AsyncIterator[bytes], _context: aio.ServicerContext[bytes, bytes]) -> bytes:
+    return b""
 
 
 def deadline_of(call: Call) -> float:

@@ -70,6 +70,9 @@ class GatewayConfig:
         default=0.25,
         metadata={"help": "part of permits and bytes that streams and batches leave to single calls"},
     )
+    max_wait_s: float = field(
+        default=0.5, metadata={"help": "how long a call may wait to be taken; beyond it, calls are refused"}
+    )
     max_streams: int = field(default=32, metadata={"help": "streams that are open at once"})
     max_connections: int = field(default=1024, metadata={"help": "connections that are open at once"})
     max_connection_calls: int = field(
@@ -165,9 +168,9 @@ _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
     "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
-    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "single_share": 0, "max_streams": 1, "max_connections": 1,
-    "max_connection_calls": 1, "max_connection_idle_s": 1, "max_connection_age_s": 1, "receive_s": 0.1, "call_s": 0.1,
-    "stream_idle_s": 0.1,
+    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "single_share": 0, "max_streams": 1,
+    "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1, "max_connection_age_s": 1,
+    "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
 }  # fmt: skip
 _CHOICES = {
     "event_loop": ("uvloop", "asyncio"),

@@ -29,6 +29,7 @@ from .metrics import Metrics
 from .pipeline import LANES, Pipeline, PipelineHolder
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
+from .shedding import Shedder
 from .stream import StreamHandler
 from .transport import Receiver, hang_up, message_limit, options
 
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 # For replies that are on their way when the last query has been answered.
 _LAST_WORDS_S = 0.1
+_SWITCH_S = 0.0005
 
 
 def serve(
@@ -51,6 +53,8 @@ def serve(
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
+    # Taking a call costs the event loop several turns, and it waits for the interpreter's lock in each.
+    sys.setswitchinterval(_SWITCH_S)
     return run(_serve(engine, config, link, store), config.event_loop)
 
 
@@ -104,7 +108,8 @@ class Gateway:
         self._message_limit = message_limit(config, engine.limits)
         self._gate = Gate(config)
         receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
-        self._front = Front(self._gate, self.admission, receiver, self.metrics, config)
+        self._shedder = Shedder(config.max_wait_s)
+        self._front = Front(self._gate, self.admission, receiver, self._shedder, self.metrics, config)
         self._server = self._build()
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
@@ -113,6 +118,7 @@ class Gateway:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
         self.port = self._bind()
         await self._server.start()
+        self._shedder.start()
         self._publish()
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
@@ -171,6 +177,7 @@ class Gateway:
         self._front.cut()
         await asyncio.sleep(_LAST_WORDS_S)
         hang_up(self.port)
+        await self._shedder.stop()
         await self._server.stop(0)
         await self.holder.current.close()
         await asyncio.gather(*self._draining)
@@ -218,6 +225,7 @@ class Gateway:
         address = address_of(self.config.host, self.config.port)
         credentials = server_credentials(self.config)
         check_host(self.config.host)
+        self._server.add_insecure_port(self._shedder.address)
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
@@ -253,6 +261,11 @@ class Gateway:
         )
         self.metrics.watch(
             "attributary_inflight_bytes", "Bytes of admitted requests.", lambda: self.admission.bytes_in_use
+        )
+        self.metrics.watch(
+            "attributary_wait_seconds",
+            "How long a call waits before the server takes it.",
+            lambda: self._shedder.wait_s,
         )
         for lane in LANES:
             self.metrics.watch(

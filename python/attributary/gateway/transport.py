@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Beside the picture: prompt, filter lists, framing.
 _ENVELOPE_BYTES: Final = 1 << 20
+# What gRPC servers take where nobody says otherwise.
+_CUSTOMARY_BYTES: Final = 4 << 20
 # Headers of a call: a token and what tracing adds, not more.
 _METADATA_BYTES: Final = 16 << 10
 # A call waits in gRPC's own queue until the event loop takes it. gRPC would cancel what finds 1,000 calls there; the
@@ -45,7 +47,7 @@ _GZIP: Final = b"\x1f\x8b"
 
 def message_limit(config: GatewayConfig, limits: Limits) -> int:
     """Return the largest gRPC message in bytes: unless it is set, the largest encoded picture and 1 MiB."""
-    return config.max_message_bytes or limits.max_image_bytes + _ENVELOPE_BYTES
+    return config.max_message_bytes or max(limits.max_image_bytes, _CUSTOMARY_BYTES) + _ENVELOPE_BYTES
 
 
 def options(config: GatewayConfig, limit: int) -> tuple[tuple[str, int], ...]:

@@ -18,8 +18,8 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
-from attributary.gateway import calls
 from attributary.gateway import admin as admin_module
+from attributary.gateway import calls
 from attributary.gateway.auth import read_admin_tokens
 from attributary.lifecycle.store import Store
 from attributary.v1 import admin_pb2 as pb
