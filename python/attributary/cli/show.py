@@ -44,9 +44,12 @@ def answer_table(title: str, answer: Answer) -> RenderableType:
 
 
 def creators_line(answer: Answer) -> str:
-    """Creators by share, and what belongs to nobody in particular."""
+    """Creators by share, what belongs to nobody in particular, and what a filter or a deletion withholds."""
     named = [f"{creator.creator} {percent(creator.share)}" for creator in answer.creators[:5]]
-    return "  ".join([*named, f"(diffuse {percent(answer.diffuse_share)})"])
+    rest = [f"diffuse {percent(answer.diffuse_share)}"]
+    if answer.withheld_share:
+        rest.append(f"withheld {percent(answer.withheld_share)}")
+    return "  ".join([*named, f"({', '.join(rest)})"])
 
 
 def timings_line(answer: Answer) -> str:
