@@ -44,6 +44,7 @@ class FakeEngine:
             row_of=self.row_of,
             item_count=3,
             creator_count=2,
+            candidate_count=3,
             revision=0,
             added_count=0,
             deleted_count=0,
@@ -115,7 +116,7 @@ def _answer(prepared):
     prepared.timings.search = 0.5
     item = AttributedItem(7, 1, _value(prepared), 0.25, "a cat", "Ann", "CC0-1.0", "file:cat.png")
     creators = (CreatorShare("Ann", 0.25, 1),)
-    return Attribution((item,), creators, 0.75, False, prepared.timings)
+    return Attribution((item,), creators, 0.5, 0.25, False, 3, prepared.timings)
 
 
 @pytest.fixture

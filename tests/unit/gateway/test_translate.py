@@ -91,8 +91,10 @@ def test_answer_and_timings():
     answer = Attribution(
         (AttributedItem(7, 1, 0.5, 0.25, "a cat", "Ann", "MIT", "file:x"),),
         (CreatorShare("Ann", 0.25, 3),),
-        0.75,
+        0.5,
+        0.25,
         True,
+        3,
         timings,
     )
     reply = translate.from_attribution(answer, "id", "v")
@@ -100,7 +102,8 @@ def test_answer_and_timings():
         id=7, rank=1, similarity=0.5, share=0.25, caption="a cat", creator="Ann", licence="MIT", uri="file:x"
     )
     assert reply.creators[0] == pb.CreatorShare(creator="Ann", share=0.25, item_count=3)
-    assert (reply.diffuse_share, reply.out_of_distribution) == (0.75, True)
+    assert (reply.diffuse_share, reply.withheld_share, reply.out_of_distribution) == (0.5, 0.25, True)
+    assert reply.revision == 3
     assert (reply.bundle_id, reply.bundle_version) == ("id", "v")
     assert not reply.HasField("timings")
     assert translate.from_timings(timings, 10) == pb.Timings(
