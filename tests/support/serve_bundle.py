@@ -10,9 +10,9 @@ from pathlib import Path
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import serve
-from attributary.lifecycle.store import Store
 
 
 def main(text: str) -> int:

@@ -13,10 +13,10 @@ import click
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.server import serve
-from attributary.lifecycle.store import Store
 
 from .index import milvus_options, opener
 

@@ -17,8 +17,8 @@ from grpc_reflection.v1alpha import reflection
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
-from attributary.lifecycle.store import Store
 
 from . import admin, logs
 from .additions import AdditionHandler

@@ -18,9 +18,9 @@ from attributary.attribution.prepare import Preparer, ms_since
 from attributary.attribution.types import Attribution, Filter, Limits, Prepared
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.golden import GOLDEN
+from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
 from attributary.errors import BundleError, UnavailableError
-from attributary.journal.place import history_of
 from attributary.kernels import Rescored
 
 from .client import ModelTimes, TritonClient, scalars
@@ -198,15 +198,17 @@ class TritonLink:
         self._limits = limits
 
     def open(self, directory: Path | str) -> TritonEngine:
-        """Open a bundle for its items, tokenizer and filters; every hash is checked.
+        """Open a bundle for its items, tokenizer and filters, with its changes; every hash is checked.
 
-        Raises BundleError, and PreconditionError for a bundle with changes in its journal.
+        Raises BundleError.
         """
+        return steadily(directory, lambda: self._open(directory))
+
+    def _open(self, directory: Path | str) -> TritonEngine:
         bundle = Bundle.open(directory)
-        history = history_of(bundle, "Triton")
         engine = TritonEngine(bundle, self.client, self._limits)
-        if history is not None:
-            engine.view = engine.view.apply(history)
+        if changes := changes_of(bundle):
+            engine.view = engine.view.apply(changes)
         return engine
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:

@@ -15,7 +15,6 @@ from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.errors import BundleError, InvalidArgumentError
-from attributary.journal.place import history_of
 
 from . import templates
 from .names import DOORS, model_name
@@ -62,14 +61,13 @@ def materialize(directory: Path | str, repository: Path | str, settings: Setting
     """Write the models of a bundle into a repository and turn its doors to them; return the bundle's id.
 
     The bundle is opened and its golden queries asked first, so an unverified one raises BundleError and nothing is
-    written; nor is it for one with changes in its journal, which raises PreconditionError. A repository that holds
-    other bundles keeps them: a server that has not been told to load goes on with what it has. Every file appears
-    whole; the doors, which name the models, are replaced last.
+    written. Triton has the bundle as it was built; what was added and deleted since is the gateway's to apply. A
+    repository that holds other bundles keeps them: a server that has not been told to load goes on with what it has.
+    Every file appears whole; the doors, which name the models, are replaced last.
     """
     settings = settings or Settings()
     # ensemble_scheduling tells nobody why a golden query fails; the embedded engine does.
     bundle = open_engine(directory, precision=settings.precision).bundle
-    history_of(bundle, "Triton")
     repository = Path(repository)
     repository.mkdir(parents=True, exist_ok=True)
     values = _values(bundle, settings)

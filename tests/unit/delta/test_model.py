@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Options, Query
+from attributary.delta.items import NewItem
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import DeletedError, InvalidArgumentError, NotFoundError
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 from tests.support import answers
 
 CREATORS = ("Ann", "Bo", "Cy", "Dee", "Eve", "Flo")
