@@ -71,7 +71,7 @@ def throughput(
 ) -> list[dict[str, Any]]:
     """Return a row for the engine alone and one for `score`; medians of rounds, and of the ratio within a round."""
     settings = Settings()
-    limits = engine_limits(settings, Manifest.read(bundle).index.candidates)
+    limits = engine_limits(settings)
     engine = open_engine(bundle, limits=limits, verify=False)
     scorer = EngineScorer(engine, settings)
     options = scorer.options

@@ -24,9 +24,8 @@ def local(plan: Plan, bundle: Path, out: Path, workers: int) -> float:
     """Threads of this process; returns the seconds of the job."""
     from attributary.attribution.open import open_engine
     from attributary.batch.scoring import EngineScorer, engine_limits
-    from attributary.bundle.manifest import Manifest
 
-    limits = engine_limits(plan.settings, Manifest.read(bundle).index.candidates)
+    limits = engine_limits(plan.settings)
     scorer = EngineScorer(open_engine(bundle, limits=limits, verify=False), plan.settings)
     began = time.perf_counter()
     score(plan, scorer, out, workers=workers)

@@ -59,4 +59,25 @@ std::int64_t gather_rows(const std::int64_t* candidates, std::int64_t width, std
   return -1;
 }
 
+std::int64_t gather_scored(const std::int64_t* candidates, const float* similarity, std::int64_t width,
+                           std::int64_t store_rows, Scratch& scratch) {
+  std::vector<std::uint64_t>& keys = scratch.keys;  // row, then place
+  keys.clear();
+  for (std::int64_t i = 0; i < width; ++i) {
+    if (candidates[i] < 0) continue;
+    if (candidates[i] >= store_rows) return candidates[i];
+    keys.push_back((static_cast<std::uint64_t>(candidates[i]) << 32) | static_cast<std::uint32_t>(i));
+  }
+  std::sort(keys.begin(), keys.end());
+  scratch.rows.clear();
+  scratch.similarity.clear();
+  for (const std::uint64_t key : keys) {
+    const auto row = static_cast<std::uint32_t>(key >> 32);
+    if (!scratch.rows.empty() && scratch.rows.back() == row) continue;
+    scratch.rows.push_back(row);
+    scratch.similarity.push_back(similarity[key & 0xffffffffu]);
+  }
+  return -1;
+}
+
 }  // namespace attributary::rescore

@@ -12,4 +12,9 @@ namespace attributary::rescore {
 std::int64_t gather_rows(const std::int64_t* candidates, std::int64_t width, std::int64_t store_rows,
                          const std::uint8_t* allowed, Scratch& scratch);
 
+// The same where similarities are known already: fills scratch.rows and scratch.similarity beside it. Of
+// repeated rows the first counts.
+std::int64_t gather_scored(const std::int64_t* candidates, const float* similarity, std::int64_t width,
+                           std::int64_t store_rows, Scratch& scratch);
+
 }  // namespace attributary::rescore

@@ -1,5 +1,5 @@
 // Exact re-scoring of a query's candidates: similarities, top-k, calibrated shares, creator totals.
-// Definitions and shapes are in the docstring of attributary.kernels.rescore; this is its compiled form.
+// Definitions and shapes are in the docstrings of attributary.kernels; this is their compiled form.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +21,25 @@ struct Store {
   const std::int32_t* groups = nullptr;    // [rows] near-duplicate group
 };
 
-// Q queries with R candidates each. All values are finite but `background`, which may be minus infinity.
+// How the similarities of one query become shares. The order is that of the columns of a [Q, 5] array.
+struct Calibration {
+  float temperature = 1;    // T, above 0
+  float threshold = 0;      // u, in [0, 1)
+  float background = 0;     // b, similarity of the null item; may be minus infinity
+  float floor = 0;          // f, in [0, 1): nobody's, whatever the query resembles
+  float foreign_below = 0;  // a query whose best similarity is below this gives everything to nobody
+};
+
+// Q queries with R candidates each. Similarities are computed from `queries` and the store's vectors, or
+// given.
 struct Batch {
-  const float* queries = nullptr;            // [count, dim]
+  const float* queries = nullptr;            // [count, dim], or null where similarities are given
   const std::int64_t* candidates = nullptr;  // [count, width], -1 = no candidate
+  const float* similarity = nullptr;         // [count, width], or null
   std::int64_t count = 0;
   std::int64_t width = 0;
-  const float* temperature = nullptr;     // [count], above 0
-  const float* threshold = nullptr;       // [count], in [0, 1)
-  const float* background = nullptr;      // [count], similarity of the null item
-  const std::uint8_t* allowed = nullptr;  // bitmap over the store's rows, or null: all allowed
+  const Calibration* calibration = nullptr;  // [count]
+  const std::uint8_t* visible = nullptr;     // bitmap over the store's rows, or null: all of them
 };
 
 // Where the answers go; every place must be preset to "unused" (-1 and 0, diffuse 1) by the caller.
@@ -39,6 +48,8 @@ struct Result {
   float* similarity = nullptr;            // [count, top_k]
   float* share = nullptr;                 // [count, top_k]
   float* diffuse = nullptr;               // [count]
+  float* withheld = nullptr;              // [count]
+  float* peak = nullptr;                  // [count]
   std::int32_t* creators = nullptr;       // [count, top_creators]
   float* creator_share = nullptr;         // [count, top_creators]
   std::int32_t* creator_items = nullptr;  // [count, top_creators]
@@ -55,7 +66,12 @@ struct Fault {
   std::int64_t row = 0;
 };
 
-// Answers the whole batch on up to `threads` threads. `isa` must not exceed best_isa().
+// Answers the whole batch on up to `threads` threads. `isa` must not exceed best_isa(). Candidates that are
+// not visible take part in the shares and show up nowhere but in `withheld`.
 Fault rescore(const Store& store, const Batch& batch, const Result& result, Isa isa, int threads);
+
+// Only the best rows and their similarities: fills `rows` and `similarity` of the result. Candidates that are
+// not visible are no candidates.
+Fault rank(const Store& store, const Batch& batch, const Result& result, Isa isa, int threads);
 
 }  // namespace attributary::rescore

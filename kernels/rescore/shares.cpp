@@ -142,30 +142,54 @@ void merge_groups(Scratch& scratch) {
 
 float exp_nonpositive(float x) noexcept { return exp_branchless(x); }
 
-float compute_shares(const Store& store, const Calibration& calibration, Scratch& scratch) {
-  const std::size_t count = scratch.rows.size();
-  scratch.share.resize(count);
+float compute_shares(const Store& store, const Calibration& calibration, float peak, Scratch& scratch) {
+  scratch.share.assign(scratch.rows.size(), 0.0f);
+  scratch.positive.clear();
   scratch.weight.clear();
   scratch.creators.clear();
-  if (count == 0) return 1.0f;
-  const float highest = *std::max_element(scratch.similarity.begin(), scratch.similarity.end());
-  const float peak = std::max(highest, calibration.background);
-  weigh(calibration, peak, scratch);
+  if (scratch.rows.empty() || peak < calibration.foreign_below) return 1.0f;
+  const float highest = std::max(peak, calibration.background);
+  weigh(calibration, highest, scratch);
   list_positive(store, scratch);
   list_shared(scratch);
   merge_groups(scratch);
 
   const double null_weight =
-      std::exp((static_cast<double>(calibration.background) - peak) / calibration.temperature);
+      std::exp((static_cast<double>(calibration.background) - highest) / calibration.temperature);
   double norm = null_weight;
   for (const float weight : scratch.weight) norm += weight;
-  const double inverse = 1.0 / norm;
+  const double named = 1.0 - static_cast<double>(calibration.floor);
+  const double scale = named / norm;
   for (std::size_t p = 0; p < scratch.positive.size(); ++p) {
-    const auto share = static_cast<float>(scratch.weight[p] * inverse);
+    const auto share = static_cast<float>(scratch.weight[p] * scale);
     scratch.weight[p] = share >= kSmallestNormal ? share : 0.0f;
     scratch.share[scratch.positive[p]] = scratch.weight[p];
   }
-  return static_cast<float>(null_weight * inverse);
+  return static_cast<float>(calibration.floor + null_weight * scale);
+}
+
+float withhold(const std::uint8_t* visible, Scratch& scratch) {
+  const auto seen = [&](std::size_t place) {
+    const std::uint32_t row = scratch.rows[place];
+    return ((visible[row >> 3] >> (row & 7)) & 1) != 0;
+  };
+  double withheld = 0;
+  for (std::size_t p = 0; p < scratch.positive.size(); ++p) {
+    if (seen(scratch.positive[p])) continue;
+    withheld += scratch.weight[p];
+    scratch.weight[p] = 0.0f;
+  }
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < scratch.rows.size(); ++i) {
+    if (!seen(i)) continue;
+    scratch.rows[kept] = scratch.rows[i];
+    scratch.similarity[kept] = scratch.similarity[i];
+    scratch.share[kept++] = scratch.share[i];
+  }
+  scratch.rows.resize(kept);
+  scratch.similarity.resize(kept);
+  scratch.share.resize(kept);
+  return static_cast<float>(withheld);
 }
 
 void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators, float* creator_share,

@@ -6,15 +6,13 @@
 
 namespace attributary::rescore {
 
-// How one query is calibrated; see attributary.kernels.rescore for the formula.
-struct Calibration {
-  float temperature;
-  float threshold;
-  float background;
-};
+// Fills scratch.share (beside scratch.rows) and scratch.weight (beside scratch.positive) with shares from
+// scratch.similarity; returns the diffuse remainder. `peak` is the largest similarity.
+float compute_shares(const Store& store, const Calibration& calibration, float peak, Scratch& scratch);
 
-// Fills scratch.share (beside scratch.rows) from scratch.similarity; returns the diffuse remainder.
-float compute_shares(const Store& store, const Calibration& calibration, Scratch& scratch);
+// Takes what is not in the bitmap out of scratch.rows and what is beside it, and out of the creators' totals;
+// returns the sum of its shares.
+float withhold(const std::uint8_t* visible, Scratch& scratch);
 
 // Sums the shares by creator and writes the largest totals; call after compute_shares.
 void total_creators(Scratch& scratch, std::int64_t top, std::int32_t* creators, float* creator_share,

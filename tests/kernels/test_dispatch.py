@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from attributary import kernels
+from attributary.errors import InvalidArgumentError
 from attributary.kernels import dispatch
 
 WITHOUT_EXTENSION = """
@@ -48,7 +49,7 @@ def test_the_variable_forces_a_path(path: str) -> None:
 @pytest.mark.parametrize("name", ["sse9", "AVX2", "0"])
 def test_an_unknown_path_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(dispatch.VARIABLE, name)
-    with pytest.raises(kernels.KernelArgumentError, match=r"ATTRIBUTARY_KERNELS.*cannot be had here"):
+    with pytest.raises(InvalidArgumentError, match=r"ATTRIBUTARY_KERNELS.*cannot be had here"):
         kernels.resize_crop(np.zeros((9, 9, 3), np.uint8), 4)
 
 

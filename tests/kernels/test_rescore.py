@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attributary import kernels
-from attributary.errors import InvalidArgumentError
+from attributary.errors import AttributaryError
 from attributary.kernels import Rescored, dispatch
+from attributary.kernels.types import CALIBRATION
+
+
+def calibration(queries: int, **columns: Any) -> np.ndarray:
+    """Calibration of every query, float32 [Q, 5]; what is not given does nothing."""
+    plain = {"temperature": 0.1, "threshold": 0, "background": -1, "floor": 0, "foreign_below": -2} | columns
+    return np.stack([np.full(queries, plain[name]) for name in CALIBRATION], axis=1).astype(np.float32)
 
 
 def problem(
@@ -28,9 +35,14 @@ def problem(
         "vectors": unit[queries:].astype(np.float16),
         "creators": rng.integers(-4, 12, rows).astype(np.int32),
         "groups": rng.integers(0, max(rows // 2, 1), rows).astype(np.int32),
-        "temperature": rng.uniform(0.02, 0.5, queries).astype(np.float32),
-        "threshold": rng.choice([0.0, 0.01, 0.3], queries).astype(np.float32),
-        "background": rng.uniform(-0.3, 0.4, queries).astype(np.float32),
+        "calibration": calibration(
+            queries,
+            temperature=rng.uniform(0.02, 0.5, queries),
+            threshold=rng.choice([0.0, 0.01, 0.3], queries),
+            background=rng.uniform(-0.3, 0.4, queries),
+            floor=rng.choice([0.0, 0.2], queries),
+            foreign_below=rng.choice([-1.0, 0.2], queries),
+        ),
         "top_k": 7,
         "top_creators": 4,
     } | more
@@ -43,7 +55,7 @@ def oracle(arguments: dict) -> Rescored:
 
 def assert_equal(actual: Rescored, expected: Rescored, arguments: dict) -> None:
     """Compare up to the last bits: neighbours in rank may swap only where their similarities tie."""
-    for name in ("similarity", "share", "diffuse", "creator_share"):
+    for name in ("similarity", "share", "diffuse", "withheld", "peak", "creator_share"):
         np.testing.assert_allclose(
             getattr(actual, name), getattr(expected, name), rtol=2e-4, atol=2e-6, err_msg=name
         )
@@ -80,11 +92,75 @@ def test_equals_the_reference(
     arguments = problem(seed, queries, width, rows, dim, top_k=top_k, top_creators=top_creators)
     if filtered:
         bits = np.random.default_rng(seed).integers(0, 2, rows).astype(bool)
-        arguments["allowed"] = np.packbits(bits, bitorder="little")
+        arguments["visible"] = np.packbits(bits, bitorder="little")
     expected = oracle(arguments)
     with mock.patch.dict(os.environ, {dispatch.VARIABLE: level}):
         actual = kernels.rescore(**arguments, threads=threads)
-    assert_equal(actual, expected, arguments)
+        assert_equal(actual, expected, arguments)
+        assert_equal(shared(arguments, threads), expected, arguments)
+
+
+def shared(arguments: dict, threads: int = 1) -> Rescored:
+    """The same answers from similarities that `rank` found before."""
+    store = {name: arguments[name] for name in ("queries", "candidates", "vectors")}
+    rows, similarity = kernels.rank(**store, top_k=arguments["candidates"].shape[1], threads=threads)
+    rest = {name: value for name, value in arguments.items() if name not in store}
+    return kernels.share(rows, similarity, **rest, threads=threads)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.sampled_from([0, 1, 5, 300]),
+    top_k=st.integers(0, 80),
+    level=st.sampled_from(dispatch.available()),
+)
+def test_rank_is_an_exact_sort(seed: int, width: int, top_k: int, level: str) -> None:
+    arguments = problem(seed, width=width)
+    bits = np.random.default_rng(seed).integers(0, 2, 90).astype(bool)
+    allowed = np.packbits(bits, bitorder="little")
+    queries, candidates, vectors = (arguments[name] for name in ("queries", "candidates", "vectors"))
+    with mock.patch.dict(os.environ, {dispatch.VARIABLE: level}):
+        rows, similarity = kernels.rank(queries, candidates, vectors, top_k=top_k, allowed=allowed)
+    for q in range(3):
+        passing = np.unique(candidates[q][candidates[q] >= 0])
+        passing = passing[bits[passing]]
+        exact = vectors[passing].astype(np.float32) @ queries[q]
+        kept = min(top_k, passing.size)
+        assert (rows[q, kept:] == -1).all()
+        assert (similarity[q, kept:] == 0).all()
+        np.testing.assert_allclose(similarity[q, :kept], -np.sort(-exact)[:kept], atol=1e-5)
+        assert set(rows[q, :kept].tolist()) <= set(passing.tolist())
+
+
+def test_hiding_rows_raises_nobody_s_share(path: str) -> None:
+    arguments = problem(11, width=200, top_k=200, top_creators=16)
+    bits = np.random.default_rng(1).integers(0, 2, 90).astype(bool)
+    whole = kernels.rescore(**arguments)
+    part = kernels.rescore(**arguments, visible=np.packbits(bits, bitorder="little"))
+    np.testing.assert_array_equal(part.diffuse, whole.diffuse)
+    np.testing.assert_array_equal(part.peak, whole.peak)
+    np.testing.assert_allclose(part.share.sum(axis=1) + part.diffuse + part.withheld, 1, atol=1e-6)
+    for q in range(3):
+        before = dict(zip(whole.rows[q].tolist(), whole.share[q].tolist(), strict=True))
+        after = {
+            row: s for row, s in zip(part.rows[q].tolist(), part.share[q].tolist(), strict=True) if row >= 0
+        }
+        assert set(after) == {row for row in before if row >= 0 and bits[row]}
+        assert all(share == before[row] for row, share in after.items())
+        totals = dict(zip(whole.creators[q].tolist(), whole.creator_share[q].tolist(), strict=True))
+        for code, total in zip(part.creators[q].tolist(), part.creator_share[q].tolist(), strict=True):
+            assert total <= totals.get(code, 0) + 1e-6 or total == 0
+
+
+def test_a_query_that_resembles_nothing_gives_nothing(path: str) -> None:
+    arguments = problem(12, calibration=calibration(3, foreign_below=0.999), top_k=60)
+    result = kernels.rescore(**arguments, visible=np.full(12, 0x55, np.uint8))
+    assert (result.diffuse == 1).all()
+    assert (result.withheld == 0).all()
+    assert (result.share == 0).all()
+    assert (result.creators == -1).all()
+    assert (result.rows[:, 0] >= 0).all(), "the items themselves are still ranked"
 
 
 @pytest.mark.parametrize("width", [255, 256, 257, 20_000])
@@ -94,7 +170,7 @@ def test_long_candidate_lists(path: str, width: int) -> None:
 
 
 def test_shares_and_diffuse_add_up_to_one(path: str) -> None:
-    arguments = problem(1, width=200, top_k=200, threshold=np.full(3, 0.05, np.float32))
+    arguments = problem(1, width=200, top_k=200, calibration=calibration(3, threshold=0.05, floor=0.1))
     result = kernels.rescore(**arguments)
     np.testing.assert_allclose(result.share.sum(axis=1) + result.diffuse, 1, atol=1e-6)
 
@@ -116,19 +192,17 @@ def test_by_hand(path: str) -> None:
         vectors,
         np.array([7, 8, 8], np.int32),
         np.array([4, 4, 5], np.int32),
-        temperature=np.array([0.5], np.float32),
-        threshold=np.array([0.1], np.float32),
-        background=np.array([0.0], np.float32),
+        calibration(1, temperature=0.5, threshold=0.1, background=0, floor=0.25),
         top_k=3,
         top_creators=3,
     )
     copies, other, null = 1 - 0.1, np.exp(-1) - 0.1, np.exp(-2)
-    norm = copies + other + null
+    norm = (copies + other + null) / 0.75
     np.testing.assert_array_equal(result.rows, [[0, 1, 2]])
     np.testing.assert_allclose(
         result.share, [[copies / 2 / norm, copies / 2 / norm, other / norm]], rtol=1e-6
     )
-    np.testing.assert_allclose(result.diffuse, [null / norm], rtol=1e-6)
+    np.testing.assert_allclose(result.diffuse, [0.25 + null / norm], rtol=1e-6)
     np.testing.assert_array_equal(result.creators, [[8, 7, -1]])
     np.testing.assert_allclose(
         result.creator_share, [[(copies / 2 + other) / norm, copies / 2 / norm, 0]], rtol=1e-6
@@ -163,10 +237,7 @@ def test_a_batch_is_its_queries_one_by_one(path: str) -> None:
     arguments = problem(6, queries=9)
     whole = kernels.rescore(**arguments, threads=3)
     for q in range(9):
-        one = {
-            name: arguments[name][q : q + 1]
-            for name in ("queries", "candidates", "temperature", "threshold", "background")
-        }
+        one = {name: arguments[name][q : q + 1] for name in ("queries", "candidates", "calibration")}
         alone = kernels.rescore(**arguments | one)
         for field in dataclasses.fields(Rescored):
             np.testing.assert_array_equal(getattr(whole, field.name)[q : q + 1], getattr(alone, field.name))
@@ -177,19 +248,23 @@ def test_no_candidates_is_all_diffuse(path: str) -> None:
     assert (result.rows == -1).all()
     assert (result.diffuse == 1).all()
     assert (result.creators == -1).all()
-    everything_filtered = kernels.rescore(**problem(), allowed=np.zeros(12, np.uint8))
-    assert (everything_filtered.diffuse == 1).all()
+    plain = problem(calibration=calibration(3))
+    hidden = kernels.rescore(**plain, visible=np.zeros(12, np.uint8))
+    assert (hidden.rows == -1).all()
+    np.testing.assert_allclose(hidden.withheld + hidden.diffuse, 1, atol=1e-6)
+    np.testing.assert_array_equal(hidden.diffuse, kernels.rescore(**plain).diffuse)
 
 
 def test_no_null_item(path: str) -> None:
-    result = kernels.rescore(**problem(background=np.full(3, -np.inf, np.float32), top_k=60))
+    result = kernels.rescore(**problem(calibration=calibration(3, background=-np.inf), top_k=60))
     assert (result.diffuse == 0).all()
     np.testing.assert_allclose(result.share.sum(axis=1), 1, atol=1e-6)
 
 
 def test_far_below_the_background_nobody_is_named(path: str) -> None:
-    arguments = problem(background=np.full(3, 0.99, np.float32), temperature=np.full(3, 0.01, np.float32))
-    result = kernels.rescore(**arguments | {"threshold": np.full(3, 0.01, np.float32)})
+    result = kernels.rescore(
+        **problem(calibration=calibration(3, temperature=0.01, threshold=0.01, background=0.99))
+    )
     assert (result.diffuse == 1).all()
     assert (result.creators == -1).all()
     assert (result.rows >= 0).all(), "the items themselves are still ranked"
@@ -263,22 +338,25 @@ def test_damaged_vector_is_an_error_that_names_the_row(path: str) -> None:
         ({"creators": np.zeros(89, np.int32)}, "creators"),
         ({"creators": np.zeros(90, np.int64)}, "creators"),
         ({"groups": np.zeros((90, 1), np.int32)}, "groups"),
-        ({"allowed": np.zeros(11, np.uint8)}, "allowed"),
-        ({"temperature": np.zeros(3, np.float32)}, "temperature"),
-        ({"temperature": np.full(3, np.nan, np.float32)}, "temperature"),
-        ({"temperature": np.ones(2, np.float32)}, "temperature"),
-        ({"threshold": np.ones(3, np.float32)}, "threshold"),
-        ({"threshold": np.full(3, -0.1, np.float32)}, "threshold"),
-        ({"background": np.full(3, np.nan, np.float32)}, "background"),
+        ({"visible": np.zeros(11, np.uint8)}, "visible"),
+        ({"calibration": np.ones((3, 4), np.float32)}, "calibration"),
+        ({"calibration": calibration(2)}, "calibration"),
+        ({"calibration": calibration(3, temperature=0)}, "calibration.temperature"),
+        ({"calibration": calibration(3, temperature=np.nan)}, "calibration.temperature"),
+        ({"calibration": calibration(3, threshold=1)}, "calibration.threshold"),
+        ({"calibration": calibration(3, threshold=-0.1)}, "calibration.threshold"),
+        ({"calibration": calibration(3, background=np.nan)}, "calibration.background"),
+        ({"calibration": calibration(3, floor=1)}, "calibration.floor"),
+        ({"calibration": calibration(3, foreign_below=np.nan)}, "calibration.foreign_below"),
         ({"top_k": -1}, "top_k"),
         ({"top_creators": -1}, "top_creators"),
         ({"threads": -1}, "threads"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(path: str, change: dict, field: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(kernels.KernelArgumentError) as caught:
         kernels.rescore(**problem() | change)
-    assert isinstance(caught.value, InvalidArgumentError)
+    assert not isinstance(caught.value, AttributaryError), "a defect of ours is never a caller's fault"
     assert caught.value.field == field
 
 

@@ -6,25 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.errors import InvalidArgumentError
+from attributary.kernels.preprocess import MAX_SIDE
 
 from .types import Limits, Options
 
 DEFAULT_COUNT = 10
 
 
-def resolve_counts(options: Options, items: int, limits: Limits) -> tuple[int, int]:
-    """Return (top_k, top_creators) with defaults filled in; raises InvalidArgumentError."""
-    most = min(limits.max_top_k, items)
-    top_k = min(DEFAULT_COUNT, most) if options.top_k is None else options.top_k
-    if not 1 <= top_k <= most:
-        why = f"this bundle has {items} items" if items < limits.max_top_k else "the server's limit"
-        raise InvalidArgumentError("options.top_k", f"must be from 1 to {most} ({why}), got {top_k}")
+def resolve_counts(options: Options, candidates: int, limits: Limits) -> tuple[int, int]:
+    """Return (top_k, top_creators) with defaults filled in; raises InvalidArgumentError.
+
+    `candidates` is R: an answer knows no more items and creators than that, so more are asked for in vain. It is no
+    error, since what a bundle holds may shrink under a caller who asks for all of it.
+    """
+    top_k = DEFAULT_COUNT if options.top_k is None else options.top_k
+    if not 1 <= top_k <= limits.max_top_k:
+        raise InvalidArgumentError("options.top_k", f"must be from 1 to {limits.max_top_k}, got {top_k}")
+    # Every creator may be asked for, whatever the limit on items: totals that are cut lose somebody.
+    most = max(limits.max_top_k, candidates)
     top_creators = DEFAULT_COUNT if options.top_creators is None else options.top_creators
-    if not 0 <= top_creators <= limits.max_top_k:
-        raise InvalidArgumentError(
-            "options.top_creators", f"must be from 0 to {limits.max_top_k}, got {top_creators}"
-        )
-    return top_k, top_creators
+    if not 0 <= top_creators <= most:
+        raise InvalidArgumentError("options.top_creators", f"must be from 0 to {most}, got {top_creators}")
+    return min(top_k, candidates), min(top_creators, candidates)
 
 
 def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArray[np.float32]:
@@ -51,6 +54,8 @@ def check_pixels(pixels: NDArray[np.uint8], limits: Limits, field: str) -> NDArr
     height, width = pixels.shape[:2]
     if height == 0 or width == 0:
         raise InvalidArgumentError(field, f"height and width must be at least 1, got {height} x {width}")
+    if max(height, width) > MAX_SIDE:
+        raise InvalidArgumentError(field, f"is {width} x {height} pixels, a side may have {MAX_SIDE}")
     if height * width > limits.max_image_pixels:
         raise InvalidArgumentError(
             field, f"has {height * width} pixels, the limit is {limits.max_image_pixels}"

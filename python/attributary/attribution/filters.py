@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.bundle.items import ItemTable
+from attributary.delta.journal.records import NOBODY, Former
 from attributary.errors import InvalidArgumentError
 
 from .types import Filter
@@ -27,31 +27,62 @@ class Allowed:
     count: int
     rows: NDArray[np.int64]  # the same rows, ascending; empty if there are more than the caller's bound
 
+    @property
+    def listed(self) -> bool:
+        """Whether `rows` holds all of them."""
+        return self.rows.size == self.count
+
+    def passes(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say of each row whether it passes."""
+        return np.asarray((self.bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1, bool)
+
+    def first(self, count: int) -> NDArray[np.uint8]:
+        """The bitmap of the first `count` rows alone."""
+        whole, rest = divmod(count, 8)
+        bitmap = self.bitmap[: whole + (rest > 0)]
+        if rest:
+            bitmap = bitmap.copy()
+            bitmap[-1] &= (1 << rest) - 1
+        return bitmap
+
 
 class FilterCompiler:
     """Turns a `Filter` into a bitmap once, and remembers the most recent ones.
 
     `alive`, bool [N], marks the rows that have not been deleted; None stands for all. Deleted rows pass no filter.
+    `former` are names that were taken out: a request may go on naming them.
     """
 
-    def __init__(self, items: ItemTable, exact_below: int, alive: NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self,
+        items: ItemTable,
+        exact_below: int,
+        alive: NDArray[np.bool_] | None = None,
+        former: Former = NOBODY,
+    ) -> None:
         self._items = items
+        self._former = former
         self._exact_below = exact_below
         self._alive = alive
         self._cache: OrderedDict[Filter, Allowed] = OrderedDict()
         self._lock = Lock()
 
     def check(self, filter_: Filter, field: str) -> None:
-        """Raise InvalidArgumentError if the filter names a creator or licence that no item has."""
+        """Raise InvalidArgumentError if the filter names a creator or licence that no item has or ever had.
+
+        A name whose last item was deleted goes on being known: one caller's opt-out must not fail another's request.
+        """
         items = self._items
-        for name in ("include_creators", "exclude_creators"):
-            self._check(
-                getattr(filter_, name), items.creator_codes, self.creators, f"{field}.{name}", "creator"
-            )
-        for name in ("include_licences", "exclude_licences"):
-            self._check(
-                getattr(filter_, name), items.licence_codes, self.licences, f"{field}.{name}", "licence"
-            )
+        for kind, codes, former in (
+            ("creator", items.creator_codes, self._former.creators),
+            ("licence", items.licence_codes, self._former.licences),
+        ):
+            for list_ in (f"include_{kind}s", f"exclude_{kind}s"):
+                for name in getattr(filter_, list_):
+                    if name not in codes and name not in former:
+                        raise InvalidArgumentError(
+                            f"{field}.{list_}", f"no item has the {kind} {name[:80]!r}"
+                        )
 
     @cached_property
     def creators(self) -> NDArray[np.int64]:
@@ -64,13 +95,17 @@ class FilterCompiler:
         return self._counts(self._items.licence_of_row)
 
     def after(
-        self, items: ItemTable, alive: NDArray[np.bool_] | None, gone: NDArray[np.int64]
+        self,
+        items: ItemTable,
+        alive: NDArray[np.bool_] | None,
+        gone: NDArray[np.int64],
+        former: Former = NOBODY,
     ) -> FilterCompiler:
         """Return the compiler after a change: `items` goes on behind those of before, rows `gone` were alive until now.
 
         How many items each creator and licence has is counted on from here, so that no query pays for it.
         """
-        following = FilterCompiler(items, self._exact_below, alive)
+        following = FilterCompiler(items, self._exact_below, alive, self._former | former)
         first = len(self._items)
         following.creators = _counted_on(self.creators, items.creator_of_row, first, gone)
         following.licences = _counted_on(self.licences, items.licence_of_row, first, gone)
@@ -108,15 +143,6 @@ class FilterCompiler:
                 listed = np.isin(of_row, [codes[name] for name in names if name in codes])
                 passing &= listed if wanted else ~listed
         return passing
-
-    @staticmethod
-    def _check(
-        names: tuple[str, ...], codes: Mapping[str, int], counts: NDArray[np.int64], field: str, kind: str
-    ) -> None:
-        for name in names:
-            code = codes.get(name, len(counts))
-            if code >= len(counts) or not counts[code]:
-                raise InvalidArgumentError(field, f"no item has the {kind} {name[:80]!r}")
 
 
 def _counted_on(

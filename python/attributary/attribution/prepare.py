@@ -9,6 +9,7 @@ from attributary.encoder.base import EncoderSpec
 from attributary.encoder.image import decode, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
+from attributary.index.base import VectorIndex
 
 from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
@@ -19,9 +20,15 @@ from .view import View
 class Preparer:
     """Brings queries to what an engine needs. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, spec: EncoderSpec, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        spec: EncoderSpec,
+        limits: Limits | None = None,
+        index: VectorIndex | None = None,
+    ) -> None:
         # Replaced as a whole when the bundle's items change; whoever needs two things of it takes it once.
-        self.view = View.of(bundle, None)
+        self.view = View.of(bundle, index)
         self.spec = spec
         self.limits = limits or Limits()
         self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, spec.max_tokens)
@@ -49,7 +56,7 @@ class Preparer:
                 f"exactly one of image, pixels, embedding must be given, got {', '.join(given) or 'none'}",
             )
         view = self.view
-        top_k, top_creators = resolve_counts(options, view.item_count, self.limits)
+        top_k, top_creators = resolve_counts(options, view.candidate_count, self.limits)
         if options.filter:
             view.filters.check(options.filter, "options.filter")
         prepared = Prepared(top_k, top_creators, options.filter, query.has_prompt)

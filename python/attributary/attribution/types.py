@@ -21,7 +21,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Restricts the search to items that pass all four lists; include lists are unions, empty ones let all pass."""
+    """Shows only items that pass all four lists; include lists are unions, empty ones let all pass.
+
+    Shares stay what they are without it; those of hidden items are withheld.
+    """
 
     include_creators: tuple[str, ...] = ()
     exclude_creators: tuple[str, ...] = ()
@@ -112,7 +115,7 @@ class AttributedItem:
 
 @dataclass(frozen=True, slots=True)
 class CreatorShare:
-    """A creator's total over all candidates, and how many of them have a share above 0."""
+    """A creator's total over all candidates that can be seen, and how many of them have a share above 0."""
 
     creator: str
     share: float
@@ -126,5 +129,7 @@ class Attribution:
     items: tuple[AttributedItem, ...]  # by descending similarity
     creators: tuple[CreatorShare, ...]  # by descending share
     diffuse_share: float  # in [0, 1]; what belongs to nobody in particular
-    out_of_distribution: bool
+    withheld_share: float  # in [0, 1]; what belongs to items that a filter or a deletion hides
+    out_of_distribution: bool  # resembles nothing known: everything is diffuse
+    revision: int  # of the bundle's delta that was in force; 0 for a bundle as it was built
     timings: Timings

@@ -6,7 +6,7 @@ from one view from beginning to end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,9 +19,22 @@ from attributary.bundle.grown import GrowingArray, Growth
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
-from attributary.index.grown import GrownIndex
 
-from .filters import FilterCompiler
+from .filters import Allowed, FilterCompiler
+from .types import Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows that a search found for each query, and how similar they are where that is known already."""
+
+    rows: NDArray[np.int64]  # [Q, R], -1 where there are fewer
+    similarity: NDArray[np.float32] | None = None  # [Q, R] exact
+
+    def take(self, places: Sequence[int]) -> Candidates:
+        """The candidates of some of the queries."""
+        similarity = None if self.similarity is None else self.similarity[places]
+        return Candidates(self.rows[places], similarity)
 
 
 class _Tail:
@@ -39,9 +52,10 @@ class View:
     """A bundle as of one revision. `bundle.items` covers all rows, `bundle.vectors` those of the bundle only."""
 
     bundle: Bundle
-    index: VectorIndex | None  # over all rows; None where search is done elsewhere
+    index: VectorIndex | None  # over the bundle's own rows; None where search is done elsewhere
     filters: FilterCompiler
     tail: NDArray[np.float16]  # [T, D], rows N to N + T - 1
+    tail32: NDArray[np.float32]  # the same, for exact search
     alive: NDArray[np.bool_] | None  # [N + T]; None if nothing was deleted
     deleted: Mapping[int, str]  # id -> when, ISO 8601
     item_count: int  # alive
@@ -57,6 +71,7 @@ class View:
             index=index,
             filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates),
             tail=tail.vectors.append(np.empty((0, bundle.manifest.encoder.dim), np.float16)),
+            tail32=tail.vectors32.append(np.empty((0, bundle.manifest.encoder.dim), np.float32)),
             alive=None,
             deleted={},
             item_count=len(bundle.items),
@@ -96,16 +111,13 @@ class View:
 
         Ids are never used twice, so the additions and then the deletions give what their own order would.
         """
-        bundle, index, alive = self.bundle, self.index, self.alive
-        tail = self.tail
+        bundle, alive = self.bundle, self.alive
+        tail, tail32 = self.tail, self.tail32
         gone = np.zeros(0, np.int64)
         if changes.added:
             bundle = replace(bundle, items=self.shared.items.append(changes.added))
             tail = self.shared.vectors.append(changes.vectors)
             tail32 = self.shared.vectors32.append(changes.vectors.astype(np.float32))
-            if index is not None:
-                base = index.base if isinstance(index, GrownIndex) else index
-                index = GrownIndex(base, bundle.vectors, tail32)
             if alive is not None:
                 alive = np.append(alive, np.ones(len(changes.added), bool))
         if changes.deleted:
@@ -119,9 +131,10 @@ class View:
                 alive = None
         return View(
             bundle=bundle,
-            index=index,
-            filters=self.filters.after(bundle.items, alive, gone),
+            index=self.index,
+            filters=self.filters.after(bundle.items, alive, gone, changes.former_names),
             tail=tail,
+            tail32=tail32,
             alive=alive,
             deleted={**self.deleted, **changes.deleted} if changes.deleted else self.deleted,
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
@@ -129,41 +142,91 @@ class View:
             shared=self.shared,
         )
 
-    def rescore(
-        self,
-        queries: NDArray[np.float32],
-        candidates: NDArray[np.int64],
-        allowed: NDArray[np.uint8] | None,
-        **given: object,
-    ) -> kernels.Rescored:
-        """Re-score candidates exactly (see `attributary.kernels.rescore`)."""
-        items = self.bundle.items
-        candidates = np.ascontiguousarray(candidates)
-        if not len(self.tail):
-            columns = (self.bundle.vectors, items.creator_of_row, items.group_of_row)
-            return kernels.rescore(queries, candidates, *columns, allowed=allowed, **given)  # type: ignore[arg-type]
-        # The kernel wants one array: the rows that are asked about, in their order, which settles ties.
-        rows, places = np.unique(candidates, return_inverse=True)
-        rows, absent = (rows[1:], 1) if rows.size and rows[0] < 0 else (rows, 0)
-        scored = kernels.rescore(
-            queries,
-            places.reshape(candidates.shape).astype(np.int64) - absent,
-            self.vectors_of(rows),
-            items.creator_of_row[rows],
-            items.group_of_row[rows],
-            allowed=None if allowed is None else _bits_of(allowed, rows),
-            **given,  # type: ignore[arg-type]
+    @property
+    def candidate_count(self) -> int:
+        """R: over how many candidates the shares of a query are."""
+        return min(self.bundle.manifest.index.candidates, len(self.bundle.items))
+
+    def visible(self, filter_: Filter) -> Allowed | None:
+        """The rows that an answer may show; None if it may show all."""
+        return self.filters.compile(filter_) if filter_ or self.alive is not None else None
+
+    def candidates(self, queries: NDArray[np.float32]) -> Candidates:
+        """The best R rows of the whole, hidden ones included, for unit vectors float32 [Q, D]."""
+        assert self.index is not None
+        rows = self.index.search(queries, min(self.candidate_count, len(self.bundle.vectors)))
+        return (
+            Candidates(rows) if not len(self.tail) else self.with_tail(queries, self._ranked(queries, rows))
         )
-        found = scored.rows >= 0
-        scored.rows[found] = rows[scored.rows[found]]
-        return scored
+
+    def candidates_among(self, queries: NDArray[np.float32], filter_: Filter) -> Candidates:
+        """The best R rows that pass a filter and were not deleted, with their similarities."""
+        assert self.index is not None
+        allowed = self.filters.compile(filter_)
+        if allowed.listed:
+            return self.listed(queries, allowed)
+        split = len(self.bundle.vectors)
+        rows = self.index.search(queries, min(self.candidate_count, split), allowed.first(split))
+        return self.with_tail(queries, self._ranked(queries, rows), allowed)
+
+    def listed(self, queries: NDArray[np.float32], allowed: Allowed) -> Candidates:
+        """`candidates_among` where so few pass that all of them are candidates: exact, without an index."""
+        own = allowed.rows[allowed.rows < len(self.bundle.vectors)]
+        rows = np.broadcast_to(own, (len(queries), len(own)))
+        return self.with_tail(queries, self._ranked(queries, rows), allowed)
+
+    def score(
+        self,
+        candidates: Candidates,
+        queries: NDArray[np.float32] | None,
+        calibration: NDArray[np.float32],
+        visible: NDArray[np.uint8] | None,
+        *,
+        top_k: int,
+        top_creators: int,
+    ) -> kernels.Rescored:
+        """Shares of candidates (see `attributary.kernels.rescore`); `queries` where similarities are not known."""
+        rows, items = np.ascontiguousarray(candidates.rows), self.bundle.items
+        if candidates.similarity is not None:
+            return kernels.share(
+                rows, candidates.similarity, items.creator_of_row, items.group_of_row, calibration,
+                top_k=top_k, top_creators=top_creators, visible=visible,
+            )  # fmt: skip
+        assert queries is not None
+        return kernels.rescore(
+            queries, rows, self.bundle.vectors, items.creator_of_row, items.group_of_row, calibration,
+            top_k=top_k, top_creators=top_creators, visible=visible,
+        )  # fmt: skip
+
+    def _ranked(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> Candidates:
+        width = min(self.candidate_count, rows.shape[1])
+        return Candidates(*kernels.rank(queries, rows, self.bundle.vectors, top_k=width))
+
+    def with_tail(
+        self, queries: NDArray[np.float32], found: Candidates, allowed: Allowed | None = None
+    ) -> Candidates:
+        """The best R of candidates of the bundle's own rows, with similarities, and all added rows that pass."""
+        assert found.similarity is not None
+        if not len(self.tail):
+            return found
+        split = len(self.bundle.vectors)
+        behind = np.broadcast_to(np.arange(split, split + len(self.tail)), (len(queries), len(self.tail)))
+        scores = queries @ self.tail32.T
+        if allowed is not None:
+            scores[:, ~allowed.passes(np.arange(split, split + len(self.tail)))] = -np.inf
+        rows = np.concatenate([found.rows, behind], axis=1)
+        similarity = np.concatenate(
+            [np.where(found.rows >= 0, found.similarity, np.float32(-np.inf)), scores], axis=1
+        )
+        # Stable, so that equal similarities keep the order of their rows.
+        best = np.argsort(-similarity, axis=1, kind="stable")[:, : self.candidate_count]
+        rows, similarity = np.take_along_axis(rows, best, 1), np.take_along_axis(similarity, best, 1)
+        return Candidates(
+            np.where(np.isneginf(similarity), -1, rows), np.where(np.isneginf(similarity), 0, similarity)
+        )
 
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Vectors of rows in ascending order, fp16 [R, D]; a copy."""
         split = len(self.bundle.vectors)
         behind = int(np.searchsorted(rows, split))
         return np.concatenate([self.bundle.vectors[rows[:behind]], self.tail[rows[behind:] - split]])
-
-
-def _bits_of(bitmap: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return np.packbits((bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1, bitorder="little")

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attributary.attribution.types import Attribution, Prepared, Query, Timings
+from attributary.attribution.types import Attribution, Prepared, Query
 from attributary.client.channel import Tls
 from attributary.client.errors import ServerError
 from attributary.client.sync import Client
@@ -73,7 +73,8 @@ class GatewayScorer:
                 "batch_size",
                 f"must be at most the gateway's {limits.max_batch_queries}, got {settings.batch_size}",
             )
-        self._top_creators = min(limits.max_top_k, info.creator_count)
+        # Every creator, so that totals are whole.
+        self._top_creators = info.max_top_creators
 
     def bundle(self) -> BundleState:
         """The bundle that the gateway served when the run began, as of now; raises NotFoundError if it has gone."""
@@ -116,11 +117,9 @@ class TritonScorer:
         timeout_s: float = 60.0,
         patience_s: float = 120.0,
     ) -> None:
-        from attributary.bundle.manifest import Manifest
         from attributary.triton.engine import TritonLink
 
-        limits = engine_limits(settings, Manifest.read(bundle).index.candidates)
-        link = TritonLink(address, limits)
+        link = TritonLink(address, engine_limits(settings))
         self._client = link.client
         self._engine: TritonEngine = link.open(bundle)
         self._stage = BatchPreparer(self._engine, settings)
@@ -174,7 +173,4 @@ def _outcome(query: Query, result: Answer | Exception) -> tuple[bool, Scored] | 
         return Problem("INTERNAL", "", "the engine failed on this row; the gateway's log says why")
     if isinstance(result, Exception):
         return problem_of(result)
-    attribution = Attribution(
-        result.items, result.creators, result.diffuse_share, result.out_of_distribution, Timings()
-    )
-    return bool(query.prompt.strip()), scored_of(attribution)
+    return bool(query.prompt.strip()), scored_of(result)

@@ -54,6 +54,7 @@ class Scored:
     items: tuple[AttributedItem, ...]
     creators: tuple[CreatorShare, ...]  # only those with a share above 0
     diffuse_share: float
+    withheld_share: float
     out_of_distribution: bool
 
 

@@ -11,7 +11,7 @@ from attributary.errors import InputError
 
 from .rows import Outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _ITEM = pa.struct(
     [
@@ -36,6 +36,7 @@ _AFTER = (
     pa.field("items", pa.list_(pa.field("element", _ITEM, nullable=False))),
     pa.field("creators", pa.list_(pa.field("element", _CREATOR, nullable=False))),
     pa.field("diffuse_share", pa.float32()),
+    pa.field("withheld_share", pa.float32()),
     pa.field("out_of_distribution", pa.bool_()),
     pa.field("error_code", pa.string()),
     pa.field("error_field", pa.string()),
@@ -76,6 +77,7 @@ def batch_table(
         "items": [_items(outcome) for outcome in outcomes],
         "creators": [_creators(outcome) for outcome in outcomes],
         "diffuse_share": [outcome.scored and outcome.scored.diffuse_share for outcome in outcomes],
+        "withheld_share": [outcome.scored and outcome.scored.withheld_share for outcome in outcomes],
         "out_of_distribution": [
             None if outcome.scored is None else outcome.scored.out_of_distribution for outcome in outcomes
         ],

@@ -14,6 +14,7 @@ from attributary.attribution.checks import resolve_counts
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Limits, Options, Prepared, Query
+from attributary.client.types import Answer
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
 
 from .pictures import picture_of
@@ -71,9 +72,9 @@ class BatchPreparer:
         self._limits = settings.limits
         candidates = preparer.bundle.manifest.index.candidates
         # Every candidate's creator, so that totals are whole.
-        self.options = Options(settings.top_k, max(candidates, settings.top_k), settings.filter)
+        self.options = Options(settings.top_k, candidates, settings.filter)
         # Once here instead of once a row: what is wrong with it is no row's fault.
-        resolve_counts(self.options, preparer.view.item_count, preparer.limits)
+        resolve_counts(self.options, candidates, preparer.limits)
         if settings.filter:
             preparer.filters.check(settings.filter, "filter")
 
@@ -120,13 +121,13 @@ def state_of(preparer: Preparer) -> BundleState:
     return BundleState(view.bundle.manifest.bundle_id, view.revision)
 
 
-def engine_limits(settings: Settings, candidates: int) -> Limits:
-    """Limits for the engine of a run: a row's own, and room for every candidate's creator."""
+def engine_limits(settings: Settings) -> Limits:
+    """Limits for the engine of a run: a row's own."""
     return Limits(
         max_image_bytes=settings.limits.max_image_bytes,
         max_image_pixels=settings.limits.max_image_pixels,
         max_prompt_bytes=settings.limits.max_prompt_bytes,
-        max_top_k=max(1_000, candidates, settings.top_k),
+        max_top_k=max(1_000, settings.top_k),
     )
 
 
@@ -186,10 +187,12 @@ def merge(prepared: PreparedBatch, answers: Sequence[tuple[bool, Scored] | Probl
     return outcomes
 
 
-def scored_of(answer: Attribution) -> Scored:
+def scored_of(answer: Attribution | Answer) -> Scored:
     """Keep what the output holds of an answer."""
     creators = tuple(total for total in answer.creators if total.share > 0)
-    return Scored(answer.items, creators, answer.diffuse_share, answer.out_of_distribution)
+    return Scored(
+        answer.items, creators, answer.diffuse_share, answer.withheld_share, answer.out_of_distribution
+    )
 
 
 def problem_of(error: Exception) -> Problem:

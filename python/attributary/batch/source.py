@@ -40,9 +40,8 @@ class ScorerSource:
             except ImportError as error:
                 raise UnavailableError(f"{error}; install attributary[triton]") from None
         from attributary.attribution.open import open_engine
-        from attributary.bundle.manifest import Manifest
 
-        limits = engine_limits(self.settings, Manifest.read(self._bundle()).index.candidates)
+        limits = engine_limits(self.settings)
         engine = open_engine(self._bundle(), limits=limits, precision=self.settings.precision, verify=verify)
         return EngineScorer(engine, self.settings)
 
@@ -51,9 +50,8 @@ class ScorerSource:
         if self.settings.engine == "gateway":
             return self.open()
         from attributary.attribution.open import open_preparer
-        from attributary.bundle.manifest import Manifest
 
-        limits = engine_limits(self.settings, Manifest.read(self._bundle()).index.candidates)
+        limits = engine_limits(self.settings)
         return BatchPreparer(open_preparer(self._bundle(), limits=limits, verify=False), self.settings)
 
     def _bundle(self) -> Path:

@@ -34,6 +34,7 @@ class Totals:
     answered: int = 0
     out_of_distribution: int = 0
     diffuse_share: float = 0.0
+    withheld_share: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     names: dict[str, int] = field(default_factory=dict)
     share: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -50,6 +51,8 @@ class Totals:
         self.out_of_distribution += int(foreign.sum())
         for share in answered["diffuse_share"].to_pylist():
             self.diffuse_share += share or 0.0
+        for share in answered["withheld_share"].to_pylist():
+            self.withheld_share += share or 0.0
         lists = answered["creators"].combine_chunks()
         row_of = pc.list_parent_indices(lists).to_numpy()
         flat: Any = pc.list_flatten(lists)
@@ -135,6 +138,7 @@ def finish(run: Run) -> dict[str, Any]:
         "errors": dict(sorted(totals.errors.items())),
         "out_of_distribution": totals.out_of_distribution,
         "diffuse_share": totals.diffuse_share,
+        "withheld_share": totals.withheld_share,
         "attributed_share": float(sum(share or 0.0 for share in table["share"].to_pylist())),
         "creators": len(table),
         "files": digests,

@@ -80,16 +80,14 @@ def _origin_share(
     background: float,
 ) -> float:
     """The median share of the origin's group, found by making each group its own creator."""
-    ones = np.ones(len(rows), np.float32)
+    shares = np.array([temperature, THRESHOLD, background, 0, -np.inf], np.float32)
     scored = kernels.rescore(
         embeddings,
         near,
         vectors,
         items.group_of_row,
         items.group_of_row,
-        temperature=temperature * ones,
-        threshold=THRESHOLD * ones,
-        background=background * ones,
+        np.tile(shares, (len(rows), 1)),
         top_k=1,
         top_creators=near.shape[1],
     )

@@ -27,7 +27,6 @@ _HELP = {
     "queue_delay_us": "how long Triton waits for a batch to fill, microseconds",
     "queue_timeout_us": "how long a request may wait in Triton's queue, microseconds; 0 is for ever",
     "max_queue": "requests that wait in Triton's queue at most; 0 is any number",
-    "max_top_k": "limit on top_k",
 }
 # What others add to this group: a verb and where its command is.
 _ELSEWHERE = {"build-engine": ("attributary.cli.build_engine", "build_engine_command")}

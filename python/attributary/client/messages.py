@@ -65,10 +65,12 @@ def from_attribution(message: pb.Attribution) -> Answer:
             CreatorShare(total.creator, total.share, total.item_count) for total in message.creators
         ),
         diffuse_share=message.diffuse_share,
+        withheld_share=message.withheld_share,
         out_of_distribution=message.out_of_distribution,
         bundle_id=message.bundle_id,
         bundle_version=message.bundle_version,
         timings=_timings(message.timings) if message.HasField("timings") else None,
+        revision=message.revision,
     )
 
 
@@ -114,6 +116,8 @@ def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
             max_top_k=limits.max_top_k,
             max_batch_queries=limits.max_batch_queries,
         ),
+        # Servers before it was there cut at max_top_k.
+        max_top_creators=limits.max_top_creators or limits.max_top_k,
         revision=message.revision,
         added_count=message.added_count,
         deleted_count=message.deleted_count,

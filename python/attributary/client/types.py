@@ -45,10 +45,12 @@ class Answer:
     items: tuple[AttributedItem, ...]  # by descending similarity
     creators: tuple[CreatorShare, ...]  # by descending share
     diffuse_share: float  # in [0, 1]; what belongs to nobody in particular
-    out_of_distribution: bool
+    withheld_share: float  # in [0, 1]; what belongs to items that a filter or a deletion hides
+    out_of_distribution: bool  # resembles nothing known: everything is diffuse
     bundle_id: str
     bundle_version: str
     timings: ReplyTimings | None  # only if asked for
+    revision: int = 0  # of the bundle's delta that was in force
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class BundleInfo:
     index: str
     recall_at_10: float
     limits: Limits
+    max_top_creators: int  # enough for every creator of an answer
     revision: int  # of the bundle's journal; 0 without one
     added_count: int  # items added since the bundle was made
     deleted_count: int  # items deleted since then

@@ -84,6 +84,8 @@ def from_attribution(
         bundle_id=bundle_id,
         bundle_version=bundle_version,
         timings=timings,
+        withheld_share=answer.withheld_share,
+        revision=answer.revision,
     )
 
 
@@ -124,6 +126,7 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
             max_prompt_bytes=limits.max_prompt_bytes,
             max_top_k=limits.max_top_k,
             max_batch_queries=limits.max_batch_queries,
+            max_top_creators=max(limits.max_top_k, view.candidate_count),
         ),
         revision=view.revision,
         added_count=view.added_count,

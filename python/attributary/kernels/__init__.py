@@ -1,24 +1,27 @@
 """The compiled kernels behind one typed face; NumPy and Pillow where the extension cannot load.
 
 `resize_crop` and `resize_crop_batch` prepare pixels for an encoder; `rescore` turns candidates into ranked items,
-shares and creator totals. `info()` tells which path is taken; the environment variable ATTRIBUTARY_KERNELS
-(avx512, avx2, portable or numpy) forces one. `attributary.kernels.cuda` holds the same on a GPU.
+shares and creator totals (`share` where their similarities are known already, `rank` where order is all). `info()`
+tells which path is taken; the environment variable ATTRIBUTARY_KERNELS (avx512, avx2, portable or numpy) forces one.
 """
 
 from __future__ import annotations
 
 from .dispatch import KernelArgumentError, KernelsFallbackWarning, KernelsInfo, info
 from .preprocess import resize_crop, resize_crop_batch
-from .rescoring import rescore
-from .types import Rescored
+from .rescoring import rank, rescore, share
+from .types import CALIBRATION, Rescored
 
 __all__ = [
+    "CALIBRATION",
     "KernelArgumentError",
     "KernelsFallbackWarning",
     "KernelsInfo",
     "Rescored",
     "info",
+    "rank",
     "rescore",
     "resize_crop",
     "resize_crop_batch",
+    "share",
 ]

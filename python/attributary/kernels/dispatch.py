@@ -18,8 +18,12 @@ NUMPY: Final = "numpy"
 SLOWER: Final = "preprocessing about 10 times, re-scoring about 15 times slower"
 
 
-class KernelArgumentError(InvalidArgumentError, ValueError):
-    """An argument of a kernel is wrong; `field` names it."""
+class KernelArgumentError(ValueError):
+    """An argument of a kernel is wrong; `field` names it. A defect of the code that calls, not of a server's caller."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
 
 
 class KernelsFallbackWarning(UserWarning):
@@ -58,12 +62,12 @@ def available() -> tuple[str, ...]:
 def active() -> str:
     """Return the path to take now; the environment variable is read at every call.
 
-    Raises `KernelArgumentError` where the variable names a path that this machine or build lacks.
+    Raises InvalidArgumentError where the variable names a path that this machine or build lacks.
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted:
         if wanted not in available():
-            raise KernelArgumentError(
+            raise InvalidArgumentError(
                 VARIABLE,
                 f"{wanted!r} cannot be had here; choose one of {', '.join(available())}, or unset it",
             )

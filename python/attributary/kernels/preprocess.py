@@ -26,7 +26,7 @@ def resize_crop(image: UInt8Array, size: int) -> UInt8Array:
     is rounded down. Only the rows and columns inside the crop are computed, so that an extreme aspect ratio costs
     no memory. Working memory is kept by each thread; the GIL is released.
 
-    Raises `KernelArgumentError` (an `InvalidArgumentError` and a `ValueError`) for another dtype, shape or size.
+    Raises `KernelArgumentError` (a `ValueError`) for another dtype, shape or size.
     """
     out: UInt8Array = resize_crop_batch([image], size)[0]
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .types import (
@@ -50,63 +51,101 @@ def resize_crop_batch(images: Sequence[UInt8Array], size: int) -> UInt8Array:
     return out
 
 
-def rescore(
+def answer(
+    vectors: Float16Array | Int8Array | None,
+    scales: Float32Array | None,
+    queries: Float32Array | None,
+    similarity: Float32Array | None,
+    candidates: Int64Array,
+    creators: Int32Array,
+    groups: Int32Array,
+    calibration: Float32Array,
+    visible: BoolBitmap | None,
+    out: Rescored,
+) -> None:
+    """Fill `out` with the answers; see `attributary.kernels.rescore` for shapes and the definition of a share."""
+    for q, row_of_candidates in enumerate(candidates):
+        if similarity is None:
+            assert vectors is not None and queries is not None
+            rows = _distinct(row_of_candidates, len(vectors), q)
+            cosine = _dot(rows, vectors, scales, queries[q])
+        else:
+            rows = _distinct(row_of_candidates, len(creators), q)
+            given = row_of_candidates[row_of_candidates >= 0]
+            first = np.unique(given, return_index=True)[1]
+            cosine = similarity[q][row_of_candidates >= 0][first]
+        rows, cosine = _sorted(rows, cosine, q)
+        peak = float(cosine[0]) if cosine.size else 0.0
+        share, out.diffuse[q] = _shares(cosine, groups[rows], *calibration[q].tolist())
+        out.peak[q] = peak
+        if visible is not None:
+            seen = _bits(visible, rows)
+            out.withheld[q] = share[~seen].sum(dtype=np.float64)
+            rows, cosine, share = rows[seen], cosine[seen], share[seen]
+        kept = min(out.rows.shape[1], rows.size)
+        out.rows[q, :kept] = rows[:kept]
+        out.similarity[q, :kept] = cosine[:kept]
+        out.share[q, :kept] = share[:kept]
+        _creator_totals(out, q, creators[rows], share, out.creators.shape[1])
+
+
+def rank(
     queries: Float32Array,
     candidates: Int64Array,
     vectors: Float16Array | Int8Array,
-    creators: Int32Array,
-    groups: Int32Array,
-    *,
-    temperature: Float32Array,
-    threshold: Float32Array,
-    background: Float32Array,
-    top_k: int,
-    top_creators: int,
-    allowed: BoolBitmap | None = None,
-    scales: Float32Array | None = None,
-    out: Rescored | None = None,
-) -> Rescored:
-    """Exact similarities, top-k, calibrated shares and creator totals of each query's candidates.
-
-    See `attributary.kernels.rescore` for shapes and the definition of a share.
-    """
-    out = Rescored.empty(len(queries), top_k, top_creators) if out is None else out
+    allowed: BoolBitmap | None,
+    scales: Float32Array | None,
+    out_rows: Int64Array,
+    out_similarity: Float32Array,
+) -> None:
+    """Fill the outputs with the best rows; see `attributary.kernels.rank`."""
     for q in range(len(queries)):
-        rows = candidates[q]
-        rows = rows[rows >= 0]
-        if rows.size and int(rows.max()) >= len(vectors):
-            raise IndexError(
-                f"candidate {int(rows.max())} of query {q} is outside the {len(vectors)} vectors"
-            )
-        if allowed is not None and rows.size:
-            rows = rows[(allowed[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
-        rows = np.unique(rows)
-        similarity = vectors[rows].astype(np.float32) @ queries[q]
-        if scales is not None:
-            similarity *= scales[rows]
-        if not np.isfinite(similarity).all():
-            row = int(rows[np.argmin(np.isfinite(similarity))])
-            raise ValueError(f"the similarity of query {q} and row {row} is not finite")
-        order = np.lexsort((rows, -similarity))
-        rows, similarity = rows[order], similarity[order]
-        share, diffuse = _shares(
-            similarity, groups[rows], float(temperature[q]), float(threshold[q]), float(background[q])
-        )
-        kept = min(top_k, rows.size)
-        out.rows[q, :kept] = rows[:kept]
-        out.similarity[q, :kept] = similarity[:kept]
-        out.share[q, :kept] = share[:kept]
-        out.diffuse[q] = diffuse
-        _creator_totals(out, q, creators[rows], share, top_creators)
-    return out
+        rows = _distinct(candidates[q], len(vectors), q)
+        if allowed is not None:
+            rows = rows[_bits(allowed, rows)]
+        rows, cosine = _sorted(rows, _dot(rows, vectors, scales, queries[q]), q)
+        kept = min(out_rows.shape[1], rows.size)
+        out_rows[q, :kept], out_similarity[q, :kept] = rows[:kept], cosine[:kept]
+
+
+def _distinct(candidates: Int64Array, store_rows: int, q: int) -> Int64Array:
+    rows = candidates[candidates >= 0]
+    if rows.size and int(rows.max()) >= store_rows:
+        raise IndexError(f"candidate {int(rows.max())} of query {q} is outside the {store_rows} vectors")
+    return np.unique(rows)
+
+
+def _dot(
+    rows: Int64Array, vectors: Float16Array | Int8Array, scales: Float32Array | None, query: Float32Array
+) -> Float32Array:
+    similarity = vectors[rows].astype(np.float32) @ query
+    return similarity if scales is None else similarity * scales[rows]
+
+
+def _sorted(rows: Int64Array, similarity: Float32Array, q: int) -> tuple[Int64Array, Float32Array]:
+    if not np.isfinite(similarity).all():
+        row = int(rows[np.argmin(np.isfinite(similarity))])
+        raise ValueError(f"the similarity of query {q} and row {row} is not finite")
+    order = np.lexsort((rows, -similarity))
+    return rows[order], similarity[order]
+
+
+def _bits(bitmap: BoolBitmap, rows: Int64Array) -> NDArray[np.bool_]:
+    return np.asarray((bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1, bool)
 
 
 def _shares(
-    similarity: Float32Array, groups: Int32Array, temperature: float, threshold: float, background: float
+    similarity: Float32Array,
+    groups: Int32Array,
+    temperature: float,
+    threshold: float,
+    background: float,
+    floor: float,
+    foreign_below: float,
 ) -> tuple[Float32Array, float]:
     """Shares of candidates sorted by descending similarity, and the diffuse remainder."""
-    if similarity.size == 0:
-        return np.zeros(0, np.float32), 1.0
+    if similarity.size == 0 or float(similarity[0]) < foreign_below:
+        return np.zeros(similarity.size, np.float32), 1.0
     peak = max(float(similarity[0]), background)
     weight = np.maximum(np.exp((similarity.astype(np.float64) - peak) / temperature) - threshold, 0.0)
     null = float(np.exp((background - peak) / temperature))
@@ -117,10 +156,10 @@ def _shares(
     total = np.bincount(member, weight)
     with np.errstate(invalid="ignore", divide="ignore"):
         factor = np.where(total > 0, best / total, 0.0)
-    norm = null + float(best.sum())
-    share = (weight * factor[member] / norm).astype(np.float32)
+    scale = (1.0 - floor) / (null + float(best.sum()))
+    share = (weight * factor[member] * scale).astype(np.float32)
     share[share < np.finfo(np.float32).tiny] = 0
-    return share, null / norm
+    return share, floor + null * scale
 
 
 def _creator_totals(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -9,7 +10,16 @@ from numpy.typing import NDArray
 
 from . import reference
 from .dispatch import NUMPY, KernelArgumentError, active, native
-from .types import BoolBitmap, Float16Array, Float32Array, Int8Array, Int32Array, Int64Array, Rescored
+from .types import (
+    CALIBRATION,
+    BoolBitmap,
+    Float16Array,
+    Float32Array,
+    Int8Array,
+    Int32Array,
+    Int64Array,
+    Rescored,
+)
 
 MAX_ROWS: Final = 2**31 - 1
 
@@ -22,13 +32,11 @@ def rescore(
     vectors: Float16Array | Int8Array,
     creators: Int32Array,
     groups: Int32Array,
+    calibration: Float32Array,
     *,
-    temperature: Float32Array,
-    threshold: Float32Array,
-    background: Float32Array,
     top_k: int,
     top_creators: int,
-    allowed: BoolBitmap | None = None,
+    visible: BoolBitmap | None = None,
     scales: Float32Array | None = None,
     out: Rescored | None = None,
     threads: int = 1,
@@ -42,10 +50,8 @@ def rescore(
     | vectors | float16 or int8 [N, D] | the bundle's store, unit vectors; may be memory-mapped; never copied |
     | creators | int32 [N] | creator code of each row |
     | groups | int32 [N] | near-duplicate group of each row; a row of its own has a code of its own |
-    | temperature | float32 [Q] | T, above 0 |
-    | threshold | float32 [Q] | u, in [0, 1), on the weight before normalisation |
-    | background | float32 [Q] | b, similarity of the null item; minus infinity leaves it out |
-    | allowed | uint8 [ceil(N / 8)] | bitmap over the rows, least significant bit first; a 0 bit drops the row |
+    | calibration | float32 [Q, 5] | T above 0; u in [0, 1); b below infinity; f in [0, 1); s_min |
+    | visible | uint8 [ceil(N / 8)] | bitmap over the rows, least significant bit first; a 0 bit hides the row |
     | scales | float32 [N] | only with int8 vectors: a vector is its scale times its codes |
 
     **Share.** With s_i the inner product of the query and candidate i, and m = max(max_i s_i, b):
@@ -53,14 +59,17 @@ def rescore(
         w_i = max(exp((s_i - m) / T) - u, 0)                 weight of a candidate
         w_0 = exp((b - m) / T)                               weight of the null item
         W_g = max of w_i over the members i of group g       a near-duplicate group counts once
-        share_i = (w_i / sum of w_j over j in g) * W_g / (w_0 + sum over groups of W_g)
-        diffuse = w_0 / (w_0 + sum over groups of W_g)
+        share_i = (1 - f) (w_i / sum of w_j over j in g) * W_g / (w_0 + sum over groups of W_g)
+        diffuse = f + (1 - f) w_0 / (w_0 + sum over groups of W_g)
+        withheld = sum of share_i over the candidates that are not visible
 
-    so that all shares and `diffuse` add up to 1. The sum runs over *all* R candidates, not over the k returned.
+    so that the shares of visible candidates, `diffuse` and `withheld` add up to 1. The sum runs over *all* R
+    candidates, not over the k returned and not over the visible ones: hiding an item raises nobody's share. A query
+    whose best similarity is below s_min resembles nothing known: its shares are 0 and `diffuse` is 1.
     This is the calibrated soft score of Attribution by Customization (Wang et al., ICCV 2023): a softmax with a
-    learned temperature, cut below a learned threshold. The null item and the groups are this project's additions:
-    the first lets the shares say "nobody in particular", the second keeps copies from multiplying a claim. A share
-    below the smallest normal float32 (1.2e-38) is 0.
+    learned temperature, cut below a learned threshold. The null item (b), the floor (f) and the groups are this
+    project's additions: the first two let the shares say "nobody in particular", the third keeps copies from
+    multiplying a claim. A share below the smallest normal float32 (1.2e-38) is 0.
 
     Items come by descending similarity, equal ones by ascending row; creators by descending total, equal ones by
     ascending code. A similarity is summed in float32 in an order of each instruction set's own, so that paths
@@ -69,65 +78,117 @@ def rescore(
     `out`, where given, is filled and returned. `threads` is how many threads share the queries (0: one a core).
     Warm calls allocate nothing but the result; the GIL is released.
 
-    Raises `KernelArgumentError` (an `InvalidArgumentError` and a `ValueError`) for a wrong dtype, shape or value,
-    `IndexError` for a candidate at or above N, and `ValueError` where a similarity is not finite.
+    Raises `KernelArgumentError` (a `ValueError`) for a wrong dtype, shape or value, `IndexError` for a candidate at
+    or above N, and `ValueError` where a similarity is not finite.
     """
-    isa = active()
-    module, _ = native()
-    compiled = module is not None and isa != NUMPY
-    if compiled and out is None and top_k >= 0 and top_creators >= 0 and threads >= 0:
-        # The common case: the extension takes the arguments as they are, or says that it cannot.
-        out = Rescored.empty(len(queries), top_k, top_creators)
-        arrays = (vectors, scales, queries, candidates, creators, groups)
-        if _run(module, (*arrays, temperature, threshold, background, allowed), out, isa, threads):
-            return out
-        out = None
-
     dim, rows = _check_store(vectors, scales)
-    queries = check_array("queries", queries, np.float32, (None, dim))
-    count = len(queries)
-    candidates = check_array("candidates", candidates, np.int64, (count, None))
-    creators = check_array("creators", creators, np.int32, (rows,), exact=True)
-    groups = check_array("groups", groups, np.int32, (rows,), exact=True)
-    temperature = check_array("temperature", temperature, np.float32, (count,))
-    threshold = check_array("threshold", threshold, np.float32, (count,))
-    background = check_array("background", background, np.float32, (count,))
+    queries = _check_queries(queries, dim)
+    return _answer(
+        queries, vectors, scales, None, candidates, creators, groups, calibration, rows,
+        top_k=top_k, top_creators=top_creators, visible=visible, out=out, threads=threads,
+    )  # fmt: skip
+
+
+def share(
+    candidates: Int64Array,
+    similarity: Float32Array,
+    creators: Int32Array,
+    groups: Int32Array,
+    calibration: Float32Array,
+    *,
+    top_k: int,
+    top_creators: int,
+    visible: BoolBitmap | None = None,
+    out: Rescored | None = None,
+    threads: int = 1,
+) -> Rescored:
+    """`rescore` where the similarities are known already, float32 [Q, R] beside `candidates`.
+
+    Of a repeated candidate the first counts. Raises as `rescore` does.
+    """
+    similarity = check_array("similarity", similarity, np.float32, (None, None))
+    return _answer(
+        None, None, None, similarity, candidates, creators, groups, calibration, len(creators),
+        top_k=top_k, top_creators=top_creators, visible=visible, out=out, threads=threads,
+    )  # fmt: skip
+
+
+def rank(
+    queries: Float32Array,
+    candidates: Int64Array,
+    vectors: Float16Array | Int8Array,
+    *,
+    top_k: int,
+    allowed: BoolBitmap | None = None,
+    scales: Float32Array | None = None,
+    threads: int = 1,
+) -> tuple[Int64Array, Float32Array]:
+    """The best `top_k` candidates of each query by exact similarity: rows int64 [Q, k], similarities float32 [Q, k].
+
+    Arguments, order and errors are those of `rescore`, but a row whose bit in `allowed` is 0 is no candidate at all.
+    Unused places hold -1 and 0.
+    """
+    dim, rows = _check_store(vectors, scales)
+    queries = _check_queries(queries, dim)
+    candidates = check_array("candidates", candidates, np.int64, (len(queries), None))
     if allowed is not None:
         allowed = check_array("allowed", allowed, np.uint8, ((rows + 7) // 8,))
-    check_values(queries, temperature, threshold, background)
-    for name, number in (("top_k", top_k), ("top_creators", top_creators), ("threads", threads)):
-        if number < 0:
-            raise KernelArgumentError(name, f"{number}; must be 0 or more")
+    _check_counts(top_k=top_k, threads=threads)
+    found = np.full((len(queries), top_k), -1, np.int64)
+    similarity = np.zeros((len(queries), top_k), np.float32)
+    isa, module = active(), native()[0]
+    if module is None or isa == NUMPY:
+        reference.rank(queries, candidates, vectors, allowed, scales, found, similarity)
+    elif not module.rank(vectors, scales, queries, candidates, allowed, found, similarity, isa, threads):
+        raise RuntimeError("the extension refused arguments that its Python face had checked")
+    return found, similarity
+
+
+def _answer(
+    queries: Float32Array | None,
+    vectors: Float16Array | Int8Array | None,
+    scales: Float32Array | None,
+    similarity: Float32Array | None,
+    candidates: Int64Array,
+    creators: Int32Array,
+    groups: Int32Array,
+    calibration: Float32Array,
+    rows: int,
+    *,
+    top_k: int,
+    top_creators: int,
+    visible: BoolBitmap | None,
+    out: Rescored | None,
+    threads: int,
+) -> Rescored:
+    given = queries if queries is not None else similarity
+    assert given is not None
+    count = len(given)
+    candidates = check_array("candidates", candidates, np.int64, (count, None))
+    if similarity is not None and similarity.shape != candidates.shape:
+        raise KernelArgumentError("similarity", f"must have shape {list(candidates.shape)}")
+    creators = check_array("creators", creators, np.int32, (rows,), exact=True)
+    groups = check_array("groups", groups, np.int32, (rows,), exact=True)
+    calibration = check_array("calibration", calibration, np.float32, (count, len(CALIBRATION)))
+    check_calibration(calibration)
+    if visible is not None:
+        visible = check_array("visible", visible, np.uint8, ((rows + 7) // 8,))
+    _check_counts(top_k=top_k, top_creators=top_creators, threads=threads)
     out = (
         Rescored.empty(count, top_k, top_creators) if out is None else _reset(out, count, top_k, top_creators)
     )
-    if not compiled:
-        return reference.rescore(
-            queries, candidates, vectors, creators, groups,
-            temperature=temperature, threshold=threshold, background=background,
-            top_k=top_k, top_creators=top_creators, allowed=allowed, scales=scales, out=out,
-        )  # fmt: skip
-    arrays = (vectors, scales, queries, candidates, creators, groups)
-    if not _run(module, (*arrays, temperature, threshold, background, allowed), out, isa, threads):
+    isa, module = active(), native()[0]
+    inputs = (vectors, scales, queries, similarity, candidates, creators, groups, calibration, visible)
+    if module is None or isa == NUMPY:
+        reference.answer(*inputs, out)
+        return out
+    results = (
+        out.rows, out.similarity, out.share, out.diffuse, out.withheld, out.peak,
+        out.creators, out.creator_share, out.creator_items,
+    )  # fmt: skip
+    if not module.rescore(*inputs, *results, isa, threads):
         raise RuntimeError("the extension refused arguments that its Python face had checked")
     return out
-
-
-def _run(module: Any, arrays: tuple[Any, ...], out: Rescored, isa: str, threads: int) -> bool:
-    """Call the extension; False where an argument has the wrong type, shape or value."""
-    results = (
-        out.rows,
-        out.similarity,
-        out.share,
-        out.diffuse,
-        out.creators,
-        out.creator_share,
-        out.creator_items,
-    )
-    try:
-        return bool(module.rescore(*arrays, *results, isa, threads))
-    except TypeError:
-        return False
 
 
 def _check_store(vectors: Float16Array | Int8Array, scales: Float32Array | None) -> tuple[int, int]:
@@ -168,32 +229,48 @@ def check_array(
     return np.ascontiguousarray(array, dtype)
 
 
-def check_values(
-    queries: Float32Array, temperature: Float32Array, threshold: Float32Array, background: Float32Array
-) -> None:
+def check_calibration(calibration: Float32Array) -> None:
     """Raise `KernelArgumentError` for a value outside the ranges that `rescore` states."""
-    if not np.isfinite(queries).all():
-        at = int(np.argmin(np.isfinite(queries).all(axis=1)))
+    temperature, threshold, background, floor, foreign_below = calibration.T
+    for name, fits, problem in (
+        ("temperature", (temperature > 0) & (temperature < np.inf), "must be finite and above 0"),
+        ("threshold", (threshold >= 0) & (threshold < 1), "must be at least 0 and below 1"),
+        ("background", background < np.inf, "must be finite or minus infinity"),
+        ("floor", (floor >= 0) & (floor < 1), "must be at least 0 and below 1"),
+        ("foreign_below", ~np.isnan(foreign_below), "must be a number"),
+    ):
+        if not fits.all():
+            raise KernelArgumentError(f"calibration.{name}", problem)
+
+
+def _check_queries(queries: Float32Array, dim: int) -> Float32Array:
+    queries = check_array("queries", queries, np.float32, (None, dim))
+    finite = np.isfinite(queries)
+    if not finite.all():
+        at = int(np.argmin(finite.all(axis=1)))
         raise KernelArgumentError("queries", f"row {at} has a value that is not finite")
-    if not ((temperature > 0) & (temperature < np.inf)).all():
-        raise KernelArgumentError("temperature", "must be finite and above 0")
-    if not ((threshold >= 0) & (threshold < 1)).all():
-        raise KernelArgumentError("threshold", "must be at least 0 and below 1")
-    if not (background < np.inf).all():
-        raise KernelArgumentError("background", "must be finite or minus infinity")
+    return queries
+
+
+def _check_counts(**counts: int) -> None:
+    for name, number in counts.items():
+        if number < 0:
+            raise KernelArgumentError(name, f"{number}; must be 0 or more")
 
 
 def _reset(out: Rescored, queries: int, top_k: int, top_creators: int) -> Rescored:
     """Mark every place of a reused result as unused."""
-    places = {"rows": -1, "similarity": 0, "share": 0, "diffuse": 1}
-    places |= {"creators": -1, "creator_share": 0, "creator_items": 0}
-    shapes = {"diffuse": (queries,)}
-    for name, unused in places.items():
-        array = getattr(out, name)
-        shape = shapes.get(name, (queries, top_creators if name.startswith("creator") else top_k))
-        if array.shape != shape or not array.flags.c_contiguous or not array.flags.writeable:
+    fresh = Rescored.empty(queries, top_k, top_creators)
+    for field in fields(Rescored):
+        array, unused = getattr(out, field.name), getattr(fresh, field.name)
+        if (
+            array.shape != unused.shape
+            or array.dtype != unused.dtype
+            or not array.flags.c_contiguous
+            or not array.flags.writeable
+        ):
             raise KernelArgumentError(
-                f"out.{name}", f"must be writeable, C-contiguous and of shape {list(shape)}"
+                f"out.{field.name}", f"must be writeable, C-contiguous and of shape {list(unused.shape)}"
             )
-        array.fill(unused)
+        array[...] = unused
     return out

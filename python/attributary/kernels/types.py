@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +18,27 @@ Float32Array: TypeAlias = NDArray[np.float32]
 BoolBitmap: TypeAlias = NDArray[np.uint8]
 
 
+# Columns of a query's calibration, float32 [Q, 5]; see `attributary.kernels.rescore`.
+CALIBRATION: Final = ("temperature", "threshold", "background", "floor", "foreign_below")
+
+
 @dataclass(frozen=True, slots=True)
 class Rescored:
     """What `rescore` returns for Q queries; k = top_k, c = top_creators. Unused places hold -1 and 0."""
 
-    rows: Int64Array  # [Q, k] rows of the vector store, by descending similarity, ties by ascending row
+    rows: (
+        Int64Array  # [Q, k] visible rows of the vector store, by descending similarity, ties by ascending row
+    )
     similarity: Float32Array  # [Q, k] cosine
     share: Float32Array  # [Q, k] in [0, 1]
-    diffuse: Float32Array  # [Q] in [0, 1]; 1 - the sum of the shares of all candidates
-    creators: Int32Array  # [Q, c] creator codes, by descending total, ties by ascending code
-    creator_share: Float32Array  # [Q, c] totals over all candidates
-    creator_items: Int32Array  # [Q, c] candidates of that creator with a share above 0
+    diffuse: Float32Array  # [Q] in [0, 1]; what belongs to nobody in particular
+    withheld: Float32Array  # [Q] in [0, 1]; shares of candidates that are not visible
+    peak: Float32Array  # [Q] largest similarity of all candidates, visible or not; 0 without any
+    creators: (
+        Int32Array  # [Q, c] codes of creators of visible rows, by descending total, ties by ascending code
+    )
+    creator_share: Float32Array  # [Q, c] totals over all visible candidates
+    creator_items: Int32Array  # [Q, c] visible candidates of that creator with a share above 0
 
     @classmethod
     def empty(cls, queries: int, top_k: int, top_creators: int) -> Rescored:
@@ -38,6 +48,8 @@ class Rescored:
             similarity=np.zeros((queries, top_k), np.float32),
             share=np.zeros((queries, top_k), np.float32),
             diffuse=np.ones(queries, np.float32),
+            withheld=np.zeros(queries, np.float32),
+            peak=np.zeros(queries, np.float32),
             creators=np.full((queries, top_creators), -1, np.int32),
             creator_share=np.zeros((queries, top_creators), np.float32),
             creator_items=np.zeros((queries, top_creators), np.int32),

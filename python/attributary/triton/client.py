@@ -27,14 +27,10 @@ TYPES: Final[Mapping[str, str]] = {
     "token_ids": "INT64",
     "token_mask": "INT64",
     "embedding": "FP32",
-    "has_prompt": "UINT8",
-    "top_k": "INT32",
-    "top_creators": "INT32",
     "filter": "UINT8",
 }
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
-    "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
     "UINT64": np.dtype("<u8"),
 }
@@ -256,8 +252,3 @@ def _raise(error: grpc.aio.AioRpcError) -> NoReturn:
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         raise OverloadedError(f"Triton is overloaded: {text}") from None
     raise RuntimeError(f"Triton refused the request: {code.name}: {text}") from None
-
-
-def scalars(values: list[int], kind: type[np.generic]) -> NDArray[Any]:
-    """Return a column [B, 1]."""
-    return np.array(values, kind)[:, None]

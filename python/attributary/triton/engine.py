@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -12,23 +10,23 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.attribution.answers import assemble
 from attributary.attribution.golden import MIN_COSINE, difference, golden_queries
 from attributary.attribution.prepare import Preparer, ms_since
+from attributary.attribution.score import Scores
 from attributary.attribution.types import Attribution, Filter, Limits, Prepared
+from attributary.attribution.view import Candidates, View
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.golden import GOLDEN
 from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
 from attributary.errors import BundleError, UnavailableError
-from attributary.kernels import Rescored
 
-from .client import ModelTimes, TritonClient, scalars
+from .client import ModelTimes, TritonClient
 from .names import DOORS, model_name
 
-_OUTPUTS: Final = (
-    "row", "similarity", "share", "diffuse", "peak", "creator", "creator_share", "creator_items", "bundle", "timing",
-)  # fmt: skip
+_OUTPUTS: Final = ("row", "similarity", "bundle", "timing")
+# A filter is one bitmap a query on the wire; more than this is sent in several requests.
+_FILTER_BYTES: Final = 1 << 25
 _VERIFY_BATCH = 8
 _VERIFY_S = 30.0
 
@@ -55,22 +53,27 @@ class TritonEngine(Preparer):
     async def infer(self, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
         """Answer prepared queries, all pictures or all embeddings; one Attribution for each, in their order.
 
-        One request a distinct filter. Raises the errors of `TritonClient`.
+        Triton finds the candidates; shares are computed here, over what was deleted, added and filtered. Raises the
+        errors of `TritonClient`.
         """
-        by_filter: dict[Filter, list[int]] = defaultdict(list)
-        for position, prepared in enumerate(batch):
-            by_filter[prepared.filter].append(position)
-        if len(by_filter) == 1:
-            return await self._attribute(batch, timeout_s)
-        answers: list[Attribution | None] = [None] * len(batch)
-        groups = list(by_filter.values())
-        results = await asyncio.gather(
-            *(self._attribute([batch[place] for place in places], timeout_s) for places in groups)
-        )
-        for places, found in zip(groups, results, strict=True):
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
-        return [answer for answer in answers if answer is not None]
+        # One look: additions and deletions meanwhile are for the next query.
+        view, started = self.view, perf_counter()
+        pictures = batch[0].embedding is None
+        tensors = self._pictures(batch) if pictures else {"embedding": _embeddings(batch)}
+        outputs = ("embedding", *_OUTPUTS) if pictures else _OUTPUTS
+        reply = await self._ask("attribution" if pictures else "index", tensors, outputs, timeout_s)
+        embeddings = reply["embedding"] if pictures else tensors["embedding"]
+        spent, started = ms_since(started), perf_counter()
+        found = view.with_tail(embeddings, Candidates(reply["row"], reply["similarity"]))
+        scores = Scores(view, batch, found)
+        for filter_, places in scores.short.items():
+            scores.fill(places, await self._among(view, embeddings[places], filter_, timeout_s))
+        scored, started = ms_since(started), perf_counter()
+        answers = scores.answers()
+        search, rescore, rows = reply["timing"][0].tolist()
+        rest = max(0.0, spent - search - rescore)
+        self._tell(batch, rest, search, rescore + scored, int(rows), pictures, ms_since(started))
+        return answers
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Say whether Triton has this bundle's models; raises UnavailableError while it is away."""
@@ -127,35 +130,40 @@ class TritonEngine(Preparer):
             self._waiting = queued / max(1e-9, queued + told["encoder"]["compute"])
         return told
 
-    async def _attribute(self, members: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
-        started = perf_counter()
-        pictures = members[0].embedding is None
-        tensors = self._pictures(members) if pictures else _embeddings(members)
-        tensors["has_prompt"] = scalars([prepared.has_prompt for prepared in members], np.uint8)
-        tensors["top_k"] = scalars([prepared.top_k for prepared in members], np.int32)
-        tensors["top_creators"] = scalars([prepared.top_creators for prepared in members], np.int32)
-        if members[0].filter:
-            bitmap = self.filters.compile(members[0].filter).bitmap
-            tensors["filter"] = np.ascontiguousarray(np.broadcast_to(bitmap, (len(members), bitmap.size)))
-        model = self._models["attribution" if pictures else "index"]
-        reply = await self._client.infer(model, tensors, _OUTPUTS, timeout_s)
+    async def _ask(
+        self, part: str, tensors: dict[str, NDArray[Any]], outputs: tuple[str, ...], timeout_s: float
+    ) -> dict[str, NDArray[Any]]:
+        reply = await self._client.infer(self._models[part], tensors, outputs, timeout_s)
         if int(reply["bundle"][0, 0]) != self._number:
             raise UnavailableError(f"Triton answered for bundle {int(reply['bundle'][0, 0]):016x}")
-        spent = ms_since(started)
-        started = perf_counter()
-        scored = _scored(reply)
-        answers = [
-            assemble(self.bundle, prepared, scored, row, float(reply["peak"][row, 0]))
-            for row, prepared in enumerate(members)
-        ]
-        search, rescore, rows = reply["timing"][0].tolist()
-        self._tell(members, spent, search, rescore, int(rows), pictures, ms_since(started))
-        return answers
+        return reply
+
+    async def _among(
+        self, view: View, embeddings: NDArray[np.float32], filter_: Filter, timeout_s: float
+    ) -> Candidates:
+        """The best items that pass: here where they can be listed, by Triton's index where they are many."""
+        allowed = view.filters.compile(filter_)
+        if allowed.listed:
+            return view.listed(embeddings, allowed)
+        bitmap = allowed.first(len(view.bundle.vectors))
+        at_once = max(1, _FILTER_BYTES // bitmap.size)
+        replies = []
+        for start in range(0, len(embeddings), at_once):
+            asked = np.ascontiguousarray(embeddings[start : start + at_once])
+            tensors: dict[str, NDArray[Any]] = {
+                "embedding": asked,
+                "filter": np.ascontiguousarray(np.broadcast_to(bitmap, (len(asked), bitmap.size))),
+            }
+            replies.append(await self._ask("index", tensors, _OUTPUTS, timeout_s))
+        found = Candidates(
+            *(np.concatenate([reply[name] for reply in replies]) for name in ("row", "similarity"))
+        )
+        return view.with_tail(embeddings, found, allowed)
 
     def _tell(
         self,
         members: Sequence[Prepared],
-        spent: float,
+        rest: float,
         search: float,
         rescore: float,
         rows: int,
@@ -164,10 +172,9 @@ class TritonEngine(Preparer):
     ) -> None:
         """Divide a request's time among the phases.
 
-        Search and re-scoring are measured beside the index. What is left is divided into waiting and encoding as
+        Search and re-scoring are measured beside the index. The `rest` is divided into waiting and encoding as
         Triton's statistics do on average; all of it is waiting where nothing was encoded.
         """
-        rest = max(0.0, spent - search - rescore)
         waited = rest * self._waiting
         for prepared in members:
             timings = prepared.timings
@@ -200,7 +207,8 @@ class TritonLink:
     def open(self, directory: Path | str) -> TritonEngine:
         """Open a bundle for its items, tokenizer and filters, with its changes; every hash is checked.
 
-        Raises BundleError.
+        What was added and deleted since it was built is applied here: Triton's models know the bundle as it was
+        built. Raises BundleError.
         """
         return steadily(directory, lambda: self._open(directory))
 
@@ -224,18 +232,5 @@ class TritonLink:
         await self.client.close()
 
 
-def _embeddings(members: Sequence[Prepared]) -> dict[str, NDArray[Any]]:
-    vectors = [prepared.embedding for prepared in members if prepared.embedding is not None]
-    return {"embedding": np.stack(vectors)}
-
-
-def _scored(reply: dict[str, NDArray[Any]]) -> Rescored:
-    return Rescored(
-        rows=reply["row"],
-        similarity=reply["similarity"],
-        share=reply["share"],
-        diffuse=reply["diffuse"][:, 0],
-        creators=reply["creator"],
-        creator_share=reply["creator_share"],
-        creator_items=reply["creator_items"],
-    )
+def _embeddings(members: Sequence[Prepared]) -> NDArray[np.float32]:
+    return np.stack([prepared.embedding for prepared in members if prepared.embedding is not None])

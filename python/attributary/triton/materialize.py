@@ -1,4 +1,4 @@
-"""From a bundle to what Triton loads: configs filled from templates, the row codes, a warm-up query."""
+"""From a bundle to what Triton loads: configs filled from templates, a warm-up query."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
-from attributary.bundle.files import new_directory, sha256
+from attributary.bundle.files import new_directory
 from attributary.errors import BundleError, InvalidArgumentError
 
 from . import templates
 from .names import DOORS, model_name
 
 Target = Literal["cpu", "gpu"]
-_ROWS = "rows.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,6 @@ class Settings:
     queue_delay_us: int = 0
     queue_timeout_us: int = 0  # 0: no limit; see docs/triton.md before setting one of these two
     max_queue: int = 0  # 0: no limit
-    max_top_k: int = 1000
     plan: Path | None = None  # a TensorRT engine; without one a GPU runs ONNX Runtime
     served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
 
@@ -46,7 +42,6 @@ class Settings:
             "max_batch",
             "encoder_threads",
             "encoder_batch",
-            "max_top_k",
         ):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(name, f"must be at least 1, got {getattr(self, name)}")
@@ -61,9 +56,9 @@ def materialize(directory: Path | str, repository: Path | str, settings: Setting
     """Write the models of a bundle into a repository and turn its doors to them; return the bundle's id.
 
     The bundle is opened and its golden queries asked first, so an unverified one raises BundleError and nothing is
-    written. Triton has the bundle as it was built; what was added and deleted since is the gateway's to apply. A
-    repository that holds other bundles keeps them: a server that has not been told to load goes on with what it has.
-    Every file appears whole; the doors, which name the models, are replaced last.
+    written. What was added to it and deleted since its build is the gateway's to know. A repository that holds
+    other bundles keeps them: a server that has not been told to load goes on with what it has. Every file appears
+    whole; the doors, which name the models, are replaced last.
     """
     settings = settings or Settings()
     # ensemble_scheduling tells nobody why a golden query fails; the embedded engine does.
@@ -133,7 +128,6 @@ def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
         "filter_bytes": (manifest.item_count + 7) // 8,
         "nprobe": manifest.index.nprobe,
         "candidates": manifest.index.candidates,
-        "max_top_k": settings.max_top_k,
         "model": served / encoder,
         "sha256_model": manifest.files[encoder],
         "sha256_index": manifest.files[INDEX],
@@ -145,10 +139,6 @@ def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
         "queue_delay_us": settings.queue_delay_us,
         "queue_policy": _queue_policy(settings),
     }
-    calibration = manifest.calibration
-    for kind, shares in (("image", calibration.image), ("prompt", calibration.image_and_prompt)):
-        for name in ("temperature", "threshold", "background"):
-            values[f"{name}_{kind}"] = repr(getattr(shares, name))
     return values
 
 
@@ -193,17 +183,12 @@ def _write_index(bundle: Bundle, repository: Path, values: Mapping[str, object],
     with new_directory(repository / name, force=True) as scratch:
         version = scratch / "1"
         version.mkdir()
-        items = bundle.items
-        np.save(version / _ROWS, np.stack([items.creator_of_row, items.group_of_row]))
         if settings.index_backend == "python":
             shutil.copyfile(templates.folder() / "index/1/model.py", version / "model.py")
         warmup = scratch / "warmup"
         warmup.mkdir()
         (warmup / "embedding").write_bytes(bundle.golden.embeddings[0].astype("<f4").tobytes())
-        (warmup / "one").write_bytes(np.ones(1, "<i4").tobytes())
-        config = templates.fill(
-            "index/config.pbtxt", {**values, "name": name, "sha256_rows": sha256(version / _ROWS)}
-        )
+        config = templates.fill("index/config.pbtxt", {**values, "name": name})
         (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
     return config
 

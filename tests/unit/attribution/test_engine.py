@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from attributary.attribution.answers import assemble
+from attributary.attribution.engine import Engine
 from attributary.attribution.types import Filter, Limits, Options, Query
-from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.delta.journal.records import Changes, Deleted
+from attributary.errors import AttributaryError, InvalidArgumentError, NotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,87 @@ def test_a_prompt_of_blanks_is_no_prompt(tiny_engine, item_picture):
     assert blank.diffuse_share == plain.diffuse_share
 
 
-def test_answers_do_not_depend_on_the_batch(tiny_engine, item_picture):
+def narrowed(engine, candidates, **shares):
+    """The same engine with another R, and other share parameters for pictures without a prompt."""
+    manifest = engine.bundle.manifest
+    calibration = replace(manifest.calibration, image=replace(manifest.calibration.image, **shares))
+    manifest = replace(
+        manifest, index=replace(manifest.index, candidates=candidates), calibration=calibration
+    )
+    return Engine(replace(engine.bundle, manifest=manifest), engine.encoder, engine.index)
+
+
+def same(one, other):
+    """Two answers to one query; the encoder rounds differently in a batch."""
+    assert [item.id for item in one.items] == [item.id for item in other.items]
+    for name in ("share", "similarity"):
+        assert [getattr(item, name) for item in one.items] == pytest.approx(
+            [getattr(item, name) for item in other.items], abs=1e-4
+        )
+    assert [(c.creator, c.item_count) for c in one.creators] == [
+        (c.creator, c.item_count) for c in other.creators
+    ]
+    assert [c.share for c in one.creators] == pytest.approx([c.share for c in other.creators], abs=1e-4)
+    assert one.diffuse_share == pytest.approx(other.diffuse_share, abs=1e-4)
+    assert one.withheld_share == pytest.approx(other.withheld_share, abs=1e-4)
+    assert one.out_of_distribution == other.out_of_distribution
+
+
+def unit(seed, engine):
+    """An embedding near an item."""
+    rng = np.random.default_rng(seed)
+    vector = engine.bundle.vectors[rng.integers(len(engine.bundle.vectors))].astype(np.float32)
+    noise = rng.standard_normal(vector.size).astype(np.float32)
+    return vector + 0.3 * noise / np.linalg.norm(noise)
+
+
+FILTERS = (
+    Filter(),
+    Filter(exclude_creators=("Ann",)),
+    Filter(include_creators=("Bo",), exclude_licences=("MIT",)),
+    Filter(include_licences=("MIT",)),
+    Filter(include_creators=("Cy",), exclude_creators=("Cy",)),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seeds=st.lists(st.integers(0, 999), min_size=2, max_size=9),
+    data=st.data(),
+    candidates=st.sampled_from([1, 8, 40, 300]),
+    deleted=st.booleans(),
+)
+def test_an_answer_alone_is_the_same_in_any_batch(tiny_engine, seeds, data, candidates, deleted):
+    engine = narrowed(tiny_engine, candidates)
+    if deleted:
+        engine.view = engine.view.apply(deletion(engine, "Bo"))
+    prepared = []
+    for seed in seeds:
+        options = Options(
+            top_k=data.draw(st.integers(1, 250)),
+            top_creators=data.draw(st.integers(0, 20)),
+            filter=data.draw(st.sampled_from(FILTERS)),
+        )
+        query = Query(embedding=unit(seed, engine), has_prompt=data.draw(st.booleans()))
+        prepared.append(engine.prepare(query, options))
+    together = engine.run(prepared)
+    for one, answer in zip(prepared, together, strict=True):
+        same(engine.run([one])[0], answer)
+        total = sum(c.share for c in engine.run([replace(one, top_creators=300)])[0].creators)
+        assert total + answer.diffuse_share + answer.withheld_share == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 200])
+def test_top_k_changes_no_share(tiny_engine, top_k):
+    engine = narrowed(tiny_engine, 64)
+    query = Query(embedding=unit(3, engine))
+    few, many = (engine.attribute(query, Options(top_k=count)) for count in (1, top_k))
+    assert few.items[0] == many.items[0]
+    assert few.creators == many.creators
+    assert len(many.items) == min(top_k, 64), "an answer knows no more items than were re-scored"
+
+
+def test_pictures_and_prompts_in_a_batch_are_answered_as_alone(tiny_engine, item_picture):
     questions = [
         (Query(image=item_picture(1)), Options(top_k=3)),
         (Query(image=item_picture(2), prompt="a blue ellipse"), Options(top_k=9, top_creators=1)),
@@ -93,17 +176,92 @@ def test_answers_do_not_depend_on_the_batch(tiny_engine, item_picture):
     ]
     together = tiny_engine.run([tiny_engine.prepare(*question) for question in questions])
     for question, answer in zip(questions, together, strict=True):
-        alone = tiny_engine.attribute(*question)
-        assert [item.id for item in alone.items] == [item.id for item in answer.items]
-        assert [item.share for item in alone.items] == pytest.approx(
-            [item.share for item in answer.items], abs=1e-4
-        )
-        assert [c.creator for c in alone.creators] == [c.creator for c in answer.creators]
+        same(tiny_engine.attribute(*question), answer)
         assert answer.timings.batch_size == 5
 
 
+def deletion(engine, creator):
+    """What deleting a creator amounts to."""
+    items = engine.bundle.items
+    rows = np.flatnonzero(items.creator_of_row == items.creator_codes[creator])
+    changes = Changes(engine.view.revision, engine.encoder.spec.dim)
+    ids = tuple(items.id_of(int(row)) for row in rows)
+    changes.take(Deleted("2026-01-01", "Ada", "opted out", f"creator={creator}", ids))
+    return changes
+
+
+@pytest.mark.parametrize("candidates", [8, 40, 300])
+@pytest.mark.parametrize("hidden", [("Ann",), ("Bo", "Cy"), ("Ann", "Bo", "Cy", "Dee")])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_share_rises_under_a_filter_or_a_deletion(tiny_engine, candidates, hidden, seed):
+    plain = narrowed(tiny_engine, candidates)
+    query = Query(embedding=unit(seed, plain))
+    everything = Options(top_k=300, top_creators=300)
+    before = plain.attribute(query, everything)
+    shares = {item.id: item.share for item in before.items}
+    totals = {total.creator: total.share for total in before.creators}
+    filtered = plain.attribute(query, replace(everything, filter=Filter(exclude_creators=hidden)))
+    answers = [filtered]
+    if len(hidden) < 4:
+        gone = narrowed(tiny_engine, candidates)
+        for name in hidden:
+            gone.view = gone.view.apply(deletion(gone, name))
+        answers.append(gone.attribute(query, everything))
+    for answer in answers:
+        assert all(item.share <= shares.get(item.id, 0) + 1e-6 for item in answer.items)
+        assert all(total.share <= totals[total.creator] + 1e-6 for total in answer.creators)
+        assert not {total.creator for total in answer.creators} & set(hidden)
+        assert answer.diffuse_share == pytest.approx(before.diffuse_share, abs=1e-6)
+        withheld = sum(totals.get(name, 0) for name in hidden)
+        assert answer.withheld_share == pytest.approx(withheld, abs=1e-5)
+        assert answer.out_of_distribution == before.out_of_distribution
+    if len(answers) == 2:
+        assert [item.id for item in answers[0].items] == [item.id for item in answers[1].items]
+
+
+def test_a_stranger_is_given_to_nobody(tiny_engine):
+    engine = narrowed(tiny_engine, 40, ood_similarity=1.5)
+    answer = engine.attribute(Query(embedding=unit(1, engine)), Options(filter=FILTERS[1]))
+    assert answer.out_of_distribution
+    assert (answer.diffuse_share, answer.withheld_share, answer.creators) == (1.0, 0.0, ())
+    assert len(answer.items) == 10
+    assert all(item.share == 0 for item in answer.items)
+
+
+@pytest.mark.parametrize("list_", ["exclude_creators", "include_creators"])
+def test_an_opt_out_breaks_no_other_caller(tiny_engine, list_):
+    engine = narrowed(tiny_engine, 40)
+    engine.view = engine.view.apply(deletion(engine, "Bo"))
+    query = Query(embedding=unit(2, engine))
+    filter_ = Filter(**{list_: ("Bo", "Cy")})
+    names = {item.creator for item in engine.attribute(query, Options(filter=filter_)).items}
+    assert "Bo" not in names
+    assert names == {"Cy"} if list_ == "include_creators" else "Cy" not in names
+
+
+def test_names_that_were_deleted_in_an_earlier_bundle_are_known(tiny_engine):
+    engine = narrowed(tiny_engine, 40)
+    changes = Changes(1, engine.encoder.spec.dim)
+    changes.take(Deleted("2026-01-01", "Ada", "opted out", "creator=Zoe", (77,)))
+    changes.take(Deleted("2026-01-01", "Ada", "opted out", "licence=GPL", (78,)))
+    engine.view = engine.view.apply(changes)
+    gone = Filter(exclude_creators=("Zoe",), exclude_licences=("GPL",))
+    query = Query(embedding=unit(2, engine))
+    assert engine.attribute(query, Options(filter=gone)).items == engine.attribute(query).items
+
+
+def test_a_defect_of_the_encoder_is_no_caller_s_fault(tiny_engine, item_picture, monkeypatch):
+    encode = type(tiny_engine.encoder).encode
+    monkeypatch.setattr(
+        type(tiny_engine.encoder), "encode", lambda *given: encode(*given) * np.float32(np.nan)
+    )
+    with pytest.raises(RuntimeError, match="not finite") as caught:
+        tiny_engine.attribute(Query(image=item_picture(0)))
+    assert not isinstance(caught.value, AttributaryError)
+
+
 @pytest.mark.parametrize(
-    ("given", "passes"),
+    ("wanted_filter", "passes"),
     [
         (Filter(include_creators=("Bo", "Cy")), lambda item: item.creator in ("Bo", "Cy")),
         (Filter(exclude_creators=("Bo", "Cy", "Dee")), lambda item: item.creator == "Ann"),
@@ -115,23 +273,26 @@ def test_answers_do_not_depend_on_the_batch(tiny_engine, item_picture):
         ),
     ],
 )
-def test_filters_restrict_the_search(tiny_engine, item_picture, given, passes):
-    prepared = tiny_engine.prepare(Query(image=item_picture(8)), Options(top_k=40, filter=given))
+def test_filters_restrict_the_search(tiny_engine, item_picture, wanted_filter, passes):
+    prepared = tiny_engine.prepare(Query(image=item_picture(8)), Options(top_k=32, filter=wanted_filter))
     rows, _ = plain_ranking(tiny_engine, tiny_engine.embed([prepared])[0])
     items = tiny_engine.bundle.items
     creators, licences = ([f(row) for row in range(300)] for f in (items.creator, items.licence))
     stand_in = [
         type("Item", (), {"creator": c, "licence": p}) for c, p in zip(creators, licences, strict=True)
     ]
-    wanted = [row for row in rows.tolist() if passes(stand_in[row])][:40]
+    wanted = [row for row in rows.tolist() if passes(stand_in[row])][:32]
     answer = tiny_engine.run([prepared])[0]
     assert [item.id - 1000 for item in answer.items] == wanted
 
 
-def test_filter_that_nothing_passes_gives_an_empty_diffuse_answer(tiny_engine, item_picture):
+def test_a_filter_that_nothing_passes_withholds_all_that_is_somebody_s(tiny_engine, item_picture):
     nobody = Filter(include_creators=("Ann",), exclude_creators=("Ann",))
     answer = tiny_engine.attribute(Query(image=item_picture(8)), Options(filter=nobody))
-    assert (answer.items, answer.creators, answer.diffuse_share) == ((), (), 1.0)
+    plain = tiny_engine.attribute(Query(image=item_picture(8)))
+    assert (answer.items, answer.creators) == ((), ())
+    assert answer.diffuse_share == plain.diffuse_share
+    assert answer.withheld_share == pytest.approx(1 - plain.diffuse_share, abs=1e-6)
     assert not answer.out_of_distribution
 
 
@@ -165,7 +326,7 @@ DIM = 209
         (Query(image=b"x", prompt="é" * 600), Options(), "query.prompt", "1200 bytes, the limit is 1000"),
         (Query(image=b"x"), Options(top_k=0), "options.top_k", "from 1 to 50"),
         (Query(image=b"x"), Options(top_k=-3), "options.top_k", "got -3"),
-        (Query(image=b"x"), Options(top_k=51), "options.top_k", "the server's limit"),
+        (Query(image=b"x"), Options(top_k=51), "options.top_k", "must be from 1 to 50, got 51"),
         (Query(image=b"x"), Options(top_creators=-1), "options.top_creators", "got -1"),
         (
             Query(image=b"x"),
@@ -189,10 +350,10 @@ def test_refusals_name_the_field_and_the_limit(tiny_engine, query, options, fiel
     assert caught.value.field == field
 
 
-def test_top_k_above_the_corpus_says_how_many_items_there_are(tiny_engine, item_picture):
-    with pytest.raises(InvalidArgumentError, match="this bundle has 300 items"):
-        tiny_engine.prepare(Query(image=item_picture(0)), Options(top_k=301))
-    assert len(tiny_engine.attribute(Query(image=item_picture(0)), Options(top_k=300)).items) == 300
+def test_asking_for_more_than_there_is_is_no_error(tiny_engine, item_picture):
+    """A caller who asks for all items must not fail when somebody opts out."""
+    answer = tiny_engine.attribute(Query(image=item_picture(0)), Options(top_k=1000, top_creators=1000))
+    assert len(answer.items) == tiny_engine.view.candidate_count == 32
 
 
 def test_large_finite_embeddings_do_not_overflow(tiny_engine):
@@ -215,22 +376,8 @@ def test_empty_batch(tiny_engine):
 
 def test_the_diffuse_floor_is_nobody_s_whatever_the_picture(tiny_engine, item_picture):
     query, options = Query(image=item_picture(9)), Options(top_k=200, top_creators=10)
-    plain = tiny_engine.attribute(query, options)
-    bundle = tiny_engine.bundle
-    calibration = bundle.manifest.calibration
-    floor = replace(calibration, image=replace(calibration.image, diffuse_floor=0.25))
-    with_floor = replace(bundle, manifest=replace(bundle.manifest, calibration=floor))
-    prepared = tiny_engine.prepare(query, options)
-    embedding = tiny_engine.embed([prepared])
-    scored = tiny_engine.view.rescore(
-        embedding, np.arange(300)[None], None,
-        temperature=np.array([calibration.image.temperature], np.float32),
-        threshold=np.array([calibration.image.threshold], np.float32),
-        background=np.array([calibration.image.background], np.float32),
-        top_k=200, top_creators=10,
-    )  # fmt: skip
-    before, after = (assemble(one, prepared, scored, 0, 1.0) for one in (bundle, with_floor))
-    assert [item.id for item in before.items] == [item.id for item in plain.items]
+    before = narrowed(tiny_engine, 300).attribute(query, options)
+    after = narrowed(tiny_engine, 300, diffuse_floor=0.25).attribute(query, options)
     assert [item.share for item in after.items] == pytest.approx([0.75 * item.share for item in before.items])
     assert after.diffuse_share == pytest.approx(0.25 + 0.75 * before.diffuse_share)
     assert sum(one.share for one in after.creators) + after.diffuse_share == pytest.approx(1.0, abs=1e-3)

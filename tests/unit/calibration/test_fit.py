@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attributary import kernels
-from attributary.bundle.manifest import ShareCalibration
+from attributary.attribution.score import calibration_of
+from attributary.bundle.manifest import Calibration, ShareCalibration
 from attributary_train.calibration.errors import CalibrationError
 from attributary_train.calibration.fit import HIDDEN, Target, fit_shares, log_losses
 from attributary_train.calibration.mass import Mass
@@ -27,10 +28,11 @@ def cosines(queries=60, items=150, seed=0):
     temperature=st.floats(0.01, 1.0),
     cut=st.floats(0.0, 0.5),
     background=st.floats(-1.0, 1.2),
+    floor=st.sampled_from([0.0, 0.2]),
     candidates=st.integers(1, 30),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_formula_is_the_kernel_s(seed, temperature, cut, background, candidates):
+def test_the_formula_is_the_kernel_s(seed, temperature, cut, background, floor, candidates):
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((30, 16)).astype(np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
@@ -38,11 +40,10 @@ def test_the_formula_is_the_kernel_s(seed, temperature, cut, background, candida
     groups = rng.integers(0, 12, 30).astype(np.int32)
     similarity = queries @ vectors.astype(np.float32).T
     chosen = np.argsort(-similarity, axis=1)[:, :candidates].astype(np.int64)
-    asked = ShareCalibration(temperature, cut, background, 0.0)
-    ones = np.ones(3, np.float32)
+    asked = ShareCalibration(temperature, cut, background, -1.0, floor)
     scored = kernels.rescore(
         queries, np.ascontiguousarray(chosen), vectors, groups, groups,
-        temperature=temperature * ones, threshold=cut * ones, background=background * ones,
+        calibration_of(Calibration("test", asked, asked), [False] * 3),
         top_k=30, top_creators=0,
     )  # fmt: skip
     told, diffuse = shares_of(similarity, Columns.of(groups), asked, candidates)

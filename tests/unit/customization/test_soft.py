@@ -51,7 +51,6 @@ def test_served_shares_are_the_kernels(asked):
         vectors = np.zeros((CANDIDATES, CANDIDATES + 1), np.float16)
         vectors[:, 0] = asked.cosines[query]
         vectors[np.arange(CANDIDATES), np.arange(1, CANDIDATES + 1)] = np.sqrt(1 - asked.cosines[query] ** 2)
-        one = np.ones(1, np.float32)
         query_vector = np.zeros((1, CANDIDATES + 1), np.float32)
         query_vector[0, 0] = 1
         rows = np.arange(CANDIDATES, dtype=np.int32)
@@ -61,9 +60,7 @@ def test_served_shares_are_the_kernels(asked):
             vectors,
             rows,
             rows,
-            temperature=one * np.float32(made.temperature),
-            threshold=one * np.float32(made.threshold),
-            background=one * np.float32(made.background),
+            np.array([[made.temperature, made.threshold, made.background, 0, -1]], np.float32),
             top_k=CANDIDATES,
             top_creators=1,
         )

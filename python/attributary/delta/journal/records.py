@@ -125,6 +125,20 @@ def decode(payload: bytes, dim: int) -> Record:
     raise UnreadableError(f"unknown kind {kind!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Names that were deleted by name, in whatever bundle that was."""
+
+    creators: frozenset[str] = frozenset()
+    licences: frozenset[str] = frozenset()
+
+    def __or__(self, other: Former) -> Former:
+        return Former(self.creators | other.creators, self.licences | other.licences)
+
+
+NOBODY = Former()
+
+
 @dataclass(slots=True)
 class Changes:
     """What a run of records amounts to. Ids are never used twice, so additions and deletions can be told apart."""
@@ -149,6 +163,15 @@ class Changes:
     def vectors(self) -> NDArray[np.float16]:
         """Vectors of the added items, fp16 [n, D]."""
         return np.concatenate([np.empty((0, self.dim), np.float16), *self._vectors])
+
+    @property
+    def former_names(self) -> Former:
+        """Creators and licences whose items were deleted by that name."""
+        deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
+        return Former(
+            frozenset(what.removeprefix("creator=") for what in deleted if what.startswith("creator=")),
+            frozenset(what.removeprefix("licence=") for what in deleted if what.startswith("licence=")),
+        )
 
     def take(self, record: Added | Deleted) -> None:
         """Count one more record in."""

@@ -1,0 +1,174 @@
+"""The rule, once: from candidates to answers. Every engine calls this; where the candidates come from is its business.
+
+Shares are over the R candidates that the whole bundle gives a query, whatever is filtered out, was deleted or is asked
+for beside it: so an answer depends on its query and the bundle alone, and hiding an item raises nobody's share. What
+is hidden is told as the withheld share. The formula is in `attributary.kernels.rescore`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary import kernels
+from attributary.bundle.manifest import Calibration
+
+from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared
+from .view import Candidates, View
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of one query: its visible items, best first, and the row of the kernel's answer."""
+
+    scored: kernels.Rescored
+    row: int
+    items: NDArray[np.int64]  # [k] rows of the bundle
+    similarity: NDArray[np.float32]  # [k]
+    share: NDArray[np.float32]  # [k]
+
+
+class Scores:
+    """The answers of a batch in the making: `short`, then `fill` for each entry of it, then `answers`."""
+
+    def __init__(
+        self,
+        view: View,
+        batch: Sequence[Prepared],
+        candidates: Candidates,
+        embeddings: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Score `candidates` of the whole view; `embeddings`, float32 [B, D], where they hold no similarities."""
+        self._view = view
+        self._batch = batch
+        self._found: list[_Found] = [None] * len(batch)  # type: ignore[list-item]
+        self._short: dict[Filter, list[int]] = {}
+        by_filter: dict[Filter, list[int]] = defaultdict(list)
+        for place, prepared in enumerate(batch):
+            by_filter[prepared.filter].append(place)
+        for filter_, places in by_filter.items():
+            whole = len(by_filter) == 1
+            self._score(
+                filter_,
+                places,
+                candidates if whole else candidates.take(places),
+                embeddings if whole or embeddings is None else embeddings[places],
+            )
+
+    @property
+    def short(self) -> Mapping[Filter, list[int]]:
+        """Places in the batch that have fewer items than asked for, although more pass their filter."""
+        return self._short
+
+    def fill(self, places: Sequence[int], candidates: Candidates) -> None:
+        """Add what a search among the items that pass has found, [len(places), n] with similarities.
+
+        They were no candidates of the whole, so their share is 0.
+        """
+        assert candidates.similarity is not None
+        for number, place in enumerate(places):
+            found = self._found[place]
+            new = (candidates.rows[number] >= 0) & ~np.isin(candidates.rows[number], found.items)
+            rows = np.append(found.items, candidates.rows[number][new])
+            similarity = np.append(found.similarity, candidates.similarity[number][new])
+            order = np.lexsort((rows, -similarity))[: self._batch[place].top_k]
+            share = np.append(found.share, np.zeros(int(new.sum()), np.float32))
+            found.items, found.similarity, found.share = rows[order], similarity[order], share[order]
+
+    def answers(self) -> list[Attribution]:
+        """One answer a query, in their order."""
+        return [
+            _answer(self._view, prepared, found)
+            for prepared, found in zip(self._batch, self._found, strict=True)
+        ]
+
+    def _score(
+        self,
+        filter_: Filter,
+        places: Sequence[int],
+        candidates: Candidates,
+        embeddings: NDArray[np.float32] | None,
+    ) -> None:
+        view = self._view
+        members = [self._batch[place] for place in places]
+        visible = view.visible(filter_)
+        scored = view.score(
+            candidates,
+            embeddings,
+            calibration_of(view.bundle.manifest.calibration, [member.has_prompt for member in members]),
+            None if visible is None else visible.bitmap,
+            top_k=max(member.top_k for member in members),
+            top_creators=max(member.top_creators for member in members),
+        )
+        passing = len(view.bundle.items) if visible is None else visible.count
+        for row, (place, member) in enumerate(zip(places, members, strict=True)):
+            count = min(member.top_k, int((scored.rows[row] >= 0).sum()))
+            self._found[place] = _Found(
+                scored,
+                row,
+                scored.rows[row, :count],
+                scored.similarity[row, :count],
+                scored.share[row, :count],
+            )
+            if count < min(member.top_k, passing):
+                self._short.setdefault(filter_, []).append(place)
+
+
+def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDArray[np.float32]:
+    """The kernels' calibration of each query, float32 [Q, 5] (`attributary.kernels.types.CALIBRATION`)."""
+    return np.array(
+        [
+            (
+                shares.temperature,
+                shares.threshold,
+                shares.background,
+                shares.diffuse_floor,
+                shares.ood_similarity,
+            )
+            for shares in map(calibration.of, has_prompt)
+        ],
+        np.float32,
+    ).reshape(-1, len(kernels.CALIBRATION))
+
+
+def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
+    """From codes and rows to words: ids, captions, creators' names."""
+    items, scored, row = view.bundle.items, found.scored, found.row
+    foreign_below = view.bundle.manifest.calibration.of(prepared.has_prompt).ood_similarity
+    return Attribution(
+        items=tuple(
+            AttributedItem(
+                id=items.id_of(item),
+                rank=rank,
+                similarity=similarity,
+                share=share,
+                caption=items.caption(item),
+                creator=items.creator(item),
+                licence=items.licence(item),
+                uri=items.uri(item),
+            )
+            for rank, (item, similarity, share) in enumerate(
+                zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1
+            )
+        ),
+        creators=tuple(
+            CreatorShare(items.creator_names[code], total, count)
+            for code, total, count in zip(
+                scored.creators[row, : prepared.top_creators].tolist(),
+                scored.creator_share[row].tolist(),
+                scored.creator_items[row].tolist(),
+                strict=False,
+            )
+            if code >= 0
+        ),
+        diffuse_share=float(scored.diffuse[row]),
+        withheld_share=float(scored.withheld[row]),
+        # As the kernel compares them.
+        out_of_distribution=bool(scored.peak[row] < np.float32(foreign_below)),
+        revision=view.revision,
+        timings=prepared.timings,
+    )
