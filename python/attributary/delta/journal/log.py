@@ -94,6 +94,10 @@ class Reader:
         self._seen = seen
         return payloads
 
+    def back_to(self, end: End) -> None:
+        """Forget what was read behind `end`."""
+        self.end, self._seen = end, None
+
     def _behind(self) -> bytes:
         """What lies behind the records that were read."""
         with self.path.open("rb") as file:
