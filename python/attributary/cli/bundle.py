@@ -16,10 +16,10 @@ from attributary.attribution.open import open_engine
 from attributary.building import BuildReport, build_bundle, build_from_student
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
+from attributary.delta.journal.place import changes_of
 from attributary.index.planning import IndexBudget
-from attributary.journal.place import changes_of
 
-from .lifecycle import add_command, compact_command, delete_command, log_command
+from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
 
 _DEFAULT = IndexBudget()
 
@@ -29,7 +29,7 @@ def bundle_group() -> None:
     """Make, change and look at bundles."""
 
 
-for _command in (add_command, delete_command, compact_command, log_command):
+for _command in (add_command, delete_command, compact_command, adopt_command, log_command):
     bundle_group.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""`attributary bundle add|delete|compact|log`: a bundle after its build, in place or through a running server."""
+"""`attributary bundle add|delete|compact|adopt|log`: a bundle after its build, in place or through a running server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ import click
 from attributary.bundle.bundle import Bundle
 from attributary.client.admin import Added, Addition, AdminClient
 from attributary.client.channel import Tls
+from attributary.delta.items import NewItem
+from attributary.delta.journal.log import read
+from attributary.delta.journal.place import changes_of
+from attributary.delta.journal.records import Changes, Entry, fold, replay
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
-from attributary.journal.changes import fold, replay
-from attributary.journal.log import read
-from attributary.journal.place import changes_of
-from attributary.journal.records import Entry
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -184,6 +183,14 @@ def compact_command(
         click.echo(f"bundle {parent} became {bundle_id}: {added} items added, {deleted} deleted")
 
 
+@click.command("adopt")
+@click.argument("bundle", type=click.Path(path_type=Path))
+def adopt_command(bundle: Path) -> None:
+    """Move the journal that an older release kept beside BUNDLE into it."""
+    with Store(bundle) as store:
+        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.view.revision}")
+
+
 @click.command("log")
 @_where
 def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | None, as_json: bool) -> None:
@@ -214,7 +221,8 @@ def _entries(place: Path | None) -> list[Entry]:
     if place is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     if place.is_file():
-        return fold(*replay(place, read(place)[0])).entries
+        opened, records = replay(place, read(place)[0])
+        return fold(Changes.after(opened), records).entries
     changes = changes_of(Bundle.open(place, verify=False))
     return [] if changes is None else changes.entries
 

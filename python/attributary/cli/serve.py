@@ -13,10 +13,10 @@ import click
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.server import serve
-from attributary.lifecycle.store import Store
 
 from .index import milvus_options, opener
 
@@ -155,7 +155,7 @@ def serve_command(
         else None,
     )
     if settings_of_gateway.admin_tokens_file is None:
-        sys.exit(serve(open_bundle(bundle), settings_of_gateway))
+        sys.exit(serve(open_bundle(bundle), settings_of_gateway, reopen=open_bundle))
     store = Store(bundle, open_bundle, max_added=settings_of_gateway.max_added_items)
     assert store.engine is not None
     sys.exit(serve(store.engine, settings_of_gateway, store=store))

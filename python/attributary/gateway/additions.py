@@ -9,8 +9,8 @@ from time import perf_counter
 
 import structlog
 
+from attributary.delta.items import NewItem
 from attributary.errors import AttributaryError, InvalidArgumentError
-from attributary.lifecycle.items import NewItem
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate

@@ -92,6 +92,10 @@ class GatewayConfig:
     max_added_items: int = field(
         default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
     )
+    follow_poll_s: float = field(
+        default=0.5,
+        metadata={"help": "how often the bundle's changes by another process are looked for; 0: never"},
+    )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
     log_format: str = field(default="json", metadata={"help": "json or console"})
@@ -133,7 +137,7 @@ _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
     "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
-    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1,
+    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0,
 }  # fmt: skip
 _CHOICES = {
     "event_loop": ("uvloop", "asyncio"),

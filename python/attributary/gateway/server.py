@@ -17,14 +17,15 @@ from grpc_reflection.v1alpha import reflection
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
-from attributary.lifecycle.store import Store
 
 from . import admin, logs
 from .additions import AdditionHandler
 from .admission import Admission
 from .auth import TokenInterceptor, read_admin_tokens, read_tokens, server_credentials
 from .config import GatewayConfig
+from .following import HEALTH, Following, Reopen
 from .metrics import Metrics
 from .pipeline import LANES, Pipeline, PipelineHolder
 from .remote import Link, State, Watch
@@ -41,19 +42,24 @@ _LAST_WORDS_S = 0.5
 
 
 def serve(
-    engine: Preparer, config: GatewayConfig, link: Link | None = None, store: Store | None = None
+    engine: Preparer,
+    config: GatewayConfig,
+    link: Link | None = None,
+    store: Store | None = None,
+    reopen: Reopen | None = None,
 ) -> int:
     """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
 
     `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
     through its health. `store` is what the admin service changes, if the config turns it on; it is closed at the end.
+    Without one, changes by another process are followed; `reopen` opens the bundle that a compaction there leaves.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
-    return run(_serve(engine, config, link, store), config.event_loop)
+    return run(_serve(engine, config, link, store, reopen), config.event_loop)
 
 
 def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
@@ -92,6 +98,7 @@ class Gateway:
         config: GatewayConfig,
         link: Link | None = None,
         store: Store | None = None,
+        reopen: Reopen | None = None,
     ) -> None:
         self.config = config
         self._store = store
@@ -99,6 +106,8 @@ class Gateway:
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
+        self._reopen = reopen
+        self._following: tuple[Following, asyncio.Task[None]] | None = None
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
@@ -136,6 +145,12 @@ class Gateway:
             )
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
+        if self._store is None and self.config.follow_poll_s and (self._reopen or self._link):
+            following = self._follow()
+            await following.look()
+            self._following = following, asyncio.create_task(following.run())
+        else:
+            await self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
 
     async def swap(self, engine: Preparer) -> None:
         """Answer new calls with `engine`; return when the last call of the engine before has ended."""
@@ -152,9 +167,32 @@ class Gateway:
         self._publish()
         return drained
 
+    def _follow(self) -> Following:
+        async def flip(before: Preparer, engine: Preparer) -> None:
+            if self.holder.current.engine is before:
+                await self.flip(engine)
+
+        async def say(following: bool) -> None:
+            states = health_pb2.HealthCheckResponse
+            await self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
+
+        return Following(
+            lambda: [self.holder.current.engine],
+            flip,
+            say,
+            self.metrics,
+            poll_s=self.config.follow_poll_s,
+            reopen=None if self._link else self._reopen,
+        )
+
     async def drain(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
         await self._health.enter_graceful_shutdown()
+        if self._following is not None:
+            following, task = self._following
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await following.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cut.wait(), self.config.drain_notice_s)
         if self._store is not None:
@@ -261,6 +299,11 @@ class Gateway:
         self.metrics.watch(
             "attributary_inflight_bytes", "Bytes of admitted requests.", lambda: self.admission.bytes_in_use
         )
+        self.metrics.watch(
+            "attributary_delta_revision",
+            "Revision of the bundle that is served: grows with every change.",
+            lambda: self.holder.current.engine.view.revision,
+        )
         for lane in LANES:
             self.metrics.watch(
                 "attributary_queue_length",
@@ -270,8 +313,10 @@ class Gateway:
             )
 
 
-async def _serve(engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None) -> int:
-    gateway = Gateway(engine, config, link, store)
+async def _serve(
+    engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, reopen: Reopen | None
+) -> int:
+    gateway = Gateway(engine, config, link, store, reopen)
     await gateway.start()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -9,18 +9,18 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
 from attributary.bundle.bundle import Bundle
+from attributary.delta import replace
+from attributary.delta import store as store_module
+from attributary.delta.journal.place import changes_of
+from attributary.delta.replace import next_of
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import (
     BundleError,
     DeletedError,
     PreconditionError,
     UnavailableError,
 )
-from attributary.journal.place import folder_of, history_of
-from attributary.lifecycle import replace
-from attributary.lifecycle import store as store_module
-from attributary.lifecycle.replace import next_of
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 
 BY = {"who": "Kim", "why": "a test"}
 
@@ -39,12 +39,12 @@ def test_compaction_keeps_calibration_and_makes_golden_queries_anew(store, bundl
     assert set(after.golden.ids.flat) <= ids
     assert not np.array_equal(after.golden.ids, before.golden.ids)
     # What was deleted is nowhere any more.
-    assert [path.name for path in sorted(folder_of(bundle_dir).iterdir())] == [
+    assert [path.name for path in sorted((bundle_dir / "delta").iterdir())] == [
         f"{result.bundle_id}.log",
         "lock",
     ]
     assert not next_of(bundle_dir).exists()
-    assert history_of(after, "nobody").revision == 2
+    assert changes_of(after).revision == 2
 
 
 def test_compacting_without_changes_does_nothing(store):
@@ -96,7 +96,7 @@ def test_a_failed_compaction_leaves_everything_as_it_was(store, bundle_dir, new_
     if where == "build":
         monkeypatch.setattr(store_module, "compacted", fail)
     else:
-        monkeypatch.setattr(replace, "_swap" if where == "exchange" else "sync_directory", fail)
+        monkeypatch.setattr(replace, "_swap" if where == "exchange" else "sync", fail)
     with pytest.raises(PreconditionError, match="cannot be compacted: No space left"):
         store.compact(**BY)
     monkeypatch.undo()
@@ -209,7 +209,7 @@ def test_a_crash_between_two_renames_is_mended(bundle_dir, names):
     shutil.rmtree(bundle_dir)
     with Store(bundle_dir) as store:
         assert store.view.item_count == 60
-    assert sorted(path.name for path in bundle_dir.parent.iterdir()) == ["bundle", "bundle.journal"]
+    assert sorted(path.name for path in bundle_dir.parent.iterdir()) == ["bundle"]
 
 
 def test_a_closing_store_gives_up_its_compaction(store, new_item):

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
+from attributary.delta.journal import log
+from attributary.delta.journal.log import DamageError, Log, Reader, read
 from attributary.errors import PreconditionError
-from attributary.journal import log
-from attributary.journal.log import DamageError, Log, read
 
 PAYLOADS = [b"first", b"", b"x" * 700, bytes(range(256)) * 3, b"last one"]
 
@@ -31,10 +31,16 @@ def ends(path):
     return found
 
 
+def read_all(path):
+    reader = Reader(path)
+    return reader.more(), reader.torn
+
+
 def test_what_was_written_is_read(path):
-    payloads, end = read(path)
+    payloads, torn = read_all(path)
     assert payloads == PAYLOADS
-    assert (end.sequence, end.torn) == (5, False)
+    assert not torn
+    assert read(path)[1].sequence == 5
 
 
 def test_a_file_cut_anywhere_keeps_every_whole_record(path):
@@ -43,9 +49,9 @@ def test_a_file_cut_anywhere_keeps_every_whole_record(path):
     for size in range(bounds[1], len(data) + 1):
         path.write_bytes(data[:size])
         whole = sum(bound <= size for bound in bounds) - 1
-        payloads, end = read(path)
+        payloads, torn = read_all(path)
         assert payloads == PAYLOADS[:whole]
-        assert end.torn == (size not in bounds)
+        assert torn == (size not in bounds)
 
 
 def test_going_on_after_a_cut(path):
@@ -93,9 +99,7 @@ def test_records_out_of_their_place_are_refused(path, tmp_path, change):
 @pytest.mark.parametrize("behind", [1, 20, 511, 4096])
 def test_zeros_behind_the_end_are_an_unfinished_record(path, behind):
     path.write_bytes(path.read_bytes() + bytes(behind))
-    payloads, end = read(path)
-    assert payloads == PAYLOADS
-    assert end.torn
+    assert read_all(path) == (PAYLOADS, True)
 
 
 def test_a_last_record_whose_end_was_never_written_is_unfinished(path):
@@ -105,9 +109,7 @@ def test_a_last_record_whose_end_was_never_written_is_unfinished(path):
     whole = data + framed
     for cut in range(-(-(start + 20) // 512) * 512, len(whole) - 32, 512):
         path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
-        payloads, end = read(path)
-        assert payloads == PAYLOADS
-        assert end.torn
+        assert read_all(path) == (PAYLOADS, True)
     # Zeros that do not reach the end are no crash's doing.
     path.write_bytes(whole[: start + 100] + bytes(600) + whole[start + 700 :])
     with pytest.raises(DamageError):
@@ -158,3 +160,51 @@ def test_what_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "text.log").write_text("hello, this is no journal")
     with pytest.raises(DamageError, match="not a journal"):
         read(tmp_path / "text.log")
+
+
+def test_a_reader_goes_on_where_it_ended(tmp_path):
+    path = tmp_path / "one.log"
+    journal = Log.create(path, PAYLOADS[:1])
+    reader = Reader(path)
+    assert reader.more() == PAYLOADS[:1]
+    for payload in PAYLOADS[1:]:
+        assert reader.more() == []
+        journal.append(payload)
+        assert reader.more() == [payload]
+    journal.close()
+
+
+def test_a_reader_leaves_what_is_being_written_for_later(path):
+    whole = path.read_bytes()
+    framed, _ = log._framed(b"y" * 3000, read(path)[1])
+    reader = Reader(path)
+    reader.more()
+    for size in (1, 15, 20, 1000, len(framed) - 1):
+        path.write_bytes(whole + framed[:size])
+        assert reader.more() == []
+        assert reader.torn
+    path.write_bytes(whole + framed)
+    assert reader.more() == [b"y" * 3000]
+    assert not reader.torn
+
+
+@pytest.mark.parametrize("change", ["shorter", "other", "damaged"])
+def test_a_reader_says_when_what_it_read_is_gone(path, change):
+    reader = Reader(path)
+    reader.more()
+    data, bounds = path.read_bytes(), ends(path)
+    if change == "shorter":
+        path.write_bytes(data[: bounds[-2]])
+    elif change == "other":
+        path.write_bytes(data[: bounds[-2]])
+        journal, _ = Log.open(path)
+        journal.append(b"next one")
+        journal.close()
+    else:
+        path.write_bytes(data + b"x" * 90)
+    for _ in range(2):
+        with pytest.raises(DamageError):
+            reader.more()
+    # What is restored is gone on with.
+    path.write_bytes(data)
+    assert reader.more() == []

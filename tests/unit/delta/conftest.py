@@ -6,8 +6,8 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.building import build_bundle
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.store import Store
+from attributary.delta.items import NewItem
+from attributary.delta.store import Store
 
 
 @pytest.fixture(scope="session")

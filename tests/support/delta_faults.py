@@ -14,8 +14,8 @@ import sys
 
 from attributary.cli import bundle, lifecycle  # noqa: F401 -- so that the forks find them loaded
 from attributary.cli import main as command_line
+from attributary.delta import replace
 from attributary.errors import AttributaryError
-from attributary.lifecycle import replace
 
 CALLS = (
     *("write", "fsync", "fdatasync", "ftruncate", "truncate", "pwrite"),

@@ -1,12 +1,11 @@
 """A bundle that is being changed: what is acknowledged is durable, and the next query sees it.
 
 Every change is checked and prepared first, then, one at a time, written to the journal and applied to the view. A
-compaction builds beside all that from a snapshot; changes meanwhile go to both journals.
+compaction builds beside all that from a snapshot; changes meanwhile go to the new bundle's journal as well.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -19,8 +18,9 @@ from typing import Self
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Limits
 from attributary.attribution.view import View
-from attributary.bundle.bundle import Bundle
+from attributary.bundle.bundle import Bundle, delta_path
 from attributary.bundle.items import ItemRecord
+from attributary.bundle.manifest import Manifest
 from attributary.errors import (
     AttributaryError,
     BundleError,
@@ -28,15 +28,14 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
-from attributary.journal.changes import Changes, fold, replay
-from attributary.journal.log import Log
-from attributary.journal.place import changes_of, folder_of, path_of
-from attributary.journal.records import Added, Deleted, Entry, Opened, encode
 
 from .compact import compacted
 from .items import NO_LICENCE, Embedder, NewItem, check_item
+from .journal.log import Log
+from .journal.place import adopt, changes_of, check_opened
+from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, replay
 from .lock import WriterLock
-from .replace import check_present, exchange, forget_stale_journals, next_of, recover
+from .replace import exchange, next_of, recover
 from .selection import Selection
 
 MAX_ADDED = 100_000
@@ -89,10 +88,10 @@ class Store:
         self.directory = Path(directory).resolve()
         self._open_engine = open_engine
         self._max_added = max_added
-        check_present(self.directory)
-        self._lock = WriterLock(folder_of(self.directory))
+        self._lock = WriterLock(self.directory)
         try:
             recover(self.directory)
+            adopt(self.directory)
             self.engine = None if open_engine is None else open_engine(self.directory)
             self._start(_view_of(self.directory) if self.engine is None else self.engine.view)
         except BaseException:
@@ -196,35 +195,26 @@ class Store:
         try:
             with self._mutex:
                 self._check_served()
-                view, revision = self._view, self._changes.revision
-                past = list(self._changes.entries)
-                if view.alive is None and not len(view.tail):
+                view, past = self._view, tuple(self._changes.entries)
+                if not view.deleted_count and not len(view.tail):
                     return CompactResult(self.bundle_id, "", 0, 0)
                 self._meanwhile = []
             try:
+                before = self.bundle_id
+
+                def opened(manifest: Manifest) -> Opened:
+                    what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
+                    done = Entry(view.revision, "compact", _now(), who, why, what, ())
+                    identity = (manifest.bundle_id, before, entry.digest, entry.dim)
+                    return Opened(*identity, view.revision, (*past, done))
+
                 ready = next_of(self.directory)
-                manifest = compacted(view, self._embedder.encoder, ready, self._check_compacting)
+                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting)
                 engine = None if self._open_engine is None else self._open_engine(ready)
                 new_view = _view_of(ready) if engine is None else engine.view
                 embedder = _embedder_of(new_view, engine)
-                parent = view.bundle.manifest
-                past.append(
-                    Entry(
-                        revision,
-                        "compact",
-                        _now(),
-                        who,
-                        why,
-                        f"{parent.bundle_id} -> {manifest.bundle_id}",
-                        (),
-                    )
-                )
                 with self._mutex:
-                    opened = Opened(
-                        manifest.bundle_id, parent.bundle_id, manifest.encoder.digest, manifest.encoder.dim,
-                        revision, tuple(past),
-                    )  # fmt: skip
-                    self._turn_to(opened, new_view, engine, embedder, flip)
+                    self._turn_to(new_view, engine, embedder, flip)
             except (OSError, BundleError) as error:
                 # The second: what serving needs beside the bundle's files, a collection perhaps, is not there.
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -232,8 +222,10 @@ class Store:
             finally:
                 with self._mutex:
                     self._meanwhile = None
+                # What was deleted is gone for good only without the bundle before and its journal; where this fails
+                # the next start tries again.
                 shutil.rmtree(next_of(self.directory), ignore_errors=True)
-            return CompactResult(manifest.bundle_id, parent.bundle_id, view.added_count, view.deleted_count)
+            return CompactResult(self.bundle_id, before, view.added_count, view.deleted_count)
         finally:
             self._compacting.release()
 
@@ -259,17 +251,7 @@ class Store:
                 self._lock.release()
 
     def _start(self, view: View) -> None:
-        bundle = view.bundle
-        forget_stale_journals(bundle)
-        path = path_of(self.directory, bundle.manifest.bundle_id)
-        if path.is_file():
-            self._log, payloads = Log.open(path)
-            self._changes = fold(*replay(path, payloads))
-        else:
-            entry = bundle.manifest.encoder
-            opened = Opened(bundle.manifest.bundle_id, "", entry.digest, entry.dim, 0, ())
-            self._log = Log.create(path, [encode(opened)])
-            self._changes = Changes.after(opened)
+        self._log, self._changes = _continued(self.directory, view.bundle.manifest)
         self._view = view
         self._embedder = _embedder_of(view, self.engine)
 
@@ -282,40 +264,42 @@ class Store:
         self._changes.take(record)
         if self._meanwhile is not None:
             self._meanwhile.append(record)
-        step = Changes(self._changes.revision - 1, self._changes.dim)
-        step.take(record)
-        self._view = self._view.apply(step)
+        self._view = self._view.apply(fold(Changes(self._view.revision, self._changes.dim), [record]))
         if self.engine is not None:
             self.engine.view = self._view
 
-    def _turn_to(
-        self, opened: Opened, view: View, engine: Engine | None, embedder: Embedder, flip: Flip
-    ) -> None:
+    def _turn_to(self, view: View, engine: Engine | None, embedder: Embedder, flip: Flip) -> None:
         """The last step of a compaction; the caller holds the mutex."""
-        carried = self._meanwhile or []
-        changes = fold(opened, carried)
-        path = path_of(self.directory, opened.bundle_id)
-        log = Log.create(path, [encode(opened), *map(encode, carried)])
-        view = replace(view, bundle=replace(view.bundle, directory=self.directory)).apply(changes)
-        if engine is not None:
-            engine.view = view
+        ready = next_of(self.directory)
+        # Another writer finds the one or the other locked, whichever directory it finds.
+        lock = WriterLock(ready, waiting=True)
         try:
-            self._check_compacting()
-            exchange(self.directory)
+            log, changes = _continued(ready, view.bundle.manifest)
+            try:
+                for record in self._meanwhile or ():
+                    log.append(encode(record))
+                fold(changes, self._meanwhile or ())
+                view = replace(view, bundle=replace(view.bundle, directory=self.directory))
+                step = fold(Changes(view.revision, changes.dim), self._meanwhile or ())
+                view = view.apply(step)
+                if engine is not None:
+                    engine.view = view
+                self._check_compacting()
+                exchange(self.directory)
+            except BaseException:
+                log.close()
+                raise
         except BaseException:
-            log.close()
-            path.unlink(missing_ok=True)
+            lock.release()
             raise
         # From here on the new bundle is the one that a restart finds.
         self._log.close()
-        self._log, self._changes, self._view, self.engine = log, changes, view, engine
+        self._lock.release()
+        self._lock, self._log, self._changes, self._view, self.engine = lock, log, changes, view, engine
         embedder.move(view.bundle)
         self._embedder = embedder
         if engine is not None:
             self._flip(flip, engine)
-        with contextlib.suppress(OSError):
-            # What was deleted is gone for good only without the journal that it came by; the next start tries again.
-            forget_stale_journals(view.bundle)
 
     def _flip(self, flip: Flip, engine: Engine) -> None:
         try:
@@ -366,6 +350,19 @@ def _view_of(directory: Path) -> View:
     view = View.of(bundle, None)
     changes = changes_of(bundle)
     return view if changes is None else view.apply(changes)
+
+
+def _continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
+    """Open a bundle's journal to go on with it, and say what it amounts to."""
+    path = delta_path(directory, manifest.bundle_id)
+    log, payloads = Log.open(path)
+    try:
+        opened, records = replay(path, payloads)
+        check_opened(path, opened, manifest)
+    except BaseException:
+        log.close()
+        raise
+    return log, fold(Changes.after(opened), records)
 
 
 def _embedder_of(view: View, engine: Engine | None) -> Embedder:

@@ -15,8 +15,8 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
-from attributary.journal.place import changes_of, folder_of
-from attributary.lifecycle.store import Store
+from attributary.delta.journal.place import changes_of
+from attributary.delta.store import Store
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KILLED = -9
@@ -31,7 +31,7 @@ class Commands:
         self.out = home / "out"
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "lifecycle_faults.py")],
+            [sys.executable, str(SUPPORT / "delta_faults.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -80,18 +80,20 @@ def prepared(tiny, tiny_encoder_dir, tmp_path_factory, command):
 
 @pytest.fixture
 def place(prepared, tmp_path):
-    """Function: a fresh copy of the prepared bundle and its journal."""
+    """Function: a fresh copy of the prepared bundle, as `cp -r` makes it."""
     number = 0
 
     def copy(home=tmp_path):
         nonlocal number
         number += 1
         target = home / f"{number}" / "bundle"
-        shutil.copytree(prepared / "bundle", target)
-        shutil.copytree(folder_of(prepared / "bundle"), folder_of(target))
-        return target
+        return shutil.copytree(prepared / "bundle", target)
 
     return copy
+
+
+def delta_of(directory):
+    return directory / "delta"
 
 
 def living(directory):
@@ -116,9 +118,9 @@ def after_restart(directory):
         assert seen == again
     assert found == again[0]
     assert open_engine(directory).view.item_count == len(found)
-    leftovers = {path.name for path in directory.parent.iterdir()} - {"bundle", "bundle.journal", "out"}
+    leftovers = {path.name for path in directory.parent.iterdir()} - {"bundle", "out"}
     assert not leftovers
-    assert len(list(folder_of(directory).glob("*.log"))) == 1
+    assert len(list(delta_of(directory).glob("*.log"))) == 1
     return again
 
 
@@ -226,7 +228,7 @@ def test_killed_at_random_times(prepared, place):
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # From the moment that it has the lock on.
-        lock = folder_of(directory) / "lock"
+        lock = delta_of(directory) / "lock"
         stamp = lock.stat().st_mtime_ns
         while process.poll() is None and lock.stat().st_mtime_ns == stamp:
             pass
@@ -240,7 +242,7 @@ def test_a_file_that_may_not_grow(command, place, prepared):
     """The operating system refuses a write in the middle of a record."""
     directory = place()
     before, audit = living(directory)
-    journal = next(folder_of(directory).glob("*.log"))
+    journal = next(delta_of(directory).glob("*.log"))
     given = ("add", "--corpus", prepared / "more", "--why", "more", "--json")
     status, _, said = command(directory, *given, fsize=journal.stat().st_size + 40_000)
     assert status == 2
@@ -306,7 +308,7 @@ def test_a_read_only_place(command, place, prepared, verb):
         said_to.touch()
         said_to.chmod(0o666)
         before = living(directory)
-        parts = (directory.parent, folder_of(directory), *folder_of(directory).iterdir())
+        parts = (directory.parent, directory, delta_of(directory), *delta_of(directory).iterdir())
         for part in parts:
             part.chmod(0o555 if part.is_dir() else 0o444)
         picture = Path(home) / "picture.png"
@@ -320,7 +322,7 @@ def test_a_read_only_place(command, place, prepared, verb):
         uid = 65534 if os.getuid() == 0 else 0
         status, _, said = command(directory, *given, out=said_to, uid=uid)
         assert status == 2, said
-        assert "bundle.journal/lock: cannot be made: Permission denied" in said
+        assert "delta/lock: cannot be made: Permission denied" in said
         assert "Traceback" not in said
         for part in parts:
             part.chmod(0o755)

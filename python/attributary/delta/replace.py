@@ -8,11 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
-from attributary.bundle.bundle import Bundle
+from attributary.bundle.files import sync
 from attributary.bundle.manifest import MANIFEST
 from attributary.errors import BundleError
-from attributary.journal.log import sync_directory
-from attributary.journal.place import opened_of, path_of, strangers
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -32,7 +30,7 @@ def exchange(directory: Path) -> None:
     """
     _swap(directory)
     try:
-        sync_directory(directory.parent)
+        sync(directory.parent)
     except OSError:
         _swap(directory)
         raise
@@ -55,33 +53,25 @@ def _swap(directory: Path) -> None:
 def recover(directory: Path) -> None:
     """Finish or forget what a compaction that was killed has left. The caller holds the writer's lock."""
     ready, old = next_of(directory), _old_of(directory)
-    if not directory.exists():
-        # Only between two renames; whatever waits is complete.
-        for waiting in (ready, old):
-            if (waiting / MANIFEST).is_file():
-                waiting.rename(directory)
-                sync_directory(directory.parent)
-                break
+    if (waiting := standing(directory)) != directory:
+        # Whatever waits is complete.
+        waiting.rename(directory)
+        sync(directory.parent)
     for left in (ready, old, *directory.parent.glob(f".{ready.name}.*")):
         if left.is_dir():
             shutil.rmtree(left)
 
 
-def forget_stale_journals(bundle: Bundle) -> None:
-    """Remove the journal of the bundle that this one was compacted from, and that of an unfinished compaction."""
-    own = path_of(bundle.directory, bundle.manifest.bundle_id)
-    parent = opened_of(own).parent if own.is_file() else ""
-    for path in strangers(bundle):
-        if path.stem == parent or opened_of(path).parent == bundle.manifest.bundle_id:
-            path.unlink()
+def standing(directory: Path) -> Path:
+    """Where the bundle whose place is `directory` lies now: there, unless a compaction is or was between two renames.
 
-
-def check_present(directory: Path) -> None:
-    """Raise BundleError if there is no bundle in `directory`, before a journal's folder is made beside nothing."""
-    if directory.exists() or any(
-        (waiting / MANIFEST).is_file() for waiting in (next_of(directory), _old_of(directory))
-    ):
-        return
+    Raises BundleError if there is none.
+    """
+    if directory.exists():
+        return directory
+    for waiting in (next_of(directory), _old_of(directory)):
+        if (waiting / MANIFEST).is_file():
+            return waiting
     raise BundleError(MANIFEST, f"is missing from {directory}; this is not a bundle")
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from attributary.bundle.files import write_whole
 from attributary.errors import BundleError, PreconditionError
 
 MAGIC = b"ATTRJNL1"
@@ -28,7 +29,6 @@ MAX_PAYLOAD = 1 << 30
 _MARK = b"ATJR"
 _HEADER = struct.Struct("<4sIQI")
 _DIGEST = hashlib.sha256().digest_size
-_FIRST = bytes(_DIGEST)
 # What a disk writes at once: a crash of the machine leaves whole sectors of zeros.
 _SECTOR = 512
 
@@ -40,71 +40,126 @@ class End:
     offset: int  # bytes
     sequence: int  # of the next record
     digest: bytes  # of the last record
-    torn: bool  # whether an unfinished record lies behind
+
+
+START = End(len(MAGIC), 0, bytes(_DIGEST))
 
 
 class DamageError(BundleError):
-    """A journal that is not what was written; `offset` is where, in bytes."""
+    """A journal that is not what was written; `offset` is where, in bytes, if one place is to blame."""
 
-    def __init__(self, path: Path, offset: int, what: str) -> None:
+    def __init__(self, path: Path, what: str, offset: int | None = None) -> None:
         super().__init__(
-            f"{path.parent.name}/{path.name}",
-            f"byte {offset}: {what}; this journal was damaged: restore it from a copy, since changes that were "
-            "acknowledged would be lost without it",
+            _name(path),
+            f"{'' if offset is None else f'byte {offset}: '}{what}; this journal was damaged: restore it from a copy, "
+            "since changes that were acknowledged would be lost without it",
         )
         self.offset = offset
 
 
+class Reader:
+    """Reads a journal that another process may be writing: each call of `more` goes on where the last one ended.
+
+    A record that is being written, or was left unfinished by a crash, is left for later. Repairs nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.end = START
+        self.torn = False  # whether an unfinished record lies behind `end`
+        self._seen: tuple[int, int, int] | None = None
+
+    def more(self) -> list[bytes]:
+        """Return the payloads that have come since the last call.
+
+        A file that has not changed costs one `stat`. Raises FileNotFoundError, PreconditionError if it cannot be read,
+        and DamageError, also if what was read before is not there any more.
+        """
+        try:
+            stat = self.path.stat()
+            seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if seen == self._seen:
+                return []
+            data = self._behind()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise cannot(self.path, "be read", error) from error
+        # All of it or, where something is damaged, nothing: that is looked at again.
+        found = list(_records(self.path, data, self.end))
+        payloads = [payload for payload, _ in found if payload is not None]
+        self.torn = len(payloads) < len(found)
+        if found:
+            self.end = found[-1][1]
+        self._seen = seen
+        return payloads
+
+    def back_to(self, end: End) -> None:
+        """Forget what was read behind `end`."""
+        self.end, self._seen = end, None
+
+    def _behind(self) -> bytes:
+        """What lies behind the records that were read."""
+        with self.path.open("rb") as file:
+            # The file appears whole, with its first record, so a short magic is no crash's doing.
+            if file.read(len(MAGIC)) != MAGIC:
+                raise DamageError(self.path, "is not a journal of this release", 0)
+            if self.end.sequence:
+                file.seek(self.end.offset - _DIGEST)
+                if file.read(_DIGEST) != self.end.digest:
+                    raise DamageError(self.path, "changes that were read before are gone", self.end.offset)
+            return file.read()
+
+
 def read(path: Path) -> tuple[list[bytes], End]:
     """Return the payloads of a journal's records and where they end; raises DamageError, PreconditionError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise cannot(path, "be read", error) from error
-    # The file appears whole, with its first record, so a short magic is no crash's doing.
-    if data[: len(MAGIC)] != MAGIC:
-        raise DamageError(path, 0, "is not a journal of this release")
-    payloads: list[bytes] = []
-    end = End(len(MAGIC), 0, _FIRST, False)
-    for payload, after in _records(path, data, end):
-        end = after
-        if payload is not None:
-            payloads.append(payload)
-    if not payloads:
-        raise DamageError(path, end.offset, "the first record is missing")
+    payloads, end, _ = _read(path)
     return payloads, end
 
 
+def _read(path: Path) -> tuple[list[bytes], End, bool]:
+    reader = Reader(path)
+    try:
+        payloads = reader.more()
+    except FileNotFoundError as error:
+        raise cannot(path, "be read", error) from error
+    if not payloads:
+        raise DamageError(path, "the first record is missing", reader.end.offset)
+    return payloads, reader.end, reader.torn
+
+
 def _records(path: Path, data: bytes, end: End) -> Iterator[tuple[bytes | None, End]]:
-    while end.offset < len(data):
-        start = end.offset
-        torn = End(start, end.sequence, end.digest, True)
+    """Yield (payload, where it ends) of what lies behind `end`; a payload of None stands for an unfinished record."""
+    base = end.offset
+    while (start := end.offset - base) < len(data):
         if _never_written(data, start):
-            yield None, torn
+            yield None, end
             return
         head = data[start : start + _HEADER.size]
         if len(head) < _HEADER.size:
             if not _MARK.startswith(head[: len(_MARK)]):
-                raise DamageError(path, start, f"record {end.sequence} does not begin like one")
-            yield None, torn
+                raise DamageError(path, f"record {end.sequence} does not begin like one", end.offset)
+            yield None, end
             return
         mark, length, sequence, crc = _HEADER.unpack(head)
         if mark != _MARK or crc != zlib.crc32(head[:-4]) or length > MAX_PAYLOAD:
-            raise DamageError(path, start, f"the header of record {end.sequence} does not match its checksum")
+            raise DamageError(
+                path, f"the header of record {end.sequence} does not match its checksum", end.offset
+            )
         if sequence != end.sequence:
-            raise DamageError(path, start, f"record {sequence} where {end.sequence} was due")
+            raise DamageError(path, f"record {sequence} where {end.sequence} was due", end.offset)
         body = start + _HEADER.size
         stop = body + length + _DIGEST
         if stop > len(data):
-            yield None, torn
+            yield None, end
             return
         digest = hashlib.sha256(end.digest + data[start : body + length]).digest()
         if digest != data[body + length : stop]:
-            if stop == len(data) and _zeros_to_the_end(data, body):
-                yield None, torn
+            if stop == len(data) and _zeros_to_the_end(data, body, base):
+                yield None, end
                 return
-            raise DamageError(path, start, f"record {sequence} does not match its checksum")
-        end = End(stop, sequence + 1, digest, False)
+            raise DamageError(path, f"record {sequence} does not match its checksum", end.offset)
+        end = End(base + stop, sequence + 1, digest)
         yield data[body : body + length], end
 
 
@@ -112,14 +167,14 @@ def _never_written(data: bytes, start: int) -> bool:
     return not any(data[start : start + 65_536]) and data.count(0, start) == len(data) - start
 
 
-def _zeros_to_the_end(data: bytes, body: int) -> bool:
-    """Whether the file ends in sectors of zeros that begin inside its last record."""
+def _zeros_to_the_end(data: bytes, body: int, base: int) -> bool:
+    """Whether the file ends in sectors of zeros that begin inside its last record; `data` begins at byte `base`."""
     last = len(data) - 1
     while last >= body and data[last] == 0:
         last -= 1
-    first_sector = -(-(last + 1) // _SECTOR) * _SECTOR
+    first_sector = -(-(base + last + 1) // _SECTOR) * _SECTOR
     # The digest itself must be part of what is missing: thirty-two zeros are no digest.
-    return first_sector <= len(data) - _DIGEST
+    return first_sector <= base + len(data) - _DIGEST
 
 
 class Log:
@@ -134,27 +189,16 @@ class Log:
     @classmethod
     def create(cls, path: Path, payloads: list[bytes]) -> Log:
         """Make a journal that begins with these records; it appears whole. Raises PreconditionError."""
-        scratch = path.with_suffix(".new")
+        end = START
+        data = bytearray(MAGIC)
+        for payload in payloads:
+            framed, end = _framed(payload, end)
+            data += framed
         try:
-            handle = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            write_whole(path, bytes(data))
+            return cls(path, _open_at(path, end.offset), end)
         except OSError as error:
             raise cannot(path, "be made", error) from error
-        try:
-            end = End(0, 0, _FIRST, False)
-            data = bytearray(MAGIC)
-            for payload in payloads:
-                framed, digest = _framed(payload, end)
-                data += framed
-                end = End(0, end.sequence + 1, digest, False)
-            _write(handle, bytes(data))
-            os.fsync(handle)
-            scratch.replace(path)
-            sync_directory(path.parent)
-        except OSError as error:
-            os.close(handle)
-            scratch.unlink(missing_ok=True)
-            raise cannot(path, "be made", error) from error
-        return cls(path, handle, End(len(data), end.sequence, end.digest, False))
 
     @classmethod
     def open(cls, path: Path) -> tuple[Log, list[bytes]]:
@@ -162,25 +206,19 @@ class Log:
 
         Raises DamageError, PreconditionError.
         """
-        payloads, end = read(path)
+        payloads, end, torn = _read(path)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if end.torn:
+            handle = _open_at(path, end.offset)
+            if torn:
+                try:
                     os.ftruncate(handle, end.offset)
                     os.fsync(handle)
-                os.lseek(handle, end.offset, os.SEEK_SET)
-            except OSError:
-                os.close(handle)
-                raise
+                except OSError:
+                    os.close(handle)
+                    raise
         except OSError as error:
             raise cannot(path, "be written", error) from error
-        return cls(path, handle, End(end.offset, end.sequence, end.digest, False)), payloads
-
-    @property
-    def length(self) -> int:
-        """How many records there are."""
-        return self._end.sequence
+        return cls(path, handle, end), payloads
 
     def append(self, payload: bytes) -> None:
         """Write a record; it is durable when this returns. Raises PreconditionError, and then it is not there.
@@ -194,7 +232,7 @@ class Log:
             raise PreconditionError(
                 self.path.name, f"a record may have {MAX_PAYLOAD} bytes, got {len(payload)}"
             )
-        framed, digest = _framed(payload, self._end)
+        framed, end = _framed(payload, self._end)
         try:
             _write(self._handle, framed)
         except OSError as error:
@@ -207,7 +245,7 @@ class Log:
             self._undo()
             self._broken = "an earlier write could not be made durable; open the bundle again"
             raise cannot(self.path, "be made durable", error) from error
-        self._end = End(self._end.offset + len(framed), self._end.sequence + 1, digest, False)
+        self._end = end
 
     def close(self) -> None:
         """Close the file."""
@@ -224,23 +262,25 @@ class Log:
 
 def cannot(path: Path, what: str, error: OSError) -> PreconditionError:
     """The error for a file that cannot be read or written."""
-    return PreconditionError(f"{path.parent.name}/{path.name}", f"cannot {what}: {error.strerror or error}")
+    return PreconditionError(_name(path), f"cannot {what}: {error.strerror or error}")
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
-def _framed(payload: bytes, end: End) -> tuple[bytes, bytes]:
+def _open_at(path: Path, offset: int) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return handle
+
+
+def _framed(payload: bytes, end: End) -> tuple[bytes, End]:
     head = struct.pack("<4sIQ", _MARK, len(payload), end.sequence)
     head += struct.pack("<I", zlib.crc32(head))
     digest = hashlib.sha256(end.digest + head + payload).digest()
-    return head + payload + digest, digest
+    framed = head + payload + digest
+    return framed, End(end.offset + len(framed), end.sequence + 1, digest)
 
 
 def _write(handle: int, data: bytes) -> None:

@@ -29,6 +29,9 @@ from attributary.encoder.base import Encoder
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.tuning import RECALL_AT, exact_neighbours, recall
 
+from .journal.place import begin
+from .journal.records import Opened
+
 _BLOCK = 65_536
 _PROBES = 1_000
 # Between an item and a probe of it; what a cropped and recoloured copy is of its original, about.
@@ -36,11 +39,17 @@ _PROBE_COSINE = 0.8
 HOW_MEASURED = f"{_PROBES} items with noise, cosine {_PROBE_COSINE} to the item"
 
 
-def compacted(view: View, encoder: Encoder, out: Path, check: Callable[[], None] = lambda: None) -> Manifest:
+def compacted(
+    view: View,
+    encoder: Encoder,
+    out: Path,
+    opened: Callable[[Manifest], Opened],
+    check: Callable[[], None] = lambda: None,
+) -> Manifest:
     """Write a view as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
 
-    `encoder` is the one that made the vectors. `check` is called now and then and may raise to give up. Raises
-    OSError, BundleError.
+    `encoder` is the one that made the vectors, `opened` says with what the new bundle's journal begins. `check` is
+    called now and then and may raise to give up. Raises OSError, BundleError.
     """
     bundle = view.bundle
     old = bundle.manifest
@@ -62,6 +71,7 @@ def compacted(view: View, encoder: Encoder, out: Path, check: Callable[[], None]
             item_count=len(items),
             creator_count=len(items.creator_names),
             files={},
+            delta=True,
             notes={**old.notes, "compacted_from": old.bundle_id, "recall_measured_on": HOW_MEASURED},
         )
         check()
@@ -69,6 +79,7 @@ def compacted(view: View, encoder: Encoder, out: Path, check: Callable[[], None]
         make_golden(engine, golden_queries(bundle.golden, 1)).write(scratch / GOLDEN)
         manifest = replace(manifest, files={path.name: sha256(path) for path in sorted(scratch.iterdir())})
         manifest.write(scratch)
+        begin(scratch, manifest, opened(manifest))
     return manifest
 
 
