@@ -20,6 +20,7 @@ from attributary.delta.journal.place import changes_of
 from attributary.index.planning import IndexBudget
 
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
+from .served import alias_command, load_command, served_command, unload_command
 
 _DEFAULT = IndexBudget()
 
@@ -30,6 +31,8 @@ def bundle_group() -> None:
 
 
 for _command in (add_command, delete_command, compact_command, adopt_command, log_command):
+    bundle_group.add_command(_command)
+for _command in (load_command, unload_command, alias_command, served_command):
     bundle_group.add_command(_command)
 
 

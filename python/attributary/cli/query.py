@@ -19,6 +19,7 @@ from .show import answer_json, answer_table
 @click.command("query")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--address", default="127.0.0.1:50051", show_default=True, help="host:port of the gateway")
+@click.option("--bundle", default="", help="alias or id of the bundle that is to answer")
 @click.option("--prompt", default="", help="the text that the pictures were generated from")
 @click.option("--top-k", type=click.IntRange(min=1), default=None, help="items to return")
 @click.option("--include-creator", multiple=True, help="search only this creator's items; repeatable")
@@ -39,6 +40,7 @@ from .show import answer_json, answer_table
 def query_command(
     images: tuple[Path, ...],
     address: str,
+    bundle: str,
     prompt: str,
     top_k: int | None,
     include_creator: tuple[str, ...],
@@ -60,7 +62,9 @@ def query_command(
     tls = None if tls_ca is None else Tls(ca=tls_ca)
     with Client(address, tls=tls, token=token, timeout_s=timeout_s) as client:
         for image in images:
-            answer = client.attribute(image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings)
+            answer = client.attribute(
+                image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings, bundle_id=bundle
+            )
             answers.append((image, answer))
             if as_json:
                 click.echo(json.dumps({"image": str(image), **answer_json(answer)}, ensure_ascii=False))

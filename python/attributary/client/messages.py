@@ -11,7 +11,16 @@ from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
 from .errors import from_result
-from .types import Answer, Asked, BundleInfo, Item, ReplyTimings
+from .types import (
+    Answer,
+    Asked,
+    BundleInfo,
+    CalibrationInfo,
+    Embedded,
+    Item,
+    ReplyTimings,
+    ShareParameters,
+)
 
 _MOST = 2**32 - 1
 
@@ -58,6 +67,8 @@ def from_attribution(message: pb.Attribution) -> Answer:
                 item.creator,
                 item.licence,
                 item.uri,
+                item.creator_url,
+                item.near_dup_group,
             )
             for item in message.items
         ),
@@ -121,6 +132,38 @@ def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
         revision=message.revision,
         added_count=message.added_count,
         deleted_count=message.deleted_count,
+        calibration=_calibration(message.calibration),
+        candidates=message.candidates,
+        encoder_digest=message.encoder_digest,
+    )
+
+
+def from_embedding(message: pb.EmbedResponse) -> Embedded:
+    """Return an embedding to ask with."""
+    embedding = message.embedding
+    vector = np.array(embedding.values, np.float32)
+    return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest)
+
+
+def _calibration(message: pb.Calibration) -> CalibrationInfo:
+    return CalibrationInfo(
+        message.method,
+        message.labels_digest,
+        message.held_out_labels_digest,
+        message.held_out_queries,
+        dict(message.measured),
+        _parameters(message.image),
+        _parameters(message.image_and_prompt),
+    )
+
+
+def _parameters(message: pb.ShareParameters) -> ShareParameters:
+    return ShareParameters(
+        message.temperature,
+        message.threshold,
+        message.background,
+        message.ood_similarity,
+        message.diffuse_floor,
     )
 
 

@@ -28,7 +28,7 @@ _METHOD = "AddItems"
 
 
 class AdditionHandler:
-    """The streaming method of attributary.v1.AdminService."""
+    """AddItems, the streaming method of attributary.v1.AdminService, and AddItem."""
 
     def __init__(
         self, changes: Changes, admission: Admission, metrics: Metrics, config: GatewayConfig
@@ -44,8 +44,8 @@ class AdditionHandler:
         started = perf_counter()
         code = "OK"
         try:
-            # Without a store nothing needs to be read.
-            _ = self._changes.store
+            # Where nothing can be changed nothing needs to be read.
+            self._changes.check()
             await self._run(context)
             return
         except asyncio.CancelledError:
@@ -60,6 +60,23 @@ class AdditionHandler:
             if self._log_requests:
                 log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
         await abort(context, status)
+
+    async def add_item(self, data: bytes, context: Context) -> bytes:
+        """One item in."""
+        self._changes.check()
+        await self._admission.wait(len(data))
+        try:
+            request = translate.parse(pb.AddItemRequest, data)
+            if fault := no_id(request.item):
+                raise fault
+            item, who = to_item(request.item), self._changes.who(context)
+            result = await self._changes.add(request.bundle, [item], who, request.why)
+            if (outcome := result.outcomes[0]) is not None:
+                raise outcome
+            added = pb.Added(id=item.id, revision=result.revisions[0])
+            return pb.AddItemResponse(added=added).SerializeToString()
+        finally:
+            self._admission.release(1, len(data))
 
     async def _run(self, context: Context) -> None:
         most = self._config.max_encode_batch
@@ -111,8 +128,8 @@ class AdditionHandler:
                     # It has no request_id to answer to: that ends the stream, after what came before it.
                     unreadable = error
                     break
-            for why, together in groupby(requests, key=lambda request: request.why):
-                for response in await self._add(list(together), why, context):
+            for (bundle, why), together in groupby(requests, key=lambda one: (one.bundle, one.why)):
+                for response in await self._add(list(together), bundle, why, context):
                     await context.write(response.SerializeToString())
             if unreadable is not None:
                 raise unreadable
@@ -121,18 +138,17 @@ class AdditionHandler:
                 self._admission.release(1, len(data))
 
     async def _add(
-        self, requests: list[pb.AddItemsRequest], why: str, context: Context
+        self, requests: list[pb.AddItemsRequest], bundle: str, why: str, context: Context
     ) -> list[pb.AddItemsResponse]:
         outcomes: list[Exception | None] = [_fault(request) for request in requests]
         places = [place for place, fault in enumerate(outcomes) if fault is None]
-        revision = 0
+        revisions = [0] * len(requests)
         try:
-            items = [_item(requests[place].item) for place in places]
+            items = [to_item(requests[place].item) for place in places]
             if items:
-                result = await self._changes.add(items, self._changes.who(context), why)
-                revision = result.revision
-                for place, outcome in zip(places, result.outcomes, strict=True):
-                    outcomes[place] = outcome
+                result = await self._changes.add(bundle, items, self._changes.who(context), why)
+                for place, outcome, revision in zip(places, result.outcomes, result.revisions, strict=True):
+                    outcomes[place], revisions[place] = outcome, revision
         except AttributaryError as error:
             for place in places:
                 outcomes[place] = error
@@ -141,19 +157,24 @@ class AdditionHandler:
             for place in places:
                 outcomes[place] = hidden
         return [
-            _response(request, outcome, revision) for request, outcome in zip(requests, outcomes, strict=True)
+            _response(request, outcome, revision)
+            for request, outcome, revision in zip(requests, outcomes, revisions, strict=True)
         ]
 
 
 def _fault(request: pb.AddItemsRequest) -> Exception | None:
     if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
         return InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
-    if not request.item.HasField("id"):
-        return InvalidArgumentError("item.id", "must be given")
-    return None
+    return no_id(request.item)
 
 
-def _item(message: pb.NewItem) -> NewItem:
+def no_id(item: pb.NewItem) -> InvalidArgumentError | None:
+    """Say that an item has no id, None if it has one."""
+    return None if item.HasField("id") else InvalidArgumentError("item.id", "must be given")
+
+
+def to_item(message: pb.NewItem) -> NewItem:
+    """Return the item of a message that has an id."""
     return NewItem(
         id=message.id,
         picture=message.image,

@@ -13,19 +13,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from attributary import deadline
-from attributary.attribution.types import Attribution, Prepared
+from attributary.attribution.types import Prepared
 from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 
 from .errors import presentable
 
 log = structlog.get_logger(__name__)
 
-Outcome = Attribution | Exception
+# What a lane gives for each query, an answer or an embedding; or why it cannot.
+Outcome = Any | Exception
 
 
 class Observer(Protocol):
@@ -44,7 +45,7 @@ class Observer(Protocol):
 class Job:
     """One query on its way. `future` belongs to the event loop; a caller who leaves cancels it."""
 
-    future: asyncio.Future[Attribution]
+    future: asyncio.Future[Any]
     deadline: float  # on the monotonic clock, seconds; infinity without one
     arrived: float  # perf_counter, seconds
     prepared: Prepared | None = None
@@ -62,7 +63,7 @@ class Batcher:
     def __init__(
         self,
         lane: str,
-        run: Callable[[Sequence[Prepared]], list[Attribution]],
+        run: Callable[[Sequence[Prepared]], list[Any]],
         loop: asyncio.AbstractEventLoop,
         observer: Observer,
         *,

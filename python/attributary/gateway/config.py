@@ -43,7 +43,22 @@ class GatewayConfig:
     search_workers: int = field(
         default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
     )
-    prepare_threads: int = field(default=2, metadata={"help": "threads that decode, resize and tokenise"})
+    prepare_threads: int = field(
+        default=0, metadata={"help": "threads that decode, resize and tokenise; 0 is one a core"}
+    )
+    pinned_s: float = field(
+        default=60.0,
+        metadata={"help": "how long a bundle that was replaced still answers those who name its id"},
+    )
+    max_draining: int = field(
+        default=4, metadata={"help": "replaced bundles that are kept for that at most; each holds memory"}
+    )
+    bundle_root: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder below which LoadBundle finds bundles; default: those of the bundles served"
+        },
+    )
     remote_inflight: int = field(
         default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
     )
@@ -108,7 +123,7 @@ class GatewayConfig:
             # Not "< least": a NaN is below nothing.
             if not getattr(self, name) >= least:
                 raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
-        for name, most in (("port", 65535), ("metrics_port", 65535)):
+        for name, most in (("port", 65535), ("metrics_port", 65535), ("pinned_s", 86_400)):
             if getattr(self, name) > most:
                 raise InvalidArgumentError(name, f"must be at most {most}, got {getattr(self, name)}")
         for name, choices in _CHOICES.items():
@@ -135,7 +150,8 @@ class GatewayConfig:
 
 _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
-    "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
+    "prepare_threads": 0, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
+    "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0,
 }  # fmt: skip

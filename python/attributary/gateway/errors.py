@@ -14,6 +14,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from attributary.errors import (
+    AlreadyExistsError,
     AttributaryError,
     DeadlineError,
     DeletedError,
@@ -34,6 +35,7 @@ _MAX_TEXT = 500
 _CODES: dict[type[AttributaryError], int] = {
     InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
     NotFoundError: code_pb2.NOT_FOUND,
+    AlreadyExistsError: code_pb2.ALREADY_EXISTS,
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
@@ -83,7 +85,7 @@ def to_result(error: Exception) -> pb.Error:
     field = ""
     if isinstance(error, InvalidArgumentError):
         field = error.field
-    elif isinstance(error, NotFoundError):
+    elif isinstance(error, NotFoundError | AlreadyExistsError):
         field = f"{error.kind}_id"
     elif isinstance(error, PreconditionError):
         field = error.subject
@@ -123,6 +125,9 @@ def _detail(error: Exception) -> Message | None:
     elif isinstance(error, NotFoundError):
         facts = {"kind": error.kind, "name": _clip(error.name)}
         detail = _info(f"{error.kind.upper()}_NOT_FOUND", facts)
+    elif isinstance(error, AlreadyExistsError):
+        facts = {"kind": error.kind, "name": _clip(error.name), "what": _clip(error.message)}
+        detail = _info(f"{error.kind.upper()}_EXISTS", facts)
     elif isinstance(error, OverloadedError):
         delay = Duration()
         delay.FromMilliseconds(round(error.retry_after_s * 1e3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -20,8 +20,10 @@ from attributary.errors import InvalidArgumentError
 from .pipeline import LANES
 
 METHODS = (
-    *("Attribute", "AttributeBatch", "AttributeStream", "GetItem", "DescribeBundle"),
-    *("AddItems", "DeleteItems", "Compact", "ListChanges"),
+    *("Attribute", "AttributeBatch", "AttributeStream", "Embed"),
+    *("GetItem", "ListItems", "ListCreators", "DescribeBundle"),
+    *("AddItem", "AddItems", "DeleteItems", "Compact", "ListChanges"),
+    *("LoadBundle", "UnloadBundle", "SetAlias", "ListBundles"),
 )
 # An embedding is answered in well under a millisecond, a cold 50-megapixel picture in seconds.
 SECONDS = (
@@ -111,14 +113,18 @@ class Metrics:
             gauge = self._gauges[name] = Gauge(name, text, tuple(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
-    def serving(self, **facts: str) -> None:
-        """Publish which bundle is served, as the labels of a gauge that is 1."""
+    def serving(self, bundles: Sequence[Mapping[str, str]]) -> None:
+        """Publish which bundles are served, each as the labels of a gauge that is 1."""
         if self._bundle is None:
             self._bundle = Gauge(
-                "attributary_bundle_info", "The bundle being served.", tuple(facts), registry=self.registry
+                "attributary_bundle_info",
+                "The bundles that aliases lead to.",
+                tuple(bundles[0]),
+                registry=self.registry,
             )
         self._bundle.clear()
-        self._bundle.labels(**facts).set(1)
+        for facts in bundles:
+            self._bundle.labels(**facts).set(1)
 
     def engine_up(self, up: bool) -> None:
         """Publish whether the engine on the network is there."""

@@ -7,9 +7,11 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, TypedDict, Unpack
 
+import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -24,10 +26,12 @@ from . import admin, logs
 from .additions import AdditionHandler
 from .admission import Admission
 from .auth import TokenInterceptor, read_admin_tokens, read_tokens, server_credentials
+from .bundles import BundleService, OpenBundle
 from .config import GatewayConfig
-from .following import HEALTH, Following, Reopen
+from .following import HEALTH, Following
 from .metrics import Metrics
-from .pipeline import LANES, Pipeline, PipelineHolder
+from .pipeline import LANES, Pipeline
+from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
 from .stream import StreamHandler
@@ -46,20 +50,20 @@ def serve(
     config: GatewayConfig,
     link: Link | None = None,
     store: Store | None = None,
-    reopen: Reopen | None = None,
+    **more: Unpack[More],
 ) -> int:
     """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
 
     `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
     through its health. `store` is what the admin service changes, if the config turns it on; it is closed at the end.
-    Without one, changes by another process are followed; `reopen` opens the bundle that a compaction there leaves.
+    Changes by other processes are followed for bundles without one. `more` is further bundles.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
-    return run(_serve(engine, config, link, store, reopen), config.event_loop)
+    return run(_serve(engine, config, link, store, **more), config.event_loop)
 
 
 def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
@@ -89,8 +93,16 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+class More(TypedDict, total=False):
+    """Bundles beside the one that a gateway begins with."""
+
+    alias: str  # of the one it begins with, which is the default
+    others: Mapping[str, Opened]  # by alias
+    open_bundle: OpenBundle  # for LoadBundle; blocks
+
+
 class Gateway:
-    """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
+    """A running server. `start`, then `drain`; `registry` has the bundles, `swap` replaces the default's in between."""
 
     def __init__(
         self,
@@ -98,25 +110,41 @@ class Gateway:
         config: GatewayConfig,
         link: Link | None = None,
         store: Store | None = None,
-        reopen: Reopen | None = None,
+        **more: Unpack[More],
     ) -> None:
         self.config = config
-        self._store = store
-        self._draining: set[asyncio.Task[None]] = set()
+        self._open_bundle = more.get("open_bundle")
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
-        self._reopen = reopen
         self._following: tuple[Following, asyncio.Task[None]] | None = None
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
         self.metrics = Metrics()
         self.admission = Admission(config.permits, config.max_inflight_bytes)
-        self.holder = PipelineHolder(Pipeline(engine, config, self.metrics, self._state))
-        self._service = AttributionService(self.holder, self.admission, self.metrics, config)
+        others = more.get("others", {})
+        # Engines on the network that are looked after; those that LoadBundle brings have been looked at.
+        self._others = {} if link is None else {opened.engine: State() for opened in others.values()}
+        self._states = {engine: self._state, **self._others}
+        self._watches: dict[Preparer, asyncio.Task[None]] = {}
+        self.registry = Registry(
+            self._pipeline,
+            more.get("alias", DEFAULT_ALIAS),
+            pinned_s=config.pinned_s,
+            max_draining=config.max_draining,
+            changed=self._publish,
+        )
+        for alias, opened in {
+            self.registry.default: Opened(engine, store),
+            **others,
+        }.items():
+            self.registry.swap(alias, opened.engine, opened.store)
+        self._service = AttributionService(self.registry, self.admission, self.metrics, config)
         self._stream = StreamHandler(self._service)
         self._health = health.aio.HealthServicer()
+        # Services beside AttributionService; they are there while the server is.
+        self._names = [health.SERVICE_NAME]
         self._server = self._build(engine)
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
@@ -125,7 +153,6 @@ class Gateway:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
         self.port = self._bind()
         await self._server.start()
-        self._publish()
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
                 self.config.host, self.config.metrics_port
@@ -138,51 +165,68 @@ class Gateway:
                 self._link,
                 self._state,
                 self.config,
-                current=lambda: self.holder.current.engine,
+                current=lambda: self.registry.current.engine,
                 turn=self._turn,
                 swap=self.swap,
                 tell=self.metrics.engine_times,
             )
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
-        if self._store is None and self.config.follow_poll_s and (self._reopen or self._link):
+            self._look_after_others(self._link)
+        await self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        if self.config.follow_poll_s and (self._open_bundle or self._link):
             following = self._follow()
             await following.look()
             self._following = following, asyncio.create_task(following.run())
-        else:
-            await self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+
+    def _look_after_others(self, link: Link) -> None:
+        """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
+
+        async def nobody(_: bool) -> None:
+            pass
+
+        for engine, state in self._others.items():
+            watch = Watch(
+                link,
+                state,
+                replace(self.config, remote_follow=False),
+                current=lambda engine=engine: engine,  # type: ignore[misc]
+                turn=nobody,
+                swap=self.swap,
+                tell=lambda _: None,
+            )
+            state.changed.set()
+            self._watches[engine] = asyncio.create_task(watch.run())
 
     async def swap(self, engine: Preparer) -> None:
-        """Answer new calls with `engine`; return when the last call of the engine before has ended."""
-        await self._flip(engine)
+        """Answer new calls with `engine`; return when the engine before has gone: see `Registry.swap`."""
+        self._states[engine] = self._state
+        await self.registry.swap(self.registry.default, engine)
 
-    async def flip(self, engine: Preparer) -> None:
-        """Answer new calls with `engine`; what the engine before still has to do goes on behind."""
-        task = asyncio.ensure_future(self._flip(engine))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
-
-    def _flip(self, engine: Preparer) -> Coroutine[Any, Any, None]:
-        drained = self.holder.swap(Pipeline(engine, self.config, self.metrics, self._state))
-        self._publish()
-        return drained
+    def _pipeline(self, engine: Preparer) -> Pipeline:
+        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None))
 
     def _follow(self) -> Following:
         async def flip(before: Preparer, engine: Preparer) -> None:
-            if self.holder.current.engine is before:
-                await self.flip(engine)
+            self.registry.replace(before, engine)
 
         async def say(following: bool) -> None:
             states = health_pb2.HealthCheckResponse
             await self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
 
+        open_bundle = self._open_bundle
         return Following(
-            lambda: [self.holder.current.engine],
+            # A bundle with a store is changed here; one that drains takes over the deletions of the one in its place.
+            lambda: [
+                served.pipeline.engine
+                for served in self.registry.bundles
+                if served.store is None and not served.draining
+            ],
             flip,
             say,
             self.metrics,
             poll_s=self.config.follow_poll_s,
-            reopen=None if self._link else self._reopen,
+            reopen=None if self._link or open_bundle is None else lambda place: open_bundle(place).engine,
         )
 
     async def drain(self, grace_s: float | None = None) -> None:
@@ -195,9 +239,10 @@ class Gateway:
             await following.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cut.wait(), self.config.drain_notice_s)
-        if self._store is not None:
-            # Minutes of work that may as well be done after a restart.
-            self._store.give_up_compaction()
+        for served in self.registry.bundles:
+            if served.store is not None:
+                # Minutes of work that may as well be done after a restart.
+                served.store.give_up_compaction()
         self.admission.close()
         self._stream.drain()
         ended = asyncio.create_task(self._server.stop(self.config.drain_s if grace_s is None else grace_s))
@@ -208,13 +253,12 @@ class Gateway:
             await self._server.stop(_LAST_WORDS_S)
         finished.cancel()
         await ended
-        await self.holder.current.close()
-        await asyncio.gather(*self._draining)
-        if self._store is not None:
-            await asyncio.to_thread(self._store.close)
+        await self.registry.close()
         if self._watching is not None and self._link is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            watching = [self._watching, *self._watches.values()]
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
@@ -243,22 +287,30 @@ class Gateway:
         server.add_generic_rpc_handlers((method_handlers(self._service, self._stream.converse),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if admins:
-            changes = admin.Changes(self._store, admins, self.flip)
-            service = admin.AdminService(changes, self.admission)
-            additions = AdditionHandler(changes, self.admission, self.metrics, config)
-            server.add_generic_rpc_handlers(
-                (
-                    admin.method_handlers(
-                        service, additions.converse, self.metrics, self._service.log_requests
-                    ),
-                )
-            )
+            server.add_generic_rpc_handlers((self._admin(admins),))
+            self._names.append(admin.SERVICE)
         if config.reflection:
-            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            if admins:
-                names.append(admin.SERVICE)
-            reflection.enable_server_reflection(names, server)
+            self._names.append(reflection.SERVICE_NAME)
+            reflection.enable_server_reflection([SERVICE, *self._names], server)
         return server
+
+    def _admin(self, admins: Mapping[bytes, str]) -> grpc.GenericRpcHandler:
+        changes = admin.Changes(self.registry, admins)
+        additions = AdditionHandler(changes, self.admission, self.metrics, self.config)
+        bundles = BundleService(
+            self.registry,
+            self.config,
+            self._open_bundle,
+            changes.who,
+            follows=self._link is not None and self.config.remote_follow,
+        )
+        return admin.method_handlers(
+            admin.AdminService(changes, self.admission),
+            {"AddItem": additions.add_item, **bundles.methods},
+            additions.converse,
+            self.metrics,
+            self._service.log_requests,
+        )
 
     def _bind(self) -> int:
         address = address_of(self.config.host, self.config.port)
@@ -275,6 +327,8 @@ class Gateway:
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def _turn(self, up: bool) -> None:
         """The engine on the network has come or gone: health says so, and callers are told at once."""
@@ -283,13 +337,24 @@ class Gateway:
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
     def _publish(self) -> None:
-        manifest = self.holder.current.engine.bundle.manifest
-        self.metrics.serving(
-            bundle_id=manifest.bundle_id,
-            version=manifest.version,
-            encoder=manifest.encoder.name,
-            index=manifest.index.factory,
-        )
+        bundles = self.registry.bundles
+        served_now = {served.pipeline.engine for served in bundles if not served.draining}
+        for engine in [engine for engine in self._watches if engine not in served_now]:
+            self._watches.pop(engine).cancel()
+        facts = []
+        for served in bundles:
+            manifest = served.pipeline.engine.bundle.manifest
+            for alias in self.registry.aliases_of(served):
+                facts.append(
+                    {
+                        "alias": alias,
+                        "bundle_id": manifest.bundle_id,
+                        "version": manifest.version,
+                        "encoder": manifest.encoder.name,
+                        "index": manifest.index.factory,
+                    }
+                )
+        self.metrics.serving(facts)
 
     def _watch(self) -> None:
         self.metrics.watch("attributary_permits", "Permits that exist.", lambda: self.admission.permits)
@@ -302,21 +367,23 @@ class Gateway:
         self.metrics.watch(
             "attributary_delta_revision",
             "Revision of the bundle that is served: grows with every change.",
-            lambda: self.holder.current.engine.view.revision,
+            lambda: self.registry.current.engine.view.revision,
         )
         for lane in LANES:
             self.metrics.watch(
                 "attributary_queue_length",
                 "Prepared queries that wait for a batch.",
-                lambda lane=lane: self.holder.current.queued(lane),  # type: ignore[misc]
+                lambda lane=lane: sum(  # type: ignore[misc]
+                    served.pipeline.queued(lane) for served in self.registry.bundles
+                ),
                 lane=lane,
             )
 
 
 async def _serve(
-    engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, reopen: Reopen | None
+    engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, **more: Unpack[More]
 ) -> int:
-    gateway = Gateway(engine, config, link, store, reopen)
+    gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -325,7 +392,7 @@ async def _serve(
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
-    log.info("ready", bundle_id=gateway.holder.current.bundle_id, **ready)
+    log.info("ready", bundle_id=gateway.registry.current.bundle_id, **ready)
     await asked.wait()
     log.info("draining", inside=gateway.admission.in_use, grace_s=config.drain_s)
     asked.clear()

@@ -10,27 +10,32 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic, perf_counter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 from grpc import aio
 
 from attributary.attribution.types import Attribution, Options
+from attributary.attribution.view import View
 from attributary.errors import InvalidArgumentError, OverloadedError
 from attributary.v1 import attribution_pb2 as pb
 
-from . import translate
+from . import listing, translate
 from .admission import Admission
 from .config import GatewayConfig
 from .errors import abort, code_name, is_expected, presentable, to_result, to_status
 from .metrics import Metrics
-from .pipeline import Pipeline, PipelineHolder, milliseconds_since
+from .pipeline import Pipeline, milliseconds_since
+from .registry import Registry
 
 log = structlog.get_logger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = aio.ServicerContext[bytes, bytes]
+R = TypeVar("R", bound=Message)
+
 _NO_OPTIONS = Options()
 
 
@@ -38,9 +43,9 @@ class AttributionService:
     """The unary methods of attributary.v1.AttributionService."""
 
     def __init__(
-        self, holder: PipelineHolder, admission: Admission, metrics: Metrics, config: GatewayConfig
+        self, registry: Registry, admission: Admission, metrics: Metrics, config: GatewayConfig
     ) -> None:
-        self.holder = holder
+        self.registry = registry
         self.admission = admission
         self.metrics = metrics
         self.config = config
@@ -51,14 +56,11 @@ class AttributionService:
         """One query, one answer."""
         arrived = perf_counter()
         self.admission.take(1, len(data))
-        pipeline = self.holder.current
-        pipeline.enter()
         try:
             request = translate.parse(pb.AttributeRequest, data)
-            answer = await self.answer(pipeline, request, deadline_of(context), arrived)
+            answer = await self.answer(request, deadline_of(context), arrived)
             return pb.AttributeResponse(attribution=answer).SerializeToString()
         finally:
-            pipeline.leave()
             self.admission.release(1, len(data))
 
     async def attribute_batch(self, data: bytes, context: Context) -> bytes:
@@ -67,8 +69,7 @@ class AttributionService:
         # How many queries it holds is known only once it is read; a server that is full does not read it.
         self.admission.check(1, len(data))
         request = translate.parse(pb.AttributeBatchRequest, data)
-        pipeline = self.holder.current
-        translate.check_bundle(request.bundle_id, pipeline.bundle_id)
+        pipeline = self.registry.find(request.bundle_id).pipeline
         count = len(request.queries)
         most = pipeline.engine.limits.max_batch_queries
         if not 1 <= count <= most:
@@ -86,30 +87,64 @@ class AttributionService:
             pipeline.leave()
             self.admission.release(count, len(data))
 
+    async def embed(self, data: bytes, context: Context) -> bytes:
+        """The embedding of one picture, to ask with later."""
+        arrived = perf_counter()
+        self.admission.take(1, len(data))
+        try:
+            request = translate.parse(pb.EmbedRequest, data)
+            with self.registry.use(request.bundle_id) as pipeline:
+                query = translate.to_query(request.query, pipeline.engine.limits, "query")
+                found = await pipeline.embed(query, "query", deadline_of(context), arrived)
+                return translate.from_embedding(pipeline.engine, *found).SerializeToString()
+        finally:
+            self.admission.release(1, len(data))
+
     async def get_item(self, data: bytes, context: Context) -> bytes:
         """One training item by id."""
         request = translate.parse(pb.GetItemRequest, data)
-        pipeline = self.holder.current
-        translate.check_bundle(request.bundle_id, pipeline.bundle_id)
-        return pb.GetItemResponse(item=translate.item(pipeline.engine, request.id)).SerializeToString()
+        engine = self.registry.find(request.bundle_id).pipeline.engine
+        return pb.GetItemResponse(item=translate.item(engine, request.id)).SerializeToString()
+
+    async def list_items(self, data: bytes, context: Context) -> bytes:
+        """Training items by ascending id, a page at a time."""
+        request = translate.parse(pb.ListItemsRequest, data)
+        with self.registry.use(request.bundle_id) as pipeline:
+            return await self._page(len(data), listing.items, pipeline, request)
+
+    async def list_creators(self, data: bytes, context: Context) -> bytes:
+        """Creators by name, a page at a time."""
+        request = translate.parse(pb.ListCreatorsRequest, data)
+        with self.registry.use(request.bundle_id) as pipeline:
+            return await self._page(len(data), listing.creators, pipeline, request)
 
     async def describe_bundle(self, data: bytes, context: Context) -> bytes:
         """What is served."""
         request = translate.parse(pb.DescribeBundleRequest, data)
-        pipeline = self.holder.current
-        translate.check_bundle(request.bundle_id, pipeline.bundle_id)
-        return translate.describe(pipeline.engine).SerializeToString()
+        engine = self.registry.find(request.bundle_id).pipeline.engine
+        return translate.describe(engine).SerializeToString()
 
-    async def answer(
-        self, pipeline: Pipeline, request: pb.AttributeRequest, deadline: float, arrived: float
-    ) -> pb.Attribution:
+    async def _page(
+        self, size: int, make: Callable[[View, R], Message], pipeline: Pipeline, request: R
+    ) -> bytes:
+        # A look at every row: as much work as a query, and not for the event loop.
+        self.admission.take(1, size)
+        try:
+            page = await asyncio.to_thread(make, pipeline.engine.view, request)
+            return page.SerializeToString()
+        finally:
+            self.admission.release(1, size)
+
+    async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> pb.Attribution:
         """Answer one request; raises the errors of `attributary.errors`."""
         try:
-            translate.check_bundle(request.bundle_id, pipeline.bundle_id)
-            options = translate.to_options(request.options) if request.HasField("options") else _NO_OPTIONS
-            query = translate.to_query(request.query, pipeline.engine.limits, "query")
-            answer = await pipeline.submit(query, options, "query", deadline, arrived)
-            return self._reply(pipeline, answer, request.options.timings, arrived)
+            with self.registry.use(request.bundle_id) as pipeline:
+                options = (
+                    translate.to_options(request.options) if request.HasField("options") else _NO_OPTIONS
+                )
+                query = translate.to_query(request.query, pipeline.engine.limits, "query")
+                answer = await pipeline.submit(query, options, "query", deadline, arrived)
+                return self._reply(pipeline, answer, request.options.timings, arrived)
         except Exception as error:
             self.metrics.query(code_name(error))
             raise
@@ -222,7 +257,10 @@ def method_handlers(service: AttributionService, stream: StreamMethod) -> grpc.G
     unary: dict[str, Method] = {
         "Attribute": service.attribute,
         "AttributeBatch": service.attribute_batch,
+        "Embed": service.embed,
         "GetItem": service.get_item,
+        "ListItems": service.list_items,
+        "ListCreators": service.list_creators,
         "DescribeBundle": service.describe_bundle,
     }
     handlers: dict[str, Any] = {

@@ -13,7 +13,6 @@ from attributary.v1 import attribution_pb2 as pb
 
 from . import translate
 from .errors import abort, code_name, to_result, to_status
-from .pipeline import Pipeline
 from .service import AttributionService, Context, deadline_of, ended_early, report
 
 log = structlog.get_logger(__name__)
@@ -110,21 +109,17 @@ class _Conversation:
         return arrived
 
     def _start(self, data: bytes, arrived: float) -> None:
-        pipeline = self._service.holder.current
-        pipeline.enter()
-
         def left(task: asyncio.Task[bytes]) -> None:
             # Not in the task's own `finally`: one that is cancelled before its first step never gets there.
             self._tasks.discard(task)
-            pipeline.leave()
             self._service.admission.release(1, len(data))
 
-        task = asyncio.create_task(self._answer(pipeline, data, arrived))
+        task = asyncio.create_task(self._answer(data, arrived))
         self._tasks.add(task)
         task.add_done_callback(left)
         self._pending.put_nowait(task)
 
-    async def _answer(self, pipeline: Pipeline, data: bytes, arrived: float) -> bytes:
+    async def _answer(self, data: bytes, arrived: float) -> bytes:
         # What cannot be read has no request_id to answer to: that ends the stream.
         message = translate.parse(pb.AttributeStreamRequest, data)
         response = pb.AttributeStreamResponse(request_id=message.request_id)
@@ -132,7 +127,7 @@ class _Conversation:
             if len(message.request_id.encode()) > MAX_REQUEST_ID_BYTES:
                 response.ClearField("request_id")
                 raise InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
-            answer = await self._service.answer(pipeline, message.request, self._deadline, arrived)
+            answer = await self._service.answer(message.request, self._deadline, arrived)
             response.attribution.CopyFrom(answer)
         except Exception as error:
             response.error.CopyFrom(to_result(report(_METHOD, error)))

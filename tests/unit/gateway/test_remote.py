@@ -59,6 +59,9 @@ class Engine:
             raise ZeroDivisionError("secret")
         return list(batch)
 
+    async def embed_batch(self, batch, timeout_s):
+        return await self.infer(batch, timeout_s)
+
     async def is_ready(self, timeout_s):
         if self.error is not None:
             raise self.error

@@ -329,7 +329,8 @@ async def test_metrics_page(serve, engine, vector):
         "attributary_permits 8.0",
         "attributary_permits_in_use 0.0",
         'attributary_dropped_total{reason="departed"} 0.0',
-        'attributary_bundle_info{bundle_id="00000000000000aa",encoder="fake",index="Flat",version="1"} 1.0',
+        'attributary_bundle_info{alias="default",bundle_id="00000000000000aa",encoder="fake",'
+        'index="Flat",version="1"} 1.0',
     ):
         assert line in text
 

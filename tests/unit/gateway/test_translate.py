@@ -12,7 +12,7 @@ from attributary.attribution.types import (
     Options,
     Timings,
 )
-from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.errors import InvalidArgumentError
 from attributary.gateway import translate
 from attributary.v1 import attribution_pb2 as pb
 
@@ -110,13 +110,6 @@ def test_answer_and_timings():
         queue_ms=1, decode_ms=2, preprocess_ms=3, tokenize_ms=4, encode_ms=5, search_ms=6, rescore_ms=7,
         assemble_ms=8, total_ms=10, batch_size=9,
     )  # fmt: skip
-
-
-def test_only_the_served_bundle_is_found():
-    translate.check_bundle("", "a")
-    translate.check_bundle("a", "a")
-    with pytest.raises(NotFoundError):
-        translate.check_bundle("b", "a")
 
 
 def _text(number, payload):
