@@ -12,7 +12,8 @@ SERVING = Path(__file__).parents[2] / "python" / "attributary"
 ALLOWED = {
     "kernels": set(),
     "bundle": {"kernels"},
-    "encoder": {"kernels", "bundle"},
+    "encoder": {"kernels", "bundle", "pictures"},
+    "pictures": {"kernels"},
     "index": {"kernels", "bundle"},
     "delta.journal": {"bundle"},
     "attribution": {"bundle", "encoder", "index", "delta.journal", "kernels"},

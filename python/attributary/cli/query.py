@@ -55,7 +55,7 @@ def query_command(
     sheet: Path | None,
     pictures: Path | None,
 ) -> None:
-    """Attribute IMAGES (JPEG, PNG, WebP, GIF or BMP) at a running gateway."""
+    """Attribute IMAGES (JPEG, PNG, WebP, GIF, BMP or AVIF) at a running gateway."""
     wanted = Filter(include_creator, exclude_creator, include_licence, exclude_licence)
     console = Console()
     answers: list[tuple[Path, Answer]] = []

@@ -26,7 +26,7 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """An item to add: `picture` is encoded (JPEG, PNG, WebP, GIF or BMP)."""
+    """An item to add: `picture` is encoded (JPEG, PNG, WebP, GIF, BMP or AVIF)."""
 
     id: int
     picture: bytes
