@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .halves_command import halves
 from .student_command import student
 from .truth_commands import COMMANDS
 
@@ -18,7 +19,7 @@ def evaluate() -> None:
     """Measure encoders, bundles and attribution methods."""
 
 
-for _command in (*COMMANDS, student):
+for _command in (*COMMANDS, student, halves):
     evaluate.add_command(_command)
 
 

@@ -126,7 +126,9 @@ class GradientPass:
                         data.latents[some].repeat_interleave(len(grid), 0),
                         noise[:, first : first + columns].flatten(0, 1),
                         grid.repeat(len(some)),
-                        data.text[some].repeat_interleave(len(grid), 0),
+                        data.text_at(
+                            torch.from_numpy(some).repeat_interleave(len(grid)), grid.repeat(len(some))
+                        ),
                         1.0 / len(steps),
                     )
             yield block, self._finished(raw)
