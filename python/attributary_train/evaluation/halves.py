@@ -31,7 +31,7 @@ Losses = npt.NDArray[np.float32]
 # Seeds of a half's second training, and of the first one that is trained on everything.
 SECOND, WHOLE = 1_000, 2_000
 # Training queries are many and each is only one of them; the others are judged one by one.
-GRIDS = {"train": Grid(5, 2), "validation": Grid(10, 2), "test": Grid(10, 2)}
+GRIDS = {"train": Grid(3, 2), "validation": Grid(8, 2), "test": Grid(8, 2)}
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,23 @@ def losses_of(model: SubjectModel, queries: Queries) -> Losses:
 
 
 class Truth:
-    """A folder of losses: one small file a training (`runs/`), and one a split of all of them, renewed as they come.
+    """A folder of losses, one file a split of all trainings, renewed as they come; in `work` a small one a training.
 
     losses-<split>.npz: `losses` float32 [R, Q], `runs` R names; plan.npz: `kept` (bits of bool [M, N]), `ids` int64
-    [N].
+    [N]. What is in the folder is not trained again, whether or not `work` knows it: the folder is what travels.
     """
 
-    def __init__(self, folder: Path, queries: Queries, ids: npt.NDArray[np.int64], masks: Mask) -> None:
-        self.folder, self.queries, self.ids, self.masks = folder, queries, ids, masks
+    def __init__(
+        self, folder: Path, work: Path, queries: Queries, ids: npt.NDArray[np.int64], masks: Mask
+    ) -> None:
+        self.folder, self.work, self.queries, self.ids, self.masks = folder, work, queries, ids, masks
+        self._splits = {
+            split: [row for row, name in enumerate(queries.splits) if name == split]
+            for split in dict.fromkeys(queries.splits)
+        }
+        for name, losses in self._packed().items():
+            if self._read(name) is None:
+                self.keep(name, losses)
 
     def done(self, name: str) -> bool:
         """Whether a training's losses are there."""
@@ -127,8 +136,7 @@ class Truth:
             return 0
         table = np.stack([values for _, values in found])
         told = np.array([name for name, _ in found])
-        for split in dict.fromkeys(self.queries.splits):
-            rows = [row for row, name in enumerate(self.queries.splits) if name == split]
+        for split, rows in self._splits.items():
             write_whole(
                 self.folder / f"losses-{split}.npz",
                 lambda stream, rows=rows: np.savez_compressed(stream, losses=table[:, rows], runs=told),  # type: ignore[misc]
@@ -139,8 +147,38 @@ class Truth:
         )
         return len(found)
 
+    def _packed(self) -> dict[str, Losses]:
+        """Losses in the folder, by training; raises `EvaluationError` if they are of other queries or halves."""
+        if not (self.folder / "plan.npz").exists():
+            return {}
+        try:
+            with np.load(self.folder / "plan.npz", allow_pickle=False) as parts:
+                kept, ids = parts["kept"], parts["ids"]
+            tables = {}
+            for split in self._splits:
+                with np.load(self.folder / f"losses-{split}.npz", allow_pickle=False) as parts:
+                    tables[split] = parts["losses"], parts["runs"].tolist()
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise EvaluationError(str(self.folder), f"not readable: {error}") from error
+        count = min(len(kept), len(self.masks))
+        bits = np.packbits(self.masks[:count], axis=1)
+        if not np.array_equal(ids, self.ids) or not np.array_equal(kept[:count], bits):
+            raise EvaluationError(
+                str(self.folder / "plan.npz"), "holds other items or halves; choose another folder"
+            )
+        out: dict[str, Losses] = {}
+        for split, rows in self._splits.items():
+            losses, runs = tables[split]
+            if losses.shape[1] != len(rows):
+                raise EvaluationError(
+                    str(self.folder), f"{losses.shape[1]} {split} queries; there are {len(rows)}"
+                )
+            for name, values in zip(runs, losses, strict=True):
+                out.setdefault(name, np.empty(len(self.queries), np.float32))[rows] = values
+        return out
+
     def _path(self, name: str) -> Path:
-        return self.folder / "runs" / f"{name}.npz"
+        return self.work / "losses" / f"{name}.npz"
 
     def _read(self, name: str) -> Losses | None:
         try:

@@ -55,8 +55,8 @@ def halves(
     queries = load_queries(query_file, subject.model)
     masks = half_masks(len(subject.data), pairs, seed)
     plan = plan_halves(subject.recipe, masks, second, whole)
-    truth = Truth(out, queries, subject.data.ids, masks)
     describe(subject, queries, query_file, out)
+    truth = Truth(out, work, queries, subject.data.ids, masks)
     grids = {split: [grid.timesteps, grid.draws] for split, grid in GRIDS.items()}
     facts = {"pairs": pairs, "second": second, "whole": whole, "seed": seed, "grid": grids}
     facts |= {"weights": subject.model.weights, "recipe": subject.recipe.to_json()}

@@ -24,6 +24,7 @@ _CATEGORISED, _GROUPED = "openmoji", ("noto", "twemoji")
 NO_CATEGORY = "clip art"
 # How far a caption moves along its item's levels from one timestep to the next: the golden ratio spreads evenly.
 _GOLDEN = 0.6180339887498949
+_MIX = -7046029254386353131  # 2**64 times the golden ratio, as int64
 
 
 class Categories:
@@ -100,8 +101,8 @@ class Captions:
     def at(self, rows: Tensor, ids: Tensor, timesteps: Tensor) -> Tensor:
         """Token states for rows [B] at timesteps [B]: the caption belongs to (item, timestep), and over the timesteps
         every level has about its share. `ids`: int64 [B], the items' numbers."""
-        # In whole numbers: the fraction of a product in float64 would depend on how large the ids are.
-        start = (ids.cpu() % 100_003).double() / 100_003
+        # Fibonacci hashing in wrapping int64: neighbouring ids start far apart.
+        start = ((ids.cpu() * _MIX >> 32) & 0xFFFFFF).double() / 2**24
         place = (start + timesteps.cpu().double() * _GOLDEN) % 1.0
         bounds = self.shares.cpu().double().cumsum(0)[:-1].contiguous()
         level = torch.searchsorted(bounds, place.contiguous(), right=True)

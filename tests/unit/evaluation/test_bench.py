@@ -28,7 +28,7 @@ KINDS = ("concept", "drawing")
 
 
 class Planted:
-    """`truth`: influence [Q, N], a part of it common to all queries. Item i has the caption "word i % 6" on both levels."""
+    """`truth`: influence [Q, N], in part common to all queries. Item i has the caption "word i % 6" on both levels."""
 
     def __init__(self, root):
         self.folder = root / "world"
