@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import decode, prepare_pixels
+from attributary.encoder.image import MAX_BYTES, decode, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 
@@ -95,7 +95,8 @@ def read_picture(path: Path, size: int | None) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidArgumentError(str(path), f"cannot be read: {error.strerror}") from error
-    pixels = decode(data, field=str(path))
+    # Files of the operator's own: how long they are is no danger, how many pixels they have still is.
+    pixels = decode(data, max_bytes=max(MAX_BYTES, len(data)), field=str(path))
     return pixels if size is None else prepare_pixels(pixels, size)
 
 

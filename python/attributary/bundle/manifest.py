@@ -12,6 +12,8 @@ from attributary.errors import BundleError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+# How a picture that is not square becomes the encoder's input: its short side is scaled, the centre of the long one kept.
+CROP = "crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class EncoderEntry:
     dim: int
     image_size: int  # pixels
     max_tokens: int
-    preprocessing: str  # e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+    preprocessing: str  # in words, e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+    # How any picture, item or query, becomes a square. Empty in bundles from before it was named: queries were cropped.
+    fit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,10 @@ class Manifest:
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as JSON. A floor of 0 is left out, so that bundles from before it was there keep their ids."""
+    """The manifest as JSON. A floor of 0 and a fit that nobody named are left out: older bundles keep their ids."""
     told = asdict(manifest)
+    if not told["encoder"]["fit"]:
+        del told["encoder"]["fit"]
     for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
         if shares["diffuse_floor"] == 0:
             del shares["diffuse_floor"]
