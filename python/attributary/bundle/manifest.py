@@ -12,7 +12,7 @@ from attributary.errors import BundleError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-# How a picture that is not square becomes the encoder's input: its short side is scaled, the centre of the long one kept.
+# How a picture becomes the encoder's square: its short side is scaled, and the centre of the long one is kept.
 CROP = "crop"
 
 

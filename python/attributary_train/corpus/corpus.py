@@ -121,7 +121,7 @@ class Corpus:
         return image_path(self.root, self.item(number).id)
 
     def image(self, number: int) -> Image.Image:
-        """Read the square picture of an id, 256 x 256 RGB; raises `CorpusError` naming a file that is gone or damaged."""
+        """Read the square of an id, 256 x 256 RGB; raises `CorpusError` naming a file that is gone or damaged."""
         path = self.image_path(number)
         try:
             with Image.open(path) as image:
@@ -147,9 +147,13 @@ class Corpus:
 
         A user's own is cut from its file, a drawing shrunk from its square by averaging.
         """
-        if self._file(number) != self.image_path(number):
+        if self.is_own(number):
             return prepare_pixels(self.pixels(number), size)
         return np.asarray(self.image(number).resize((size, size), Image.Resampling.BOX))
+
+    def is_own(self, number: int) -> bool:
+        """Whether an item is a picture of the user's own, kept whole, and no rendered drawing."""
+        return self._file(number) != self.image_path(number)
 
     def _file(self, number: int) -> Path:
         item = self.item(number)

@@ -35,7 +35,9 @@ class Item:
     licence_url: str  # may be empty
     sha256: str  # of the RGB bytes of the picture that is embedded, row by row, hex
     near_dup_group: int  # number of the group, from 0; items of one group share credit
-    file: str = ""  # the picture that is embedded, below the corpus; empty in corpora from before it was noted
+    file: str = (
+        ""  # the picture that is embedded, below the corpus; empty in corpora from before it was noted
+    )
 
 
 _TYPES: dict[str, pa.DataType] = {

@@ -103,7 +103,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def payload_bytes(payload: bytes | Path, svg: bool) -> bytes:
-    """Read a payload; raises `RenderError` for a file that cannot be read, and for an SVG if `svg` does not allow it."""
+    """Read a payload; raises `RenderError` for a file that cannot be read, or an SVG where `svg` forbids it."""
     try:
         data = payload if isinstance(payload, bytes) else payload.read_bytes()
     except OSError as error:
