@@ -77,6 +77,7 @@ def described(key: str, uri: str, style_set: str, facts: Mapping[str, Any], payl
         licence_spdx=_text(facts.get("licence") or facts.get("license")) or UNKNOWN_LICENCE,
         licence_url=_text(facts.get("licence_url") or facts.get("license_url")),
         payload=payload,
+        own=True,
     )
 
 
