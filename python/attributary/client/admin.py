@@ -10,6 +10,7 @@ from typing import Self
 import grpc
 
 from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.proxy import proxy_of
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
 
@@ -79,7 +80,8 @@ class AdminClient:
 
     def __init__(self, address: str, *, token: str, tls: channel.Tls | None = None) -> None:
         self._metadata = channel.metadata(token)
-        given = channel.options(False)
+        given = channel.options(address, False)
+        self._proxy = proxy_of(address)
         self._channel = (
             grpc.insecure_channel(address, given)
             if tls is None
@@ -112,7 +114,7 @@ class AdminClient:
                 else:
                     yield Added(response.added.id, response.added.revision)
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
         finally:
             call.cancel()
 
@@ -142,7 +144,7 @@ class AdminClient:
         try:
             reply = self._stub.DeleteItems(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return Deletion(
             reply.deleted_count,
             tuple(reply.deleted_ids),
@@ -156,7 +158,7 @@ class AdminClient:
         try:
             reply = self._stub.Compact(pb.CompactRequest(why=why), timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return Compaction(reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count)
 
     def changes(self, *, after: int = 0, timeout_s: float = channel.DEFAULT_TIMEOUT_S) -> list[Change]:
@@ -167,7 +169,7 @@ class AdminClient:
             try:
                 reply = self._stub.ListChanges(request, timeout=timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                raise from_rpc(error) from None
+                raise from_rpc(error, self._proxy) from None
             found += [_change(message) for message in reply.changes]
             if not reply.more or not reply.changes:
                 return found

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
+from attributary.proxy import proxy_of
 from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
@@ -40,7 +41,8 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        given = channel.options(retry)
+        given = channel.options(address, retry)
+        self._proxy = proxy_of(address)
         self._channel = (
             aio.insecure_channel(address, given)
             if tls is None
@@ -66,7 +68,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return messages.from_attribution(reply.attribution)
 
     async def attribute_batch(
@@ -83,7 +85,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return [messages.from_outcome(result) for result in reply.results]
 
     async def attribute_stream(
@@ -121,7 +123,7 @@ class AsyncClient:
                 raise failure[0] from None
             raise
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
         finally:
             call.cancel()
 
@@ -133,7 +135,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return messages.from_item(reply.item)
 
     async def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
@@ -144,7 +146,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return messages.from_description(reply)
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
+from attributary.proxy import proxy_of
 from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
@@ -38,7 +39,8 @@ class Client:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        given = channel.options(retry)
+        given = channel.options(address, retry)
+        self._proxy = proxy_of(address)
         self._channel = (
             grpc.insecure_channel(address, given)
             if tls is None
@@ -62,7 +64,7 @@ class Client:
         try:
             reply = self._stub.Attribute(request, timeout=self._within(timeout_s), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return messages.from_attribution(reply.attribution)
 
     def attribute_batch(
@@ -79,7 +81,7 @@ class Client:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return [messages.from_outcome(result) for result in reply.results]
 
     def attribute_stream(
@@ -110,7 +112,7 @@ class Client:
             for response in call:
                 yield messages.from_outcome(response)
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
         finally:
             call.cancel()
 
@@ -120,7 +122,7 @@ class Client:
         try:
             reply = self._stub.GetItem(request, timeout=self._within(timeout_s), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return messages.from_item(reply.item)
 
     def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
@@ -131,7 +133,7 @@ class Client:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return messages.from_description(reply)
 
     def close(self) -> None:

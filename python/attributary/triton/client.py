@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attributary.errors import DeadlineError, OverloadedError, UnavailableError
+from attributary.proxy import channel_options
 
 from . import shared
 
@@ -203,7 +204,9 @@ class TritonClient:
     async def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
         if self._stub is None:
             # Here and not at construction: a channel belongs to the loop it is made on.
-            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL)
+            self._channel = grpc.aio.insecure_channel(
+                self.address, options=(*_CHANNEL, *channel_options(self.address))
+            )
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         try:
             return await getattr(self._stub, method)(request, timeout=timeout_s)
