@@ -35,6 +35,7 @@ class Totals:
     out_of_distribution: int = 0
     diffuse_share: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
+    prompts: Counter[str] = field(default_factory=Counter)  # rows with a prompt, by where it was found
     names: dict[str, int] = field(default_factory=dict)
     share: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     in_distribution: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -44,6 +45,7 @@ class Totals:
         """Add one shard's rows."""
         self.rows += len(table)
         self.errors.update(code for code in table["error_code"].to_pylist() if code is not None)
+        self.prompts.update(source for source in table["prompt_source"].to_pylist() if source is not None)
         answered = table.filter(pc.is_valid(table["creators"]))
         self.answered += len(answered)
         foreign = np.asarray(answered["out_of_distribution"].to_numpy(), bool)
@@ -133,6 +135,9 @@ def finish(run: Run) -> dict[str, Any]:
         "rows": totals.rows,
         "answered": totals.answered,
         "errors": dict(sorted(totals.errors.items())),
+        "prompts": {"rows": totals.prompts.total(), "by_source": dict(sorted(totals.prompts.items()))},
+        "skipped": dict(sorted(run.plan.fates.skipped.items())),
+        "ignored": dict(sorted(run.plan.fates.ignored.items())),
         "out_of_distribution": totals.out_of_distribution,
         "diffuse_share": totals.diffuse_share,
         "attributed_share": float(sum(share or 0.0 for share in table["share"].to_pylist())),
