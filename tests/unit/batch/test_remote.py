@@ -11,12 +11,11 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Limits, Query
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
-from attributary.batch.remote import GatewayScorer, _outcome
+from attributary.batch.remote import GatewayScorer, _outcome, patiently
 from attributary.batch.rows import Problem
 from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
-from attributary.batch.waiting import patiently
 from attributary.client.errors import ServerError
 from attributary.errors import (
     DeadlineError,

@@ -51,7 +51,7 @@ def test_score_resume_and_report(log, tiny_bundle_dir, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--bundle", "BUNDLE"), "column generation_id: is missing; there are id, picture, text"),
+        (("--bundle", "BUNDLE", "--id-column", "uid"), "column uid: is missing; there are id, picture, text"),
         (("--bundle", "nowhere", *COLUMNS), "manifest.json: is missing"),
         ((*COLUMNS,), "bundle: name a bundle directory, or an --endpoint that serves one"),
         (("--bundle", "BUNDLE", "--endpoint", "h:1"), "endpoint: stands alone"),
