@@ -23,10 +23,9 @@ from attributary.v1 import admin_pb2 as pb
 
 from . import translate
 from .admission import Admission
-from .auth import digest_of
-from .metrics import Metrics
+from .calls import Front, Kind, StreamMethod, UnaryMethod
 from .registry import Registry
-from .service import Context, Method, StreamMethod, guarded
+from .service import Context
 
 log = structlog.get_logger(__name__)
 
@@ -43,13 +42,12 @@ class Changes:
     `bundle` is an alias, a bundle's id, or "" for the default.
     """
 
-    def __init__(self, registry: Registry, names: Mapping[bytes, str]) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._names = names
 
     def who(self, context: Context) -> str:
         """The name of the caller's token."""
-        return self._names.get(digest_of(context.invocation_metadata()), "unknown")
+        return context.caller.name
 
     def check(self) -> None:
         """Raise PreconditionError if no bundle here can be changed."""
@@ -173,24 +171,19 @@ class AdminService:
 
 
 def method_handlers(
-    service: AdminService,
-    others: Mapping[str, Method],
-    add: StreamMethod,
-    metrics: Metrics,
-    log_requests: bool,
+    service: AdminService, others: Mapping[str, UnaryMethod], front: Front, add: StreamMethod
 ) -> grpc.GenericRpcHandler:
     """Return the handlers of the whole service; `others` are unary ones by name, `add` is AddItems."""
-    unary: dict[str, Method] = {
+    unary: dict[str, UnaryMethod] = {
         **others,
         "DeleteItems": service.delete_items,
         "Compact": service.compact,
         "ListChanges": service.list_changes,
     }
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(guarded(name, method, metrics, log_requests))
-        for name, method in unary.items()
+        name: front.unary(name, method, Kind("admin")) for name, method in unary.items()
     }
-    handlers["AddItems"] = grpc.stream_stream_rpc_method_handler(add)
+    handlers["AddItems"] = front.stream("AddItems", add, Kind("admin", bulk=True))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 

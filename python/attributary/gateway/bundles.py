@@ -14,11 +14,12 @@ from attributary.errors import BundleError, InvalidArgumentError, PreconditionEr
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
+from .calls import UnaryMethod
 from .config import GatewayConfig
 from .memory import footprint
 from .registry import Opened, Registry, Served, check_alias
 from .remote import RemoteEngine
-from .service import Context, Method
+from .service import Context
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ class BundleService:
         self._roots = [config.bundle_root.resolve()] if config.bundle_root is not None else served
 
     @property
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """The handlers by name."""
         return {
             "LoadBundle": self.load,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import NoReturn
 
@@ -32,6 +33,14 @@ DOMAIN = "attributary.dev"
 # A status travels in HTTP/2 trailers, which peers cut at 8 KiB; quotes of a request must not fill them.
 _MAX_TEXT = 500
 
+
+class UnauthenticatedError(AttributaryError):
+    """A call without a token that its service accepts."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid bearer token is needed")
+
+
 _CODES: dict[type[AttributaryError], int] = {
     InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
     NotFoundError: code_pb2.NOT_FOUND,
@@ -40,6 +49,7 @@ _CODES: dict[type[AttributaryError], int] = {
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
     PreconditionError: code_pb2.FAILED_PRECONDITION,
+    UnauthenticatedError: code_pb2.UNAUTHENTICATED,
 }
 
 
@@ -60,9 +70,18 @@ def presentable(error: Exception, where: str) -> Exception:
     """Return an error fit for the caller; a defect is logged and hidden behind a reference."""
     if is_expected(error) or isinstance(error, DefectError):
         return error
-    defect = DefectError()
-    log.error("defect", where=where, reference=defect.reference, exc_info=error)
-    return defect
+    return _defect(error, where)
+
+
+def of_engine(error: Exception, where: str) -> Exception:
+    """Return an error that came up while an engine ran, fit for the caller.
+
+    What a caller sent has been checked before an engine sees it. So whatever it is called, it is a defect of the
+    server and never the caller's fault; only what says "not now" passes.
+    """
+    if isinstance(error, DeadlineError | OverloadedError | UnavailableError | DefectError):
+        return error
+    return _defect(error, where)
 
 
 def to_status(error: Exception) -> status_pb2.Status:
@@ -104,8 +123,20 @@ def code_name(error: BaseException) -> str:
 async def abort(context: aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> NoReturn:
     """End the call with a status and its details."""
     packed = rpc_status.to_status(status)
-    await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    try:
+        await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    except aio.AbortError:
+        raise
+    except aio.BaseError:
+        # Whoever it was for has gone.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
+
+
+def _defect(error: Exception, where: str) -> DefectError:
+    defect = DefectError()
+    log.error("defect", where=where, reference=defect.reference, exc_info=error)
+    return defect
 
 
 def _detail(error: Exception) -> Message | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
 from typing import Protocol, cast
@@ -27,6 +26,7 @@ from attributary.errors import DeadlineError, InvalidArgumentError
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
 from .errors import presentable
+from .fairness import FairPool
 from .remote import RemoteEngine, RemoteLane, State
 
 LANES = ("encode", "search", "embed")
@@ -61,7 +61,7 @@ class Pipeline:
         self.bundle_version = engine.bundle.manifest.version
         self._loop = asyncio.get_running_loop()
         self._observer = observer
-        self._pool = ThreadPoolExecutor(config.prepare_threads or _cores(), thread_name_prefix="prepare")
+        self._pool = FairPool(config.prepare_threads or _cores(), "prepare")
         self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -80,7 +80,7 @@ class Pipeline:
             job.prepared = self.engine.prepare(query, options, field)
             self._lanes["search"].put(job)
         else:
-            self._pool.submit(self._prepare, "encode", job, query, options, field)
+            self._pool.submit(job.path, partial(self._prepare, "encode", job, query, options, field))
         return job.future
 
     def embed(
@@ -90,7 +90,7 @@ class Pipeline:
         if query.embedding is not None:
             raise InvalidArgumentError(f"{field}.embedding", "is an embedding already; give image or pixels")
         job = Job(self._loop.create_future(), deadline, arrived)
-        self._pool.submit(self._prepare, "embed", job, query, _ANY, field)
+        self._pool.submit(job.path, partial(self._prepare, "embed", job, query, _ANY, field))
         return job.future
 
     def queued(self, lane: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from attributary.errors import (
 
 from .batching import Job, Observer, Outcome, deliver, started
 from .config import GatewayConfig
-from .errors import presentable
+from .errors import of_engine
+from .fairness import FairQueue
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +126,7 @@ class RemoteLane:
         self._state = state
         self._max_batch, self._inflight, self._timeout_s = max_batch, inflight, timeout_s
         self._thread = threading.get_ident()
-        self._queue: deque[Job] = deque()
+        self._queue: FairQueue[Job] = FairQueue()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -151,13 +151,13 @@ class RemoteLane:
         if not self._state.up:
             deliver([(job, UnavailableError(_AWAY))])
             return
-        self._queue.append(job)
+        self._queue.put(job.path, job)
         self._pump()
 
     def _pump(self) -> None:
         while self._queue and len(self._tasks) < self._inflight:
             size = min(self._max_batch, len(self._queue))
-            batch = self._living([self._queue.popleft() for _ in range(size)])
+            batch = self._living([self._queue.pop() for _ in range(size)])
             if not batch:
                 continue
             task = self._loop.create_task(self._send(batch))
@@ -227,7 +227,7 @@ class RemoteLane:
             return [(job, error if monotonic() >= job.deadline else late) for job in batch]
         except Exception as error:
             if len(batch) == 1:
-                return [(batch[0], presentable(error, self._lane))]
+                return [(batch[0], of_engine(error, self._lane))]
             # One of them is poison; alone, each gets what it deserves.
             log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
             return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -14,19 +14,19 @@ from typing import Any, TypedDict, Unpack
 import grpc
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
-from . import admin, logs
+from . import admin, health, logs
 from .additions import AdditionHandler
 from .admission import Admission
-from .auth import TokenInterceptor, read_admin_tokens, read_tokens, server_credentials
+from .auth import Gate, server_context, server_credentials
 from .bundles import BundleService, OpenBundle
+from .calls import Front, Unknown
 from .config import GatewayConfig
 from .following import HEALTH, Following
 from .metrics import Metrics
@@ -34,15 +34,15 @@ from .pipeline import LANES, Pipeline
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
+from .shedding import Shedder
 from .stream import StreamHandler
+from .transport import Receiver, hang_up, message_limit, options
 
 log = structlog.get_logger(__name__)
 
-# Beside the picture: prompt, filter lists, framing.
-_ENVELOPE_BYTES = 1 << 20
-_LARGEST_DERIVED = 256 << 20
 # For replies that are on their way when the last query has been answered.
-_LAST_WORDS_S = 0.5
+_LAST_WORDS_S = 0.1
+_SWITCH_S = 0.0005
 
 
 def serve(
@@ -63,6 +63,8 @@ def serve(
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
+    # Taking a call costs the event loop several turns, and it waits for the interpreter's lock in each.
+    sys.setswitchinterval(_SWITCH_S)
     return run(_serve(engine, config, link, store, **more), config.event_loop)
 
 
@@ -73,19 +75,6 @@ def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
 
         return int(uvloop.run(main))
     return asyncio.run(main)
-
-
-def message_limit(config: GatewayConfig, limits: Limits) -> int:
-    """Return the largest gRPC message in bytes: what the limits on a query allow, within reason.
-
-    A full batch of the largest pictures may be larger than is sensible to hold; a batch is then limited by
-    bytes before it is limited by count.
-    """
-    if config.max_message_bytes:
-        return config.max_message_bytes
-    batch = min(limits.max_image_bytes * limits.max_batch_queries, _LARGEST_DERIVED)
-    one = max(limits.max_image_bytes, limits.max_image_pixels * 3)
-    return max(batch, one) + _ENVELOPE_BYTES
 
 
 def address_of(host: str, port: int) -> str:
@@ -99,6 +88,14 @@ class More(TypedDict, total=False):
     alias: str  # of the one it begins with, which is the default
     others: Mapping[str, Opened]  # by alias
     open_bundle: OpenBundle  # for LoadBundle; blocks
+
+
+def check_host(host: str) -> None:
+    """Raise InvalidArgumentError if nobody knows the host to listen on."""
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
 
 
 class Gateway:
@@ -122,7 +119,7 @@ class Gateway:
         self.port = 0
         self.metrics_port: int | None = None
         self.metrics = Metrics()
-        self.admission = Admission(config.permits, config.max_inflight_bytes)
+        self.admission = Admission(config.permits, config.max_inflight_bytes, config.single_share)
         others = more.get("others", {})
         # Engines on the network that are looked after; those that LoadBundle brings have been looked at.
         self._others = {} if link is None else {opened.engine: State() for opened in others.values()}
@@ -135,17 +132,19 @@ class Gateway:
             max_draining=config.max_draining,
             changed=self._publish,
         )
-        for alias, opened in {
-            self.registry.default: Opened(engine, store),
-            **others,
-        }.items():
+        for alias, opened in {self.registry.default: Opened(engine, store), **others}.items():
             self.registry.swap(alias, opened.engine, opened.store)
         self._service = AttributionService(self.registry, self.admission, self.metrics, config)
         self._stream = StreamHandler(self._service)
-        self._health = health.aio.HealthServicer()
+        self._health = health.Health()
         # Services beside AttributionService; they are there while the server is.
-        self._names = [health.SERVICE_NAME]
-        self._server = self._build(engine)
+        self._names = [health.SERVICE]
+        self._message_limit = message_limit(config, engine.limits)
+        self._gate = Gate(config)
+        receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
+        self._shedder = Shedder(config.max_wait_s)
+        self._front = Front(self._gate, self.admission, receiver, self._shedder, self.metrics, config)
+        self._server = self._build()
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
 
@@ -153,9 +152,12 @@ class Gateway:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
         self.port = self._bind()
         await self._server.start()
+        self._shedder.start()
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
-                self.config.host, self.config.metrics_port
+                self.config.host,
+                self.config.metrics_port,
+                server_context(self.config) if self.config.metrics_tls else None,
             )
         if self._link is None:
             await self._say(health_pb2.HealthCheckResponse.SERVING)
@@ -173,7 +175,7 @@ class Gateway:
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
             self._look_after_others(self._link)
-        await self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
         if self.config.follow_poll_s and (self._open_bundle or self._link):
             following = self._follow()
             await following.look()
@@ -212,7 +214,7 @@ class Gateway:
 
         async def say(following: bool) -> None:
             states = health_pb2.HealthCheckResponse
-            await self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
+            self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
 
         open_bundle = self._open_bundle
         return Following(
@@ -230,29 +232,33 @@ class Gateway:
         )
 
     async def drain(self, grace_s: float | None = None) -> None:
-        """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
-        await self._health.enter_graceful_shutdown()
+        """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end.
+
+        Calls that outlast the grace, and all that come meanwhile, end as UNAVAILABLE.
+        """
+        self._health.end()
         if self._following is not None:
             following, task = self._following
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await following.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._cut.wait(), self.config.drain_notice_s)
+        await self._until_cut(self.config.drain_notice_s)
         for served in self.registry.bundles:
             if served.store is not None:
                 # Minutes of work that may as well be done after a restart.
                 served.store.give_up_compaction()
         self.admission.close()
+        self._front.close()
         self._stream.drain()
-        ended = asyncio.create_task(self._server.stop(self.config.drain_s if grace_s is None else grace_s))
-        finished = asyncio.create_task(self.admission.idle())
-        await asyncio.wait((ended, finished), return_when=asyncio.FIRST_COMPLETED)
-        if finished.done():
-            # Health watchers never hang up by themselves; only queries are worth the whole grace.
-            await self._server.stop(_LAST_WORDS_S)
+        finished = asyncio.create_task(self._front.idle())
+        await self._until_cut(self.config.drain_s if grace_s is None else grace_s, finished)
         finished.cancel()
-        await ended
+        # Health watchers never hang up by themselves; only queries are worth the whole grace.
+        self._front.cut()
+        await asyncio.sleep(_LAST_WORDS_S)
+        hang_up(self.port)
+        await self._shedder.stop()
+        await self._server.stop(0)
         await self.registry.close()
         if self._watching is not None and self._link is not None:
             watching = [self._watching, *self._watches.values()]
@@ -264,39 +270,36 @@ class Gateway:
             await asyncio.to_thread(self._stop_metrics)
 
     async def cut(self) -> None:
-        """End a drain now, its notice too: running calls are cancelled."""
+        """End a drain now, its notice too: running calls end as UNAVAILABLE."""
         self._cut.set()
-        await self._server.stop(0)
 
-    def _build(self, engine: Preparer) -> aio.Server:
-        config = self.config
-        admins = read_admin_tokens(config.admin_tokens_file) if config.admin_tokens_file else {}
-        queries = read_tokens(config.tokens_file) if config.tokens_file else None
-        interceptors = [TokenInterceptor(queries, admins)] if admins or queries is not None else None
-        server = aio.server(
-            interceptors=interceptors,
-            options=(
-                ("grpc.max_receive_message_length", message_limit(config, engine.limits)),
-                ("grpc.max_send_message_length", -1),
-                # A second server on a taken port must fail, not share it.
-                ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ),
+    async def _until_cut(self, seconds: float, finished: asyncio.Task[None] | None = None) -> None:
+        """Wait so long, or until a cut, or until something has finished."""
+        cut = asyncio.create_task(self._cut.wait())
+        await asyncio.wait(
+            {cut, finished} if finished else {cut}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
-        server.add_generic_rpc_handlers((method_handlers(self._service, self._stream.converse),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if admins:
-            server.add_generic_rpc_handlers((self._admin(admins),))
+        cut.cancel()
+
+    def _build(self) -> aio.Server:
+        server = aio.server(options=options(self.config, self._message_limit))
+        front = self._front
+        handlers = [
+            method_handlers(self._service, front, self._stream.converse),
+            health.health_handlers(self._health, front),
+        ]
+        if self._gate.has_admins:
+            handlers.append(self._admin())
             self._names.append(admin.SERVICE)
-        if config.reflection:
+        if self.config.reflection:
             self._names.append(reflection.SERVICE_NAME)
-            reflection.enable_server_reflection([SERVICE, *self._names], server)
+            handlers.append(health.reflection_handlers([SERVICE, *self._names], front))
+        server.add_generic_rpc_handlers((*handlers, Unknown(self.metrics)))
         return server
 
-    def _admin(self, admins: Mapping[bytes, str]) -> grpc.GenericRpcHandler:
-        changes = admin.Changes(self.registry, admins)
-        additions = AdditionHandler(changes, self.admission, self.metrics, self.config)
+    def _admin(self) -> grpc.GenericRpcHandler:
+        changes = admin.Changes(self.registry)
+        additions = AdditionHandler(changes, self.admission, self.config)
         bundles = BundleService(
             self.registry,
             self.config,
@@ -307,14 +310,15 @@ class Gateway:
         return admin.method_handlers(
             admin.AdminService(changes, self.admission),
             {"AddItem": additions.add_item, **bundles.methods},
+            self._front,
             additions.converse,
-            self.metrics,
-            self._service.log_requests,
         )
 
     def _bind(self) -> int:
         address = address_of(self.config.host, self.config.port)
         credentials = server_credentials(self.config)
+        check_host(self.config.host)
+        self._server.add_insecure_port(self._shedder.address)
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
@@ -326,9 +330,9 @@ class Gateway:
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
-            await self._health.set(name, status)
+            self._health.set(name, status)
         for name in self._names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def _turn(self, up: bool) -> None:
         """The engine on the network has come or gone: health says so, and callers are told at once."""
@@ -369,6 +373,11 @@ class Gateway:
             "Revision of the bundle that is served: grows with every change.",
             lambda: self.registry.current.engine.view.revision,
         )
+        self.metrics.watch(
+            "attributary_wait_seconds",
+            "How long a call waits before the server takes it.",
+            lambda: self._shedder.wait_s,
+        )
         for lane in LANES:
             self.metrics.watch(
                 "attributary_queue_length",
@@ -383,10 +392,11 @@ class Gateway:
 async def _serve(
     engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, **more: Unpack[More]
 ) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.loop_problem)
     gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
     asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}

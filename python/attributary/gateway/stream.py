@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from time import perf_counter
-
-import structlog
 
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.v1 import attribution_pb2 as pb
 
 from . import translate
-from .errors import abort, code_name, to_result, to_status
-from .service import AttributionService, Context, deadline_of, ended_early, report
-
-log = structlog.get_logger(__name__)
+from .calls import Call, deadline_of, report
+from .errors import to_result
+from .service import AttributionService
 
 MAX_REQUEST_ID_BYTES = 128
 _METHOD = "AttributeStream"
@@ -33,37 +29,23 @@ class StreamHandler:
         for conversation in self._open:
             conversation.drain()
 
-    async def converse(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+    async def converse(self, call: Call) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
-        started = perf_counter()
-        code = "OK"
-        conversation = _Conversation(self._service, context)
+        conversation = _Conversation(self._service, call)
         self._open.add(conversation)
         try:
             await conversation.run()
-            return
-        except asyncio.CancelledError:
-            code = ended_early(context)
-            raise
-        except Exception as error:
-            code = code_name(error)
-            status = to_status(report(_METHOD, error))
         finally:
             self._open.discard(conversation)
-            seconds = perf_counter() - started
-            self._service.metrics.call(_METHOD, code, seconds)
-            if self._service.log_requests:
-                log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
-        await abort(context, status)
 
 
 class _Conversation:
     """One stream: a reader that starts queries, and a writer that sends their results in order."""
 
-    def __init__(self, service: AttributionService, context: Context) -> None:
+    def __init__(self, service: AttributionService, call: Call) -> None:
         self._service = service
-        self._context = context
-        self._deadline = deadline_of(context)
+        self._call = call
+        self._deadline = deadline_of(call)
         self._room = asyncio.Semaphore(service.config.read_ahead)
         # Bounded by the semaphore: every entry holds a place until its result is written.
         self._pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -77,10 +59,12 @@ class _Conversation:
             self._reader.cancel()
 
     async def run(self) -> None:
+        self._alive()
         reader = self._reader = asyncio.create_task(self._read())
         try:
             while (task := await self._pending.get()) is not None:
-                await self._context.write(await task)
+                await self._call.write(await task)
+                self._alive()
                 self._room.release()
             # Raises what stopped the reader, if anything did.
             await asyncio.gather(reader, return_exceptions=self._draining)
@@ -96,12 +80,17 @@ class _Conversation:
         try:
             while True:
                 await self._room.acquire()
-                data: object = await self._context.read()
-                if not isinstance(data, bytes):  # aio.EOF
+                data = await self._call.read()
+                if data is None:
                     return
+                self._alive()
                 self._start(data, await self._admitted(data))
         finally:
             self._pending.put_nowait(None)
+
+    def _alive(self) -> None:
+        idle = self._service.config.stream_idle_s
+        self._call.within(idle, f"nothing was sent or taken on this stream for {idle:g} s")
 
     async def _admitted(self, data: bytes) -> float:
         arrived = perf_counter()

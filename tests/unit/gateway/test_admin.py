@@ -21,8 +21,8 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
-from attributary.gateway import additions
 from attributary.gateway import admin as admin_module
+from attributary.gateway import calls
 from attributary.gateway.auth import read_admin_tokens
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
@@ -238,9 +238,10 @@ async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):
 async def test_a_stream_of_additions_has_its_line_in_the_log(serve, engine, tokens, monkeypatch):
     gateway, _ = await serve(engine, admin_tokens_file=tokens, log_level="debug")
     lines = []
-    monkeypatch.setattr(
-        additions, "log", SimpleNamespace(debug=lambda event, **said: lines.append((event, said)))
+    log = SimpleNamespace(
+        debug=lambda event, **said: lines.append((event, said)), warning=lambda *_, **__: None
     )
+    monkeypatch.setattr(calls, "log", log)
 
     def ask():
         with (

@@ -342,11 +342,9 @@ async def test_a_message_above_the_limit_is_a_clear_error(serve, engine):
     assert (await client.describe()).dim == 4
 
 
-def test_message_limit_follows_the_limits_on_a_query(config, engine):
-    limits = dataclasses.replace(
-        engine.limits, max_image_bytes=1000, max_image_pixels=10, max_batch_queries=5
-    )
-    assert message_limit(config, limits) == 5000 + (1 << 20)
-    limits = dataclasses.replace(limits, max_image_pixels=100_000_000)
-    assert message_limit(config, limits) == 300_000_000 + (1 << 20)
+def test_message_limit_is_what_a_picture_needs(config, engine):
+    limits = dataclasses.replace(engine.limits, max_image_bytes=10_000_000, max_image_pixels=10**9)
+    assert message_limit(config, limits) == 10_000_000 + (1 << 20)
+    limits = dataclasses.replace(limits, max_image_bytes=1000)
+    assert message_limit(config, limits) == 5 << 20
     assert message_limit(dataclasses.replace(config, max_message_bytes=7), limits) == 7
