@@ -27,10 +27,10 @@ from attributary.attribution.types import Filter, Options, Query
 from attributary.attribution.view import View
 from attributary.building.embed import Probes, make_probes
 from attributary.building.source import Source, read_source
+from attributary.delta.items import NewItem
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.index.tuning import exact_neighbours, recall
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 
 BY = {"who": "benchmark", "why": "to measure"}
 

@@ -36,7 +36,7 @@ def make_hashes_right(bundle, **entries):
     for path, value in entries.items():
         part, _, name = path.partition("__")
         raw[part][name] = value
-    raw.pop("bundle_id")
+    del raw["bundle_id"], raw["delta"]
     _parse(Manifest, raw, "").write(bundle)
 
 

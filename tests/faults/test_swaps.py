@@ -10,11 +10,11 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.client import AsyncClient, query
 from attributary.client.admin import AdminClient
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.registry import Opened
 from attributary.gateway.server import Gateway
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 
 TOKEN = "s3cret"
 

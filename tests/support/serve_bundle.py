@@ -10,18 +10,22 @@ from pathlib import Path
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import serve
-from attributary.lifecycle.store import Store
 
 
 def main(text: str) -> int:
     asked = json.loads(text)
     limits = Limits(**asked.get("limits", {}))
+
+    def opened(place):
+        return open_engine(place, limits=limits)
+
     store = None
     if "admin_tokens_file" in asked.get("config", {}):
-        store = Store(Path(asked["bundle"]), lambda place: open_engine(place, limits=limits))
-    engine = store.engine if store else open_engine(Path(asked["bundle"]), limits=limits)
+        store = Store(Path(asked["bundle"]), opened)
+    engine = store.engine if store else opened(Path(asked["bundle"]))
     hold = asked.get("hold_s", 0)
     if hold:
         run = engine.run
@@ -36,7 +40,8 @@ def main(text: str) -> int:
     settings = {
         name: Path(value) if name in paths else value for name, value in asked.get("config", {}).items()
     }
-    return serve(engine, GatewayConfig(**{"port": 0, "metrics_port": 0, **settings}), store=store)
+    config = GatewayConfig(**{"port": 0, "metrics_port": 0, **settings})
+    return serve(engine, config, store=store, reopen=opened)
 
 
 if __name__ == "__main__":

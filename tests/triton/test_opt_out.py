@@ -8,8 +8,7 @@ import pytest
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Filter, Options, Query
 from attributary.bundle.items import ItemRecord
-from attributary.journal.changes import Changes
-from attributary.journal.records import Added, Deleted
+from attributary.delta.journal.records import Added, Changes, Deleted
 from attributary.triton.engine import TritonLink
 
 from .test_parity import same

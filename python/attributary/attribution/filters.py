@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.bundle.items import ItemTable
+from attributary.delta.journal.records import NOBODY, Former
 from attributary.errors import InvalidArgumentError
-from attributary.journal.changes import NOBODY, Former
 
 from .types import Filter
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from attributary.bundle.bundle import Bundle
+from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import BundleError
 from attributary.index.base import VectorIndex
 from attributary.index.faiss_index import FaissIndex
-from attributary.journal.place import changes_of
 
 from .engine import Engine
 from .golden import verify_golden
@@ -37,9 +37,22 @@ def open_engine(
     `verify` checks every file's SHA-256 and the golden queries; a server always does. `precision` "int8" takes the
     quantised encoder. `open_index` brings another index in the place of the bundle's own, a remote one for
     instance: its codes differ, so it is held to the golden queries' recall instead of to their answers. What the
-    journal beside the bundle says was added and deleted since it was built is applied. Raises BundleError naming the
-    file at fault.
+    bundle's journal says was added and deleted since it was built is applied. Raises BundleError naming the file at
+    fault.
     """
+    return steadily(
+        directory, lambda: _open(directory, limits, encoder_threads, precision, verify, open_index)
+    )
+
+
+def _open(
+    directory: Path | str,
+    limits: Limits | None,
+    encoder_threads: int,
+    precision: Precision,
+    verify: bool,
+    open_index: OpenIndex | None,
+) -> Engine:
     bundle = Bundle.open(directory, verify=verify)
     path = bundle.encoder_path
     if precision == "int8":
@@ -61,13 +74,17 @@ def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify
 
     Raises BundleError.
     """
-    bundle = Bundle.open(directory, verify=verify)
-    entry = bundle.manifest.encoder
-    spec = EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
-    preparer = Preparer(bundle, spec, limits)
-    if changes := changes_of(bundle):
-        preparer.view = preparer.view.apply(changes)
-    return preparer
+
+    def opening() -> Preparer:
+        bundle = Bundle.open(directory, verify=verify)
+        entry = bundle.manifest.encoder
+        spec = EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
+        preparer = Preparer(bundle, spec, limits)
+        if changes := changes_of(bundle):
+            preparer.view = preparer.view.apply(changes)
+        return preparer
+
+    return steadily(directory, opening)
 
 
 def assemble(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from attributary import kernels
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.grown import GrowingArray, Growth
+from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
-from attributary.journal.changes import Changes
 
 from .filters import Allowed, FilterCompiler
 from .types import Filter

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import (
+    CROP,
     SCHEMA_VERSION,
     Calibration,
     EncoderEntry,
@@ -27,6 +29,7 @@ from attributary.bundle.manifest import (
     Manifest,
     SubjectEntry,
 )
+from attributary.delta.journal.place import begin, check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import InvalidArgumentError
 from attributary.index.tuning import TunedIndex
@@ -61,6 +64,7 @@ class Parts:
     student: str
     subject: SubjectEntry
     notes: Mapping[str, str]
+    vectors_made_by: Literal["encoder", "trained"]
 
 
 def require_encoder(directory: Path) -> None:
@@ -73,7 +77,8 @@ def require_encoder(directory: Path) -> None:
 
 
 def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
-    """Write a bundle to `out`, which appears whole or not at all. Raises FileExistsError."""
+    """Write a bundle to `out`, which appears whole or not at all. Raises FileExistsError, PreconditionError."""
+    check_replaceable(out, force)
     with new_directory(out, force) as scratch:
         _copy_encoder(parts.encoder_dir, scratch)
         parts.tuned.index.write(scratch / INDEX)
@@ -85,17 +90,20 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
             version=parts.version,
             subject=parts.subject,
             student=parts.student,
-            encoder=EncoderEntry(preprocessing=PREPROCESSING, **asdict(parts.encoder.spec)),
+            encoder=EncoderEntry(preprocessing=PREPROCESSING, fit=CROP, **asdict(parts.encoder.spec)),
             index=_index_entry(parts.tuned, parts.encoder.spec.digest, parts.vectors),
             calibration=parts.calibration,
             item_count=len(items),
             creator_count=len(items.creator_names),
             files={},
             notes=dict(parts.notes),
+            vectors_made_by=parts.vectors_made_by,
+            delta=True,
         )
         _record_golden(scratch, manifest, items, parts).write(scratch / GOLDEN)
         manifest = replace(manifest, files={path.name: sha256(path) for path in sorted(scratch.iterdir())})
         manifest.write(scratch)
+        begin(scratch, manifest)
     return BuildReport(out, manifest, parts.tuned.met)
 
 

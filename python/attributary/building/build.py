@@ -9,6 +9,7 @@ from pathlib import Path
 from attributary.bundle.bundle import ENCODER, TOKENIZER
 from attributary.bundle.items import ItemTable
 from attributary.bundle.manifest import SubjectEntry
+from attributary.delta.journal.place import check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.index.planning import IndexBudget
@@ -45,8 +46,7 @@ def build_bundle(
     not at all. Raises InvalidArgumentError naming what is wrong, FileExistsError if `out` exists and not `force`.
     """
     workers = workers or os.cpu_count() or 1
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; choose another path or pass --force")
+    check_replaceable(out, force)
     require_encoder(encoder_dir)
     source = read_source(corpus, exclude_creators, limit)
     encoder = OnnxEncoder(encoder_dir / ENCODER, threads=workers)
@@ -69,6 +69,7 @@ def build_bundle(
         student=student,
         subject=subject,
         notes=_notes(corpus, source),
+        vectors_made_by="encoder",
     )
     return write_bundle(parts, out, force)
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from attributary.delta.journal.place import check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
@@ -38,8 +39,7 @@ def build_from_student(
     `attributary-train calibrate fit`, by default the one in the student's folder. Raises InvalidArgumentError where
     parts do not belong together, FileExistsError if `out` exists and not `force`.
     """
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; choose another path or pass --force")
+    check_replaceable(out, force)
     require_encoder(student_dir)
     student = read_student(student_dir)
     shares = CalibrationFile.read(calibration or student_dir / CALIBRATION)
@@ -68,6 +68,7 @@ def build_from_student(
         student=student.name,
         subject=student.subject,
         notes=_notes(student, shares),
+        vectors_made_by=student.vectors_made_by,
     )
     return write_bundle(parts, out, force)
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class StudentFolder:
     vectors_digest: str
     labels_digest: str
     corpus_ids_digest: str
+    vectors_made_by: Literal["encoder", "trained"]  # "encoder": from each item's picture, as a query's is
     ids: NDArray[np.int64]  # [N]
     vectors: NDArray[np.float16]  # [N, D], unit rows
 
@@ -79,6 +80,7 @@ def read_student(directory: Path) -> StudentFolder:
         vectors_digest=sha256(directory / VECTORS),
         labels_digest=str(_entry(facts, "labels", dict, directory).get("digest", "")),
         corpus_ids_digest=str(_entry(facts, "corpus", dict, directory).get("ids_sha256", "")),
+        vectors_made_by="encoder" if facts.get("vectors_made_by") == "encoder" else "trained",
         ids=ids,
         vectors=vectors,
     )

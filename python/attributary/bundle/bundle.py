@@ -13,13 +13,14 @@ from attributary.errors import BundleError
 from .files import verify_files
 from .golden import GOLDEN, Golden
 from .items import ITEMS, ItemTable
-from .manifest import Manifest
+from .manifest import CROP, MANIFEST, Manifest
 
 ENCODER = "encoder.onnx"
 ENCODER_INT8 = "encoder.int8.onnx"
 TOKENIZER = "tokenizer.json"
 INDEX = "index.faiss"
 VECTORS = "vectors.npy"
+DELTA = "delta"
 REQUIRED = (ENCODER, TOKENIZER, INDEX, VECTORS, ITEMS, GOLDEN)
 
 
@@ -38,13 +39,20 @@ class Bundle:
         """Open a bundle directory.
 
         `verify` checks the SHA-256 of every file; skip it only for a bundle that was verified a moment ago. Raises
-        BundleError naming the file at fault: missing, changed, of an unknown schema, or of another encoder.
+        BundleError naming the file at fault: missing, changed, of an unknown schema, or of another encoder. Whoever
+        shows items reads the journal beside this, with `attributary.delta.journal.place.changes_of`.
         """
         directory = Path(directory)
         manifest = Manifest.read(directory)
+        check_delta(directory, manifest)
         for name in REQUIRED:
             if name not in manifest.files:
                 raise BundleError(name, "is not listed in the manifest")
+        if manifest.encoder.fit not in ("", CROP):
+            raise BundleError(
+                MANIFEST,
+                f"encoder.fit is {manifest.encoder.fit!r}, this build knows {CROP!r}; use a matching release",
+            )
         if verify:
             verify_files(directory, manifest.files)
         if manifest.index.encoder_digest != manifest.encoder.digest:
@@ -80,6 +88,22 @@ class Bundle:
     def index_path(self) -> Path:
         """The candidate index."""
         return self.directory / INDEX
+
+
+def delta_path(directory: Path | str, bundle_id: str) -> Path:
+    """The journal of what was added to and deleted from a bundle since its build (`attributary.delta`)."""
+    return Path(directory) / DELTA / f"{bundle_id}.log"
+
+
+def check_delta(directory: Path, manifest: Manifest) -> None:
+    """Raise BundleError if a bundle that has a journal is a copy without it."""
+    path = delta_path(directory, manifest.bundle_id)
+    if manifest.delta and not path.is_file():
+        raise BundleError(
+            f"{DELTA}/{path.name}",
+            "is missing, and with it every deletion since the bundle was built: copy the whole directory (`cp -r`, "
+            "`rsync -a`) from where it came from",
+        )
 
 
 def _strangers(what: str, made_by: str, present: str) -> str:

@@ -47,9 +47,9 @@ def new_directory(target: Path, force: bool = False) -> Iterator[Path]:
     try:
         yield scratch
         for path in scratch.iterdir():
-            _sync(path)
+            sync(path)
         scratch.chmod(0o755)
-        _sync(scratch)
+        sync(scratch)
         if target.exists():
             retired = scratch.with_name(scratch.name + ".old")
             target.rename(retired)
@@ -57,15 +57,31 @@ def new_directory(target: Path, force: bool = False) -> Iterator[Path]:
             shutil.rmtree(retired)
         else:
             scratch.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a directory, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole, or is replaced whole, durably. Raises OSError, and then nothing has changed."""
+    scratch = path.with_name(path.name + ".new")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync(path.parent)

@@ -10,8 +10,12 @@ from typing import Any, get_origin, get_type_hints
 
 from attributary.errors import BundleError
 
+from .files import write_whole
+
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+# How a picture becomes the encoder's square: its short side is scaled, and the centre of the long one is kept.
+CROP = "crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,9 @@ class EncoderEntry:
     dim: int
     image_size: int  # pixels
     max_tokens: int
-    preprocessing: str  # e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+    preprocessing: str  # in words, e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+    # How any picture, item or query, becomes a square. Empty in bundles from before it was named: queries were cropped.
+    fit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,9 @@ class Manifest:
     creator_count: int
     files: dict[str, str]  # name -> SHA-256, hex; every file of the bundle but this one
     notes: dict[str, str] = field(default_factory=dict)
+    vectors_made_by: str = ""  # "encoder", "trained", or empty in bundles from before it was said
+    withheld_count: int = 0  # rows of deleted items, whose vectors count in the sum of shares only
+    delta: bool = False  # whether `delta/<id>.log` is part of the bundle; no part of the id
 
     @property
     def bundle_id(self) -> str:
@@ -95,8 +104,9 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`, the last file of a bundle to appear."""
-        text = json.dumps({"bundle_id": self.bundle_id, **_plain(self)}, indent=2, ensure_ascii=False)
-        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        told = {"bundle_id": self.bundle_id, **_plain(self)} | ({"delta": True} if self.delta else {})
+        text = json.dumps(told, indent=2, ensure_ascii=False)
+        write_whole(directory / MANIFEST, (text + "\n").encode())
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -127,8 +137,14 @@ class Manifest:
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as JSON. A floor of 0 is left out, so that bundles from before it was there keep their ids."""
+    """What the id is made of. Defaults of later entries are left out, so that bundles from before keep their ids."""
     told = asdict(manifest)
+    del told["delta"]
+    for name in ("vectors_made_by", "withheld_count"):
+        if not told[name]:
+            del told[name]
+    if not told["encoder"]["fit"]:
+        del told["encoder"]["fit"]
     for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
         if shares["diffuse_floor"] == 0:
             del shares["diffuse_floor"]
@@ -165,6 +181,8 @@ def _value(hint: Any, raw: object, where: str) -> Any:
         if not isinstance(raw, dict) or not all(isinstance(part, str) for part in raw.values()):
             raise BundleError(MANIFEST, f"{where} must map names to strings")
         return dict(raw)
+    if hint is bool and isinstance(raw, bool):
+        return raw
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if not isinstance(raw, hint) or isinstance(raw, bool):

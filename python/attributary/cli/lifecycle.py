@@ -1,4 +1,4 @@
-"""`attributary bundle add|delete|compact|log`: a bundle after its build, in place or through a running server."""
+"""`attributary bundle add|delete|compact|adopt|log`: a bundle after its build, in place or through a running server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import click
 from attributary.bundle.bundle import Bundle
 from attributary.client.admin import Added, Addition, AdminClient
 from attributary.client.channel import Tls
+from attributary.delta.items import NewItem
+from attributary.delta.journal.log import read
+from attributary.delta.journal.place import changes_of
+from attributary.delta.journal.records import Changes, Entry, fold, replay
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
-from attributary.journal.changes import fold, replay
-from attributary.journal.log import read
-from attributary.journal.place import changes_of
-from attributary.journal.records import Entry
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
+from attributary.plain import json_line, plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,9 +97,9 @@ def add_command(
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
-                click.echo(json.dumps({"refused": item.id, "reason": str(outcome)}, ensure_ascii=False))
+                click.echo(json_line({"refused": item.id, "reason": str(outcome)}))
             else:
-                click.echo(f"item {item.id}: {outcome}", err=True)
+                click.echo(f"item {item.id}: {plain(str(outcome))}", err=True)
         else:
             added += 1
             if as_json:
@@ -184,6 +184,14 @@ def compact_command(
         click.echo(f"bundle {parent} became {bundle_id}: {added} items added, {deleted} deleted")
 
 
+@click.command("adopt")
+@click.argument("bundle", type=click.Path(path_type=Path))
+def adopt_command(bundle: Path) -> None:
+    """Move the journal that an older release kept beside BUNDLE into it."""
+    with Store(bundle) as store:
+        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.view.revision}")
+
+
 @click.command("log")
 @_where
 def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | None, as_json: bool) -> None:
@@ -200,21 +208,23 @@ def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | No
         lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
     for line in lines:
         if as_json:
-            click.echo(json.dumps(line, ensure_ascii=False))
+            click.echo(json_line(line))
         else:
             what = (
                 line["what"]
                 or f"ids {', '.join(map(str, line['ids'][:5]))}{' ...' if line['items'] > 5 else ''}"
             )
             done = f"{line['kind']} {line['items']}  {what}  ({line['why']})"
-            click.echo(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}")
+            # A reason or a name that holds a newline would forge lines of the audit.
+            click.echo(plain(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}"))
 
 
 def _entries(place: Path | None) -> list[Entry]:
     if place is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     if place.is_file():
-        return fold(*replay(place, read(place)[0])).entries
+        opened, records = replay(place, read(place)[0])
+        return fold(Changes.after(opened), records).entries
     changes = changes_of(Bundle.open(place, verify=False))
     return [] if changes is None else changes.entries
 

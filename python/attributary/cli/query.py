@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +12,8 @@ from attributary.attribution.types import Filter
 from attributary.client.channel import Tls
 from attributary.client.sync import Client
 from attributary.client.types import Answer
+from attributary.errors import AttributaryError, UnavailableError
+from attributary.plain import json_line, plain
 
 from .show import answer_json, answer_table
 
@@ -55,24 +57,45 @@ def query_command(
     sheet: Path | None,
     pictures: Path | None,
 ) -> None:
-    """Attribute IMAGES (JPEG, PNG, WebP, GIF or BMP) at a running gateway."""
+    """Attribute IMAGES (JPEG, PNG, WebP, GIF, BMP or AVIF) at a running gateway.
+
+    Each gets an answer, or an error with its name; ends with status 2 if there was one.
+    """
     wanted = Filter(include_creator, exclude_creator, include_licence, exclude_licence)
     console = Console()
     answers: list[tuple[Path, Answer]] = []
+    failed = 0
+    away: UnavailableError | None = None
     tls = None if tls_ca is None else Tls(ca=tls_ca)
     with Client(address, tls=tls, token=token, timeout_s=timeout_s) as client:
         for image in images:
-            answer = client.attribute(
-                image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings, bundle_id=bundle
-            )
+            try:
+                if away is not None:
+                    # It was waited for once.
+                    raise away
+                answer = client.attribute(
+                    image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings, bundle_id=bundle
+                )
+            except AttributaryError as error:
+                if len(images) == 1 and not as_json:
+                    raise
+                failed += 1
+                away = error if isinstance(error, UnavailableError) else None
+                if as_json:
+                    click.echo(json_line({"image": str(image), "error": str(error)}))
+                else:
+                    click.echo(f"attributary: {plain(str(image))}: {plain(str(error))}", err=True)
+                continue
             answers.append((image, answer))
             if as_json:
-                click.echo(json.dumps({"image": str(image), **answer_json(answer)}, ensure_ascii=False))
+                click.echo(json_line({"image": str(image), **answer_json(answer)}))
             else:
                 console.print(answer_table(image.name, answer))
-    if sheet is not None:
+    if sheet is not None and answers:
         from .sheet import Row, contact_sheet, read_corpus_pictures
 
         rows = [Row(picture=image.read_bytes(), title=image.name, answer=answer) for image, answer in answers]
         contact_sheet(rows, read_corpus_pictures(pictures)).save(sheet)
         click.echo(f"wrote {sheet}", err=as_json)
+    if failed:
+        sys.exit(2)

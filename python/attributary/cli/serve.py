@@ -14,12 +14,12 @@ import click
 from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.bundles import OpenBundle
 from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.server import serve
-from attributary.lifecycle.store import Store
 
 from .index import milvus_options, opener
 

@@ -17,7 +17,7 @@ from .errors import from_result
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """An item to add; `picture` is encoded (JPEG, PNG, WebP, GIF or BMP)."""
+    """An item to add; `picture` is encoded (JPEG, PNG, WebP, GIF, BMP or AVIF)."""
 
     id: int
     picture: bytes

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
+from attributary.proxy import proxy_of
 from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
@@ -43,7 +44,8 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        given = channel.options(retry)
+        self._proxy = proxy_of(address)
+        given = channel.options(address, retry)
         self._channel = (
             aio.insecure_channel(address, given)
             if tls is None
@@ -104,7 +106,7 @@ class AsyncClient:
                 raise failure[0] from None
             raise
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
         finally:
             call.cancel()
 
@@ -167,7 +169,7 @@ class AsyncClient:
                 call.request, timeout=timeout, metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return call.read(reply)
 
 

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
+from attributary.proxy import proxy_of
+
 from . import channel
 from .calls import Call
 from .errors import from_rpc
@@ -29,7 +31,8 @@ class Connection:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        given = channel.options(retry)
+        self._proxy = proxy_of(address)
+        given = channel.options(address, retry)
         self._channel = (
             grpc.insecure_channel(address, given)
             if tls is None
@@ -54,7 +57,7 @@ class Connection:
         try:
             reply = getattr(self._stub, call.method)(call.request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._proxy) from None
         return call.read(reply)
 
     def _converse(self, method: str, requests: Iterator[Any], timeout_s: float) -> Iterator[Any]:
@@ -72,6 +75,6 @@ class Connection:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
         finally:
             call.cancel()

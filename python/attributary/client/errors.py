@@ -20,6 +20,7 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
+from attributary.proxy import blamed
 from attributary.v1 import attribution_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -36,11 +37,14 @@ class ServerError(AttributaryError):
         self.message = message
 
 
-def from_rpc(error: grpc.RpcError) -> AttributaryError:
-    """Return the error that a failed call stands for."""
+def from_rpc(error: grpc.RpcError, proxy: str = "") -> AttributaryError:
+    """Return the error that a failed call stands for; `proxy` is what stood between, if anything did."""
     # Every RpcError that a call raises has these; the type stubs do not know.
     call: Any = error
-    return _error(call.code().name, str(call.details() or ""), _status(call.trailing_metadata()))
+    code, details = call.code().name, str(call.details() or "")
+    if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        details = blamed(details, proxy)
+    return _error(code, details, _status(call.trailing_metadata()))
 
 
 def from_result(error: pb.Error) -> AttributaryError:

@@ -26,22 +26,25 @@ _MOST = 2**32 - 1
 
 
 def to_query(query: Query) -> pb.Query:
-    """Return the message of a query."""
+    """Return the message of a query; raises InvalidArgumentError for a prompt that is no text."""
+    prompt = _text(query.prompt, "query.prompt")
     if query.embedding is not None:
-        return pb.Query(embedding=_embedding(query), prompt=query.prompt)
+        return pb.Query(embedding=_embedding(query), prompt=prompt)
     if query.pixels is not None:
         height, width = query.pixels.shape[:2]
         pixels = pb.Pixels(data=query.pixels.tobytes(), height=height, width=width)
-        return pb.Query(pixels=pixels, prompt=query.prompt)
+        return pb.Query(pixels=pixels, prompt=prompt)
     if query.image is not None:
-        return pb.Query(image=query.image, prompt=query.prompt)
-    return pb.Query(prompt=query.prompt)
+        return pb.Query(image=query.image, prompt=prompt)
+    return pb.Query(prompt=prompt)
 
 
 def attribute_request(query: Query, asked: Asked) -> pb.AttributeRequest:
     """Return the message of one query; raises InvalidArgumentError for what cannot be sent."""
     return pb.AttributeRequest(
-        query=to_query(query), options=_options(asked), bundle_id=asked.get("bundle_id", "")
+        query=to_query(query),
+        options=_options(asked),
+        bundle_id=_text(asked.get("bundle_id", ""), "bundle_id"),
     )
 
 
@@ -50,7 +53,7 @@ def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRe
     return pb.AttributeBatchRequest(
         queries=[to_query(query) for query in queries],
         options=_options(asked),
-        bundle_id=asked.get("bundle_id", ""),
+        bundle_id=_text(asked.get("bundle_id", ""), "bundle_id"),
     )
 
 
@@ -177,13 +180,27 @@ def _options(asked: Asked) -> pb.Options:
     if filter_:
         message.filter.CopyFrom(
             pb.Filter(
-                include_creators=filter_.include_creators,
-                exclude_creators=filter_.exclude_creators,
-                include_licences=filter_.include_licences,
-                exclude_licences=filter_.exclude_licences,
+                **{
+                    name: [_text(value, f"options.filter.{name}") for value in getattr(filter_, name)]
+                    for name in (
+                        "include_creators",
+                        "exclude_creators",
+                        "include_licences",
+                        "exclude_licences",
+                    )
+                }
             )
         )
     return message
+
+
+def _text(value: str, field: str) -> str:
+    """Return a text that can be sent; what a shell or a file gave may hold bytes that are none."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(field, f"is not valid Unicode at character {error.start}") from None
+    return value
 
 
 def _embedding(query: Query) -> pb.Embedding:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from itertools import groupby
 
+from attributary.delta.items import NewItem
 from attributary.errors import AttributaryError, InvalidArgumentError
-from attributary.lifecycle.items import NewItem
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate

@@ -14,11 +14,11 @@ import grpc
 import structlog
 
 from attributary.attribution.prepare import Preparer
+from attributary.delta.items import NewItem
+from attributary.delta.journal.records import Entry
+from attributary.delta.selection import Selection
+from attributary.delta.store import AddResult, CompactResult, DeleteResult, Store
 from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
-from attributary.journal.records import Entry
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import AddResult, CompactResult, DeleteResult, Store
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate

@@ -138,6 +138,10 @@ class GatewayConfig:
     max_added_items: int = field(
         default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
     )
+    follow_poll_s: float = field(
+        default=0.5,
+        metadata={"help": "how often the bundle's changes by another process are looked for; 0: never"},
+    )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
     log_format: str = field(default="json", metadata={"help": "json or console"})
@@ -184,9 +188,9 @@ _LEAST: dict[str, float] = {
     "prepare_threads": 0, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
     "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
-    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "single_share": 0, "max_streams": 1,
-    "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1, "max_connection_age_s": 1,
-    "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
+    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,
+    "max_streams": 1, "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1,
+    "max_connection_age_s": 1, "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
 }  # fmt: skip
 _CHOICES = {
     "event_loop": ("uvloop", "asyncio"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.view import View
-from attributary.journal.changes import Changes
+from attributary.delta.journal.records import Changes
 
 
 def inherit_deletions(engine: Preparer, successor: View) -> bool:

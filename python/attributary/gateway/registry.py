@@ -20,8 +20,8 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.view import View
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
-from attributary.lifecycle.store import Store
 
 from .inherit import inherit_deletions
 from .pipeline import Pipeline
@@ -164,11 +164,18 @@ class Registry:
 
     def follow(self, store: Store, engine: Preparer) -> None:
         """Serve the engine that a store has made of its bundle, in the place of the one before."""
-        before = next((served for served in self._bundles.values() if served.store is store), None)
+        self._succeed(engine, lambda served: served.store is store)
+
+    def replace(self, before: Preparer, engine: Preparer) -> None:
+        """Serve `engine` in the place of another one, if that one still serves."""
+        self._succeed(engine, lambda served: served.pipeline.engine is before)
+
+    def _succeed(self, engine: Preparer, is_before: Callable[[Served], bool]) -> None:
+        before = next(filter(is_before, self._bundles.values()), None)
         if before is None or before.draining:
             # Unloaded meanwhile: the new bundle is on the disk, and nobody asks for it here.
             return
-        served = self.add(engine, store)
+        served = self.add(engine, before.store)
         if before is not served and before.bundle_id != served.bundle_id:
             self._move(before, served, None)
 

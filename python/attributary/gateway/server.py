@@ -18,8 +18,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from attributary.attribution.prepare import Preparer
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
-from attributary.lifecycle.store import Store
 
 from . import admin, health, logs
 from .additions import AdditionHandler
@@ -28,6 +28,7 @@ from .auth import Gate, server_context, server_credentials
 from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
+from .following import HEALTH, Following
 from .metrics import Metrics
 from .pipeline import LANES, Pipeline
 from .registry import DEFAULT_ALIAS, Opened, Registry
@@ -55,7 +56,7 @@ def serve(
 
     `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
     through its health. `store` is what the admin service changes, if the config turns it on; it is closed at the end.
-    `more` is further bundles.
+    Changes by other processes are followed for bundles without one. `more` is further bundles.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
@@ -81,20 +82,20 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def check_host(host: str) -> None:
-    """Raise InvalidArgumentError if nobody knows the host to listen on."""
-    try:
-        socket.getaddrinfo(host.strip("[]"), None)
-    except OSError as error:
-        raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
-
-
 class More(TypedDict, total=False):
     """Bundles beside the one that a gateway begins with."""
 
     alias: str  # of the one it begins with, which is the default
     others: Mapping[str, Opened]  # by alias
     open_bundle: OpenBundle  # for LoadBundle; blocks
+
+
+def check_host(host: str) -> None:
+    """Raise InvalidArgumentError if nobody knows the host to listen on."""
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
 
 
 class Gateway:
@@ -113,6 +114,7 @@ class Gateway:
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
+        self._following: tuple[Following, asyncio.Task[None]] | None = None
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
@@ -173,6 +175,11 @@ class Gateway:
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
             self._look_after_others(self._link)
+        self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        if self.config.follow_poll_s and (self._open_bundle or self._link):
+            following = self._follow()
+            await following.look()
+            self._following = following, asyncio.create_task(following.run())
 
     def _look_after_others(self, link: Link) -> None:
         """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
@@ -201,12 +208,40 @@ class Gateway:
     def _pipeline(self, engine: Preparer) -> Pipeline:
         return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None))
 
+    def _follow(self) -> Following:
+        async def flip(before: Preparer, engine: Preparer) -> None:
+            self.registry.replace(before, engine)
+
+        async def say(following: bool) -> None:
+            states = health_pb2.HealthCheckResponse
+            self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
+
+        open_bundle = self._open_bundle
+        return Following(
+            # A bundle with a store is changed here; one that drains takes over the deletions of the one in its place.
+            lambda: [
+                served.pipeline.engine
+                for served in self.registry.bundles
+                if served.store is None and not served.draining
+            ],
+            flip,
+            say,
+            self.metrics,
+            poll_s=self.config.follow_poll_s,
+            reopen=None if self._link or open_bundle is None else lambda place: open_bundle(place).engine,
+        )
+
     async def drain(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end.
 
         Calls that outlast the grace, and all that come meanwhile, end as UNAVAILABLE.
         """
         self._health.end()
+        if self._following is not None:
+            following, task = self._following
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await following.close()
         await self._until_cut(self.config.drain_notice_s)
         for served in self.registry.bundles:
             if served.store is not None:
@@ -254,7 +289,7 @@ class Gateway:
             health.health_handlers(self._health, front),
         ]
         if self._gate.has_admins:
-            handlers.append(self._admin(front))
+            handlers.append(self._admin())
             self._names.append(admin.SERVICE)
         if self.config.reflection:
             self._names.append(reflection.SERVICE_NAME)
@@ -262,7 +297,7 @@ class Gateway:
         server.add_generic_rpc_handlers((*handlers, Unknown(self.metrics)))
         return server
 
-    def _admin(self, front: Front) -> grpc.GenericRpcHandler:
+    def _admin(self) -> grpc.GenericRpcHandler:
         changes = admin.Changes(self.registry)
         additions = AdditionHandler(changes, self.admission, self.config)
         bundles = BundleService(
@@ -274,7 +309,7 @@ class Gateway:
         return admin.method_handlers(
             admin.AdminService(changes, self.admission),
             {"AddItem": additions.add_item, **bundles.methods},
-            front,
+            self._front,
             additions.converse,
         )
 
@@ -331,6 +366,11 @@ class Gateway:
         )
         self.metrics.watch(
             "attributary_inflight_bytes", "Bytes of admitted requests.", lambda: self.admission.bytes_in_use
+        )
+        self.metrics.watch(
+            "attributary_delta_revision",
+            "Revision of the bundle that is served: grows with every change.",
+            lambda: self.registry.current.engine.view.revision,
         )
         self.metrics.watch(
             "attributary_wait_seconds",

@@ -17,9 +17,9 @@ from attributary.attribution.types import Attribution, Filter, Limits, Prepared
 from attributary.attribution.view import Candidates, View
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.golden import GOLDEN
+from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
 from attributary.errors import BundleError, PreconditionError, UnavailableError
-from attributary.journal.place import changes_of
 
 from .client import ModelTimes, TritonClient
 from .names import DOORS, model_name
@@ -219,11 +219,14 @@ class TritonLink:
         self._limits = limits
 
     def open(self, directory: Path | str) -> TritonEngine:
-        """Open a bundle for its items, tokenizer and filters; every hash is checked.
+        """Open a bundle for its items, tokenizer and filters, with its changes; every hash is checked.
 
         What was added and deleted since it was built is applied here: Triton's models know the bundle as it was
         built. Raises BundleError.
         """
+        return steadily(directory, lambda: self._open(directory))
+
+    def _open(self, directory: Path | str) -> TritonEngine:
         bundle = Bundle.open(directory)
         engine = TritonEngine(bundle, self.client, self._limits)
         if changes := changes_of(bundle):

@@ -13,6 +13,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2_grpc
 
 from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.proxy import channel_options
 
 _DNS: Final = "dns:///"
 # A replica that is new gets its first request so much later at most.
@@ -92,7 +93,7 @@ class Replicas:
             task.add_done_callback(self._closing.discard)
         for address in wanted:
             if address not in self._servers:
-                channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+                channel = grpc.aio.insecure_channel(address, options=(*_CHANNEL, *channel_options(address)))
                 self._servers[address] = channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Filter, Limits, Options, Query
+from attributary.delta.journal.records import Changes, Deleted
 from attributary.errors import AttributaryError, InvalidArgumentError, NotFoundError
-from attributary.journal.changes import Changes
-from attributary.journal.records import Deleted
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from attributary.batch.plan import make_plan
 from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 
 SETTINGS = Settings(rows_per_shard=8, batch_size=3)
 

@@ -13,9 +13,9 @@ from attributary.attribution.types import Options, Query
 from attributary.building import build_from_student
 from attributary.building.source import read_rows
 from attributary.building.student import read_student
+from attributary.delta.items import NewItem
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.store import Store
 
 _SUPPORT = Path(__file__).parents[2] / "support" / "students.py"
 _spec = importlib.util.spec_from_file_location("students", _SUPPORT)

@@ -52,11 +52,11 @@ class FakeEngine:
             row_of=self.row_of,
             item_count=3,
             creator_count=2,
+            candidate_count=3,
             revision=0,
             added_count=0,
             deleted_count=0,
             deleted={},
-            candidate_count=3,
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -131,15 +131,7 @@ def _answer(prepared):
     prepared.timings.search = 0.5
     item = AttributedItem(7, 1, _value(prepared), 0.25, "a cat", "Ann", "CC0-1.0", "file:cat.png")
     creators = (CreatorShare("Ann", 0.25, 1),)
-    return Attribution(
-        items=(item,),
-        creators=creators,
-        diffuse_share=0.75,
-        withheld_share=0.0,
-        out_of_distribution=False,
-        revision=0,
-        timings=prepared.timings,
-    )
+    return Attribution((item,), creators, 0.5, 0.25, False, 3, prepared.timings)
 
 
 @pytest.fixture

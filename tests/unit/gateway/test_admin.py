@@ -12,6 +12,7 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.client import AsyncClient, ServerError
 from attributary.client.admin import Added, Addition, AdminClient
+from attributary.delta.store import Store
 from attributary.errors import (
     AlreadyExistsError,
     DeletedError,
@@ -23,7 +24,6 @@ from attributary.errors import (
 from attributary.gateway import admin as admin_module
 from attributary.gateway import calls
 from attributary.gateway.auth import read_admin_tokens
-from attributary.lifecycle.store import Store
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
 from tests.conftest import server_process
@@ -323,7 +323,7 @@ async def test_a_swap_under_load_fails_no_request(serve, bundle_dir, tokens, add
 async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
     serve, bundle_dir, tokens, addition, monkeypatch
 ):
-    from attributary.lifecycle import store as module
+    from attributary.delta import store as module
 
     store = Store(bundle_dir, open_engine)
     gateway, _ = await serve(store.engine, store=store, admin_tokens_file=tokens)

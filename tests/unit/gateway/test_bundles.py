@@ -11,6 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from attributary.attribution.open import open_engine
 from attributary.client import ServerError
 from attributary.client.admin import Added, Addition, AdminClient
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -18,8 +20,6 @@ from attributary.errors import (
     PreconditionError,
 )
 from attributary.gateway.registry import Opened
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 
 TOKEN = "s3cret"
 

@@ -7,10 +7,10 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.client import AsyncClient, Client
+from attributary.delta.items import NewItem
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
-from attributary.lifecycle.items import NewItem
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 
 
 @pytest.fixture

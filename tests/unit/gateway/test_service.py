@@ -32,7 +32,7 @@ async def test_attribute_answers_with_everything(serve, engine, vector):
     _, client = await serve(engine)
     answer = await client.attribute(embedding=vector(0.5), timings=True)
     assert [(item.id, item.rank, item.similarity) for item in answer.items] == [(7, 1, 0.5)]
-    assert (answer.creators[0].creator, answer.diffuse_share) == ("Ann", 0.75)
+    assert (answer.creators[0].creator, answer.diffuse_share) == ("Ann", 0.5)
     assert (answer.bundle_id, answer.bundle_version) == ("00000000000000aa", "1")
     assert answer.timings.search == 0.5
     assert answer.timings.total > 0

@@ -91,18 +91,19 @@ def test_answer_and_timings():
     answer = Attribution(
         (AttributedItem(7, 1, 0.5, 0.25, "a cat", "Ann", "MIT", "file:x"),),
         (CreatorShare("Ann", 0.25, 3),),
-        diffuse_share=0.7,
-        withheld_share=0.05,
-        out_of_distribution=True,
-        revision=3,
-        timings=timings,
+        0.5,
+        0.25,
+        True,
+        3,
+        timings,
     )
     reply = translate.from_attribution(answer, "id", "v")
     assert reply.items[0] == pb.AttributedItem(
         id=7, rank=1, similarity=0.5, share=0.25, caption="a cat", creator="Ann", licence="MIT", uri="file:x"
     )
     assert reply.creators[0] == pb.CreatorShare(creator="Ann", share=0.25, item_count=3)
-    assert (round(reply.diffuse_share, 6), reply.out_of_distribution) == (0.7, True)
+    assert (reply.diffuse_share, reply.withheld_share, reply.out_of_distribution) == (0.5, 0.25, True)
+    assert reply.revision == 3
     assert (reply.bundle_id, reply.bundle_version) == ("id", "v")
     assert not reply.HasField("timings")
     assert translate.from_timings(timings, 10) == pb.Timings(

@@ -1,0 +1,1 @@
+"""What happened to a bundle since its build: the journal, its one writer, followers, compaction."""

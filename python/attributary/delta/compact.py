@@ -1,0 +1,131 @@
+"""A new bundle from a view: deleted items left out, added ones built in, everything that hangs on them made anew.
+
+The index keeps its training: codes are made again, cells and codebooks stay. Calibration carries over, since encoder
+and kind of pictures stay; golden queries are asked again and recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.golden import golden_queries, make_golden
+from attributary.attribution.view import View
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
+from attributary.bundle.files import new_directory, sha256
+from attributary.bundle.golden import GOLDEN
+from attributary.bundle.items import ITEMS, SCHEMA, ItemTable
+from attributary.bundle.manifest import IndexEntry, Manifest
+from attributary.encoder.base import Encoder
+from attributary.index.faiss_index import FaissIndex
+from attributary.index.tuning import RECALL_AT, exact_neighbours, recall
+
+from .journal.place import begin
+from .journal.records import Opened
+
+_BLOCK = 65_536
+_PROBES = 1_000
+# Between an item and a probe of it; what a cropped and recoloured copy is of its original, about.
+_PROBE_COSINE = 0.8
+HOW_MEASURED = f"{_PROBES} items with noise, cosine {_PROBE_COSINE} to the item"
+
+
+def compacted(
+    view: View,
+    encoder: Encoder,
+    out: Path,
+    opened: Callable[[Manifest], Opened],
+    check: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Write a view as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
+
+    `encoder` is the one that made the vectors, `opened` says with what the new bundle's journal begins. `check` is
+    called now and then and may raise to give up. Raises OSError, BundleError.
+    """
+    bundle = view.bundle
+    old = bundle.manifest
+    rows = np.arange(len(bundle.items)) if view.alive is None else np.flatnonzero(view.alive)
+    with new_directory(out, force=True) as scratch:
+        for name in (ENCODER, TOKENIZER, ENCODER_INT8):
+            if name in old.files:
+                _link(bundle.directory / name, scratch / name)
+        table = _table(bundle, rows)
+        pq.write_table(table, scratch / ITEMS, compression="zstd")
+        vectors = _write_vectors(view, rows, scratch / VECTORS, check)
+        index = FaissIndex.read(bundle.index_path, old.index.nprobe)
+        index.refill(vectors, check)
+        index.write(scratch / INDEX)
+        items = ItemTable(table)
+        manifest = replace(
+            old,
+            index=_measured(old.index, index, vectors, (scratch / INDEX).stat().st_size),
+            item_count=len(items),
+            creator_count=len(items.creator_names),
+            files={},
+            delta=True,
+            notes={**old.notes, "compacted_from": old.bundle_id, "recall_measured_on": HOW_MEASURED},
+        )
+        check()
+        engine = Engine(Bundle(bundle.directory, manifest, items, vectors, bundle.golden), encoder, index)
+        make_golden(engine, golden_queries(bundle.golden, 1)).write(scratch / GOLDEN)
+        manifest = replace(manifest, files={path.name: sha256(path) for path in sorted(scratch.iterdir())})
+        manifest.write(scratch)
+        begin(scratch, manifest, opened(manifest))
+    return manifest
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name where that can be; files of a bundle never change."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _table(bundle: Bundle, rows: NDArray[np.int64]) -> pa.Table:
+    built = pq.read_table(bundle.directory / ITEMS).select(SCHEMA.names).cast(SCHEMA)
+    split = len(built)
+    added = [bundle.items.record(row).fields() for row in rows[rows >= split].tolist()]
+    return pa.concat_tables(
+        [built.take(rows[rows < split]), pa.Table.from_pylist(added, schema=SCHEMA)]
+    ).combine_chunks()
+
+
+def _write_vectors(
+    view: View, rows: NDArray[np.int64], path: Path, check: Callable[[], None]
+) -> NDArray[np.float16]:
+    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), view.bundle.manifest.encoder.dim)}
+    # Written, not mapped: a full disk is an error here, and the end of the process there.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(rows), _BLOCK):
+            check()
+            file.write(view.vectors_of(rows[start : start + _BLOCK]).data)
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _measured(entry: IndexEntry, index: FaissIndex, vectors: NDArray[np.float16], size: int) -> IndexEntry:
+    """The index's entry with the recall that it reaches on the new vectors."""
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(len(vectors), min(_PROBES, len(vectors)), replace=False))
+    noise = rng.standard_normal((len(chosen), vectors.shape[1])).astype(np.float32)
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    probes = _PROBE_COSINE * vectors[chosen].astype(np.float32) + (1 - _PROBE_COSINE**2) ** 0.5 * noise
+    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
+    candidates = min(entry.candidates, len(vectors))
+    reached = recall(index.search(probes, candidates), exact_neighbours(vectors, probes, RECALL_AT))
+    return replace(
+        entry,
+        recall_at_10=round(reached, 4),
+        recall_queries=len(probes),
+        bytes_per_item=round(size / len(vectors), 1),
+    )

@@ -1,0 +1,161 @@
+"""A reader that stays: what the bundle's one writer acknowledges is applied here, wherever that writer runs.
+
+Nothing but files is needed, read-only, and nothing is asked of the writer: now and then the journal's size is looked
+at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Final, Literal
+
+from attributary.attribution.prepare import Preparer
+from attributary.bundle.bundle import check_delta, delta_path
+from attributary.bundle.manifest import MANIFEST, Manifest
+from attributary.errors import BundleError, PreconditionError
+
+from .journal.log import Reader
+from .journal.place import check_opened
+from .journal.records import Added, Changes, Deleted, Opened, fold, replay
+
+State = Literal["following", "behind", "damaged"]
+STATES: Final[tuple[State, ...]] = ("following", "behind", "damaged")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a follower is."""
+
+    state: State
+    revision: int  # that is served
+    behind_s: float  # seconds since everything that was acknowledged was served
+    reason: str  # why it does not follow; empty where it does
+
+
+class Follower:
+    """Keeps one engine at what its bundle's journal says. `look` is called again and again, by one thread at a time."""
+
+    def __init__(self, engine: Preparer, clock: Callable[[], float] = monotonic) -> None:
+        """`engine` was opened from its bundle's directory, with the changes of that moment."""
+        self.engine = engine
+        self.directory = Path(engine.bundle.directory).resolve()
+        self._journal = _Journal(self.directory, engine.bundle.manifest)
+        self._partial = False  # whether additions are missing that only the compacted bundle has
+        self._clock = clock
+        self._whole_at = clock()
+        self._state: State = "following"
+        self._reason = ""
+
+    @property
+    def status(self) -> Status:
+        """How far it is, and why it is no further."""
+        behind = 0.0 if self._state == "following" else self._clock() - self._whole_at
+        return Status(self._state, self.engine.view.revision, behind, self._reason)
+
+    @property
+    def successor(self) -> str:
+        """Id of the bundle that a compaction has put in the place of the engine's; empty where none has."""
+        found = self._journal.bundle_id
+        return "" if found == self.engine.bundle.manifest.bundle_id else found
+
+    def look(self) -> None:
+        """Apply what has come. Raises nothing that a file can cause: `status` has it, and the view stays as it was."""
+        try:
+            self._apply(self._more())
+            if self._partial:
+                raise PreconditionError(
+                    "bundle",
+                    f"additions went into bundle {self.successor} before they were read here; it is to be opened",
+                )
+        except BundleError as error:
+            self._state, self._reason = "damaged", str(error)
+        except (PreconditionError, OSError) as error:
+            self._state, self._reason = "behind", str(error)
+        else:
+            self._state, self._reason, self._whole_at = "following", "", self._clock()
+
+    def _more(self) -> list[tuple[int, Added | Deleted]]:
+        try:
+            return self._journal.more()
+        except FileNotFoundError:
+            pass
+        if not (self.directory / MANIFEST).is_file():
+            raise PreconditionError("bundle", f"{self.directory} is not there")
+        manifest = Manifest.read(self.directory)
+        if manifest.bundle_id == self._journal.bundle_id:
+            check_delta(self.directory, manifest)
+            # Nobody has ever opened it for changes.
+            return []
+        return self._go_over(manifest)
+
+    def _go_over(self, manifest: Manifest) -> list[tuple[int, Added | Deleted]]:
+        """Go on in the journal of the compacted bundle: revisions go on, too."""
+        journal = _Journal(self.directory, manifest)
+        records = journal.more()
+        opened = journal.opened
+        assert opened is not None
+        before = f"{self._journal.bundle_id} -> "
+        if not any(entry.kind == "compact" and entry.what.startswith(before) for entry in opened.past):
+            raise BundleError(
+                MANIFEST,
+                f"{self.directory} holds bundle {manifest.bundle_id}, which was not compacted from "
+                f"{self._journal.bundle_id}; start the server anew to serve it",
+            )
+        missed = [entry for entry in opened.past if self.engine.view.revision < entry.revision]
+        # The audit has the ids of what was deleted; what was added is in the new bundle alone.
+        self._partial |= any(entry.kind == "add" for entry in missed)
+        self._journal = journal
+        gone = [
+            (entry.revision, Deleted(entry.at, entry.who, entry.why, entry.what, entry.ids))
+            for entry in missed
+            if entry.kind == "delete"
+        ]
+        return gone + records
+
+    def _apply(self, found: Sequence[tuple[int, Added | Deleted]]) -> None:
+        """One step, whatever it holds: a query sees all of it or nothing."""
+        view = self.engine.view
+        news = [(revision, record) for revision, record in found if revision > view.revision]
+        if not news:
+            return
+        step = fold(Changes(view.revision, view.bundle.manifest.encoder.dim), [record for _, record in news])
+        if self._partial:
+            # Deletions hold at once all the same.
+            entries = [entry for entry in step.entries if entry.kind == "delete"]
+            step = Changes(view.revision, step.dim, deleted=step.deleted, entries=entries)
+        else:
+            step.revision = news[-1][0]
+        self.engine.view = view.apply(step)
+
+
+class _Journal:
+    """One bundle's journal, as far as it was read."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.bundle_id = manifest.bundle_id
+        self.opened: Opened | None = None
+        self._manifest = manifest
+        self._reader = Reader(delta_path(directory, manifest.bundle_id))
+        self._revision = 0
+
+    def more(self) -> list[tuple[int, Added | Deleted]]:
+        """Records that have come since the last call, with their revisions; raises what `Reader.more` does."""
+        end = self._reader.end
+        payloads = self._reader.more()
+        if not payloads:
+            return []
+        try:
+            opened, records = replay(self._reader.path, payloads, self.opened)
+            if self.opened is None:
+                check_opened(self._reader.path, opened, self._manifest)
+                self.opened, self._revision = opened, opened.revision
+        except BundleError:
+            # To be looked at, and complained of, again.
+            self._reader.back_to(end)
+            raise
+        first = self._revision + 1
+        self._revision += len(records)
+        return list(enumerate(records, first))

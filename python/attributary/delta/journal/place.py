@@ -1,0 +1,175 @@
+"""Where a bundle's journal lies: inside it, `delta/<bundle id>.log`. A copy of the directory takes it along.
+
+Releases before this one kept it in the folder `<bundle>.journal` beside the bundle; `adopt` moves it in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attributary.bundle.bundle import Bundle, check_delta, delta_path
+from attributary.bundle.files import sync, write_whole
+from attributary.bundle.manifest import Manifest
+from attributary.errors import BundleError, PreconditionError
+
+from .log import Log, cannot, read
+from .records import Changes, Opened, encode, fold, replay
+
+T = TypeVar("T")
+
+
+def begin(directory: Path, manifest: Manifest, opened: Opened | None = None) -> None:
+    """Write the journal of a bundle that has none; `opened` is the history that it begins with.
+
+    Raises PreconditionError, OSError.
+    """
+    entry = manifest.encoder
+    opened = opened or Opened(manifest.bundle_id, "", entry.digest, entry.dim, 0, ())
+    path = delta_path(directory, manifest.bundle_id)
+    path.parent.mkdir(exist_ok=True)
+    Log.create(path, [encode(opened)]).close()
+    sync(directory)
+
+
+def changes_of(bundle: Bundle) -> Changes | None:
+    """Return what happened to a bundle since it was built; None if it has no journal. Reads only.
+
+    A record that is being written, or was left unfinished by a crash, has not been acknowledged and is left out.
+    Raises BundleError for a damaged journal, one of another bundle, or one that lies where an older release left it.
+    """
+    refuse_older_layout(bundle.directory)
+    path = delta_path(bundle.directory, bundle.manifest.bundle_id)
+    if not path.is_file():
+        return None
+    opened, records = replay(path, read(path)[0])
+    check_opened(path, opened, bundle.manifest)
+    return fold(Changes.after(opened), records)
+
+
+def check_opened(path: Path, opened: Opened, manifest: Manifest) -> None:
+    """Raise BundleError if a journal's first record does not name the bundle."""
+    found = (opened.bundle_id, opened.encoder, opened.dim)
+    if found != (manifest.bundle_id, manifest.encoder.digest, manifest.encoder.dim):
+        raise BundleError(
+            f"{path.parent.name}/{path.name}", f"is the journal of bundle {opened.bundle_id}, not of this one"
+        )
+
+
+def check_replaceable(out: Path, force: bool) -> None:
+    """Raise FileExistsError if a bundle may not be built in `out`; PreconditionError if changes would be forgotten."""
+    if not out.exists():
+        return
+    if not force:
+        raise FileExistsError(f"{out} exists; choose another path or pass --force")
+    logs = [*out.glob("delta/*.log"), *_beside(out).glob("*.log")]
+    if any(fold(Changes.after(opened), records).entries for opened, records in map(_replayed, logs)):
+        raise PreconditionError(
+            "bundle",
+            f"{out} has been changed since it was built, and what was deleted would come back (`attributary bundle "
+            f"log {out}` lists it); build elsewhere, make the changes again, then move the old one away",
+        )
+
+
+def steadily(directory: Path | str, opening: Callable[[], T]) -> T:
+    """Open what lies in a directory; once more if a compaction has put another bundle there meanwhile."""
+    while True:
+        before = _identity(directory)
+        try:
+            opened = opening()
+        except BundleError:
+            if before == _identity(directory):
+                raise
+        else:
+            if before == _identity(directory):
+                return opened
+
+
+def refuse_older_layout(directory: Path) -> None:
+    """Raise BundleError if a journal lies beside the bundle."""
+    beside = _beside(directory)
+    if any(beside.glob("*.log")):
+        raise BundleError(
+            beside.name,
+            "holds the bundle's changes as an older release kept them, and would be lost when the bundle is copied; "
+            f"move them in with `attributary bundle adopt {directory}`",
+        )
+
+
+def adopt(directory: Path) -> None:
+    """See to it that a bundle has a journal inside, and says so; the caller holds the writer's lock.
+
+    A journal of an older release is moved in. Raises BundleError if that belongs to another bundle, PreconditionError
+    if a process of an older release has it open or a file cannot be moved.
+    """
+    manifest = Manifest.read(directory)
+    path, beside = delta_path(directory, manifest.bundle_id), _beside(directory)
+    try:
+        if any(beside.glob("*.log")):
+            _move_in(beside, path, manifest)
+        if not path.is_file():
+            check_delta(directory, manifest)
+            begin(directory, manifest)
+        if not manifest.delta:
+            # It is no part of the bundle's id, so callers who name the bundle go on finding it.
+            replace(manifest, delta=True).write(directory)
+    except OSError as error:
+        raise cannot(path, "be moved into the bundle", error) from error
+
+
+def _move_in(beside: Path, path: Path, manifest: Manifest) -> None:
+    lock = os.open(beside / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PreconditionError(
+                "bundle", f"a process of an older release has {beside} open; end it first"
+            ) from None
+        own = beside / path.name
+        parent = _replayed(own)[0].parent if own.is_file() else ""
+        useless = []
+        for other in sorted(set(beside.glob("*.log")) - {own}):
+            # The journals of the bundle before, and of a compaction that did not get to its end, are of no use.
+            if other.stem != parent and _replayed(other)[0].parent != manifest.bundle_id:
+                raise BundleError(
+                    f"{beside.name}/{other.name}",
+                    f"holds changes, deletions perhaps, to another bundle than {manifest.bundle_id}, which is in its "
+                    f"place; make them again on this one (`attributary bundle log {other}` lists them), then move the "
+                    "file away",
+                )
+            useless.append(other)
+        for other in useless:
+            other.unlink()
+        if own.is_file():
+            read(own)
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, own.read_bytes())
+            sync(path.parent.parent)
+            own.unlink()
+    finally:
+        os.close(lock)
+    shutil.rmtree(beside)
+    sync(beside.parent)
+
+
+def _replayed(path: Path) -> tuple[Opened, list[Any]]:
+    return replay(path, read(path)[0])
+
+
+def _beside(directory: Path | str) -> Path:
+    directory = Path(directory).resolve()
+    return directory.with_name(directory.name + ".journal")
+
+
+def _identity(directory: Path | str) -> tuple[int, int] | None:
+    try:
+        found = Path(directory).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,227 @@
+"""What a journal's records say, their bytes, and what they amount to.
+
+The bytes of a record: length of a JSON object, the object, then vectors in fp16.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.bundle.items import ItemRecord
+
+from .log import DamageError
+
+FORMAT: Final = 1
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the audit: who changed what, when and why. Holds no caption and no vector."""
+
+    revision: int
+    kind: str  # "add", "delete" or "compact"
+    at: str  # ISO 8601, UTC
+    who: str
+    why: str
+    what: str  # "creator=Ada"; empty where the ids say it
+    ids: tuple[int, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self) | {"ids": list(self.ids)}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The first record: which bundle the journal belongs to, and what was already history when it began."""
+
+    bundle_id: str
+    parent: str  # the bundle that this one was compacted from; empty for one that was built
+    encoder: str  # digest
+    dim: int
+    revision: int
+    past: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Items that were added together, and their vectors, fp16 [n, D]."""
+
+    at: str
+    who: str
+    why: str
+    items: tuple[ItemRecord, ...]
+    vectors: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Items that were deleted together: those that `what` chose at that time."""
+
+    at: str
+    who: str
+    why: str
+    what: str
+    ids: tuple[int, ...]
+
+
+Record: TypeAlias = Opened | Added | Deleted
+
+
+class UnreadableError(ValueError):
+    """A record that is sound but says nothing that this release understands."""
+
+
+def encode(record: Record) -> bytes:
+    """Return the payload of a record."""
+    vectors = b""
+    if isinstance(record, Opened):
+        fields: dict[str, Any] = {
+            "kind": "open",
+            "format": FORMAT,
+            "bundle_id": record.bundle_id,
+            "parent": record.parent,
+            "encoder": record.encoder,
+            "dim": record.dim,
+            "revision": record.revision,
+            "past": [entry.fields() for entry in record.past],
+        }
+    else:
+        fields = {"at": record.at, "who": record.who, "why": record.why}
+        if isinstance(record, Added):
+            fields |= {"kind": "add", "items": [item.fields() for item in record.items]}
+            vectors = np.ascontiguousarray(record.vectors, "<f2").tobytes()
+        else:
+            fields |= {"kind": "delete", "what": record.what, "ids": list(record.ids)}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(text)) + text + vectors
+
+
+def decode(payload: bytes, dim: int) -> Record:
+    """Return what a payload says; `dim` is that of the journal's bundle. Raises UnreadableError."""
+    try:
+        (length,) = _LENGTH.unpack_from(payload)
+        fields = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
+        kind = fields.pop("kind")
+        if kind == "add":
+            vectors = np.frombuffer(payload, "<f2", offset=_LENGTH.size + length).astype(np.float16)
+            items = tuple(ItemRecord(**item) for item in fields.pop("items"))
+            return Added(**fields, items=items, vectors=vectors.reshape(len(items), dim))
+        if kind == "delete":
+            return Deleted(**fields | {"ids": tuple(fields["ids"])})
+        if kind == "open":
+            return _opened(fields)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise UnreadableError(str(error)) from error
+    raise UnreadableError(f"unknown kind {kind!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Names that were deleted by name, in whatever bundle that was."""
+
+    creators: frozenset[str] = frozenset()
+    licences: frozenset[str] = frozenset()
+
+    def __or__(self, other: Former) -> Former:
+        return Former(self.creators | other.creators, self.licences | other.licences)
+
+
+NOBODY = Former()
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a run of records amounts to. Ids are never used twice, so additions and deletions can be told apart."""
+
+    revision: int  # of the last record
+    dim: int
+    added: list[ItemRecord] = field(default_factory=list)
+    deleted: dict[int, str] = field(default_factory=dict)  # id -> when; also those of earlier bundles
+    entries: list[Entry] = field(default_factory=list)
+    _vectors: list[NDArray[np.float16]] = field(default_factory=list)
+
+    @classmethod
+    def after(cls, opened: Opened) -> Changes:
+        """What the first record says: the history that came before it."""
+        changes = cls(opened.revision, opened.dim, entries=list(opened.past))
+        for entry in opened.past:
+            if entry.kind == "delete":
+                changes.deleted.update(dict.fromkeys(entry.ids, entry.at))
+        return changes
+
+    @property
+    def vectors(self) -> NDArray[np.float16]:
+        """Vectors of the added items, fp16 [n, D]."""
+        return np.concatenate([np.empty((0, self.dim), np.float16), *self._vectors])
+
+    @property
+    def former_names(self) -> Former:
+        """Creators and licences whose items were deleted by that name."""
+        deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
+        return Former(
+            frozenset(what.removeprefix("creator=") for what in deleted if what.startswith("creator=")),
+            frozenset(what.removeprefix("licence=") for what in deleted if what.startswith("licence=")),
+        )
+
+    def take(self, record: Added | Deleted) -> None:
+        """Count one more record in."""
+        self.revision += 1
+        if isinstance(record, Added):
+            self.added += record.items
+            self._vectors.append(record.vectors)
+            kind, what, ids = "add", "", tuple(item.id for item in record.items)
+        else:
+            self.deleted.update(dict.fromkeys(record.ids, record.at))
+            kind, what, ids = "delete", record.what, record.ids
+        self.entries.append(Entry(self.revision, kind, record.at, record.who, record.why, what, ids))
+
+
+def replay(
+    path: Path, payloads: Iterable[bytes], opened: Opened | None = None
+) -> tuple[Opened, list[Added | Deleted]]:
+    """Return a journal's first record and those after it; `opened` is the first where it was read before.
+
+    Raises DamageError.
+    """
+    rest: list[Added | Deleted] = []
+    for payload in payloads:
+        try:
+            record: Record = decode(payload, 0 if opened is None else opened.dim)
+        except UnreadableError as error:
+            raise DamageError(path, f"a record cannot be understood ({error})") from error
+        if isinstance(record, Opened) != (opened is None):
+            raise DamageError(path, "a record is out of place")
+        if isinstance(record, Opened):
+            opened = record
+        else:
+            rest.append(record)
+    assert opened is not None
+    return opened, rest
+
+
+def fold(start: Changes, records: Iterable[Added | Deleted]) -> Changes:
+    """Count records in, and return `start`."""
+    for record in records:
+        start.take(record)
+    return start
+
+
+def _opened(fields: dict[str, Any]) -> Opened:
+    if fields.pop("format") != FORMAT:
+        raise UnreadableError("of another release's format")
+    past = tuple(_entry(entry) for entry in fields.pop("past"))
+    return Opened(**fields, past=past)
+
+
+def _entry(fields: Mapping[str, Any]) -> Entry:
+    return Entry(**{**fields, "ids": tuple(fields["ids"])})

@@ -1,1 +1,0 @@
-"""Changing a bundle that is in use: add items, delete items, compact."""

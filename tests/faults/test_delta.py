@@ -1,0 +1,329 @@
+"""kill -9 in the middle of `bundle add|delete|compact`, full disks, read-only places: nothing acknowledged is lost."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.building import build_bundle
+from attributary.bundle.bundle import Bundle
+from attributary.delta.journal.place import changes_of
+from attributary.delta.store import Store
+
+SUPPORT = Path(__file__).parents[1] / "support"
+KILLED = -9
+DELETE = ("delete", "--creator", "Bo", "--why", "opted out", "--who", "kim", "--json")
+COMPACT = ("compact", "--why", "tidy", "--who", "kim", "--json")
+
+
+class Commands:
+    """`bundle` commands in processes that can be made to die."""
+
+    def __init__(self, home):
+        self.out = home / "out"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(SUPPORT / "delta_faults.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __call__(self, bundle, verb, *rest, out=None, **asked):
+        """Return (exit status, points passed, what was printed)."""
+        out = out or self.out
+        asked |= {"argv": ["bundle", verb, str(bundle), *map(str, rest)], "out": str(out)}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        return told["status"], told["points"], out.read_text()
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny, tiny_encoder_dir, tmp_path_factory, command):
+    """A bundle of 40 items with a history, and a corpus of 130 more to add: three batches."""
+    home = tmp_path_factory.mktemp("prepared")
+    build_bundle(
+        tiny.draw_corpus(home / "corpus", 40), tiny_encoder_dir, home / "bundle", probes=30, workers=1
+    )
+    more = tiny.draw_corpus(home / "more", 170)
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(more / "items.parquet")
+    pq.write_table(table.slice(40), more / "items.parquet")
+    picture = more / "pictures" / "3.png"
+    add = ("--picture", picture, "--caption", "a cat", "--creator", "Bo", "--why", "first")
+    assert command(home / "bundle", "add", *add, "--id", 5)[0] == 0
+    assert command(home / "bundle", "delete", "--id", 1003, "--why", "first")[0] == 0
+    return home
+
+
+@pytest.fixture
+def place(prepared, tmp_path):
+    """Function: a fresh copy of the prepared bundle, as `cp -r` makes it."""
+    number = 0
+
+    def copy(home=tmp_path):
+        nonlocal number
+        number += 1
+        target = home / f"{number}" / "bundle"
+        return shutil.copytree(prepared / "bundle", target)
+
+    return copy
+
+
+def delta_of(directory):
+    return directory / "delta"
+
+
+def living(directory):
+    """Ids that are there, as a reader finds them, and the audit."""
+    bundle = Bundle.open(directory)
+    changes = changes_of(bundle)
+    ids = {bundle.items.id_of(row) for row in range(len(bundle.items))} | {item.id for item in changes.added}
+    audit = [(entry.kind, entry.who, entry.why, entry.ids) for entry in changes.entries]
+    return ids - set(changes.deleted), audit
+
+
+def after_restart(directory):
+    """The same, by a reader, by the next writer, and once more by a reader: repairs change nothing."""
+    if directory.exists():
+        seen = living(directory)
+    with Store(directory) as store:
+        bundle, view = store.view.bundle, store.view
+        rows = range(len(bundle.items)) if view.alive is None else view.alive.nonzero()[0].tolist()
+        found = {bundle.items.id_of(row) for row in rows}
+    again = living(directory)
+    if directory.exists() and "seen" in locals():
+        assert seen == again
+    assert found == again[0]
+    assert open_engine(directory).view.item_count == len(found)
+    leftovers = {path.name for path in directory.parent.iterdir()} - {"bundle", "out"}
+    assert not leftovers
+    assert len(list(delta_of(directory).glob("*.log"))) == 1
+    return again
+
+
+def points_of(command, place, *given):
+    status, points, said = command(place(), *given)
+    assert status == 0, said
+    return points
+
+
+def some(points, wanted):
+    return (
+        range(1, points + 1)
+        if points <= wanted
+        else sorted(random.Random(7).sample(range(1, points + 1), wanted))
+    )
+
+
+def killed_additions(command, place, prepared, wanted):
+    given = ("add", "--corpus", prepared / "more", "--why", "more", "--who", "kim", "--json")
+    before, audit = living(place())
+    new = [*range(1040, 1170)]
+    possible = [set(new[:count]) for count in (0, 64, 128, 130)]
+    for point in some(points_of(command, place, *given), wanted):
+        directory = place()
+        status, _, said = command(directory, *given, point=point)
+        assert status == KILLED
+        acknowledged = {json.loads(line)["added"] for line in said.splitlines() if line.endswith("}")}
+        found, told = after_restart(directory)
+        added = found - before
+        assert found >= before
+        assert added in possible
+        # All that was acknowledged, and at most the batch that was under way.
+        assert acknowledged <= added
+        assert len(added) <= 64 * -(-len(acknowledged) // 64) + 64
+        assert told[: len(audit)] == audit
+        assert [len(line[3]) for line in told[len(audit) :]] == [64, 64, 2][: possible.index(added)]
+
+
+def killed_deletions(command, place, wanted):
+    before, audit = living(place())
+    gone = {5, *range(1001, 1040, 4)}
+    for point in some(points_of(command, place, *DELETE), wanted):
+        directory = place()
+        status, _, said = command(directory, *DELETE, point=point)
+        assert status == KILLED
+        found, told = after_restart(directory)
+        assert found in ([before - gone] if said else [before, before - gone])
+        assert (len(told) > len(audit)) == (found != before)
+
+
+def killed_compactions(command, place, wanted):
+    before, audit = living(place())
+    old = Bundle.open(place()).manifest.bundle_id
+    for point in some(points_of(command, place, *COMPACT), wanted):
+        directory = place()
+        status, _, said = command(directory, *COMPACT, point=point)
+        assert status == KILLED
+        found, told = after_restart(directory)
+        assert found == before
+        compacted = Bundle.open(directory).manifest.bundle_id != old
+        assert compacted or not said
+        assert told == audit + ([("compact", "kim", "tidy", ())] if compacted else [])
+        if point % 4:
+            continue
+        # And life goes on.
+        assert command(directory, *DELETE)[0] == 0
+        assert command(directory, *COMPACT)[0] == 0
+        assert after_restart(directory)[0] == before - {5, *range(1001, 1040, 4)}
+
+
+def test_killed_additions(command, place, prepared):
+    killed_additions(command, place, prepared, 20)
+
+
+def test_killed_deletions(command, place):
+    killed_deletions(command, place, 20)
+
+
+def test_killed_compactions(command, place):
+    killed_compactions(command, place, 20)
+
+
+@pytest.mark.slow
+def test_killed_at_every_point(command, place, prepared):
+    killed_additions(command, place, prepared, 10**6)
+    killed_deletions(command, place, 10**6)
+    killed_compactions(command, place, 10**6)
+
+
+def test_killed_at_random_times(prepared, place):
+    """Also inside libraries that write by themselves: whole processes, killed by the clock."""
+    rng = random.Random(11)
+    for _ in range(4):
+        directory = place()
+        before, _ = living(directory)
+        command = [
+            sys.executable,
+            "-m",
+            "attributary.cli.main",
+            "bundle",
+            "compact",
+            str(directory),
+            "--why",
+            "x",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # From the moment that it has the lock on.
+        lock = delta_of(directory) / "lock"
+        stamp = lock.stat().st_mtime_ns
+        while process.poll() is None and lock.stat().st_mtime_ns == stamp:
+            pass
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.wait()
+        assert after_restart(directory)[0] == before
+
+
+def test_a_file_that_may_not_grow(command, place, prepared):
+    """The operating system refuses a write in the middle of a record."""
+    directory = place()
+    before, audit = living(directory)
+    journal = next(delta_of(directory).glob("*.log"))
+    given = ("add", "--corpus", prepared / "more", "--why", "more", "--json")
+    status, _, said = command(directory, *given, fsize=journal.stat().st_size + 40_000)
+    assert status == 2
+    assert "cannot be written: File too large" in said
+    acknowledged = {json.loads(line)["added"] for line in said.splitlines() if line.startswith("{")}
+    found, told = after_restart(directory)
+    assert found - before == acknowledged
+    assert len(acknowledged) == 64
+    assert len(told) == len(audit) + 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 KB."""
+    target = tmp_path / "disk"
+    target.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(target)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield target
+    subprocess.run(["umount", str(target)], check=True)
+
+
+def test_a_full_disk(command, place, prepared, small_disk):
+    directory = place(small_disk)
+    before, _ = living(directory)
+    room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "filler").write_bytes(bytes(max(0, room - 36 * 1024)))
+    given = ("add", "--corpus", prepared / "more", "--why", "more", "--json")
+    status, _, said = command(directory, *given)
+    assert (status, "No space left on device" in said) == (2, True)
+    acknowledged = {json.loads(line)["added"] for line in said.splitlines() if line.startswith("{")}
+    assert living(directory)[0] == before | acknowledged
+    status, _, said = command(directory, *COMPACT)
+    assert (status, "cannot be compacted" in said, "No space left" in said) == (2, True, True), said
+    assert living(directory)[0] == before | acknowledged
+    for kilobytes in range(80, 481, 50):
+        # Less and less room is missing: each file of the new bundle is the first that does not fit, once.
+        room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        filler = small_disk / "filler"
+        os.truncate(filler, max(0, filler.stat().st_size + room - kilobytes * 1024))
+        status, _, said = command(directory, *COMPACT)
+        assert living(directory)[0] == before | acknowledged
+        if status == 0:
+            break
+        assert (status, "Traceback" in said) == (2, False), said
+        assert "cannot be" in said
+    assert kilobytes > 80
+    filler.unlink()
+    assert command(directory, *DELETE)[0] == 0
+    assert command(directory, *COMPACT)[0] == 0
+    assert after_restart(directory)[0] == (before | acknowledged) - {
+        5, *(number for number in (before | acknowledged) if number % 4 == 1 and number > 1000)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["add", "delete", "compact"])
+def test_a_read_only_place(command, place, prepared, verb):
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o755)
+        directory = place(Path(home))
+        said_to = Path(home) / "out"
+        said_to.touch()
+        said_to.chmod(0o666)
+        before = living(directory)
+        parts = (directory.parent, directory, delta_of(directory), *delta_of(directory).iterdir())
+        for part in parts:
+            part.chmod(0o555 if part.is_dir() else 0o444)
+        picture = Path(home) / "picture.png"
+        shutil.copyfile(prepared / "more" / "pictures" / "3.png", picture)
+        given = {
+            "add": ("add", "--picture", picture, "--id", 9, "--caption", "c", "--creator", "c", "--why", "x"),
+            "delete": DELETE,
+            "compact": COMPACT,
+        }[verb]
+        # Root is held back by no permission.
+        uid = 65534 if os.getuid() == 0 else 0
+        status, _, said = command(directory, *given, out=said_to, uid=uid)
+        assert status == 2, said
+        assert "delta/lock: cannot be made: Permission denied" in said
+        assert "Traceback" not in said
+        for part in parts:
+            part.chmod(0o755)
+        assert living(directory) == before

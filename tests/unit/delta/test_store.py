@@ -1,0 +1,280 @@
+"""The one writer of a bundle: what it refuses, what it keeps, what others may see."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Filter, Limits, Options, Query
+from attributary.building import build_bundle
+from attributary.bundle.bundle import delta_path
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
+from attributary.errors import (
+    AlreadyExistsError,
+    BundleError,
+    DeletedError,
+    InvalidArgumentError,
+    PreconditionError,
+)
+
+BY = {"who": "Kim", "why": "a test"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"caption": " "}, "item.caption", "must be given"),
+        ({"creator": ""}, "item.creator", "must be given"),
+        ({"caption": "x" * 9000}, "item.caption", "9000 bytes, the limit is 8192"),
+        ({"creator": "é" * 300}, "item.creator", "600 bytes, the limit is 512"),
+        ({"licence": "x" * 513}, "item.licence", "the limit is 512"),
+        ({"uri": "x" * 5000}, "item.uri", "the limit is 4096"),
+        ({"uri": "\ud800"}, "item.uri", "Unicode"),
+        ({"picture": b"GIF89a"}, "item.image", ""),
+        ({"picture": b""}, "item.image", "empty"),
+        ({"id": 2**63}, "item.id", "64 bits"),
+        ({"near_dup_of": 5}, "item.near_dup_of", "no such item: 5"),
+    ],
+)
+def test_a_wrong_item_is_refused_by_field_and_leaves_the_others_alone(
+    store, new_item, picture, fields, field, words
+):
+    given = {
+        "item_id": fields.get("id", 1),
+        **{name: value for name, value in fields.items() if name != "id"},
+    }
+    wrong = new_item(given.pop("item_id"), **{name: given[name] for name in given if name != "picture"})
+    if "picture" in fields:
+        wrong = type(wrong)(wrong.id, fields["picture"], wrong.caption, wrong.creator)
+    result = store.add([new_item(10), wrong, new_item(11)], **BY)
+    assert [outcome is None for outcome in result.outcomes] == [True, False, True]
+    assert isinstance(result.outcomes[1], InvalidArgumentError)
+    assert result.outcomes[1].field == field
+    assert words in str(result.outcomes[1])
+    assert store.view.item_count == 62
+
+
+def test_an_id_is_never_used_again(store, new_item):
+    store.add([new_item(1)], **BY)
+    store.delete(Selection(ids=(1, 1005)), **BY)
+    for item_id in (1, 1005):
+        assert "ids are not used again" in str(store.add([new_item(item_id)], **BY).outcomes[0])
+    store.compact(**BY)
+    for item_id in (1, 1005):
+        assert "ids are not used again" in str(store.add([new_item(item_id)], **BY).outcomes[0])
+        with pytest.raises(DeletedError, match=f"item {item_id} was deleted at 20"):
+            store.engine.row_of(item_id)
+
+
+def test_an_addition_that_is_repeated_is_answered_as_the_first_was(store, new_item):
+    first, joined = new_item(1), new_item(2, near_dup_of=1)
+    before = store.add([first, joined, first], **BY)
+    assert (before.outcomes, before.revisions) == ([None] * 3, [1, 1, 1])
+    store.add([new_item(3)], **BY)
+    again = store.add([joined, new_item(4), first], **BY)
+    assert (again.outcomes, again.revisions, again.revision) == ([None] * 3, [1, 3, 1], 3)
+    assert store.view.item_count == 64
+    store.compact(**BY)
+    after = store.add([first], **BY)
+    assert (after.outcomes, after.revisions, store.view.item_count) == ([None], [1], 64)
+    assert len(store.history) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"caption": "a blue ellipse"}, "another caption"),
+        ({"creator": "Zoe"}, "another creator"),
+        ({"creator_url": "https://x.example"}, "another creator_url"),
+        ({"licence": "MIT"}, "another licence"),
+        ({"uri": "new/2"}, "another uri"),
+        ({"near_dup_of": 1003}, "another near_dup_of"),
+        ({"number": 8}, "another picture"),
+    ],
+)
+def test_an_addition_that_differs_from_the_first_exists_already(store, new_item, fields, words):
+    store.add([new_item(1)], **BY)
+    for items in ([new_item(1, **fields)], [new_item(5), new_item(5, **fields)]):
+        outcome = store.add(items, **BY).outcomes[-1]
+        assert isinstance(outcome, AlreadyExistsError)
+        assert (outcome.kind, outcome.name) == ("item", str(items[-1].id))
+    assert words in str(store.add([new_item(1, **fields)], **BY).outcomes[0])
+    assert store.view.item_count == 62
+
+
+def test_an_item_of_the_bundle_as_it_was_built_exists_already(store, new_item):
+    outcome = store.add([new_item(1003)], **BY).outcomes[0]
+    assert isinstance(outcome, AlreadyExistsError)
+    assert "as it was built" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("who", "why", "field"), [("", "x", "who"), ("x", " ", "why"), ("x", "y" * 3000, "why")]
+)
+def test_every_change_needs_a_name_and_a_reason(store, new_item, who, why, field):
+    for change in (
+        lambda: store.add([new_item(1)], who=who, why=why),
+        lambda: store.delete(Selection(creator="Ann"), who=who, why=why),
+        lambda: store.compact(who=who, why=why),
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            change()
+        assert caught.value.field == field
+    assert store.view.revision == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"ids": (1,), "creator": "Ann"}, {"ids": (), "source": ""}])
+def test_exactly_one_selection(given):
+    with pytest.raises(InvalidArgumentError, match="exactly one of ids, creator, licence, source"):
+        Selection(**given)
+
+
+def test_what_is_deleted_is_gone_from_shares_and_totals(store, picture):
+    first = store.engine.attribute(Query(image=picture(3)), Options(top_k=5, top_creators=4))
+    assert first.items[0].creator == "Dee"
+    result = store.delete(Selection(creator="Dee"), **BY)
+    assert len(result.ids) == 15
+    answer = store.engine.attribute(Query(image=picture(3)), Options(top_k=32))
+    assert "Dee" not in {item.creator for item in answer.items} | {total.creator for total in answer.creators}
+    assert len(answer.items) == 32
+    # What is taken away is nobody's: no other creator gets it.
+    before = {total.creator: total.share for total in first.creators}
+    assert answer.withheld_share == pytest.approx(before["Dee"], abs=1e-4)
+    for total in answer.creators:
+        assert total.share == pytest.approx(before[total.creator], abs=1e-4)
+    # Who filters by that name has done nothing wrong.
+    store.engine.prepare(Query(image=picture(3)), Options(filter=Filter(exclude_creators=("Dee",))))
+
+
+def test_creators_and_licences_are_counted_before_a_query_asks(store, new_item):
+    def check():
+        view = store.view
+        rows = np.arange(len(view.bundle.items)) if view.alive is None else np.flatnonzero(view.alive)
+        for name, of_row in (
+            ("creators", view.bundle.items.creator_of_row),
+            ("licences", view.bundle.items.licence_of_row),
+        ):
+            counts = vars(view.filters)[name]
+            wanted = np.bincount(of_row[rows], minlength=len(counts))
+            assert counts.tolist() == wanted.tolist()
+
+    store.add([new_item(1, creator="New", licence="Mine"), new_item(2)], **BY)
+    check()
+    store.delete(Selection(ids=(1, 1003)), **BY)
+    check()
+    store.delete(Selection(creator="Dee"), **BY)
+    check()
+    store.add([new_item(3, creator="Dee")], **BY)
+    check()
+
+
+def test_a_query_prepared_before_a_deletion_is_answered_after_it(store, picture):
+    only = Options(top_k=5, filter=Filter(include_creators=("Dee",)))
+    prepared = [store.engine.prepare(Query(image=picture(3)), given) for given in (only, Options(top_k=32))]
+    store.delete(Selection(creator="Dee"), **BY)
+    filtered, plain = store.engine.run(prepared)
+    assert filtered.items == ()
+    assert len(plain.items) == 32
+
+
+def test_an_added_copy_shares_credit(store, picture, new_item):
+    alone = store.engine.attribute(Query(image=picture(7)), Options(top_k=2, top_creators=9))
+    store.add([new_item(5, 7, creator="Twin", near_dup_of=1007, caption="a blue rectangle")], **BY)
+    both = store.engine.attribute(Query(image=picture(7)), Options(top_k=2, top_creators=9))
+    assert {item.id for item in both.items} == {5, 1007}
+    assert both.diffuse_share == pytest.approx(alone.diffuse_share, abs=0.02)
+
+
+def test_a_dry_run_changes_nothing(store):
+    assert len(store.delete(Selection(licence="MIT"), dry_run=True, **BY).ids) == 30
+    assert (store.view.item_count, store.view.revision, store.history) == (60, 0, [])
+
+
+def test_the_last_items_cannot_be_deleted(store):
+    with pytest.raises(InvalidArgumentError, match="would delete all 60 items"):
+        store.delete(Selection(source="file:"), **BY)
+
+
+def test_too_many_waiting_items_ask_for_a_compaction(bundle_dir, new_item):
+    with Store(bundle_dir, open_engine, max_added=2) as store:
+        store.add([new_item(1), new_item(2)], **BY)
+        with pytest.raises(PreconditionError, match="compact first"):
+            store.add([new_item(3)], **BY)
+        store.compact(**BY)
+        assert store.add([new_item(3)], **BY).outcomes == [None]
+
+
+def test_one_writer_at_a_time(store, bundle_dir):
+    with pytest.raises(
+        PreconditionError, match=f"process {os.getpid()} is changing bundle; one writer at a time"
+    ):
+        Store(bundle_dir)
+    code = f"from attributary.delta.store import Store; Store({str(bundle_dir)!r})"
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "one writer at a time" in failed.stderr
+
+
+def test_readers_see_what_was_acknowledged(store, bundle_dir, picture, new_item):
+    store.add([new_item(1, 3)], **BY)
+    store.delete(Selection(creator="Ann"), **BY)
+    asked = (Query(image=picture(3), prompt="a red ellipse"), Options(top_k=30))
+    reader = open_engine(bundle_dir)
+    assert reader.attribute(*asked).items == store.engine.attribute(*asked).items
+    assert reader.view.revision == 2
+    # An unfinished record is not theirs to repair.
+    path = delta_path(bundle_dir, store.bundle_id)
+    with path.open("ab") as file:
+        file.write(b"ATJR half")
+    assert open_engine(bundle_dir).view.revision == 2
+    assert path.read_bytes().endswith(b"half")
+
+
+def test_a_damaged_journal_is_refused_by_name(bundle_dir):
+    with Store(bundle_dir) as store:
+        store.delete(Selection(creator="Ann"), **BY)
+        store.delete(Selection(creator="Bo"), **BY)
+        path = delta_path(bundle_dir, store.bundle_id)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    for opening in (lambda: open_engine(bundle_dir), lambda: Store(bundle_dir)):
+        with pytest.raises(BundleError, match=rf"delta/{path.name}: byte \d+: .*damaged"):
+            opening()
+
+
+def test_a_build_in_its_place_does_not_lose_deletions(bundle_dir, tiny_corpus_dir, tiny_encoder_dir):
+    def build():
+        build_bundle(tiny_corpus_dir, tiny_encoder_dir, bundle_dir, probes=40, workers=1, force=True)
+
+    build()
+    with Store(bundle_dir) as store:
+        store.delete(Selection(creator="Ann"), **BY)
+    for _ in range(2):
+        with pytest.raises(PreconditionError, match="what was deleted would come back"):
+            build()
+        with Store(bundle_dir) as store:
+            assert store.view.row_of(1002) >= 0
+            with pytest.raises(DeletedError):
+                store.view.row_of(1000)
+            store.compact(**BY)
+
+
+def test_a_quantised_encoder_does_not_make_vectors(bundle_dir, new_item):
+    engine = open_engine(bundle_dir)
+    other = type(engine.encoder.spec)("int8", "0" * 64, engine.spec.dim, engine.spec.image_size, 16)
+    quantised = type("Quantised", (), {"spec": other, "encode": None})()
+    engine.encoder = quantised
+    with Store(bundle_dir, lambda place: engine) as store:
+        assert store.add([new_item(1)], **BY).outcomes == [None]
+
+
+def test_limits_of_the_server_hold_for_items(bundle_dir, new_item):
+    limits = Limits(max_image_pixels=100, max_prompt_bytes=20)
+    with Store(bundle_dir, lambda place: open_engine(place, limits=limits)) as store:
+        first, second = store.add([new_item(1), new_item(2, caption="x" * 21)], **BY).outcomes
+        assert first.field == "item.image"
+        assert second.field == "item.caption"
