@@ -14,7 +14,7 @@ from attributary.errors import BundleError, InvalidArgumentError, PreconditionEr
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
-from .calls import UnaryMethod
+from .calls import Call, UnaryMethod
 from .config import GatewayConfig
 from .memory import footprint
 from .registry import Opened, Registry, Served, check_alias
@@ -56,7 +56,7 @@ class BundleService:
             "ListBundles": self.list_all,
         }
 
-    async def load(self, data: bytes, context: Context) -> bytes:
+    async def load(self, data: bytes, context: Call) -> bytes:
         """Open, verify and serve another bundle; turn an alias to it."""
         request = translate.parse(pb.LoadBundleRequest, data)
         who, pinned = context.caller.name, _pinned(request)
@@ -81,7 +81,7 @@ class BundleService:
             bundle=_told(self._registry, served), replaced_bundle_id=before
         ).SerializeToString()
 
-    async def unload(self, data: bytes, context: Context) -> bytes:
+    async def unload(self, data: bytes, context: Call) -> bytes:
         """Take a bundle out of service."""
         request = translate.parse(pb.UnloadBundleRequest, data)
         who, pinned = context.caller.name, _pinned(request)
@@ -93,7 +93,7 @@ class BundleService:
         log.info("unloaded", who=who, why=request.why, bundle_id=served.bundle_id)
         return pb.UnloadBundleResponse(bundle_id=served.bundle_id).SerializeToString()
 
-    async def set_alias(self, data: bytes, context: Context) -> bytes:
+    async def set_alias(self, data: bytes, context: Call) -> bytes:
         """Turn an alias to a bundle that is there."""
         request = translate.parse(pb.SetAliasRequest, data)
         who, pinned = context.caller.name, _pinned(request)
@@ -109,7 +109,7 @@ class BundleService:
         log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
         return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before).SerializeToString()
 
-    async def list_all(self, data: bytes, context: Context) -> bytes:
+    async def list_all(self, data: bytes, context: Call) -> bytes:
         """Every bundle that answers."""
         translate.parse(pb.ListBundlesRequest, data)
         told = [_told(self._registry, served) for served in self._registry.bundles]
