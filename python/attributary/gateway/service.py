@@ -16,7 +16,7 @@ from attributary.attribution.types import Attribution, Options
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
-from . import listing, translate
+from . import listing, tracing, translate
 from .admission import Admission
 from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
 from .config import GatewayConfig
@@ -85,6 +85,7 @@ class AttributionService:
         with self.registry.use(request.bundle_id) as pipeline:
             query = translate.to_query(request.query, pipeline.engine.limits, "query")
             found = await pipeline.embed(query, "query", deadline_of(context), arrived)
+            tracing.tell(found[0].timings, arrived)
             return translate.from_embedding(pipeline.engine, *found).SerializeToString()
 
     async def get_item(self, data: bytes, context: Context) -> bytes:
@@ -161,6 +162,7 @@ class AttributionService:
         reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
+        tracing.tell(answer.timings, arrived)
         if with_timings:
             reply.timings.CopyFrom(translate.from_timings(answer.timings, milliseconds_since(arrived)))
         return reply
