@@ -21,6 +21,7 @@ from attributary.delta.journal.place import changes_of
 from attributary.delta.journal.records import Changes, Entry, fold, replay
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
+from attributary.delta.words import one_line
 from attributary.errors import AttributaryError, InvalidArgumentError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -214,7 +215,7 @@ def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | No
                 or f"ids {', '.join(map(str, line['ids'][:5]))}{' ...' if line['items'] > 5 else ''}"
             )
             done = f"{line['kind']} {line['items']}  {what}  ({line['why']})"
-            click.echo(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}")
+            click.echo(one_line(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}"))
 
 
 def _entries(place: Path | None) -> list[Entry]:

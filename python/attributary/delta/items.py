@@ -17,6 +17,8 @@ from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 
+from .words import check_line
+
 MAX_NAME_BYTES = 512
 MAX_URI_BYTES = 4_096
 # As building a bundle from a corpus without licences has it.
@@ -58,6 +60,7 @@ def check_item(item: NewItem, limits: Limits) -> None:
             raise InvalidArgumentError(f"item.{name}", "must be valid Unicode") from None
         if size > most:
             raise InvalidArgumentError(f"item.{name}", f"has {size} bytes, the limit is {most}")
+        check_line(getattr(item, name), f"item.{name}")
 
 
 class Embedder:

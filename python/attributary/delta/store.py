@@ -37,6 +37,7 @@ from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fol
 from .lock import WriterLock
 from .replace import exchange, next_of, recover
 from .selection import Selection
+from .words import check_line
 
 MAX_ADDED = 100_000
 _MAX_WHO, _MAX_WHY = 200, 2_000
@@ -124,9 +125,10 @@ class Store:
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
         id is or ever was taken. Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be
-        written or `max_added` items wait already.
+        written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
         """
         _check_words(who, why)
+        self._check_space()
         outcomes: list[AttributaryError | None] = [None] * len(items)
         prepared, places = [], []
         for place, item in enumerate(items):
@@ -313,6 +315,16 @@ class Store:
             )
             raise PreconditionError("server", self._stale) from error
 
+    def _check_space(self) -> None:
+        manifest = self._view.bundle.manifest
+        if manifest.vectors_are_trained:
+            raise PreconditionError(
+                "bundle",
+                f"its item vectors were trained with student {manifest.student}, not made by its query encoder: an "
+                "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
+                "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
+            )
+
     def _check_new(self, item: NewItem, together: Sequence[ItemRecord] = ()) -> None:
         view = self._view
         if item.id in view.deleted:
@@ -377,6 +389,7 @@ def _check_words(who: str, why: str) -> None:
             raise InvalidArgumentError(name, "must be given: the audit has it")
         if len(value) > most:
             raise InvalidArgumentError(name, f"has {len(value)} characters, the limit is {most}")
+        check_line(value, name)
 
 
 def _now() -> str:
