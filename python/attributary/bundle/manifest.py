@@ -85,7 +85,7 @@ class Manifest:
     encoder: EncoderEntry
     index: IndexEntry
     calibration: Calibration
-    item_count: int
+    item_count: int  # rows; withheld ones among them
     creator_count: int
     files: dict[str, str]  # name -> SHA-256, hex; every file of the bundle but this one
     notes: dict[str, str] = field(default_factory=dict)

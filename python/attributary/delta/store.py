@@ -182,8 +182,12 @@ class Store:
                 self._commit(Deleted(_now(), who, why, str(selection), ids))
             return DeleteResult(ids, already, unknown, self._view.revision)
 
-    def compact(self, *, who: str, why: str, flip: Flip = lambda engine: None) -> CompactResult:
+    def compact(
+        self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None
+    ) -> CompactResult:
         """Make a bundle of what is there now, put it in place, and serve it.
+
+        Vectors of deleted items stay, so that nobody inherits their shares, unless `erase` asks for nothing to be left.
 
         Queries and changes go on meanwhile; only the last step, which takes the changes made meanwhile along, holds
         changes up. `flip` is called with the new engine in that step, so that no query falls between the two. On
@@ -198,20 +202,21 @@ class Store:
             with self._mutex:
                 self._check_served()
                 view, past = self._view, tuple(self._changes.entries)
-                if not view.deleted_count and not len(view.tail):
+                withheld = erase and view.alive is not None
+                if not view.deleted_count and not len(view.tail) and not withheld:
                     return CompactResult(self.bundle_id, "", 0, 0)
                 self._meanwhile = []
             try:
-                before = self.bundle_id
+                before, erased = self.bundle_id, ", erased" if erase else ""
 
                 def opened(manifest: Manifest) -> Opened:
                     what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
-                    done = Entry(view.revision, "compact", _now(), who, why, what, ())
+                    done = Entry(view.revision, "compact", _now(), who, why, what + erased, ())
                     identity = (manifest.bundle_id, before, entry.digest, entry.dim)
                     return Opened(*identity, view.revision, (*past, done))
 
                 ready = next_of(self.directory)
-                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting)
+                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase)
                 engine = None if self._open_engine is None else self._open_engine(ready)
                 new_view = _view_of(ready) if engine is None else engine.view
                 embedder = _embedder_of(new_view, engine)

@@ -274,9 +274,10 @@ def test_an_item_deleted_and_added_back_keeps_its_share(store, picture):
     """The encoder made the bundle's vectors, so it puts the same picture where it was."""
     items = store.engine.bundle.items
     for number in range(0, 60, 7):
-        asked = (Query(image=picture(number + 1), prompt="a red ellipse"), Options(top_k=32, top_creators=32))
-        before = store.engine.attribute(*asked)
         row = items.row_of(1000 + number)
+        asked = (Query(image=picture(number), prompt=items.caption(row)), Options(top_k=32))
+        before = store.engine.attribute(*asked)
+        assert before.items[0].id == 1000 + number and before.items[0].share > 0.05
         store.delete(Selection(ids=(1000 + number,)), **BY)
         back = NewItem(
             2000 + number,
