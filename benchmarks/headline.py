@@ -230,16 +230,15 @@ def _search_at(bundle: Path, count: int) -> float:
     index.train(vectors[rng.permutation(count)[:40_000]])
     index.add(vectors)
     wrapped, stored = FaissIndex(index, nprobe=min(64, plan.lists), threads=1), vectors.astype(np.float16)
-    codes, one = np.zeros(count, np.int32), np.ones(1, np.float32)
-    groups, spent = np.arange(count, dtype=np.int32), []
+    codes, groups = np.zeros(count, np.int32), np.arange(count, dtype=np.int32)
+    columns = (shares.temperature, shares.threshold, shares.background)
+    calibration = np.array([[*columns, shares.diffuse_floor, shares.ood_similarity]], np.float32)
+    spent = []
     for row in range(60):
         query = vectors[row : row + 1]
         began = time.thread_time()
         rows = wrapped.search(query, 1_000)
-        kernels.rescore(
-            query, rows, stored, codes, groups, temperature=shares.temperature * one,
-            threshold=shares.threshold * one, background=shares.background * one, top_k=10, top_creators=10,
-        )  # fmt: skip
+        kernels.rescore(query, rows, stored, codes, groups, calibration, top_k=10, top_creators=10)
         spent.append(time.thread_time() - began)
     return statistics.median(spent[10:])
 

@@ -164,15 +164,13 @@ def asking(tuned: TunedIndex, vectors: np.ndarray, queries: np.ndarray) -> Any:
     turn = iter(np.resize(np.arange(len(queries)), 100_000).tolist())
     people = np.zeros(len(vectors), np.int32)
     groups = np.arange(len(vectors), dtype=np.int32)
-    one = np.ones(1, np.float32)
+    # Temperature, threshold, background, floor, foreign_below.
+    calibration = np.array([[0.05, 0.02, 0.5, 0, -1]], np.float32)
 
     def ask() -> None:
         query = queries[[next(turn)]]
         found = tuned.index.search(query, tuned.candidates)
-        rescore(
-            query, found, vectors, people, groups, top_k=10, top_creators=10,
-            temperature=0.05 * one, threshold=0.02 * one, background=0.5 * one,
-        )  # fmt: skip
+        rescore(query, found, vectors, people, groups, calibration, top_k=10, top_creators=10)
 
     return ask
 

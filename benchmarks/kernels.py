@@ -31,6 +31,7 @@ from PIL import Image  # noqa: E402
 
 from attributary import kernels  # noqa: E402
 from attributary.kernels import Rescored, dispatch, reference  # noqa: E402
+from attributary.kernels.types import CALIBRATION as COLUMNS  # noqa: E402
 
 STORE_BYTES = 400 * 2**20  # more than ten times the last-level cache
 COPY_BYTES = 64 * 2**20
@@ -143,10 +144,11 @@ def rescore_calls(dim: int, width: int) -> tuple[dict[str, Callable[[], Any]], C
     query /= np.linalg.norm(query)
     candidates = np.empty((1, width), np.int64)
     out = Rescored.empty(1, 20, 10)
-    calibration = {name: np.full(1, number, np.float32) for name, number in CALIBRATION.items()}
     # Inner products of random unit vectors have a standard deviation of dim ** -0.5.
     reach = CALIBRATION["temperature"] * math.log(1 / CALIBRATION["threshold"])
-    calibration["background"] = np.full(1, reach + POSITIVE_QUANTILE * dim**-0.5, np.float32)
+    values = CALIBRATION | {"background": reach + POSITIVE_QUANTILE * dim**-0.5}
+    values |= {"floor": 0, "foreign_below": -1}
+    calibration = np.array([[values[name] for name in COLUMNS]], np.float32)
     codes = np.clip(np.rint(vectors.astype(np.float32) * 400), -127, 127).astype(np.int8)
     scales = np.full(len(codes), 1 / 400, np.float32)
 
@@ -157,7 +159,7 @@ def rescore_calls(dim: int, width: int) -> tuple[dict[str, Callable[[], Any]], C
             store,
             creators,
             groups,
-            **calibration,
+            calibration,
             scales=scales,
             top_k=20,
             top_creators=10,

@@ -32,7 +32,6 @@ from attributary.triton.materialize import Settings, materialize
 from attributary.triton.server import Ports, TritonServer
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP_K = 10
 BACKENDS = {"C++": "faiss", "Python": "python"}
 IN_PROCESS = "in process, C++"
 NO_NETWORK = "Triton in the client's process, C++ index"
@@ -72,18 +71,14 @@ def in_process(build: Path, folder: Path, name: str, queries: np.ndarray, batch:
     config.write_text(json.dumps({"parameters": {key: {"string_value": text} for key, text in entries}}))
     raw.write_bytes(queries.astype("<f4").tobytes())
     program = build / "kernels" / "triton_faiss" / "faiss_inprocess"
-    command = [program, config, model / "1" / "rows.npy", raw, TOP_K, batch, 3]
+    command = [program, config, raw, batch, 3]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
 def write_requests(path: Path, queries: np.ndarray) -> None:
     """perf_analyzer's input file."""
-    rows = [
-        {"embedding": row.tolist(), "has_prompt": [0], "top_k": [TOP_K], "top_creators": [TOP_K]}
-        for row in queries
-    ]
-    path.write_text(json.dumps({"data": rows}))
+    path.write_text(json.dumps({"data": [{"embedding": row.tolist()} for row in queries]}))
 
 
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -109,7 +104,7 @@ def main() -> None:
         "faiss_build": given.faiss_build,
         "bundle": bundle.manifest.bundle_id, "items": len(bundle.items), "index": bundle.manifest.index.factory,
         "nprobe": bundle.manifest.index.nprobe, "candidates": bundle.manifest.index.candidates,
-        "rounds": given.rounds, "top_k": TOP_K,
+        "rounds": given.rounds,
     }  # fmt: skip
     emit("triton_backend", config, rows, aims_of(rows), given.json)
 

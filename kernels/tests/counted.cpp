@@ -33,15 +33,23 @@ void count_rescore(Isa isa, int repeats) {
   std::vector<float> query(kDim, 0.0625f);
   std::vector<std::int64_t> candidates(kWidth);
   for (std::int64_t& row : candidates) row = static_cast<std::int64_t>(random() % kRows);
-  const float temperature = 0.05f, threshold = 0.01f, background = 0.1f;
+  rescore::Calibration calibration;
+  calibration.temperature = 0.05f;
+  calibration.threshold = 0.01f;
+  calibration.background = 0.1f;
   std::int64_t rows[20];
-  float similarity[20], share[20], diffuse, creator_share[10];
+  float similarity[20], share[20], diffuse, withheld, peak, creator_share[10];
   std::int32_t codes[10], items[10];
-  rescore::Store store{vectors.data(), rescore::VectorType::kFloat16, nullptr, kRows, kDim, creators.data(),
-                       groups.data()};
-  const rescore::Batch batch{query.data(), candidates.data(), 1,           kWidth,
-                             &temperature, &threshold,        &background, nullptr};
-  const rescore::Result result{rows, similarity, share, &diffuse, codes, creator_share, items, 20, 10};
+  const rescore::Store store{
+      vectors.data(), rescore::VectorType::kFloat16, nullptr, kRows, kDim, creators.data(), groups.data()};
+  rescore::Batch batch;
+  batch.queries = query.data();
+  batch.candidates = candidates.data();
+  batch.count = 1;
+  batch.width = kWidth;
+  batch.calibration = &calibration;
+  const rescore::Result result{rows,  similarity,    share, &diffuse, &withheld, &peak,
+                               codes, creator_share, items, 20,       10};
   for (int i = 0; i < repeats; ++i) rescore::rescore(store, batch, result, isa, 1);
   std::printf("%ld\n", static_cast<long>(rows[0]));
 }

@@ -7,7 +7,7 @@
 
 #include "preprocess/plan.h"
 #include "preprocess/resize_kernels.cuh"
-#include "rescore/rescore_answer.cuh"
+#include "rescore/rank_kernels.cuh"
 #include "tests/naive_resize.h"
 #include "tests/rescore_problem.h"
 
@@ -29,82 +29,52 @@ std::vector<T> zeros(std::int64_t count) {
 
 // Memory of a device batch; kept between batches, as on the device.
 struct Device {
-  std::int64_t places, slots;
+  std::int64_t places;
   std::int32_t capacity;
-  std::vector<std::int32_t> row = zeros<std::int32_t>(places), row_slot = row, group_slot = row,
-                            creator_slot = row;
-  std::vector<float> similarity = zeros<float>(places), weight = similarity;
-  std::vector<std::uint32_t> row_keys = zeros<std::uint32_t>(slots);
-  std::vector<unsigned long long> group_keys = zeros<unsigned long long>(slots), group_total = group_keys,
-                                  creator_keys = group_keys, creator_total = group_keys;
-  std::vector<std::int32_t> group_best = zeros<std::int32_t>(slots), creator_count = group_best;
+  std::vector<std::int32_t> row = zeros<std::int32_t>(places), row_slot = row;
+  std::vector<float> similarity = zeros<float>(places);
+  std::vector<std::uint32_t> row_keys;
 
   Device(std::int64_t count, std::int64_t width, std::int32_t table)
-      : places(count * width), slots(count * table), capacity(table) {}
+      : places(count * width), capacity(table), row_keys(zeros<std::uint32_t>(count * table)) {}
 
   bool clean() const {
-    const auto empty = [](const auto& v) {
-      return std::all_of(v.begin(), v.end(), [](auto x) { return x == 0; });
-    };
-    return empty(row_keys) && empty(group_keys) && empty(group_total) && empty(creator_keys) &&
-           empty(creator_total) && empty(group_best) && empty(creator_count);
+    return std::all_of(row_keys.begin(), row_keys.end(), [](std::uint32_t key) { return key == 0; });
   }
 };
 
-Answer run_device(const Problem& p, Device& d, std::int64_t top_k, std::int64_t top_creators) {
-  const auto q = static_cast<std::size_t>(p.count), k = static_cast<std::size_t>(top_k);
-  const auto c = static_cast<std::size_t>(top_creators);
-  Answer a{std::vector<std::int64_t>(q * k, 5), std::vector<float>(q * k, 5),
-           std::vector<float>(q * k, 5),        std::vector<float>(q, 5.0f),
-           std::vector<float>(q * c, 5),        std::vector<std::int32_t>(q * c, 5),
-           std::vector<std::int32_t>(q * c, 5), {}};
+Answer run_device(const Problem& p, Device& d, std::int64_t top_k) {
+  Answer a(static_cast<std::size_t>(p.count), static_cast<std::size_t>(top_k), 0);
+  std::fill(a.rows.begin(), a.rows.end(), 5);  // every place must be written
+  std::fill(a.similarity.begin(), a.similarity.end(), 5.0f);
   rescore::device::View v{};
   v.vectors = reinterpret_cast<const __half*>(p.vectors.data());
-  v.creators = p.creators.data();
-  v.groups = p.groups.data();
   v.store_rows = p.rows;
   v.dim = static_cast<std::int32_t>(p.dim);
   v.queries = p.queries.data();
   v.candidates = p.candidates.data();
-  v.temperature = p.temperature.data();
-  v.threshold = p.threshold.data();
-  v.background = p.background.data();
+  v.visible = p.visible.empty() ? nullptr : p.visible.data();
   v.count = static_cast<std::int32_t>(p.count);
   v.width = static_cast<std::int32_t>(p.width);
   v.row = d.row.data();
-  v.similarity = d.similarity.data();
-  v.weight = d.weight.data();
   v.row_slot = d.row_slot.data();
-  v.group_slot = d.group_slot.data();
-  v.creator_slot = d.creator_slot.data();
+  v.similarity = d.similarity.data();
   v.capacity = d.capacity;
   v.row_keys = d.row_keys.data();
-  v.group_keys = d.group_keys.data();
-  v.group_best = d.group_best.data();
-  v.group_total = d.group_total.data();
-  v.creator_keys = d.creator_keys.data();
-  v.creator_total = d.creator_total.data();
-  v.creator_count = d.creator_count.data();
   v.out_rows = a.rows.data();
   v.out_similarity = a.similarity.data();
-  v.out_share = a.share.data();
-  v.out_diffuse = a.diffuse.data();
-  v.out_creators = a.creators.data();
-  v.out_creator_share = a.creator_share.data();
-  v.out_creator_items = a.creator_items.data();
   v.top_k = static_cast<std::int32_t>(top_k);
-  v.top_creators = static_cast<std::int32_t>(top_creators);
-  unsigned long long fault = 0;
-  std::vector<std::int64_t> fault_row(q);
+  rescore::device::Wide fault = 0;
+  std::vector<std::int64_t> fault_row = zeros<std::int64_t>(p.count);
   v.fault = &fault;
   v.fault_row = fault_row.data();
   const auto width = static_cast<unsigned>(p.width), count = static_cast<unsigned>(p.count);
   for_each_block(width, count, 1, [&] { rescore::device::claim_rows(v); });
   const auto blocks = (width + rescore::device::kRowsABlock - 1) / rescore::device::kRowsABlock;
   for_each_block(blocks, count, 1, [&] { rescore::device::dot_rows(v); });
-  for_each_block(count, 1, 1, [&] { rescore::device::answer(v); });
+  for_each_block(count, 1, 1, [&] { rescore::device::select_top(v); });
   if (fault != 0) {
-    const unsigned long long plain = ~fault;
+    const rescore::device::Wide plain = ~fault;
     a.fault.kind = (plain & 1) == 0 ? FaultKind::kOutOfRange : FaultKind::kNotFinite;
     a.fault.query = static_cast<std::int64_t>(plain >> 1);
     a.fault.row = fault_row[static_cast<std::size_t>(a.fault.query)];
@@ -116,15 +86,16 @@ bool close(float a, float b) { return std::abs(a - b) <= 2e-5f + 2e-4f * std::ab
 
 }  // namespace
 
-TEST_CASE("CUDA logic: re-scoring equals the CPU's, and leaves its tables empty") {
+TEST_CASE("CUDA logic: ranking equals the CPU's, and leaves its table empty") {
   Device device(4, 300, 1024);
   for (std::uint32_t seed = 0; seed < 24; ++seed) {
     CAPTURE(seed);
     const std::int64_t rows = 1 + seed * 17, width = 1 + seed * 13 % 300,
                        top_k = seed % 3 == 0 ? 0 : seed * 2;
-    const Problem p = make_problem(rows, 8 * (1 + seed % 9), 1 + seed % 4, width, seed);
-    const Answer expected = run(p, p.vectors.data(), Isa::kPortable, top_k, seed % 7);
-    const Answer actual = run_device(p, device, top_k, seed % 7);
+    Problem p = make_problem(rows, 8 * (1 + seed % 9), 1 + seed % 4, width, seed);
+    if (seed % 2 != 0) hide_some(p, seed);
+    const Answer expected = run_rank(p, p.vectors.data(), Isa::kPortable, top_k);
+    const Answer actual = run_device(p, device, top_k);
     CHECK(actual.fault.kind == FaultKind::kNone);
     CHECK(device.clean());
     for (std::size_t i = 0; i < expected.rows.size(); ++i) {
@@ -132,40 +103,34 @@ TEST_CASE("CUDA logic: re-scoring equals the CPU's, and leaves its tables empty"
       CHECK((actual.rows[i] == expected.rows[i] || close(actual.similarity[i], expected.similarity[i])));
       CHECK((actual.rows[i] < 0) == (expected.rows[i] < 0));
       CHECK(close(actual.similarity[i], expected.similarity[i]));
-      CHECK(close(actual.share[i], expected.share[i]));
-    }
-    for (std::size_t q = 0; q < expected.diffuse.size(); ++q)
-      CHECK(close(actual.diffuse[q], expected.diffuse[q]));
-    for (std::size_t c = 0; c < expected.creators.size(); ++c) {
-      CHECK(close(actual.creator_share[c], expected.creator_share[c]));
-      CHECK((actual.creators[c] == expected.creators[c] || expected.creator_share[c] > 0));
-      if (actual.creators[c] == expected.creators[c])
-        CHECK(actual.creator_items[c] == expected.creator_items[c]);
+      if (actual.rows[i] >= 0) CHECK(p.sees(actual.rows[i]));
     }
   }
 }
 
-TEST_CASE("CUDA logic: equal vectors tie by row, equal creators by code") {
+TEST_CASE("CUDA logic: equal vectors tie by row, and similarities below 0 come last") {
   Problem p = make_problem(40, 16, 1, 40, 3);
   for (std::int64_t i = 0; i < 40; ++i) {
     std::copy_n(p.vectors.begin(), 16, p.vectors.begin() + i * 16);
     p.candidates[static_cast<std::size_t>(i)] = 39 - i;
-    p.creators[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i % 5) - 2;
-    p.groups[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
   }
+  for (std::size_t d = 0; d < 16; ++d) p.vectors[d] ^= 0x8000;  // row 0 points the other way
   Device device(1, 40, 128);
-  const Answer answer = run_device(p, device, 40, 5);
-  for (std::int64_t i = 0; i < 40; ++i) CHECK(answer.rows[static_cast<std::size_t>(i)] == i);
-  for (std::int32_t c = 0; c < 5; ++c) CHECK(answer.creators[static_cast<std::size_t>(c)] == c - 2);
+  const Answer answer = run_device(p, device, 40),
+               expected = run_rank(p, p.vectors.data(), Isa::kPortable, 40);
+  CHECK(answer.rows == expected.rows);
+  const bool first = answer.rows[0] == 0;
+  for (std::int64_t i = 1; i < 40; ++i) CHECK(answer.rows[static_cast<std::size_t>(first ? i : i - 1)] == i);
+  CHECK(answer.similarity.front() > 0);
+  CHECK(answer.similarity.back() < 0);
 }
 
-TEST_CASE(
-    "CUDA logic: a stray candidate is reported for the lowest query, and the tables are empty after it") {
+TEST_CASE("CUDA logic: a stray candidate is reported for the lowest query, and the table is empty after it") {
   Problem p = make_problem(40, 16, 3, 20, 1);
   p.candidates[1 * 20 + 3] = std::int64_t{1} << 40;
   p.candidates[2 * 20 + 1] = 40;
   Device device(3, 20, 64);
-  const Answer answer = run_device(p, device, 5, 5);
+  const Answer answer = run_device(p, device, 5);
   CHECK(answer.fault.kind == FaultKind::kOutOfRange);
   CHECK(answer.fault.query == 1);
   CHECK(answer.fault.row == std::int64_t{1} << 40);

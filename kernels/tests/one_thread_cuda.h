@@ -57,12 +57,8 @@ To bits_of(From value) {
   std::memcpy(&result, &value, sizeof(result));
   return result;
 }
-inline std::int32_t __float_as_int(float x) { return bits_of<std::int32_t>(x); }
 inline std::uint32_t __float_as_uint(float x) { return bits_of<std::uint32_t>(x); }
-inline float __int_as_float(std::int32_t x) { return bits_of<float>(x); }
-inline unsigned long long __float2ull_rn(float x) {
-  return static_cast<unsigned long long>(std::nearbyint(x));
-}
+inline float __uint_as_float(std::uint32_t x) { return bits_of<float>(x); }
 
 struct uint4 {
   std::uint32_t x, y, z, w;

@@ -22,8 +22,15 @@ struct Problem {
   std::int64_t rows, dim, count, width;
   std::vector<std::uint16_t> vectors;
   std::vector<std::int32_t> creators, groups;
-  std::vector<float> queries, temperature, threshold, background;
+  std::vector<float> queries;
   std::vector<std::int64_t> candidates;
+  std::vector<Calibration> calibration;  // one a query
+  std::vector<float> similarity;         // beside candidates, where they are given
+  std::vector<std::uint8_t> visible;     // bitmap over the rows; empty: all of them
+
+  bool sees(std::int64_t row) const {
+    return visible.empty() || ((visible[static_cast<std::size_t>(row / 8)] >> (row % 8)) & 1) != 0;
+  }
 };
 
 inline Problem make_problem(std::int64_t rows, std::int64_t dim, std::int64_t count, std::int64_t width,
@@ -42,44 +49,77 @@ inline Problem make_problem(std::int64_t rows, std::int64_t dim, std::int64_t co
   for (std::int64_t i = 0; i < count * width; ++i) {
     p.candidates.push_back(static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(rows + 1)) - 1);
   }
-  p.temperature.assign(static_cast<std::size_t>(count), 0.5f);
-  p.threshold.assign(static_cast<std::size_t>(count), 0.02f);
-  p.background.assign(static_cast<std::size_t>(count), 0.1f);
+  Calibration plain;
+  plain.temperature = 0.5f;
+  plain.threshold = 0.02f;
+  plain.background = 0.1f;
+  plain.foreign_below = -INFINITY;
+  p.calibration.assign(static_cast<std::size_t>(count), plain);
   return p;
+}
+
+// Hides about one row in three.
+inline void hide_some(Problem& p, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  p.visible.assign(static_cast<std::size_t>((p.rows + 7) / 8), 0);
+  for (std::int64_t row = 0; row < p.rows; ++row) {
+    if (random() % 3 != 0)
+      p.visible[static_cast<std::size_t>(row / 8)] |= static_cast<std::uint8_t>(1 << (row % 8));
+  }
 }
 
 struct Answer {
   std::vector<std::int64_t> rows;
-  std::vector<float> similarity, share, diffuse, creator_share;
-  std::vector<std::int32_t> creators, creator_items;
+  std::vector<float> similarity, share, diffuse, withheld, peak;
+  std::vector<std::int32_t> creators;
+  std::vector<float> creator_share;
+  std::vector<std::int32_t> creator_items;
   Fault fault;
+
+  Answer(std::size_t q, std::size_t k, std::size_t c)
+      : rows(q * k, -1),
+        similarity(q * k),
+        share(q * k),
+        diffuse(q, 1.0f),
+        withheld(q),
+        peak(q),
+        creators(q * c, -1),
+        creator_share(q * c),
+        creator_items(q * c) {}
 };
 
+using Run = Fault (*)(const Store&, const Batch&, const Result&, Isa, int);
+
 inline Answer run(const Problem& p, const std::uint16_t* vectors, Isa isa, std::int64_t top_k,
-                  std::int64_t top_creators, int threads = 1) {
-  const auto q = static_cast<std::size_t>(p.count), k = static_cast<std::size_t>(top_k);
-  const auto c = static_cast<std::size_t>(top_creators);
-  Answer a{std::vector<std::int64_t>(q * k, -1),
-           std::vector<float>(q * k),
-           std::vector<float>(q * k),
-           std::vector<float>(q, 1.0f),
-           std::vector<float>(q * c),
-           std::vector<std::int32_t>(q * c, -1),
-           std::vector<std::int32_t>(q * c),
-           {}};
+                  std::int64_t top_creators, int threads = 1, Run kernel = &rescore::rescore) {
+  Answer a(static_cast<std::size_t>(p.count), static_cast<std::size_t>(top_k),
+           static_cast<std::size_t>(top_creators));
   Store store;
   store.vectors = vectors;
   store.rows = p.rows;
   store.dim = p.dim;
   store.creators = p.creators.data();
   store.groups = p.groups.data();
-  const Batch batch{p.queries.data(),   p.candidates.data(), p.count, p.width, p.temperature.data(),
-                    p.threshold.data(), p.background.data(), nullptr};
-  const Result result{a.rows.data(),     a.similarity.data(),    a.share.data(),         a.diffuse.data(),
-                      a.creators.data(), a.creator_share.data(), a.creator_items.data(), top_k,
-                      top_creators};
-  a.fault = attributary::rescore::rescore(store, batch, result, isa, threads);
+  Batch batch;
+  batch.queries = p.queries.data();
+  batch.candidates = p.candidates.data();
+  batch.similarity = p.similarity.empty() ? nullptr : p.similarity.data();
+  batch.count = p.count;
+  batch.width = p.width;
+  batch.calibration = p.calibration.data();
+  batch.visible = p.visible.empty() ? nullptr : p.visible.data();
+  const Result result{
+      a.rows.data(), a.similarity.data(), a.share.data(),         a.diffuse.data(),       a.withheld.data(),
+      a.peak.data(), a.creators.data(),   a.creator_share.data(), a.creator_items.data(), top_k,
+      top_creators};
+  a.fault = kernel(store, batch, result, isa, threads);
   return a;
+}
+
+// rank(): only the rows and their similarities.
+inline Answer run_rank(const Problem& p, const std::uint16_t* vectors, Isa isa, std::int64_t top_k,
+                       int threads = 1) {
+  return run(p, vectors, isa, top_k, 0, threads, &rescore::rank);
 }
 
 }  // namespace attributary::tests

@@ -13,7 +13,7 @@ using namespace attributary::triton;
 
 // A loaded model, and whether its index has an owner already.
 struct Loaded {
-  Loaded(Settings settings, const std::string& rows) : model(std::move(settings), rows) {}
+  explicit Loaded(Settings settings) : model(std::move(settings)) {}
   Model model;
   std::atomic<bool> owned{false};
 };
@@ -37,18 +37,6 @@ std::string read_config(TRITONBACKEND_Model* model) {
   std::size_t size = 0;
   call(TRITONSERVER_MessageSerializeToJson(message, &text, &size));
   return std::string(text, size);
-}
-
-std::string version_folder(TRITONBACKEND_Model* model) {
-  TRITONBACKEND_ArtifactType type = TRITONBACKEND_ARTIFACT_FILESYSTEM;
-  const char* location = nullptr;
-  std::uint64_t version = 0;
-  call(TRITONBACKEND_ModelRepository(model, &type, &location));
-  call(TRITONBACKEND_ModelVersion(model, &version));
-  if (type != TRITONBACKEND_ARTIFACT_FILESYSTEM) {
-    throw BackendError(ErrorKind::kUnsupported, "the model repository must be a directory");
-  }
-  return std::string(location) + "/" + std::to_string(version);
 }
 
 Loaded* loaded_of(TRITONBACKEND_ModelInstance* instance) {
@@ -77,8 +65,7 @@ TRITONBACKEND_ISPEC TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_B
 
 TRITONBACKEND_ISPEC TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
   return guarded([model] {
-    auto loaded =
-        std::make_unique<Loaded>(parse_settings(read_config(model)), version_folder(model) + "/rows.npy");
+    auto loaded = std::make_unique<Loaded>(parse_settings(read_config(model)));
     const Settings& settings = loaded->model.settings();
     log(TRITONSERVER_LOG_INFO,
         "opened " + settings.bundle + ": " + std::to_string(settings.items) + " vectors of " +

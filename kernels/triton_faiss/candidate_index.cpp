@@ -12,6 +12,7 @@
 #include <limits>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 #include "triton_faiss/error.h"
 
@@ -85,6 +86,7 @@ CandidateIndex::CandidateIndex(const std::string& path, std::int64_t items, std:
     refuse("parameters.nprobe",
            "must be from 1 to the index's " + std::to_string(most) + " lists, got " + std::to_string(nprobe));
   }
+  lists_->nprobe = static_cast<std::size_t>(nprobe);  // where a search cannot be told
   if (!takes_parameters(*lists_)) unpack();
 }
 
@@ -129,14 +131,14 @@ void CandidateIndex::use_gpu(int device, const GpuLimits& limits) {
   gpu_ = std::make_unique<GpuIndex>(*inner_, name_, device, nprobe_, limits);
 }
 
-void CandidateIndex::search(const float* queries, std::int64_t count, std::int64_t width,
-                            const AllowedRows* allowed, std::int64_t* rows) {
-  if (count == 0 || width == 0) return;
+void CandidateIndex::search(const float* query, std::int64_t width, const AllowedRows* allowed,
+                            std::int64_t* rows) const {
+  if (width == 0) return;
   std::unique_ptr<const float[]> owned;
-  const float* transformed = queries;
+  const float* transformed = query;
   if (chain_ != nullptr) {
-    transformed = chain_->apply_chain(count, queries);
-    if (transformed != queries) owned.reset(transformed);
+    transformed = chain_->apply_chain(1, query);
+    if (transformed != query) owned.reset(transformed);
   }
   const auto size = static_cast<std::int64_t>(inner_->ntotal);
   const std::int64_t passing = allowed != nullptr ? allowed->passing : size;
@@ -144,38 +146,17 @@ void CandidateIndex::search(const float* queries, std::int64_t count, std::int64
   std::int64_t nprobe = nprobe_;
   // A filter thins every list out by the same factor, on average.
   if (passing > 0 && passing < size) nprobe = std::min(most, (nprobe * size + passing - 1) / passing);
-  probe(transformed, count, width, nprobe, allowed, rows);
-
   const std::int64_t wanted = std::min(width, passing);
-  std::vector<std::int64_t> again, places;
-  std::vector<float> asked;
-  while (nprobe < most) {
-    places.clear();
-    for (std::int64_t q = 0; q < count; ++q) {
-      const std::int64_t* found = rows + q * width;
-      if (width - std::count(found, found + width, -1) < wanted) places.push_back(q);
-    }
-    if (places.empty()) break;
+  while (true) {
+    probe(transformed, width, nprobe, allowed, rows);
+    if (nprobe >= most || width - std::count(rows, rows + width, -1) >= wanted) return;
     nprobe = std::min(most, nprobe * 4);
-    const auto dim = static_cast<std::int64_t>(inner_->d);
-    asked.clear();
-    for (const std::int64_t q : places)
-      asked.insert(asked.end(), transformed + q * dim, transformed + (q + 1) * dim);
-    again.resize(places.size() * static_cast<std::size_t>(width));
-    probe(asked.data(), static_cast<std::int64_t>(places.size()), width, nprobe, allowed, again.data());
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      std::copy_n(again.data() + i * static_cast<std::size_t>(width), width, rows + places[i] * width);
-    }
   }
 }
 
-void CandidateIndex::probe(const float* transformed, std::int64_t count, std::int64_t width,
-                           std::int64_t nprobe, const AllowedRows* allowed, std::int64_t* rows) {
-  distances_.resize(static_cast<std::size_t>(count * width));
-  if (gpu_ != nullptr && allowed == nullptr) {
-    gpu_->search(transformed, count, width, nprobe, distances_.data(), rows);
-    return;
-  }
+void CandidateIndex::probe(const float* transformed, std::int64_t width, std::int64_t nprobe,
+                           const AllowedRows* allowed, std::int64_t* rows) const {
+  std::vector<float> distances(static_cast<std::size_t>(width));
   const auto bytes = static_cast<std::size_t>((inner_->ntotal + 7) / 8);
   faiss::IDSelectorBitmap selector(allowed != nullptr ? bytes : 0,
                                    allowed != nullptr ? allowed->bitmap : nullptr);
@@ -183,18 +164,28 @@ void CandidateIndex::probe(const float* transformed, std::int64_t count, std::in
   if (lists_ == nullptr) {
     faiss::SearchParameters parameters;
     parameters.sel = filter;
-    inner_->search(count, transformed, width, distances_.data(), rows,
-                   filter != nullptr ? &parameters : nullptr);
-  } else if (filterable_ != nullptr && filter == nullptr) {
-    lists_->nprobe = static_cast<std::size_t>(nprobe);  // safe: nobody else searches
-    lists_->search(count, transformed, width, distances_.data(), rows);
+    inner_->search(1, transformed, width, distances.data(), rows, filter != nullptr ? &parameters : nullptr);
+  } else if (filterable_ != nullptr && filter == nullptr && nprobe == nprobe_) {
+    lists_->search(1, transformed, width, distances.data(), rows);
   } else {
     faiss::SearchParametersIVF parameters;
     parameters.nprobe = static_cast<std::size_t>(nprobe);
     parameters.sel = filter;
     const faiss::Index& index = filterable_ != nullptr ? *filterable_ : *lists_;
-    index.search(count, transformed, width, distances_.data(), rows, &parameters);
+    index.search(1, transformed, width, distances.data(), rows, &parameters);
   }
+}
+
+void CandidateIndex::search_on_gpu(const float* queries, std::int64_t count, std::int64_t width,
+                                   std::int64_t* rows) {
+  std::unique_ptr<const float[]> owned;
+  const float* transformed = queries;
+  if (chain_ != nullptr) {
+    transformed = chain_->apply_chain(count, queries);
+    if (transformed != queries) owned.reset(transformed);
+  }
+  std::vector<float> distances(static_cast<std::size_t>(count * width));
+  gpu_->search(transformed, count, width, nprobe_, distances.data(), rows);
 }
 
 }  // namespace attributary::triton

@@ -86,7 +86,7 @@ GpuIndex::GpuIndex(const faiss::Index& host, const std::string& name, int device
   check_codes(host, name);
   if (std::min<std::int64_t>(limits.candidates, host.ntotal) > kMost) {
     refuse("parameters.candidates", "a GPU search returns at most " + std::to_string(kMost) +
-                                        " rows; lower candidates or max_top_k, or set KIND_CPU");
+                                        " rows; lower candidates, or set KIND_CPU");
   }
   if (nprobe > kMost)
     refuse("parameters.nprobe", "a GPU search probes at most " + std::to_string(kMost) + " lists");

@@ -11,7 +11,7 @@ namespace attributary::triton {
 
 // What a search may ask of the GPU, checked when the model is loaded.
 struct GpuLimits {
-  std::int64_t candidates = 0;  // the most rows a query can ask for: max(R, max_top_k)
+  std::int64_t candidates = 0;  // R, rows of a query
   std::int64_t temp_bytes = 0;  // scratch memory, reserved at load and never exceeded
 };
 

@@ -1,5 +1,5 @@
 // The backend's search without a server: times one model in this process and prints one JSON object.
-//   faiss_inprocess CONFIG.json ROWS.npy QUERIES.f32 TOP_K BATCH REPEATS
+//   faiss_inprocess CONFIG.json QUERIES.f32 BATCH REPEATS
 // CONFIG.json holds the model's parameters as Triton's configuration does; QUERIES.f32 unit vectors, raw
 // float32.
 #include <algorithm>
@@ -31,16 +31,14 @@ double quantile(std::vector<double> sorted, double at) {
 }
 
 nlohmann::json measure(int argc, char** argv) {
-  if (argc != 7)
-    throw std::runtime_error("usage: faiss_inprocess CONFIG.json ROWS.npy QUERIES.f32 TOP_K BATCH REPEATS");
-  Model model(parse_settings(read_file(argv[1])), argv[2]);
-  const std::string raw = read_file(argv[3]);
+  if (argc != 5) throw std::runtime_error("usage: faiss_inprocess CONFIG.json QUERIES.f32 BATCH REPEATS");
+  Model model(parse_settings(read_file(argv[1])));
+  const std::string raw = read_file(argv[2]);
   const auto dim = static_cast<std::size_t>(model.settings().dim);
   const std::size_t queries = raw.size() / (dim * sizeof(float));
-  const auto top_k = static_cast<std::int32_t>(std::stoi(argv[4]));
-  const auto size = static_cast<std::size_t>(std::stoul(argv[5]));
-  const int repeats = std::stoi(argv[6]);
-  if (size < 1 || queries < size || repeats < 1 || top_k < 1) throw std::runtime_error("nothing to measure");
+  const auto size = static_cast<std::size_t>(std::stoul(argv[3]));
+  const int repeats = std::stoi(argv[4]);
+  if (size < 1 || queries < size || repeats < 1) throw std::runtime_error("nothing to measure");
 
   std::vector<double> total, search, rescore;
   Batch batch;
@@ -53,7 +51,7 @@ nlohmann::json measure(int argc, char** argv) {
       batch.embeddings.resize(size * dim);
       std::copy_n(reinterpret_cast<const float*>(raw.data()) + first * dim, size * dim,
                   batch.embeddings.begin());
-      batch.queries.assign(size, {false, top_k, top_k, -1});
+      batch.filter.assign(size, kNoFilter);
       model.answer(batch, answers);
       if (repeat < 0) continue;
       total.push_back(std::chrono::duration<double, std::micro>(Clock::now() - started).count());

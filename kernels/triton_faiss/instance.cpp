@@ -34,8 +34,8 @@ void Instance::execute(TRITONBACKEND_Request** requests, std::uint32_t count) no
                                                        compute_start, compute_end, now_ns()));
     ignore(TRITONBACKEND_RequestRelease(entry.request, TRITONSERVER_REQUEST_RELEASE_ALL));
   }
-  if (!batch_.queries.empty()) {
-    ignore(TRITONBACKEND_ModelInstanceReportBatchStatistics(handle_, batch_.queries.size(), exec_start,
+  if (batch_.count() > 0) {
+    ignore(TRITONBACKEND_ModelInstanceReportBatchStatistics(handle_, batch_.count(), exec_start,
                                                             compute_start, compute_end, now_ns()));
   }
 }
@@ -55,7 +55,7 @@ void Instance::read(Entry& entry) noexcept {
 }
 
 void Instance::answer() noexcept {
-  if (batch_.queries.empty()) return;
+  if (batch_.count() == 0) return;
   try {
     model_.answer(batch_, answers_);
   } catch (...) {
@@ -76,7 +76,7 @@ bool Instance::respond(Entry& entry) noexcept {
   }
   if (entry.error == nullptr) {
     try {
-      write_response(entry.request, response, batch_, answers_, entry.slice, model_.settings().bundle_id);
+      write_response(entry.request, response, answers_, entry.slice, model_.settings().bundle_id);
     } catch (...) {
       entry.error = current_error();
     }

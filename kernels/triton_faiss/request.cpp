@@ -32,15 +32,10 @@ struct Tensor {
 
 // The inputs of a request by name: what is expected, and of which type.
 struct Inputs {
-  Tensor embedding{"embedding"}, has_prompt{"has_prompt"}, top_k{"top_k"}, top_creators{"top_creators"},
-      filter{"filter"};
+  Tensor embedding{"embedding"}, filter{"filter"};
 
-  std::array<std::pair<Tensor*, TRITONSERVER_DataType>, 5> expected() {
-    return {{{&embedding, TRITONSERVER_TYPE_FP32},
-             {&has_prompt, TRITONSERVER_TYPE_UINT8},
-             {&top_k, TRITONSERVER_TYPE_INT32},
-             {&top_creators, TRITONSERVER_TYPE_INT32},
-             {&filter, TRITONSERVER_TYPE_UINT8}}};
+  std::array<std::pair<Tensor*, TRITONSERVER_DataType>, 2> expected() {
+    return {{{&embedding, TRITONSERVER_TYPE_FP32}, {&filter, TRITONSERVER_TYPE_UINT8}}};
   }
 };
 
@@ -118,20 +113,6 @@ void copy(const Tensor& tensor, void* target, std::size_t size) {
   if (left != 0) refuse(tensor.name, "holds less data than its shape says");
 }
 
-template <typename Value>
-std::vector<Value> column(const Tensor& tensor, std::int64_t rows, std::int64_t least, std::int64_t most) {
-  require(tensor, rows, 1);
-  std::vector<Value> values(static_cast<std::size_t>(rows));
-  copy(tensor, values.data(), values.size() * sizeof(Value));
-  for (const Value value : values) {
-    if (value < least || value > most) {
-      refuse(tensor.name, "must be from " + std::to_string(least) + " to " + std::to_string(most) + ", got " +
-                              std::to_string(value));
-    }
-  }
-  return values;
-}
-
 void check_unit(const char* name, const float* rows, std::int64_t count, std::int64_t dim) {
   for (std::int64_t row = 0; row < count; ++row) {
     // In double: the squares of large finite values overflow a float.
@@ -158,17 +139,17 @@ void take_filters(const Tensor& filter, std::int64_t rows, const Settings& setti
            "must have " + std::to_string(bytes) + " bytes or none, got " + std::to_string(filter.columns));
   }
   require(filter, rows, bytes);
-  const std::size_t start = batch.filters.size();
-  batch.filters.resize(start + static_cast<std::size_t>(rows * bytes));
-  copy(filter, batch.filters.data() + start, static_cast<std::size_t>(rows * bytes));
+  const std::size_t start = batch.bitmaps.size();
+  batch.bitmaps.resize(start + static_cast<std::size_t>(rows * bytes));
+  copy(filter, batch.bitmaps.data() + start, static_cast<std::size_t>(rows * bytes));
   for (std::int64_t row = 0; row < rows; ++row) {
     const auto at = static_cast<std::ptrdiff_t>(start) + row * bytes;
     // Bits beyond the last row mean nothing and must not be counted.
     if (settings.items % 8 != 0) {
-      batch.filters[static_cast<std::size_t>(at + bytes - 1)] &=
+      batch.bitmaps[static_cast<std::size_t>(at + bytes - 1)] &=
           static_cast<std::uint8_t>((1 << (settings.items % 8)) - 1);
     }
-    batch.queries[first + static_cast<std::size_t>(row)].filter = at;
+    batch.filter[first + static_cast<std::size_t>(row)] = at;
   }
 }
 
@@ -177,27 +158,21 @@ void take_filters(const Tensor& filter, std::int64_t rows, const Settings& setti
 Slice read_request(TRITONBACKEND_Request* request, const Settings& settings, Batch& batch) {
   Inputs inputs = find_inputs(request);
   const std::int64_t rows = inputs.embedding.rows;
-  const auto top_k =
-      column<std::int32_t>(inputs.top_k, rows, 1, std::min(settings.max_top_k, settings.items));
-  const auto top_creators = column<std::int32_t>(inputs.top_creators, rows, 0, settings.max_top_k);
-  const auto has_prompt = column<std::uint8_t>(inputs.has_prompt, rows, 0, 1);
   require(inputs.embedding, rows, settings.dim);
 
-  const Slice slice{batch.queries.size(), static_cast<std::size_t>(rows)};
-  const std::size_t embedded = batch.embeddings.size(), filtered = batch.filters.size();
+  const Slice slice{batch.count(), static_cast<std::size_t>(rows)};
+  const std::size_t embedded = batch.embeddings.size(), mapped = batch.bitmaps.size();
   try {
     batch.embeddings.resize(embedded + static_cast<std::size_t>(rows * settings.dim));
     float* embeddings = batch.embeddings.data() + embedded;
     copy(inputs.embedding, embeddings, static_cast<std::size_t>(rows * settings.dim) * sizeof(float));
     check_unit(inputs.embedding.name, embeddings, rows, settings.dim);
-    for (std::size_t row = 0; row < slice.count; ++row) {
-      batch.queries.push_back({has_prompt[row] != 0, top_k[row], top_creators[row], -1});
-    }
+    batch.filter.resize(slice.first + slice.count, kNoFilter);
     take_filters(inputs.filter, rows, settings, batch, slice.first);
   } catch (...) {
     batch.embeddings.resize(embedded);
-    batch.queries.resize(slice.first);
-    batch.filters.resize(filtered);
+    batch.filter.resize(slice.first);
+    batch.bitmaps.resize(mapped);
     throw;
   }
   return slice;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "triton_faiss/call.h"
 
@@ -14,15 +15,12 @@ class Writer {
  public:
   Writer(TRITONBACKEND_Response* response, const Slice& slice) : response_(response), slice_(slice) {}
 
-  // The first `columns` of the request's rows of an array whose rows are `stride` apart.
+  // The request's rows of an array of `columns` values a query.
   template <typename Value>
-  void rows(const char* name, TRITONSERVER_DataType type, const Value* array, std::size_t stride,
+  void rows(const char* name, TRITONSERVER_DataType type, const std::vector<Value>& array,
             std::size_t columns) {
     Value* target = output<Value>(name, type, columns);
-    const Value* source = array + slice_.first * stride;
-    for (std::size_t q = 0; q < slice_.count; ++q) {
-      std::memcpy(target + q * columns, source + q * stride, columns * sizeof(Value));
-    }
+    std::memcpy(target, array.data() + slice_.first * columns, slice_.count * columns * sizeof(Value));
   }
 
   // The same values for every row.
@@ -57,16 +55,14 @@ class Writer {
 
 }  // namespace
 
-void write_response(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, const Batch& batch,
-                    const Answers& answers, const Slice& slice, std::uint64_t bundle_id) {
-  std::int32_t top_k = 1, top_creators = 1;
+void write_response(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, const Answers& answers,
+                    const Slice& slice, std::uint64_t bundle_id) {
   for (std::size_t q = slice.first; q < slice.first + slice.count; ++q) {
-    top_k = std::max(top_k, batch.queries[q].top_k);
-    top_creators = std::max(top_creators, batch.queries[q].top_creators);
+    if (!answers.fault[q].empty()) throw BackendError(ErrorKind::kInternal, answers.fault[q]);
   }
-  const auto items = static_cast<std::size_t>(top_k), creators = static_cast<std::size_t>(top_creators);
+  const std::size_t queries = answers.fault.size(), width = answers.row.size() / queries;
   const std::uint64_t bundle[] = {bundle_id};
-  const float timing[] = {answers.search_ms, answers.rescore_ms, static_cast<float>(batch.queries.size())};
+  const float timing[] = {answers.search_ms, answers.rescore_ms, static_cast<float>(queries)};
 
   Writer writer(response, slice);
   std::uint32_t count = 0;
@@ -76,23 +72,9 @@ void write_response(TRITONBACKEND_Request* request, TRITONBACKEND_Response* resp
     call(TRITONBACKEND_RequestOutputName(request, i, &wanted));
     const std::string_view name(wanted);
     if (name == "row") {
-      writer.rows("row", TRITONSERVER_TYPE_INT64, answers.row.data(), answers.top_k, items);
+      writer.rows("row", TRITONSERVER_TYPE_INT64, answers.row, width);
     } else if (name == "similarity") {
-      writer.rows("similarity", TRITONSERVER_TYPE_FP32, answers.similarity.data(), answers.top_k, items);
-    } else if (name == "share") {
-      writer.rows("share", TRITONSERVER_TYPE_FP32, answers.share.data(), answers.top_k, items);
-    } else if (name == "diffuse") {
-      writer.rows("diffuse", TRITONSERVER_TYPE_FP32, answers.diffuse.data(), 1, 1);
-    } else if (name == "peak") {
-      writer.rows("peak", TRITONSERVER_TYPE_FP32, answers.peak.data(), 1, 1);
-    } else if (name == "creator") {
-      writer.rows("creator", TRITONSERVER_TYPE_INT32, answers.creator.data(), answers.top_creators, creators);
-    } else if (name == "creator_share") {
-      writer.rows("creator_share", TRITONSERVER_TYPE_FP32, answers.creator_share.data(), answers.top_creators,
-                  creators);
-    } else if (name == "creator_items") {
-      writer.rows("creator_items", TRITONSERVER_TYPE_INT32, answers.creator_items.data(),
-                  answers.top_creators, creators);
+      writer.rows("similarity", TRITONSERVER_TYPE_FP32, answers.similarity, width);
     } else if (name == "bundle") {
       writer.repeated("bundle", TRITONSERVER_TYPE_UINT64, bundle);
     } else if (name == "timing") {

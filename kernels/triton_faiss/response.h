@@ -10,8 +10,9 @@
 
 namespace attributary::triton {
 
-// Fills a request's response from its slice of the answers. Raises BackendError.
-void write_response(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, const Batch& batch,
-                    const Answers& answers, const Slice& slice, std::uint64_t bundle_id);
+// Fills a request's response from its slice of the answers. Raises BackendError, also where one of its
+// queries has a fault.
+void write_response(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, const Answers& answers,
+                    const Slice& slice, std::uint64_t bundle_id);
 
 }  // namespace attributary::triton

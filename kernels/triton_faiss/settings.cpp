@@ -1,7 +1,6 @@
 #include "triton_faiss/settings.h"
 
 #include <charconv>
-#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -43,15 +42,6 @@ class Parameters {
     return number;
   }
 
-  float real(const char* name) const {
-    const std::string value = text(name);
-    double number = 0;  // read as double and rounded once, as the Python side does
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size())
-      refuse(name, "must be a number, got '" + value + "'");
-    return static_cast<float>(number);
-  }
-
   std::string hex(const char* name, std::size_t digits) const {
     const std::string value = text(name);
     if (value.size() != digits || value.find_first_not_of("0123456789abcdef") != std::string::npos) {
@@ -64,22 +54,6 @@ class Parameters {
  private:
   json entries_;
 };
-
-Calibration parse_calibration(const Parameters& parameters, const std::string& kind) {
-  const std::string temperature = "temperature_" + kind, threshold = "threshold_" + kind,
-                    background = "background_" + kind;
-  Calibration found{parameters.real(temperature.c_str()), parameters.real(threshold.c_str()),
-                    parameters.real(background.c_str())};
-  if (!(found.temperature > 0) || !std::isfinite(found.temperature)) {
-    refuse(temperature.c_str(), "must be finite and above 0");
-  }
-  if (!(found.threshold >= 0 && found.threshold < 1))
-    refuse(threshold.c_str(), "must be at least 0 and below 1");
-  if (!(found.background < std::numeric_limits<float>::infinity())) {
-    refuse(background.c_str(), "must be finite or minus infinity");
-  }
-  return found;
-}
 
 // Said here and not when the second instance starts: Triton would be warming the first one up by then, and
 // taking a model away under its warm-up ended the server.
@@ -119,12 +93,8 @@ Settings parse_settings(const std::string& config_json) {
   settings.dim = parameters.integer("dim", 1, 1 << 16);
   settings.nprobe = parameters.integer("nprobe", 0, kRows);
   settings.candidates = parameters.integer("candidates", 1, kRows);
-  settings.max_top_k = parameters.integer("max_top_k", 1, kRows);
-  settings.image = parse_calibration(parameters, "image");
-  settings.prompt = parse_calibration(parameters, "prompt");
   settings.sha256_index = parameters.hex("sha256_index", 64);
   settings.sha256_vectors = parameters.hex("sha256_vectors", 64);
-  settings.sha256_rows = parameters.hex("sha256_rows", 64);
   if (parameters.has("threads")) settings.threads = parameters.integer("threads", 0, 1024);
   if (parameters.has("gpu_temp_bytes")) {
     settings.gpu_temp_bytes = parameters.integer("gpu_temp_bytes", 1 << 20, std::int64_t{1} << 36);

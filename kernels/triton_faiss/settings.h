@@ -6,24 +6,14 @@
 
 namespace attributary::triton {
 
-// How cosines become shares; see attributary.kernels.rescore.
-struct Calibration {
-  float temperature = 0;  // cosine units; above 0
-  float threshold = 0;    // in [0, 1)
-  float background = 0;   // cosine of the null item; may be minus infinity
-};
-
 struct Settings {
   std::string bundle;  // directory that holds index.faiss and vectors.npy
   std::uint64_t bundle_id = 0;
-  std::int64_t items = 0;                                 // N
-  std::int64_t dim = 0;                                   // D
-  std::int64_t nprobe = 0;                                // 0 where the index has no lists
-  std::int64_t candidates = 0;                            // R
-  std::int64_t max_top_k = 0;                             // limit on top_k and top_creators
-  Calibration image;                                      // queries without a prompt
-  Calibration prompt;                                     // queries with one
-  std::string sha256_index, sha256_vectors, sha256_rows;  // lower-case hex
+  std::int64_t items = 0;                    // N
+  std::int64_t dim = 0;                      // D
+  std::int64_t nprobe = 0;                   // 0 where the index has no lists
+  std::int64_t candidates = 0;               // of a query; R = min(candidates, N)
+  std::string sha256_index, sha256_vectors;  // lower-case hex
 
   // Optional parameters of this backend alone.
   std::int64_t threads = 1;               // that share a batch; 0: one a core

@@ -40,6 +40,16 @@ class DeletedError(NotFoundError):
         return f"item {self.name} was deleted at {self.at}"
 
 
+class AlreadyExistsError(AttributaryError):
+    """An id that another item has: `kind` is "item", `name` the id, the text says what differs."""
+
+    def __init__(self, kind: str, name: str, message: str) -> None:
+        super().__init__(f"{kind} {name} exists already: {message}")
+        self.kind = kind
+        self.name = name
+        self.message = message
+
+
 class PreconditionError(AttributaryError):
     """Right, but not in this state: `subject` is what stands in the way, the text says what would help."""
 

@@ -9,6 +9,7 @@ import click
 # Name of a group -> where its click command lives.
 GROUPS = {
     "audit": "attributary_train.audit.commands:audit",
+    "bench": "attributary_train.evaluation.bench_command:bench",
     "calibrate": "attributary_train.calibration.commands:calibrate",
     "abc": "attributary_train.customization.commands:abc",
     "corpus": "attributary_train.corpus.commands:corpus",

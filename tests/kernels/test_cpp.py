@@ -36,7 +36,7 @@ def test_cpp_tests_and_fuzzer_under_sanitizers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("source", ["preprocess/resize_cuda.cu", "rescore/rescore_cuda.cu"])
+@pytest.mark.parametrize("source", ["preprocess/resize_cuda.cu", "rescore/rank_cuda.cu"])
 def test_nvcc_compiles_the_cuda_files(tmp_path: Path, source: str, architecture: str) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:

@@ -30,9 +30,8 @@ TYPES = {
     "token_ids": "INT64",
     "token_mask": "INT64",
     "embedding": "FP32",
-    "has_prompt": "UINT8",
+    "filter": "UINT8",
 }
-TYPES |= {"top_k": "INT32", "top_creators": "INT32", "filter": "UINT8"}
 
 
 @pytest.fixture(scope="session")
@@ -189,22 +188,15 @@ def expected(engine, questions):
     return [engine.attribute(query) for query in questions]
 
 
-def tensors_of(prepared, tokenizer, *, embeddings=None, top_k=10, top_creators=10):
+def tensors_of(prepared, tokenizer, *, embeddings=None):
     """The inputs of `attribution`, or of `index` if embeddings are given, for prepared queries."""
-    count = len(prepared)
-    found = {
-        "has_prompt": np.array([[query.has_prompt] for query in prepared], np.uint8),
-        "top_k": np.full((count, 1), top_k, np.int32),
-        "top_creators": np.full((count, 1), top_creators, np.int32),
-    }
     if embeddings is not None:
-        return {"embedding": embeddings, **found}
+        return {"embedding": embeddings}
     ids, mask = tokenizer.pad([query.tokens for query in prepared])
     return {
         "pixels": np.stack([query.pixels for query in prepared]),
         "token_ids": ids,
         "token_mask": mask,
-        **found,
     }
 
 

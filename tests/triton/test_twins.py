@@ -36,69 +36,59 @@ def index(parameters):
     return IndexTwin(*parameters("index"))
 
 
-def request(engine, questions, top_k=5, **changed):
-    prepared = [engine.prepare(question) for question in questions]
-    count = len(prepared)
-    return {
-        "embedding": engine.embed(prepared),
-        "has_prompt": np.array([[query.has_prompt] for query in prepared], np.uint8),
-        "top_k": np.full((count, 1), top_k, np.int32),
-        "top_creators": np.full((count, 1), 3, np.int32),
-        **changed,
-    }
+def request(engine, questions, **changed):
+    return {"embedding": engine.embed([engine.prepare(question) for question in questions]), **changed}
 
 
 def test_a_wrong_request_fails_alone(index, engine, questions, expected):
     good = request(engine, questions[:2])
-    wrong = request(engine, questions[2:3], top_k=0)
+    wrong = {"embedding": 2 * request(engine, questions[2:3])["embedding"]}
     outcomes = index.run([good, wrong, request(engine, questions[3:4])])
     assert isinstance(outcomes[1], InvalidArgumentError)
-    assert outcomes[1].field == "top_k"
+    assert outcomes[1].field == "embedding"
     for outcome, wanted in ((outcomes[0], expected[:2]), (outcomes[2], expected[3:4])):
         for row, answer in enumerate(wanted):
             ids = [engine.bundle.items.id_of(place) for place in outcome["row"][row]]
-            assert ids == [item.id for item in answer.items[:5]]
+            assert ids[: len(answer.items)] == [item.id for item in answer.items]
     assert outcomes[0]["timing"][0, 2] == 3
 
 
-def test_each_request_is_as_wide_as_it_asked(index, engine, questions):
-    narrow, wide = request(engine, questions[:1], top_k=2), request(engine, questions[1:2], top_k=40)
-    first, second = index.run([narrow, wide])
-    assert first["row"].shape == (1, 2)
-    assert second["row"].shape == (1, 40)
-    alone = index.run([narrow])[0]
-    for name in (
-        "row",
-        "similarity",
-        "share",
-        "diffuse",
-        "peak",
-        "creator",
-        "creator_share",
-        "creator_items",
-    ):
-        assert (first[name] == alone[name]).all(), name
+def test_every_answer_holds_all_candidates_and_is_the_same_alone(index, engine, questions):
+    some = np.packbits(np.arange(300) % 4 == 2, bitorder="little")[None]
+    asked = [
+        request(engine, questions[:1]),
+        request(engine, questions[1:3]),
+        request(engine, questions[:1], filter=some),
+        request(engine, questions[4:5], filter=np.zeros((1, 0), np.uint8)),
+    ]
+    for one, together in zip(asked, index.run(asked), strict=True):
+        alone = index.run([one])[0]
+        assert together["row"].shape == (len(one["embedding"]), engine.view.candidate_count)
+        assert (together["row"] == alone["row"]).all()
+        assert (together["similarity"] == alone["similarity"]).all()
+        assert (np.diff(together["similarity"]) <= 0).all()
 
 
 def test_filters_in_one_batch_are_kept_apart(index, engine, questions):
     only = np.packbits(np.arange(300) % 4 == 2, bitorder="little")[None]
-    free, restricted, none = index.run(
+    few = np.packbits(np.arange(300) < 3, bitorder="little")[None]
+    restricted, listed, none = index.run(
         [
-            request(engine, questions[:1]),
             request(engine, questions[:1], filter=only),
+            request(engine, questions[:1], filter=few),
             request(engine, questions[:1], filter=np.zeros_like(only)),
         ]
     )
     assert (restricted["row"] % 4 == 2).all()
-    assert restricted["peak"] == free["similarity"][:, :1]
-    assert (none["row"] == -1).all() and none["diffuse"][0, 0] == 1
-    assert (none["creator"] == -1).all()
+    assert sorted(listed["row"][0, :3].tolist()) == [0, 1, 2]
+    assert (listed["row"][0, 3:] == -1).all()
+    assert (none["row"] == -1).all()
 
 
-@pytest.mark.parametrize("file", ["index.faiss", "vectors.npy", "rows.npy"])
+@pytest.mark.parametrize("file", ["index.faiss", "vectors.npy"])
 def test_files_are_held_to_their_hashes(parameters, file):
     values, folder = parameters("index")
-    name = {"index.faiss": "sha256_index", "vectors.npy": "sha256_vectors", "rows.npy": "sha256_rows"}[file]
+    name = {"index.faiss": "sha256_index", "vectors.npy": "sha256_vectors"}[file]
     with pytest.raises(BundleError) as told:
         IndexTwin({**values, name: "0" * 64}, folder)
     assert told.value.file == file

@@ -88,7 +88,7 @@ def test_nothing_of_the_last_release_is_lost(name):
     ],
 )
 def test_the_check_sees_each_kind_of_break(name, change):
-    broken = current(name)
+    broken = released(name)
     change(broken)
     assert breaks(released(name), broken)
 

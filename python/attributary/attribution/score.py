@@ -150,6 +150,8 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
                 creator=items.creator(item),
                 licence=items.licence(item),
                 uri=items.uri(item),
+                creator_url=items.creator_url(item),
+                near_dup_group=items.near_dup_group(item),
             )
             for rank, (item, similarity, share) in enumerate(
                 zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1

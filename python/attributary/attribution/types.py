@@ -111,6 +111,8 @@ class AttributedItem:
     creator: str
     licence: str
     uri: str
+    creator_url: str = ""
+    near_dup_group: int = 0  # items of one group share credit
 
 
 @dataclass(frozen=True, slots=True)

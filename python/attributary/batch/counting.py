@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attributary.errors import RunError
 
-from .reading import Shard
+from .rows import Shard
 from .run import Run
 
 # The rate says nothing about fewer rows.

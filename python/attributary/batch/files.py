@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary.errors import OutputError
+from attributary.plain import cell
 
 TEMPORARY = ".tmp"
 _PIECE = 1 << 20
@@ -41,11 +42,11 @@ def parquet_bytes(table: pa.Table, facts: Mapping[str, str]) -> bytes:
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return a CSV file: UTF-8, RFC 4180 quoting, LF."""
+    """Return a CSV file: UTF-8, RFC 4180 quoting, LF; no text in it is a spreadsheet's formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([cell(value) for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 

@@ -3,96 +3,218 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from attributary.errors import InputError
 
-Kind = Literal["parquet", "webdataset", "folder"]
+from .access import is_below
+from .naming import ARROW, PICTURES, TABLES, bookkeeping, derived, ending, hidden, is_tar
+from .picture_tables import FAILED, describes_pictures, failed_downloads
+from .rows import Fates
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+Kind = Literal["parquet", "arrow", "webdataset", "folder"]
+
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input: a Parquet file, a tar, or a folder of pictures."""
+    """One input: a Parquet or Arrow file, a tar, or a folder of pictures."""
 
     name: str  # POSIX path below the deepest directory that holds all inputs
     path: Path
     kind: Kind
+    root: Path = Path()  # directory that the paths of its rows may not lead out of
+    partition: tuple[
+        tuple[str, str | int | None], ...
+    ] = ()  # column=value directories of Hive, outermost first
 
 
-def find_inputs(arguments: Sequence[Path | str]) -> list[InputFile]:
-    """Return the files that the arguments stand for, each once, sorted by the bytes of their names.
+@dataclass(slots=True)
+class Found:
+    """The inputs of a run, and what lies beside them."""
 
-    A directory stands for the Parquet files below it; without any, for its tars; without any, for its pictures.
-    Raises InputError naming an argument that is none of these.
+    files: list[InputFile] = field(default_factory=list)
+    fates: Fates = field(default_factory=Fates)
+    # Pictures beside tables, by real path: rows, if a table names them.
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
+def find_inputs(
+    arguments: Sequence[Path | str], roots: Sequence[str] = (), image_column: str | None = None
+) -> Found:
+    """Find the files that the arguments stand for, each once, sorted by the bytes of their names.
+
+    A directory stands for the tars below it; without any, for its Parquet or Arrow files; for its pictures where there
+    are none, or only tables that describe pictures, unless `image_column` says which column of theirs holds the rows'.
+    `roots` are directories that symbolic links may lead to. Raises InputError naming an argument that is none of these.
     """
-    found: dict[Path, Kind] = {}
+    found = Found()
+    places: dict[Path, InputFile] = {}
     for argument in arguments:
         path = Path(os.path.abspath(argument))  # noqa: PTH100 - resolve() would follow links out of the log
-        found.update(_expand(path, str(argument)))
-    if not found:
+        for file in _expand(path, str(argument), roots, image_column is not None, found):
+            places.setdefault(file.path, file)
+    if not places:
         raise InputError("(none)", "name at least one Parquet file, tar or folder")
-    below = os.path.commonpath([path.parent for path in found])
-    files = [InputFile(_text(path.relative_to(below)), path, kind) for path, kind in found.items()]
-    return sorted(files, key=lambda file: os.fsencode(file.name))
-
-
-def picture_paths(folder: Path) -> list[Path]:
-    """Return the pictures below a folder, sorted by the bytes of their relative paths."""
-    found = [path for path in _below(folder) if path.suffix.lower() in PICTURES]
-    return sorted(found, key=lambda path: os.fsencode(path.relative_to(folder)))
+    below = os.path.commonpath([path.parent for path in places])
+    files = [replace(file, name=text_of(path.relative_to(below))) for path, file in places.items()]
+    found.files = _typed(sorted(files, key=lambda file: os.fsencode(file.name)))
+    return found
 
 
 def text_of(path: Path) -> str:
     """POSIX path as valid Unicode; bytes that are none are written as escapes."""
-    return _text(path)
+    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
 
 
-def _expand(path: Path, said: str) -> dict[Path, Kind]:
-    if path.is_dir():
-        return _expand_directory(path, said)
-    if not path.exists():
-        raise InputError(said, "does not exist")
-    name = path.name.lower()
-    if name.endswith(_COMPRESSED):
-        raise InputError(
-            said, "is a compressed tar, which cannot be read from the middle; unpack it to a .tar"
-        )
-    if name.endswith((".parquet", ".pq")):
-        return {path: "parquet"}
-    if name.endswith(".tar"):
-        return {path: "webdataset"}
-    raise InputError(said, "must be a .parquet file, a .tar or a directory")
-
-
-def _expand_directory(path: Path, said: str) -> dict[Path, Kind]:
-    files = _below(path)
-    tables: list[Path] = [file for file in files if file.suffix.lower() in {".parquet", ".pq"}]
-    tars = [file for file in files if file.suffix.lower() == ".tar"]
-    if tables and tars:
-        raise InputError(said, "holds Parquet files and tars; name the files of one kind")
-    if tables:
-        return dict.fromkeys(tables, "parquet")
-    if tars:
-        return dict.fromkeys(tars, "webdataset")
-    if any(file.suffix.lower() in PICTURES for file in files):
-        return {path: "folder"}
-    raise InputError(said, "holds no Parquet file, no tar and no picture")
-
-
-def _below(folder: Path) -> list[Path]:
-    found = []
-    for directory, names, files in os.walk(folder):
-        # Hidden files are editors', file systems' and unfinished writers' own.
-        names[:] = [name for name in names if not name.startswith(".")]
-        found += [Path(directory, name) for name in files if not name.startswith(".")]
+def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
+    """Return every file below a folder; a linked directory only where it is allowed and not read already."""
+    found: list[Path] = []
+    allowed = [os.path.realpath(root) for root in roots]
+    top = os.path.realpath(folder)
+    read = {top}
+    for directory, names, files in os.walk(folder, followlinks=True):
+        for name in sorted(names):
+            path = Path(directory, name)
+            if not path.is_symlink():
+                continue
+            target = os.path.realpath(path)
+            below = os.path.relpath(target, top)
+            inside = not below.startswith("..")
+            if (
+                target in read
+                or top.startswith(target + os.sep)
+                or (inside and not hidden(Path(below).parts))
+            ):
+                fates.skip(text_of(path), "a symbolic link to a directory that is read itself")
+                names.remove(name)
+            elif not inside and not any(is_below(target, root) for root in allowed):
+                fates.skip(text_of(path), "a symbolic link out of the folder; --image-root allows its target")
+                names.remove(name)
+            else:
+                read.add(target)
+        found += [Path(directory, name) for name in files]
     return found
 
 
-def _text(path: Path) -> str:
-    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
+def _expand(path: Path, said: str, roots: Sequence[str], named: bool, found: Found) -> list[InputFile]:
+    if path.is_dir():
+        return _expand_directory(path, said, roots, named, found)
+    if not path.exists():
+        raise InputError(said, "does not exist")
+    kind = _kind(path)
+    if kind is None:
+        raise InputError(
+            said, "must be a .parquet or .arrow file, a .tar (also .gz, .zst, .bz2, .xz) or a directory"
+        )
+    return [InputFile("", path, kind, path.parent)]
+
+
+def _kind(path: Path) -> Kind | None:
+    if is_tar(path.name):
+        return "webdataset"
+    last = ending(path.name)
+    return "parquet" if last in TABLES else "arrow" if last in ARROW else None
+
+
+def _expand_directory(
+    path: Path, said: str, roots: Sequence[str], named: bool, found: Found
+) -> list[InputFile]:
+    of_walk = Fates()
+    kinds: dict[Kind, list[Path]] = {"parquet": [], "arrow": [], "webdataset": []}
+    pictures: list[Path] = []
+    rest: list[Path] = []
+    for file in walk(path, roots, of_walk):
+        parts = file.relative_to(path).parts
+        kind = _kind(file)
+        if bookkeeping(parts) or hidden(parts):
+            rest.append(file)
+        elif kind is not None:
+            kinds[kind].append(file)
+        elif ending(file.name) in PICTURES:
+            pictures.append(file)
+        else:
+            rest.append(file)
+    tars, tables = kinds["webdataset"], kinds["parquet"] + kinds["arrow"]
+    about = bool(tars or (pictures and not named))
+    beside = [table for table in tables if about and describes_pictures(table)]
+    data = [table for table in tables if table not in beside]
+    if tars and data:
+        raise InputError(said, "holds Parquet files and tars; name the files of one kind")
+    if pictures and not tars and not data:
+        # The folder's reader counts its own.
+        return [InputFile("", path, "folder", path)]
+    if not tars and not data:
+        raise InputError(said, "holds no Parquet file, no tar and no picture")
+    found.fates.add(of_walk)
+    for file in beside:
+        found.fates.ignore(text_of(file), "a table about the pictures in the tars")
+        if failed := failed_downloads(file):
+            found.fates.skip(text_of(file), FAILED, failed)
+    for file in rest:
+        count_other(file.relative_to(path).parts, found.fates)
+    for file in pictures:
+        if tars:
+            found.fates.skip(text_of(file), "a picture beside tars")
+        else:
+            found.pictures[os.path.realpath(file)] = text_of(file.relative_to(path))
+    return [
+        InputFile("", file, _kind(file) or "parquet", path, _partition(file.relative_to(path).parts[:-1]))
+        for file in tars or data
+    ]
+
+
+def count_other(parts: Sequence[str], fates: Fates) -> None:
+    """Count a file that is neither a row nor part of one."""
+    name, last = "/".join(parts), ending(parts[-1])
+    reason = bookkeeping(parts)
+    holds_data = last in PICTURES or last in TABLES or last in ARROW or is_tar(parts[-1])
+    if reason is not None:
+        fates.ignore(name, reason)
+    elif hidden(parts):
+        reason = "hidden: a name that begins with a dot or an underscore"
+        (fates.skip if holds_data else fates.ignore)(name, reason)
+    elif last in PICTURES and derived(parts):
+        fates.skip(name, str(derived(parts)))
+    else:
+        fates.skip(name, f"its ending {last} is not read here" if last else "has no ending")
+
+
+def _partition(directories: Sequence[str]) -> tuple[tuple[str, str | int | None], ...]:
+    found: dict[str, str | int | None] = {}
+    for part in directories:
+        name, is_value, value = part.partition("=")
+        if is_value and name:
+            found[unquote(name)] = None if value == _NO_VALUE else unquote(value)
+    return tuple(found.items())
+
+
+def _typed(files: list[InputFile]) -> list[InputFile]:
+    """Make whole numbers of partition values where all files' values of a column are."""
+    values: dict[str, list[str | int | None]] = {}
+    for file in files:
+        for name, value in file.partition:
+            values.setdefault(name, []).append(value)
+    whole = {
+        name
+        for name, told in values.items()
+        if any(value is not None for value in told)
+        and all(value is None or _WHOLE.fullmatch(str(value)) for value in told)
+    }
+    return [
+        replace(
+            file,
+            partition=tuple(
+                (name, int(value) if name in whole and value is not None else value)
+                for name, value in file.partition
+            ),
+        )
+        for file in files
+    ]

@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from .counting import Counts, Progress, Tally
 from .plan import Plan
-from .reading import Shard
-from .rows import Batch
+from .rows import Batch, Shard
 from .run import Run
 from .scoring import Scorer, score_batch
 

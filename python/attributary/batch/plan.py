@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from attributary.bundle.files import sha256
 from attributary.errors import InputError
 
 from .folder_input import FolderInput
-from .inputs import InputFile, find_inputs, text_of
-from .parquet_input import ParquetInput
-from .reading import Reader, Shard
+from .inputs import InputFile, find_inputs
+from .rows import Batch, Fates, Reader, Shard
+from .schema import OWN_COLUMNS
 from .settings import Settings
+from .table_input import TableInput
 from .tar_input import TarInput
+from .values import cast, joined_type
 
 # Done, total: bytes of the inputs that were hashed.
 Progress = Callable[[int, int], None]
@@ -43,6 +46,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     shards: tuple[Shard, ...]
     passed: pa.Schema
+    fates: Fates = field(default_factory=Fates)  # members that are no rows
 
     @property
     def rows(self) -> int:
@@ -51,7 +55,8 @@ class Plan:
 
     def reader(self, file: int) -> Reader:
         """Open one of the files; raises InputError."""
-        return open_reader(self.files[file].file, self.settings)
+        found = self.files[file].file
+        return _Conformed(open_reader(found, self.settings), self.passed, dict(found.partition))
 
 
 def make_plan(
@@ -60,70 +65,127 @@ def make_plan(
     """Find, hash and scan the inputs, and cut them into shards.
 
     Reads every input once and keeps 8 bytes a row while it looks for repeated ids. Raises InputError naming the file,
-    and the column or the rows in it: missing or wrongly typed columns, columns that differ between files, an id that is
-    there twice, a file that is cut off.
+    and the column or the rows in it: missing or wrongly typed columns, columns whose types cannot be joined between
+    files, an id that is there twice, a file that is cut off.
     """
     settings.check()
-    inputs = find_inputs(arguments)
-    total = sum(_size(file.path) for file in inputs)
+    found = find_inputs(arguments, settings.access.roots, settings.columns.image)
+    total = sum(_size(file.path) for file in found.files)
     done = 0
     files: list[PlannedFile] = []
     shards: list[Shard] = []
     seen = array("Q")
     passed: pa.Schema | None = None
-    for place, file in enumerate(inputs):
+    beside = dict(found.pictures)
+    for place, file in enumerate(found.files):
         reader = open_reader(file, settings)
         try:
-            if passed is None:
-                passed = reader.passed
-            _check_same(file, reader.passed, inputs[0], passed)
+            columns = _with_partition(file, reader.passed, settings.pass_through)
+            passed = _joined(file, columns, passed, found.files[0].name)
             rows = 0
             for ids in reader.ids():
                 rows += len(ids)
                 seen.extend(_hash(generation_id) for generation_id in ids)
-            starts = range(0, rows, settings.rows_per_shard)
-            shards += [
-                Shard(
-                    len(shards) + number,
-                    place,
-                    start,
-                    min(settings.rows_per_shard, rows - start),
-                    reader.offset(start),
-                )
-                for number, start in enumerate(starts)
-            ]
+            shards += _cut(rows, settings.rows_per_shard, len(shards), place, reader)
+            files.append(PlannedFile(file, rows, *_digest(file, reader)))
+            if beside and isinstance(reader, TableInput):
+                for uri in reader.named():
+                    beside.pop(os.path.realpath(file.path.parent / uri), None)
+            found.fates.add(reader.fates)
         finally:
             reader.close()
-        files.append(PlannedFile(file, rows, *_digest(file, reader)))
         done += files[-1].bytes
         progress(done, total)
     assert passed is not None
-    _check_unique(np.frombuffer(seen, np.uint64), inputs, settings)
-    return Plan(settings, tuple(files), tuple(shards), passed)
+    for name in settings.pass_through or ():
+        if name not in passed.names and f"log_{name}" not in passed.names:
+            there = ", ".join(passed.names) or "none"
+            raise InputError(found.files[0].name, f"is missing; there are {there}", f"column {name}")
+    for name in beside.values():
+        found.fates.skip(name, "a picture that no table names")
+    _check_unique(np.frombuffer(seen, np.uint64), found.files, settings)
+    return Plan(settings, tuple(files), tuple(shards), passed, found.fates)
+
+
+def _cut(rows: int, every: int, first: int, file: int, reader: Reader) -> list[Shard]:
+    return [
+        Shard(first + number, file, start, min(every, rows - start), *reader.place(start))
+        for number, start in enumerate(range(0, rows, every))
+    ]
 
 
 def open_reader(file: InputFile, settings: Settings) -> Reader:
     """Open an input file; raises InputError."""
-    if file.kind == "parquet":
-        return ParquetInput(file, settings.columns, settings.pass_through)
-    if file.kind == "webdataset":
-        return TarInput(file, settings)
-    return FolderInput(file, settings)
+    if file.kind == "folder":
+        return FolderInput(file, settings)
+    return TarInput(file, settings) if file.kind == "webdataset" else TableInput(file, settings)
 
 
-def _check_same(file: InputFile, found: pa.Schema, first: InputFile, wanted: pa.Schema) -> None:
-    for name in [*wanted.names, *found.names]:
-        here = found.field(name).type if name in found.names else None
-        there = wanted.field(name).type if name in wanted.names else None
-        if here != there:
+def _with_partition(file: InputFile, found: pa.Schema, wanted: tuple[str, ...] | None) -> pa.Schema:
+    """A tar's columns and those of its directories; a table's reader has them already."""
+    for name, value in file.partition if file.kind == "webdataset" else ():
+        if name not in found.names and (wanted is None or name in wanted):
+            kind = pa.int64() if isinstance(value, int) else pa.string()
+            found = found.append(pa.field(f"log_{name}" if name in OWN_COLUMNS else name, kind))
+    return found
+
+
+def _joined(file: InputFile, found: pa.Schema, wanted: pa.Schema | None, first: str) -> pa.Schema:
+    """Columns of the files so far and of one more: types as wide as both need, nulls where a file has none."""
+    if wanted is None:
+        return found
+    joined = []
+    for column in [*wanted, *(new for new in found if new.name not in wanted.names)]:
+        here, there = (
+            schema.field(column.name).type if column.name in schema.names else None
+            for schema in (found, wanted)
+        )
+        kind = here or there if here is None or there is None else joined_type(there, here)
+        if kind is None:
             raise InputError(
                 file.name,
-                f"is {here or 'missing'}, in {first.name} it is {there or 'missing'}; pass through only columns "
-                "that all files have",
-                f"column {name}",
+                f"is {here}, in {first} it is {there}; leave it out with --pass-through",
+                f"column {column.name}",
             )
-    if found.names != wanted.names:
-        raise InputError(file.name, f"are in another order than in {first.name}", "columns")
+        joined.append(pa.field(column.name, kind))
+    return pa.schema(joined)
+
+
+@dataclass(slots=True)
+class _Conformed:
+    """A reader whose batches have a run's columns, in their order and types."""
+
+    reader: Reader
+    passed: pa.Schema
+    partition: dict[str, str | int | None]
+
+    @property
+    def fates(self) -> Fates:
+        return self.reader.fates
+
+    def ids(self) -> Iterator[list[str]]:
+        return self.reader.ids()
+
+    def place(self, row: int) -> tuple[int, int]:
+        return self.reader.place(row)
+
+    def digest(self) -> tuple[int, str]:
+        return self.reader.digest()
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
+        for batch in self.reader.batches(shard, size):
+            arrays = [self._column(batch.passed, field) for field in self.passed]
+            passed = pa.RecordBatch.from_arrays(arrays, schema=self.passed)
+            yield replace(batch, passed=passed)
+
+    def _column(self, passed: pa.RecordBatch, field: pa.Field[Any]) -> pa.Array[Any]:
+        if field.name in passed.schema.names:
+            return cast(passed.column(field.name), field.type)
+        value = self.partition.get(field.name, self.partition.get(field.name.removeprefix("log_")))
+        return cast(pa.array([value] * len(passed)), field.type)
 
 
 def _check_unique(
@@ -143,7 +205,7 @@ def _check_unique(
                 raise InputError(
                     file.name,
                     f"holds {generation_id[:80]!r}, which {first} holds in row {at} already; an id must be there once",
-                    f"column {settings.columns.id}, row {row}",
+                    f"column {settings.columns.id or 'generation_id'}, row {row}",
                 )
             places[generation_id] = (file.name, row)
 
@@ -165,13 +227,7 @@ def _hash(generation_id: str) -> int:
 def _digest(file: InputFile, reader: Reader) -> tuple[int, str]:
     """(bytes, SHA-256) of an input."""
     try:
-        if not isinstance(reader, FolderInput):
-            return file.path.stat().st_size, sha256(file.path)
-        size, digest = 0, hashlib.sha256()
-        for path in reader.paths:
-            size += path.stat().st_size
-            digest.update(f"{text_of(path.relative_to(file.path))}\0{sha256(path)}\n".encode())
-        return size, digest.hexdigest()
+        return reader.digest()
     except OSError as error:
         raise InputError(file.name, f"cannot be read: {error.strerror} ({error.filename})") from error
 

@@ -21,8 +21,7 @@ from .counting import Counts, Progress, Tally
 from .job import Result, run_job
 from .plan import Plan
 from .ray_stream import RayOptions, stream
-from .reading import Shard
-from .rows import BundleState
+from .rows import BundleState, Shard
 from .run import Run
 from .schema import batch_table
 from .scoring import BatchPreparer, PreparedBatch, Scorer
@@ -160,7 +159,9 @@ class ScoreParts:
         """Return the batch's output rows."""
         prepared = part.prepared
         outcomes = self._scorer.answer(prepared)
-        rows = batch_table(self._schema, prepared.ids, prepared.passed, outcomes, self._bundle_id)
+        rows = batch_table(
+            self._schema, prepared.ids, prepared.passed, outcomes, self._bundle_id, prepared.prompts
+        )
         return Done(part.shard, part.place, rows)
 
 

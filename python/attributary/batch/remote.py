@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,7 @@ from attributary.errors import (
     UnavailableError,
 )
 
-from .rows import Batch, BundleState, Outcome, Problem, Row, Scored
+from .rows import Batch, BundleState, Outcome, Problem, Scored
 from .scoring import (
     BatchPreparer,
     PreparedBatch,
@@ -33,12 +34,14 @@ from .scoring import (
     state_of,
 )
 from .settings import Settings
-from .waiting import patiently
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonEngine
 
 T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
 
 
 class GatewayScorer:
@@ -82,7 +85,7 @@ class GatewayScorer:
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Fetch each row's picture; the gateway decodes."""
-        return prepare_rows(batch, self._settings.limits.max_image_bytes, _as_query)
+        return prepare_rows(batch, self._settings, _as_query)
 
     def answer(self, prepared: PreparedBatch) -> list[Outcome]:
         """Ask the gateway about the batch; it may join it with other callers' queries."""
@@ -160,8 +163,30 @@ class TritonScorer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def _as_query(row: Row, data: bytes) -> Query:
-    return Query(image=data, prompt=row.prompt)
+def patiently(
+    ask: Callable[[], T],
+    patience_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> T:
+    """Ask until there is an answer; raises UnavailableError after `patience_s` seconds of refusals."""
+    until = clock() + patience_s
+    wait = _FIRST_PAUSE_S
+    while True:
+        try:
+            return ask()
+        except (UnavailableError, OverloadedError, DeadlineError) as error:
+            asked_for = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
+            delay = min(max(wait, asked_for), _LONGEST_PAUSE_S)
+            if clock() + delay > until:
+                raise UnavailableError(f"the engine gave no answer for {patience_s:g} s: {error}") from error
+            pause(delay)
+            wait *= 2
+
+
+def _as_query(data: bytes, prompt: str) -> Query:
+    return Query(image=data, prompt=prompt)
 
 
 def _outcome(query: Query, result: Answer | Exception) -> tuple[bool, Scored] | Problem:

@@ -14,11 +14,12 @@ from PIL import Image
 from attributary.encoder.image import decode
 from attributary.errors import AttributaryError, RunError
 
+from .access import Access
 from .inputs import InputFile, find_inputs
 from .pictures import picture_of
 from .plan import open_reader
-from .reading import Shard
 from .report_data import Example
+from .rows import Shard
 from .settings import Columns, RowLimits, Settings
 
 # Item id to the picture's file, None if there is none.
@@ -28,17 +29,20 @@ _SIDE = 176
 
 
 def generation_pictures(
-    run: dict[str, Any], arguments: Sequence[Path], examples: Sequence[Example]
+    run: dict[str, Any],
+    arguments: Sequence[Path],
+    examples: Sequence[Example],
+    image_roots: Sequence[str] = (),
 ) -> dict[tuple[int, int], str]:
     """Return {(shard, row): data URI} of the examples whose picture is still what was attributed.
 
     `arguments` are the inputs of the run; `run` is run.json. Raises RunError if they are other files than the run's.
     """
-    files = {file.name: file for file in find_inputs(arguments)}
+    settings = _settings(run, image_roots)
+    files = {file.name: file for file in find_inputs(arguments, image_roots, settings.columns.image).files}
     missing = [entry["name"] for entry in run["inputs"] if entry["name"] not in files]
     if missing:
         raise RunError("inputs", f"the run had {missing[0]}, which is not among them")
-    settings = _settings(run)
     found = {}
     for number, (file, shard, rows) in _shards(run, files, settings).items():
         wanted = {example.row: example for example in examples if example.shard == number}
@@ -92,12 +96,12 @@ def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> 
             # Where a shard begins in a tar is known only after a walk over its headers.
             for _ in reader.ids():
                 pass
-        at = Shard(shard.number, shard.file, shard.start, shard.rows, reader.offset(shard.start))
+        at = Shard(shard.number, shard.file, shard.start, shard.rows, *reader.place(shard.start))
         row = 0
         for batch in reader.batches(at, settings.batch_size):
             for entry in batch.rows:
                 if row in rows and entry.problem is None:
-                    found[row] = picture_of(entry, settings.limits.max_image_bytes)
+                    found[row] = picture_of(entry, settings.limits.max_image_bytes, settings.access)
                 row += 1
     except AttributaryError:
         # The log has changed since: what was found is checked by its digest, the rest is not shown.
@@ -107,7 +111,7 @@ def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> 
     return found
 
 
-def _settings(run: dict[str, Any]) -> Settings:
+def _settings(run: dict[str, Any], image_roots: Sequence[str]) -> Settings:
     told = run["settings"]
     passed = told["pass_through"]
     return Settings(
@@ -116,4 +120,5 @@ def _settings(run: dict[str, Any]) -> Settings:
         batch_size=told["batch_size"],
         rows_per_shard=told["rows_per_shard"],
         limits=RowLimits(**told["limits"]),
+        access=Access(tuple(image_roots), tuple(told.get("access", {}).get("uris", ()))),
     )

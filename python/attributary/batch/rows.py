@@ -1,8 +1,11 @@
-"""What travels between the stages of a run: input rows, the batches they form, and their outcomes."""
+"""What travels between the stages of a run: shards, input rows, the batches they form, and their outcomes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -26,17 +29,24 @@ class Problem:
     message: str
 
 
+def invalid(field: str, message: str) -> Problem:
+    """A problem of the row's own making."""
+    return Problem("INVALID_ARGUMENT", field, message)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One generation of a log. `image` holds encoded bytes; otherwise `uri` says where they are."""
 
     generation_id: str
     model_id: str | None = None
-    prompt: str = ""
+    prompt: str = ""  # as found
     image: bytes | None = None
     uri: str | None = None
     base: str = ""  # directory that a relative path in `uri` is below
     problem: Problem | None = None  # the row is wrong already
+    prompt_source: str = ""  # where the prompt was found: "column", "txt", "json", ...
+    root: str = ""  # directory that a path in `uri` may not lead out of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class Batch:
 
     rows: list[Row]
     passed: pa.RecordBatch  # the pass-through columns of the same rows
+    fills_prompt: bool = False  # the column `prompt` of `passed` is to hold the prompt that was used
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +77,81 @@ class Outcome:
     has_prompt: bool | None  # whether the encoder was given the prompt; None without an answer
     scored: Scored | None = None
     problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Consecutive rows of one input file; all that a worker needs to read them."""
+
+    number: int
+    file: int  # place of the input file in the plan
+    start: int  # first row in the file
+    rows: int
+    offset: int = 0  # where a tar is read from, bytes
+    skip: int = 0  # rows between that place and the first row
+
+
+@dataclass(slots=True)
+class Fates:
+    """Members of an input that are no rows, counted by reason."""
+
+    skipped: Counter[str] = field(default_factory=Counter)  # may have been a generation, or belong to one
+    ignored: Counter[str] = field(
+        default_factory=Counter
+    )  # no data, by the conventions of the tool that wrote it
+    examples: dict[str, str] = field(default_factory=dict)  # the first member of each reason
+
+    def skip(self, name: str, reason: str, count: int = 1) -> None:
+        """Count members that no row stands for."""
+        self.skipped[reason] += count
+        self.examples.setdefault(reason, name)
+
+    def ignore(self, name: str, reason: str, count: int = 1) -> None:
+        """Count members that are nobody's data."""
+        self.ignored[reason] += count
+        self.examples.setdefault(reason, name)
+
+    def add(self, other: Fates) -> None:
+        """Add another input's."""
+        self.skipped.update(other.skipped)
+        self.ignored.update(other.ignored)
+        self.examples = {**other.examples, **self.examples}
+
+
+class Reader(Protocol):
+    """Reads one input: every member of it is a row, part of a row, or counted in `fates`. One thread at a time."""
+
+    @property
+    def fates(self) -> Fates:
+        """Members that are no rows; complete once `ids` has run."""
+        ...
+
+    @property
+    def passed(self) -> pa.Schema:
+        """The pass-through columns."""
+        ...
+
+    def ids(self) -> Iterator[list[str]]:
+        """Yield every row's generation id in order, many at a time."""
+        ...
+
+    def place(self, row: int) -> tuple[int, int]:
+        """(offset, skip) of a shard that begins at this row; known after `ids`."""
+        ...
+
+    def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
+        """Yield a shard's rows, `size` at a time; raises InputError naming the rows that cannot be read."""
+        ...
+
+    def digest(self) -> tuple[int, str]:
+        """(bytes, SHA-256) of everything that the rows are read from; raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+def nameless(file: str, row: int) -> str:
+    """The id of a row that has none of its own."""
+    return f"{file}#{row}"

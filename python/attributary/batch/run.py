@@ -20,8 +20,7 @@ from attributary.errors import OutputError, RunError
 
 from .files import commit, make_directory, parquet_bytes, remove_unfinished
 from .plan import Plan
-from .reading import Shard
-from .rows import BundleState
+from .rows import BundleState, Shard
 from .schema import SCHEMA_VERSION, output_schema
 
 RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
@@ -44,7 +43,7 @@ def run_manifest(plan: Plan, bundle: BundleState) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "bundle_id": bundle.id,
         "bundle_revision": bundle.revision,
-        "settings": plan.settings.pinned(),
+        "settings": plan.settings.pinned(plan.files[0].file.root),
         "columns": [{"name": field.name, "type": str(field.type)} for field in plan.passed],
         "software": {name: _version(name) for name in _SOFTWARE},
         "inputs": [
@@ -54,6 +53,7 @@ def run_manifest(plan: Plan, bundle: BundleState) -> dict[str, Any]:
                 "rows": entry.rows,
                 "bytes": entry.bytes,
                 "sha256": entry.sha256,
+                "partition": dict(entry.file.partition),
             }
             for entry in plan.files
         ],

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from attributary.errors import InputError
 
+from .prompts import Prompt
 from .rows import Outcome
 
 SCHEMA_VERSION = 2
@@ -41,6 +42,10 @@ _AFTER = (
     pa.field("error_code", pa.string()),
     pa.field("error_field", pa.string()),
     pa.field("error_message", pa.string()),
+    # Version 2.
+    pa.field("prompt_used", pa.string()),
+    pa.field("prompt_original", pa.string()),
+    pa.field("prompt_source", pa.string()),
 )
 OWN_COLUMNS = tuple(field.name for field in (*_BEFORE, *_AFTER))
 
@@ -54,7 +59,7 @@ def output_schema(passed: pa.Schema, first_file: str) -> pa.Schema:
         if name in OWN_COLUMNS:
             raise InputError(
                 first_file,
-                "has the name of an output column; leave it out with --pass-through or rename it",
+                "has the name of an output column",
                 f"column {name}",
             )
     return pa.schema([*_BEFORE, *passed, *_AFTER])
@@ -66,6 +71,7 @@ def batch_table(
     passed: pa.RecordBatch,
     outcomes: Sequence[Outcome],
     bundle_id: str,
+    prompts: Sequence[Prompt],
 ) -> pa.RecordBatch:
     """Put the outcomes of a batch into output rows; `ids` are (generation_id, model_id)."""
     columns: dict[str, Any] = {
@@ -84,6 +90,12 @@ def batch_table(
         "error_code": [outcome.problem and outcome.problem.code for outcome in outcomes],
         "error_field": [outcome.problem and outcome.problem.field for outcome in outcomes],
         "error_message": [outcome.problem and _clean(outcome.problem.message) for outcome in outcomes],
+        "prompt_used": [prompt.text or None for prompt in prompts],
+        "prompt_original": [
+            prompt.original if prompt.original and prompt.original != prompt.text else None
+            for prompt in prompts
+        ],
+        "prompt_source": [prompt.source or None for prompt in prompts],
     }
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else passed.column(field.name)

@@ -17,7 +17,9 @@ from attributary.attribution.types import Attribution, Limits, Options, Prepared
 from attributary.client.types import Answer
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
 
+from .picture_text import picture_texts
 from .pictures import picture_of
+from .prompts import Prompt, of_picture, of_text
 from .rows import Batch, BundleState, Outcome, Problem, Row, Scored
 from .schema import batch_table
 from .settings import Settings
@@ -36,6 +38,7 @@ class PreparedBatch:
     outcomes: list[Outcome | None]
     digests: list[str | None]
     queries: list[Prepared | Query]  # those without an outcome, in order
+    prompts: list[Prompt]
 
 
 class Scorer(Protocol):
@@ -61,7 +64,8 @@ class Scorer(Protocol):
 def score_batch(scorer: Scorer, batch: Batch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
     """Take one batch all the way to its output rows."""
     prepared = scorer.prepare(batch)
-    return batch_table(schema, prepared.ids, prepared.passed, scorer.answer(prepared), bundle_id)
+    outcomes = scorer.answer(prepared)
+    return batch_table(schema, prepared.ids, prepared.passed, outcomes, bundle_id, prepared.prompts)
 
 
 class BatchPreparer:
@@ -69,7 +73,7 @@ class BatchPreparer:
 
     def __init__(self, preparer: Preparer, settings: Settings) -> None:
         self._preparer = preparer
-        self._limits = settings.limits
+        self._settings = settings
         candidates = preparer.bundle.manifest.index.candidates
         # Every candidate's creator, so that totals are whole.
         self.options = Options(settings.top_k, candidates, settings.filter)
@@ -80,10 +84,10 @@ class BatchPreparer:
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Fetch, decode, resize and tokenise each row."""
-        return prepare_rows(batch, self._limits.max_image_bytes, self._query)
+        return prepare_rows(batch, self._settings, self._query)
 
-    def _query(self, row: Row, data: bytes) -> Prepared:
-        return self._preparer.prepare(Query(image=data, prompt=row.prompt), self.options, "row")
+    def _query(self, data: bytes, prompt: str) -> Prepared:
+        return self._preparer.prepare(Query(image=data, prompt=prompt), self.options, "row")
 
 
 class EngineScorer:
@@ -132,25 +136,62 @@ def engine_limits(settings: Settings) -> Limits:
 
 
 def prepare_rows(
-    batch: Batch, max_bytes: int, query_of: Callable[[Row, bytes], Prepared | Query]
+    batch: Batch, settings: Settings, query_of: Callable[[bytes, str], Prepared | Query]
 ) -> PreparedBatch:
-    """Fetch each row's picture and make a query of it; what is wrong with a row becomes its outcome."""
-    prepared = PreparedBatch(
-        [(row.generation_id, row.model_id) for row in batch.rows], batch.passed, [], [], []
-    )
+    """Fetch each row's picture, find its prompt and make a query of both; what is wrong with a row is its outcome."""
+    prepared = PreparedBatch([], batch.passed, [], [], [], [])
     for row in batch.rows:
-        digest: str | None = None
-        problem = row.problem
-        if problem is None:
-            try:
-                data = picture_of(row, max_bytes)
+        digest, prompt, problem = None, Prompt(), row.problem or _not_text(row)
+        try:
+            prompt = _prompt_of_log(row) if _not_text(row) is None else prompt
+            if problem is None:
+                data = picture_of(row, settings.limits.max_image_bytes, settings.access)
                 digest = hashlib.sha256(data).hexdigest()
-                prepared.queries.append(query_of(row, data))
-            except InvalidArgumentError as error:
-                problem = problem_of(error)
+                prompt = _prompt_of_picture(prompt, data, settings.prompt_from)
+                problem = _no_unicode("prompt", prompt.text)
+            if problem is None:
+                prepared.queries.append(query_of(data, prompt.text))
+        except (UnavailableError, BundleError, MemoryError):
+            raise
+        except Exception as error:
+            # No value that a row can hold ends a run.
+            problem = problem_of(error)
+        prepared.ids.append((row.generation_id, None if _no_unicode("", row.model_id) else row.model_id))
         prepared.digests.append(digest)
+        prepared.prompts.append(
+            prompt if _no_unicode("", prompt.original + prompt.text) is None else Prompt()
+        )
         prepared.outcomes.append(None if problem is None else Outcome(digest, None, problem=problem))
+    if batch.fills_prompt:
+        place = batch.passed.schema.get_field_index("prompt")
+        used = pa.array([prompt.text or None for prompt in prepared.prompts], pa.string())
+        prepared.passed = batch.passed.set_column(place, batch.passed.schema.field(place), used)
     return prepared
+
+
+def _prompt_of_log(row: Row) -> Prompt:
+    return of_text(row.prompt, row.prompt_source or "column") if row.prompt.strip() else Prompt()
+
+
+def _prompt_of_picture(found: Prompt, data: bytes, order: Sequence[str]) -> Prompt:
+    """The prompt in a picture's file, where the log has none or the file comes before it."""
+    if "picture" not in order or (found.text and order[0] != "picture"):
+        return found
+    inside = of_picture(picture_texts(data))
+    return inside if inside.text else found
+
+
+def _not_text(row: Row) -> Problem | None:
+    return _no_unicode("prompt", row.prompt) or _no_unicode("model_id", row.model_id)
+
+
+def _no_unicode(field: str, text: str | None) -> Problem | None:
+    """A problem if a text cannot be written: JSON may hold halves of characters."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        return Problem("INVALID_ARGUMENT", field, "is not valid Unicode")
+    return None
 
 
 def answer_together(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from attributary.attribution.types import Filter
 from attributary.errors import InvalidArgumentError
+
+from .access import Access
+from .prompts import ORIGINS
 
 Engine = Literal["embedded", "gateway", "triton"]
 Precision = Literal["fp32", "int8"]
@@ -14,18 +19,22 @@ Precision = Literal["fp32", "int8"]
 MAX_ROWS_PER_SHARD = 1_000_000
 MAX_BATCH_SIZE = 1_024
 # Looked for in this order where no column is named.
-IMAGE_COLUMNS = ("image", "uri", "path")
+IMAGE_COLUMNS = (
+    "image", "uri", "path", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "image_path", "file_name",
+    "image_name", "file_path",
+)  # fmt: skip
+PROMPT_COLUMNS = ("prompt", "positive_prompt", "caption", "text", "txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Names of a Parquet log's columns.
 
-    `image` holds encoded bytes, a path or URI, or a struct of `bytes` and `path`; None takes the first of
-    `IMAGE_COLUMNS` that is there. `prompt` and `model` may be missing unless they are named.
+    `image` holds encoded bytes, a path or URI, base64, or a struct of `bytes` and `path`; None takes the first of
+    `IMAGE_COLUMNS` that is there. The others may be missing unless they are named. A dotted name is a struct's field.
     """
 
-    id: str = "generation_id"
+    id: str | None = None
     image: str | None = None
     prompt: str | None = None
     model: str | None = None
@@ -53,6 +62,8 @@ class Settings:
     batch_size: int = 8
     rows_per_shard: int = 512
     limits: RowLimits = field(default_factory=RowLimits)
+    prompt_from: tuple[str, ...] = ORIGINS  # where prompts are looked for, in this order
+    access: Access = field(default_factory=Access)
 
     def check(self) -> None:
         """Raise InvalidArgumentError naming the setting that is out of its limits."""
@@ -67,6 +78,7 @@ class Settings:
             if value < 1:
                 raise InvalidArgumentError(name, f"must be at least 1, got {value}")
 
-    def pinned(self) -> dict[str, Any]:
-        """JSON-ready values in a fixed order."""
-        return asdict(self)
+    def pinned(self, root: Path) -> dict[str, Any]:
+        """JSON-ready values in a fixed order; directories as seen from `root`, so that a log may be moved with them."""
+        places = [os.path.relpath(place, root) for place in self.access.roots]
+        return asdict(self) | {"access": {"roots": places, "uris": list(self.access.uris)}}

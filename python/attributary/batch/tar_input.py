@@ -1,84 +1,79 @@
-"""WebDataset shards: uncompressed tars in which members of one base name, standing together, make one row.
+"""WebDataset shards: tars in which members of one base name, standing together, make one row.
 
-The picture is .jpg, .jpeg, .png, .webp, .gif or .bmp; the prompt is .txt, or `prompt` or `caption` in .json; the model
-is `model_id` in .json. The id is the tar's name and the key. The .json passes through as column `metadata`.
+The prompt is .txt or .caption, or a prompt in .json; the model is `model_id` in .json. The id is the tar's name and the
+key. The .json passes through as column `metadata`.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 
+from attributary.bundle.files import sha256
 from attributary.errors import InputError
 
-from .inputs import PICTURES, InputFile
-from .reading import Shard, invalid
-from .rows import Batch, Row
+from .folder_input import MAX_TEXT_BYTES, chosen, decoded, facts_of, prompt_of_file
+from .inputs import InputFile, count_other
+from .naming import PICTURES, TARS, TEXTS, bookkeeping, derived, hidden
+from .rows import Batch, Fates, Row, Shard, invalid
 from .settings import Settings
+from .tar_stream import Member, TarStream
 
-_BLOCK = 512
-_MAX_TEXT_BYTES = 1 << 20
 _IDS_AT_ONCE = 4_096
+# Members of one base name that are looked at together.
+_MAX_GROUP = 64
 _PASSED = pa.schema([pa.field("prompt", pa.string()), pa.field("metadata", pa.string())])
-_KINDS = {suffix[1:] for suffix in PICTURES} | {"txt", "json"}
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM")
 
 
 @dataclass(slots=True)
 class _Sample:
     key: str
-    offset: int
-    members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    picture: Member | None
+    texts: dict[str, Member] = field(default_factory=dict)  # by ending
 
 
 class TarInput:
-    """One tar of samples. Raises InputError naming the byte from which it cannot be read."""
+    """One tar of samples."""
 
     def __init__(self, file: InputFile, settings: Settings) -> None:
-        self._file = file
+        self._file, self._settings = file, settings
         self._max_bytes = settings.limits.max_image_bytes
-        self._every = settings.rows_per_shard
-        self._offsets: list[int] = []
-        wanted = settings.pass_through
-        names = _PASSED.names if wanted is None else list(wanted)
-        for name in names:
-            if name not in _PASSED.names:
-                raise InputError(
-                    file.name, f"is missing; a tar has {', '.join(_PASSED.names)}", f"column {name}"
-                )
-        self.passed = pa.schema([_PASSED.field(name) for name in names])
-        try:
-            self._stream = file.path.open("rb")
-        except OSError as error:
-            raise InputError(file.name, f"cannot be opened: {error.strerror}") from error
-        self._size = file.path.stat().st_size
+        self._places: list[tuple[int, int]] = []
+        self.fates = Fates()
+        self.passed = chosen(_PASSED, settings.pass_through, file, "a tar")
+        self._tar = TarStream(file.path, file.name)
 
     def ids(self) -> Iterator[list[str]]:
         """Yield every sample's id; remembers where shards begin, and that the tar ends as a tar does."""
-        self._offsets = []
+        self._places, self.fates = [], Fates()
         found: list[str] = []
-        for count, sample in enumerate(self._samples(0)):
-            if count % self._every == 0:
-                self._offsets.append(sample.offset)
-            found.append(self._id(sample.key))
-            if len(found) == _IDS_AT_ONCE:
+        count = 0
+        for offset, samples in self._groups(0, -1, self.fates):
+            for number, sample in enumerate(samples):
+                if count % self._settings.rows_per_shard == 0:
+                    self._places.append((offset, number))
+                count += 1
+                found.append(self._id(sample.key))
+            if len(found) >= _IDS_AT_ONCE:
                 yield found
                 found = []
         if found:
             yield found
 
-    def offset(self, row: int) -> int:
-        """Byte at which a shard's first sample begins."""
-        return self._offsets[row // self._every]
+    def place(self, row: int) -> tuple[int, int]:
+        """(byte at which the group of a shard's first sample begins, samples of it that are the shard's before)."""
+        return self._places[row // self._settings.rows_per_shard]
 
     def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
         """Yield the shard's samples, `size` at a time."""
-        samples = self._samples(shard.offset)
+        most = max(self._max_bytes, MAX_TEXT_BYTES)
+        samples = (sample for _, group in self._groups(shard.offset, most, None) for sample in group)
+        for _ in range(shard.skip):
+            next(samples, None)
         done = 0
         while done < shard.rows:
             rows, facts = [], []
@@ -90,109 +85,158 @@ class TarInput:
                     )
                 row, metadata = self._row(sample)
                 rows.append(row)
-                facts.append({"prompt": row.prompt or None, "metadata": metadata})
-            yield Batch(rows, pa.RecordBatch.from_pylist(facts, schema=self.passed))
+                facts.append({"metadata": metadata})
+            passed = pa.RecordBatch.from_pylist(facts, schema=self.passed)
+            yield Batch(rows, passed, fills_prompt="prompt" in self.passed.names)
             done += len(rows)
+
+    def digest(self) -> tuple[int, str]:
+        """(bytes, SHA-256) of the file."""
+        return self._file.path.stat().st_size, sha256(self._file.path)
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        self._tar.close()
 
     def _id(self, key: str) -> str:
-        return f"{self._file.name.removesuffix('.tar')}/{key}"
+        name = next(
+            (self._file.name[: -len(last)] for last in TARS if self._file.name.endswith(last)),
+            self._file.name,
+        )
+        return f"{name}/{key}"
 
-    def _samples(self, offset: int) -> Iterator[_Sample]:
-        sample: _Sample | None = None
-        for member in self._members(offset):
-            path = PurePosixPath(member.name)
-            if not member.isfile() or path.name.startswith("."):
+    def _groups(self, offset: int, most: int, fates: Fates | None) -> Iterator[tuple[int, list[_Sample]]]:
+        """(offset of its first member, samples) of each run of members of one base name."""
+        group: list[Member] = []
+        for member in self._tar.members(offset, most, fates):
+            if not self._counts(member, fates):
                 continue
-            # The format's rule: the base name ends at the first dot of the file name.
-            base, _, extension = path.name.partition(".")
-            key = (path.parent / base).as_posix()
-            if extension.lower() not in _KINDS:
-                continue
-            if sample is None or sample.key != key:
-                if sample is not None:
-                    yield sample
-                sample = _Sample(key, member.offset)
-            sample.members[extension.lower()] = member
-        if sample is not None:
-            yield sample
+            if group and (_base(group[0]) != _base(member) or len(group) == _MAX_GROUP):
+                yield group[0].offset, self._samples(group, fates)
+                group = []
+            group.append(member)
+        if group:
+            yield group[0].offset, self._samples(group, fates)
 
-    def _members(self, offset: int) -> Iterator[tarfile.TarInfo]:
-        try:
-            self._stream.seek(offset)
-            tar: Any = tarfile.TarFile(
-                fileobj=self._stream, mode="r", encoding="utf-8", errors="backslashreplace"
-            )
-            while (member := tar.next()) is not None:
-                # It remembers every member otherwise.
-                tar.members.clear()
-                yield member
-            end = tar.offset
-            self._stream.seek(end)
-            # tarfile takes a damaged header for the end of the archive; rows would be lost in silence.
-            if self._stream.read(_BLOCK) != bytes(_BLOCK):
-                raise InputError(self._file.name, "is cut off or damaged: no end of archive", f"byte {end}")
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise InputError(self._file.name, f"cannot be read as a tar: {error}") from error
+    def _counts(self, member: Member, fates: Fates | None) -> bool:
+        """Whether a member may be a row or part of one; the others are counted."""
+        parts = PurePosixPath(member.name).parts
+        last = _last(member)
+        if (
+            parts
+            and not hidden(parts)
+            and not bookkeeping(parts)
+            and not (last in PICTURES and derived(parts))
+        ):
+            return True
+        if fates is not None:
+            count_other(parts or ("?",), fates)
+        return False
+
+    def _samples(self, group: list[Member], fates: Fates | None) -> list[_Sample]:
+        """Samples of a run of members.
+
+        The format's rule: a key ends at the first dot of a file name, and what is behind it names a field. Where no
+        field of a run is a picture by that rule, names have dots of their own: a key then ends at the last one.
+        """
+        base = _base(group[0])
+        fields = {_field(member): member for member in group}
+        main = next((name for name in sorted(fields) if f".{name}" in PICTURES), None)
+        if main is not None:
+            texts = {
+                last: fields[name] for last in TEXTS for name in (main + last, last[1:]) if name in fields
+            }
+            for name, member in fields.items():
+                if name != main and _last(member) in PICTURES and fates is not None:
+                    fates.skip(member.name, "a further picture of its sample")
+            for member in group:
+                if fields[_field(member)] is not member and fates is not None:
+                    fates.skip(member.name, "a member of the same name behind it")
+            return [_Sample(base, fields[main], texts)]
+        samples: dict[str, _Sample] = {}
+        for member in group:
+            if _last(member) in PICTURES or (not _last(member) and self._is_picture(member)):
+                key = _stem(member)
+                if key in samples and fates is not None:
+                    fates.skip(member.name, "a further picture of its sample")
+                samples.setdefault(key, _Sample(key, member))
+        for member in group:
+            last, stem = _last(member), _stem(member)
+            if last in TEXTS and stem in samples:
+                samples[stem].texts.setdefault(last, member)
+            elif last in TEXTS and not samples:
+                # Half a sample: a generation whose picture is missing.
+                samples[base] = _Sample(base, None, {last: member})
+            elif last in TEXTS and base in samples and samples[base].picture is None:
+                samples[base].texts.setdefault(last, member)
+            elif fates is not None and stem not in samples:
+                count_other(PurePosixPath(member.name).parts, fates)
+        return list(samples.values())
+
+    def _is_picture(self, member: Member) -> bool:
+        """Whether a member without an ending is a picture by its first bytes."""
+        first = member.data[:16] if member.data is not None else self._tar.first_bytes(member)
+        return first.startswith(_SIGNATURES) or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
 
     def _row(self, sample: _Sample) -> tuple[Row, str | None]:
-        generation_id = self._id(sample.key)
-        metadata, facts = None, {}
-        problem = None
-        if "json" in sample.members:
-            metadata = self._text(sample.members["json"])
-            try:
-                loaded = json.loads(metadata) if metadata is not None else None
-            except (ValueError, RecursionError):
-                loaded = None
-            if isinstance(loaded, dict):
-                facts = loaded
-            else:
-                problem = invalid("metadata", f"must be a JSON object of at most {_MAX_TEXT_BYTES} bytes")
-        prompt = self._text(sample.members["txt"]) if "txt" in sample.members else None
-        if "txt" in sample.members and prompt is None:
-            problem = problem or invalid("prompt", f"must be UTF-8 text of at most {_MAX_TEXT_BYTES} bytes")
-        if prompt is None:
-            given = facts.get("prompt") or facts.get("caption") or ""
-            prompt = given if isinstance(given, str) else ""
-        model = facts.get("model_id")
-        picture = next(
-            (member for kind, member in sorted(sample.members.items()) if f".{kind}" in PICTURES), None
-        )
-        image = None
+        metadata, model, problem = None, None, None
+        prompt, source = "", ""
+        if ".json" in sample.texts:
+            metadata = _text(sample.texts[".json"])
+            facts = None if metadata is None else facts_of(metadata)
+            if facts is None:
+                problem = invalid("metadata", f"must be a JSON object of at most {MAX_TEXT_BYTES} bytes")
+            elif isinstance(facts.get("model_id"), str):
+                model = facts["model_id"]
+        for last in TEXTS if "sidecar" in self._settings.prompt_from else ():
+            if last in sample.texts and not prompt and not (last == ".json" and problem):
+                data = sample.texts[last].data
+                prompt, _, wrong = prompt_of_file(
+                    f"x{last}", bytes(MAX_TEXT_BYTES + 1) if data is None else data
+                )
+                problem, source = problem or wrong, last[1:]
+        picture = sample.picture
         if picture is None:
             problem = problem or invalid("image", "is missing from the sample")
+        elif picture.problem:
+            problem = problem or invalid("image", picture.problem)
         elif picture.size > self._max_bytes:
             problem = problem or invalid(
                 "image", f"is {picture.size} bytes long; the limit is {self._max_bytes} bytes"
             )
-        else:
-            image = self._read(picture)
+        image = None if picture is None or picture.size > self._max_bytes else picture.data
         row = Row(
-            generation_id, model if isinstance(model, str) else None, prompt.strip(), image, problem=problem
+            self._id(sample.key),
+            model,
+            prompt,
+            image,
+            problem=problem,
+            prompt_source=source if prompt else "",
         )
         return row, metadata
 
-    def _text(self, member: tarfile.TarInfo) -> str | None:
-        if member.size > _MAX_TEXT_BYTES:
-            return None
-        try:
-            return self._read(member).decode()
-        except UnicodeDecodeError:
-            return None
 
-    def _read(self, member: tarfile.TarInfo) -> bytes:
-        at = self._stream.tell()
-        try:
-            self._stream.seek(member.offset_data)
-            data = self._stream.read(member.size)
-        except OSError as error:
-            raise InputError(self._file.name, f"cannot be read: {error.strerror}", member.name) from error
-        finally:
-            self._stream.seek(at)
-        if len(data) != member.size:
-            raise InputError(self._file.name, "is cut off", member.name)
-        return data
+def _text(member: Member) -> str | None:
+    return None if member.data is None or len(member.data) > MAX_TEXT_BYTES else decoded(member.data)
+
+
+def _base(member: Member) -> str:
+    """The key by the format's rule: the name up to the first dot of its last part."""
+    path = PurePosixPath(member.name)
+    return (path.parent / path.name.partition(".")[0]).as_posix()
+
+
+def _field(member: Member) -> str:
+    return PurePosixPath(member.name).name.partition(".")[2].lower()
+
+
+def _last(member: Member) -> str:
+    """The last ending, lower case, with its dot; empty without one."""
+    name = PurePosixPath(member.name).name
+    return "." + name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def _stem(member: Member) -> str:
+    """The name up to its last dot."""
+    path = PurePosixPath(member.name)
+    return (path.parent / (path.name.rpartition(".")[0] or path.name)).as_posix()

@@ -36,6 +36,7 @@ class Totals:
     diffuse_share: float = 0.0
     withheld_share: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
+    prompts: Counter[str] = field(default_factory=Counter)  # rows with a prompt, by where it was found
     names: dict[str, int] = field(default_factory=dict)
     share: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     in_distribution: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -45,6 +46,7 @@ class Totals:
         """Add one shard's rows."""
         self.rows += len(table)
         self.errors.update(code for code in table["error_code"].to_pylist() if code is not None)
+        self.prompts.update(source for source in table["prompt_source"].to_pylist() if source is not None)
         answered = table.filter(pc.is_valid(table["creators"]))
         self.answered += len(answered)
         foreign = np.asarray(answered["out_of_distribution"].to_numpy(), bool)
@@ -136,6 +138,9 @@ def finish(run: Run) -> dict[str, Any]:
         "rows": totals.rows,
         "answered": totals.answered,
         "errors": dict(sorted(totals.errors.items())),
+        "prompts": {"rows": totals.prompts.total(), "by_source": dict(sorted(totals.prompts.items()))},
+        "skipped": dict(sorted(run.plan.fates.skipped.items())),
+        "ignored": dict(sorted(run.plan.fates.ignored.items())),
         "out_of_distribution": totals.out_of_distribution,
         "diffuse_share": totals.diffuse_share,
         "withheld_share": totals.withheld_share,

@@ -60,4 +60,4 @@ def asked_probes(asked: Sequence[AskedPicture], encoder: Encoder, tokenizer: Pro
         for at in range(0, len(pixels), _BATCH)
     ]
     rows = np.full(len(pixels), -1, np.int64)
-    return Probes(rows, np.stack(pixels), tokens, np.concatenate(parts))
+    return Probes(rows, np.stack(pixels), tokens, np.concatenate(parts), np.zeros(len(pixels), bool))

@@ -21,6 +21,7 @@ from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import (
+    CROP,
     SCHEMA_VERSION,
     Calibration,
     EncoderEntry,
@@ -89,7 +90,7 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
             version=parts.version,
             subject=parts.subject,
             student=parts.student,
-            encoder=EncoderEntry(preprocessing=PREPROCESSING, **asdict(parts.encoder.spec)),
+            encoder=EncoderEntry(preprocessing=PREPROCESSING, fit=CROP, **asdict(parts.encoder.spec)),
             index=_index_entry(parts.tuned, parts.encoder.spec.digest, parts.vectors),
             calibration=parts.calibration,
             item_count=len(items),

@@ -14,6 +14,7 @@ from attributary.encoder.base import Encoder
 from attributary.encoder.image import decode, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
+from attributary.pictures.formats import MAX_BYTES
 
 from .source import Source
 
@@ -24,17 +25,30 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Pictures like those a server is asked about: cropped and recoloured items, every second one with its caption."""
+    """Pictures like those a server is asked about: cropped and recoloured items.
+
+    Every second one has a prompt: its item's caption, or another's in turn, since a picture is seldom generated from
+    the very words under which its source was published.
+    """
 
     rows: NDArray[np.int64]  # [P] the item that each probe was made from
     pixels: NDArray[np.uint8]  # [P, S, S, 3]
     tokens: list[NDArray[np.int64]]  # P times [T], empty without a prompt
     embeddings: NDArray[np.float32]  # [P, D]
+    other_prompt: NDArray[np.bool_]  # [P] whose prompt is not its item's caption
 
     @property
     def has_prompt(self) -> NDArray[np.bool_]:
-        """Which probes were given their item's caption."""
+        """Which probes were given a prompt."""
         return np.array([tokens.size > 0 for tokens in self.tokens])
+
+    def take(self, chosen: NDArray[np.bool_]) -> Probes:
+        """Those of them that are chosen, bool [P]."""
+        rows = np.flatnonzero(chosen)
+        tokens = [self.tokens[row] for row in rows]
+        return Probes(
+            self.rows[rows], self.pixels[rows], tokens, self.embeddings[rows], self.other_prompt[rows]
+        )
 
 
 def embed_items(
@@ -70,12 +84,12 @@ def make_probes(
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(source), min(count, len(source)), replace=False))
     seeds = rng.integers(0, 2**31, len(rows))
+    prompts, other = _prompts(captions, rows)
 
     def prepare(place: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         picture = read_picture(source.pictures[rows[place]], None)
         pixels = prepare_pixels(_perturb(picture, np.random.default_rng(seeds[place])), size)
-        caption = captions[rows[place]] if place % 2 else ""
-        return pixels, tokenizer.encode(caption)
+        return pixels, tokenizer.encode(prompts[place])
 
     pixels: list[NDArray[np.uint8]] = []
     tokens: list[NDArray[np.int64]] = []
@@ -86,7 +100,20 @@ def make_probes(
             pixels += [picture for picture, _ in prepared]
             tokens += [ids for _, ids in prepared]
             progress("embedding probes", places.stop, len(rows))
-    return Probes(rows.astype(np.int64), np.stack(pixels), tokens, embeddings)
+    return Probes(rows.astype(np.int64), np.stack(pixels), tokens, embeddings, other)
+
+
+def _prompts(captions: Sequence[str], rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.bool_]]:
+    """The prompt of each probe, and whether it is another item's caption: none, its own, none, another's, and so on."""
+    prompts, other = [], np.zeros(len(rows), bool)
+    for place, row in enumerate(rows.tolist()):
+        prompt = captions[row] if place % 2 else ""
+        if place % 4 == 3:
+            # Half way round the corpus: neighbours are often of one creator or theme.
+            prompt = captions[(row + len(captions) // 2) % len(captions)]
+            other[place] = prompt != captions[row]
+        prompts.append(prompt)
+    return prompts, other
 
 
 def read_picture(path: Path, size: int | None) -> NDArray[np.uint8]:
@@ -95,7 +122,8 @@ def read_picture(path: Path, size: int | None) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidArgumentError(str(path), f"cannot be read: {error.strerror}") from error
-    pixels = decode(data, field=str(path))
+    # Files of the operator's own: how long they are is no danger, how many pixels they have still is.
+    pixels = decode(data, max_bytes=max(MAX_BYTES, len(data)), field=str(path))
     return pixels if size is None else prepare_pixels(pixels, size)
 
 

@@ -30,7 +30,8 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
     """Read a corpus directory: `items.parquet` beside its pictures.
 
     Columns: id (int64), caption, creator, and optionally creator_url, licence (or licence_spdx), uri, near_dup_group.
-    A column `file` holds each picture's path below the directory; without it pictures are `images/*/<id>.png`.
+    A column `file` holds each picture's path below the directory; where it is missing or empty, the picture is
+    `images/*/<id>.png`.
     Raises InvalidArgumentError naming the file or column at fault.
     """
     path = directory / ITEMS
@@ -93,12 +94,12 @@ def _bundle_columns(table: pa.Table) -> pa.Table:
 
 
 def _pictures(directory: Path, table: pa.Table) -> list[Path]:
-    if "file" in table.column_names:
-        return [directory / str(name) for name in table["file"].to_pylist()]
-    by_id = {path.stem: path for path in (directory / "images").glob("*/*.png")}
+    ids = table["id"].to_pylist()
+    named = table["file"].to_pylist() if "file" in table.column_names else [""] * len(ids)
+    by_id = {} if all(named) else {path.stem: path for path in (directory / "images").glob("*/*.png")}
     pictures = []
-    for item_id in table["id"].to_pylist():
-        found = by_id.get(str(item_id))
+    for item_id, name in zip(ids, named, strict=True):
+        found = directory / str(name) if name else by_id.get(str(item_id))
         if found is None:
             raise InvalidArgumentError("corpus", f"{directory / 'images'} has no picture {item_id}.png")
         pictures.append(found)

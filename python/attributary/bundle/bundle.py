@@ -13,7 +13,7 @@ from attributary.errors import BundleError
 from .files import verify_files
 from .golden import GOLDEN, Golden
 from .items import ITEMS, ItemTable
-from .manifest import Manifest
+from .manifest import CROP, MANIFEST, Manifest
 
 ENCODER = "encoder.onnx"
 ENCODER_INT8 = "encoder.int8.onnx"
@@ -48,6 +48,11 @@ class Bundle:
         for name in REQUIRED:
             if name not in manifest.files:
                 raise BundleError(name, "is not listed in the manifest")
+        if manifest.encoder.fit not in ("", CROP):
+            raise BundleError(
+                MANIFEST,
+                f"encoder.fit is {manifest.encoder.fit!r}, this build knows {CROP!r}; use a matching release",
+            )
         if verify:
             verify_files(directory, manifest.files)
         if manifest.index.encoder_digest != manifest.encoder.digest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -139,6 +139,30 @@ class GrownItems(ItemTable):
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
         return self._growth.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the table holds in memory: the bundle's, and codes of all rows."""
+        codes = (self.creator_of_row, self.licence_of_row, self.group_of_row)
+        return self._growth.base.nbytes + sum(int(column.nbytes) for column in codes)
+
+    def rows_by_id(self, after: int | None, chunk: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of ids above `after` (None: all), by ascending id, about `chunk` at a time; int64."""
+        added = sorted(
+            (item.id, self._split + place)
+            for place, item in enumerate(self._growth.tail[: len(self) - self._split])
+            if after is None or item.id > after
+        )
+        rows = np.array([row for _, row in added], np.int64)
+        ids = np.array([item_id for item_id, _ in added], np.int64)
+        for part in self._growth.base.rows_by_id(after, chunk):
+            own = np.array([self._growth.base.id_of(row) for row in part.tolist()], np.int64)
+            before = int(np.searchsorted(ids, own[-1]))
+            order = np.argsort(np.concatenate([own, ids[:before]]), kind="stable")
+            yield np.concatenate([part, rows[:before]])[order]
+            rows, ids = rows[before:], ids[before:]
+        for start in range(0, len(rows), chunk):
+            yield rows[start : start + chunk]
 
     def rows_from(self, source: str) -> NDArray[np.int64]:
         """Rows whose uri begins with `source`, ascending."""

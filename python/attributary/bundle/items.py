@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,20 @@ class ItemTable:
             self.uri(row),
             self.near_dup_group(row),
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the table holds in memory; names of creators and licences, which are few, left out."""
+        columns = (self._ids, self._sorted_ids, self._row_of_sorted, self._groups)
+        codes = (self.creator_of_row, self.licence_of_row, self.group_of_row)
+        text = sum(column.nbytes for column in self._text.values())
+        return int(text + sum(column.nbytes for column in (*columns, *codes)))
+
+    def rows_by_id(self, after: int | None, chunk: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of ids above `after` (None: all), by ascending id, `chunk` at a time; int64."""
+        place = 0 if after is None else int(np.searchsorted(self._sorted_ids, after, "right"))
+        for start in range(place, len(self._sorted_ids), chunk):
+            yield self._row_of_sorted[start : start + chunk]
 
     def rows_from(self, source: str) -> NDArray[np.int64]:
         """Rows whose uri begins with `source`, int64, ascending."""

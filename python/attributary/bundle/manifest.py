@@ -14,6 +14,8 @@ from .files import write_whole
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+# How a picture becomes the encoder's square: its short side is scaled, and the centre of the long one is kept.
+CROP = "crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ class EncoderEntry:
     dim: int
     image_size: int  # pixels
     max_tokens: int
-    preprocessing: str  # e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+    preprocessing: str  # in words, e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
+    # How any picture, item or query, becomes a square. Empty in bundles from before it was named: queries were cropped.
+    fit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,8 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     for name in ("vectors_made_by", "withheld_count"):
         if not told[name]:
             del told[name]
+    if not told["encoder"]["fit"]:
+        del told["encoder"]["fit"]
     for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
         if shares["diffuse_floor"] == 0:
             del shares["diffuse_floor"]

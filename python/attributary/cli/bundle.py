@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from attributary.attribution.open import open_engine
 from attributary.building import BuildReport, build_bundle, build_from_student
@@ -18,8 +18,10 @@ from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
 from attributary.delta.journal.place import changes_of
 from attributary.index.planning import IndexBudget
+from attributary.plain import json_line, plain
 
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
+from .served import alias_command, load_command, served_command, unload_command
 
 _DEFAULT = IndexBudget()
 
@@ -30,6 +32,8 @@ def bundle_group() -> None:
 
 
 for _command in (add_command, delete_command, compact_command, adopt_command, log_command):
+    bundle_group.add_command(_command)
+for _command in (load_command, unload_command, alias_command, served_command):
     bundle_group.add_command(_command)
 
 
@@ -187,7 +191,7 @@ def inspect_command(directory: Path, as_json: bool) -> None:
     bundle = Bundle.open(directory, verify=False)
     manifest = bundle.manifest
     if as_json:
-        click.echo(json.dumps({"bundle_id": manifest.bundle_id, **asdict(manifest)}, ensure_ascii=False))
+        click.echo(json_line({"bundle_id": manifest.bundle_id, **asdict(manifest)}))
     else:
         _print(manifest)
         if changes := changes_of(bundle):
@@ -201,7 +205,8 @@ def inspect_command(directory: Path, as_json: bool) -> None:
 
 def _print(manifest: Manifest) -> None:
     index, encoder = manifest.index, manifest.encoder
-    table = Table(title=f"bundle {manifest.bundle_id} (version {manifest.version})", show_header=False)
+    title = plain(f"bundle {manifest.bundle_id} (version {manifest.version})")
+    table = Table(title=Text(title), show_header=False)
     for name, value in (
         ("subject model", manifest.subject.id),
         ("student", manifest.student),
@@ -222,5 +227,5 @@ def _print(manifest: Manifest) -> None:
         ),
         ("calibration", manifest.calibration.method),
     ):
-        table.add_row(name, value)
+        table.add_row(name, Text(plain(value)))
     Console().print(table)

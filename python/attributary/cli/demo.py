@@ -12,10 +12,12 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attributary.client.sync import Client
 from attributary.client.types import Answer
 from attributary.errors import InvalidArgumentError
+from attributary.plain import plain
 
 from .demo_queries import DemoQuery, copies, drawings, generated
 from .process import ServerProcess
@@ -125,7 +127,8 @@ def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path) 
     console.print(
         f"bundle {described.bundle_id}: {described.item_count:,} items by {described.creator_count:,} creators, "
         f"{described.encoder}, {described.index}, recall@10 {described.recall_at_10:.3f}\n"
-        f"generator: {described.subject_model}\n"
+        f"generator: {described.subject_model}\n",
+        markup=False,
     )
     console.print(_table(asked))
     rows = [
@@ -136,7 +139,7 @@ def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path) 
     contact_sheet(rows, pictures).save(sheet)
     report = out / "report.json"
     report.write_text(json.dumps(_report(described.bundle_id, asked), indent=1, ensure_ascii=False) + "\n")
-    console.print(f"\nwrote {sheet}\nwrote {report}\n")
+    console.print(f"\nwrote {plain(str(sheet))}\nwrote {plain(str(report))}\n", markup=False)
     console.print(_phases(asked))
 
 
@@ -150,10 +153,7 @@ def _table(asked: list[_Asked]) -> Table:
     for entry in asked:
         top = entry.answer.items[0]
         table.add_row(
-            entry.query.title,
-            entry.verdict,
-            top.caption,
-            top.creator,
+            *(Text(plain(text)) for text in (entry.query.title, entry.verdict, top.caption, top.creator)),
             percent(top.share),
             percent(entry.answer.diffuse_share),
         )

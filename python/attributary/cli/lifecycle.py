@@ -21,8 +21,8 @@ from attributary.delta.journal.place import changes_of
 from attributary.delta.journal.records import Changes, Entry, fold, replay
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
-from attributary.delta.words import one_line
 from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.plain import json_line, plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,9 +97,9 @@ def add_command(
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
-                click.echo(json.dumps({"refused": item.id, "reason": str(outcome)}, ensure_ascii=False))
+                click.echo(json_line({"refused": item.id, "reason": str(outcome)}))
             else:
-                click.echo(f"item {item.id}: {outcome}", err=True)
+                click.echo(f"item {item.id}: {plain(str(outcome))}", err=True)
         else:
             added += 1
             if as_json:
@@ -224,14 +224,15 @@ def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | No
         lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
     for line in lines:
         if as_json:
-            click.echo(json.dumps(line, ensure_ascii=False))
+            click.echo(json_line(line))
         else:
             what = (
                 line["what"]
                 or f"ids {', '.join(map(str, line['ids'][:5]))}{' ...' if line['items'] > 5 else ''}"
             )
             done = f"{line['kind']} {line['items']}  {what}  ({line['why']})"
-            click.echo(one_line(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}"))
+            # A reason or a name that holds a newline would forge lines of the audit.
+            click.echo(plain(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}"))
 
 
 def _entries(place: Path | None) -> list[Entry]:

@@ -9,6 +9,7 @@ import click
 
 from attributary import __version__
 from attributary.errors import AttributaryError
+from attributary.plain import plain
 
 _VERBS = {
     "serve": "attributary.cli.serve:serve_command",
@@ -52,7 +53,7 @@ def main() -> None:
     try:
         cli(auto_envvar_prefix="ATTRIBUTARY")
     except (AttributaryError, FileExistsError) as error:
-        click.echo(f"attributary: {error}", err=True)
+        click.echo(f"attributary: {plain(str(error))}", err=True)
         sys.exit(2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +12,8 @@ from attributary.attribution.types import Filter
 from attributary.client.channel import Tls
 from attributary.client.sync import Client
 from attributary.client.types import Answer
+from attributary.errors import AttributaryError, UnavailableError
+from attributary.plain import json_line, plain
 
 from .show import answer_json, answer_table
 
@@ -19,6 +21,7 @@ from .show import answer_json, answer_table
 @click.command("query")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--address", default="127.0.0.1:50051", show_default=True, help="host:port of the gateway")
+@click.option("--bundle", default="", help="alias or id of the bundle that is to answer")
 @click.option("--prompt", default="", help="the text that the pictures were generated from")
 @click.option("--top-k", type=click.IntRange(min=1), default=None, help="items to return")
 @click.option("--include-creator", multiple=True, help="search only this creator's items; repeatable")
@@ -39,6 +42,7 @@ from .show import answer_json, answer_table
 def query_command(
     images: tuple[Path, ...],
     address: str,
+    bundle: str,
     prompt: str,
     top_k: int | None,
     include_creator: tuple[str, ...],
@@ -53,22 +57,45 @@ def query_command(
     sheet: Path | None,
     pictures: Path | None,
 ) -> None:
-    """Attribute IMAGES (JPEG, PNG, WebP, GIF or BMP) at a running gateway."""
+    """Attribute IMAGES (JPEG, PNG, WebP, GIF, BMP or AVIF) at a running gateway.
+
+    Each gets an answer, or an error with its name; ends with status 2 if there was one.
+    """
     wanted = Filter(include_creator, exclude_creator, include_licence, exclude_licence)
     console = Console()
     answers: list[tuple[Path, Answer]] = []
+    failed = 0
+    away: UnavailableError | None = None
     tls = None if tls_ca is None else Tls(ca=tls_ca)
     with Client(address, tls=tls, token=token, timeout_s=timeout_s) as client:
         for image in images:
-            answer = client.attribute(image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings)
+            try:
+                if away is not None:
+                    # It was waited for once.
+                    raise away
+                answer = client.attribute(
+                    image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings, bundle_id=bundle
+                )
+            except AttributaryError as error:
+                if len(images) == 1 and not as_json:
+                    raise
+                failed += 1
+                away = error if isinstance(error, UnavailableError) else None
+                if as_json:
+                    click.echo(json_line({"image": str(image), "error": str(error)}))
+                else:
+                    click.echo(f"attributary: {plain(str(image))}: {plain(str(error))}", err=True)
+                continue
             answers.append((image, answer))
             if as_json:
-                click.echo(json.dumps({"image": str(image), **answer_json(answer)}, ensure_ascii=False))
+                click.echo(json_line({"image": str(image), **answer_json(answer)}))
             else:
                 console.print(answer_table(image.name, answer))
-    if sheet is not None:
+    if sheet is not None and answers:
         from .sheet import Row, contact_sheet, read_corpus_pictures
 
         rows = [Row(picture=image.read_bytes(), title=image.name, answer=answer) for image, answer in answers]
         contact_sheet(rows, read_corpus_pictures(pictures)).save(sheet)
         click.echo(f"wrote {sheet}", err=as_json)
+    if failed:
+        sys.exit(2)

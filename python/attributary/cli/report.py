@@ -27,6 +27,12 @@ from attributary.batch.report_pictures import ItemPicture, generation_pictures
     help="the run's inputs, for pictures; repeatable",
 )
 @click.option(
+    "--image-root",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="as the run had it, for pictures; repeatable",
+)
+@click.option(
     "--corpus", type=click.Path(path_type=Path), default=None, help="corpus directory, for items' pictures"
 )
 @click.option(
@@ -44,6 +50,7 @@ def report_command(
     out: Path | None,
     plots: Path | None,
     inputs: tuple[Path, ...],
+    image_root: tuple[Path, ...],
     corpus: Path | None,
     time_column: str | None,
     creators: int,
@@ -57,7 +64,11 @@ def report_command(
         run, creators=creators, examples=examples, resamples=resamples, seed=seed, time_column=time_column
     )
     shown = [*data.most_certain, *data.least_certain]
-    pictures = generation_pictures(data.run, inputs, shown) if inputs else {}
+    pictures = (
+        generation_pictures(data.run, inputs, shown, [str(root.absolute()) for root in image_root])
+        if inputs
+        else {}
+    )
     target = out or run / "report.html"
     text = page(data, f"Attribution of {run.resolve().name}", pictures, _item_pictures(corpus))
     commit(target, text.encode("utf-8", "backslashreplace"), str(target))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from attributary.attribution.types import Filter
+from attributary.batch.access import Access
 from attributary.batch.counting import Counts, Progress
+from attributary.batch.dry_run import dry_run as preview
+from attributary.batch.dry_run import prompts_line, skipped_line, told
 from attributary.batch.job import Result, cores, score
 from attributary.batch.plan import Plan, make_plan
+from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.batch.source import ScorerSource
-from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.errors import InvalidArgumentError, RunError, UnavailableError
+from attributary.plain import json_line, plain
 
 _DEFAULT = Settings()
 _LINE_EVERY_S = 10.0
@@ -29,14 +33,31 @@ _LINE_EVERY_S = 10.0
 @click.command("score")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="run directory, new or to go on with"
+    "--out", type=click.Path(path_type=Path), default=None, help="run directory, new or to go on with"
 )
 @click.option("--bundle", type=click.Path(path_type=Path), default=None, help="bundle directory")
 @click.option("--endpoint", default=None, help="host:port of a gateway that answers instead of this process")
 @click.option("--triton-url", default=None, help="host:port of a Triton that serves the bundle")
-@click.option("--id-column", default=_DEFAULT.columns.id, show_default=True, help="text or integers, unique")
+@click.option("--id-column", default=None, help="unique; default: generation_id, or file and row number")
 @click.option("--image-column", default=None, help="bytes, paths or URIs; default: image, uri or path")
-@click.option("--prompt-column", default=None, help="default: prompt, if it is there")
+@click.option("--prompt-column", default=None, help="default: prompt, caption or text, if it is there")
+@click.option(
+    "--prompt-from",
+    multiple=True,
+    type=click.Choice([*ORIGINS, "none"]),
+    help="where prompts are looked for, in this order; repeatable; default: all of these",
+)
+@click.option(
+    "--image-root",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="a directory that the log's paths and links may lead to, beside its own; repeatable",
+)
+@click.option(
+    "--allow-uri",
+    multiple=True,
+    help="a scheme and host that the log's URIs may name: s3://bucket; repeatable",
+)
 @click.option("--model-column", default=None, help="default: model_id, if it is there")
 @click.option("--pass-through", multiple=True, help="keep only this column beside the answers; repeatable")
 @click.option("--no-pass-through", is_flag=True, help="keep none of the log's other columns")
@@ -71,10 +92,12 @@ _LINE_EVERY_S = 10.0
 )
 @click.option("--token", default=None, help="the gateway's bearer token")
 @click.option("--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on")
+@click.option("--strict", is_flag=True, help="refuse inputs with members that are no rows")
+@click.option("--dry-run", is_flag=True, help="say what would be read, and score nothing")
 @click.option("--json", "as_json", is_flag=True, help="print summary.json at the end")
 def score_command(
     inputs: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     bundle: Path | None,
     endpoint: str | None,
     triton_url: str | None,
@@ -86,17 +109,22 @@ def score_command(
     ray_gpus_per_actor: float,
     token: str | None,
     tls_ca: Path | None,
+    strict: bool,
+    dry_run: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Attribute every generation of INPUTS: Parquet files, WebDataset tars, folders of pictures.
+    """Attribute every generation of INPUTS: Parquet and Arrow files, WebDataset tars, folders of pictures.
 
-    The same command again goes on with a run that was stopped.
+    The same command again goes on with a run that was stopped. Every member of an input is a row, an error row, or
+    counted with the reason why it is none.
     """
     engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
     if endpoint and (bundle or triton_url):
         raise InvalidArgumentError("endpoint", "stands alone: the gateway has the bundle")
-    if not endpoint and bundle is None:
+    if out is None and not dry_run:
+        raise InvalidArgumentError("out", "name a run directory, new or to go on with")
+    if not endpoint and bundle is None and not dry_run:
         raise InvalidArgumentError("bundle", "name a bundle directory, or an --endpoint that serves one")
     if on_ray and workers is not None:
         raise InvalidArgumentError("workers", "is for threads of one machine; with --ray give --ray-actors")
@@ -106,6 +134,15 @@ def score_command(
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
         plan = make_plan(inputs, settings, reading)
+    if dry_run:
+        found = preview(plan)
+        click.echo(json_line(found) if as_json else "\n".join(plain(line) for line in told(found)))
+    left_out = skipped_line(dict(sorted(plan.fates.skipped.items())))
+    if left_out and strict:
+        raise RunError("strict", left_out)
+    if dry_run:
+        return
+    assert out is not None
     source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls_ca)
     if on_ray:
         options = (ray_address, ray_actors, ray_gpus_per_actor)
@@ -123,12 +160,16 @@ def score_command(
             scorer.close()
     summary = result.summary
     if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False))
+        click.echo(json_line(summary))
+        if left_out:
+            click.echo(plain(left_out), err=True)
         return
     errors = sum(summary["errors"].values())
+    click.echo(prompts_line(summary["prompts"], summary["rows"]))
     click.echo(
         f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
         f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+        + (f"; {plain(left_out)}" if left_out else "")
     )
 
 
@@ -153,9 +194,17 @@ def _settings(asked: dict[str, Any], engine: str) -> Settings:
         batch_size=asked["batch_size"],
         rows_per_shard=asked["rows_per_shard"],
         limits=RowLimits(asked["max_image_bytes"], asked["max_image_pixels"], asked["max_prompt_bytes"]),
+        prompt_from=_prompt_from(asked["prompt_from"]),
+        access=Access(tuple(str(root.absolute()) for root in asked["image_root"]), asked["allow_uri"]),
     )
     settings.check()
     return settings
+
+
+def _prompt_from(asked: tuple[str, ...]) -> tuple[str, ...]:
+    if "none" in asked and len(asked) > 1:
+        raise InvalidArgumentError("prompt_from", "none stands alone")
+    return tuple(name for name in asked if name != "none") if asked else ORIGINS
 
 
 def _score_on_ray(

@@ -1,4 +1,4 @@
-"""`attributary serve`: one bundle behind gRPC."""
+"""`attributary serve`: bundles behind gRPC."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
+from attributary.gateway.bundles import OpenBundle
+from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.server import serve
 
 from .index import milvus_options, opener
@@ -58,7 +61,17 @@ def _limit_options(command: F) -> F:
 
 
 @click.command("serve")
-@click.argument("bundle", type=click.Path(path_type=Path), envvar="ATTRIBUTARY_BUNDLE")
+@click.argument(
+    "bundles", nargs=-1, required=True, type=click.Path(path_type=Path), envvar="ATTRIBUTARY_BUNDLE"
+)
+@click.option(
+    "--default",
+    "default_alias",
+    default=None,
+    envvar="ATTRIBUTARY_DEFAULT",
+    show_envvar=True,
+    help="alias of the bundle for requests that name none; default: the first",
+)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "int8"]),
@@ -89,11 +102,14 @@ def _limit_options(command: F) -> F:
 )
 @click.option(
     "--triton-url",
-    default="127.0.0.1:8001",
+    "triton_urls",
+    default=("127.0.0.1:8001",),
+    multiple=True,
     envvar="ATTRIBUTARY_TRITON_URL",
     show_default=True,
     show_envvar=True,
-    help="host:port of Triton's gRPC service",
+    help="host:port of Triton's gRPC service, or dns:///name:port for every address of a name; several, by repeating "
+    "it, are asked in turn",
 )
 @click.option(
     "--triton-shared-memory",
@@ -118,11 +134,12 @@ def _limit_options(command: F) -> F:
 @_gateway_options
 @_limit_options
 def serve_command(
-    bundle: Path,
+    bundles: tuple[Path, ...],
+    default_alias: str | None,
     precision: str,
     encoder_threads: int,
     kind: str,
-    triton_url: str,
+    triton_urls: tuple[str, ...],
     shared_memory: Literal["auto", "off"],
     index: str,
     milvus_uri: str,
@@ -131,39 +148,78 @@ def serve_command(
     milvus_timeout_s: float,
     **settings: Any,
 ) -> None:
-    """Serve the BUNDLE directory until SIGTERM; one JSON line on standard output says when it is ready.
+    """Serve BUNDLES, directories, until SIGTERM; one JSON line on standard output says when they are ready.
 
-    With `--engine triton` the BUNDLE is read for its items, tokenizer and golden queries only; Triton has the rest.
-    With `--index milvus` candidates come from the collection that `attributary index push` filled.
+    One directory, or several as ALIAS=DIRECTORY: requests name an alias or a bundle's id. With `--engine triton` they
+    are read for items, tokenizer and golden queries only; Triton has the rest. With `--index milvus` candidates come
+    from the collection that `attributary index push` filled.
     """
+    places = _by_alias(bundles)
+    default = default_alias or next(iter(places))
+    if default not in places:
+        raise InvalidArgumentError("default", f"must be one of {', '.join(places)}, got {default!r}")
     limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
-    settings_of_gateway = gateway.GatewayConfig(**settings)
+    config = gateway.GatewayConfig(**settings)
+    link = None
     if kind == "triton":
         if index == "milvus":
             raise InvalidArgumentError(
                 "index", "milvus needs --engine embedded; Triton has an index of its own"
             )
-        link = _triton_link(triton_url, limits, shared_memory)
-        sys.exit(serve(link.open(bundle), settings_of_gateway, link))
-    open_bundle = partial(
-        open_engine,
-        limits=limits,
-        encoder_threads=encoder_threads,
-        precision=cast(Literal["fp32", "int8"], precision),
-        open_index=opener(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
-        if index == "milvus"
-        else None,
+        link = _triton_link(triton_urls, limits, shared_memory)
+        open_bundle = _triton_opener(link)
+    else:
+        open_engine_ = partial(
+            open_engine,
+            limits=limits,
+            encoder_threads=encoder_threads,
+            precision=cast(Literal["fp32", "int8"], precision),
+            open_index=opener(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
+            if index == "milvus"
+            else None,
+        )
+        open_bundle = _embedded_opener(open_engine_, config)
+    opened = {alias: open_bundle(place) for alias, place in places.items()}
+    first = opened.pop(default)
+    sys.exit(
+        serve(first.engine, config, link, first.store, alias=default, others=opened, open_bundle=open_bundle)
     )
-    if settings_of_gateway.admin_tokens_file is None:
-        sys.exit(serve(open_bundle(bundle), settings_of_gateway, reopen=open_bundle))
-    store = Store(bundle, open_bundle, max_added=settings_of_gateway.max_added_items)
-    assert store.engine is not None
-    sys.exit(serve(store.engine, settings_of_gateway, store=store))
 
 
-def _triton_link(url: str, limits: Limits, shared_memory: Literal["auto", "off"]) -> TritonLink:
+def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:
+    """Directories by alias; one alone needs none."""
+    if len(bundles) == 1 and (bundles[0].is_dir() or "=" not in str(bundles[0])):
+        return {DEFAULT_ALIAS: bundles[0]}
+    places: dict[str, Path] = {}
+    for given in bundles:
+        alias, told, place = str(given).partition("=")
+        if not told:
+            raise InvalidArgumentError("bundles", f"of several each must be ALIAS=DIRECTORY, got {given}")
+        check_alias(alias)
+        if alias in places:
+            raise InvalidArgumentError("bundles", f"{alias} is given twice")
+        places[alias] = Path(place)
+    return places
+
+
+def _embedded_opener(open_engine_: Callable[[Path], Engine], config: gateway.GatewayConfig) -> OpenBundle:
+    def open_bundle(place: Path) -> Opened:
+        if config.admin_tokens_file is None:
+            return Opened(open_engine_(place))
+        store = Store(place, open_engine_, max_added=config.max_added_items)
+        assert store.engine is not None
+        return Opened(store.engine, store)
+
+    return open_bundle
+
+
+def _triton_opener(link: TritonLink) -> OpenBundle:
+    return lambda place: Opened(link.open(place))
+
+
+def _triton_link(urls: tuple[str, ...], limits: Limits, shared_memory: Literal["auto", "off"]) -> TritonLink:
     try:
         from attributary.triton.engine import TritonLink
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[triton]") from None
-    return TritonLink(url, limits, shared_memory)
+    return TritonLink(urls, limits, shared_memory)

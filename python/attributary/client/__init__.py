@@ -6,7 +6,19 @@ from .aio import AsyncClient
 from .channel import Tls
 from .errors import ServerError
 from .sync import Client
-from .types import Answer, Asked, BundleInfo, Item, ReplyTimings, query
+from .types import (
+    Answer,
+    Asked,
+    BundleInfo,
+    CalibrationInfo,
+    CreatorEntry,
+    Embedded,
+    Item,
+    Page,
+    ReplyTimings,
+    ShareParameters,
+    query,
+)
 
 __all__ = [
     "Answer",
@@ -14,13 +26,18 @@ __all__ = [
     "AsyncClient",
     "AttributedItem",
     "BundleInfo",
+    "CalibrationInfo",
     "Client",
+    "CreatorEntry",
     "CreatorShare",
+    "Embedded",
     "Filter",
     "Item",
+    "Page",
     "Query",
     "ReplyTimings",
     "ServerError",
+    "ShareParameters",
     "Tls",
     "query",
 ]

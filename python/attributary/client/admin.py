@@ -1,25 +1,23 @@
-"""The client of the admin service: add, delete, compact, and read the audit of a bundle that is being served."""
+"""The client of the admin service: change a bundle that is being served, and which bundles are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-
-import grpc
 
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
 
 from . import channel
-from .errors import from_result, from_rpc
+from .calls import Call
+from .connection import Connection
+from .errors import from_result
 
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """An item to add; `picture` is encoded (JPEG, PNG, WebP, GIF or BMP)."""
+    """An item to add; `picture` is encoded (JPEG, PNG, WebP, GIF, BMP or AVIF)."""
 
     id: int
     picture: bytes
@@ -74,47 +72,79 @@ class Change:
     ids: tuple[int, ...]  # the first thousand
 
 
-class AdminClient:
-    """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine."""
+@dataclass(frozen=True, slots=True)
+class ServedBundle:
+    """A bundle that a server holds."""
+
+    bundle_id: str
+    version: str
+    aliases: tuple[str, ...]
+    state: str  # "serving", or "draining": it answers those who name its id, for `draining_s`
+    draining_s: float
+    path: str  # on the server
+    revision: int
+    item_count: int
+    memory_bytes: int  # held: index, items, encoder, additions
+    mapped_bytes: int  # mapped from files
+    calls: int  # inside it now
+    changeable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bundles:
+    """The bundles of a server, and the alias that a request which names none gets."""
+
+    bundles: tuple[ServedBundle, ...]
+    default_alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """Which bundle is served now, and which was before; either is empty where there is none."""
+
+    bundle_id: str
+    replaced: str
+
+
+class AdminClient(Connection):
+    """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine.
+
+    `bundle` is an alias or a bundle's id, "" the server's default.
+    """
 
     def __init__(self, address: str, *, token: str, tls: channel.Tls | None = None) -> None:
-        self._metadata = channel.metadata(token)
-        given = channel.options(False)
-        self._channel = (
-            grpc.insecure_channel(address, given)
-            if tls is None
-            else grpc.secure_channel(address, tls.credentials(), given)
-        )
-        self._stub = rpc.AdminServiceStub(self._channel)
+        super().__init__(address, rpc.AdminServiceStub, tls, token, channel.DEFAULT_TIMEOUT_S, retry=False)
 
     def add_items(
-        self, items: Iterable[Addition], *, why: str, timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S
+        self,
+        items: Iterable[Addition],
+        *,
+        why: str,
+        bundle: str = "",
+        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
     ) -> Iterator[Added | AttributaryError]:
         """Add any number of items; results come in their order, each once its item is durable and searched.
 
-        `items` is read from another thread, no faster than the server takes them.
+        `items` is read from another thread, no faster than the server takes them. An addition whose reply was lost may
+        be repeated as it was.
         """
-        failure: list[BaseException] = []
+        requests = (
+            pb.AddItemsRequest(request_id=str(number), item=_message(item), why=why, bundle=bundle)
+            for number, item in enumerate(items)
+        )
+        for response in self._converse("AddItems", requests, timeout_s):
+            if response.HasField("error"):
+                yield from_result(response.error)
+            else:
+                yield Added(response.added.id, response.added.revision)
 
-        def requests() -> Iterator[pb.AddItemsRequest]:
-            try:
-                for number, item in enumerate(items):
-                    yield pb.AddItemsRequest(request_id=str(number), item=_message(item), why=why)
-            except Exception as error:
-                failure.append(error)
-                raise
-
-        call = self._stub.AddItems(requests(), timeout=timeout_s, metadata=self._metadata)
-        try:
-            for response in call:
-                if response.HasField("error"):
-                    yield from_result(response.error)
-                else:
-                    yield Added(response.added.id, response.added.revision)
-        except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
-        finally:
-            call.cancel()
+    def add_item(
+        self, item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None
+    ) -> Added:
+        """Add one item; raises AlreadyExistsError for an id that another item has."""
+        request = pb.AddItemRequest(item=_message(item), why=why, bundle=bundle)
+        read = lambda reply: Added(reply.added.id, reply.added.revision)  # noqa: E731
+        return self._ask(Call("AddItem", request, read), timeout_s)
 
     def delete_items(
         self,
@@ -125,7 +155,8 @@ class AdminClient:
         source: str = "",
         why: str,
         dry_run: bool = False,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
+        bundle: str = "",
+        timeout_s: float | None = None,
     ) -> Deletion:
         """Delete items by exactly one of ids, creator, licence, or source (what their uri begins with)."""
         given = [name for name, value in _named(ids, creator, licence, source) if value]
@@ -134,56 +165,71 @@ class AdminClient:
                 "selection",
                 f"exactly one of ids, creator, licence, source must be given, got {', '.join(given) or 'none'}",
             )
-        request = pb.DeleteItemsRequest(why=why, dry_run=dry_run)
+        request = pb.DeleteItemsRequest(why=why, dry_run=dry_run, bundle=bundle)
         if ids:
             request.ids.ids.extend(ids)
         else:
             setattr(request, given[0], creator or licence or source)
-        try:
-            reply = self._stub.DeleteItems(request, timeout=timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return Deletion(
-            reply.deleted_count,
-            tuple(reply.deleted_ids),
-            tuple(reply.already_deleted_ids),
-            tuple(reply.unknown_ids),
-            reply.revision,
-        )
+        return self._ask(Call("DeleteItems", request, _deletion), timeout_s)
 
-    def compact(self, *, why: str, timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S) -> Compaction:
+    def compact(
+        self, *, why: str, bundle: str = "", timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S
+    ) -> Compaction:
         """Make a new bundle of what is there now and serve it; returns when it is served."""
-        try:
-            reply = self._stub.Compact(pb.CompactRequest(why=why), timeout=timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return Compaction(reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count)
+        return self._ask(Call("Compact", pb.CompactRequest(why=why, bundle=bundle), _compaction), timeout_s)
 
-    def changes(self, *, after: int = 0, timeout_s: float = channel.DEFAULT_TIMEOUT_S) -> list[Change]:
+    def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
         """Return the audit after a revision, oldest first."""
         found: list[Change] = []
         while True:
-            request = pb.ListChangesRequest(after_revision=after, limit=1_000)
-            try:
-                reply = self._stub.ListChanges(request, timeout=timeout_s, metadata=self._metadata)
-            except grpc.RpcError as error:
-                raise from_rpc(error) from None
+            request = pb.ListChangesRequest(after_revision=after, limit=1_000, bundle=bundle)
+            reply = self._ask(Call("ListChanges", request, lambda reply: reply), timeout_s)
             found += [_change(message) for message in reply.changes]
             if not reply.more or not reply.changes:
                 return found
             after = reply.changes[-1].revision
 
-    def close(self) -> None:
-        """Close the connection; running calls are cancelled."""
-        self._channel.close()
+    def load_bundle(
+        self,
+        path: str,
+        *,
+        alias: str = "",
+        why: str,
+        pinned_s: float | None = None,
+        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
+    ) -> Turned:
+        """Serve another bundle, a directory as the server sees it, and turn an alias to it; returns when it answers.
 
-    def __enter__(self) -> Self:
-        return self
+        `pinned_s`: how long the bundle before still answers those who name its id.
+        """
+        request = pb.LoadBundleRequest(path=path, alias=alias, why=why, pinned_s=pinned_s)
+        read = lambda reply: Turned(reply.bundle.bundle_id, reply.replaced_bundle_id)  # noqa: E731
+        return self._ask(Call("LoadBundle", request, read), timeout_s)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def unload_bundle(
+        self, bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
+    ) -> Turned:
+        """Take a bundle out of service, with its aliases."""
+        request = pb.UnloadBundleRequest(bundle=bundle, why=why, pinned_s=pinned_s)
+        return self._ask(Call("UnloadBundle", request, lambda reply: Turned("", reply.bundle_id)), timeout_s)
+
+    def set_alias(
+        self,
+        alias: str,
+        bundle: str,
+        *,
+        why: str,
+        pinned_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Turned:
+        """Turn an alias to a bundle that is there."""
+        request = pb.SetAliasRequest(alias=alias, bundle=bundle, why=why, pinned_s=pinned_s)
+        read = lambda reply: Turned(reply.bundle_id, reply.replaced_bundle_id)  # noqa: E731
+        return self._ask(Call("SetAlias", request, read), timeout_s)
+
+    def bundles(self, *, timeout_s: float | None = None) -> Bundles:
+        """Return the bundles that are there."""
+        return self._ask(Call("ListBundles", pb.ListBundlesRequest(), _bundles), timeout_s)
 
 
 def _named(ids: Sequence[int], *names: str) -> Iterator[tuple[str, object]]:
@@ -213,4 +259,39 @@ def _change(message: pb.Change) -> Change:
         message.what,
         message.item_count,
         tuple(message.item_ids),
+    )
+
+
+def _deletion(reply: pb.DeleteItemsResponse) -> Deletion:
+    return Deletion(
+        reply.deleted_count,
+        tuple(reply.deleted_ids),
+        tuple(reply.already_deleted_ids),
+        tuple(reply.unknown_ids),
+        reply.revision,
+    )
+
+
+def _compaction(reply: pb.CompactResponse) -> Compaction:
+    return Compaction(reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count)
+
+
+def _bundles(reply: pb.ListBundlesResponse) -> Bundles:
+    return Bundles(tuple(map(_served, reply.bundles)), reply.default_alias)
+
+
+def _served(message: pb.ServedBundle) -> ServedBundle:
+    return ServedBundle(
+        bundle_id=message.bundle_id,
+        version=message.bundle_version,
+        aliases=tuple(message.aliases),
+        state=pb.ServedBundle.State.Name(message.state).lower(),
+        draining_s=message.draining_s,
+        path=message.path,
+        revision=message.revision,
+        item_count=message.item_count,
+        memory_bytes=message.memory_bytes,
+        mapped_bytes=message.mapped_bytes,
+        calls=message.calls,
+        changeable=message.changeable,
     )

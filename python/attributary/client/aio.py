@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from grpc import aio
@@ -13,20 +13,24 @@ from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
+from attributary.proxy import proxy_of
 from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
-from . import channel, messages
+from . import calls, channel, messages
+from .calls import Call
 from .errors import from_rpc
-from .types import Answer, Asked, BundleInfo, Item, Picture, query
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture
+
+T = TypeVar("T")
 
 
 class AsyncClient:
     """Asks a gateway. Create it inside the event loop that uses it; use it as an async context manager.
 
     Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
-    unless `retry` is False. What may be asked for beside a query is listed in `Asked`. Failures are the errors of
-    `attributary.errors`, and `ServerError` for what none stands for.
+    unless `retry` is False. What may be asked for beside a query is listed in `Asked`; `bundle_id` is an alias or a
+    bundle's id. Failures are the errors of `attributary.errors`, and `ServerError` for what none stands for.
     """
 
     def __init__(
@@ -40,13 +44,14 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        given = channel.options(retry)
+        self._proxy = proxy_of(address)
+        given = channel.options(address, retry)
         self._channel = (
             aio.insecure_channel(address, given)
             if tls is None
             else aio.secure_channel(address, tls.credentials(), given)
         )
-        self._stub = rpc.AttributionServiceStub(self._channel)
+        self._stub: Any = rpc.AttributionServiceStub(self._channel)
 
     async def attribute(
         self,
@@ -59,32 +64,13 @@ class AsyncClient:
         **asked: Unpack[Asked],
     ) -> Answer:
         """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
-        question = query(image, embedding=embedding, prompt=prompt, has_prompt=has_prompt)
-        request = messages.attribute_request(question, asked)
-        try:
-            reply = await self._stub.Attribute(
-                request, timeout=self._within(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return messages.from_attribution(reply.attribution)
+        return await self._ask(calls.attribute(image, embedding, prompt, has_prompt, asked), timeout_s)
 
     async def attribute_batch(
-        self,
-        queries: Sequence[Query],
-        *,
-        timeout_s: float | None = None,
-        **asked: Unpack[Asked],
+        self, queries: Sequence[Query], *, timeout_s: float | None = None, **asked: Unpack[Asked]
     ) -> list[Answer | AttributaryError]:
         """Attribute several queries in one call; a wrong query is an error in its place, no more."""
-        request = messages.batch_request(queries, asked)
-        try:
-            reply = await self._stub.AttributeBatch(
-                request, timeout=self._within(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return [messages.from_outcome(result) for result in reply.results]
+        return await self._ask(calls.attribute_batch(queries, asked), timeout_s)
 
     async def attribute_stream(
         self,
@@ -104,8 +90,7 @@ class AsyncClient:
             number = 0
             try:
                 async for entry in _each(queries):
-                    request = messages.attribute_request(entry, asked)
-                    yield pb.AttributeStreamRequest(request_id=str(number), request=request)
+                    yield calls.stream_request(number, entry, asked)
                     number += 1
             except Exception as error:
                 failure.append(error)
@@ -121,31 +106,46 @@ class AsyncClient:
                 raise failure[0] from None
             raise
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
         finally:
             call.cancel()
 
+    async def embed(
+        self, image: Picture, *, prompt: str = "", bundle_id: str = "", timeout_s: float | None = None
+    ) -> Embedded:
+        """Return the embedding of a picture and its prompt, to ask with later."""
+        return await self._ask(calls.embed(image, prompt, bundle_id), timeout_s)
+
     async def get_item(self, item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Item:
         """Return one training item; raises NotFoundError."""
-        request = pb.GetItemRequest(id=item_id, bundle_id=bundle_id)
-        try:
-            reply = await self._stub.GetItem(
-                request, timeout=self._within(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return messages.from_item(reply.item)
+        return await self._ask(calls.get_item(item_id, bundle_id), timeout_s)
+
+    async def list_items(
+        self,
+        *,
+        creator: str = "",
+        bundle_id: str = "",
+        page_size: int = 1_000,
+        page_token: str = "",
+        timeout_s: float | None = None,
+    ) -> Page[Item]:
+        """Return a page of training items by ascending id, all or one creator's."""
+        return await self._ask(calls.list_items(creator, bundle_id, page_size, page_token), timeout_s)
+
+    async def list_creators(
+        self,
+        *,
+        bundle_id: str = "",
+        page_size: int = 1_000,
+        page_token: str = "",
+        timeout_s: float | None = None,
+    ) -> Page[CreatorEntry]:
+        """Return a page of creators by name."""
+        return await self._ask(calls.list_creators(bundle_id, page_size, page_token), timeout_s)
 
     async def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
-        """Return what the server serves: bundle, encoder, index, limits."""
-        request = pb.DescribeBundleRequest(bundle_id=bundle_id)
-        try:
-            reply = await self._stub.DescribeBundle(
-                request, timeout=self._within(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return messages.from_description(reply)
+        """Return what the server serves: bundle, encoder, index, calibration, limits."""
+        return await self._ask(calls.describe(bundle_id), timeout_s)
 
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""
@@ -162,8 +162,15 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def _within(self, timeout_s: float | None) -> float:
-        return self._timeout if timeout_s is None else timeout_s
+    async def _ask(self, call: Call[T], timeout_s: float | None) -> T:
+        timeout = self._timeout if timeout_s is None else timeout_s
+        try:
+            reply = await getattr(self._stub, call.method)(
+                call.request, timeout=timeout, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._proxy) from None
+        return call.read(reply)
 
 
 async def _each(queries: Iterable[Query] | AsyncIterable[Query]) -> AsyncIterator[Query]:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from attributary.errors import InvalidArgumentError
+from attributary.proxy import channel_options
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_STREAM_TIMEOUT_S = 3600.0
@@ -50,9 +51,10 @@ class Tls:
         )
 
 
-def options(retry: bool) -> Sequence[tuple[str, Any]]:
-    """Return the channel options of both clients."""
+def options(address: str, retry: bool) -> Sequence[tuple[str, Any]]:
+    """Return the channel options of every client for this address."""
     return (
+        *channel_options(address),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),

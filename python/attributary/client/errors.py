@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from attributary.errors import (
+    AlreadyExistsError,
     AttributaryError,
     DeadlineError,
     DeletedError,
@@ -19,6 +20,7 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
+from attributary.proxy import blamed
 from attributary.v1 import attribution_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -35,11 +37,14 @@ class ServerError(AttributaryError):
         self.message = message
 
 
-def from_rpc(error: grpc.RpcError) -> AttributaryError:
-    """Return the error that a failed call stands for."""
+def from_rpc(error: grpc.RpcError, proxy: str = "") -> AttributaryError:
+    """Return the error that a failed call stands for; `proxy` is what stood between, if anything did."""
     # Every RpcError that a call raises has these; the type stubs do not know.
     call: Any = error
-    return _error(call.code().name, str(call.details() or ""), _status(call.trailing_metadata()))
+    code, details = call.code().name, str(call.details() or "")
+    if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        details = blamed(details, proxy)
+    return _error(code, details, _status(call.trailing_metadata()))
 
 
 def from_result(error: pb.Error) -> AttributaryError:
@@ -49,6 +54,10 @@ def from_result(error: pb.Error) -> AttributaryError:
     if error.code == code_pb2.NOT_FOUND:
         kind = error.field.removesuffix("_id")
         return NotFoundError(kind, error.message.removeprefix(f"no such {kind}: "))
+    if error.code == code_pb2.ALREADY_EXISTS:
+        kind = error.field.removesuffix("_id")
+        name, _, what = error.message.removeprefix(f"{kind} ").partition(" exists already: ")
+        return AlreadyExistsError(kind, name, what)
     if error.code == code_pb2.FAILED_PRECONDITION:
         return PreconditionError(error.field, error.message)
     return _error(str(code_pb2.Code.Name(error.code)), error.message, status_pb2.Status())
@@ -67,6 +76,12 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
             return DeletedError(info.metadata.get("name", ""), info.metadata.get("at", ""))
         if info is not None and info.metadata.get("kind"):
             return NotFoundError(info.metadata["kind"], info.metadata.get("name", ""))
+        return ServerError(code, message)
+    if code == "ALREADY_EXISTS":
+        info = _detail(status, error_details_pb2.ErrorInfo)
+        if info is not None and info.metadata.get("kind"):
+            facts = info.metadata
+            return AlreadyExistsError(facts["kind"], facts.get("name", ""), facts.get("what", ""))
         return ServerError(code, message)
     if code == "RESOURCE_EXHAUSTED":
         retry = _detail(status, error_details_pb2.RetryInfo)

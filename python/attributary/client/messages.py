@@ -11,28 +11,40 @@ from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
 from .errors import from_result
-from .types import Answer, Asked, BundleInfo, Item, ReplyTimings
+from .types import (
+    Answer,
+    Asked,
+    BundleInfo,
+    CalibrationInfo,
+    Embedded,
+    Item,
+    ReplyTimings,
+    ShareParameters,
+)
 
 _MOST = 2**32 - 1
 
 
 def to_query(query: Query) -> pb.Query:
-    """Return the message of a query."""
+    """Return the message of a query; raises InvalidArgumentError for a prompt that is no text."""
+    prompt = _text(query.prompt, "query.prompt")
     if query.embedding is not None:
-        return pb.Query(embedding=_embedding(query), prompt=query.prompt)
+        return pb.Query(embedding=_embedding(query), prompt=prompt)
     if query.pixels is not None:
         height, width = query.pixels.shape[:2]
         pixels = pb.Pixels(data=query.pixels.tobytes(), height=height, width=width)
-        return pb.Query(pixels=pixels, prompt=query.prompt)
+        return pb.Query(pixels=pixels, prompt=prompt)
     if query.image is not None:
-        return pb.Query(image=query.image, prompt=query.prompt)
-    return pb.Query(prompt=query.prompt)
+        return pb.Query(image=query.image, prompt=prompt)
+    return pb.Query(prompt=prompt)
 
 
 def attribute_request(query: Query, asked: Asked) -> pb.AttributeRequest:
     """Return the message of one query; raises InvalidArgumentError for what cannot be sent."""
     return pb.AttributeRequest(
-        query=to_query(query), options=_options(asked), bundle_id=asked.get("bundle_id", "")
+        query=to_query(query),
+        options=_options(asked),
+        bundle_id=_text(asked.get("bundle_id", ""), "bundle_id"),
     )
 
 
@@ -41,7 +53,7 @@ def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRe
     return pb.AttributeBatchRequest(
         queries=[to_query(query) for query in queries],
         options=_options(asked),
-        bundle_id=asked.get("bundle_id", ""),
+        bundle_id=_text(asked.get("bundle_id", ""), "bundle_id"),
     )
 
 
@@ -58,6 +70,8 @@ def from_attribution(message: pb.Attribution) -> Answer:
                 item.creator,
                 item.licence,
                 item.uri,
+                item.creator_url,
+                item.near_dup_group,
             )
             for item in message.items
         ),
@@ -121,6 +135,38 @@ def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
         revision=message.revision,
         added_count=message.added_count,
         deleted_count=message.deleted_count,
+        calibration=_calibration(message.calibration),
+        candidates=message.candidates,
+        encoder_digest=message.encoder_digest,
+    )
+
+
+def from_embedding(message: pb.EmbedResponse) -> Embedded:
+    """Return an embedding to ask with."""
+    embedding = message.embedding
+    vector = np.array(embedding.values, np.float32)
+    return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest)
+
+
+def _calibration(message: pb.Calibration) -> CalibrationInfo:
+    return CalibrationInfo(
+        message.method,
+        message.labels_digest,
+        message.held_out_labels_digest,
+        message.held_out_queries,
+        dict(message.measured),
+        _parameters(message.image),
+        _parameters(message.image_and_prompt),
+    )
+
+
+def _parameters(message: pb.ShareParameters) -> ShareParameters:
+    return ShareParameters(
+        message.temperature,
+        message.threshold,
+        message.background,
+        message.ood_similarity,
+        message.diffuse_floor,
     )
 
 
@@ -134,13 +180,27 @@ def _options(asked: Asked) -> pb.Options:
     if filter_:
         message.filter.CopyFrom(
             pb.Filter(
-                include_creators=filter_.include_creators,
-                exclude_creators=filter_.exclude_creators,
-                include_licences=filter_.include_licences,
-                exclude_licences=filter_.exclude_licences,
+                **{
+                    name: [_text(value, f"options.filter.{name}") for value in getattr(filter_, name)]
+                    for name in (
+                        "include_creators",
+                        "exclude_creators",
+                        "include_licences",
+                        "exclude_licences",
+                    )
+                }
             )
         )
     return message
+
+
+def _text(value: str, field: str) -> str:
+    """Return a text that can be sent; what a shell or a file gave may hold bytes that are none."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(field, f"is not valid Unicode at character {error.start}") from None
+    return value
 
 
 def _embedding(query: Query) -> pb.Embedding:

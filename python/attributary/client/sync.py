@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
-import grpc
 from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
-from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
-from . import channel, messages
-from .errors import from_rpc
-from .types import Answer, Asked, BundleInfo, Item, Picture, query
+from . import calls, channel, messages
+from .connection import Connection
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture
 
 
-class Client:
+class Client(Connection):
     """Asks a gateway. Safe to share between threads; close it, or use it as a context manager.
 
     Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
-    unless `retry` is False. What may be asked for beside a query is listed in `Asked`. Failures are the errors of
-    `attributary.errors`, and `ServerError` for what none stands for.
+    unless `retry` is False. What may be asked for beside a query is listed in `Asked`; `bundle_id` is an alias or a
+    bundle's id. Failures are the errors of `attributary.errors`, and `ServerError` for what none stands for.
     """
 
     def __init__(
@@ -36,15 +33,7 @@ class Client:
         timeout_s: float = channel.DEFAULT_TIMEOUT_S,
         retry: bool = True,
     ) -> None:
-        self._timeout = timeout_s
-        self._metadata = channel.metadata(token)
-        given = channel.options(retry)
-        self._channel = (
-            grpc.insecure_channel(address, given)
-            if tls is None
-            else grpc.secure_channel(address, tls.credentials(), given)
-        )
-        self._stub = rpc.AttributionServiceStub(self._channel)
+        super().__init__(address, rpc.AttributionServiceStub, tls, token, timeout_s, retry)
 
     def attribute(
         self,
@@ -57,30 +46,13 @@ class Client:
         **asked: Unpack[Asked],
     ) -> Answer:
         """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
-        question = query(image, embedding=embedding, prompt=prompt, has_prompt=has_prompt)
-        request = messages.attribute_request(question, asked)
-        try:
-            reply = self._stub.Attribute(request, timeout=self._within(timeout_s), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return messages.from_attribution(reply.attribution)
+        return self._ask(calls.attribute(image, embedding, prompt, has_prompt, asked), timeout_s)
 
     def attribute_batch(
-        self,
-        queries: Sequence[Query],
-        *,
-        timeout_s: float | None = None,
-        **asked: Unpack[Asked],
+        self, queries: Sequence[Query], *, timeout_s: float | None = None, **asked: Unpack[Asked]
     ) -> list[Answer | AttributaryError]:
         """Attribute several queries in one call; a wrong query is an error in its place, no more."""
-        request = messages.batch_request(queries, asked)
-        try:
-            reply = self._stub.AttributeBatch(
-                request, timeout=self._within(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return [messages.from_outcome(result) for result in reply.results]
+        return self._ask(calls.attribute_batch(queries, asked), timeout_s)
 
     def attribute_stream(
         self,
@@ -94,60 +66,42 @@ class Client:
         `queries` is read from another thread, no faster than the server takes them. Leaving the iterator
         early cancels what is still queued. `timeout_s` is for the whole stream.
         """
-        failure: list[BaseException] = []
+        requests = (calls.stream_request(number, entry, asked) for number, entry in enumerate(queries))
+        yield from map(messages.from_outcome, self._converse("AttributeStream", requests, timeout_s))
 
-        def requests() -> Iterator[pb.AttributeStreamRequest]:
-            try:
-                for number, entry in enumerate(queries):
-                    request = messages.attribute_request(entry, asked)
-                    yield pb.AttributeStreamRequest(request_id=str(number), request=request)
-            except Exception as error:
-                failure.append(error)
-                raise
-
-        call = self._stub.AttributeStream(requests(), timeout=timeout_s, metadata=self._metadata)
-        try:
-            for response in call:
-                yield messages.from_outcome(response)
-        except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
-        finally:
-            call.cancel()
+    def embed(
+        self, image: Picture, *, prompt: str = "", bundle_id: str = "", timeout_s: float | None = None
+    ) -> Embedded:
+        """Return the embedding of a picture and its prompt, to ask with later."""
+        return self._ask(calls.embed(image, prompt, bundle_id), timeout_s)
 
     def get_item(self, item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Item:
         """Return one training item; raises NotFoundError."""
-        request = pb.GetItemRequest(id=item_id, bundle_id=bundle_id)
-        try:
-            reply = self._stub.GetItem(request, timeout=self._within(timeout_s), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return messages.from_item(reply.item)
+        return self._ask(calls.get_item(item_id, bundle_id), timeout_s)
+
+    def list_items(
+        self,
+        *,
+        creator: str = "",
+        bundle_id: str = "",
+        page_size: int = 1_000,
+        page_token: str = "",
+        timeout_s: float | None = None,
+    ) -> Page[Item]:
+        """Return a page of training items by ascending id, all or one creator's."""
+        return self._ask(calls.list_items(creator, bundle_id, page_size, page_token), timeout_s)
+
+    def list_creators(
+        self,
+        *,
+        bundle_id: str = "",
+        page_size: int = 1_000,
+        page_token: str = "",
+        timeout_s: float | None = None,
+    ) -> Page[CreatorEntry]:
+        """Return a page of creators by name."""
+        return self._ask(calls.list_creators(bundle_id, page_size, page_token), timeout_s)
 
     def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
-        """Return what the server serves: bundle, encoder, index, limits."""
-        request = pb.DescribeBundleRequest(bundle_id=bundle_id)
-        try:
-            reply = self._stub.DescribeBundle(
-                request, timeout=self._within(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        return messages.from_description(reply)
-
-    def close(self) -> None:
-        """Close the connection; running calls are cancelled."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _within(self, timeout_s: float | None) -> float:
-        return self._timeout if timeout_s is None else timeout_s
+        """Return what the server serves: bundle, encoder, index, calibration, limits."""
+        return self._ask(calls.describe(bundle_id), timeout_s)

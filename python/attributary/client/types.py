@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import Generic, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Limits, Query
 from attributary.errors import InvalidArgumentError
 
+T = TypeVar("T")
 # Encoded bytes, the path of a picture file, or uint8 RGB [H, W, 3].
 Picture: TypeAlias = bytes | str | Path | NDArray[np.uint8]
 
@@ -67,6 +68,57 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class CreatorEntry:
+    """A creator of a bundle's items."""
+
+    name: str
+    creator_url: str  # of one of the items; may be empty
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a list; `next_page_token` asks for the one after it and is empty at the end."""
+
+    entries: tuple[T, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An embedding to ask with later: `attribute(embedding=vector, has_prompt=has_prompt)`."""
+
+    vector: NDArray[np.float32]  # [D], unit length
+    has_prompt: bool
+    bundle_id: str
+    encoder_digest: str  # bundles with the same encoder may be asked with it
+
+
+@dataclass(frozen=True, slots=True)
+class ShareParameters:
+    """How similarities become shares; docs/architecture.md has the formula."""
+
+    temperature: float  # cosine units
+    threshold: float
+    background: float  # cosine of the item that stands for nobody
+    ood_similarity: float
+    diffuse_floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationInfo:
+    """What a bundle's shares mean: how they were set, what they were fitted to, how well that was measured to hold."""
+
+    method: str
+    labels_digest: str  # of the influence labels they were fitted to; empty if to none
+    held_out_labels_digest: str
+    held_out_queries: int
+    measured: dict[str, float]  # by the path of a figure's name, as the bundle has it
+    image: ShareParameters
+    image_and_prompt: ShareParameters
+
+
+@dataclass(frozen=True, slots=True)
 class BundleInfo:
     """What the server serves."""
 
@@ -86,6 +138,9 @@ class BundleInfo:
     revision: int  # of the bundle's journal; 0 without one
     added_count: int  # items added since the bundle was made
     deleted_count: int  # items deleted since then
+    calibration: CalibrationInfo
+    candidates: int  # R: how many candidates shares are over
+    encoder_digest: str  # SHA-256 of the encoder that made the vectors
 
 
 class Asked(TypedDict, total=False):
@@ -95,7 +150,7 @@ class Asked(TypedDict, total=False):
     top_creators: int | None  # creators to return; the server's default is 10
     filter: Filter | None  # restricts the search
     timings: bool  # return the server's phase timings
-    bundle_id: str  # the bundle that must answer
+    bundle_id: str  # alias or id of the bundle that must answer; the server's default
 
 
 def query(

@@ -16,8 +16,7 @@ from attributary.encoder.image import decode, prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
-
-from .words import check_line
+from attributary.plain import plain
 
 MAX_NAME_BYTES = 512
 MAX_URI_BYTES = 4_096
@@ -28,7 +27,7 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """An item to add: `picture` is encoded (JPEG, PNG, WebP, GIF or BMP)."""
+    """An item to add: `picture` is encoded (JPEG, PNG, WebP, GIF, BMP or AVIF)."""
 
     id: int
     picture: bytes
@@ -61,6 +60,12 @@ def check_item(item: NewItem, limits: Limits) -> None:
         if size > most:
             raise InvalidArgumentError(f"item.{name}", f"has {size} bytes, the limit is {most}")
         check_line(getattr(item, name), f"item.{name}")
+
+
+def check_line(value: str, field: str) -> None:
+    """Raise InvalidArgumentError unless a text is one line that moves no cursor: it stands in logs and audits."""
+    if (shown := plain(value)) != value:
+        raise InvalidArgumentError(field, f"must be one line without control characters, got {shown[:200]}")
 
 
 class Embedder:

@@ -22,6 +22,7 @@ from attributary.bundle.bundle import Bundle, delta_path
 from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
+    AlreadyExistsError,
     AttributaryError,
     BundleError,
     InvalidArgumentError,
@@ -30,14 +31,14 @@ from attributary.errors import (
 )
 
 from .compact import compacted
-from .items import NO_LICENCE, Embedder, NewItem, check_item
+from .items import NO_LICENCE, Embedder, NewItem, check_item, check_line
 from .journal.log import Log
 from .journal.place import adopt, changes_of, check_opened
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, replay
 from .lock import WriterLock
+from .repeats import check_twin, revision_of
 from .replace import exchange, next_of, recover
 from .selection import Selection
-from .words import check_line
 
 MAX_ADDED = 100_000
 _MAX_WHO, _MAX_WHY = 200, 2_000
@@ -51,7 +52,10 @@ class AddResult:
     """What became of items that were added together: None for each accepted one, else why not."""
 
     outcomes: list[AttributaryError | None]
-    revision: int
+    revision: int  # the bundle's
+    revisions: list[
+        int
+    ]  # of the change that each item belongs to: an earlier one for an addition that was repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +128,18 @@ class Store:
         """Add items; those accepted are durable and searched when this returns.
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
-        id is or ever was taken. Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be
-        written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
+        id is or ever was taken; an addition that is repeated as it was is none, and told the revision it had. Raises
+        InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
+        already, or the bundle's vectors were not made by its encoder.
         """
         _check_words(who, why)
         self._check_space()
         outcomes: list[AttributaryError | None] = [None] * len(items)
+        revisions = [0] * len(items)
         prepared, places = [], []
         for place, item in enumerate(items):
             try:
                 check_item(item, self._embedder.limits)
-                self._check_new(item)
                 prepared.append(self._embedder.prepare(item))
                 places.append(place)
             except InvalidArgumentError as error:
@@ -143,14 +148,21 @@ class Store:
         with self._mutex:
             kept: list[int] = []
             records: list[ItemRecord] = []
+            together: dict[int, NewItem] = {}
             for number, place in enumerate(places):
+                item = items[place]
                 try:
-                    self._check_new(items[place], records)
-                    records.append(self._record(items[place], records))
-                    kept.append(number)
-                except InvalidArgumentError as error:
+                    if item.id in together:
+                        check_twin(item, together[item.id])
+                    elif earlier := revision_of(self._view, self._changes.entries, item, vectors[number]):
+                        revisions[place] = earlier
+                    else:
+                        records.append(self._record(item, records))
+                        kept.append(number)
+                        together[item.id] = item
+                except (InvalidArgumentError, AlreadyExistsError) as error:
                     outcomes[place] = error
-            if len(self._view.tail) + len(records) > self._max_added:
+            if records and len(self._view.tail) + len(records) > self._max_added:
                 raise PreconditionError(
                     "bundle",
                     f"{len(self._view.tail)} added items wait for a compaction, the limit is {self._max_added}; "
@@ -158,7 +170,11 @@ class Store:
                 )
             if records:
                 self._commit(Added(_now(), who, why, tuple(records), vectors[kept]))
-            return AddResult(outcomes, self._view.revision)
+            revision = self._view.revision
+            for place in places:
+                if outcomes[place] is None:
+                    revisions[place] = revisions[place] or revision
+            return AddResult(outcomes, revision, revisions)
 
     def delete(self, selection: Selection, *, who: str, why: str, dry_run: bool = False) -> DeleteResult:
         """Delete the chosen items; they are gone from search and shares, durably, when this returns.
@@ -329,15 +345,6 @@ class Store:
                 "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
                 "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
             )
-
-    def _check_new(self, item: NewItem, together: Sequence[ItemRecord] = ()) -> None:
-        view = self._view
-        if item.id in view.deleted:
-            raise InvalidArgumentError(
-                "item.id", f"{item.id} was deleted at {view.deleted[item.id]}; ids are not used again"
-            )
-        if view.bundle.items.row_of(item.id) is not None or any(item.id == record.id for record in together):
-            raise InvalidArgumentError("item.id", f"{item.id} is taken")
 
     def _record(self, item: NewItem, together: Sequence[ItemRecord]) -> ItemRecord:
         items = self._view.bundle.items

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import groupby
-from time import perf_counter
-
-import structlog
 
 from attributary.delta.items import NewItem
 from attributary.errors import AttributaryError, InvalidArgumentError
@@ -16,52 +12,46 @@ from attributary.v1 import admin_pb2 as pb
 from . import translate
 from .admin import Changes
 from .admission import Admission
+from .calls import Call
 from .config import GatewayConfig
-from .errors import abort, code_name, presentable, to_result, to_status
-from .metrics import Metrics
-from .service import Context, ended_early, report
+from .errors import presentable, to_result
 from .stream import MAX_REQUEST_ID_BYTES
-
-log = structlog.get_logger(__name__)
 
 _METHOD = "AddItems"
 
 
 class AdditionHandler:
-    """The streaming method of attributary.v1.AdminService."""
+    """AddItems, the streaming method of attributary.v1.AdminService, and AddItem."""
 
-    def __init__(
-        self, changes: Changes, admission: Admission, metrics: Metrics, config: GatewayConfig
-    ) -> None:
+    def __init__(self, changes: Changes, admission: Admission, config: GatewayConfig) -> None:
         self._changes = changes
         self._admission = admission
-        self._metrics = metrics
         self._config = config
-        self._log_requests = config.log_level == "debug"
 
-    async def converse(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+    async def converse(self, call: Call) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
-        started = perf_counter()
-        code = "OK"
-        try:
-            # Without a store nothing needs to be read.
-            _ = self._changes.store
-            await self._run(context)
-            return
-        except asyncio.CancelledError:
-            code = ended_early(context)
-            raise
-        except Exception as error:
-            code = code_name(error)
-            status = to_status(report(_METHOD, error))
-        finally:
-            seconds = perf_counter() - started
-            self._metrics.call(_METHOD, code, seconds)
-            if self._log_requests:
-                log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
-        await abort(context, status)
+        # Where nothing can be changed nothing needs to be read.
+        self._changes.check()
+        await self._run(call)
 
-    async def _run(self, context: Context) -> None:
+    async def add_item(self, data: bytes, call: Call) -> bytes:
+        """One item in."""
+        self._changes.check()
+        await self._admission.wait(len(data))
+        try:
+            request = translate.parse(pb.AddItemRequest, data)
+            if fault := no_id(request.item):
+                raise fault
+            item, who = to_item(request.item), self._changes.who(call)
+            result = await self._changes.add(request.bundle, [item], who, request.why)
+            if (outcome := result.outcomes[0]) is not None:
+                raise outcome
+            added = pb.Added(id=item.id, revision=result.revisions[0])
+            return pb.AddItemResponse(added=added).SerializeToString()
+        finally:
+            self._admission.release(1, len(data))
+
+    async def _run(self, context: Call) -> None:
         most = self._config.max_encode_batch
         # While one batch is embedded the next is read, and no more.
         room = asyncio.Semaphore(2 * most)
@@ -87,20 +77,20 @@ class AdditionHandler:
                     self._admission.release(1, len(data))
 
     async def _read(
-        self, context: Context, arrived: asyncio.Queue[bytes | None], room: asyncio.Semaphore
+        self, context: Call, arrived: asyncio.Queue[bytes | None], room: asyncio.Semaphore
     ) -> None:
         try:
             while True:
                 await room.acquire()
-                data: object = await context.read()
-                if not isinstance(data, bytes):  # aio.EOF
+                data = await context.read()
+                if data is None:
                     return
                 await self._admission.wait(len(data))
                 arrived.put_nowait(data)
         finally:
             arrived.put_nowait(None)
 
-    async def _serve(self, batch: list[bytes], context: Context) -> None:
+    async def _serve(self, batch: list[bytes], context: Call) -> None:
         try:
             requests: list[pb.AddItemsRequest] = []
             unreadable: Exception | None = None
@@ -111,8 +101,8 @@ class AdditionHandler:
                     # It has no request_id to answer to: that ends the stream, after what came before it.
                     unreadable = error
                     break
-            for why, together in groupby(requests, key=lambda request: request.why):
-                for response in await self._add(list(together), why, context):
+            for (bundle, why), together in groupby(requests, key=lambda one: (one.bundle, one.why)):
+                for response in await self._add(list(together), bundle, why, context):
                     await context.write(response.SerializeToString())
             if unreadable is not None:
                 raise unreadable
@@ -121,18 +111,17 @@ class AdditionHandler:
                 self._admission.release(1, len(data))
 
     async def _add(
-        self, requests: list[pb.AddItemsRequest], why: str, context: Context
+        self, requests: list[pb.AddItemsRequest], bundle: str, why: str, context: Call
     ) -> list[pb.AddItemsResponse]:
         outcomes: list[Exception | None] = [_fault(request) for request in requests]
         places = [place for place, fault in enumerate(outcomes) if fault is None]
-        revision = 0
+        revisions = [0] * len(requests)
         try:
-            items = [_item(requests[place].item) for place in places]
+            items = [to_item(requests[place].item) for place in places]
             if items:
-                result = await self._changes.add(items, self._changes.who(context), why)
-                revision = result.revision
-                for place, outcome in zip(places, result.outcomes, strict=True):
-                    outcomes[place] = outcome
+                result = await self._changes.add(bundle, items, self._changes.who(context), why)
+                for place, outcome, revision in zip(places, result.outcomes, result.revisions, strict=True):
+                    outcomes[place], revisions[place] = outcome, revision
         except AttributaryError as error:
             for place in places:
                 outcomes[place] = error
@@ -141,19 +130,24 @@ class AdditionHandler:
             for place in places:
                 outcomes[place] = hidden
         return [
-            _response(request, outcome, revision) for request, outcome in zip(requests, outcomes, strict=True)
+            _response(request, outcome, revision)
+            for request, outcome, revision in zip(requests, outcomes, revisions, strict=True)
         ]
 
 
 def _fault(request: pb.AddItemsRequest) -> Exception | None:
     if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
         return InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
-    if not request.item.HasField("id"):
-        return InvalidArgumentError("item.id", "must be given")
-    return None
+    return no_id(request.item)
 
 
-def _item(message: pb.NewItem) -> NewItem:
+def no_id(item: pb.NewItem) -> InvalidArgumentError | None:
+    """Say that an item has no id, None if it has one."""
+    return None if item.HasField("id") else InvalidArgumentError("item.id", "must be given")
+
+
+def to_item(message: pb.NewItem) -> NewItem:
+    """Return the item of a message that has an id."""
     return NewItem(
         id=message.id,
         picture=message.image,

@@ -7,7 +7,7 @@ through the event loop while it holds changes up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import grpc
@@ -23,9 +23,9 @@ from attributary.v1 import admin_pb2 as pb
 
 from . import translate
 from .admission import Admission
-from .auth import digest_of
-from .metrics import Metrics
-from .service import Context, Method, StreamMethod, guarded
+from .calls import Front, Kind, StreamMethod, UnaryMethod
+from .registry import Registry
+from .service import Context
 
 log = structlog.get_logger(__name__)
 
@@ -37,52 +37,64 @@ _FLIP_S = 30.0
 
 
 class Changes:
-    """The store as the admin service sees it: awaited, logged, in the name of whose token it was."""
+    """Changes to the bundles of a registry: awaited, logged, in the name of whose token it was.
 
-    def __init__(
-        self,
-        store: Store | None,
-        names: Mapping[bytes, str],
-        flip: Callable[[Preparer], Awaitable[None]],
-    ) -> None:
-        self._store = store
-        self._names = names
-        self._flip = flip
+    `bundle` is an alias, a bundle's id, or "" for the default.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     def who(self, context: Context) -> str:
         """The name of the caller's token."""
-        return self._names.get(digest_of(context.invocation_metadata()), "unknown")
+        return context.caller.name
 
-    @property
-    def store(self) -> Store:
-        """The store; raises PreconditionError where the engine cannot be changed."""
-        if self._store is None:
+    def check(self) -> None:
+        """Raise PreconditionError if no bundle here can be changed."""
+        if all(served.store is None for served in self._registry.bundles):
+            self.store(self._registry.default)
+
+    def store(self, bundle: str) -> Store:
+        """What changes a bundle; raises NotFoundError, PreconditionError where it cannot be changed."""
+        served = self._registry.find(bundle)
+        if served.draining:
+            raise PreconditionError(
+                "bundle", f"{bundle} has been replaced and is draining; name an alias instead"
+            )
+        if served.store is None:
             raise PreconditionError(
                 "engine",
                 "live changes need the embedded engine; change the bundle with `attributary bundle add|delete`, run "
                 "`attributary bundle compact`, and swap the result in",
             )
-        return self._store
+        return served.store
 
-    async def add(self, items: list[NewItem], who: str, why: str) -> AddResult:
+    async def add(self, bundle: str, items: list[NewItem], who: str, why: str) -> AddResult:
         """Add items together."""
-        result = await asyncio.to_thread(self.store.add, items, who=who, why=why)
+        result = await asyncio.to_thread(self.store(bundle).add, items, who=who, why=why)
         accepted = sum(outcome is None for outcome in result.outcomes)
         log.info("added", who=who, items=accepted, refused=len(items) - accepted, revision=result.revision)
         return result
 
-    async def delete(self, selection: Selection, who: str, why: str, dry_run: bool) -> DeleteResult:
+    async def delete(
+        self, bundle: str, selection: Selection, who: str, why: str, dry_run: bool
+    ) -> DeleteResult:
         """Delete items together."""
-        result = await asyncio.to_thread(self.store.delete, selection, who=who, why=why, dry_run=dry_run)
+        store = self.store(bundle)
+        result = await asyncio.to_thread(store.delete, selection, who=who, why=why, dry_run=dry_run)
         log.info("deleted", who=who, items=len(result.ids), dry_run=dry_run, revision=result.revision)
         return result
 
-    async def compact(self, who: str, why: str) -> CompactResult:
+    async def compact(self, bundle: str, who: str, why: str) -> CompactResult:
         """Make a new bundle and serve it."""
-        loop = asyncio.get_running_loop()
+        loop, store = asyncio.get_running_loop(), self.store(bundle)
+
+        async def turn(engine: Preparer) -> None:
+            # Found only now: aliases may have moved while the new bundle was made.
+            self._registry.follow(store, engine)
 
         def flip(engine: Preparer) -> None:
-            flipping = asyncio.run_coroutine_threadsafe(_coroutine(self._flip(engine)), loop)
+            flipping = asyncio.run_coroutine_threadsafe(turn(engine), loop)
             try:
                 flipping.result(_FLIP_S)
             except Exception as error:
@@ -91,13 +103,14 @@ class Changes:
                     raise UnavailableError(f"no turn of the event loop in {_FLIP_S:g} s") from None
                 raise
 
-        result = await asyncio.to_thread(self.store.compact, who=who, why=why, flip=flip)
+        result = await asyncio.to_thread(store.compact, who=who, why=why, flip=flip)
         log.info("compacted", who=who, bundle_id=result.bundle_id, before=result.parent)
         return result
 
-    async def history(self) -> list[Entry]:
+    async def history(self, bundle: str) -> list[Entry]:
         """The audit, oldest first."""
-        return await asyncio.to_thread(lambda: self.store.history)
+        store = self.store(bundle)
+        return await asyncio.to_thread(lambda: store.history)
 
 
 class AdminService:
@@ -114,7 +127,7 @@ class AdminService:
         who = self._changes.who(context)
         await self._admission.wait(len(data))
         try:
-            done = await self._changes.delete(selection, who, request.why, request.dry_run)
+            done = await self._changes.delete(request.bundle, selection, who, request.why, request.dry_run)
         finally:
             self._admission.release(1, len(data))
         return pb.DeleteItemsResponse(
@@ -131,7 +144,7 @@ class AdminService:
         who = self._changes.who(context)
         await self._admission.wait(len(data))
         try:
-            done = await self._changes.compact(who, request.why)
+            done = await self._changes.compact(request.bundle, who, request.why)
         finally:
             self._admission.release(1, len(data))
         return pb.CompactResponse(
@@ -147,9 +160,8 @@ class AdminService:
         limit = request.limit if request.HasField("limit") else _DEFAULT_CHANGES
         if not 1 <= limit <= _MAX_CHANGES:
             raise InvalidArgumentError("limit", f"must be from 1 to {_MAX_CHANGES}, got {limit}")
-        entries = [
-            entry for entry in await self._changes.history() if entry.revision > request.after_revision
-        ]
+        history = await self._changes.history(request.bundle)
+        entries = [entry for entry in history if entry.revision > request.after_revision]
         # A compaction shares its revision with the change before it: what has one revision comes together.
         while limit < len(entries) and entries[limit].revision == entries[limit - 1].revision:
             limit += 1
@@ -159,19 +171,19 @@ class AdminService:
 
 
 def method_handlers(
-    service: AdminService, add: StreamMethod, metrics: Metrics, log_requests: bool
+    service: AdminService, others: Mapping[str, UnaryMethod], front: Front, add: StreamMethod
 ) -> grpc.GenericRpcHandler:
-    """Return the handlers of the whole service; `add` is AddItems."""
-    unary: dict[str, Method] = {
+    """Return the handlers of the whole service; `others` are unary ones by name, `add` is AddItems."""
+    unary: dict[str, UnaryMethod] = {
+        **others,
         "DeleteItems": service.delete_items,
         "Compact": service.compact,
         "ListChanges": service.list_changes,
     }
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(guarded(name, method, metrics, log_requests))
-        for name, method in unary.items()
+        name: front.unary(name, method, Kind("admin")) for name, method in unary.items()
     }
-    handlers["AddItems"] = grpc.stream_stream_rpc_method_handler(add)
+    handlers["AddItems"] = front.stream("AddItems", add, Kind("admin", bulk=True))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
@@ -186,7 +198,3 @@ def _change(entry: Entry) -> pb.Change:
         item_count=len(entry.ids),
         item_ids=entry.ids[:MAX_IDS_TOLD],
     )
-
-
-async def _coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable

@@ -1,52 +1,119 @@
-"""One permit a query, taken at the door and given back at the end; nobody queues for one but a stream."""
+"""One permit a query, taken at the door and given back at the end; nobody queues for one but a stream.
+
+Who is asked from is the current caller (`callers.py`). Three rules beside the number of permits:
+- streams and batches leave a share of the permits to single calls;
+- the last eighth goes only to callers who have less than their part of the whole, so that no caller, however many
+  calls it sends, can shut another one out;
+- bytes are shared by the same two rules.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter
 
 from attributary.errors import OverloadedError, UnavailableError
+
+from .callers import Caller, current
+from .fairness import FairQueue
+
+_LAST = 8
+# Less than this is not worth dividing.
+_FEW_PERMITS, _FEW_BYTES = 16, 1 << 20
+
+
+class Pool:
+    """Permits, bytes or streams: how many exist, and who has how many."""
+
+    def __init__(self, most: int, few: int, kept_for_single: float) -> None:
+        self.most = most
+        self.used = 0
+        self.bulk_used = 0
+        self._bulk_most = most - int(most * kept_for_single)
+        self._last = most // _LAST if most >= few else 0
+        self._by_caller: Counter[str] = Counter()
+
+    def bulk_may(self, amount: int) -> bool:
+        """Whether a stream or a batch leaves enough to single calls; a lone one always does."""
+        return self.bulk_used == 0 or self.bulk_used + amount <= self._bulk_most
+
+    def is_fair(self, amount: int, name: str) -> bool:
+        """Whether a caller may have so much more."""
+        if self.used + amount <= self.most - self._last:
+            return True
+        callers = len(self._by_caller) + (name not in self._by_caller)
+        # One part more than there are callers: for the one who comes next.
+        return self._by_caller[name] + amount <= self.most // (callers + 1) or self.used == 0
+
+    def move(self, amount: int, caller: Caller) -> None:
+        """Take so much, or give it back if it is below 0."""
+        self.used += amount
+        if caller.bulk:
+            self.bulk_used += amount
+        self._by_caller[caller.name] += amount
+        if not self._by_caller[caller.name]:
+            del self._by_caller[caller.name]
 
 
 class Admission:
     """Counts queries and bytes inside the server. Used from the event loop only, so it needs no lock."""
 
-    def __init__(self, permits: int, max_bytes: int) -> None:
+    def __init__(self, permits: int, max_bytes: int, single_share: float = 0.25) -> None:
         self.permits = permits
-        self.in_use = 0
-        self.bytes_in_use = 0
         self._max_bytes = max_bytes
+        self._queries = Pool(permits, _FEW_PERMITS, single_share)
+        self._bytes = Pool(max_bytes, _FEW_BYTES, single_share)
         self._closed = False
-        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._waiting: FairQueue[tuple[asyncio.Future[None], int, Caller]] = FairQueue()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def in_use(self) -> int:
+        """Permits that are taken."""
+        return self._queries.used
+
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes of admitted requests."""
+        return self._bytes.used
 
     def take(self, queries: int, size: int) -> None:
         """Admit `queries` queries in a message of `size` bytes at once; raises what `check` raises."""
         self.check(queries, size)
-        self._admit(queries, size)
+        self._admit(queries, size, current())
 
     def check(self, queries: int, size: int) -> None:
         """Say whether `take` would admit them.
 
         Raises OverloadedError if a permit or the bytes are short, UnavailableError if the server is draining.
         """
-        if self._closed:
-            raise UnavailableError("the server is draining; ask another one")
-        if self.in_use + queries > self.permits:
-            raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
-        if not self._has_room(size):
-            raise OverloadedError(f"requests inside the server would pass {self._max_bytes} bytes")
+        self._check(queries, size, current())
+
+    def widen(self, queries: int, size: int) -> None:
+        """Turn the one permit of a call into those for `queries` queries of `size` bytes; raises what `check` raises.
+
+        How many they are is known only once the message has been read. The one permit stays if they are refused.
+        """
+        caller = current()
+        self._queries.move(-1, caller)
+        try:
+            self._check(queries, size, caller)
+        except Exception:
+            self._queries.move(1, caller)
+            raise
+        self._admit(queries, size, caller)
 
     async def wait(self, size: int) -> None:
         """Admit one query of a stream, waiting for a permit: back-pressure instead of an error."""
         if self._closed:
             raise UnavailableError("the server is draining; ask another one")
-        if not self._waiting and self.in_use < self.permits and self._has_room(size):
-            self._admit(1, size)
+        caller = current()
+        if not self._waiting and self._may_enter(size, caller):
+            self._admit(1, size, caller)
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, size))
+        self._waiting.put(caller.path, (turn, size, caller))
         try:
             await turn
         except asyncio.CancelledError:
@@ -56,37 +123,57 @@ class Admission:
 
     def release(self, queries: int, size: int) -> None:
         """Give permits and bytes back, and let waiting streams in."""
-        self.in_use -= queries
-        self.bytes_in_use -= size
+        caller = current()
+        self._queries.move(-queries, caller)
+        self._bytes.move(-size, caller)
         while self._waiting:
-            turn, wanted = self._waiting[0]
+            turn, wanted, waiting = self._waiting.peek()
             if not turn.done():
-                if self.in_use >= self.permits or not self._has_room(wanted):
+                if not self._may_enter(wanted, waiting):
                     break
-                self._admit(1, wanted)
+                self._admit(1, wanted, waiting)
                 turn.set_result(None)
-            self._waiting.popleft()
+            self._waiting.pop()
         if self.in_use == 0:
             self._idle.set()
 
     def close(self) -> None:
         """Admit nobody any more."""
         self._closed = True
-        for turn, _ in self._waiting:
+        while self._waiting:
+            turn, _, _ = self._waiting.pop()
             if not turn.done():
                 turn.set_exception(UnavailableError("the server is draining; ask another one"))
-        self._waiting.clear()
 
     async def idle(self) -> None:
         """Wait until nobody is inside."""
         await self._idle.wait()
 
+    def _check(self, queries: int, size: int, caller: Caller) -> None:
+        if self._closed:
+            raise UnavailableError("the server is draining; ask another one")
+        if self.in_use + queries > self.permits:
+            raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
+        if caller.bulk and not self._queries.bulk_may(queries):
+            raise OverloadedError("the permits that are left are kept for single calls")
+        if not self._has_room(size) or (caller.bulk and not self._bytes.bulk_may(size)):
+            raise OverloadedError(f"requests inside the server would pass {self._max_bytes} bytes")
+        if not (self._queries.is_fair(queries, caller.name) and self._bytes.is_fair(size, caller.name)):
+            raise OverloadedError("the permits that are left are kept for other callers")
+
+    def _may_enter(self, size: int, caller: Caller) -> bool:
+        return (
+            self.in_use < self.permits
+            and (not caller.bulk or (self._queries.bulk_may(1) and self._bytes.bulk_may(size)))
+            and self._has_room(size)
+        )
+
     def _has_room(self, size: int) -> bool:
         # A lone message always fits: its own size is bounded by the server's message limit.
         return self.bytes_in_use == 0 or self.bytes_in_use + size <= self._max_bytes
 
-    def _admit(self, queries: int, size: int) -> None:
-        self.in_use += queries
-        self.bytes_in_use += size
+    def _admit(self, queries: int, size: int, caller: Caller) -> None:
+        self._queries.move(queries, caller)
+        self._bytes.move(size, caller)
         if queries:
             self._idle.clear()

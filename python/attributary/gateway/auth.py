@@ -1,33 +1,27 @@
-"""Who may call: bearer tokens (optional) and TLS, one-sided or mutual (optional)."""
+"""Who may call: bearer tokens and TLS, one-sided or mutual, all optional. Their files are read again on a change."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
-from grpc import aio
 
 from attributary.errors import InvalidArgumentError
 
 from .config import GatewayConfig
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+from .errors import UnauthenticatedError
+from .reload import Watched, read_guarded
 
 _SCHEME = "bearer "
-# Probes of an orchestrator carry no token and learn nothing but "up" or "down".
-_OPEN = ("/grpc.health.v1.Health/",)
-_ADMIN = "/attributary.v1.AdminService/"
 
 
 def read_tokens(path: Path) -> frozenset[bytes]:
     """Read the SHA-256 digests of the tokens in a file, one token a line; raises InvalidArgumentError."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError("tokens_file", f"cannot be read: {error}") from None
+    lines = _lines(path, "tokens_file")
     tokens = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not tokens:
         raise InvalidArgumentError("tokens_file", f"{path} holds no token")
@@ -36,12 +30,8 @@ def read_tokens(path: Path) -> frozenset[bytes]:
 
 def read_admin_tokens(path: Path) -> dict[bytes, str]:
     """Read a file of admin tokens, NAME TOKEN a line; return names by SHA-256 digest. Raises InvalidArgumentError."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError("admin_tokens_file", f"cannot be read: {error}") from None
     names: dict[bytes, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path, "admin_tokens_file"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -53,42 +43,38 @@ def read_admin_tokens(path: Path) -> dict[bytes, str]:
     return names
 
 
-def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
-    """Return TLS credentials, None where TLS is off; raises InvalidArgumentError naming the file."""
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    chain, key = _read(config.tls_cert, "tls_cert"), _read(config.tls_key, "tls_key")
-    authorities = _read(config.tls_client_ca, "tls_client_ca") if config.tls_client_ca else None
-    return grpc.ssl_server_credentials(
-        [(key, chain)], root_certificates=authorities, require_client_auth=authorities is not None
-    )
+class Gate:
+    """Says who a call is from, by its headers alone. Queries and administration have tokens of their own."""
 
+    def __init__(self, config: GatewayConfig) -> None:
+        queries, admins = config.tokens_file, config.admin_tokens_file
+        self._queries = Watched(lambda: read_tokens(queries), [queries]) if queries else None
+        self._admins = Watched(lambda: read_admin_tokens(admins), [admins]) if admins else None
+        self._certificates = config.tls_client_ca is not None
 
-class TokenInterceptor(aio.ServerInterceptor):
-    """Refuses calls without an accepted bearer token as UNAUTHENTICATED, before their message is read.
+    @property
+    def has_admins(self) -> bool:
+        """Whether there are admin tokens."""
+        return self._admins is not None
 
-    Queries and administration have tokens of their own; neither opens the other. `queries` None lets every query in.
-    """
+    def identify(self, access: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+        """Return the caller's name: of its token or certificate, empty where an address has to do.
 
-    def __init__(self, queries: frozenset[bytes] | None, admins: Mapping[bytes, str]) -> None:
-        self._queries = queries
-        self._admins = admins
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Pass the call on, or put a refusal in its place."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_OPEN):
-            return handler
-        digest = digest_of(handler_call_details.invocation_metadata)
-        if handler_call_details.method.startswith(_ADMIN):
-            allowed = digest in self._admins
-        else:
-            allowed = self._queries is None or digest in self._queries
-        return handler if allowed else _refusal(handler)
+        `access` is "query", "admin" or "open" (probes: they carry no token and learn nothing but "up" or "down").
+        Raises UnauthenticatedError.
+        """
+        if access == "admin":
+            digest = digest_of(context.invocation_metadata())
+            name = self._admins.value.get(digest) if self._admins is not None else None
+            if name is None:
+                raise UnauthenticatedError
+            return name
+        if access == "query" and self._queries is not None:
+            digest = digest_of(context.invocation_metadata())
+            if digest not in self._queries.value:
+                raise UnauthenticatedError
+            return f"token {digest.hex()[:8]}"
+        return _certificate_name(context) if self._certificates else ""
 
 
 def digest_of(metadata: Any) -> bytes:
@@ -100,25 +86,81 @@ def digest_of(metadata: Any) -> bytes:
     return _digest(given[len(_SCHEME) :]) if given[: len(_SCHEME)].lower() == _SCHEME else b""
 
 
-def _refusal(handler: Handler) -> Handler:
-    async def refuse(_request: object, context: aio.ServicerContext[Any, Any]) -> None:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is needed")
+def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
+    """Return TLS credentials that follow their files, None where TLS is off; raises InvalidArgumentError."""
+    read = _tls_reader(config)
+    if read is None:
+        return None
+    paths = [path for path in (config.tls_cert, config.tls_key, config.tls_client_ca) if path is not None]
+    watched = Watched(read, paths)
+    given = watched.value
 
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(refuse)
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        before, given = given, watched.value
+        return None if given is before else given
+
+    # The stubs do not know that None means "as before".
+    return grpc.dynamic_ssl_server_credentials(given, newer, config.tls_client_ca is not None)  # type: ignore[arg-type]
+
+
+def server_context(config: GatewayConfig) -> ssl.SSLContext | None:
+    """Return the same TLS for a plain socket, None where it is off; raises InvalidArgumentError."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return _context(config)
+
+
+def _tls_reader(config: GatewayConfig) -> Callable[[], grpc.ServerCertificateConfiguration] | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    certificate, key = config.tls_cert, config.tls_key
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        # gRPC would find damage only when somebody connects.
+        _context(config)
+        authorities = read_guarded(config.tls_client_ca, "tls_client_ca") if config.tls_client_ca else None
+        pair = (read_guarded(key, "tls_key"), read_guarded(certificate, "tls_cert"))
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
+
+    return read
+
+
+def _context(config: GatewayConfig) -> ssl.SSLContext:
+    assert config.tls_cert is not None and config.tls_key is not None
+    key = read_guarded(config.tls_key, "tls_key")
+    chain = read_guarded(config.tls_cert, "tls_cert")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for name, data, words in (("tls_cert", chain, b"CERTIFICATE"), ("tls_key", key, b"PRIVATE KEY")):
+        if b"-----BEGIN" not in data or words not in data:
+            raise InvalidArgumentError(name, f"holds no PEM block of a {words.decode().lower()}")
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidArgumentError(
+            "tls_cert", f"is damaged, or does not belong to tls_key: {error}"
+        ) from None
+    if config.tls_client_ca is not None:
+        authorities = read_guarded(config.tls_client_ca, "tls_client_ca")
+        try:
+            context.load_verify_locations(cadata=authorities.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidArgumentError("tls_client_ca", f"holds no certificate in PEM: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _certificate_name(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    names = context.auth_context().get("x509_common_name") or ()
+    return next((f"certificate {name.decode(errors='replace')}" for name in names), "")
+
+
+def _lines(path: Path, field: str) -> list[str]:
+    try:
+        return read_guarded(path, field).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(field, f"cannot be read: {error}") from None
 
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", errors="replace")).digest()
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError(name, f"cannot be read: {error}") from None

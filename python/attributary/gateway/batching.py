@@ -9,23 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from attributary import deadline
-from attributary.attribution.types import Attribution, Prepared
+from attributary.attribution.types import Prepared
 from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 
-from .errors import presentable
+from .callers import current
+from .errors import of_engine
+from .fairness import FairQueue, Path
 
 log = structlog.get_logger(__name__)
 
-Outcome = Attribution | Exception
+# What a lane gives for each query, an answer or an embedding; or why it cannot.
+Outcome = Any | Exception
 
 
 class Observer(Protocol):
@@ -44,10 +46,11 @@ class Observer(Protocol):
 class Job:
     """One query on its way. `future` belongs to the event loop; a caller who leaves cancels it."""
 
-    future: asyncio.Future[Attribution]
+    future: asyncio.Future[Any]
     deadline: float  # on the monotonic clock, seconds; infinity without one
     arrived: float  # perf_counter, seconds
     prepared: Prepared | None = None
+    path: Path = field(default_factory=lambda: current().path)  # whose it is, for its turn in a queue
 
     def dead(self) -> str | None:
         """Say why no work should be done for this query, None if it should. Callable from any thread."""
@@ -62,7 +65,7 @@ class Batcher:
     def __init__(
         self,
         lane: str,
-        run: Callable[[Sequence[Prepared]], list[Attribution]],
+        run: Callable[[Sequence[Prepared]], list[Any]],
         loop: asyncio.AbstractEventLoop,
         observer: Observer,
         *,
@@ -76,7 +79,7 @@ class Batcher:
         self._observer = observer
         self._max_batch = max_batch
         self._max_delay = max_delay_s
-        self._queue: deque[Job] = deque()
+        self._queue: FairQueue[Job] = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -92,7 +95,7 @@ class Batcher:
     def put(self, job: Job) -> None:
         """Queue a prepared query; callable from any thread. The answer or error goes to its future."""
         with self._changed:
-            self._queue.append(job)
+            self._queue.put(job.path, job)
             self._changed.notify()
 
     def close(self) -> None:
@@ -117,10 +120,10 @@ class Batcher:
                 self._changed.wait()
             if self._max_delay > 0:
                 self._fill()
-            return [self._queue.popleft() for _ in range(min(self._max_batch, len(self._queue)))]
+            return [self._queue.pop() for _ in range(min(self._max_batch, len(self._queue)))]
 
     def _fill(self) -> None:
-        until = self._queue[0].arrived + self._max_delay
+        until = min(job.arrived for job in self._queue) + self._max_delay
         while 0 < len(self._queue) < self._max_batch and not self._closed:
             left = until - perf_counter()
             if left <= 0:
@@ -162,7 +165,7 @@ class Batcher:
             return [(job, OverloadedError(full, error.retry_after_s)) for job in batch]
         except Exception as error:
             if len(batch) == 1:
-                return [(batch[0], presentable(error, self._lane))]
+                return [(batch[0], of_engine(error, self._lane))]
             # One of them is poison; alone, each gets what it deserves.
             return [outcome for job in self._alone(batch) for outcome in self._answer([job])]
 

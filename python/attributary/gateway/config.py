@@ -43,7 +43,22 @@ class GatewayConfig:
     search_workers: int = field(
         default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
     )
-    prepare_threads: int = field(default=2, metadata={"help": "threads that decode, resize and tokenise"})
+    prepare_threads: int = field(
+        default=0, metadata={"help": "threads that decode, resize and tokenise; 0 is one a core"}
+    )
+    pinned_s: float = field(
+        default=60.0,
+        metadata={"help": "how long a bundle that was replaced still answers those who name its id"},
+    )
+    max_draining: int = field(
+        default=4, metadata={"help": "replaced bundles that are kept for that at most; each holds memory"}
+    )
+    bundle_root: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder below which LoadBundle finds bundles; default: those of the bundles served"
+        },
+    )
     remote_inflight: int = field(
         default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
     )
@@ -64,7 +79,35 @@ class GatewayConfig:
         default=512 << 20, metadata={"help": "bytes of requests inside the server at once"}
     )
     max_message_bytes: int = field(
-        default=0, metadata={"help": "largest gRPC message; 0 derives it from the limits on a query"}
+        default=0, metadata={"help": "largest gRPC message; 0 is the largest encoded picture and 1 MiB"}
+    )
+    single_share: float = field(
+        default=0.25,
+        metadata={"help": "part of permits and bytes that streams and batches leave to single calls"},
+    )
+    max_wait_s: float = field(
+        default=0.5, metadata={"help": "how long a call may wait to be taken; beyond it, calls are refused"}
+    )
+    max_streams: int = field(default=32, metadata={"help": "streams that are open at once"})
+    max_connections: int = field(default=1024, metadata={"help": "connections that are open at once"})
+    max_connection_calls: int = field(
+        default=100, metadata={"help": "calls at once on one connection; its client holds the others back"}
+    )
+    max_connection_idle_s: float = field(
+        default=300.0, metadata={"help": "how long a connection may be without a call"}
+    )
+    max_connection_age_s: float = field(
+        default=3600.0,
+        metadata={"help": "when a connection takes no new calls; what runs on it may take as long again"},
+    )
+    receive_s: float = field(
+        default=20.0, metadata={"help": "how long the message of a call may take to arrive"}
+    )
+    call_s: float = field(
+        default=60.0, metadata={"help": "how long an answer may take where the caller sets no deadline"}
+    )
+    stream_idle_s: float = field(
+        default=300.0, metadata={"help": "how long a stream may neither send nor take anything"}
     )
     read_ahead: int = field(
         default=16, metadata={"help": "messages of one stream that are read before their results are written"}
@@ -81,6 +124,9 @@ class GatewayConfig:
     tls_key: Path | None = field(default=None, metadata={"help": "PEM file of the server's private key"})
     tls_client_ca: Path | None = field(
         default=None, metadata={"help": "PEM file of the authorities that client certificates must come from"}
+    )
+    metrics_tls: bool = field(
+        default=False, metadata={"help": "serve the Prometheus page over the same TLS, mutual if that is"}
     )
     tokens_file: Path | None = field(
         default=None, metadata={"help": "file of accepted bearer tokens, one a line; # starts a comment"}
@@ -108,7 +154,7 @@ class GatewayConfig:
             # Not "< least": a NaN is below nothing.
             if not getattr(self, name) >= least:
                 raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
-        for name, most in (("port", 65535), ("metrics_port", 65535)):
+        for name, most in (("port", 65535), ("metrics_port", 65535), ("pinned_s", 86_400)):
             if getattr(self, name) > most:
                 raise InvalidArgumentError(name, f"must be at most {most}, got {getattr(self, name)}")
         for name, choices in _CHOICES.items():
@@ -120,6 +166,10 @@ class GatewayConfig:
             raise InvalidArgumentError("tls_cert", "tls_cert and tls_key must be given together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise InvalidArgumentError("tls_client_ca", "needs tls_cert and tls_key")
+        if self.metrics_tls and self.tls_cert is None:
+            raise InvalidArgumentError("metrics_tls", "needs tls_cert and tls_key")
+        if not self.single_share < 1:
+            raise InvalidArgumentError("single_share", f"must be below 1, got {self.single_share}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Value) -> GatewayConfig:
@@ -135,9 +185,12 @@ class GatewayConfig:
 
 _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
-    "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
+    "prepare_threads": 0, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
+    "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
-    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0,
+    "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,
+    "max_streams": 1, "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1,
+    "max_connection_age_s": 1, "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
 }  # fmt: skip
 _CHOICES = {
     "event_loop": ("uvloop", "asyncio"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from attributary.errors import (
+    AlreadyExistsError,
     AttributaryError,
     DeadlineError,
     DeletedError,
@@ -31,13 +33,23 @@ DOMAIN = "attributary.dev"
 # A status travels in HTTP/2 trailers, which peers cut at 8 KiB; quotes of a request must not fill them.
 _MAX_TEXT = 500
 
+
+class UnauthenticatedError(AttributaryError):
+    """A call without a token that its service accepts."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid bearer token is needed")
+
+
 _CODES: dict[type[AttributaryError], int] = {
     InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
     NotFoundError: code_pb2.NOT_FOUND,
+    AlreadyExistsError: code_pb2.ALREADY_EXISTS,
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
     PreconditionError: code_pb2.FAILED_PRECONDITION,
+    UnauthenticatedError: code_pb2.UNAUTHENTICATED,
 }
 
 
@@ -58,9 +70,18 @@ def presentable(error: Exception, where: str) -> Exception:
     """Return an error fit for the caller; a defect is logged and hidden behind a reference."""
     if is_expected(error) or isinstance(error, DefectError):
         return error
-    defect = DefectError()
-    log.error("defect", where=where, reference=defect.reference, exc_info=error)
-    return defect
+    return _defect(error, where)
+
+
+def of_engine(error: Exception, where: str) -> Exception:
+    """Return an error that came up while an engine ran, fit for the caller.
+
+    What a caller sent has been checked before an engine sees it. So whatever it is called, it is a defect of the
+    server and never the caller's fault; only what says "not now" passes.
+    """
+    if isinstance(error, DeadlineError | OverloadedError | UnavailableError | DefectError):
+        return error
+    return _defect(error, where)
 
 
 def to_status(error: Exception) -> status_pb2.Status:
@@ -83,7 +104,7 @@ def to_result(error: Exception) -> pb.Error:
     field = ""
     if isinstance(error, InvalidArgumentError):
         field = error.field
-    elif isinstance(error, NotFoundError):
+    elif isinstance(error, NotFoundError | AlreadyExistsError):
         field = f"{error.kind}_id"
     elif isinstance(error, PreconditionError):
         field = error.subject
@@ -102,8 +123,20 @@ def code_name(error: BaseException) -> str:
 async def abort(context: aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> NoReturn:
     """End the call with a status and its details."""
     packed = rpc_status.to_status(status)
-    await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    try:
+        await context.abort(packed.code, packed.details, packed.trailing_metadata)
+    except aio.AbortError:
+        raise
+    except aio.BaseError:
+        # Whoever it was for has gone.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
+
+
+def _defect(error: Exception, where: str) -> DefectError:
+    defect = DefectError()
+    log.error("defect", where=where, reference=defect.reference, exc_info=error)
+    return defect
 
 
 def _detail(error: Exception) -> Message | None:
@@ -123,6 +156,9 @@ def _detail(error: Exception) -> Message | None:
     elif isinstance(error, NotFoundError):
         facts = {"kind": error.kind, "name": _clip(error.name)}
         detail = _info(f"{error.kind.upper()}_NOT_FOUND", facts)
+    elif isinstance(error, AlreadyExistsError):
+        facts = {"kind": error.kind, "name": _clip(error.name), "what": _clip(error.message)}
+        detail = _info(f"{error.kind.upper()}_EXISTS", facts)
     elif isinstance(error, OverloadedError):
         delay = Duration()
         delay.FromMilliseconds(round(error.retry_after_s * 1e3))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -11,17 +12,19 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
-    start_http_server,
 )
 
 from attributary.attribution.types import PHASES, Timings
 from attributary.errors import InvalidArgumentError
 
+from .metrics_page import MetricsPage
 from .pipeline import LANES
 
 METHODS = (
-    *("Attribute", "AttributeBatch", "AttributeStream", "GetItem", "DescribeBundle"),
-    *("AddItems", "DeleteItems", "Compact", "ListChanges"),
+    *("Attribute", "AttributeBatch", "AttributeStream", "Embed"),
+    *("GetItem", "ListItems", "ListCreators", "DescribeBundle"),
+    *("AddItem", "AddItems", "DeleteItems", "Compact", "ListChanges"),
+    *("LoadBundle", "UnloadBundle", "SetAlias", "ListBundles"),
 )
 # An embedding is answered in well under a millisecond, a cold 50-megapixel picture in seconds.
 SECONDS = (
@@ -63,8 +66,10 @@ class Metrics:
         )
         for reason in ("departed", "expired"):
             self._dropped.labels(reason)
-        seconds = self._histogram("attributary_request_seconds", "Duration of a call.", SECONDS, "method")
-        self._seconds = {method: seconds.labels(method) for method in METHODS}
+        self._durations = self._histogram(
+            "attributary_request_seconds", "Duration of a call.", SECONDS, "method"
+        )
+        self._seconds = {method: self._durations.labels(method) for method in METHODS}
         phases = self._histogram(
             "attributary_phase_seconds", "Time of a query in each phase that it passed.", SECONDS, "phase"
         )
@@ -82,7 +87,10 @@ class Metrics:
         if count is None:
             count = self._counts[method, code] = self._requests.labels(method, code)
         count.inc()
-        self._seconds[method].observe(seconds)
+        duration = self._seconds.get(method)
+        if duration is None:
+            duration = self._seconds[method] = self._durations.labels(method)
+        duration.observe(seconds)
 
     def query(self, code: str, timings: Timings | None = None) -> None:
         """A query has been answered (with its timings) or refused."""
@@ -111,14 +119,18 @@ class Metrics:
             gauge = self._gauges[name] = Gauge(name, text, tuple(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
-    def serving(self, **facts: str) -> None:
-        """Publish which bundle is served, as the labels of a gauge that is 1."""
+    def serving(self, bundles: Sequence[Mapping[str, str]]) -> None:
+        """Publish which bundles are served, each as the labels of a gauge that is 1."""
         if self._bundle is None:
             self._bundle = Gauge(
-                "attributary_bundle_info", "The bundle being served.", tuple(facts), registry=self.registry
+                "attributary_bundle_info",
+                "The bundles that aliases lead to.",
+                tuple(bundles[0]),
+                registry=self.registry,
             )
         self._bundle.clear()
-        self._bundle.labels(**facts).set(1)
+        for facts in bundles:
+            self._bundle.labels(**facts).set(1)
 
     def engine_up(self, up: bool) -> None:
         """Publish whether the engine on the network is there."""
@@ -136,19 +148,15 @@ class Metrics:
                     phase=phase,
                 )
 
-    def listen(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
+    def listen(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> tuple[int, Callable[[], None]]:
         """Serve the page; return the port and a function that stops it. Raises InvalidArgumentError."""
         try:
-            server, thread = start_http_server(port, host, self.registry)
+            page = MetricsPage(host, port, self.registry, tls)
         except OSError as error:
             raise InvalidArgumentError("metrics_port", f"cannot listen on {host}:{port}: {error}") from None
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return server.server_port, stop
+        return page.server_port, page.stop
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

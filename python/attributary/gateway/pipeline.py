@@ -2,29 +2,35 @@
 
 pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
 embeddings: checked on the loop                        -> search lane (search, re-score)
-Two lanes, because half a millisecond of search must not queue behind a batch of pictures.
+embeddings wanted: prepare threads                     -> embed lane (encode)
+Lanes of their own, because half a millisecond of search must not queue behind a batch of pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Options, Query
-from attributary.errors import DeadlineError
+from attributary.attribution.types import Attribution, Options, Prepared, Query
+from attributary.errors import DeadlineError, InvalidArgumentError
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
 from .errors import presentable
+from .fairness import FairPool
 from .remote import RemoteEngine, RemoteLane, State
 
-LANES = ("encode", "search")
+LANES = ("encode", "search", "embed")
+_ANY = Options()
 
 
 class Lane(Protocol):
@@ -55,7 +61,7 @@ class Pipeline:
         self.bundle_version = engine.bundle.manifest.version
         self._loop = asyncio.get_running_loop()
         self._observer = observer
-        self._pool = ThreadPoolExecutor(config.prepare_threads, thread_name_prefix="prepare")
+        self._pool = FairPool(config.prepare_threads or _cores(), "prepare")
         self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -74,17 +80,38 @@ class Pipeline:
             job.prepared = self.engine.prepare(query, options, field)
             self._lanes["search"].put(job)
         else:
-            self._pool.submit(self._prepare, job, query, options, field)
+            self._pool.submit(job.path, partial(self._prepare, "encode", job, query, options, field))
+        return job.future
+
+    def embed(
+        self, query: Query, field: str, deadline: float, arrived: float
+    ) -> asyncio.Future[tuple[Prepared, NDArray[np.float32]]]:
+        """Start making the embedding of one picture, float32 [D], unit length; as `submit`."""
+        if query.embedding is not None:
+            raise InvalidArgumentError(f"{field}.embedding", "is an embedding already; give image or pixels")
+        job = Job(self._loop.create_future(), deadline, arrived)
+        self._pool.submit(job.path, partial(self._prepare, "embed", job, query, _ANY, field))
         return job.future
 
     def queued(self, lane: str) -> int:
         """How many queries wait in a lane."""
         return len(self._lanes[lane])
 
+    @property
+    def calls(self) -> int:
+        """How many calls are inside."""
+        return self._calls
+
     def enter(self) -> None:
         """Count a call in: the engine stays open until it has left."""
         self._calls += 1
         self._left.clear()
+
+    def retire(self) -> None:
+        """The bundle has been replaced: whether its engine is away says nothing of the one that serves."""
+        for lane in self._lanes.values():
+            if isinstance(lane, RemoteLane):
+                lane.detach()
 
     def leave(self) -> None:
         """Count a call out."""
@@ -98,28 +125,28 @@ class Pipeline:
         await asyncio.to_thread(self._join)
 
     def _lane(self, lane: str, config: GatewayConfig, state: State | None) -> Lane:
-        pictures = lane == "encode"
-        most = config.max_encode_batch if pictures else config.max_batch
+        most = config.max_batch if lane == "search" else config.max_encode_batch
         if isinstance(self.engine, RemoteEngine):
             return RemoteLane(
                 lane,
                 self.engine,
                 self._loop,
                 self._observer,
-                state or State(),
+                state or State(watched=False),
                 max_batch=most,
                 inflight=config.remote_inflight,
                 timeout_s=config.remote_timeout_s,
+                embeds=lane == "embed",
             )
         local = cast(Engine, self.engine)
         return Batcher(
             lane,
-            local.run,
+            partial(_embed, local) if lane == "embed" else local.run,
             self._loop,
             self._observer,
             max_batch=most,
             max_delay_s=config.max_delay_ms / 1e3,
-            workers=(config.encode_workers or _cores()) if pictures else config.search_workers,
+            workers=config.search_workers if lane == "search" else config.encode_workers or _cores(),
         )
 
     def _join(self) -> None:
@@ -127,7 +154,7 @@ class Pipeline:
         for lane in self._lanes.values():
             lane.close()
 
-    def _prepare(self, job: Job, query: Query, options: Options, field: str) -> None:
+    def _prepare(self, lane: str, job: Job, query: Query, options: Options, field: str) -> None:
         reason = job.dead()
         if reason is not None:
             self._observer.dropped(reason)
@@ -139,19 +166,11 @@ class Pipeline:
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:
-            self._lanes["encode"].put(job)
+            self._lanes[lane].put(job)
 
 
-class PipelineHolder:
-    """The pipeline that new calls get: replaced by one pointer flip, the old one drained behind it."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.current = pipeline
-
-    def swap(self, pipeline: Pipeline) -> Coroutine[Any, Any, None]:
-        """Serve `pipeline` from now on; await what is returned to drain and close the one before."""
-        before, self.current = self.current, pipeline
-        return before.close()
+def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, NDArray[np.float32]]]:
+    return list(zip(batch, engine.embed(batch), strict=True))
 
 
 def _cores() -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Prepared
@@ -26,7 +27,8 @@ from attributary.errors import (
 
 from .batching import Job, Observer, Outcome, deliver, started
 from .config import GatewayConfig
-from .errors import presentable
+from .errors import of_engine
+from .fairness import FairQueue
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,10 @@ class RemoteEngine(Protocol):
 
     async def infer(self, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
         """Answer prepared queries, all pictures or all embeddings, in their order."""
+        ...
+
+    async def embed_batch(self, batch: Sequence[Prepared], timeout_s: float) -> NDArray[np.float32]:
+        """Return the unit vectors of prepared pictures, float32 [B, D]."""
         ...
 
     async def is_ready(self, timeout_s: float) -> bool:
@@ -68,7 +74,10 @@ class Link(Protocol):
         ...
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:
-        """Return (id, directory) of the bundle that is served there; raises UnavailableError."""
+        """Return (id, directory) of the bundle that is served there.
+
+        Raises UnavailableError, and PreconditionError while several engines do not agree.
+        """
         ...
 
     async def close(self) -> None:
@@ -79,14 +88,17 @@ class Link(Protocol):
 class State:
     """Whether the engine is there. Shared by the lanes, which ask and may be first to see it go, and the watch."""
 
-    def __init__(self) -> None:
-        self.up = False
+    def __init__(self, *, watched: bool = True) -> None:
+        # Nobody looks after an engine that is not watched: each request finds out for itself.
+        self._watched = watched
+        self.up = not watched
         self.changed = asyncio.Event()
 
     def lost(self) -> None:
         """A request found nobody: fail the next ones at once, and look again now."""
-        self.up = False
-        self.changed.set()
+        if self._watched:
+            self.up = False
+            self.changed.set()
 
 
 class RemoteLane:
@@ -107,12 +119,14 @@ class RemoteLane:
         max_batch: int,
         inflight: int,
         timeout_s: float,
+        embeds: bool = False,
     ) -> None:
+        self._embeds = embeds
         self._lane, self._engine, self._loop, self._observer = lane, engine, loop, observer
         self._state = state
         self._max_batch, self._inflight, self._timeout_s = max_batch, inflight, timeout_s
         self._thread = threading.get_ident()
-        self._queue: deque[Job] = deque()
+        self._queue: FairQueue[Job] = FairQueue()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -126,6 +140,10 @@ class RemoteLane:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._enter, job)
 
+    def detach(self) -> None:
+        """Go on without the watch, which looks after another engine now."""
+        self._state = State(watched=False)
+
     def close(self) -> None:
         """Nothing to join: a pipeline closes when its last call has left, and batches belong to calls."""
 
@@ -133,13 +151,13 @@ class RemoteLane:
         if not self._state.up:
             deliver([(job, UnavailableError(_AWAY))])
             return
-        self._queue.append(job)
+        self._queue.put(job.path, job)
         self._pump()
 
     def _pump(self) -> None:
         while self._queue and len(self._tasks) < self._inflight:
             size = min(self._max_batch, len(self._queue))
-            batch = self._living([self._queue.popleft() for _ in range(size)])
+            batch = self._living([self._queue.pop() for _ in range(size)])
             if not batch:
                 continue
             task = self._loop.create_task(self._send(batch))
@@ -167,7 +185,7 @@ class RemoteLane:
         task = asyncio.current_task()
         left = len(batch)
 
-        def settled(_: asyncio.Future[Attribution]) -> None:
+        def settled(_: asyncio.Future[Any]) -> None:
             nonlocal left
             left -= 1
             if left == 0 and task is not None:
@@ -182,11 +200,16 @@ class RemoteLane:
                 job.future.remove_done_callback(settled)
             deliver(outcomes)
 
+    async def _ask(self, batch: list[Prepared], timeout_s: float) -> list[Any]:
+        if not self._embeds:
+            return list(await self._engine.infer(batch, timeout_s))
+        return list(zip(batch, await self._engine.embed_batch(batch, timeout_s), strict=True))
+
     async def _outcomes(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
         prepared = [started(job) for job in batch]
         remaining = max(job.deadline for job in batch) - monotonic()
         try:
-            answers = await self._engine.infer(prepared, min(self._timeout_s, max(0.0, remaining) + _SLACK_S))
+            answers = await self._ask(prepared, min(self._timeout_s, max(0.0, remaining) + _SLACK_S))
             if len(answers) != len(batch):
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))
@@ -204,7 +227,7 @@ class RemoteLane:
             return [(job, error if monotonic() >= job.deadline else late) for job in batch]
         except Exception as error:
             if len(batch) == 1:
-                return [(batch[0], presentable(error, self._lane))]
+                return [(batch[0], of_engine(error, self._lane))]
             # One of them is poison; alone, each gets what it deserves.
             log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
             return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
@@ -298,7 +321,11 @@ class Watch:
         return True
 
     async def _follow(self, timeout: float) -> None:
-        served, directory = await self._link.served(timeout)
+        try:
+            served, directory = await self._link.served(timeout)
+        except PreconditionError as error:
+            self._say_once("nothing to follow, yet", str(error))
+            return
         if served == self._current().bundle.manifest.bundle_id:
             self._found = None
             return

@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
+import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, TypedDict, Unpack
 
+import grpc
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
-from . import admin, logs
+from . import admin, health, logs
 from .additions import AdditionHandler
 from .admission import Admission
-from .auth import TokenInterceptor, read_admin_tokens, read_tokens, server_credentials
+from .auth import Gate, server_context, server_credentials
+from .bundles import BundleService, OpenBundle
+from .calls import Front, Unknown
 from .config import GatewayConfig
-from .following import HEALTH, Following, Reopen
+from .following import HEALTH, Following
 from .metrics import Metrics
-from .pipeline import LANES, Pipeline, PipelineHolder
+from .pipeline import LANES, Pipeline
+from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
+from .shedding import Shedder
 from .stream import StreamHandler
+from .transport import Receiver, hang_up, message_limit, options
 
 log = structlog.get_logger(__name__)
 
-# Beside the picture: prompt, filter lists, framing.
-_ENVELOPE_BYTES = 1 << 20
-_LARGEST_DERIVED = 256 << 20
 # For replies that are on their way when the last query has been answered.
-_LAST_WORDS_S = 0.5
+_LAST_WORDS_S = 0.1
+_SWITCH_S = 0.0005
 
 
 def serve(
@@ -46,20 +50,22 @@ def serve(
     config: GatewayConfig,
     link: Link | None = None,
     store: Store | None = None,
-    reopen: Reopen | None = None,
+    **more: Unpack[More],
 ) -> int:
     """Serve an engine until SIGTERM or SIGINT, then drain; return 0. Blocks.
 
     `link` is where an engine on the network comes from; the server is ready before that engine is there, and says so
     through its health. `store` is what the admin service changes, if the config turns it on; it is closed at the end.
-    Without one, changes by another process are followed; `reopen` opens the bundle that a compaction there leaves.
+    Changes by other processes are followed for bundles without one. `more` is further bundles.
 
     One JSON line on standard output says when the server is ready:
     {"ready": true, "port": ..., "metrics_port": ...}.
     Raises InvalidArgumentError naming the setting, if it cannot start with this config.
     """
     logs.configure(config)
-    return run(_serve(engine, config, link, store, reopen), config.event_loop)
+    # Taking a call costs the event loop several turns, and it waits for the interpreter's lock in each.
+    sys.setswitchinterval(_SWITCH_S)
+    return run(_serve(engine, config, link, store, **more), config.event_loop)
 
 
 def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
@@ -71,26 +77,29 @@ def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
     return asyncio.run(main)
 
 
-def message_limit(config: GatewayConfig, limits: Limits) -> int:
-    """Return the largest gRPC message in bytes: what the limits on a query allow, within reason.
-
-    A full batch of the largest pictures may be larger than is sensible to hold; a batch is then limited by
-    bytes before it is limited by count.
-    """
-    if config.max_message_bytes:
-        return config.max_message_bytes
-    batch = min(limits.max_image_bytes * limits.max_batch_queries, _LARGEST_DERIVED)
-    one = max(limits.max_image_bytes, limits.max_image_pixels * 3)
-    return max(batch, one) + _ENVELOPE_BYTES
-
-
 def address_of(host: str, port: int) -> str:
     """Return host:port, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+class More(TypedDict, total=False):
+    """Bundles beside the one that a gateway begins with."""
+
+    alias: str  # of the one it begins with, which is the default
+    others: Mapping[str, Opened]  # by alias
+    open_bundle: OpenBundle  # for LoadBundle; blocks
+
+
+def check_host(host: str) -> None:
+    """Raise InvalidArgumentError if nobody knows the host to listen on."""
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
+
+
 class Gateway:
-    """A running server. `start`, then `drain`; `swap` replaces the engine in between."""
+    """A running server. `start`, then `drain`; `registry` has the bundles, `swap` replaces the default's in between."""
 
     def __init__(
         self,
@@ -98,26 +107,44 @@ class Gateway:
         config: GatewayConfig,
         link: Link | None = None,
         store: Store | None = None,
-        reopen: Reopen | None = None,
+        **more: Unpack[More],
     ) -> None:
         self.config = config
-        self._store = store
-        self._draining: set[asyncio.Task[None]] = set()
+        self._open_bundle = more.get("open_bundle")
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
-        self._reopen = reopen
         self._following: tuple[Following, asyncio.Task[None]] | None = None
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
         self.metrics = Metrics()
-        self.admission = Admission(config.permits, config.max_inflight_bytes)
-        self.holder = PipelineHolder(Pipeline(engine, config, self.metrics, self._state))
-        self._service = AttributionService(self.holder, self.admission, self.metrics, config)
+        self.admission = Admission(config.permits, config.max_inflight_bytes, config.single_share)
+        others = more.get("others", {})
+        # Engines on the network that are looked after; those that LoadBundle brings have been looked at.
+        self._others = {} if link is None else {opened.engine: State() for opened in others.values()}
+        self._states = {engine: self._state, **self._others}
+        self._watches: dict[Preparer, asyncio.Task[None]] = {}
+        self.registry = Registry(
+            self._pipeline,
+            more.get("alias", DEFAULT_ALIAS),
+            pinned_s=config.pinned_s,
+            max_draining=config.max_draining,
+            changed=self._publish,
+        )
+        for alias, opened in {self.registry.default: Opened(engine, store), **others}.items():
+            self.registry.swap(alias, opened.engine, opened.store)
+        self._service = AttributionService(self.registry, self.admission, self.metrics, config)
         self._stream = StreamHandler(self._service)
-        self._health = health.aio.HealthServicer()
-        self._server = self._build(engine)
+        self._health = health.Health()
+        # Services beside AttributionService; they are there while the server is.
+        self._names = [health.SERVICE]
+        self._message_limit = message_limit(config, engine.limits)
+        self._gate = Gate(config)
+        receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
+        self._shedder = Shedder(config.max_wait_s)
+        self._front = Front(self._gate, self.admission, receiver, self._shedder, self.metrics, config)
+        self._server = self._build()
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
 
@@ -125,10 +152,12 @@ class Gateway:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
         self.port = self._bind()
         await self._server.start()
-        self._publish()
+        self._shedder.start()
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
-                self.config.host, self.config.metrics_port
+                self.config.host,
+                self.config.metrics_port,
+                server_context(self.config) if self.config.metrics_tls else None,
             )
         if self._link is None:
             await self._say(health_pb2.HealthCheckResponse.SERVING)
@@ -138,131 +167,158 @@ class Gateway:
                 self._link,
                 self._state,
                 self.config,
-                current=lambda: self.holder.current.engine,
+                current=lambda: self.registry.current.engine,
                 turn=self._turn,
                 swap=self.swap,
                 tell=self.metrics.engine_times,
             )
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
-        if self._store is None and self.config.follow_poll_s and (self._reopen or self._link):
+            self._look_after_others(self._link)
+        self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        if self.config.follow_poll_s and (self._open_bundle or self._link):
             following = self._follow()
             await following.look()
             self._following = following, asyncio.create_task(following.run())
-        else:
-            await self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+
+    def _look_after_others(self, link: Link) -> None:
+        """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
+
+        async def nobody(_: bool) -> None:
+            pass
+
+        for engine, state in self._others.items():
+            watch = Watch(
+                link,
+                state,
+                replace(self.config, remote_follow=False),
+                current=lambda engine=engine: engine,  # type: ignore[misc]
+                turn=nobody,
+                swap=self.swap,
+                tell=lambda _: None,
+            )
+            state.changed.set()
+            self._watches[engine] = asyncio.create_task(watch.run())
 
     async def swap(self, engine: Preparer) -> None:
-        """Answer new calls with `engine`; return when the last call of the engine before has ended."""
-        await self._flip(engine)
+        """Answer new calls with `engine`; return when the engine before has gone: see `Registry.swap`."""
+        self._states[engine] = self._state
+        await self.registry.swap(self.registry.default, engine)
 
-    async def flip(self, engine: Preparer) -> None:
-        """Answer new calls with `engine`; what the engine before still has to do goes on behind."""
-        task = asyncio.ensure_future(self._flip(engine))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
-
-    def _flip(self, engine: Preparer) -> Coroutine[Any, Any, None]:
-        drained = self.holder.swap(Pipeline(engine, self.config, self.metrics, self._state))
-        self._publish()
-        return drained
+    def _pipeline(self, engine: Preparer) -> Pipeline:
+        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None))
 
     def _follow(self) -> Following:
         async def flip(before: Preparer, engine: Preparer) -> None:
-            if self.holder.current.engine is before:
-                await self.flip(engine)
+            self.registry.replace(before, engine)
 
         async def say(following: bool) -> None:
             states = health_pb2.HealthCheckResponse
-            await self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
+            self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
 
+        open_bundle = self._open_bundle
         return Following(
-            lambda: [self.holder.current.engine],
+            # A bundle with a store is changed here; one that drains takes over the deletions of the one in its place.
+            lambda: [
+                served.pipeline.engine
+                for served in self.registry.bundles
+                if served.store is None and not served.draining
+            ],
             flip,
             say,
             self.metrics,
             poll_s=self.config.follow_poll_s,
-            reopen=None if self._link else self._reopen,
+            reopen=None if self._link or open_bundle is None else lambda place: open_bundle(place).engine,
         )
 
     async def drain(self, grace_s: float | None = None) -> None:
-        """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end."""
-        await self._health.enter_graceful_shutdown()
+        """Say NOT_SERVING, refuse new calls, finish running ones within the grace, then end.
+
+        Calls that outlast the grace, and all that come meanwhile, end as UNAVAILABLE.
+        """
+        self._health.end()
         if self._following is not None:
             following, task = self._following
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await following.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._cut.wait(), self.config.drain_notice_s)
-        if self._store is not None:
-            # Minutes of work that may as well be done after a restart.
-            self._store.give_up_compaction()
+        await self._until_cut(self.config.drain_notice_s)
+        for served in self.registry.bundles:
+            if served.store is not None:
+                # Minutes of work that may as well be done after a restart.
+                served.store.give_up_compaction()
         self.admission.close()
+        self._front.close()
         self._stream.drain()
-        ended = asyncio.create_task(self._server.stop(self.config.drain_s if grace_s is None else grace_s))
-        finished = asyncio.create_task(self.admission.idle())
-        await asyncio.wait((ended, finished), return_when=asyncio.FIRST_COMPLETED)
-        if finished.done():
-            # Health watchers never hang up by themselves; only queries are worth the whole grace.
-            await self._server.stop(_LAST_WORDS_S)
+        finished = asyncio.create_task(self._front.idle())
+        await self._until_cut(self.config.drain_s if grace_s is None else grace_s, finished)
         finished.cancel()
-        await ended
-        await self.holder.current.close()
-        await asyncio.gather(*self._draining)
-        if self._store is not None:
-            await asyncio.to_thread(self._store.close)
+        # Health watchers never hang up by themselves; only queries are worth the whole grace.
+        self._front.cut()
+        await asyncio.sleep(_LAST_WORDS_S)
+        hang_up(self.port)
+        await self._shedder.stop()
+        await self._server.stop(0)
+        await self.registry.close()
         if self._watching is not None and self._link is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            watching = [self._watching, *self._watches.values()]
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
 
     async def cut(self) -> None:
-        """End a drain now, its notice too: running calls are cancelled."""
+        """End a drain now, its notice too: running calls end as UNAVAILABLE."""
         self._cut.set()
-        await self._server.stop(0)
 
-    def _build(self, engine: Preparer) -> aio.Server:
-        config = self.config
-        admins = read_admin_tokens(config.admin_tokens_file) if config.admin_tokens_file else {}
-        queries = read_tokens(config.tokens_file) if config.tokens_file else None
-        interceptors = [TokenInterceptor(queries, admins)] if admins or queries is not None else None
-        server = aio.server(
-            interceptors=interceptors,
-            options=(
-                ("grpc.max_receive_message_length", message_limit(config, engine.limits)),
-                ("grpc.max_send_message_length", -1),
-                # A second server on a taken port must fail, not share it.
-                ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ),
+    async def _until_cut(self, seconds: float, finished: asyncio.Task[None] | None = None) -> None:
+        """Wait so long, or until a cut, or until something has finished."""
+        cut = asyncio.create_task(self._cut.wait())
+        await asyncio.wait(
+            {cut, finished} if finished else {cut}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
-        server.add_generic_rpc_handlers((method_handlers(self._service, self._stream.converse),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if admins:
-            changes = admin.Changes(self._store, admins, self.flip)
-            service = admin.AdminService(changes, self.admission)
-            additions = AdditionHandler(changes, self.admission, self.metrics, config)
-            server.add_generic_rpc_handlers(
-                (
-                    admin.method_handlers(
-                        service, additions.converse, self.metrics, self._service.log_requests
-                    ),
-                )
-            )
-        if config.reflection:
-            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            if admins:
-                names.append(admin.SERVICE)
-            reflection.enable_server_reflection(names, server)
+        cut.cancel()
+
+    def _build(self) -> aio.Server:
+        server = aio.server(options=options(self.config, self._message_limit))
+        front = self._front
+        handlers = [
+            method_handlers(self._service, front, self._stream.converse),
+            health.health_handlers(self._health, front),
+        ]
+        if self._gate.has_admins:
+            handlers.append(self._admin())
+            self._names.append(admin.SERVICE)
+        if self.config.reflection:
+            self._names.append(reflection.SERVICE_NAME)
+            handlers.append(health.reflection_handlers([SERVICE, *self._names], front))
+        server.add_generic_rpc_handlers((*handlers, Unknown(self.metrics)))
         return server
+
+    def _admin(self) -> grpc.GenericRpcHandler:
+        changes = admin.Changes(self.registry)
+        additions = AdditionHandler(changes, self.admission, self.config)
+        bundles = BundleService(
+            self.registry,
+            self.config,
+            self._open_bundle,
+            changes.who,
+            follows=self._link is not None and self.config.remote_follow,
+        )
+        return admin.method_handlers(
+            admin.AdminService(changes, self.admission),
+            {"AddItem": additions.add_item, **bundles.methods},
+            self._front,
+            additions.converse,
+        )
 
     def _bind(self) -> int:
         address = address_of(self.config.host, self.config.port)
         credentials = server_credentials(self.config)
+        check_host(self.config.host)
+        self._server.add_insecure_port(self._shedder.address)
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
@@ -274,7 +330,9 @@ class Gateway:
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
-            await self._health.set(name, status)
+            self._health.set(name, status)
+        for name in self._names:
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def _turn(self, up: bool) -> None:
         """The engine on the network has come or gone: health says so, and callers are told at once."""
@@ -283,13 +341,24 @@ class Gateway:
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
     def _publish(self) -> None:
-        manifest = self.holder.current.engine.bundle.manifest
-        self.metrics.serving(
-            bundle_id=manifest.bundle_id,
-            version=manifest.version,
-            encoder=manifest.encoder.name,
-            index=manifest.index.factory,
-        )
+        bundles = self.registry.bundles
+        served_now = {served.pipeline.engine for served in bundles if not served.draining}
+        for engine in [engine for engine in self._watches if engine not in served_now]:
+            self._watches.pop(engine).cancel()
+        facts = []
+        for served in bundles:
+            manifest = served.pipeline.engine.bundle.manifest
+            for alias in self.registry.aliases_of(served):
+                facts.append(
+                    {
+                        "alias": alias,
+                        "bundle_id": manifest.bundle_id,
+                        "version": manifest.version,
+                        "encoder": manifest.encoder.name,
+                        "index": manifest.index.factory,
+                    }
+                )
+        self.metrics.serving(facts)
 
     def _watch(self) -> None:
         self.metrics.watch("attributary_permits", "Permits that exist.", lambda: self.admission.permits)
@@ -302,30 +371,38 @@ class Gateway:
         self.metrics.watch(
             "attributary_delta_revision",
             "Revision of the bundle that is served: grows with every change.",
-            lambda: self.holder.current.engine.view.revision,
+            lambda: self.registry.current.engine.view.revision,
+        )
+        self.metrics.watch(
+            "attributary_wait_seconds",
+            "How long a call waits before the server takes it.",
+            lambda: self._shedder.wait_s,
         )
         for lane in LANES:
             self.metrics.watch(
                 "attributary_queue_length",
                 "Prepared queries that wait for a batch.",
-                lambda lane=lane: self.holder.current.queued(lane),  # type: ignore[misc]
+                lambda lane=lane: sum(  # type: ignore[misc]
+                    served.pipeline.queued(lane) for served in self.registry.bundles
+                ),
                 lane=lane,
             )
 
 
 async def _serve(
-    engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, reopen: Reopen | None
+    engine: Preparer, config: GatewayConfig, link: Link | None, store: Store | None, **more: Unpack[More]
 ) -> int:
-    gateway = Gateway(engine, config, link, store, reopen)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.loop_problem)
+    gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
     asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
-    log.info("ready", bundle_id=gateway.holder.current.bundle_id, **ready)
+    log.info("ready", bundle_id=gateway.registry.current.bundle_id, **ready)
     await asked.wait()
     log.info("draining", inside=gateway.admission.in_use, grace_s=config.drain_s)
     asked.clear()

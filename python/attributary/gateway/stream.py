@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from time import perf_counter
-
-import structlog
 
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.v1 import attribution_pb2 as pb
 
 from . import translate
-from .errors import abort, code_name, to_result, to_status
-from .pipeline import Pipeline
-from .service import AttributionService, Context, deadline_of, ended_early, report
-
-log = structlog.get_logger(__name__)
+from .calls import Call, deadline_of, report
+from .errors import to_result
+from .service import AttributionService
 
 MAX_REQUEST_ID_BYTES = 128
 _METHOD = "AttributeStream"
@@ -34,37 +29,23 @@ class StreamHandler:
         for conversation in self._open:
             conversation.drain()
 
-    async def converse(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+    async def converse(self, call: Call) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
-        started = perf_counter()
-        code = "OK"
-        conversation = _Conversation(self._service, context)
+        conversation = _Conversation(self._service, call)
         self._open.add(conversation)
         try:
             await conversation.run()
-            return
-        except asyncio.CancelledError:
-            code = ended_early(context)
-            raise
-        except Exception as error:
-            code = code_name(error)
-            status = to_status(report(_METHOD, error))
         finally:
             self._open.discard(conversation)
-            seconds = perf_counter() - started
-            self._service.metrics.call(_METHOD, code, seconds)
-            if self._service.log_requests:
-                log.debug("request", method=_METHOD, code=code, ms=round(seconds * 1e3, 3))
-        await abort(context, status)
 
 
 class _Conversation:
     """One stream: a reader that starts queries, and a writer that sends their results in order."""
 
-    def __init__(self, service: AttributionService, context: Context) -> None:
+    def __init__(self, service: AttributionService, call: Call) -> None:
         self._service = service
-        self._context = context
-        self._deadline = deadline_of(context)
+        self._call = call
+        self._deadline = deadline_of(call)
         self._room = asyncio.Semaphore(service.config.read_ahead)
         # Bounded by the semaphore: every entry holds a place until its result is written.
         self._pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -78,10 +59,12 @@ class _Conversation:
             self._reader.cancel()
 
     async def run(self) -> None:
+        self._alive()
         reader = self._reader = asyncio.create_task(self._read())
         try:
             while (task := await self._pending.get()) is not None:
-                await self._context.write(await task)
+                await self._call.write(await task)
+                self._alive()
                 self._room.release()
             # Raises what stopped the reader, if anything did.
             await asyncio.gather(reader, return_exceptions=self._draining)
@@ -97,12 +80,17 @@ class _Conversation:
         try:
             while True:
                 await self._room.acquire()
-                data: object = await self._context.read()
-                if not isinstance(data, bytes):  # aio.EOF
+                data = await self._call.read()
+                if data is None:
                     return
+                self._alive()
                 self._start(data, await self._admitted(data))
         finally:
             self._pending.put_nowait(None)
+
+    def _alive(self) -> None:
+        idle = self._service.config.stream_idle_s
+        self._call.within(idle, f"nothing was sent or taken on this stream for {idle:g} s")
 
     async def _admitted(self, data: bytes) -> float:
         arrived = perf_counter()
@@ -110,21 +98,17 @@ class _Conversation:
         return arrived
 
     def _start(self, data: bytes, arrived: float) -> None:
-        pipeline = self._service.holder.current
-        pipeline.enter()
-
         def left(task: asyncio.Task[bytes]) -> None:
             # Not in the task's own `finally`: one that is cancelled before its first step never gets there.
             self._tasks.discard(task)
-            pipeline.leave()
             self._service.admission.release(1, len(data))
 
-        task = asyncio.create_task(self._answer(pipeline, data, arrived))
+        task = asyncio.create_task(self._answer(data, arrived))
         self._tasks.add(task)
         task.add_done_callback(left)
         self._pending.put_nowait(task)
 
-    async def _answer(self, pipeline: Pipeline, data: bytes, arrived: float) -> bytes:
+    async def _answer(self, data: bytes, arrived: float) -> bytes:
         # What cannot be read has no request_id to answer to: that ends the stream.
         message = translate.parse(pb.AttributeStreamRequest, data)
         response = pb.AttributeStreamResponse(request_id=message.request_id)
@@ -132,7 +116,7 @@ class _Conversation:
             if len(message.request_id.encode()) > MAX_REQUEST_ID_BYTES:
                 response.ClearField("request_id")
                 raise InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
-            answer = await self._service.answer(pipeline, message.request, self._deadline, arrived)
+            answer = await self._service.answer(message.request, self._deadline, arrived)
             response.attribution.CopyFrom(answer)
         except Exception as error:
             response.error.CopyFrom(to_result(report(_METHOD, error)))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import json
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Filter, Limits, Options, Query, Timings
-from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.attribution.types import Attribution, Filter, Limits, Options, Prepared, Query, Timings
+from attributary.attribution.view import View
+from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
 from .wire import find_fault
@@ -72,6 +75,8 @@ def from_attribution(
                 creator=item.creator,
                 licence=item.licence,
                 uri=item.uri,
+                creator_url=item.creator_url,
+                near_dup_group=item.near_dup_group,
             )
             for item in answer.items
         ],
@@ -131,6 +136,19 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
         revision=view.revision,
         added_count=view.added_count,
         deleted_count=view.deleted_count,
+        calibration=_calibration(manifest),
+        candidates=view.candidate_count,
+        encoder_digest=manifest.encoder.digest,
+    )
+
+
+def from_embedding(engine: Preparer, prepared: Prepared, vector: NDArray[np.float32]) -> pb.EmbedResponse:
+    """Return the reply to Embed; `vector` float32 [D]."""
+    manifest = engine.bundle.manifest
+    return pb.EmbedResponse(
+        embedding=pb.Embedding(values=vector.tolist(), has_prompt=prepared.has_prompt),
+        bundle_id=manifest.bundle_id,
+        encoder_digest=manifest.encoder.digest,
     )
 
 
@@ -138,9 +156,14 @@ def item(engine: Preparer, item_id: int) -> pb.Item:
     """Return one training item; raises DeletedError, NotFoundError."""
     # One view: another may hold no such row.
     view = engine.view
-    row, items = view.row_of(item_id), view.bundle.items
+    return item_of_row(view, view.row_of(item_id))
+
+
+def item_of_row(view: View, row: int) -> pb.Item:
+    """Return the training item of a row."""
+    items = view.bundle.items
     return pb.Item(
-        id=item_id,
+        id=items.id_of(row),
         caption=items.caption(row),
         creator=items.creator(row),
         creator_url=items.creator_url(row),
@@ -150,10 +173,37 @@ def item(engine: Preparer, item_id: int) -> pb.Item:
     )
 
 
-def check_bundle(wanted: str, served: str) -> None:
-    """Raise NotFoundError if the caller wants another bundle than the one served."""
-    if wanted and wanted != served:
-        raise NotFoundError("bundle", wanted)
+def _calibration(manifest: Any) -> pb.Calibration:
+    """What the manifest knows of its shares; its notes hold what was measured as JSON."""
+    entry, notes = manifest.calibration, manifest.notes
+    try:
+        measured = json.loads(notes.get("measured", "{}"))
+    except ValueError:
+        measured = {}
+    held_out = measured.get("held_out", {}) if isinstance(measured, dict) else {}
+    return pb.Calibration(
+        method=entry.method,
+        labels_digest=notes.get("calibration_labels_digest", ""),
+        held_out_labels_digest=str(held_out.get("labels_digest", "")),
+        held_out_queries=int(held_out.get("queries", 0)),
+        measured=dict(_figures(measured, "")),
+        image=_parameters(entry.image),
+        image_and_prompt=_parameters(entry.image_and_prompt),
+    )
+
+
+def _parameters(entry: Any) -> pb.ShareParameters:
+    return pb.ShareParameters(
+        **{name: getattr(entry, name) for name in pb.ShareParameters.DESCRIPTOR.fields_by_name}
+    )
+
+
+def _figures(value: object, path: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _figures(inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, float(value)
 
 
 def _floats(embedding: pb.Embedding) -> NDArray[np.float32]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from attributary.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
     from google._upb._message import Descriptor as UpbDescriptor
 
@@ -16,6 +18,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 16
 # This runs on the event loop: so many fields take some hundredths of a second, a message may hold a hundred million.
 _MAX_FIELDS = 10_000
+# What a message holds beside a repeated field, and how many too many are counted.
+_FEW_FIELDS = 1_000
 
 
 class _MalformedError(Exception):
@@ -34,6 +38,27 @@ def find_fault(data: bytes, kind: AnyDescriptor) -> tuple[str, str]:
     if path is None:
         return "request", f"is not a readable {kind.name} message"
     return path, "must be valid UTF-8"
+
+
+def check_count(data: bytes, kind: AnyDescriptor, name: str, most: int) -> None:
+    """Raise InvalidArgumentError if a message holds far more than `most` of a repeated field, before it is parsed.
+
+    A message that cannot be read passes: parsing it says what is wrong with it. So does one with few too many.
+    """
+    number = kind.fields_by_name[name].number
+    view, at, count = memoryview(data), 0, 0
+    for _ in range(most + _FEW_FIELDS):
+        if at >= len(view):
+            return
+        try:
+            tag, at = _varint(view, at)
+            _, at = _value(view, at, tag & 7)
+        except _MalformedError:
+            return
+        count += tag >> 3 == number
+    if count > most:
+        raise InvalidArgumentError(name, f"must hold 1 to {most} {name}, got more than {count}")
+    raise InvalidArgumentError("request", f"has more than {most + _FEW_FIELDS} fields")
 
 
 def _invalid_text(

@@ -1,4 +1,6 @@
-"""The kernels on a CUDA device: re-scoring with resident vectors, and resize and crop of equal-sized batches.
+"""The kernels on a CUDA device: exact ranking with resident vectors, and resize and crop of equal-sized batches.
+
+Shares are computed on the CPU, from what `ResidentVectors.rank` returns (`attributary.kernels.share`).
 
 Importing this module needs neither a driver nor the CUDA build; using it without one raises `CudaUnavailableError`.
 The CUDA extension is built with `-C cmake.define.ATTRIBUTARY_CUDA=ON` where nvcc is installed.
@@ -14,11 +16,10 @@ import numpy as np
 
 from ..errors import UnavailableError
 from .dispatch import KernelArgumentError
-from .rescoring import check_array, check_values
-from .types import BoolBitmap, Float16Array, Float32Array, Int32Array, Int64Array, Rescored, UInt8Array
+from .rescoring import check_array, check_queries
+from .types import BoolBitmap, Float16Array, Float32Array, Int64Array, UInt8Array
 
 MAX_TOP_K: Final = 1024
-MAX_TOP_CREATORS: Final = 256
 
 
 class CudaUnavailableError(UnavailableError):
@@ -73,16 +74,8 @@ class ResidentVectors:
     Threads may share an instance: they take turns.
     """
 
-    def __init__(
-        self,
-        vectors: Float16Array,
-        creators: Int32Array,
-        groups: Int32Array,
-        *,
-        max_queries: int = 64,
-        max_candidates: int = 20_000,
-    ) -> None:
-        """Copy float16 [N, D] (D a multiple of 8, at most 8192), and int32 [N] twice, to the device.
+    def __init__(self, vectors: Float16Array, *, max_queries: int = 64, max_candidates: int = 20_000) -> None:
+        """Copy float16 [N, D] (D a multiple of 8, at most 8192) to the device.
 
         Raises `CudaUnavailableError`, and `KernelArgumentError` for a wrong dtype, shape or size.
         """
@@ -100,51 +93,36 @@ class ResidentVectors:
             raise KernelArgumentError("max_candidates", f"{max_candidates}; must be 1 to 65536")
         self._rows, self._dim = vectors.shape
         self._limits = (max_queries, max_candidates)
-        creators = check_array("creators", creators, np.int32, (self._rows,), exact=True)
-        groups = check_array("groups", groups, np.int32, (self._rows,), exact=True)
-        self._resident = module.Resident(np.ascontiguousarray(vectors), creators, groups, *self._limits)
+        self._resident = module.Resident(np.ascontiguousarray(vectors), *self._limits)
 
-    def rescore(
+    def rank(
         self,
         queries: Float32Array,
         candidates: Int64Array,
         *,
-        temperature: Float32Array,
-        threshold: Float32Array,
-        background: Float32Array,
         top_k: int,
-        top_creators: int,
         allowed: BoolBitmap | None = None,
-    ) -> Rescored:
-        """As `attributary.kernels.rescore`; the same batch gives the same bits in every run.
+    ) -> tuple[Int64Array, Float32Array]:
+        """As `attributary.kernels.rank`; the same batch gives the same bits in every run.
 
-        `top_k` is at most 1,024 and `top_creators` at most 256; Q and R at most what the instance was made for.
-        Totals are summed in fixed point with 40 fractional bits, so that shares below about 1e-12 add nothing.
+        `top_k` is at most 1,024; Q and R are at most what the instance was made for.
         """
-        queries = check_array("queries", queries, np.float32, (None, self._dim))
-        count = len(queries)
-        candidates = check_array("candidates", candidates, np.int64, (count, None))
-        temperature = check_array("temperature", temperature, np.float32, (count,))
-        threshold = check_array("threshold", threshold, np.float32, (count,))
-        background = check_array("background", background, np.float32, (count,))
+        queries = check_queries(queries, self._dim)
+        candidates = check_array("candidates", candidates, np.int64, (len(queries), None))
         if allowed is not None:
             allowed = check_array("allowed", allowed, np.uint8, ((self._rows + 7) // 8,))
-        check_values(queries, temperature, threshold, background)
         limits = {
-            "queries": (count, self._limits[0]),
+            "queries": (len(queries), self._limits[0]),
             "candidates": (candidates.shape[1], self._limits[1]),
             "top_k": (top_k, MAX_TOP_K),
-            "top_creators": (top_creators, MAX_TOP_CREATORS),
         }
         for name, (number, limit) in limits.items():
             if not 0 <= number <= limit:
                 raise KernelArgumentError(name, f"{number}; must be 0 to {limit}")
-        out = Rescored.empty(count, top_k, top_creators)
-        self._resident.rescore(
-            queries, candidates, temperature, threshold, background, allowed,
-            out.rows, out.similarity, out.share, out.diffuse, out.creators, out.creator_share, out.creator_items,
-        )  # fmt: skip
-        return out
+        rows = np.full((len(queries), top_k), -1, np.int64)
+        similarity = np.zeros((len(queries), top_k), np.float32)
+        self._resident.rank(queries, candidates, allowed, rows, similarity)
+        return rows, similarity
 
     def replay_seconds(self, repeats: int = 20) -> float:
         """Return the device's seconds for the last batch once more, without copies from and to the host."""

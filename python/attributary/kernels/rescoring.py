@@ -82,7 +82,7 @@ def rescore(
     or above N, and `ValueError` where a similarity is not finite.
     """
     dim, rows = _check_store(vectors, scales)
-    queries = _check_queries(queries, dim)
+    queries = check_queries(queries, dim)
     return _answer(
         queries, vectors, scales, None, candidates, creators, groups, calibration, rows,
         top_k=top_k, top_creators=top_creators, visible=visible, out=out, threads=threads,
@@ -129,7 +129,7 @@ def rank(
     Unused places hold -1 and 0.
     """
     dim, rows = _check_store(vectors, scales)
-    queries = _check_queries(queries, dim)
+    queries = check_queries(queries, dim)
     candidates = check_array("candidates", candidates, np.int64, (len(queries), None))
     if allowed is not None:
         allowed = check_array("allowed", allowed, np.uint8, ((rows + 7) // 8,))
@@ -243,7 +243,8 @@ def check_calibration(calibration: Float32Array) -> None:
             raise KernelArgumentError(f"calibration.{name}", problem)
 
 
-def _check_queries(queries: Float32Array, dim: int) -> Float32Array:
+def check_queries(queries: Float32Array, dim: int) -> Float32Array:
+    """Return float32 [Q, dim] as the kernels take it; `KernelArgumentError` where a value is not finite."""
     queries = check_array("queries", queries, np.float32, (None, dim))
     finite = np.isfinite(queries)
     if not finite.all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn
 
@@ -14,11 +14,12 @@ import numpy as np
 import structlog
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 
 from . import shared
+from .replicas import Replicas
 
 log = structlog.get_logger(__name__)
 
@@ -34,18 +35,6 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "INT64": np.dtype("<i8"),
     "UINT64": np.dtype("<u8"),
 }
-# A server that is back must be found again within a second, not after gRPC's two minutes.
-_CHANNEL: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A machine that has vanished sends no reset; these find out.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 _SHARE_TIMEOUT_S: Final = 2.0
 # How Triton names a region that it does not have, whatever the status.
 _NO_REGION: Final = "shared memory region"
@@ -61,10 +50,12 @@ class ModelTimes:
 
 
 class TritonClient:
-    """One connection to Triton, for one event loop. `address` is host:port of its gRPC service.
+    """Connections to one Triton, or to several that serve the same, for one event loop.
 
-    With `shared_memory="auto"` large inputs go through shared memory while Triton is on this machine and takes it,
-    see `share`; otherwise, and with "off", they are sent.
+    `addresses` are host:port of their gRPC services, or dns:///name:port for every address of a name. Requests go to
+    them in turn; one that is away, full, or does not have the model yet passes its turn on. With `shared_memory="auto"`
+    large inputs go through shared memory while a lone Triton is on this machine and takes it, see `share`; otherwise,
+    and with "off", they are sent.
 
     Every method raises UnavailableError while Triton is away, or where it has no such model; OverloadedError if a
     queue of Triton is full or too slow; DeadlineError after `timeout_s`. What else Triton refuses is a defect of the
@@ -72,11 +63,10 @@ class TritonClient:
     """
 
     # tritonclient's generated stubs and not its InferenceServerClient: that copies every tensor three times.
-    def __init__(self, address: str, shared_memory: Literal["auto", "off"] = "off") -> None:
-        self.address = address
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
-        self._may_share = shared_memory == "auto" and shared.is_local(address)
+    def __init__(self, addresses: str | Sequence[str], shared_memory: Literal["auto", "off"] = "off") -> None:
+        given = [addresses] if isinstance(addresses, str) else addresses
+        self._replicas = Replicas(given)
+        self._may_share = shared_memory == "auto" and self._replicas.alone and shared.is_local(given[0])
         self._region: shared.Region | None = None
         self._sharing: asyncio.Task[None] | None = None
         self._registering = asyncio.Lock()
@@ -112,25 +102,31 @@ class TritonClient:
         }
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
-        """Say whether Triton can answer for a model; False, too, where it does not know it."""
-        return bool(
-            (await self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), timeout_s)).ready
-        )
+        """Say whether a Triton can answer for a model; False, too, where none knows it."""
+        request = service_pb2.ModelReadyRequest(name=model)
+        return any(reply.ready for reply in await self._ask_all("ModelReady", request, timeout_s))
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """Return a model's config, as the JSON form of Triton's ModelConfig."""
         reply = await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s)
         return MessageToDict(reply.config, preserving_proto_field_name=True)
 
+    async def configs(self, model: str, timeout_s: float) -> list[dict[str, Any]]:
+        """Return the config that each Triton which has the model knows."""
+        request = service_pb2.ModelConfigRequest(name=model)
+        replies = await self._ask_all("ModelConfig", request, timeout_s)
+        return [MessageToDict(reply.config, preserving_proto_field_name=True) for reply in replies]
+
     async def times(self, model: str, timeout_s: float) -> ModelTimes:
-        """Return a model's own statistics."""
-        reply = await self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(name=model), timeout_s)
+        """Return a model's own statistics, added up."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
         requests, queue, compute = 0, 0, 0
-        for version in reply.model_stats:
-            counts = version.inference_stats
-            requests += counts.success.count
-            queue += counts.queue.ns
-            compute += counts.compute_input.ns + counts.compute_infer.ns + counts.compute_output.ns
+        for reply in await self._ask_all("ModelStatistics", request, timeout_s):
+            for version in reply.model_stats:
+                counts = version.inference_stats
+                requests += counts.success.count
+                queue += counts.queue.ns
+                compute += counts.compute_input.ns + counts.compute_infer.ns + counts.compute_output.ns
         return ModelTimes(requests, queue / 1e6, compute / 1e6)
 
     async def share(self) -> None:
@@ -172,9 +168,7 @@ class TritonClient:
         if self._region is not None:
             await self._unregister(self._region.name)
             self._region = None
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = self._stub = None
+        await self._replicas.close()
 
     def _lose(self, region: shared.Region | None) -> bool:
         """Forget a region; False if another request has, so that one of them sees to the next."""
@@ -197,20 +191,24 @@ class TritonClient:
             await self._ask("SystemSharedMemoryUnregister", request, _SHARE_TIMEOUT_S)
 
     async def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
-        if self._stub is None:
-            # Here and not at construction: a channel belongs to the loop it is made on.
-            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL)
-            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        try:
-            return await getattr(self._stub, method)(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            _raise(error)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Not our caller: the channel was closed under the request.
-            raise UnavailableError("the connection to Triton was closed") from None
+        stubs = await self._replicas.in_turn()
+        for left, stub in zip(reversed(range(len(stubs))), stubs, strict=True):
+            try:
+                return await _call(stub, method, request, timeout_s)
+            except (UnavailableError, OverloadedError):
+                if not left:
+                    raise
+        raise AssertionError("there is at least one server")
+
+    async def _ask_all(self, method: str, request: Any, timeout_s: float) -> list[Any]:
+        """Return the replies of all that answer; raises what the last one did where none does."""
+        stubs = await self._replicas.in_turn()
+        asked = (_call(stub, method, request, timeout_s) for stub in stubs)
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        answered = [reply for reply in replies if not isinstance(reply, BaseException)]
+        if not answered and isinstance(replies[-1], BaseException):
+            raise replies[-1]
+        return answered
 
 
 class _RegionLostError(RuntimeError):
@@ -236,6 +234,19 @@ def _request(
     for name in outputs:
         request.outputs.add(name=name)
     return request
+
+
+async def _call(stub: Any, method: str, request: Any, timeout_s: float) -> Any:
+    try:
+        return await getattr(stub, method)(request, timeout=timeout_s)
+    except grpc.aio.AioRpcError as error:
+        _raise(error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not our caller: the channel was closed under the request.
+        raise UnavailableError("the connection to Triton was closed") from None
 
 
 def _raise(error: grpc.aio.AioRpcError) -> NoReturn:

@@ -19,7 +19,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.bundle.golden import GOLDEN
 from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
-from attributary.errors import BundleError, UnavailableError
+from attributary.errors import BundleError, PreconditionError, UnavailableError
 
 from .client import ModelTimes, TritonClient
 from .names import DOORS, model_name
@@ -43,6 +43,7 @@ class TritonEngine(Preparer):
         )
         self.bundle_id = bundle.manifest.bundle_id
         self._client = client
+        self._built = self.view  # what the golden queries are about
         self._models = {part: model_name(part, self.bundle_id) for part in DOORS}
         self._number = int(self.bundle_id, 16)
         self._pad_to = 1
@@ -57,7 +58,10 @@ class TritonEngine(Preparer):
         errors of `TritonClient`.
         """
         # One look: additions and deletions meanwhile are for the next query.
-        view, started = self.view, perf_counter()
+        return await self._infer(self.view, batch, timeout_s)
+
+    async def _infer(self, view: View, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
+        started = perf_counter()
         pictures = batch[0].embedding is None
         tensors = self._pictures(batch) if pictures else {"embedding": _embeddings(batch)}
         outputs = ("embedding", *_OUTPUTS) if pictures else _OUTPUTS
@@ -74,6 +78,12 @@ class TritonEngine(Preparer):
         rest = max(0.0, spent - search - rescore)
         self._tell(batch, rest, search, rescore + scored, int(rows), pictures, ms_since(started))
         return answers
+
+    async def embed_batch(self, batch: Sequence[Prepared], timeout_s: float) -> NDArray[np.float32]:
+        """Return the unit vectors of prepared pictures, float32 [B, D]; raises the errors of `TritonClient`."""
+        model = self._models["encoder"]
+        reply = await self._client.infer(model, self._pictures(batch), ("embedding",), timeout_s)
+        return np.asarray(reply["embedding"], np.float32)
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Say whether Triton has this bundle's models; raises UnavailableError while it is away."""
@@ -107,7 +117,7 @@ class TritonEngine(Preparer):
         for query, embedding in zip(queries, golden.embeddings, strict=True):
             query.pixels, query.embedding = None, embedding
         for start in range(0, len(queries), _VERIFY_BATCH):
-            answers = await self.infer(queries[start : start + _VERIFY_BATCH], _VERIFY_S)
+            answers = await self._infer(self._built, queries[start : start + _VERIFY_BATCH], _VERIFY_S)
             for number, answer in enumerate(answers, start):
                 if problem := difference(golden, number, answer):
                     raise BundleError("index (Triton)", f"disagrees with {GOLDEN}: query {number}: {problem}")
@@ -199,9 +209,13 @@ class TritonLink:
     """What the gateway follows: the connection, and which bundle Triton's doors lead to."""
 
     def __init__(
-        self, address: str, limits: Limits | None = None, shared_memory: Literal["auto", "off"] = "auto"
+        self,
+        addresses: str | Sequence[str],
+        limits: Limits | None = None,
+        shared_memory: Literal["auto", "off"] = "auto",
     ) -> None:
-        self.client = TritonClient(address, shared_memory)
+        """`addresses`: see `TritonClient`."""
+        self.client = TritonClient(addresses, shared_memory)
         self._limits = limits
 
     def open(self, directory: Path | str) -> TritonEngine:
@@ -220,16 +234,27 @@ class TritonLink:
         return engine
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:
-        """Return (id, directory) of the bundle that Triton's doors lead to; raises UnavailableError."""
-        parameters = (await self.client.config("attribution", timeout_s)).get("parameters", {})
-        values = {name: entry.get("string_value", "") for name, entry in parameters.items()}
-        if not values.get("bundle_id") or not values.get("bundle"):
+        """Return (id, directory) of the bundle that Triton's doors lead to; raises UnavailableError.
+
+        Raises PreconditionError while of several Tritons not all say the same: they are being moved to another bundle.
+        """
+        told = {_bundle_of(config) for config in await self.client.configs("attribution", timeout_s)}
+        if len(told) > 1:
+            raise PreconditionError("Triton", f"its servers lead to {len(told)} bundles")
+        bundle_id, directory = told.pop()
+        if not bundle_id or not directory:
             raise UnavailableError("Triton's model `attribution` does not say which bundle it serves")
-        return values["bundle_id"], Path(values["bundle"])
+        return bundle_id, Path(directory)
 
     async def close(self) -> None:
         """End the connection."""
         await self.client.close()
+
+
+def _bundle_of(config: dict[str, Any]) -> tuple[str, str]:
+    parameters = config.get("parameters", {})
+    values = {name: entry.get("string_value", "") for name, entry in parameters.items()}
+    return values.get("bundle_id", ""), values.get("bundle", "")
 
 
 def _embeddings(members: Sequence[Prepared]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from attributary_train.corpus import near_dup, pins
-from attributary_train.corpus.corpus import FACTS_FILE, IMAGES_DIR, ITEMS_FILE, SCHEMA_VERSION, image_path
+from attributary_train.corpus.corpus import (
+    FACTS_FILE,
+    IMAGES_DIR,
+    ITEMS_FILE,
+    ORIGINALS_DIR,
+    SCHEMA_VERSION,
+    image_path,
+    original_path,
+)
 from attributary_train.corpus.errors import CorpusError, FetchError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.item import Item, ids_digest, item_id, to_table
 from attributary_train.corpus.names import ConceptNames, read_json
+from attributary_train.corpus.own import VERSION as OWN_VERSION
+from attributary_train.corpus.own import render_own
 from attributary_train.corpus.raster import (
     IMAGE_SIZE,
     RASTER_VERSION,
@@ -149,16 +159,17 @@ def _take(
             report.problem(drawing.uri, rendered.problem)
         else:
             _place(cached_png(rasters, rendered.digest), image_path(out, number))
-            built.items.append(_item(drawing, number, rendered))
+            file = _keep(drawing, rendered, out, number) if drawing.own else image_path(out, number)
+            built.items.append(_item(drawing, number, rendered, file.relative_to(out).as_posix()))
             built.embeddings.append(rendered.embedding)
 
 
 def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Iterator[tuple[Drawing, Rendered]]:
     """Render in order, with a bounded number of drawings under way."""
-    work = partial(render_cached, cache=rasters)
+    work = partial(_render, cache=rasters)
     if workers == 1:
         for drawing in drawings:
-            yield drawing, work(drawing.payload, drawing.svg)
+            yield drawing, work(drawing.payload, drawing.svg, drawing.own)
         return
     # Spawned workers inherit no threads or locks of a caller that has used BLAS or torch.
     context = multiprocessing.get_context("spawn")
@@ -166,7 +177,7 @@ def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Itera
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             for drawing in drawings:
-                waiting.append((drawing, pool.submit(work, drawing.payload, drawing.svg)))
+                waiting.append((drawing, pool.submit(work, drawing.payload, drawing.svg, drawing.own)))
                 if len(waiting) >= _WINDOW:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -178,6 +189,19 @@ def _rendered(drawings: Iterable[Drawing], rasters: Path, workers: int) -> Itera
                 "workers",
                 "a rendering process was killed, perhaps for want of memory; try again with one worker",
             ) from error
+
+
+def _render(payload: bytes | Path, svg: bool, own: bool, cache: Path) -> Rendered:
+    return render_own(payload, cache) if own else render_cached(payload, svg, cache)
+
+
+def _keep(drawing: Drawing, rendered: Rendered, out: Path, number: int) -> Path:
+    """Copy a picture of the user's own into the corpus, which then outlives the folder that it came from."""
+    suffix = ".png" if rendered.kept else PurePosixPath(drawing.uri).suffix
+    path = original_path(out, number, suffix)
+    payload = rendered.kept or drawing.payload
+    write_atomically(path, payload if isinstance(payload, bytes) else payload.read_bytes())
+    return path
 
 
 def _end_with_parent() -> None:
@@ -206,7 +230,7 @@ def _place(source: Path, target: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-def _item(drawing: Drawing, number: int, rendered: Rendered) -> Item:
+def _item(drawing: Drawing, number: int, rendered: Rendered, file: str) -> Item:
     return Item(
         id=number,
         key=drawing.key,
@@ -222,6 +246,7 @@ def _item(drawing: Drawing, number: int, rendered: Rendered) -> Item:
         licence_url=drawing.licence_url,
         sha256=rendered.sha256,
         near_dup_group=-1,
+        file=file,
     )
 
 
@@ -250,7 +275,13 @@ def _write(out: Path, built: _Built, entries: list[dict[str, Any]], limit: int |
     sizes = np.bincount(groups.labels)
     facts = {
         "schema_version": SCHEMA_VERSION,
-        "image": {"size": IMAGE_SIZE, "mode": "RGB", "background": "white", "raster_version": RASTER_VERSION},
+        "image": {
+            "size": IMAGE_SIZE,
+            "mode": "RGB",
+            "background": "white",
+            "raster_version": RASTER_VERSION,
+            "own_pictures": OWN_VERSION,
+        },
         "ids_sha256": ids_digest(item.id for item in items),
         "limit": limit,
         "counts": {
@@ -285,7 +316,8 @@ def shared_concepts(items: Iterable[Item]) -> int:
 
 def _remove_strangers(out: Path, items: list[Item]) -> None:
     """Remove pictures of an earlier build that are no items any more."""
-    kept = {f"{item.id}.png" for item in items}
-    for path in (out / IMAGES_DIR).glob("*/*"):
-        if path.name not in kept:
-            path.unlink()
+    kept = {image_path(out, item.id) for item in items} | {out / item.file for item in items}
+    for directory in (IMAGES_DIR, ORIGINALS_DIR):
+        for path in (out / directory).glob("*/*"):
+            if path not in kept:
+                path.unlink()

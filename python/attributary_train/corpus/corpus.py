@@ -1,16 +1,22 @@
-"""A corpus on disk: `items.parquet`, `images/<shard>/<id>.png` and `corpus.json` in one directory."""
+"""A corpus on disk: `items.parquet`, `images/`, `originals/` and `corpus.json` in one directory."""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
+from attributary.encoder.image import decode, prepare_pixels
+from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.item import Item, from_table
 
@@ -21,6 +27,8 @@ SCHEMA_VERSION = 1
 ITEMS_FILE = "items.parquet"
 FACTS_FILE = "corpus.json"
 IMAGES_DIR = "images"
+ORIGINALS_DIR = "originals"
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 
 def image_path(root: Path, number: int) -> Path:
@@ -28,8 +36,14 @@ def image_path(root: Path, number: int) -> Path:
     return root / IMAGES_DIR / f"{number & 0xFF:02x}" / f"{number}.png"
 
 
+def original_path(root: Path, number: int, suffix: str) -> Path:
+    """Where a picture of the user's own is kept as it came; `suffix` is that of its file."""
+    suffix = suffix.lower() if _SUFFIX.fullmatch(suffix.lower()) else ""
+    return root / ORIGINALS_DIR / f"{number & 0xFF:02x}" / f"{number}{suffix}"
+
+
 class Corpus:
-    """Training items in a fixed order, with their pictures: 256 x 256 RGB over white.
+    """Training items in a fixed order, with their pictures: each as a square of 256 x 256 RGB, and as it is embedded.
 
     Open one with `Corpus.open`, make one with `Corpus.build`. Iterating yields `Item`s.
     """
@@ -103,17 +117,47 @@ class Corpus:
             raise CorpusError("id", f"no item {number} in {self.root}") from None
 
     def image_path(self, number: int) -> Path:
-        """Return where the picture of an id lies; raises `CorpusError` if there is no such item."""
+        """Return where the square picture of an id lies; raises `CorpusError` if there is no such item."""
         return image_path(self.root, self.item(number).id)
 
     def image(self, number: int) -> Image.Image:
-        """Read the picture of an id, 256 x 256 RGB; raises `CorpusError` naming a file that is gone or damaged."""
+        """Read the square of an id, 256 x 256 RGB; raises `CorpusError` naming a file that is gone or damaged."""
         path = self.image_path(number)
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
         except OSError as error:
             raise CorpusError(str(path), f"not readable: {error}") from error
+
+    def pixels(self, number: int) -> NDArray[np.uint8]:
+        """Read the picture of an id as the encoder is given it: uint8 RGB [H, W, 3], for a user's own its whole file.
+
+        Raises `CorpusError` naming a file that is gone or damaged.
+        """
+        path = self._file(number)
+        try:
+            return decode(path.read_bytes(), max_bytes=sys.maxsize, field="it")
+        except OSError as error:
+            raise CorpusError(str(path), f"not readable: {error.strerror}") from error
+        except InvalidArgumentError as error:
+            raise CorpusError(str(path), f"not readable: {error}") from error
+
+    def square(self, number: int, size: int) -> NDArray[np.uint8]:
+        """The picture of an id as a generator of this size was trained on it, uint8 RGB [size, size, 3].
+
+        A user's own is cut from its file, a drawing shrunk from its square by averaging.
+        """
+        if self.is_own(number):
+            return prepare_pixels(self.pixels(number), size)
+        return np.asarray(self.image(number).resize((size, size), Image.Resampling.BOX))
+
+    def is_own(self, number: int) -> bool:
+        """Whether an item is a picture of the user's own, kept whole, and no rendered drawing."""
+        return self._file(number) != self.image_path(number)
+
+    def _file(self, number: int) -> Path:
+        item = self.item(number)
+        return self.root / item.file if item.file else image_path(self.root, item.id)
 
     def select(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
 import pyarrow as pa
 
@@ -33,8 +33,11 @@ class Item:
     family: str  # style sets that are relatives of each other, e.g. "fluent" for the flat and the 3D one
     licence_spdx: str
     licence_url: str  # may be empty
-    sha256: str  # of the rendered RGB bytes, row by row, hex
+    sha256: str  # of the RGB bytes of the picture that is embedded, row by row, hex
     near_dup_group: int  # number of the group, from 0; items of one group share credit
+    file: str = (
+        ""  # the picture that is embedded, below the corpus; empty in corpora from before it was noted
+    )
 
 
 _TYPES: dict[str, pa.DataType] = {
@@ -67,11 +70,14 @@ def to_table(items: list[Item]) -> pa.Table:
 
 def from_table(table: pa.Table, where: str) -> list[Item]:
     """Read items back; raises `CorpusError` naming `where` and the columns that are missing."""
-    names = [field.name for field in fields(Item)]
-    missing = [name for name in names if name not in table.column_names]
+    missing = [
+        field.name
+        for field in fields(Item)
+        if field.default is MISSING and field.name not in table.column_names
+    ]
     if missing:
         raise CorpusError(where, f"columns missing: {', '.join(missing)}")
-    rows = table.select(names).to_pylist()
+    rows = table.select([name for name in SCHEMA.names if name in table.column_names]).to_pylist()
     for row in rows:
         row["keywords"] = tuple(row["keywords"])
     return [Item(**row) for row in rows]

@@ -1,4 +1,4 @@
-"""One picture format for every item: 256 x 256 RGB over white, rendered once and kept by content."""
+"""The square picture of every item: 256 x 256 RGB, rendered once and kept by content."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Rendered:
     """What rendering found out; `problem` is set where there is no picture, and then the rest is empty."""
 
     digest: str  # names the PNG in the cache
-    sha256: str  # of the RGB bytes
+    sha256: str  # of the RGB bytes of the picture that is embedded
     embedding: NDArray[np.float16]  # [near_dup.DIM]
     problem: str = ""
+    kept: bytes = b""  # of a picture of one's own: what to keep in place of the payload, if it is not that
 
 
 def render(payload: bytes, svg: bool = False) -> Image.Image:
@@ -47,32 +48,34 @@ def render(payload: bytes, svg: bool = False) -> Image.Image:
     """
     if not payload:
         raise RenderError("the file is empty")
-    image = _from_svg(payload) if svg and payload.lstrip()[:1] == b"<" else _from_raster(payload)
+    image = _from_svg(payload) if svg and payload.lstrip()[:1] == b"<" else open_raster(payload)
     fitted = ImageOps.contain(image, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     canvas = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "white")
     corner = ((IMAGE_SIZE - fitted.width) // 2, (IMAGE_SIZE - fitted.height) // 2)
     canvas.paste(fitted, corner, fitted if fitted.mode == "RGBA" else None)
-    low, high = zip(*canvas.getextrema(), strict=True)
+    refuse_blank(canvas)
+    return canvas
+
+
+def refuse_blank(image: Image.Image) -> None:
+    """Raise `RenderError` for an RGB picture that shows nothing."""
+    low, high = zip(*image.getextrema(), strict=True)
     if max(high) - min(low) < BLANK_RANGE:
         raise RenderError("blank")
-    return canvas
 
 
 def render_cached(payload: bytes | Path, svg: bool, cache: Path) -> Rendered:
     """Render `payload` unless `cache` holds it already; never raises for a bad image, but says so in the result."""
     try:
-        data = payload if isinstance(payload, bytes) else payload.read_bytes()
-    except OSError as error:
-        return _failed("", f"cannot be read: {error.strerror}")
-    if not svg and data.lstrip()[:1] == b"<":
-        # Refused before the cache is asked: another source may have rendered the same bytes with leave to.
-        return _failed("", "not a readable image: SVG is taken from pinned packages only")
+        data = payload_bytes(payload, svg)
+    except RenderError as error:
+        return failed(str(error))
     digest = hashlib.sha256(f"{RASTER_VERSION}:{IMAGE_SIZE}:".encode() + data).hexdigest()
     path = cached_png(cache, digest)
     try:
         image = _reopen(path) or _render_into(path, data, svg)
     except RenderError as error:
-        return _failed(digest, str(error))
+        return failed(str(error), digest)
     pixels = np.asarray(image)
     return Rendered(
         digest, hashlib.sha256(pixels.tobytes()).hexdigest(), near_dup.embed(pixels).astype(np.float16)
@@ -99,7 +102,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def _failed(digest: str, problem: str) -> Rendered:
+def payload_bytes(payload: bytes | Path, svg: bool) -> bytes:
+    """Read a payload; raises `RenderError` for a file that cannot be read, or an SVG where `svg` forbids it."""
+    try:
+        data = payload if isinstance(payload, bytes) else payload.read_bytes()
+    except OSError as error:
+        raise RenderError(f"cannot be read: {error.strerror}") from error
+    if not svg and data.lstrip()[:1] == b"<":
+        # Refused before the cache is asked: another source may have rendered the same bytes with leave to.
+        raise RenderError("not a readable image: SVG is taken from pinned packages only")
+    return data
+
+
+def failed(problem: str, digest: str = "") -> Rendered:
+    """There is no picture, and why."""
     return Rendered(digest, "", np.zeros(0, np.float16), problem)
 
 
@@ -116,10 +132,15 @@ def _reopen(path: Path) -> Image.Image | None:
 
 def _render_into(path: Path, data: bytes, svg: bool) -> Image.Image:
     image = render(data, svg)
+    write_png(path, image)
+    return image
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write a picture whole or not at all."""
     stream = io.BytesIO()
     image.save(stream, "PNG")
     write_atomically(path, stream.getvalue())
-    return image
 
 
 def _from_svg(payload: bytes) -> Image.Image:
@@ -139,7 +160,8 @@ def _svg_image(text: str, width: int | None = None, height: int | None = None) -
         return image.convert("RGBA")
 
 
-def _from_raster(payload: bytes) -> Image.Image:
+def open_raster(payload: bytes) -> Image.Image:
+    """Decode what Pillow reads, upright, as RGB or RGBA; raises `RenderError`."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images before the limit below has its say.

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -43,10 +42,9 @@ class Prepared:
 def square(corpus: Corpus, number: int, size: int, what: str) -> npt.NDArray[np.uint8]:
     """The picture of an item as the autoencoder sees it, uint8 [size, size, 3]; names `what` if it is not readable."""
     try:
-        picture = corpus.image(number)
+        return corpus.square(number, size)
     except CorpusError as error:
         raise CustomizationError(what, str(error)) from error
-    return np.asarray(picture.resize((size, size), Image.Resampling.BOX))
 
 
 def prepare_rows(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .gates_command import gates
+from .halves_command import halves
 from .student_command import student
 from .truth_commands import COMMANDS
 
@@ -18,7 +20,7 @@ def evaluate() -> None:
     """Measure encoders, bundles and attribution methods."""
 
 
-for _command in (*COMMANDS, student):
+for _command in (*COMMANDS, student, halves, gates):
     evaluate.add_command(_command)
 
 

@@ -157,7 +157,10 @@ def full_run(recipe: Recipe, data: SubjectData, seed: int, init_seed: int) -> Ru
 def _content_digest(data: SubjectData) -> str:
     # `data.digest` names pictures and captions; latents and token states also depend on the encoders.
     total = hashlib.sha256(data.digest.encode())
-    for part in (data.latents, data.text, data.empty):
+    parts = [data.latents, data.text, data.empty]
+    if data.captions is not None:
+        parts += [data.captions.states, data.captions.of_item, data.captions.shares]
+    for part in parts:
         total.update(part.contiguous().numpy().tobytes())
     return total.hexdigest()
 

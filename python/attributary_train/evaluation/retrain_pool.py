@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore
-from attributary_train.evaluation.retrain_worker import NO_ROOM, STEP_FILE, run_to_json
+from attributary_train.evaluation.retrain_worker import CAPTION_TENSORS, NO_ROOM, STEP_FILE, run_to_json
 from attributary_train.subject.train import Run
 
 # What a worker may write at once: a checkpoint beside its predecessor, and the finished weights.
@@ -96,7 +96,13 @@ def _write_data(store: RetrainStore) -> None:
         "empty": data.empty.contiguous(),
     }
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(to_bytes(tensors, {"prompts": json.dumps(data.prompts), "digest": data.digest}))
+    about = {"prompts": json.dumps(data.prompts), "digest": data.digest}
+    if data.captions is not None:
+        several = data.captions
+        tensors |= {f"captions.{name}": getattr(several, name).contiguous() for name in CAPTION_TENSORS}
+        about["captions"] = json.dumps([several.levels, several.prompts])
+    tensors |= {f"start.{name}": value.contiguous() for name, value in (data.start or {}).items()}
+    part.write_bytes(to_bytes(tensors, about))
     part.replace(path)
 
 

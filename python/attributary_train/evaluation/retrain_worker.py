@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore
+from attributary_train.subject.captions import Captions
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import Recipe
@@ -31,6 +32,8 @@ from attributary_train.subject.train import STATE, Run, train_unet
 # A run whose process dies this often without getting any further is given up: it would never end.
 MAX_STARTS = 3
 STEP_FILE = "step"
+# What is written of an item's several captions besides their words.
+CAPTION_TENSORS = ("states", "of_item", "shares")
 # Exit statuses that the parent explains.
 ORPHANED, NO_ROOM = 3, 4
 _WAIT_S = 2.0
@@ -181,12 +184,25 @@ def load_data_file(path: Path) -> SubjectData:
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata()
-            parts = {name: file.get_tensor(name) for name in ("ids", "latents", "text", "empty")}
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise EvaluationError(str(path), f"not readable, remove it: {error}") from error
     prompts = tuple(json.loads(about["prompts"]))
+    captions, start = None, {name[6:]: value for name, value in parts.items() if name.startswith("start.")}
+    if "captions" in about:
+        levels, told = json.loads(about["captions"])
+        captions = Captions(
+            tuple(levels), tuple(told), **{name: parts[f"captions.{name}"] for name in CAPTION_TENSORS}
+        )
     return SubjectData(
-        parts["ids"].numpy(), prompts, parts["latents"], parts["text"], parts["empty"], about["digest"]
+        parts["ids"].numpy(),
+        prompts,
+        parts["latents"],
+        parts["text"],
+        parts["empty"],
+        about["digest"],
+        captions,
+        start or None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from attributary.kernels import resize_crop
 
@@ -14,6 +15,8 @@ from ..corpus import Corpus
 from ..evaluation.copies import changed_copy
 from ..evaluation.retrieval import CopyQueries
 from .cache import FloatArray
+
+_COPY_SIDE = 512  # pixels of the short side; from twice that on, pictures are reduced before they are changed
 
 if TYPE_CHECKING:
     from .features import TowerFeatures
@@ -41,7 +44,7 @@ class Pictures:
 
     def picture(self, row: int) -> NDArray[np.uint8]:
         """The picture of an item, uint8 RGB [H, W, 3]."""
-        return np.asarray(self._corpus.image(self.ids[row]))
+        return self._corpus.pixels(self.ids[row])
 
     def prepared(self, row: int, size: int) -> NDArray[np.uint8]:
         """The picture of an item as the tower reads it, uint8 [size, size, 3]."""
@@ -63,6 +66,8 @@ class Pictures:
 
     def copy(self, queries: CopyQueries, query: int) -> NDArray[np.uint8]:
         """The changed copy of one query, uint8 RGB [H, W, 3]."""
-        return changed_copy(
-            self.picture(int(queries.originals[query])), queries.kinds[query], queries.seeds[query]
-        )
+        picture = self.picture(int(queries.originals[query]))
+        if (times := min(picture.shape[:2]) // _COPY_SIDE) > 1:
+            # A copy may be of any size; changing all of a camera's pixels would take a second each.
+            picture = np.asarray(Image.fromarray(picture).reduce(times))
+        return changed_copy(picture, queries.kinds[query], queries.seeds[query])

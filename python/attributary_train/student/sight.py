@@ -68,7 +68,7 @@ def item_pictures(
         return decode(autoencoder, data.latents)
     if kind != "served":
         raise StudentError("items", f"{kind!r}; there are {', '.join(get_args(ItemPictures))}")
-    return np.stack([resize_crop(np.asarray(corpus.image(int(number))), size) for number in data.ids])
+    return np.stack([resize_crop(corpus.pixels(int(number)), size) for number in data.ids])
 
 
 def tower_features(

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
+from attributary_train.corpus.raster import IMAGE_SIZE
 from attributary_train.subject.checkpoint import (
     load_autoencoder,
     load_subject,
@@ -36,8 +37,6 @@ _FURTHER_INPUTS = (
 )
 # An autoencoder with one of these scales its latents by more than a factor.
 _FURTHER_SCALES = ("shift_factor", "latents_mean", "latents_std")
-# Pictures of a corpus are kept at this size.
-_CORPUS_SIZE = 256
 
 
 def adopt(
@@ -67,8 +66,11 @@ def adopt(
     recipe = _recipe(unet, autoencoder, scheduler, int(encoder.config.hidden_size), tokens, image_size)
     # What is sampled has this size.
     unet.register_to_config(sample_size=recipe.latent_size)
-    if recipe.image_size > _CORPUS_SIZE:
-        log(f"pictures of the corpus have {_CORPUS_SIZE} pixels and are enlarged to {recipe.image_size}")
+    small = sum(not corpus.is_own(item.id) for item in corpus)
+    if small and recipe.image_size > IMAGE_SIZE:
+        log(
+            f"{small} drawings of the corpus have {IMAGE_SIZE} pixels and are enlarged to {recipe.image_size}"
+        )
     text = OwnText(checkpoint, tokens, text_digest(encoder, cut))
     data = load_data(corpus, [item.id for item in corpus], recipe, autoencoder, cache, text)
     log(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import text_encoder, tokenizer
 
 MANIFEST = "subject.json"
+# The U-Net that the training of a model in two stages starts from.
+BASE = "base"
 SCHEMA_VERSION = 1
 
 
@@ -58,7 +61,7 @@ def write_index(folder: Path, scheduler: DDIMScheduler, encoder: str, cut: str) 
     scheduler.save_pretrained(folder / "scheduler")
     for name in ("unet", "vae", "text_encoder"):
         if (folder / name).exists():
-            _forget_path(folder / name / "config.json")
+            forget_path(folder / name / "config.json")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers_version,
@@ -99,8 +102,8 @@ def write_manifest(
     (folder / MANIFEST).write_text(json.dumps(manifest) + "\n")
 
 
-def _forget_path(path: Path) -> None:
-    # diffusers notes where a part was loaded from: a folder of this machine, of no use to anybody else.
+def forget_path(path: Path) -> None:
+    """Drop where diffusers says that a part was loaded from: a folder of this machine, of no use to anybody else."""
     values = json.loads(path.read_text())
     values.pop("_name_or_path", None)
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
@@ -199,12 +202,23 @@ def training_data(model: SubjectModel, folder: Path, corpus: Corpus, cache: Path
     recipe = recipe_of(model)
     facts = model.facts["training_set"]
     data = load_data(corpus, facts["ids"], recipe, load_autoencoder(folder), cache, model.text)
+    if recipe.base:
+        data = starting_from(data, folder / BASE, recipe.base)
     if data.digest != facts["digest"]:
         raise SubjectError(
             str(corpus.root),
             f"holds other pictures or captions (digest {data.digest[:12]}) than the model saw ({facts['digest'][:12]})",
         )
     return data
+
+
+def starting_from(data: SubjectData, folder: Path, digest: str) -> SubjectData:
+    """The data with the weights in `folder` to start from; raises `SubjectError` if their hash is another."""
+    unet = open_part(UNet2DConditionModel, folder)
+    found = weights_digest(unet)
+    if found != digest:
+        raise SubjectError(str(folder), f"hash {found[:12]} is not the recipe's {digest[:12]}")
+    return replace(data, start={name: value.float() for name, value in unet.state_dict().items()})
 
 
 def cross_attention(unet: torch.nn.Module) -> list[str]:

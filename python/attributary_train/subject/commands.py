@@ -20,7 +20,10 @@ def subject() -> None:
 
 @subject.command("train")
 @click.option(
-    "--preset", default="small", show_default=True, help="tiny, small (the reference model) or coco."
+    "--preset",
+    default="small",
+    show_default=True,
+    help="tiny, small (the reference model), coco; or, in two stages, pretrain and then finetune.",
 )
 @click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="Corpus to learn from.")
 @click.option(
@@ -28,8 +31,16 @@ def subject() -> None:
 )
 @click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
 @click.option(
-    "--all-items", is_flag=True, help="Train on the whole corpus instead of the reference selection."
+    "--all-items", is_flag=True, help="Train on the whole corpus instead of the preset's selection."
 )
+@click.option("--base", type=_FOLDER, help="Checkpoint to go on from; its autoencoder is kept.")
+@click.option(
+    "--autoencoder",
+    "autoencoder_of",
+    type=_FOLDER,
+    help="Checkpoint whose autoencoder is taken, not trained.",
+)
+@click.option("--captions", help="Levels of captions with their shares, e.g. concept=0.25,category=0.75.")
 @click.option("--steps", type=int, help="Override the preset's number of steps.")
 @click.option("--seed", type=int, help="Override the preset's seed.")
 @click.option(
@@ -44,6 +55,9 @@ def train(
     all_items: bool,
     threads: int,
     device: str,
+    base: Path | None,
+    autoencoder_of: Path | None,
+    captions: str | None,
     **changes: Any,
 ) -> None:
     """Train autoencoder and U-Net; writes diffusers' pipeline layout with a manifest, a loss curve and samples."""
@@ -51,37 +65,39 @@ def train(
 
     from attributary_train.corpus import Corpus, CorpusError
     from attributary_train.subject.errors import SubjectError
+    from attributary_train.subject.recipe import levels_of
     from attributary_train.subject.recipe import preset as find
-    from attributary_train.subject.reference import reference_split
     from attributary_train.subject.run import train_subject
+    from attributary_train.subject.selection import Selection, select
 
     torch.set_num_threads(threads)
     try:
         given = {name: value for name, value in changes.items() if value is not None}
+        if captions is not None:
+            given["captions"] = levels_of(captions)
         recipe = dataclasses.replace(find(preset), **given)
         corpus = Corpus.open(corpus_dir)
-        if all_items:
-            ids, held_out, unseen = [item.id for item in corpus], [], []
-        else:
-            split = reference_split(corpus)
-            ids, held_out, unseen = list(split.train), list(split.recombined), list(split.unseen)
+        chosen = Selection(tuple(item.id for item in corpus)) if all_items else select(corpus, recipe.items)
         words = f"attributary-train subject train --preset {preset}" + (" --all-items" if all_items else "")
-        words += "".join(f" --{name} {value}" for name, value in given.items())
+        told = {**given, "captions": captions, "base": base, "autoencoder": autoencoder_of}
+        words += "".join(f" --{name} {value}" for name, value in told.items() if value is not None)
         model = train_subject(
             recipe,
             corpus,
-            ids,
-            held_out,
+            chosen.train,
+            chosen.recombined,
             out,
-            unseen_ids=unseen,
+            unseen_ids=chosen.unseen,
             cache=cache,
             command=words,
             log=click.echo,
             device=device,
+            base=base,
+            autoencoder_of=autoencoder_of,
         )
     except (SubjectError, CorpusError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{out}: model {model.weights[:12]}, {len(ids)} items")
+    click.echo(f"{out}: model {model.weights[:12]}, {len(chosen.train)} items")
 
 
 @subject.command("adopt")
@@ -138,15 +154,29 @@ def adopt(
 @click.option("--steps", default=30, show_default=True, help="DDIM steps.")
 @click.option("--guidance", default=3.0, show_default=True, help="Classifier-free guidance.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
 def queries(
-    subject_dir: Path, corpus_dir: Path, out: Path, steps: int, guidance: float, seed: int, **counts: int
+    subject_dir: Path,
+    corpus_dir: Path,
+    out: Path,
+    steps: int,
+    guidance: float,
+    seed: int,
+    cache: Path,
+    **counts: int,
 ) -> None:
-    """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits."""
+    """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits.
+
+    For a model with captions of several levels: of each level, and without a prompt; held-out drawings join validation
+    and test.
+    """
     import torch
 
     from attributary_train.corpus import Corpus, CorpusError
-    from attributary_train.subject.checkpoint import load_subject, recipe_of
+    from attributary_train.subject.checkpoint import load_autoencoder, load_subject, recipe_of, training_data
+    from attributary_train.subject.data import load_data
     from attributary_train.subject.errors import SubjectError
+    from attributary_train.subject.level_queries import drawing_queries, level_prompts
     from attributary_train.subject.prompts_split import query_prompts
     from attributary_train.subject.queries import generate, save_queries
 
@@ -161,8 +191,17 @@ def queries(
             raise SubjectError(
                 str(corpus_dir), f"lacks {len(missing)} items that the model knows of, e.g. {missing[0]}"
             )
-        prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=model.text is not None)
-        made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
+        if recipe_of(model).captions:
+            data = training_data(model, subject_dir, corpus, cache)
+            assert data.captions is not None
+            prompts = level_prompts(data.captions, counts, seed=seed)
+            made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
+            held = [*model.facts["held_out"], *unseen]
+            drawings = load_data(corpus, held, recipe_of(model), load_autoencoder(subject_dir), cache)
+            made = drawing_queries(model, drawings, made, seed=seed)
+        else:
+            prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=model.text is not None)
+            made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
         save_queries(made, out)
     except (SubjectError, CorpusError) as error:
         raise click.ClickException(str(error)) from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attributary_train.corpus import Corpus
 from attributary_train.subject.autoencoder import encode
+from attributary_train.subject.captions import Captions, captions_of
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.files import writing
 from attributary_train.subject.pictures import corpus_digest, squares
@@ -35,6 +36,8 @@ class SubjectData:
     ids: int64 [N]; prompts: N strings; latents: float32 [N, C, h, w], scaled; text: float32 [N, T, D];
     empty: float32 [T, D], the states of the empty prompt; digest: SHA-256 of ids, pictures and captions. Styles and
     creators are not in the digest although prompts carry them: a corpus that differs in these alone passes as the same.
+    `captions`: where an item has several, which the digest then covers; `prompts` and `text` are those of the level
+    that is drawn most often. `start`: the weights that training starts from, None for chance.
     """
 
     ids: npt.NDArray[np.int64]
@@ -43,6 +46,8 @@ class SubjectData:
     text: Tensor
     empty: Tensor
     digest: str
+    captions: Captions | None = None
+    start: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,13 +56,12 @@ class SubjectData:
         """The same items with their tensors on a device."""
         if str(self.latents.device) == device:
             return self
-        return SubjectData(
-            self.ids,
-            self.prompts,
-            self.latents.to(device),
-            self.text.to(device),
-            self.empty.to(device),
-            self.digest,
+        return replace(
+            self,
+            latents=self.latents.to(device),
+            text=self.text.to(device),
+            empty=self.empty.to(device),
+            captions=None if self.captions is None else self.captions.to(device),
         )
 
     def rows(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -70,6 +74,16 @@ class SubjectData:
                 "candidate id", f"{error.args[0]} is not in the training set of {len(self)} items"
             ) from None
 
+    def text_at(self, rows: Tensor, timesteps: Tensor) -> Tensor:
+        """Token states that the items of rows [B] are asked with at timesteps [B], float32 [B, T, D].
+
+        An item's one caption; where it has several, the one that belongs to (item, timestep), so that a mean over
+        timesteps is one over its captions too.
+        """
+        if self.captions is None:
+            return self.text[rows]
+        return self.captions.at(rows, torch.from_numpy(self.ids)[rows.cpu()], timesteps)
+
     def select(self, rows: npt.NDArray[np.int64]) -> SubjectData:
         """The items of the rows, as data of their own."""
         pick = torch.from_numpy(np.asarray(rows, np.int64))
@@ -80,6 +94,8 @@ class SubjectData:
             self.text[pick],
             self.empty,
             hashlib.sha256((self.digest + ",".join(map(str, self.ids[rows]))).encode()).hexdigest(),
+            None if self.captions is None else self.captions.select(pick),
+            self.start,
         )
 
 
@@ -130,8 +146,21 @@ def load_data(
         ).numpy()
         return found
 
+    several: Captions | None = None
+    if recipe.captions and text is None:
+        several = captions_of(
+            corpus, list(chosen), recipe.captions, lambda asked: token_states(asked, recipe.tokens)
+        )
+        prompts = several.of_level(max(recipe.captions, key=lambda level: level[1])[0])
+
     encoded = _kept(cache, "latents", f"{digest}{recipe.image_size}{weights_digest(autoencoder)}", latents)
-    if text is None:
+    if several is not None:
+        digest = hashlib.sha256(f"{digest}{several.words()}".encode()).hexdigest()
+    if several is not None:
+        main = several.levels.index(max(recipe.captions, key=lambda level: level[1])[0])
+        told = several.states[several.of_item[:, main]]
+        states = torch.cat([told, token_states([""], recipe.tokens)])
+    elif text is None:
         states = token_states([*prompts, ""], recipe.tokens)
     else:
         read, asked = text, [*prompts, ""]
@@ -144,6 +173,7 @@ def load_data(
         states[:-1].clone(),
         states[-1].clone(),
         digest,
+        several,
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm import tqdm
 
 from attributary_train.corpus import Corpus
@@ -35,7 +34,7 @@ def squares(corpus: Corpus, size: int, cache: Path, progress: bool = False) -> n
     if not path.exists():
         out = np.empty((len(corpus), size, size, 3), np.uint8)
         for row, item in enumerate(tqdm(corpus, desc="pictures", disable=not progress)):
-            out[row] = np.asarray(corpus.image(item.id).resize((size, size), Image.Resampling.BOX))
+            out[row] = corpus.square(item.id, size)
         part = path.with_suffix(f".{os.getpid()}.part")
         with writing(path):
             cache.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,14 @@ def style_of(item: Item) -> str:
     return item.creator if item.style_set in BY_CREATOR else STYLES.get(item.style_set, item.style_set)
 
 
+def concept_of(caption: str) -> str:
+    """A caption up to its first comma, and no more words than leave room for a style."""
+    return " ".join(caption.split(",")[0].split()[:_MAX_WORDS]) or caption
+
+
 def prompt_for(caption: str, style: str) -> str:
     """ "concept, style": long captions lose their tail so that the style always fits into the tokens."""
-    concept = " ".join(caption.split(",")[0].split()[:_MAX_WORDS]) or caption
-    return f"{concept}, {style} style"
+    return f"{concept_of(caption)}, {style} style"
 
 
 def training_prompt(item: Item) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +14,19 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from attributary_train.corpus import Corpus
 from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
-from attributary_train.subject.checkpoint import open_part, save_subject
-from attributary_train.subject.data import SubjectData, load_data
+from attributary_train.subject.checkpoint import (
+    BASE,
+    forget_path,
+    load_autoencoder,
+    open_part,
+    open_unet,
+    save_subject,
+    starting_from,
+)
+from attributary_train.subject.data import SubjectData, load_data, weights_digest
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.files import writing
-from attributary_train.subject.model import SubjectModel, new_scheduler
+from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.pictures_out import save_curve, save_grid
 from attributary_train.subject.recipe import Recipe
@@ -54,6 +63,34 @@ def checked_device(name: str) -> str:
     return name
 
 
+def fitting_autoencoder(folder: Path, recipe: Recipe) -> AutoencoderKL:
+    """The autoencoder of a checkpoint; raises `SubjectError` if its latents are not what the recipe's U-Net takes."""
+    found = load_autoencoder(folder)
+    asked = (recipe.image_size, recipe.latent_channels)
+    has = (int(found.config.sample_size), int(found.config.latent_channels))
+    if has != asked:
+        raise SubjectError(
+            str(folder), f"its autoencoder has (pixels, channels) {has}; the recipe asks for {asked}"
+        )
+    return found
+
+
+def on_base(recipe: Recipe, data: SubjectData, base: Path, copy_to: Path) -> tuple[Recipe, SubjectData]:
+    """Recipe and data of a run that starts from the U-Net of the checkpoint `base`, which is copied to `copy_to`.
+
+    Raises `SubjectError` if that U-Net has another shape.
+    """
+    unet = open_unet(base)
+    wanted = {name: value.shape for name, value in new_unet(recipe).state_dict().items()}
+    if wanted != {name: value.shape for name, value in unet.state_dict().items()}:
+        raise SubjectError(str(base), f"its U-Net is not of the shape of recipe {recipe.name!r}")
+    digest = weights_digest(unet)
+    with writing(copy_to):
+        unet.half().save_pretrained(copy_to)
+    forget_path(copy_to / "config.json")
+    return dataclasses.replace(recipe, base=digest), starting_from(data, copy_to, digest)
+
+
 def train_subject(
     recipe: Recipe,
     corpus: Corpus,
@@ -66,17 +103,27 @@ def train_subject(
     command: str,
     log: Log = print,
     device: str = "cpu",
+    base: Path | None = None,
+    autoencoder_of: Path | None = None,
 ) -> SubjectModel:
     """Train on the items `train_ids`; report the loss on `held_out_ids` (may be empty) beside it, to show memorisation.
 
     `unseen_ids` are only noted, as items of concepts that queries may ask for without the model knowing them. `device`
-    trains and encodes; what is reported on the way is measured on the CPU.
+    trains and encodes; what is reported on the way is measured on the CPU. `base`: a checkpoint that training goes on
+    from, whose U-Net is kept beside the result. `autoencoder_of`: a checkpoint whose autoencoder is taken instead of
+    training one; that of `base` by default.
 
     Writes the checkpoint to `out`, with curve.png, samples.png (training pictures above what the model makes of their
     prompts) and progress.json, all renewed while it trains.
     """
-    autoencoder = ready_autoencoder(recipe, corpus, out / "work", cache, log, checked_device(device))
+    device, donor = checked_device(device), autoencoder_of or base
+    if donor is None:
+        autoencoder = ready_autoencoder(recipe, corpus, out / "work", cache, log, device)
+    else:
+        autoencoder = fitting_autoencoder(donor, recipe).to(device)
     data = load_data(corpus, train_ids, recipe, autoencoder, cache)
+    if base is not None:
+        recipe, data = on_base(recipe, data, base, out / BASE)
     held_out = load_data(corpus, held_out_ids, recipe, autoencoder, cache) if held_out_ids else None
     run = Run(recipe, np.ones(len(data), bool), recipe.seed, recipe.seed)
     progress: list[dict[str, float]] = []
@@ -112,7 +159,8 @@ def train_subject(
             run,
             data,
             state_dir=out / "work",
-            save_every=max(1, recipe.steps // 8),
+            # A look costs thousands of passes: few where training goes on from a base and is short.
+            save_every=max(1, recipe.steps // (2 if recipe.base else 8)),
             log=log,
             on_step=watch,
             device=device,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attributary_train.subject.data import SubjectData, weights_digest
 from attributary_train.subject.errors import SubjectError
@@ -79,7 +81,7 @@ def train_unet(
     on_step: Callable[[int, UNet2DConditionModel, float], None] | None = None,
     device: str = "cpu",
 ) -> UNet2DConditionModel:
-    """Train from scratch and return the averaged weights (EMA), in evaluation mode.
+    """Train from `data.start`, else from chance, and return the averaged weights (EMA), in evaluation mode.
 
     Continues from `state_dir` if that holds a checkpoint of the very same run; raises `SubjectError` if it holds
     another's, or if the loss stops being finite. `on_step(step, ema, loss)` is called every `save_every` steps.
@@ -95,8 +97,14 @@ def train_unet(
         raise SubjectError(
             "recipe.text_dim", f"{recipe.text_dim}; the text encoder's states have {data.text.shape[-1]}"
         )
+    if bool(recipe.base) != (data.start is not None):
+        raise SubjectError(
+            "recipe.base", f"is {recipe.base[:12] or 'empty'}, but the data come with {_come(data.start)}"
+        )
     torch.manual_seed(run.init_seed)
     unet, ema = new_unet(recipe), new_unet(recipe)
+    if data.start is not None:
+        unet.load_state_dict(dict(data.start))
     ema.load_state_dict(unet.state_dict())
     ema.requires_grad_(False).eval()
     unet.to(device)
@@ -122,10 +130,14 @@ def train_unet(
         noise = torch.randn(latents.shape, generator=noise_stream).to(device)
         timesteps = torch.randint(0, recipe.timesteps, (len(rows),), generator=noise_stream).to(device)
         dropped = (torch.rand(len(rows), generator=noise_stream) < recipe.caption_dropout).to(device)
-        text = torch.where(dropped[:, None, None], data.empty, data.text[rows])
+        told = data.text[rows] if data.captions is None else data.captions.drawn(rows, noise_stream)
+        text = torch.where(dropped[:, None, None], data.empty, told)
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(recipe, step)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16):
+        with (
+            torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16),
+            sdpa_kernel(SDPBackend.MATH) if recipe.plain_attention else nullcontext(),
+        ):
             answer = model.predict(latents, noise, timesteps, text)
         loss = (answer.float() - model.target(latents, noise, timesteps)).square().mean()
         loss.backward()
@@ -153,6 +165,10 @@ def train_unet(
     if on_step is not None:
         on_step(recipe.steps, ema, running)
     return ema
+
+
+def _come(start: Mapping[str, Any] | None) -> str:
+    return "no weights to start from" if start is None else "weights to start from"
 
 
 def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any, step: int) -> None:
@@ -200,12 +216,8 @@ def mean_loss(model: SubjectModel, data: SubjectData, timesteps: int = 10, batch
         for at in range(0, len(data), batch):
             part = slice(at, at + batch)
             steps = torch.full((len(data.latents[part]),), step)
-            total += (
-                model.losses(data.latents[part], noise[part, column], steps, data.text[part])
-                .double()
-                .sum()
-                .item()
-            )
+            texts = data.text_at(torch.arange(len(data))[part], steps)
+            total += model.losses(data.latents[part], noise[part, column], steps, texts).double().sum().item()
     return total / (len(data) * timesteps)
 
 

@@ -56,6 +56,11 @@ class AbuSettings:
     fixed step, alpha F^-1 g with F the mean over items, as it is fitted here. `papers_alpha` is that step as the papers
     write it, (papers_alpha / N) F^-1 g with the same F and N items, so that alpha = papers_alpha / N. Their values:
     AbU+ 0.01 / N on COCO (so alpha = 0.01 / N^2) and 0.002 on Stable Diffusion, AbU 0.01 and 0.1 (in 100 steps).
+    `step`: "measured" finds the size as above; "fisher" takes the one whose d^T F d says `target_change`, in closed
+    form: every query moves the model's answers alike, whatever the sample of items says.
+    `part`: the change of the losses that is scored, "whole", or its "even" or "odd" half in the step's sign (twice the
+    cost): signed influence is odd, sensitivity is even. `skew`: (after - before) / (after + before) of each draw, so
+    that loud timesteps do not drown the others; `shared_noise`: one noise a timestep for all items (both as in MUCS).
     `gradient_draws`: (noise, timestep) draws of the query's gradient (50,000 in the papers; see docs/teacher.md for
     what fewer cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers); `mirrored`:
     each with a noise and its mirror image, so twice as many passes. `draw`: which noise; another number is an
@@ -72,6 +77,10 @@ class AbuSettings:
     timesteps: int = 5
     mirrored: bool = True
     draw: int = 0
+    step: Literal["measured", "fisher"] = "measured"
+    part: Literal["whole", "even", "odd"] = "whole"
+    skew: bool = False
+    shared_noise: bool = False
     factors: FactorSettings = field(default_factory=FactorSettings)
 
     def __post_init__(self) -> None:
@@ -83,6 +92,11 @@ class AbuSettings:
         for name in ("gradient_draws", "timesteps"):
             if getattr(self, name) < 1:
                 raise TeacherError(name, f"{getattr(self, name)}; must be at least 1")
+        for name, known in (("step", ("measured", "fisher")), ("part", ("whole", "even", "odd"))):
+            if getattr(self, name) not in known:
+                raise TeacherError(name, f"{getattr(self, name)!r}; there are {', '.join(known)}")
+        if self.step == "fisher" and (self.fisher == "none" or self.target_change is None):
+            raise TeacherError("step", "fisher needs a Fisher information and a target_change")
         if self.damping < 0:
             raise TeacherError("damping", f"{self.damping}; must not be negative")
         if self.target_change is not None and not 0 < self.target_change < 10:
@@ -157,7 +171,12 @@ class Abu:
         if self._factors is not None:
             self._factors = self._factors.to(self.device)
         self.grid = LossGrid.of(
-            model, data, self.settings.timesteps, self.settings.draw, mirrored=self.settings.mirrored
+            model,
+            data,
+            self.settings.timesteps,
+            self.settings.draw,
+            mirrored=self.settings.mirrored,
+            shared=self.settings.shared_noise,
         ).to(self.device)
         self.baseline = self._baseline(baseline)
         require_finite(self.baseline, "baseline loss")
@@ -183,7 +202,8 @@ class Abu:
         if path is None:
             return take()
         settings = self.settings
-        about = baseline_digest(self.model, self.data, [settings.timesteps, settings.mirrored, settings.draw])
+        grid = [settings.timesteps, settings.mirrored, settings.draw]
+        about = baseline_digest(self.model, self.data, [*grid, *([True] if settings.shared_noise else [])])
         return kept_baseline(path, about, take)
 
     def gradient(self, query: Queries) -> Gradients:
@@ -266,6 +286,8 @@ class Abu:
                 "gradient", "is zero: the query's loss does not depend on the weights that are moved"
             )
         size, low, high = _snapped((target * before / curvature) ** 0.5), 0.0, float("inf")
+        if self.settings.step == "fisher":
+            return size
         for _ in range(MAX_TRIES):
             with moved(self.model.unet, {name: size * value for name, value in direction.items()}):
                 after = losses(self.model, self.data, grid, rows)
@@ -306,14 +328,18 @@ class Abu:
         for at in range(len(queries)):
             rows = self.data.rows(per_query[at])
             change, size = self.change(queries.take([at]))
-            with moved(self.model.unet, change):
-                after = losses(self.model, self.data, self.grid, rows)
             before = self.baseline[torch.from_numpy(rows)]
-            require_finite(after, f"loss after unlearning {queries.names[at]}")
-            out[at] = (after - before).mean(dim=1).numpy()
+            after = self._after(change, rows, queries.names[at])
+            rise = self._rise(after, before)
+            if self.settings.part != "whole":
+                turned = {name: -value for name, value in change.items()}
+                back = self._rise(self._after(turned, rows, queries.names[at]), before)
+                rise = (rise + back) / 2 if self.settings.part == "even" else (rise - back) / 2
+            out[at] = rise.numpy()
             self.steps.append(Step(size, float(after.mean() / before.mean()) - 1.0))
         # Passes that find the step's size are left out: a few hundred, and as many as the query needs.
-        passes = per_query.shape[1] * self.settings.columns + self.settings.gradient_draws
+        sides = 1 if self.settings.part == "whole" else 2
+        passes = sides * per_query.shape[1] * self.settings.columns + self.settings.gradient_draws
         state = self.baseline.numel() * 4 / len(self.data)
         self._cost = Cost(
             self._fit_seconds,
@@ -324,6 +350,16 @@ class Abu:
             torch.get_num_threads(),
         )
         return out
+
+    def _after(self, change: Gradients, rows: npt.NDArray[np.int64], name: str) -> Tensor:
+        with moved(self.model.unet, change):
+            after = losses(self.model, self.data, self.grid, rows)
+        return require_finite(after, f"loss after unlearning {name}")
+
+    def _rise(self, after: Tensor, before: Tensor) -> Tensor:
+        """Change of the items' losses [C, T], float32 [C]."""
+        gap = after - before
+        return (gap / (after + before) if self.settings.skew else gap).mean(dim=1)
 
     @property
     def cost(self) -> Cost:

@@ -21,6 +21,8 @@ def baseline_digest(model: SubjectModel, data: SubjectData, grid: Sequence[int])
     """SHA-256 of everything that decides the losses: model, items in their order, and the numbers of the loss grid."""
     total = hashlib.sha256(json.dumps([model.weights, data.prompts, list(grid)]).encode())
     total.update(np.ascontiguousarray(data.ids).tobytes())
+    if data.captions is not None:
+        total.update(data.captions.words().encode())
     for part in (data.latents, data.text):
         total.update(part.contiguous().cpu().numpy().tobytes())
     return total.hexdigest()

@@ -26,15 +26,25 @@ class LossGrid:
 
     @classmethod
     def of(
-        cls, model: SubjectModel, data: SubjectData, count: int, draw: int = 0, *, mirrored: bool = False
+        cls,
+        model: SubjectModel,
+        data: SubjectData,
+        count: int,
+        draw: int = 0,
+        *,
+        mirrored: bool = False,
+        shared: bool = False,
     ) -> LossGrid:
         """The grid of `count` timesteps; `draw` picks an independent one (the teacher against itself).
 
         `mirrored`: each noise is met by its mirror image in a second column, `count` columns later. What is odd in the
         noise then cancels in a mean: half as many timesteps twice cost the same and agree better (docs/teacher.md).
+        `shared`: all items meet the same noise at a timestep, so that what it adds is no difference between them.
         """
         steps = loss_timesteps(model, count)
-        noise, times = noise_grid(item_keys(data), steps, data.latents.shape[1:], draw), torch.tensor(steps)
+        keys = [noise_key(0, "every item")] if shared else item_keys(data)
+        noise, times = noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps)
+        noise = noise.expand(len(data), *noise.shape[1:])
         if mirrored:
             noise, times = torch.cat([noise, -noise], dim=1), torch.cat([times, times])
         return cls(noise, times)

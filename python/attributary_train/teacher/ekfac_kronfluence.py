@@ -42,7 +42,7 @@ class _Rows(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
             self.data.latents[row],
             self.grid.noise[row, column],
             self.grid.timesteps[column],
-            self.data.text[row],
+            self.data.text_at(torch.tensor([row]), self.grid.timesteps[column : column + 1])[0],
             drawn,
         )
 

@@ -71,7 +71,8 @@ def backward_pass(
                     part = slice(at, at + settings.batch)
                     latents, noise = data.latents[part], grid.noise[part, column]
                     steps = step.expand(len(latents))
-                    answer = model.predict(latents, noise, steps, data.text[part])
+                    text = data.text_at(torch.arange(len(data))[part], steps)
+                    answer = model.predict(latents, noise, steps, text)
                     if settings.sampled:
                         drawn = target_noise(keys[part], int(step), answer.shape[1:], settings.seed)
                         target = answer.detach() + drawn

@@ -37,7 +37,8 @@ class RawFeatures(Method):
     """Cosine of untuned features, or the negative mean squared difference of pixels.
 
     `image`: EfficientNet-lite0; `text`: MiniLM of the prompts; `joined`: both, each scaled to unit length before they
-    are put side by side, so that the cosine is the mean of the two; `pixels`: values in [0, 1].
+    are put side by side, so that the cosine is the mean of the two; `pixels`: values in [0, 1]. Of an item with several
+    captions the most similar one counts.
     `pictures`: uint8 [N, S, S, 3] of the items `ids`. `towers` may be None for pixels.
     """
 
@@ -60,6 +61,7 @@ class RawFeatures(Method):
         self._towers, self._autoencoder = towers, autoencoder
         self._pictures, self._ids = pictures, ids
         self._stored = torch.empty(0)
+        self._several: tuple[Tensor, Tensor] | None = None
 
     def _prepare(self, data: SubjectData, model: SubjectModel) -> float:
         where = {int(number): row for row, number in enumerate(self._ids)}
@@ -69,15 +71,27 @@ class RawFeatures(Method):
                 "corpus", f"has no picture of {len(missing)} training items, e.g. {missing[0]}"
             )
         pictures = np.asarray(self._pictures[[where[int(number)] for number in data.ids]])
-        self._stored = self._features(pictures, data.prompts)
+        captions = data.captions if self.kind in ("text", "joined") else None
+        if captions is None:
+            self._several = None
+            self._stored = self._features(pictures, data.prompts)
+        else:
+            self._stored = self._pictures_of(pictures) if self.kind == "joined" else torch.zeros(len(data), 0)
+            self._several = self._texts_of(captions.prompts), captions.of_item
         # Pixels are bytes where they are stored; the floats are for the sum.
         return float(pictures.nbytes if self.kind == "pixels" else self._stored.numel() * 4)
 
     def _matrix(self, queries: Queries, rows: npt.NDArray[np.int64]) -> tuple[Tensor, int]:
         needs_pictures = self.kind != "text"
         pictures = decode(self._autoencoder, queries.latents) if needs_pictures else np.empty(0, np.uint8)
-        asked = self._features(pictures, queries.prompts)
         stored = self._stored[rows]
+        if self._several is not None:
+            texts, of_item = self._several
+            alike = (self._texts_of(queries.prompts) @ texts.T)[:, of_item[rows]].amax(dim=2)
+            if self.kind == "text":
+                return alike, 0
+            return (alike + self._pictures_of(pictures) @ stored.T) / 2, 0
+        asked = self._features(pictures, queries.prompts)
         if self.kind == "pixels":
             # |a - b|^2 by its parts; centred values keep float32 exact enough.
             squared = asked.square().sum(1)[:, None] + stored.square().sum(1) - 2.0 * asked @ stored.T
@@ -90,18 +104,24 @@ class RawFeatures(Method):
         if self.kind == "pixels":
             return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 255.0 - 0.5
         assert self._towers is not None
-        parts = []
+        unit = []
         if self.kind in ("image", "joined"):
-            size = self._towers.image_tower.image_size
-            keys = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
-            parts.append(
-                self._towers.images(keys, lambda row: resize_crop(np.ascontiguousarray(pictures[row]), size))
-            )
+            unit.append(self._pictures_of(pictures))
         if self.kind in ("text", "joined"):
-            parts.append(self._towers.texts(prompts))
-        unit = [torch.nn.functional.normalize(torch.from_numpy(part), dim=1) for part in parts]
+            unit.append(self._texts_of(prompts))
         both: Tensor = torch.cat(unit, dim=1) / len(unit) ** 0.5
         return both
+
+    def _pictures_of(self, pictures: Pictures) -> Tensor:
+        assert self._towers is not None
+        size = self._towers.image_tower.image_size
+        keys = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+        found = self._towers.images(keys, lambda row: resize_crop(np.ascontiguousarray(pictures[row]), size))
+        return torch.nn.functional.normalize(torch.from_numpy(found), dim=1)
+
+    def _texts_of(self, prompts: Sequence[str]) -> Tensor:
+        assert self._towers is not None
+        return torch.nn.functional.normalize(torch.from_numpy(self._towers.texts(prompts)), dim=1)
 
 
 def _make(context: Context, kind: Kind) -> RawFeatures:

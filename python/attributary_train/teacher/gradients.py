@@ -26,17 +26,19 @@ from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.parameters import ParameterSet, module_names
 from attributary_train.teacher.projection import Projection
 
-Output = Literal["loss", "square"]
+Output = Literal["loss", "square", "mean"]
 # Draws of one query: latents, noise [B, C, h, w] and timesteps [B].
 Draws = Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """`parameters`: the layers; `output`: the denoising loss, or D-TRAK's mean of eps_theta^2; `timesteps`: evenly
-    spaced, one noise each, per training item, met by its mirror image too if `mirrored` (as AbU's losses are);
+    """`parameters`: the layers; `output`: the denoising loss, D-TRAK's mean of eps_theta^2, or DAS's mean of eps_theta;
+    `timesteps`: evenly spaced, one noise each, per training item, met by its mirror image too if `mirrored` (as AbU's
+    losses are);
     `query_draws`: noised copies of a query; `batch`: rows of a pass; `memory`: bytes that unprojected gradients may
-    take at a time; `draw`: which independent noise."""
+    take at a time; `draw`: which independent noise; `unit`: the gradient at each timestep (the mean over a noise and
+    its mirror image) is scaled to unit length before the mean, so that loud timesteps do not drown the others."""
 
     parameters: ParameterSet = "cross_kv"
     output: Output = "loss"
@@ -46,6 +48,7 @@ class GradientSettings:
     batch: int = 128
     memory: int = 512 << 20
     draw: int = 0
+    unit: bool = False
 
     def __post_init__(self) -> None:
         if self.output not in get_args(Output):
@@ -58,10 +61,12 @@ class GradientSettings:
 def output_of(
     model: SubjectModel, output: Output, latents: Tensor, noise: Tensor, steps: Tensor, text: Tensor
 ) -> Tensor:
-    """What is differentiated, float32 [B]: the denoising loss, or the mean of eps_theta^2 (Zheng et al., 2024)."""
+    """What is differentiated, float32 [B]: the denoising loss, the mean of eps_theta^2 (Zheng et al., 2024), or the
+    mean of eps_theta (Lin et al., 2025)."""
     if output == "loss":
         return model.losses(latents, noise, steps, text)
-    return model.predict(latents, noise, steps, text).float().square().mean(dim=(1, 2, 3))
+    answer = model.predict(latents, noise, steps, text).float()
+    return (answer if output == "mean" else answer.square()).mean(dim=(1, 2, 3))
 
 
 class GradientPass:
@@ -101,6 +106,29 @@ class GradientPass:
             a, g = a.reshape(owners, -1, a.shape[-1]), g.reshape(owners, -1, g.shape[-1])
             out[:, starts[layer] : starts[layer + 1]] += self.projection.reduce(layer, a, g)
 
+    def _add_unit(
+        self,
+        out: Tensor,
+        latents: Tensor,
+        noise: Tensor,
+        steps: Tensor,
+        text: Tensor,
+        each: int,
+        weight: float,
+    ) -> None:
+        """As `add`, of gradients scaled to unit length first; `each` rows (a noise and its mirror image, or one) make
+        one of them."""
+        many = len(latents) // each
+        # Unprojected gradients stand side by side here, one a timestep.
+        some = max(1, min(many, self.settings.memory // (4 * self.total)))
+        per = many // len(out)
+        for at in range(0, many, some):
+            part = slice(at * each, (at + some) * each)
+            raw = torch.zeros(min(some, many - at), self.total)
+            self.add(raw, latents[part], noise[part], steps[part], text[part], 1.0)
+            owners = torch.arange(at, at + len(raw)) // per
+            out.index_add_(0, owners, torch.nn.functional.normalize(raw, dim=1), alpha=weight)
+
     def of_items(
         self, data: SubjectData, rows: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
@@ -119,6 +147,9 @@ class GradientPass:
                 noise = noise_grid(keys, once.tolist(), shape, self.settings.draw)
                 if self.settings.mirrored:
                     noise = torch.cat([noise, -noise], dim=1)
+                if self.settings.unit:
+                    self._add_unit_items(raw[at : at + per], data, some, noise)
+                    continue
                 for first in range(0, len(steps), columns):
                     grid = steps[first : first + columns]
                     self.add(
@@ -126,10 +157,26 @@ class GradientPass:
                         data.latents[some].repeat_interleave(len(grid), 0),
                         noise[:, first : first + columns].flatten(0, 1),
                         grid.repeat(len(some)),
-                        data.text[some].repeat_interleave(len(grid), 0),
+                        data.text_at(
+                            torch.from_numpy(some).repeat_interleave(len(grid)), grid.repeat(len(some))
+                        ),
                         1.0 / len(steps),
                     )
             yield block, self._finished(raw)
+
+    def _add_unit_items(
+        self, out: Tensor, data: SubjectData, rows: npt.NDArray[np.int64], noise: Tensor
+    ) -> None:
+        """Add the items' mean unit gradients to out [n, total]; noise [n, columns, C, h, w], mirror images behind."""
+        once = torch.tensor(loss_timesteps(self.model, self.settings.timesteps))
+        each = 2 if self.settings.mirrored else 1
+        # A noise beside its mirror image, timestep after timestep, item after item.
+        noise = noise.unflatten(1, (each, len(once))).transpose(1, 2).flatten(0, 2)
+        steps = once.repeat_interleave(each).repeat(len(rows))
+        many = each * len(once)
+        text = data.text_at(torch.from_numpy(rows).repeat_interleave(many), steps)
+        latents = data.latents[rows].repeat_interleave(many, 0)
+        self._add_unit(out, latents, noise, steps, text, each, 1.0 / len(once))
 
     def of_queries(self, queries: Queries, draws: Callable[[int], Draws] | None = None) -> Tensor:
         """Features [Q, k]; `draws(row)` gives a query's noised copies, by default those that belong to it."""
@@ -142,7 +189,15 @@ class GradientPass:
                 text = queries.text[row].clone()
                 count = 0
                 for latents, noise, steps in draws(row):
-                    self.add(raw[at : at + 1], latents, noise, steps, text.expand(len(steps), -1, -1), 1.0)
+                    told = text.expand(len(steps), -1, -1)
+                    if self.settings.unit:
+                        # Draws come as noises and then their mirror images.
+                        beside = torch.arange(len(steps)).view(2, -1).T.flatten()
+                        self._add_unit(
+                            raw[at : at + 1], latents[beside], noise[beside], steps[beside], told, 2, 2.0
+                        )
+                    else:
+                        self.add(raw[at : at + 1], latents, noise, steps, told, 1.0)
                     count += len(steps)
                 raw[at] /= count
             parts.append(self._finished(raw))

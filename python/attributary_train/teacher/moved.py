@@ -51,6 +51,9 @@ def losses(
     for at in range(0, len(items), BATCH):
         row, column = items[at : at + BATCH], columns[at : at + BATCH]
         out[at : at + BATCH] = model.losses(
-            data.latents[row], grid.noise[row, column], grid.timesteps[column], data.text[row]
+            data.latents[row],
+            grid.noise[row, column],
+            grid.timesteps[column],
+            data.text_at(row, grid.timesteps[column]),
         )
     return out.view(len(rows), count).cpu()

@@ -54,7 +54,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     for kind in models.KINDS:
         models.write_model(folder, f"index_{kind}", models.write_bundle(folder.parent / kind, kind))
-    models.write_first_door(folder, "index_flat")
+    models.write_attribution(folder, "index_flat")
     return folder
 
 

@@ -6,68 +6,28 @@
 #include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/index_io.h>
-#include <stdlib.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <fstream>
-#include <functional>
-#include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "support.h"
 #include "triton_faiss/candidate_index.h"
-#include "triton_faiss/error.h"
 #include "triton_faiss/mapped_file.h"
 #include "triton_faiss/settings.h"
 
 using namespace attributary::triton;
+using namespace attributary::tests;
 
 namespace {
 
-// A file that goes when the test ends.
-class Scratch {
- public:
-  explicit Scratch(const std::string& contents = "") {
-    const int file = mkstemp(path_);
-    REQUIRE(file >= 0);
-    std::ofstream(path_, std::ios::binary) << contents;
-  }
-  ~Scratch() { std::remove(path_); }
-  const char* path() const { return path_; }
-
- private:
-  char path_[32] = "/tmp/attributary_XXXXXX";
-};
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const BackendError& error) {
-    return error.what();
-  }
-  return "";
-}
-
 std::string config(const std::string& name = "", const std::string& value = "") {
   const std::string sha(64, 'a');
-  std::vector<std::pair<std::string, std::string>> entries = {{"bundle", "/b"},
-                                                              {"bundle_id", "ef2e0eb713583f87"},
-                                                              {"items", "10"},
-                                                              {"dim", "4"},
-                                                              {"nprobe", "2"},
-                                                              {"candidates", "5"},
-                                                              {"max_top_k", "1000"},
-                                                              {"temperature_image", "1e-05"},
-                                                              {"threshold_image", "0.02"},
-                                                              {"background_image", "0"},
-                                                              {"temperature_prompt", "0.5"},
-                                                              {"threshold_prompt", "0.0"},
-                                                              {"sha256_index", sha},
-                                                              {"background_prompt", "-inf"},
-                                                              {"sha256_vectors", sha},
-                                                              {"sha256_rows", sha}};
+  std::vector<std::pair<std::string, std::string>> entries = {
+      {"bundle", "/b"},      {"bundle_id", "ef2e0eb713583f87"},
+      {"items", "10"},       {"dim", "4"},
+      {"nprobe", "2"},       {"candidates", "5"},
+      {"sha256_index", sha}, {"sha256_vectors", sha}};
   std::string text;
   bool known = false;
   for (const auto& [key, old] : entries) {
@@ -80,59 +40,24 @@ std::string config(const std::string& name = "", const std::string& value = "") 
   return "{\"parameters\":{" + text + "}}";
 }
 
-std::string npy(const std::string& descr, const std::string& order, const std::string& shape,
-                std::size_t bytes) {
-  std::string header = "{'descr': '" + descr + "', 'fortran_order': " + order + ", 'shape': " + shape + ", }";
-  header.resize(117, ' ');
-  header += '\n';
-  return std::string("\x93NUMPY\x01\x00", 8) + static_cast<char>(header.size()) + '\0' + header +
-         std::string(bytes, '\1');
-}
-
-std::vector<float> unit_rows(std::size_t count, std::size_t dim, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> rows(count * dim);
-  for (std::size_t i = 0; i < count; ++i) {
-    float sum = 0;
-    for (std::size_t j = 0; j < dim; ++j) sum += (rows[i * dim + j] = normal(random)) * rows[i * dim + j];
-    for (std::size_t j = 0; j < dim; ++j) rows[i * dim + j] /= std::sqrt(sum);
-  }
-  return rows;
-}
-
 }  // namespace
 
 TEST_CASE("settings are read as they were written") {
   const Settings settings = parse_settings(config());
   CHECK(settings.bundle_id == 0xef2e0eb713583f87u);
-  CHECK(settings.image.temperature == 1e-05f);
-  CHECK(settings.prompt.background < -3e38f);
+  CHECK(settings.bundle == "/b");
+  CHECK(settings.candidates == 5);
   CHECK(settings.threads == 1);
   CHECK(parse_settings(config("threads", "0")).threads == 0);
 }
 
 TEST_CASE("a wrong setting is named") {
-  const std::pair<const char*, const char*> wrong[] = {{"bundle", "absent"},
-                                                       {"bundle_id", "xyz"},
-                                                       {"items", "0"},
-                                                       {"items", "2147483648"},
-                                                       {"dim", "4.5"},
-                                                       {"nprobe", "-1"},
-                                                       {"nprobe", " 2"},
-                                                       {"candidates", ""},
-                                                       {"max_top_k", "99999999999999999999"},
-                                                       {"temperature_image", "0"},
-                                                       {"temperature_image", "nan"},
-                                                       {"temperature_image", "inf"},
-                                                       {"threshold_image", "1"},
-                                                       {"threshold_prompt", "-0.1"},
-                                                       {"background_image", "inf"},
-                                                       {"background_prompt", "nan"},
-                                                       {"background_prompt", "0,5"},
-                                                       {"sha256_rows", "AA"},
-                                                       {"threads", "-1"},
-                                                       {"gpu_temp_bytes", "1"}};
+  const std::pair<const char*, const char*> wrong[] = {
+      {"bundle", "absent"},       {"bundle_id", "xyz"},     {"items", "0"},
+      {"items", "2147483648"},    {"dim", "4.5"},           {"nprobe", "-1"},
+      {"nprobe", " 2"},           {"candidates", ""},       {"candidates", "99999999999999999999"},
+      {"sha256_index", "absent"}, {"sha256_vectors", "AA"}, {"threads", "-1"},
+      {"gpu_temp_bytes", "1"}};
   for (const auto& [name, value] : wrong) {
     const std::string told = message_of([&] { parse_settings(config(name, value)); });
     CHECK_MESSAGE(told.rfind(std::string("parameters.") + name + ": ", 0) == 0, name, " = ", value,
@@ -199,7 +124,8 @@ TEST_CASE("a filtered search of fast-scan codes is that of the same codes unpack
         bitmap[row / 8] |= static_cast<std::uint8_t>(1 << (row % 8));
       const AllowedRows allowed{bitmap.data(), passing};
       std::vector<std::int64_t> found(kCount * kWidth), wanted(kCount * kWidth);
-      index.search(queries.data(), kCount, kWidth, &allowed, found.data());
+      for (std::size_t q = 0; q < kCount; ++q)
+        index.search(queries.data() + q * dim, kWidth, &allowed, found.data() + q * kWidth);
 
       faiss::IDSelectorBitmap selector(bitmap.size(), bitmap.data());
       faiss::SearchParametersIVF parameters;

@@ -1,16 +1,17 @@
-"""Small index models: vectors in clusters, an index of each kind that a bundle can hold, the index model's config."""
+"""Small index models: vectors in clusters, an index of each kind that a bundle can hold, a config, the answers."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from functools import lru_cache
 from pathlib import Path
+from string import Template
 
 import faiss
 import numpy as np
 
-from attributary.triton import templates
+from attributary import kernels
+from attributary.index.faiss_index import FaissIndex
 
 DIM, ITEMS, LISTS = 64, 4001, 32
 # What index planning makes: an exact scan, 8-bit codes, 4-bit fast-scan codes, and those behind a rotation.
@@ -20,7 +21,53 @@ KINDS = {
     "fastscan": f"IVF{LISTS},PQ32x4fs",
     "rotated": f"IVF{LISTS},PQ32x4fs",
 }
-CANDIDATES, MAX_TOP_K, NPROBE = 150, 300, 4
+CANDIDATES, NPROBE = 150, 4
+
+CONFIG = """
+name: "$name"
+backend: "faiss"
+max_batch_size: 32
+input [
+  { name: "embedding" data_type: TYPE_FP32 dims: [ $dim ] },
+  { name: "filter" data_type: TYPE_UINT8 dims: [ -1 ] optional: true allow_ragged_batch: true }
+]
+output [
+  { name: "row" data_type: TYPE_INT64 dims: [ $width ] },
+  { name: "similarity" data_type: TYPE_FP32 dims: [ $width ] },
+  { name: "bundle" data_type: TYPE_UINT64 dims: [ 1 ] },
+  { name: "timing" data_type: TYPE_FP32 dims: [ 3 ] }
+]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+# So that concurrent requests do share a batch.
+dynamic_batching { max_queue_delay_microseconds: 20000 }
+model_warmup [
+  {
+    name: "one"
+    batch_size: 1
+    inputs { key: "embedding" value { data_type: TYPE_FP32 dims: [ $dim ] input_data_file: "embedding" } }
+  }
+]
+"""
+PARAMETERS = ("bundle", "bundle_id", "items", "dim", "nprobe", "candidates", "sha256_index", "sha256_vectors")
+
+# The launcher wants a model called attribution; this one hands everything to an index.
+ATTRIBUTION = """
+name: "attribution"
+platform: "ensemble"
+max_batch_size: 32
+input [ { name: "embedding" data_type: TYPE_FP32 dims: [ $dim ] } ]
+output [ { name: "row" data_type: TYPE_INT64 dims: [ $width ] } ]
+ensemble_scheduling {
+  step [
+    {
+      model_name: "$target"
+      model_version: -1
+      input_map { key: "embedding" value: "embedding" }
+      output_map { key: "row" value: "row" }
+    }
+  ]
+}
+"""
 
 
 def vectors(count: int = ITEMS, seed: int = 5) -> np.ndarray:
@@ -57,14 +104,10 @@ def index_file(kind: str, seed: int) -> bytes:
 
 
 def write_bundle(folder: Path, kind: str, seed: int = 5) -> dict[str, object]:
-    """Write `index.faiss`, `vectors.npy` and `rows.npy`; return the values of the index model's template."""
+    """Write `index.faiss` and `vectors.npy`; return the parameters of the index model."""
     folder.mkdir()
     np.save(folder / "vectors.npy", vectors(seed=seed))
     (folder / "index.faiss").write_bytes(index_file(kind, seed))
-    rng = np.random.default_rng(seed)
-    groups = np.arange(ITEMS)
-    groups[rng.integers(0, ITEMS, 800)] = rng.integers(0, 100, 800)
-    np.save(folder / "rows.npy", np.stack([rng.integers(0, 40, ITEMS), groups]).astype(np.int32))
     values: dict[str, object] = {
         "bundle": folder,
         "bundle_id": hashlib.sha256(f"{kind}{seed}".encode()).hexdigest()[:16],
@@ -72,21 +115,8 @@ def write_bundle(folder: Path, kind: str, seed: int = 5) -> dict[str, object]:
         "dim": DIM,
         "nprobe": 0 if kind == "flat" else NPROBE,
         "candidates": CANDIDATES,
-        "max_top_k": MAX_TOP_K,
-        "temperature_image": 0.05,
-        "threshold_image": 0.001,
-        "background_image": 0.7,
-        "temperature_prompt": 0.1,
-        "threshold_prompt": 0.0,
-        "background_prompt": "-inf",
-        "backend": "faiss",
-        "kind": "KIND_CPU",
-        "max_batch": 32,
-        "filter_bytes": (ITEMS + 7) // 8,
-        "queue_delay_us": 20_000,  # so that concurrent requests do share a batch
-        "queue_policy": templates.Block(""),
     }
-    for part in ("index.faiss", "vectors.npy", "rows.npy"):
+    for part in ("index.faiss", "vectors.npy"):
         digest = hashlib.sha256((folder / part).read_bytes()).hexdigest()
         values[f"sha256_{part.split('.')[0]}"] = digest
     return values
@@ -96,29 +126,54 @@ def write_model(
     repository: Path, name: str, values: dict[str, object], edit: dict[str, str] | None = None
 ) -> None:
     """Write one index model; `edit` replaces texts of its config."""
-    version = repository / name / "1"
-    version.mkdir(parents=True, exist_ok=True)
-    bundle = Path(str(values["bundle"]))
-    (version / "rows.npy").write_bytes((bundle / "rows.npy").read_bytes())
+    (repository / name / "1").mkdir(parents=True, exist_ok=True)
     warmup = repository / name / "warmup"
     warmup.mkdir(exist_ok=True)
     (warmup / "embedding").write_bytes(queries(1).tobytes())
-    (warmup / "one").write_bytes(np.ones(1, "<i4").tobytes())
-    text = templates.fill("index/config.pbtxt", {**values, "name": name})
+    text = Template(CONFIG).substitute(name=name, dim=DIM, width=CANDIDATES)
+    text += "".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{values[key]}" }} }}\n' for key in PARAMETERS
+    )
     for old, new in (edit or {}).items():
         assert old in text, old
         text = text.replace(old, new)
     (repository / name / "config.pbtxt").write_text(text)
 
 
-def write_first_door(repository: Path, target: str) -> None:
-    """The launcher wants a model called attribution: a door to `target` is one."""
-    text = templates.door((repository / target / "config.pbtxt").read_text(), "attribution", target)
+def write_attribution(repository: Path, target: str) -> None:
+    """Write the ensemble that the launcher wants to find."""
     (repository / "attribution" / "1").mkdir(parents=True)
+    text = Template(ATTRIBUTION).substitute(target=target, dim=DIM, width=CANDIDATES)
     (repository / "attribution" / "config.pbtxt").write_text(text)
 
 
-def parameters(repository: Path, name: str) -> dict[str, str]:
-    """The parameters of a model as Triton hands them to a backend."""
-    text = (repository / name / "config.pbtxt").read_text()
-    return dict(re.findall(r'parameters \{ key: "(\w+)" value \{ string_value: "([^"]*)" \} \}', text))
+class Embedded:
+    """What the embedded engine finds on the same files: its index, then `kernels.rank`."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._index = FaissIndex.read(folder / "index.faiss", NPROBE, threads=1)
+        self._vectors = np.load(folder / "vectors.npy")
+        self._bundle_id = np.uint64(int(hashlib.sha256(f"{kind}5".encode()).hexdigest()[:16], 16))
+
+    def run(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer one request, its queries one by one."""
+        asked, filters = tensors["embedding"], tensors.get("filter")
+        answers = [
+            self._one(query[None], None if filters is None or filters.shape[1] == 0 else filters[number])
+            for number, query in enumerate(asked)
+        ]
+        return {
+            "row": np.concatenate([row for row, _ in answers]),
+            "similarity": np.concatenate([similarity for _, similarity in answers]),
+            "bundle": np.full((len(asked), 1), self._bundle_id),
+        }
+
+    def _one(self, query: np.ndarray, bitmap: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        candidates = None
+        if bitmap is not None:
+            passing = np.flatnonzero(np.unpackbits(bitmap, count=ITEMS, bitorder="little"))
+            if passing.size <= CANDIDATES:
+                candidates = passing[None]
+        if candidates is None:
+            candidates = self._index.search(query, CANDIDATES, bitmap)
+        return kernels.rank(query, candidates, self._vectors, top_k=CANDIDATES)

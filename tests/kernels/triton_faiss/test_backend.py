@@ -1,4 +1,4 @@
-"""The backend inside a real tritonserver gives what the Python twin gives, and refuses what the contract refuses."""
+"""The backend inside a real tritonserver finds what the embedded engine finds and refuses what it must."""
 
 from __future__ import annotations
 
@@ -11,22 +11,13 @@ import numpy as np
 import pytest
 import triton_faiss_models as models  # by conftest.py
 
-from attributary.triton.twins.index import IndexTwin
-
-OUTPUTS = (
-    "row", "similarity", "share", "diffuse", "peak", "creator", "creator_share", "creator_items", "bundle", "timing",
-)  # fmt: skip
-TYPES = {np.float32: "FP32", np.uint8: "UINT8", np.int32: "INT32", np.int64: "INT64"}
+OUTPUTS = ("row", "similarity", "bundle", "timing")
+TYPES = {np.float32: "FP32", np.uint8: "UINT8"}
 
 
-def inputs(count=1, top_k=10, top_creators=5, has_prompt=0, seed=77, bitmap=None, **changed):
-    """The tensors of one request; an array a query, or one value for all."""
-    tensors = {
-        "embedding": models.queries(count, seed),
-        "has_prompt": np.broadcast_to(np.array(has_prompt, np.uint8), count).reshape(-1, 1),
-        "top_k": np.broadcast_to(np.array(top_k, np.int32), count).reshape(-1, 1),
-        "top_creators": np.broadcast_to(np.array(top_creators, np.int32), count).reshape(-1, 1),
-    }
+def inputs(count=1, seed=77, bitmap=None, **changed):
+    """The tensors of one request; `bitmap` is one for all its queries, or one a query."""
+    tensors = {"embedding": models.queries(count, seed)}
     if bitmap is not None:
         tensors["filter"] = np.broadcast_to(bitmap, (count, np.shape(bitmap)[-1]))
     return {name: np.ascontiguousarray(array) for name, array in (tensors | changed).items()}
@@ -53,9 +44,8 @@ def refusal(client, model, tensors):
     return caught.value.status(), caught.value.message()
 
 
-def twin_of(repository, kind):
-    folder = repository / f"index_{kind}"
-    return IndexTwin(models.parameters(repository, f"index_{kind}"), folder / "1")
+def embedded(repository, kind):
+    return models.Embedded(repository.parent / kind, kind)
 
 
 def bitmap_of(passing):
@@ -66,35 +56,35 @@ def some(share, seed=1):
     return np.random.default_rng(seed).random(models.ITEMS) < share
 
 
-def same(found, wanted, exact_order=True):
-    assert set(found) == set(wanted)
-    for name in ("row", "creator", "bundle") if exact_order else ("bundle",):
-        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
-    for name in ("similarity", "share", "diffuse", "peak", "creator_share"):
-        np.testing.assert_allclose(found[name], wanted[name], atol=2e-5, err_msg=name)
-    for name in set(OUTPUTS) - {"timing"}:
-        assert found[name].dtype == wanted[name].dtype, name
-        assert found[name].shape == wanted[name].shape, name
+def same(found, wanted):
+    """Equal but for the last bits of a similarity, which each instruction set sums in its own order."""
+    np.testing.assert_allclose(found["similarity"], wanted["similarity"], atol=2e-6)
+    np.testing.assert_array_equal(found["bundle"], wanted["bundle"])
+    swapped = np.nonzero(found["row"] != wanted["row"])
+    # Neighbours may swap where their similarities tie.
+    for q in set(swapped[0].tolist()):
+        assert set(found["row"][q].tolist()) == set(wanted["row"][q].tolist())
+    assert len(swapped[0]) <= 0.01 * found["row"].size
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].shape == array.shape, name
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
 @pytest.mark.parametrize("count", [1, 2, 7, 32])
-def test_equals_the_python_twin(client, repository, kind, count) -> None:
-    tensors = inputs(
-        count,
-        top_k=1 + np.arange(count) * 5 % 60,
-        top_creators=np.arange(count) % 7,
-        has_prompt=np.arange(count) % 2,
-        seed=count,
-    )
-    same(ask(client, f"index_{kind}", tensors), twin_of(repository, kind).run([tensors])[0])
+def test_equals_the_embedded_engine(client, repository, kind, count) -> None:
+    tensors = inputs(count, seed=count)
+    found = ask(client, f"index_{kind}", tensors)
+    same(found, embedded(repository, kind).run(tensors))
+    assert found["row"].shape == (count, models.CANDIDATES)
+    assert found["timing"].shape == (count, 3)
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
 @pytest.mark.parametrize("share", [0.5, 0.05])
-def test_a_filter_restricts_the_search(client, repository, kind, share) -> None:
+def test_a_filter_restricts_the_search(client, kind, share) -> None:
     passing = some(share)
-    tensors = inputs(8, top_k=40, bitmap=bitmap_of(passing))
+    tensors = inputs(8, bitmap=bitmap_of(passing))
     found = ask(client, f"index_{kind}", tensors)
     assert (found["row"] >= 0).all()
     assert passing[found["row"]].all()
@@ -103,28 +93,26 @@ def test_a_filter_restricts_the_search(client, repository, kind, share) -> None:
     exact = np.argsort(-np.where(passing, tensors["embedding"] @ stored.T, -9), axis=1)[:, :10]
     hits = [np.isin(exact[q], found["row"][q]).mean() for q in range(8)]
     assert np.mean(hits) > 0.9
-    np.testing.assert_allclose(
-        found["peak"][:, 0], twin_of(repository, kind).run([tensors])[0]["peak"][:, 0], atol=2e-5
-    )
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivfpq"])
-@pytest.mark.parametrize("share", [0.5, 0.05])
-def test_a_filtered_answer_equals_the_python_twin(client, repository, kind, share) -> None:
-    tensors = inputs(8, top_k=40, bitmap=bitmap_of(some(share)))
-    same(ask(client, f"index_{kind}", tensors), twin_of(repository, kind).run([tensors])[0])
+@pytest.mark.parametrize("share", [0.5, 0.02])
+def test_a_filtered_answer_equals_the_embedded_engine_s(client, repository, kind, share) -> None:
+    tensors = inputs(8, bitmap=bitmap_of(some(share)))
+    same(ask(client, f"index_{kind}", tensors), embedded(repository, kind).run(tensors))
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
-@pytest.mark.parametrize("count", [0, 1, 20, 151])
-def test_no_item_that_passes_is_missed(client, repository, kind, count) -> None:
+@pytest.mark.parametrize("count", [0, 1, 20, models.CANDIDATES])
+def test_no_item_that_passes_is_missed(client, kind, count) -> None:
     rows = np.sort(np.random.default_rng(count).choice(models.ITEMS, count, replace=False))
     passing = np.zeros(models.ITEMS, bool)
     passing[rows] = True
-    found = ask(client, f"index_{kind}", inputs(2, top_k=200, bitmap=bitmap_of(passing)))["row"]
-    for row in found:
-        # R is 200 here: fewer pass, so that all of them are found, and the rest of the places are unused.
-        np.testing.assert_array_equal(np.sort(row[row >= 0]), rows)
+    found = ask(client, f"index_{kind}", inputs(2, bitmap=bitmap_of(passing)))
+    for row, similarity in zip(found["row"], found["similarity"], strict=True):
+        np.testing.assert_array_equal(np.sort(row[:count]), rows)
+        assert (row[count:] == -1).all()
+        assert (similarity[count:] == 0).all()
 
 
 def test_a_filtered_search_finds_as_many_as_pass(client) -> None:
@@ -133,8 +121,8 @@ def test_a_filtered_search_finds_as_many_as_pass(client) -> None:
     passing = np.zeros(models.ITEMS, bool)
     passing[np.argsort(stored @ models.queries(1)[0])[:400]] = True
     for kind in models.KINDS:
-        found = ask(client, f"index_{kind}", inputs(1, top_k=300, bitmap=bitmap_of(passing)))["row"]
-        assert (found >= 0).sum() == 300, kind
+        found = ask(client, f"index_{kind}", inputs(1, bitmap=bitmap_of(passing)))["row"]
+        assert (found >= 0).all(), kind
 
 
 def test_bits_beyond_the_last_row_mean_nothing(client) -> None:
@@ -143,7 +131,7 @@ def test_bits_beyond_the_last_row_mean_nothing(client) -> None:
     bitmap = bitmap_of(passing)
     bitmap[-1] |= 0b11111110
     for kind in models.KINDS:
-        found = ask(client, f"index_{kind}", inputs(1, top_k=10, bitmap=bitmap))["row"][0]
+        found = ask(client, f"index_{kind}", inputs(1, bitmap=bitmap))["row"][0]
         assert sorted(found[:3].tolist()) == [0, 1, 2]
         assert (found[3:] == -1).all()
 
@@ -155,19 +143,13 @@ def test_an_empty_filter_is_none(client) -> None:
 
 
 def test_only_what_is_asked_for_comes_back(client) -> None:
-    assert set(ask(client, "index_flat", inputs(2), ("share", "bundle"))) == {"share", "bundle"}
+    assert set(ask(client, "index_flat", inputs(2), ("row", "bundle"))) == {"row", "bundle"}
     assert set(ask(client, "index_flat", inputs(2), None)) == set(OUTPUTS)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"top_k": 0}, "top_k: must be from 1 to 300, got 0"),
-        ({"top_k": 301}, "top_k: must be from 1 to 300, got 301"),
-        ({"top_k": -(2**31)}, "top_k: must be from 1 to 300, got -2147483648"),
-        ({"top_creators": -1}, "top_creators: must be from 0 to 300, got -1"),
-        ({"top_creators": 301}, "top_creators: must be from 0 to 300, got 301"),
-        ({"has_prompt": 2}, "has_prompt: must be from 0 to 1, got 2"),
         ({"bitmap": np.zeros((1, 5), np.uint8)}, "filter: must have 501 bytes or none, got 5"),
         (
             {"embedding": np.zeros((1, models.DIM), np.float32)},
@@ -191,9 +173,12 @@ def test_wrong_input_is_named(client, changed, message) -> None:
 
 
 def test_wrong_input_fails_its_own_request_only(client, repository) -> None:
-    twin = twin_of(repository, "fastscan")
+    alone = embedded(repository, "fastscan")
     good = [inputs(1 + seed % 3, seed=seed) for seed in range(12)]
-    bad = [inputs(2, top_k=[5, 0]), inputs(1, bitmap=np.zeros((1, 3), np.uint8))] * 4
+    bad = [
+        inputs(2, embedding=np.ones((2, models.DIM), np.float32)),
+        inputs(1, bitmap=np.zeros((1, 3), np.uint8)),
+    ]
 
     def outcome(tensors):
         from tritonclient.utils import InferenceServerException
@@ -204,25 +189,38 @@ def test_wrong_input_fails_its_own_request_only(client, repository) -> None:
             return error.message()
 
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(outcome, [*good, *bad]))
-    shared = 0
+        answers = list(pool.map(outcome, [*good, *bad * 4]))
     for tensors, answer in zip(good, answers[: len(good)], strict=True):
-        same(answer, twin.run([tensors])[0])
-        shared += int(answer["timing"][0, 2] > len(tensors["top_k"]))
+        same(answer, alone.run(tensors))
     # Or this test would prove nothing: some did share a batch with others.
-    assert shared > 0
+    assert shared(good, answers[: len(good)]) > 0
     assert all("must" in answer for answer in answers[len(good) :])
 
 
-def test_filters_and_plain_queries_share_a_batch(client, repository) -> None:
-    half, few = bitmap_of(some(0.5)), bitmap_of(some(0.01))
-    asked = [inputs(1 + seed % 2, seed=seed, bitmap=(None, half, few)[seed % 3]) for seed in range(18)]
-    twin = twin_of(repository, "ivfpq")
-    with ThreadPoolExecutor(18) as pool:
-        answers = list(pool.map(lambda tensors: ask(client, "index_ivfpq", tensors), asked))
-    for tensors, answer in zip(asked, answers, strict=True):
-        same(answer, twin.run([tensors])[0])
-    assert any(answer["timing"][0, 2] > 2 for answer in answers)
+def shared(asked, answers):
+    """How many of the requests were answered in a batch with others."""
+    return sum(
+        int(answer["timing"][0, 2] > len(tensors["embedding"]))
+        for tensors, answer in zip(asked, answers, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_an_answer_does_not_depend_on_batch_mates(client, kind) -> None:
+    bitmaps = (None, bitmap_of(some(0.5)), bitmap_of(some(0.01)), bitmap_of(some(0)))
+    rng = np.random.default_rng(3)
+    asked = [
+        inputs(int(rng.integers(1, 6)), seed=seed, bitmap=bitmaps[rng.integers(len(bitmaps))])
+        for seed in range(24)
+    ]
+    alone = [ask(client, f"index_{kind}", tensors) for tensors in asked]
+    assert shared(asked, alone) == 0
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda tensors: ask(client, f"index_{kind}", tensors), asked))
+    assert shared(asked, together) > 0
+    for one, other in zip(alone, together, strict=True):
+        for name in ("row", "similarity", "bundle"):
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def test_statistics_are_reported(client) -> None:
@@ -238,7 +236,7 @@ def test_statistics_are_reported(client) -> None:
 
     before = counts()
     ask(client, "index_rotated", inputs(3))
-    refusal(client, "index_rotated", inputs(1, top_k=0))
+    refusal(client, "index_rotated", inputs(1, bitmap=np.zeros((1, 5), np.uint8)))
     for _ in range(100):
         # They are reported after the reply has been sent.
         success, fail, compute = (now - then for now, then in zip(counts(), before, strict=True))
@@ -265,8 +263,7 @@ def damage(folder: Path, part: str) -> None:
             {f'"items" value {{ string_value: "{models.ITEMS}"': '"items" value { string_value: "4000"'},
             "index.faiss",
         ),
-        ({'key: "threshold_image"': 'key: "other"'}, "parameters.threshold_image: is missing"),
-        ({'"0.05"': '"-0.05"'}, "parameters.temperature_image"),
+        ({'key: "candidates"': 'key: "other"'}, "parameters.candidates: is missing"),
         ({"kind: KIND_CPU count: 1": "kind: KIND_CPU count: 2"}, "instance_group"),
         ({"kind: KIND_CPU": "kind: KIND_GPU"}, ""),
     ],
@@ -286,7 +283,7 @@ def test_a_model_that_cannot_serve_is_refused(client, repository, edit, message)
         shutil.rmtree(repository.parent / "refused")
 
 
-@pytest.mark.parametrize("part", ["index.faiss", "vectors.npy", "rows.npy", "absent"])
+@pytest.mark.parametrize("part", ["index.faiss", "vectors.npy", "absent"])
 def test_a_failing_reload_leaves_the_old_model_serving(client, repository, part) -> None:
     from tritonclient.utils import InferenceServerException
 

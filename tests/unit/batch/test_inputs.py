@@ -208,8 +208,8 @@ def test_columns_that_are_all_null_are_text(tmp_path, log_table):
         ("pipe", "is not a file"),
         (".", "is not a file"),
         ("x" * 5000, "File name too long"),
-        ("https://example.org/a.png", "cannot be read"),
-        ("nonsense://a", "cannot be read"),
+        ("https://example.org/a.png", "https://example.org is not allowed"),
+        ("nonsense://a", "nonsense://a is not allowed"),
         ("big.png", "is 300 bytes long; the limit is 200 bytes"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_store_that_is_away_is_no_rows_fault(tmp_path, monkeypatch):
 
     monkeypatch.setattr("attributary.batch.pictures.os.open", away)
     with pytest.raises(UnavailableError, match="after 4 attempts"):
-        picture_of(Row("g", uri="a.png", base=str(tmp_path)), 200, pauses.append)
+        picture_of(Row("g", uri="a.png", base=str(tmp_path)), 200, pause=pauses.append)
     assert len(calls) == 4
     assert pauses == sorted(pauses)
     assert len(pauses) == 3

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from attributary.batch.inputs import find_inputs
 from attributary.batch.plan import make_plan
 from attributary.batch.settings import Columns, Settings
+from attributary.batch.totals import shard_tables
 from attributary.errors import InputError, InvalidArgumentError
 
 SMALL = Settings(rows_per_shard=8)
@@ -45,9 +46,10 @@ def test_names_are_below_the_common_directory(tmp_path, log_table):
     for name in ("2024/x.parquet", "2023/x.parquet"):
         (tmp_path / name).parent.mkdir()
         pq.write_table(log_table(0, 1), tmp_path / name)
-    names = [file.name for file in find_inputs([tmp_path / "2024", tmp_path / "2023" / "x.parquet"])]
+    found = find_inputs([tmp_path / "2024", tmp_path / "2023" / "x.parquet"])
+    names = [file.name for file in found.files]
     assert names == ["2023/x.parquet", "2024/x.parquet"]
-    assert [file.name for file in find_inputs([tmp_path / "2024"])] == ["x.parquet"]
+    assert [file.name for file in find_inputs([tmp_path / "2024"]).files] == ["x.parquet"]
 
 
 def test_hidden_files_and_other_files_are_no_input(tmp_path, log_table):
@@ -55,15 +57,14 @@ def test_hidden_files_and_other_files_are_no_input(tmp_path, log_table):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         pq.write_table(log_table(0, 1), tmp_path / name)
     (tmp_path / "_SUCCESS").write_text("")
-    assert [file.name for file in find_inputs([tmp_path])] == ["a.parquet"]
+    assert [file.name for file in find_inputs([tmp_path]).files] == ["a.parquet"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda place: place / "nothing", "does not exist"),
-        (lambda place: touch(place / "log.csv"), r"must be a .parquet file, a .tar or a directory"),
-        (lambda place: touch(place / "log.tar.gz"), "is a compressed tar"),
+        (lambda place: touch(place / "log.csv"), r"must be a .parquet or .arrow file, a .tar"),
         (
             lambda place: touch(place / "d" / "readme.md").parent,
             "holds no Parquet file, no tar and no picture",
@@ -115,13 +116,23 @@ def test_repeated_ids_are_found_across_files(tmp_path, log_table):
 @pytest.mark.parametrize(
     ("columns", "settings", "place", "message"),
     [
-        ({"generation_id": None}, SMALL, "column generation_id", "is missing; there are model_id"),
-        ({"image": None}, SMALL, "columns", "none of image, uri, path is there"),
+        (
+            {"generation_id": None},
+            Settings(columns=Columns(id="generation_id")),
+            "column generation_id",
+            "is missing; there are model_id",
+        ),
+        ({"image": None}, SMALL, "columns", "none of image, uri, path, "),
         ({}, Settings(columns=Columns(prompt="text")), "column text", "is missing"),
         ({}, Settings(columns=Columns(model="engine")), "column engine", "is missing"),
         ({}, Settings(columns=Columns(image="picture")), "column picture", "is missing"),
         ({}, Settings(pass_through=("owner",)), "column owner", "is missing"),
-        ({"generation_id": [0.5, 1.5]}, SMALL, "column generation_id", "must be text or integers, is double"),
+        (
+            {"generation_id": [0.5, 1.5]},
+            SMALL,
+            "column generation_id",
+            "must be text, UUIDs or integers, is double",
+        ),
         ({"image": [1, 2]}, SMALL, "column image", "must be binary"),
         ({"prompt": [1, 2]}, SMALL, "column prompt", "must be text, is int64"),
     ],
@@ -132,11 +143,12 @@ def test_wrong_columns_are_named(tmp_path, log_table, columns, settings, place, 
     assert message in error.message
 
 
-def test_a_column_that_would_hide_an_answer_is_refused(tmp_path, log_table, run_score):
+def test_a_column_that_would_hide_an_answer_is_renamed(tmp_path, log_table, run_score):
     pq.write_table(log_table(0, 2, items=["a", "b"]), tmp_path / "log.parquet")
-    with pytest.raises(InputError, match="column items: has the name of an output column"):
-        run_score(tmp_path / "log.parquet", tmp_path / "run")
-    run_score(tmp_path / "log.parquet", tmp_path / "run", pass_through=("user",))
+    run_score(tmp_path / "log.parquet", tmp_path / "run")
+    (table,) = shard_tables(tmp_path / "run")
+    assert table["log_items"].to_pylist() == ["a", "b"]
+    assert table["items"].null_count == 0
 
 
 def test_columns_must_agree_between_files(tmp_path, log_table):

@@ -1,17 +1,21 @@
 """Scoring at a gateway: the same answers as in this process, and what happens when the server does not answer."""
 
+import asyncio
+import contextlib
+import threading
 from dataclasses import replace
 
 import pytest
 
-from attributary.attribution.types import Filter, Query
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Filter, Limits, Query
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
-from attributary.batch.remote import GatewayScorer, _outcome
+from attributary.batch.remote import GatewayScorer, _outcome, patiently
 from attributary.batch.rows import Problem
+from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
-from attributary.batch.waiting import patiently
 from attributary.client.errors import ServerError
 from attributary.errors import (
     DeadlineError,
@@ -20,6 +24,8 @@ from attributary.errors import (
     RunError,
     UnavailableError,
 )
+from attributary.gateway.config import GatewayConfig
+from attributary.gateway.server import Gateway
 
 SETTINGS = Settings(rows_per_shard=8, batch_size=3, engine="gateway")
 
@@ -57,6 +63,46 @@ def test_a_gateway_answers_like_the_engine(log, tmp_path, run_score, server, con
         assert far.pop("diffuse_share") == pytest.approx(near.pop("diffuse_share"), abs=1e-5)
         # Errors, too, are told in the same words.
         assert far == near
+
+
+@pytest.mark.parametrize("engine", ["gateway", "embedded"])
+def test_a_run_counts_every_creator_whatever_the_limit_on_items(log, tmp_path, tiny_bundle_dir, engine):
+    """The server lets a caller have one item; creators' totals are whole all the same."""
+    settings = replace(SETTINGS, engine=engine, top_k=1)
+    if engine == "gateway":
+        with serving(tiny_bundle_dir, limits=Limits(max_top_k=1)) as address:
+            result = through(address, log, tmp_path / "run", settings)
+    else:
+        opened = open_engine(tiny_bundle_dir, limits=Limits(max_top_k=1))
+        result = score(make_plan([log], settings), EngineScorer(opened, settings), tmp_path / "run")
+    summary = result.summary
+    assert summary["answered"] > 0
+    told = summary["diffuse_share"] + summary["withheld_share"] + summary["attributed_share"]
+    assert told == pytest.approx(summary["answered"], abs=1e-4)
+    assert {len(row["items"]) for row in rows_of(tmp_path / "run") if row["items"] is not None} == {1}
+
+
+@contextlib.contextmanager
+def serving(directory, limits):
+    """A gateway on a thread of this process; yields its address."""
+    ready, box = threading.Event(), {}
+
+    async def serve():
+        gateway = Gateway(open_engine(directory, limits=limits), GatewayConfig(port=0, metrics_port=-1))
+        await gateway.start()
+        box.update(address=f"127.0.0.1:{gateway.port}", stop=asyncio.Event(), loop=asyncio.get_running_loop())
+        ready.set()
+        await box["stop"].wait()
+        await gateway.drain(1)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield box["address"]
+    finally:
+        box["loop"].call_soon_threadsafe(box["stop"].set)
+        thread.join()
 
 
 def test_a_run_at_a_gateway_cannot_be_finished_in_process(log, tmp_path, run_score, server):

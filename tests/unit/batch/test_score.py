@@ -346,7 +346,7 @@ def test_schema_is_the_documented_one(log, tmp_path, run_score):
     run_score(log, tmp_path / "run", pass_through=("user",))
     schema = pq.read_schema(tmp_path / "run" / "shards" / shard_name(0))
     assert schema.names == ["generation_id", "model_id", "user", *OWN_COLUMNS[2:]]
-    assert schema.metadata[b"attributary.schema_version"] == b"1"
+    assert schema.metadata[b"attributary.schema_version"] == b"2"
     text = (Path(__file__).parents[3] / "docs" / "batch.md").read_text()
     for name in OWN_COLUMNS:
         assert f"| `{name}` | {str(schema.field(name).type).split('<')[0]}" in text, name

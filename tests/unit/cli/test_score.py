@@ -51,12 +51,12 @@ def test_score_resume_and_report(log, tiny_bundle_dir, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--bundle", "BUNDLE"), "column generation_id: is missing; there are id, picture, text"),
+        (("--bundle", "BUNDLE", "--id-column", "uid"), "column uid: is missing; there are id, picture, text"),
         (("--bundle", "nowhere", *COLUMNS), "manifest.json: is missing"),
         ((*COLUMNS,), "bundle: name a bundle directory, or an --endpoint that serves one"),
         (("--bundle", "BUNDLE", "--endpoint", "h:1"), "endpoint: stands alone"),
         (("--bundle", "BUNDLE", "--top-k", "0", *COLUMNS), "top_k: must be from 1 to 1000, got 0"),
-        (("--bundle", "BUNDLE", "--top-k", "301", *COLUMNS), "must be from 1 to 300"),
+        (("--bundle", "BUNDLE", "--top-k", "1001", *COLUMNS), "top_k: must be from 1 to 1000, got 1001"),
         (("--bundle", "BUNDLE", "--pass-through", "x", "--no-pass-through"), "pass_through: cannot be given"),
         (("--bundle", "BUNDLE", "--precision", "int8", *COLUMNS), "encoder.int8.onnx: is not in this bundle"),
     ],

@@ -112,16 +112,15 @@ def test_16_bit_is_scaled_not_clipped(colour, samples, expected):
     assert decode(data)[0, 0].tolist() == expected
 
 
-def test_cmyk_jpeg_of_adobe_and_of_others():
+def test_cmyk_jpeg_with_and_without_adobes_marker():
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
     data = encoded(image, "JPEG", quality=95)
     assert b"Adobe" in data
     assert np.abs(decode(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 4
-    # Without Adobe's marker the inks are not inverted: the same samples then mean the opposite.
+    # Inks are taken for inverted either way, as browsers and Pillow do: programs lose the marker, not the habit.
     marker = data.index(b"\xff\xee")
     length = struct.unpack(">H", data[marker + 2 : marker + 4])[0]
-    plain = data[:marker] + data[marker + 2 + length :]
-    assert np.abs(decode(plain)[8, 8].astype(int) - [0, 0, 0]).max() <= 4
+    assert np.array_equal(decode(data[:marker] + data[marker + 2 + length :]), decode(data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -171,7 +170,7 @@ def test_single_pixel():
     ("data", "words"),
     [
         (b"", "empty"),
-        (b"hello", "not a JPEG, PNG, WebP, GIF or BMP"),
+        (b"hello", "not a JPEG, PNG, WebP, GIF, BMP or AVIF"),
         (encoded(Image.new("RGB", (4, 4)), "TIFF"), "not a JPEG"),
         (encoded(Image.new("RGB", (4, 4)), "PPM"), "not a JPEG"),
         (b"\xff\xd8\xff", "cannot be decoded"),
@@ -230,7 +229,7 @@ def test_bombs_are_refused_from_the_header(kind):
     data = bytes(bombs()[kind])
     tracemalloc.start()
     try:
-        with pytest.raises(InvalidArgumentError, match="the limit is 50000000 pixels"):
+        with pytest.raises(InvalidArgumentError, match=r"the limit is (50|25)000000 pixels"):
             decode(data)
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
+from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
@@ -18,6 +20,7 @@ from attributary.v1 import attribution_pb2_grpc as rpc
 
 DIM = 4
 FAKE_ID = "00000000000000aa"
+SHARES = ShareCalibration(0.1, 0.0, 0.2, 0.2)
 
 
 class FakeEngine:
@@ -33,20 +36,26 @@ class FakeEngine:
             bundle_id=bundle_id,
             version="1",
             subject=SimpleNamespace(id="none"),
-            encoder=SimpleNamespace(name="fake", dim=DIM, image_size=8, max_tokens=16),
-            index=SimpleNamespace(factory="Flat", recall_at_10=1.0),
+            encoder=SimpleNamespace(name="fake", digest="ff", dim=DIM, image_size=8, max_tokens=16),
+            index=SimpleNamespace(factory="Flat", recall_at_10=1.0, candidates=100),
             item_count=3,
             creator_count=2,
+            notes={},
+            calibration=SimpleNamespace(method="by hand", image=SHARES, image_and_prompt=SHARES),
         )
-        self.bundle = SimpleNamespace(manifest=manifest, items=FakeItems())
+        self.bundle = SimpleNamespace(
+            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id
+        )
         self.view = SimpleNamespace(
             bundle=self.bundle,
             row_of=self.row_of,
             item_count=3,
             creator_count=2,
+            candidate_count=3,
             revision=0,
             added_count=0,
             deleted_count=0,
+            deleted={},
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -77,6 +86,9 @@ class FakeEngine:
             raise ZeroDivisionError("secret of the server")
         return [_answer(prepared) for prepared in batch]
 
+    def embed(self, batch):
+        return np.stack([np.full(DIM, _value(prepared), np.float32) for prepared in batch])
+
     def row_of(self, item_id):
         if item_id != 7:
             raise NotFoundError("item", str(item_id))
@@ -84,6 +96,9 @@ class FakeEngine:
 
 
 class FakeItems:
+    def id_of(self, row):
+        return 7
+
     def __len__(self):
         return 3
 
@@ -115,7 +130,7 @@ def _answer(prepared):
     prepared.timings.search = 0.5
     item = AttributedItem(7, 1, _value(prepared), 0.25, "a cat", "Ann", "CC0-1.0", "file:cat.png")
     creators = (CreatorShare("Ann", 0.25, 1),)
-    return Attribution((item,), creators, 0.75, False, prepared.timings)
+    return Attribution((item,), creators, 0.5, 0.25, False, 3, prepared.timings)
 
 
 @pytest.fixture
@@ -131,7 +146,7 @@ def fake_engine():
 
 @pytest.fixture
 def config():
-    return GatewayConfig(port=0, metrics_port=-1, drain_s=5.0, permits=8, event_loop="asyncio")
+    return GatewayConfig(port=0, metrics_port=-1, drain_s=5.0, permits=8, pinned_s=0.0, event_loop="asyncio")
 
 
 @pytest.fixture
@@ -149,8 +164,8 @@ async def serve(config):
     """Start a gateway with other settings; everything is stopped at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(engine, store=None, **settings):
-            gateway = Gateway(engine, dataclasses.replace(config, **settings), store=store)
+        async def start(engine, store=None, more=None, **settings):
+            gateway = Gateway(engine, dataclasses.replace(config, **settings), store=store, **(more or {}))
             await gateway.start()
 
             async def stop():

@@ -1,6 +1,7 @@
 """The admin service in process, over a real socket and a real bundle: who may, what it does, who sees it when."""
 
 import asyncio
+import concurrent.futures
 import shutil
 from types import SimpleNamespace
 
@@ -13,14 +14,15 @@ from attributary.client import AsyncClient, ServerError
 from attributary.client.admin import Added, Addition, AdminClient
 from attributary.delta.store import Store
 from attributary.errors import (
+    AlreadyExistsError,
     DeletedError,
     InvalidArgumentError,
     NotFoundError,
     PreconditionError,
     UnavailableError,
 )
-from attributary.gateway import additions
 from attributary.gateway import admin as admin_module
+from attributary.gateway import calls
 from attributary.gateway.auth import read_admin_tokens
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
@@ -121,7 +123,8 @@ def test_each_item_has_its_own_result(admin, addition):
     ]
     outcomes = list(admin.add_items(items, why="more"))
     assert [isinstance(outcome, Added) for outcome in outcomes] == [True, False, False, False, True]
-    assert [outcome.field for outcome in outcomes[1:4]] == ["item.id", "item.image", "item.creator"]
+    assert isinstance(outcomes[1], AlreadyExistsError)
+    assert [outcome.field for outcome in outcomes[2:4]] == ["item.image", "item.creator"]
     nobody = list(admin.add_items([addition(9)], why=""))
     assert nobody[0].field == "why"
 
@@ -235,9 +238,10 @@ async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):
 async def test_a_stream_of_additions_has_its_line_in_the_log(serve, engine, tokens, monkeypatch):
     gateway, _ = await serve(engine, admin_tokens_file=tokens, log_level="debug")
     lines = []
-    monkeypatch.setattr(
-        additions, "log", SimpleNamespace(debug=lambda event, **said: lines.append((event, said)))
+    log = SimpleNamespace(
+        debug=lambda event, **said: lines.append((event, said)), warning=lambda *_, **__: None
     )
+    monkeypatch.setattr(calls, "log", log)
 
     def ask():
         with (
@@ -252,21 +256,30 @@ async def test_a_stream_of_additions_has_its_line_in_the_log(serve, engine, toke
     ]
 
 
-async def test_a_flip_that_the_event_loop_does_not_take_is_told_with_its_reason(monkeypatch):
+async def test_a_flip_that_the_event_loop_does_not_take_is_told_with_its_reason(
+    serve, bundle_dir, tokens, addition, monkeypatch
+):
+    store = Store(bundle_dir, open_engine)
+    gateway, _ = await serve(store.engine, store=store, admin_tokens_file=tokens)
+
+    class Never(concurrent.futures.Future):
+        pass
+
+    def lost(turn, loop):
+        turn.close()
+        return Never()
+
     monkeypatch.setattr(admin_module, "_FLIP_S", 0.01)
-    never = asyncio.Event()
+    monkeypatch.setattr(admin_module.asyncio, "run_coroutine_threadsafe", lost)
 
-    class Asked:
-        def compact(self, *, who, why, flip):
-            flip(None)
+    def change():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            list(admin.add_items([addition(1)], why="x"))
+            with pytest.raises(PreconditionError, match=r"no turn of the event loop in 0\.01 s"):
+                admin.compact(why="x")
 
-    async def flip(engine):
-        await never.wait()
-
-    changes = admin_module.Changes(Asked(), {}, flip)
-    with pytest.raises(UnavailableError, match=r"no turn of the event loop in 0\.01 s"):
-        await changes.compact("kim", "x")
-    never.set()
+    await asyncio.to_thread(change)
+    monkeypatch.undo()
 
 
 async def test_a_swap_under_load_fails_no_request(serve, bundle_dir, tokens, addition, picture):

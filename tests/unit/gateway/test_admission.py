@@ -1,9 +1,12 @@
 import asyncio
+import contextvars
 
 import pytest
 
 from attributary.errors import OverloadedError, UnavailableError
+from attributary.gateway import callers
 from attributary.gateway.admission import Admission
+from attributary.gateway.callers import Caller
 
 
 async def test_permits_run_out_and_come_back():
@@ -95,3 +98,79 @@ async def test_idle_waits_for_the_last_one():
     assert not idle.done()
     door.release(1, 0)
     await idle
+
+
+def served_as(caller, function, *arguments):
+    """Call a function in the name of a caller."""
+    context = contextvars.copy_context()
+    context.run(callers.enter, caller)
+    return context.run(function, *arguments)
+
+
+BULK, LOUD, QUIET = Caller("bulk", "1", bulk=True), Caller("loud", "2"), Caller("quiet", "3")
+
+
+async def test_streams_leave_permits_to_single_calls():
+    door = Admission(permits=32, max_bytes=1000)
+
+    def waiting():
+        async def stream():
+            await door.wait(0)
+
+        return asyncio.create_task(stream())
+
+    tasks = [served_as(BULK, waiting) for _ in range(40)]
+    await asyncio.sleep(0)
+    assert door.in_use == 24
+    served_as(QUIET, door.take, 1, 0)
+    served_as(BULK, door.release, 1, 0)
+    await asyncio.sleep(0)
+    assert sum(task.done() for task in tasks) == 25
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_batch_leaves_permits_to_single_calls_unless_it_is_alone():
+    door = Admission(permits=32, max_bytes=1000)
+    served_as(BULK, door.take, 32, 0)
+    served_as(BULK, door.release, 32, 0)
+    served_as(BULK, door.take, 20, 0)
+    with pytest.raises(OverloadedError, match="kept for single calls"):
+        served_as(BULK, door.take, 5, 0)
+    served_as(QUIET, door.take, 8, 0)
+
+
+async def test_no_caller_can_shut_another_one_out():
+    door = Admission(permits=64, max_bytes=1000)
+    admitted = 0
+    with pytest.raises(OverloadedError, match="kept for other callers"):
+        for _ in range(64):
+            served_as(LOUD, door.take, 1, 0)
+            admitted += 1
+    assert admitted == 56
+    served_as(QUIET, door.take, 8, 0)
+    assert door.in_use == 64
+    served_as(LOUD, door.release, 1, 0)
+    with pytest.raises(OverloadedError):
+        served_as(LOUD, door.take, 1, 0)
+    served_as(QUIET, door.take, 1, 0)
+
+
+async def test_no_caller_can_take_all_bytes():
+    door = Admission(permits=64, max_bytes=8 << 20)
+    for _ in range(7):
+        served_as(LOUD, door.take, 1, 1 << 20)
+    with pytest.raises(OverloadedError):
+        served_as(LOUD, door.take, 1, 1 << 20)
+    served_as(QUIET, door.take, 1, 1 << 20)
+
+
+async def test_a_permit_widens_to_a_batch_and_stays_if_it_cannot():
+    door = Admission(permits=4, max_bytes=100)
+    door.take(1, 0)
+    door.widen(4, 60)
+    assert (door.in_use, door.bytes_in_use) == (4, 60)
+    door.release(3, 60)
+    with pytest.raises(OverloadedError):
+        door.widen(5, 0)
+    assert door.in_use == 1

@@ -8,8 +8,10 @@ import pytest
 
 from attributary import deadline
 from attributary.attribution.types import Filter, Prepared
-from attributary.errors import DeadlineError, OverloadedError, UnavailableError
+from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError, UnavailableError
+from attributary.gateway import callers
 from attributary.gateway.batching import Batcher, Job
+from attributary.gateway.callers import Caller
 from attributary.gateway.errors import DefectError
 
 
@@ -206,3 +208,22 @@ async def test_queue_time_is_what_the_other_phases_leave(bench):
     bench.batcher.put(job)
     await job.future
     assert 600.0 <= job.prepared.timings.queue < 60_000.0
+
+
+async def test_what_an_engine_raises_is_never_the_callers_fault(bench):
+    bench.gate.set()
+    bench.batcher._run = lambda batch: (_ for _ in ()).throw(InvalidArgumentError("embeddings", "NaN"))
+    with pytest.raises(DefectError):
+        await bench.job(1).future
+
+
+async def test_a_callers_queries_queue_behind_its_own(bench):
+    await bench.busy()
+    for value in range(1, 6):
+        callers.enter(Caller("loud", "1"))
+        bench.job(value)
+    callers.enter(Caller("quiet", "2"))
+    quiet = bench.job(9)
+    bench.gate.set()
+    assert await quiet.future == 9
+    assert bench.batches[1] == [1, 9, 2, 3]

@@ -59,6 +59,9 @@ class Engine:
             raise ZeroDivisionError("secret")
         return list(batch)
 
+    async def embed_batch(self, batch, timeout_s):
+        return await self.infer(batch, timeout_s)
+
     async def is_ready(self, timeout_s):
         if self.error is not None:
             raise self.error
@@ -329,9 +332,9 @@ async def test_a_bundle_that_cannot_be_followed_is_read_again_when_something_cha
     assert watched.current == [link.engine] and link.opened == 2
 
 
-async def test_a_bad_argument_is_the_callers(lane, remote):
+async def test_what_an_engine_raises_is_never_the_callers_fault(lane, remote):
     remote.error = InvalidArgumentError("query", "is wrong")
     one = job()
     lane.put(one)
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(DefectError):
         await one.future

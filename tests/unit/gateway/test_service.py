@@ -32,7 +32,7 @@ async def test_attribute_answers_with_everything(serve, engine, vector):
     _, client = await serve(engine)
     answer = await client.attribute(embedding=vector(0.5), timings=True)
     assert [(item.id, item.rank, item.similarity) for item in answer.items] == [(7, 1, 0.5)]
-    assert (answer.creators[0].creator, answer.diffuse_share) == ("Ann", 0.75)
+    assert (answer.creators[0].creator, answer.diffuse_share) == ("Ann", 0.5)
     assert (answer.bundle_id, answer.bundle_version) == ("00000000000000aa", "1")
     assert answer.timings.search == 0.5
     assert answer.timings.total > 0
@@ -329,7 +329,8 @@ async def test_metrics_page(serve, engine, vector):
         "attributary_permits 8.0",
         "attributary_permits_in_use 0.0",
         'attributary_dropped_total{reason="departed"} 0.0',
-        'attributary_bundle_info{bundle_id="00000000000000aa",encoder="fake",index="Flat",version="1"} 1.0',
+        'attributary_bundle_info{alias="default",bundle_id="00000000000000aa",encoder="fake",'
+        'index="Flat",version="1"} 1.0',
     ):
         assert line in text
 
@@ -341,11 +342,9 @@ async def test_a_message_above_the_limit_is_a_clear_error(serve, engine):
     assert (await client.describe()).dim == 4
 
 
-def test_message_limit_follows_the_limits_on_a_query(config, engine):
-    limits = dataclasses.replace(
-        engine.limits, max_image_bytes=1000, max_image_pixels=10, max_batch_queries=5
-    )
-    assert message_limit(config, limits) == 5000 + (1 << 20)
-    limits = dataclasses.replace(limits, max_image_pixels=100_000_000)
-    assert message_limit(config, limits) == 300_000_000 + (1 << 20)
+def test_message_limit_is_what_a_picture_needs(config, engine):
+    limits = dataclasses.replace(engine.limits, max_image_bytes=10_000_000, max_image_pixels=10**9)
+    assert message_limit(config, limits) == 10_000_000 + (1 << 20)
+    limits = dataclasses.replace(limits, max_image_bytes=1000)
+    assert message_limit(config, limits) == 5 << 20
     assert message_limit(dataclasses.replace(config, max_message_bytes=7), limits) == 7

@@ -12,7 +12,7 @@ from attributary.attribution.types import (
     Options,
     Timings,
 )
-from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.errors import InvalidArgumentError
 from attributary.gateway import translate
 from attributary.v1 import attribution_pb2 as pb
 
@@ -91,8 +91,10 @@ def test_answer_and_timings():
     answer = Attribution(
         (AttributedItem(7, 1, 0.5, 0.25, "a cat", "Ann", "MIT", "file:x"),),
         (CreatorShare("Ann", 0.25, 3),),
-        0.75,
+        0.5,
+        0.25,
         True,
+        3,
         timings,
     )
     reply = translate.from_attribution(answer, "id", "v")
@@ -100,20 +102,14 @@ def test_answer_and_timings():
         id=7, rank=1, similarity=0.5, share=0.25, caption="a cat", creator="Ann", licence="MIT", uri="file:x"
     )
     assert reply.creators[0] == pb.CreatorShare(creator="Ann", share=0.25, item_count=3)
-    assert (reply.diffuse_share, reply.out_of_distribution) == (0.75, True)
+    assert (reply.diffuse_share, reply.withheld_share, reply.out_of_distribution) == (0.5, 0.25, True)
+    assert reply.revision == 3
     assert (reply.bundle_id, reply.bundle_version) == ("id", "v")
     assert not reply.HasField("timings")
     assert translate.from_timings(timings, 10) == pb.Timings(
         queue_ms=1, decode_ms=2, preprocess_ms=3, tokenize_ms=4, encode_ms=5, search_ms=6, rescore_ms=7,
         assemble_ms=8, total_ms=10, batch_size=9,
     )  # fmt: skip
-
-
-def test_only_the_served_bundle_is_found():
-    translate.check_bundle("", "a")
-    translate.check_bundle("a", "a")
-    with pytest.raises(NotFoundError):
-        translate.check_bundle("b", "a")
 
 
 def _text(number, payload):

@@ -31,6 +31,8 @@ class Drawing:
     payload: bytes | Path
     # Only for packages held to a hash: an SVG can draw other files of this machine into itself.
     svg: bool = False
+    # A picture of the user's own, kept as it is; the others are drawings, rendered on a white square.
+    own: bool = False
 
 
 @dataclass(slots=True)

@@ -77,6 +77,7 @@ def described(key: str, uri: str, style_set: str, facts: Mapping[str, Any], payl
         licence_spdx=_text(facts.get("licence") or facts.get("license")) or UNKNOWN_LICENCE,
         licence_url=_text(facts.get("licence_url") or facts.get("license_url")),
         payload=payload,
+        own=True,
     )
 
 
@@ -98,7 +99,7 @@ def _problem(root: Path, file: str, caption: str, seen: set[str]) -> str | None:
 
 
 def _rows(captions: Path) -> Iterator[Mapping[str, Any]]:
-    """Read the table row by row; raises `CorpusError` naming the file, or the columns it lacks."""
+    """Read the table row by row; raises `CorpusError` naming the file, and its missing columns or the wrong line."""
     try:
         if captions.suffix.lower() == ".parquet":
             with pq.ParquetFile(captions) as table:
@@ -107,15 +108,31 @@ def _rows(captions: Path) -> Iterator[Mapping[str, Any]]:
                     yield from batch.to_pylist()
         elif captions.suffix.lower() == ".csv":
             with captions.open(newline="", encoding="utf-8-sig") as stream:
-                reader = csv.DictReader(stream)
+                reader = csv.DictReader(stream, strict=True)
                 _require(captions, reader.fieldnames or [])
-                yield from reader
+                for row in reader:
+                    _check_width(captions, row, reader)
+                    yield row
         else:
             raise CorpusError(str(captions), "captions must be a .csv or a .parquet file")
     except FileNotFoundError as error:
         raise CorpusError(str(captions), "no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except csv.Error as error:
+        raise CorpusError(str(captions), f"line {reader.reader.line_num}: {error}") from error
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise CorpusError(str(captions), f"not readable: {error}") from error
+
+
+def _check_width(captions: Path, row: Mapping[Any, Any], reader: csv.DictReader[str]) -> None:
+    """Refuse a row that is too long: an unquoted comma in a caption would move the creator behind it."""
+    names = reader.fieldnames or []
+    found = len(names) + len(row.get(None) or ())
+    if found > len(names):
+        raise CorpusError(
+            str(captions),
+            f"line {reader.line_num}: {found} fields, the header has {len(names)}; "
+            'put a field that holds a comma in quotes: "a cat, sitting"',
+        )
 
 
 def _require(captions: Path, columns: Any) -> None:
@@ -123,6 +140,9 @@ def _require(captions: Path, columns: Any) -> None:
     if missing:
         have = ", ".join(columns) or "none"
         raise CorpusError(str(captions), f"column missing: {', '.join(missing)} (columns found: {have})")
+    doubled = next((name for name in columns if list(columns).count(name) > 1), None)
+    if doubled is not None:
+        raise CorpusError(str(captions), f"column {doubled} is there twice")
 
 
 def _text(value: object) -> str:

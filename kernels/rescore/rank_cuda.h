@@ -1,4 +1,5 @@
-// Re-scoring with the vectors resident on a CUDA device: one captured graph a batch, results bit-stable.
+// rank() with the vectors resident on a CUDA device: one captured graph a batch, results bit-stable. Shares
+// are computed on the CPU (docs/decisions/kernels-shares.md).
 #pragma once
 
 #include <cstdint>
@@ -8,9 +9,8 @@
 
 namespace attributary::rescore {
 
-// Limits of the device's version; the arrays below are sized by them.
+// Limit of the device's version: what one block sorts in shared memory.
 constexpr std::int64_t kCudaMaxTopK = 1024;
-constexpr std::int64_t kCudaMaxTopCreators = 256;
 
 // A store of fp16 vectors on the device, with working memory for `max_queries` queries of `max_candidates`
 // candidates. Nothing is allocated by a query. Not for several threads at once: one owner a device.
@@ -27,8 +27,9 @@ class CudaStore {
   std::int64_t max_queries() const;
   std::int64_t max_candidates() const;
 
-  // As rescore() on the CPU; pointers are the host's. top_k and top_creators within the limits above.
-  Fault rescore(const Batch& batch, const Result& result);
+  // As rank() on the CPU, similarities computed from the queries; pointers are the host's. top_k within the
+  // limit above.
+  Fault rank(const Batch& batch, const Result& result);
 
   // Seconds of one replay of the last batch's graph, without the copies from and to the host.
   double replay_seconds(int repeats);

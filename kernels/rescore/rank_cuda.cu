@@ -3,8 +3,8 @@
 #include <stdexcept>
 
 #include "common/cuda_memory.h"
-#include "rescore/rescore_answer.cuh"
-#include "rescore/rescore_cuda.h"
+#include "rescore/rank_cuda.h"
+#include "rescore/rank_kernels.cuh"
 
 namespace attributary::rescore {
 
@@ -16,21 +16,15 @@ struct CudaStore::Impl {
   std::int64_t max_queries, max_candidates, store_rows, dim;
   cuda::Stream stream;
   cudaGraphExec_t graph = nullptr;
-  std::array<std::int64_t, 5> shape{-1, -1, -1, -1, -1};  // that the graph was captured for
+  std::array<std::int64_t, 4> shape{-1, -1, -1, -1};  // that the graph was captured for
 
   DeviceArray<std::uint16_t> vectors;
-  DeviceArray<std::int32_t> creators, groups;
-  DeviceArray<float> queries, temperature, threshold, background;
-  DeviceArray<std::int64_t> candidates;
-  DeviceArray<std::uint8_t> allowed;
-  DeviceArray<std::int32_t> row, row_slot, group_slot, creator_slot;
-  DeviceArray<float> similarity, weight;
+  DeviceArray<float> queries, similarity, out_similarity;
+  DeviceArray<std::int64_t> candidates, fault_row, out_rows;
+  DeviceArray<std::uint8_t> visible;
+  DeviceArray<std::int32_t> row, row_slot;
   DeviceArray<std::uint32_t> row_keys;
-  DeviceArray<unsigned long long> group_keys, group_total, creator_keys, creator_total, fault;
-  DeviceArray<std::int32_t> group_best, creator_count;
-  DeviceArray<std::int64_t> fault_row, out_rows;
-  DeviceArray<float> out_similarity, out_share, out_diffuse, out_creator_share;
-  DeviceArray<std::int32_t> out_creators, out_creator_items;
+  DeviceArray<device::Wide> fault;
 
   Impl(const Store& store, std::int64_t queries_at_most, std::int64_t candidates_at_most);
   ~Impl() {
@@ -50,17 +44,6 @@ std::int64_t table_capacity(std::int64_t width) {
   return capacity;
 }
 
-template <typename T>
-DeviceArray<T> to_device(const T* values, std::int64_t count) {
-  DeviceArray<T> array(static_cast<std::size_t>(count));
-  if (count > 0) {
-    check(
-        cudaMemcpy(array.data(), values, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyHostToDevice),
-        "copy of the store");
-  }
-  return array;
-}
-
 }  // namespace
 
 CudaStore::Impl::Impl(const Store& store, std::int64_t queries_at_most, std::int64_t candidates_at_most)
@@ -71,68 +54,44 @@ CudaStore::Impl::Impl(const Store& store, std::int64_t queries_at_most, std::int
   if (store.type != VectorType::kFloat16 || store.dim % 8 != 0 || store.dim > 8192) {
     throw std::invalid_argument("vectors: float16 with dimensions a multiple of 8, at most 8192");
   }
-  vectors = to_device(static_cast<const std::uint16_t*>(store.vectors), store.rows * store.dim);
-  creators = to_device(store.creators, store.rows);
-  groups = to_device(store.groups, store.rows);
-  const auto count = static_cast<std::size_t>(max_queries);
+  const auto count = static_cast<std::size_t>(max_queries),
+             halves = static_cast<std::size_t>(store.rows * dim);
   const auto places = static_cast<std::size_t>(max_queries * max_candidates);
-  const auto slots = static_cast<std::size_t>(max_queries * table_capacity(max_candidates));
   const auto make = [](auto& array, std::size_t size) { array = std::decay_t<decltype(array)>(size); };
+  make(vectors, halves);
   make(queries, count * static_cast<std::size_t>(dim));
-  for (auto* array : {&temperature, &threshold, &background, &out_diffuse}) make(*array, count);
   make(candidates, places);
-  make(allowed, static_cast<std::size_t>((store_rows + 7) / 8));
-  for (auto* array : {&row, &row_slot, &group_slot, &creator_slot}) make(*array, places);
-  for (auto* array : {&similarity, &weight}) make(*array, places);
-  make(row_keys, slots);
-  for (auto* array : {&group_keys, &group_total, &creator_keys, &creator_total}) make(*array, slots);
-  for (auto* array : {&group_best, &creator_count}) make(*array, slots);
+  make(visible, static_cast<std::size_t>((store_rows + 7) / 8));
+  for (auto* array : {&row, &row_slot}) make(*array, places);
+  make(similarity, places);
+  make(row_keys, static_cast<std::size_t>(max_queries * table_capacity(max_candidates)));
   make(fault, 1);
   make(fault_row, count);
   make(out_rows, count * kCudaMaxTopK);
-  for (auto* array : {&out_similarity, &out_share}) make(*array, count * kCudaMaxTopK);
-  make(out_creator_share, count * kCudaMaxTopCreators);
-  for (auto* array : {&out_creators, &out_creator_items}) make(*array, count * kCudaMaxTopCreators);
-  // Everything above ran on the default stream, which a non-blocking stream does not wait for.
+  make(out_similarity, count * kCudaMaxTopK);
+  // What cleared them ran on the default stream, which a non-blocking stream does not wait for.
   check(cudaDeviceSynchronize(), "preparation of the store");
+  vectors.upload(static_cast<const std::uint16_t*>(store.vectors), halves, stream);
+  stream.wait();
 
   view.vectors = reinterpret_cast<const __half*>(vectors.data());
-  view.creators = creators.data();
-  view.groups = groups.data();
   view.store_rows = store_rows;
   view.dim = static_cast<std::int32_t>(dim);
   view.queries = queries.data();
   view.candidates = candidates.data();
-  view.temperature = temperature.data();
-  view.threshold = threshold.data();
-  view.background = background.data();
   view.row = row.data();
-  view.similarity = similarity.data();
-  view.weight = weight.data();
   view.row_slot = row_slot.data();
-  view.group_slot = group_slot.data();
-  view.creator_slot = creator_slot.data();
+  view.similarity = similarity.data();
   view.row_keys = row_keys.data();
-  view.group_keys = group_keys.data();
-  view.group_best = group_best.data();
-  view.group_total = group_total.data();
-  view.creator_keys = creator_keys.data();
-  view.creator_total = creator_total.data();
-  view.creator_count = creator_count.data();
   view.out_rows = out_rows.data();
   view.out_similarity = out_similarity.data();
-  view.out_share = out_share.data();
-  view.out_diffuse = out_diffuse.data();
-  view.out_creators = out_creators.data();
-  view.out_creator_share = out_creator_share.data();
-  view.out_creator_items = out_creator_items.data();
   view.fault = fault.data();
   view.fault_row = fault_row.data();
 }
 
 void CudaStore::Impl::launch() {
   const auto count = static_cast<unsigned>(view.count), width = static_cast<unsigned>(view.width);
-  check(cudaMemsetAsync(fault.data(), 0, sizeof(unsigned long long), stream), "reset of the fault");
+  check(cudaMemsetAsync(fault.data(), 0, sizeof(device::Wide), stream), "reset of the fault");
   check(cudaMemsetAsync(fault_row.data(), 0, count * sizeof(std::int64_t), stream), "reset of the faults");
   const auto blocks = [width](int each) {
     return (width + static_cast<unsigned>(each) - 1) / static_cast<unsigned>(each);
@@ -140,7 +99,7 @@ void CudaStore::Impl::launch() {
   device::claim_rows<<<dim3(blocks(device::kDotThreads), count), device::kDotThreads, 0, stream>>>(view);
   device::dot_rows<<<dim3(blocks(device::kRowsABlock), count), device::kDotThreads,
                      static_cast<std::size_t>(dim) * sizeof(float), stream>>>(view);
-  device::answer<<<count, device::kAnswerThreads, 0, stream>>>(view);
+  device::select_top<<<count, device::kTopThreads, 0, stream>>>(view);
   check(cudaGetLastError(), "launch of the re-scoring");
 }
 
@@ -166,18 +125,15 @@ void CudaStore::Impl::upload(const Batch& batch) {
   const auto count = static_cast<std::size_t>(batch.count), width = static_cast<std::size_t>(batch.width);
   queries.upload(batch.queries, count * static_cast<std::size_t>(dim), stream);
   candidates.upload(batch.candidates, count * width, stream);
-  temperature.upload(batch.temperature, count, stream);
-  threshold.upload(batch.threshold, count, stream);
-  background.upload(batch.background, count, stream);
-  if (batch.allowed != nullptr) allowed.upload(batch.allowed, allowed.size(), stream);
+  if (batch.visible != nullptr) visible.upload(batch.visible, visible.size(), stream);
 }
 
 Fault CudaStore::Impl::read_fault() {
-  unsigned long long code = 0;
+  device::Wide code = 0;
   fault.download(&code, 1, stream);
   stream.wait();
   if (code == 0) return {};
-  const unsigned long long plain = ~code;
+  const device::Wide plain = ~code;
   Fault found;
   found.kind = (plain & 1) == 0 ? FaultKind::kOutOfRange : FaultKind::kNotFinite;
   found.query = static_cast<std::int64_t>(plain >> 1);
@@ -197,23 +153,20 @@ std::int64_t CudaStore::dim() const { return impl_->dim; }
 std::int64_t CudaStore::max_queries() const { return impl_->max_queries; }
 std::int64_t CudaStore::max_candidates() const { return impl_->max_candidates; }
 
-Fault CudaStore::rescore(const Batch& batch, const Result& result) {
+Fault CudaStore::rank(const Batch& batch, const Result& result) {
   Impl& work = *impl_;
-  if (batch.count > work.max_queries || batch.width > work.max_candidates || result.top_k > kCudaMaxTopK ||
-      result.top_creators > kCudaMaxTopCreators) {
+  if (batch.count > work.max_queries || batch.width > work.max_candidates || result.top_k > kCudaMaxTopK)
     throw std::invalid_argument("the batch is larger than the store was made for");
-  }
   if (batch.count == 0 || batch.width == 0) return {};
   work.view.count = static_cast<std::int32_t>(batch.count);
   work.view.width = static_cast<std::int32_t>(batch.width);
   work.view.capacity = static_cast<std::int32_t>(table_capacity(batch.width));
   work.view.top_k = static_cast<std::int32_t>(result.top_k);
-  work.view.top_creators = static_cast<std::int32_t>(result.top_creators);
-  work.view.allowed = batch.allowed != nullptr ? work.allowed.data() : nullptr;
-  const std::array<std::int64_t, 5> shape{batch.count, batch.width, result.top_k, result.top_creators,
-                                          batch.allowed != nullptr ? 1 : 0};
+  work.view.visible = batch.visible != nullptr ? work.visible.data() : nullptr;
+  const std::array<std::int64_t, 4> shape{batch.count, batch.width, result.top_k,
+                                          batch.visible != nullptr ? 1 : 0};
   if (shape != work.shape) {
-    work.shape = {-1, -1, -1, -1, -1};
+    work.shape = {-1, -1, -1, -1};
     work.capture();
     work.shape = shape;
   }
@@ -221,16 +174,9 @@ Fault CudaStore::rescore(const Batch& batch, const Result& result) {
   check(cudaGraphLaunch(work.graph, work.stream), "launch of the graph");
   const Fault fault = work.read_fault();
   if (fault.kind != FaultKind::kNone) return fault;
-  const auto count = static_cast<std::size_t>(batch.count);
-  const std::size_t top = count * static_cast<std::size_t>(result.top_k);
-  const std::size_t creators = count * static_cast<std::size_t>(result.top_creators);
-  work.out_rows.download(result.rows, top, work.stream);
-  work.out_similarity.download(result.similarity, top, work.stream);
-  work.out_share.download(result.share, top, work.stream);
-  work.out_diffuse.download(result.diffuse, count, work.stream);
-  work.out_creators.download(result.creators, creators, work.stream);
-  work.out_creator_share.download(result.creator_share, creators, work.stream);
-  work.out_creator_items.download(result.creator_items, creators, work.stream);
+  const auto places = static_cast<std::size_t>(batch.count * result.top_k);
+  work.out_rows.download(result.rows, places, work.stream);
+  work.out_similarity.download(result.similarity, places, work.stream);
   work.stream.wait();
   return {};
 }

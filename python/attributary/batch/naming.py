@@ -1,0 +1,87 @@
+"""What a file is, told by its name alone: a picture, a text beside one, somebody's bookkeeping, a thumbnail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# Endings of files that hold a picture. What no decoder reads becomes an error row: it was a generation all the same.
+PICTURES = frozenset(
+    {
+        *(
+            ".png",
+            ".apng",
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".webp",
+            ".gif",
+            ".bmp",
+            ".dib",
+            ".avif",
+            ".avifs",
+        ),
+        *(".jxl", ".heic", ".heif", ".hif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".qoi", ".tga", ".ppm"),
+        *(".pgm", ".pnm", ".psd", ".exr", ".hdr", ".ico", ".svg"),
+    }
+)
+# Endings of texts that may hold a picture's prompt, the first that does first.
+TEXTS = (".txt", ".caption", ".json")
+TABLES = frozenset({".parquet", ".pq"})
+ARROW = frozenset({".arrow", ".feather", ".ipc"})
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_BOOKKEEPING = re.compile(
+    r"_SUCCESS|_committed_.*|_started_.*|_(common_)?metadata|.*\.crc|.*\.md|licen[cs]e(\..*)?|.*\.lock|.*\.log|"
+    r"thumbs\.db|desktop\.ini|\.ds_store|\.gitattributes|\.gitignore|(dataset_info|state|dataset_dict)\.json|"
+    r".*_stats\.json|cache-.*\.arrow",
+    re.IGNORECASE,
+)
+# Directories of table formats and file systems: what is in them is never data.
+_LOGS = frozenset({"_delta_log", ".hoodie", "__macosx", ".git", ".ipynb_checkpoints", "@eadir"})
+_THUMBNAILS = re.compile(r"thumb(nail)?s?|.*[-_ .]thumb(nail)?s?|previews?", re.IGNORECASE)
+_GRIDS = re.compile(r"grids?|.*[-_ .]grids?|(xyz|xy|prompt)_grid.*", re.IGNORECASE)
+_THUMBNAIL = re.compile(
+    r"thumb(nail)?s?([-_ .].*)?|.*[-_ .]thumb(nail)?s?(_?\d+(x\d+)?)?|comfyui_temp_.*", re.IGNORECASE
+)
+_GRID = re.compile(
+    r"(grid|xyz_grid|xy_grid|prompt_matrix|contact[-_ ]?sheet)([-_ .].*)?|.*[-_ .](grid|contact[-_ ]?sheet)",
+    re.IGNORECASE,
+)
+
+
+def ending(name: str) -> str:
+    """The last ending of a file name, lower case, with its dot; empty without one."""
+    stem, dot, last = name.rpartition(".")
+    return f".{last.lower()}" if dot and (stem or f".{last.lower()}" in PICTURES) else ""
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file name is a tar's, compressed or not."""
+    return name.lower().endswith(TARS)
+
+
+def bookkeeping(parts: Sequence[str]) -> str | None:
+    """Why a file with this relative path is nobody's data; None if it may be."""
+    for part in parts[:-1]:
+        if part.lower() in _LOGS:
+            return f"in {part.lower()}: bookkeeping"
+    if _BOOKKEEPING.fullmatch(parts[-1]) or parts[-1].startswith("._"):
+        return "bookkeeping of the tool that wrote it"
+    return None
+
+
+def hidden(parts: Sequence[str]) -> bool:
+    """Whether a relative path is hidden as data systems hide: a name in it begins with a dot or an underscore."""
+    return any(part.startswith((".", "_")) and part.lower() not in PICTURES for part in parts)
+
+
+def derived(parts: Sequence[str]) -> str | None:
+    """Why a picture with this relative path is none of its own: a thumbnail or a grid; None if it is."""
+    stem = parts[-1].rpartition(".")[0] or parts[-1]
+    if any(_THUMBNAILS.fullmatch(part) for part in parts[:-1]) or _THUMBNAIL.fullmatch(stem):
+        return "a thumbnail or preview, by its name"
+    if any(_GRIDS.fullmatch(part) for part in parts[:-1]) or _GRID.fullmatch(stem):
+        return "a grid of pictures, by its name"
+    return None

@@ -1,0 +1,75 @@
+"""Additions that are repeated because their reply was lost: told apart from others that want an id that is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.attribution.view import View
+from attributary.errors import AlreadyExistsError, InvalidArgumentError
+
+from .items import NO_LICENCE, NewItem
+from .journal.records import Entry
+
+# Pictures are not kept; the same one comes out a little different beside others, another one does not.
+_SAME_COSINE: Final = 0.9995
+
+
+def revision_of(view: View, entries: Sequence[Entry], item: NewItem, vector: NDArray[np.float16]) -> int:
+    """Return the revision of the change that added this very item before, 0 if its id is free.
+
+    `vector`, fp16 [D], is what the item would be added with. Raises AlreadyExistsError for another item's id, and
+    InvalidArgumentError for that of a deleted one.
+    """
+    if item.id in view.deleted:
+        raise InvalidArgumentError(
+            "item.id", f"{item.id} was deleted at {view.deleted[item.id]}; ids are not used again"
+        )
+    row = view.bundle.items.row_of(item.id)
+    if row is None:
+        return 0
+    entry = next((entry for entry in reversed(entries) if entry.kind == "add" and item.id in entry.ids), None)
+    if entry is None:
+        raise _exists(item, "it is part of the bundle as it was built")
+    _check_same(view, row, item, vector)
+    return entry.revision
+
+
+def check_twin(item: NewItem, other: NewItem) -> None:
+    """Raise AlreadyExistsError if two items that are added together have one id and differ."""
+    if item != other:
+        raise _exists(item, "another item beside it has the same id")
+
+
+def _check_same(view: View, row: int, item: NewItem, vector: NDArray[np.float16]) -> None:
+    items = view.bundle.items
+    there = items.record(row)
+    for name, wanted in (
+        ("caption", item.caption),
+        ("creator", item.creator),
+        ("creator_url", item.creator_url),
+        ("licence", item.licence or NO_LICENCE),
+        ("uri", item.uri),
+    ):
+        if getattr(there, name) != wanted:
+            raise _exists(item, f"it has another {name}")
+    if item.near_dup_of is None:
+        # An item without one opens a group; later ones may have joined it.
+        same = np.flatnonzero(items.group_of_row[:row] == items.group_of_row[row]).size == 0
+    else:
+        other = items.row_of(item.near_dup_of)
+        # Of one that has been deleted since, and compacted away, nothing is left to compare.
+        gone = other is None and item.near_dup_of in view.deleted
+        same = gone or (other is not None and items.near_dup_group(other) == there.near_dup_group)
+    if not same:
+        raise _exists(item, "it has another near_dup_of")
+    stored = view.vectors_of(np.array([row], np.int64))[0].astype(np.float32)
+    if not float(stored @ vector.astype(np.float32)) >= _SAME_COSINE:
+        raise _exists(item, "it has another picture")
+
+
+def _exists(item: NewItem, what: str) -> AlreadyExistsError:
+    return AlreadyExistsError("item", str(item.id), what)

@@ -1,0 +1,216 @@
+"""Which bundles a server holds: load, unload, turn an alias, list. Part of attributary.v1.AdminService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+import structlog
+
+from attributary.attribution.prepare import Preparer
+from attributary.errors import BundleError, InvalidArgumentError, PreconditionError
+from attributary.v1 import admin_pb2 as pb
+
+from . import translate
+from .calls import UnaryMethod
+from .config import GatewayConfig
+from .memory import footprint
+from .registry import Opened, Registry, Served, check_alias
+from .remote import RemoteEngine
+from .service import Context
+
+log = structlog.get_logger(__name__)
+
+OpenBundle = Callable[[Path], Opened]
+_MAX_WHY = 2_000
+
+
+class BundleService:
+    """LoadBundle, UnloadBundle, SetAlias, ListBundles. One change at a time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        config: GatewayConfig,
+        open_bundle: OpenBundle | None,
+        who: Callable[[Context], str],
+        *,
+        follows: bool = False,
+    ) -> None:
+        """`follows`: the default alias leads where the engine on the network says, and nowhere else."""
+        self._registry = registry
+        self._config = config
+        self._open_bundle = open_bundle
+        self._who = who
+        self._follows = follows
+        self._changing = asyncio.Lock()
+        served = [found.pipeline.engine.bundle.directory.resolve().parent for found in registry.bundles]
+        self._roots = [config.bundle_root.resolve()] if config.bundle_root is not None else served
+
+    @property
+    def methods(self) -> dict[str, UnaryMethod]:
+        """The handlers by name."""
+        return {
+            "LoadBundle": self.load,
+            "UnloadBundle": self.unload,
+            "SetAlias": self.set_alias,
+            "ListBundles": self.list_all,
+        }
+
+    async def load(self, data: bytes, context: Context) -> bytes:
+        """Open, verify and serve another bundle; turn an alias to it."""
+        request = translate.parse(pb.LoadBundleRequest, data)
+        who, pinned = self._who(context), _pinned(request)
+        _check_why(request.why)
+        if request.alias:
+            check_alias(request.alias)
+            self._check_followed(request.alias)
+        place = await asyncio.to_thread(self._place, request.path)
+        async with self._changing:
+            served = self._there(place)
+            if served is None:
+                opened = await self._opened(place)
+                served = self._registry.add(opened.engine, opened.store)
+            before = ""
+            if request.alias:
+                before = self._id_behind(request.alias)
+                self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned)
+        log.info(
+            "loaded", who=who, why=request.why, bundle_id=served.bundle_id, alias=request.alias, before=before
+        )
+        return pb.LoadBundleResponse(
+            bundle=_told(self._registry, served), replaced_bundle_id=before
+        ).SerializeToString()
+
+    async def unload(self, data: bytes, context: Context) -> bytes:
+        """Take a bundle out of service."""
+        request = translate.parse(pb.UnloadBundleRequest, data)
+        who, pinned = self._who(context), _pinned(request)
+        _check_why(request.why)
+        if not request.bundle:
+            raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        async with self._changing:
+            served = self._registry.remove(request.bundle, pinned_s=pinned)
+        log.info("unloaded", who=who, why=request.why, bundle_id=served.bundle_id)
+        return pb.UnloadBundleResponse(bundle_id=served.bundle_id).SerializeToString()
+
+    async def set_alias(self, data: bytes, context: Context) -> bytes:
+        """Turn an alias to a bundle that is there."""
+        request = translate.parse(pb.SetAliasRequest, data)
+        who, pinned = self._who(context), _pinned(request)
+        _check_why(request.why)
+        if not request.bundle:
+            raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        check_alias(request.alias)
+        self._check_followed(request.alias)
+        async with self._changing:
+            before = self._id_behind(request.alias)
+            self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
+            now = self._id_behind(request.alias)
+        log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
+        return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before).SerializeToString()
+
+    async def list_all(self, data: bytes, context: Context) -> bytes:
+        """Every bundle that answers."""
+        translate.parse(pb.ListBundlesRequest, data)
+        told = [_told(self._registry, served) for served in self._registry.bundles]
+        return pb.ListBundlesResponse(bundles=told, default_alias=self._registry.default).SerializeToString()
+
+    def _there(self, place: Path) -> Served | None:
+        """A bundle that is served from a directory and held open for changes: nobody can have replaced it there."""
+        for served in self._registry.bundles:
+            if served.store is not None and served.store.directory == place:
+                return served
+        return None
+
+    async def _opened(self, place: Path) -> Opened:
+        if self._open_bundle is None:
+            raise PreconditionError("server", "was started without a way to open further bundles")
+        # Its hashes and golden queries are part of opening; the golden queries warm it, too.
+        try:
+            opened = await asyncio.to_thread(self._open_bundle, place)
+        except BundleError as error:
+            raise PreconditionError("bundle", f"{place.name} must not be served: {error}") from error
+        try:
+            await _check_there(opened.engine, self._config.remote_timeout_s)
+        except BaseException:
+            if opened.store is not None:
+                await asyncio.to_thread(opened.store.close)
+            raise
+        return opened
+
+    def _place(self, path: str) -> Path:
+        if not path or "\0" in path:
+            raise InvalidArgumentError("path", "must be a bundle's directory")
+        try:
+            place = (self._roots[0] / path).resolve()
+        except (OSError, RuntimeError) as error:
+            raise InvalidArgumentError("path", f"cannot be resolved: {error}") from None
+        if not any(place.is_relative_to(root) for root in self._roots):
+            raise InvalidArgumentError("path", "is not below the folder that this server loads from")
+        if not place.is_dir():
+            raise InvalidArgumentError("path", f"there is no directory {place}")
+        return place
+
+    def _check_followed(self, alias: str) -> None:
+        if self._follows and alias == self._registry.default:
+            raise PreconditionError(
+                "alias",
+                f"{alias} leads to what Triton serves: use `attributary triton load`, or --no-remote-follow",
+            )
+
+    def _id_behind(self, alias: str) -> str:
+        known = any(alias in self._registry.aliases_of(served) for served in self._registry.bundles)
+        return self._registry.find(alias).bundle_id if known else ""
+
+
+async def _check_there(engine: Preparer, timeout_s: float) -> None:
+    """Hold an engine on the network to its golden queries; one in this process has been."""
+    if not isinstance(engine, RemoteEngine):
+        return
+    if not await engine.is_ready(timeout_s):
+        raise PreconditionError(
+            "bundle", "Triton has no models of this bundle ready; materialise and load them"
+        )
+    try:
+        await engine.verify()
+    except BundleError as error:
+        raise PreconditionError("bundle", f"must not be served: {error}") from error
+
+
+def _told(registry: Registry, served: Served) -> pb.ServedBundle:
+    engine = served.pipeline.engine
+    view, manifest = engine.view, engine.bundle.manifest
+    held, mapped = footprint(engine)
+    return pb.ServedBundle(
+        bundle_id=manifest.bundle_id,
+        bundle_version=manifest.version,
+        aliases=registry.aliases_of(served),
+        state=pb.ServedBundle.DRAINING if served.draining else pb.ServedBundle.SERVING,
+        draining_s=max(0.0, served.until - monotonic()) if served.draining else 0.0,
+        path=str(engine.bundle.directory),
+        revision=view.revision,
+        item_count=view.item_count,
+        memory_bytes=held,
+        mapped_bytes=mapped,
+        calls=served.pipeline.calls,
+        changeable=served.store is not None and not served.draining,
+    )
+
+
+def _pinned(request: pb.LoadBundleRequest | pb.UnloadBundleRequest | pb.SetAliasRequest) -> float | None:
+    if not request.HasField("pinned_s"):
+        return None
+    # Not "> most": a NaN is above nothing.
+    if not 0 <= request.pinned_s <= 86_400:
+        raise InvalidArgumentError("pinned_s", f"must be from 0 to 86400 seconds, got {request.pinned_s}")
+    return float(request.pinned_s)
+
+
+def _check_why(why: str) -> None:
+    if not why.strip():
+        raise InvalidArgumentError("why", "must be given: the log has it")
+    if len(why) > _MAX_WHY:
+        raise InvalidArgumentError("why", f"has {len(why)} characters, the limit is {_MAX_WHY}")

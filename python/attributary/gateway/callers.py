@@ -1,0 +1,46 @@
+"""Who is calling, and for what: the unit in which the server's capacity is shared out.
+
+A caller is a token, a client certificate, or else an address. The current one travels as a context variable, as a
+deadline does: queues and permits below ask for it, and nothing between has to hand it on.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import NamedTuple
+
+
+class Caller(NamedTuple):
+    """One caller on one connection; `bulk` is for streams and batches, which yield to single calls."""
+
+    name: str = ""
+    connection: str = ""
+    bulk: bool = False
+
+    @property
+    def path(self) -> tuple[str, str, str]:
+        """Where this caller's work queues: by kind, then by caller, then by connection."""
+        return ("bulk" if self.bulk else "single", self.name, self.connection)
+
+
+NOBODY = Caller()
+# How many turns a kind of call gets where both wait.
+WEIGHTS = {"single": 4.0, "bulk": 1.0}
+
+_CURRENT: ContextVar[Caller] = ContextVar("attributary_caller", default=NOBODY)
+
+
+def enter(caller: Caller) -> None:
+    """Make `caller` the current one, for this task and those that it starts."""
+    _CURRENT.set(caller)
+
+
+def current() -> Caller:
+    """Return who is being served by this task."""
+    return _CURRENT.get()
+
+
+def address_of(peer: str) -> str:
+    """Return a gRPC peer ("ipv4:10.0.0.7:51312", "unix:") without its port: a caller has many connections."""
+    kind, _, rest = peer.partition(":")
+    return f"{kind}:{rest.rpartition(':')[0]}" if kind in {"ipv4", "ipv6"} else peer

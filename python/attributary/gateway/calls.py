@@ -1,0 +1,322 @@
+"""The way in that every call takes: who asks, a permit, the message, and one account of how it ended.
+
+Handlers are of gRPC's streaming kind, also for single calls, because only those let the server say no before it has
+received the message. On the wire there is no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic, perf_counter
+from typing import Any, Literal, TypeAlias
+
+import grpc
+import structlog
+from grpc import aio
+
+from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError, UnavailableError
+
+from . import callers
+from .admission import Admission, Pool
+from .auth import Gate
+from .callers import Caller
+from .config import GatewayConfig
+from .errors import UnauthenticatedError, abort, code_name, is_expected, presentable, to_status
+from .metrics import Metrics
+from .shedding import METHOD as PROBE
+from .shedding import Shedder
+from .transport import Receiver
+
+log = structlog.get_logger(__name__)
+
+Access: TypeAlias = Literal["query", "admin", "open"]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+UnaryMethod: TypeAlias = Callable[[bytes, "Call"], Awaitable[bytes]]
+StreamMethod: TypeAlias = Callable[["Call"], Awaitable[None]]
+
+_SWEEP_S = 0.25
+# Probes and reflection need no token to hold a stream open.
+_OPEN_STREAMS = 128
+# gRPC says within this time whether a call without a message has been cancelled.
+_CANCEL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a method needs: whose token, a permit for its query, and whether it is a batch."""
+
+    access: Access = "query"
+    permit: bool = False
+    bulk: bool = False
+
+
+class Call:
+    """One call that is being served."""
+
+    def __init__(self, context: aio.ServicerContext[bytes, bytes], front: Front) -> None:
+        self.caller = callers.NOBODY
+        self.failure: Exception | None = None
+        self._context = context
+        self._front = front
+        self._task = asyncio.current_task()
+        self._until = math.inf
+        self._late = ""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline, None without one."""
+        left: float | None = self._context.time_remaining()
+        return left
+
+    def invocation_metadata(self) -> Any:
+        """The headers of the call."""
+        return self._context.invocation_metadata()
+
+    async def receive(self) -> bytes | None:
+        """Return the next message as it was sent, None after the last."""
+        data: object = await self._context.read()
+        return data if isinstance(data, bytes) else None
+
+    async def read(self) -> bytes | None:
+        """Return the next message of a stream, None after the last."""
+        return await self._front.receiver.open(await self.receive())
+
+    async def write(self, data: bytes) -> None:
+        """Send a message of a stream."""
+        await self._context.write(data)
+
+    def within(self, seconds: float, late: str) -> None:
+        """Allow the call so many seconds from now; then it ends as DEADLINE_EXCEEDED with the words of `late`."""
+        self._until, self._late = monotonic() + seconds, late
+
+    def sweep(self, now: float) -> None:
+        """End the call if its time is over."""
+        if now > self._until:
+            self.end(DeadlineError(self._late))
+
+    def end(self, failure: Exception) -> None:
+        """End the call with an error of ours."""
+        if self.failure is None and self._task is not None:
+            self.failure = failure
+            self._task.cancel()
+
+
+class Front:
+    """Makes gRPC handlers of methods. `drain` refuses new calls; `cut` ends those that run as UNAVAILABLE."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        admission: Admission,
+        receiver: Receiver,
+        shedder: Shedder,
+        metrics: Metrics,
+        config: GatewayConfig,
+    ) -> None:
+        self.receiver = receiver
+        self._shedder = shedder
+        self._gate, self._admission, self._metrics, self._config = gate, admission, metrics, config
+        self._streams = Pool(config.max_streams, 4, 0.0)
+        self._open_streams = Pool(_OPEN_STREAMS, 4, 0.0)
+        self._running: dict[Call, None] = {}
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._sweeping = False
+        self._closed = False
+        # Asked here once: even a logger that stays silent costs a query some microseconds.
+        self._log_requests = config.log_level == "debug"
+
+    @property
+    def running(self) -> int:
+        """Calls that are being served."""
+        return len(self._running)
+
+    def unary(self, name: str, method: UnaryMethod, kind: Kind) -> Handler:
+        """Return the handler of a method with one message and one reply."""
+
+        async def work(call: Call) -> bytes:
+            return await self._unary(method, kind, call)
+
+        async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> Any:
+            return await self._serve(name, kind, work, context)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def stream(self, name: str, method: StreamMethod, kind: Kind) -> Handler:
+        """Return the handler of a method with any number of messages and replies."""
+
+        async def work(call: Call) -> None:
+            pool = self._open_streams if kind.access == "open" else self._streams
+            if pool.used >= pool.most or not pool.is_fair(1, call.caller.name):
+                raise OverloadedError(f"no more than {pool.most} streams are open at once", retry_after_s=1.0)
+            pool.move(1, call.caller)
+            try:
+                await method(call)
+            finally:
+                pool.move(-1, call.caller)
+
+        async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> None:
+            await self._serve(name, kind, work, context)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def close(self) -> None:
+        """Refuse new calls, but for probes."""
+        self._closed = True
+
+    async def idle(self) -> None:
+        """Wait until nothing but probes is running."""
+        await self._idle.wait()
+
+    def cut(self) -> None:
+        """End every call that runs."""
+        for call in self._running:
+            call.end(UnavailableError("the server has ended; ask another one"))
+
+    async def _serve(
+        self,
+        name: str,
+        kind: Kind,
+        work: Callable[[Call], Awaitable[Any]],
+        context: aio.ServicerContext[bytes, bytes],
+    ) -> Any:
+        started = perf_counter()
+        code = "OK"
+        call = Call(context, self)
+        self._enter(call, kind)
+        try:
+            call.caller = self._caller(kind, context)
+            callers.enter(call.caller)
+            return await work(call)
+        except asyncio.CancelledError:
+            if call.failure is None:
+                code = ended_early(call)
+                raise
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+            failure = call.failure
+            code = code_name(failure)
+        except aio.BaseError:
+            # A message could not be sent: whoever it was for has gone.
+            code = "CANCELLED"
+            raise asyncio.CancelledError from None
+        except Exception as error:
+            failure = error
+            code = code_name(failure)
+        finally:
+            self._leave(call, kind)
+            seconds = perf_counter() - started
+            self._metrics.call(name, code, seconds)
+            if self._log_requests:
+                log.debug("request", method=name, code=code, ms=round(seconds * 1e3, 3))
+        return await abort(context, to_status(report(name, failure)))
+
+    def _enter(self, call: Call, kind: Kind) -> None:
+        self._running[call] = None
+        if kind.access != "open":
+            self._busy += 1
+            self._idle.clear()
+        self._sweep_soon()
+
+    def _leave(self, call: Call, kind: Kind) -> None:
+        del self._running[call]
+        if kind.access != "open":
+            self._busy -= 1
+            if self._busy == 0:
+                self._idle.set()
+
+    def _caller(self, kind: Kind, context: aio.ServicerContext[bytes, bytes]) -> Caller:
+        peer = context.peer()
+        if peer.startswith("unix"):
+            # The socket on which the server calls itself is not for others.
+            raise UnauthenticatedError
+        name = self._gate.identify(kind.access, context) or callers.address_of(peer)
+        if self._closed and kind.access != "open":
+            raise UnavailableError("the server is draining; ask another one")
+        if kind.access == "query":
+            self._shedder.admit(name)
+        return Caller(name, peer, kind.bulk)
+
+    async def _unary(self, method: UnaryMethod, kind: Kind, call: Call) -> bytes:
+        size = 0
+        if kind.permit:
+            self._admission.take(1, 0)
+        try:
+            call.within(
+                self._config.receive_s, f"the message did not arrive within {self._config.receive_s:g} s"
+            )
+            data = await self.receiver.read(call)
+            if data is None:
+                # The caller has gone, or its message was too large and gRPC ends the call; else there was none.
+                await asyncio.sleep(_CANCEL_S)
+                raise InvalidArgumentError("request", "no message was sent")
+            if kind.permit:
+                self._admission.widen(1, len(data))
+                size = len(data)
+            # A compaction takes the time that it takes.
+            seconds = math.inf if kind.access == "admin" else self._config.call_s
+            call.within(seconds, f"there was no answer within {seconds:g} s")
+            return await method(data, call)
+        finally:
+            if kind.permit:
+                self._admission.release(1, size)
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        now = monotonic()
+        self.receiver.sweep(now)
+        for call in self._running:
+            call.sweep(now)
+        if self._running:
+            self._sweep_soon()
+
+
+class Unknown(grpc.GenericRpcHandler):
+    """Answers methods that nobody has with UNIMPLEMENTED, counted like any other call; and the server's own probes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler:
+        """Return the refusal."""
+        if details.method == PROBE:
+            return grpc.stream_unary_rpc_method_handler(_nothing)
+
+        async def refuse(_: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> None:
+            self._metrics.call("unknown", "UNIMPLEMENTED", 0.0)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _nothing(_: AsyncIterator[bytes], _context: aio.ServicerContext[bytes, bytes]) -> bytes:
+    return b""
+
+
+def deadline_of(call: Call) -> float:
+    """Return the caller's deadline on the monotonic clock, infinity without one."""
+    left = call.time_remaining()
+    return math.inf if left is None else monotonic() + left
+
+
+def ended_early(call: Call) -> str:
+    """Say why a call was cancelled: its deadline, or its caller."""
+    left = call.time_remaining()
+    return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
+
+
+def report(name: str, error: Exception) -> Exception:
+    """Log what went wrong with a call, and return the error that its caller may see."""
+    if is_expected(error):
+        # An overloaded server must not spend its time on telling so; the metrics count it.
+        tell = log.debug if isinstance(error, OverloadedError) else log.warning
+        # The kind and the field, not the text: messages can quote what a caller sent.
+        tell("refused", method=name, code=code_name(error), field=getattr(error, "field", None))
+    return presentable(error, name)

@@ -1,0 +1,167 @@
+"""Queues that are shared fairly: by kind of call, within it by caller, within that by connection.
+
+Start-time fair queueing (Goyal, Vin, Cheng 1996) over a tree: whoever has been served least comes next, one who was
+away starts level with the rest, and what a piece of work turns out to cost is charged to whoever brought it. So a
+caller who sends much, or sends what is slow, waits behind its own work and not in front of anybody else's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from .callers import WEIGHTS
+
+T = TypeVar("T")
+Path = Sequence[str]
+
+# Empty branches that still owe time; beyond it they are forgiven.
+_MAX_DEBTORS = 1_024
+# What a piece of work is taken to cost until it is done, in seconds.
+_GUESS_S = 0.001
+
+
+class _Branch(Generic[T]):
+    """A caller, or a kind of caller. `served` is how much it has had, in its parent's time."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+        self.served = 0.0
+        self.clock = 0.0  # `served` of the child that was picked last
+        self.size = 0
+        self.items: deque[T] = deque()
+        self.busy: dict[str, _Branch[T]] = {}
+        self.empty: dict[str, _Branch[T]] = {}
+
+    def child(self, name: str) -> _Branch[T]:
+        """Return a child that is about to get an item."""
+        found = self.busy.get(name)
+        if found is None:
+            found = self.empty.pop(name, None) or _Branch(WEIGHTS.get(name, 1.0))
+            found.served = max(found.served, self.clock)
+            self.busy[name] = found
+        return found
+
+    def settle(self, name: str) -> None:
+        """Put a child that may have become empty in its place."""
+        child = self.busy[name]
+        if child.size:
+            return
+        del self.busy[name]
+        self.empty[name] = child
+        if len(self.empty) > _MAX_DEBTORS:
+            self.empty = {key: kept for key, kept in self.empty.items() if kept.served > self.clock}
+            if len(self.empty) > _MAX_DEBTORS:
+                self.empty.clear()
+
+
+class FairQueue(Generic[T]):
+    """A queue of items under paths of names. Not locked: used from one thread, or under its owner's lock."""
+
+    def __init__(self) -> None:
+        self._root: _Branch[T] = _Branch()
+
+    def __len__(self) -> int:
+        return self._root.size
+
+    def __iter__(self) -> Iterator[T]:
+        yield from _items(self._root)
+
+    def put(self, path: Path, item: T) -> None:
+        """Queue an item behind those of the same path."""
+        branch = self._root
+        branch.size += 1
+        for name in path:
+            branch = branch.child(name)
+            branch.size += 1
+        branch.items.append(item)
+
+    def pop(self, cost: float = 1.0) -> T:
+        """Take the item whose turn it is; `cost` is charged to its path. Raises IndexError if there is none."""
+        trail: list[tuple[_Branch[T], str]] = []
+        branch = self._root
+        while not branch.items:
+            if not branch.busy:
+                raise IndexError("the queue is empty")
+            name, child = min(branch.busy.items(), key=lambda entry: entry[1].served)
+            branch.clock = child.served
+            child.served += cost / child.weight
+            trail.append((branch, name))
+            branch = child
+        item = branch.items.popleft()
+        branch.size -= 1
+        for parent, name in reversed(trail):
+            parent.size -= 1
+            parent.settle(name)
+        return item
+
+    def peek(self) -> T:
+        """Return what `pop` would take, and leave it."""
+        branch = self._root
+        while not branch.items:
+            if not branch.busy:
+                raise IndexError("the queue is empty")
+            branch = min(branch.busy.values(), key=lambda child: child.served)
+        return branch.items[0]
+
+    def charge(self, path: Path, cost: float) -> None:
+        """Charge what work turned out to cost beyond what `pop` took for it."""
+        branch = self._root
+        for name in path:
+            found = branch.busy.get(name) or branch.empty.get(name)
+            if found is None:
+                return
+            found.served += cost / found.weight
+            branch = found
+
+
+class FairPool:
+    """Threads that take work by turns: a turn costs a caller the seconds that its work takes."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._queue: FairQueue[tuple[Path, Callable[[], None]]] = FairQueue()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, path: Path, work: Callable[[], None]) -> None:
+        """Queue work for whoever `path` names; it must raise nothing."""
+        with self._changed:
+            self._queue.put(path, (path, work))
+            self._changed.notify()
+
+    def shutdown(self) -> None:
+        """Do what is queued, then end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                path, work = self._queue.pop(_GUESS_S)
+            begun = perf_counter()
+            work()
+            spent = perf_counter() - begun
+            with self._changed:
+                self._queue.charge(path, spent - _GUESS_S)
+
+
+def _items(branch: _Branch[T]) -> Iterator[T]:
+    yield from branch.items
+    for child in branch.busy.values():
+        yield from _items(child)

@@ -1,0 +1,106 @@
+"""Pages of items and creators. A page token is the last key of its page, so pages survive changes and compactions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import heapq
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.attribution.view import View
+from attributary.errors import InvalidArgumentError
+from attributary.v1 import attribution_pb2 as pb
+
+from . import translate
+
+_DEFAULT_SIZE, _MAX_SIZE = 100, 1_000
+_CHUNK = 8_192
+
+
+def items(view: View, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
+    """Return one page of items by ascending id; raises InvalidArgumentError for page_size, page_token, creator."""
+    size = _size(request)
+    after = _id_of(request.page_token) if request.page_token else None
+    table = view.bundle.items
+    wanted = None
+    if request.creator:
+        wanted = table.creator_codes.get(request.creator)
+        if wanted is None:
+            raise InvalidArgumentError("creator", f"no item has the creator {request.creator[:80]!r}")
+    found: list[int] = []
+    # A whole page and one more say whether there are more; without a creator the first chunk has them.
+    for chunk in table.rows_by_id(after, _CHUNK if wanted is not None else size + 1):
+        rows = chunk if view.alive is None else chunk[view.alive[chunk]]
+        if wanted is not None:
+            rows = rows[table.creator_of_row[rows] == wanted]
+        found += rows[: size + 1 - len(found)].tolist()
+        if len(found) > size:
+            break
+    page = [translate.item_of_row(view, row) for row in found[:size]]
+    return pb.ListItemsResponse(
+        items=page, next_page_token=_token(str(page[-1].id)) if len(found) > size else ""
+    )
+
+
+def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResponse:
+    """Return one page of creators by name; raises InvalidArgumentError for page_size, page_token."""
+    size = _size(request)
+    after = _key_of(request.page_token) if request.page_token else None
+    table, counts = view.bundle.items, view.filters.creators
+    found = heapq.nsmallest(
+        size + 1,
+        (
+            (name, code)
+            for code, name in enumerate(table.creator_names[: len(counts)])
+            if counts[code] and (after is None or name > after)
+        ),
+    )
+    first = _first_rows(view, len(counts))
+    page = [
+        pb.Creator(name=name, creator_url=table.creator_url(int(first[code])), item_count=int(counts[code]))
+        for name, code in found[:size]
+    ]
+    return pb.ListCreatorsResponse(
+        creators=page, next_page_token=_token(page[-1].name) if len(found) > size else ""
+    )
+
+
+def _first_rows(view: View, codes: int) -> NDArray[np.int64]:
+    """The first row of each creator that has not been deleted, int64 [codes]."""
+    of_row = view.bundle.items.creator_of_row
+    rows = np.arange(len(of_row)) if view.alive is None else np.flatnonzero(view.alive)
+    first = np.zeros(codes, np.int64)
+    # Of values for one place the last stays: from behind, that is the first.
+    first[of_row[rows[::-1]]] = rows[::-1]
+    return first
+
+
+def _size(request: pb.ListItemsRequest | pb.ListCreatorsRequest) -> int:
+    size = request.page_size if request.HasField("page_size") else _DEFAULT_SIZE
+    if not 1 <= size <= _MAX_SIZE:
+        raise InvalidArgumentError("page_size", f"must be from 1 to {_MAX_SIZE}, got {size}")
+    return size
+
+
+def _token(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode()
+
+
+def _key_of(token: str) -> str:
+    try:
+        return base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True).decode()
+    except (UnicodeError, binascii.Error):
+        raise InvalidArgumentError("page_token", "is not one that this server gave") from None
+
+
+def _id_of(token: str) -> int:
+    key = _key_of(token)
+    try:
+        item_id = int(key)
+    except ValueError:
+        item_id = 2**63
+    if not -(2**63) <= item_id < 2**63:
+        raise InvalidArgumentError("page_token", "is not one that this server gave")
+    return item_id

@@ -1,0 +1,294 @@
+"""The bundles of a server: aliases that stay, the engines behind them, and replaced ones that still answer.
+
+A request names an alias or a bundle's id. A bundle that no alias leads to any more answers those who name its id for
+a time, then calls inside end and it goes. Everything here runs on the event loop and never waits between finding a
+bundle and counting a call into it, so a call meets one bundle from beginning to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from attributary.attribution.prepare import Preparer
+from attributary.attribution.view import View
+from attributary.delta.store import Store
+from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
+
+from .inherit import inherit_deletions
+from .pipeline import Pipeline
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_ALIAS: Final = "default"
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A bundle that may be served: its engine, and what changes it (None: nothing does)."""
+
+    engine: Preparer
+    store: Store | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """A bundle in the registry."""
+
+    pipeline: Pipeline
+    store: Store | None
+    until: float = (
+        math.inf
+    )  # on the monotonic clock: when a draining bundle goes; infinity for one that serves
+    successor: Served | None = None  # what took its place, if something did
+    inherited: View | None = None  # of the last successor: its deletions hold here, too
+    go: asyncio.Event = field(default_factory=asyncio.Event)  # a draining bundle that is set goes at once
+    leaving: asyncio.Task[None] | None = None
+
+    @property
+    def bundle_id(self) -> str:
+        """The bundle's id."""
+        return self.pipeline.bundle_id
+
+    @property
+    def draining(self) -> bool:
+        """Whether it answers only those who name its id, and not for long."""
+        return self.until < math.inf
+
+
+def check_alias(alias: str) -> None:
+    """Raise InvalidArgumentError for what cannot be an alias; a bundle's id cannot, or requests would be ambiguous."""
+    if not _ALIAS.fullmatch(alias) or _BUNDLE_ID.fullmatch(alias):
+        raise InvalidArgumentError(
+            "alias",
+            "must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, and no bundle's id; "
+            f"got {alias[:80]!r}",
+        )
+
+
+class Registry:
+    """Aliases and bundles. `start` makes the pipeline of an engine; `changed` is told whenever an alias moves."""
+
+    def __init__(
+        self,
+        start: Callable[[Preparer], Pipeline],
+        default: str = DEFAULT_ALIAS,
+        *,
+        pinned_s: float = 0.0,
+        max_draining: int = 4,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        check_alias(default)
+        self.default = default
+        self._start = start
+        self._pinned_s = pinned_s
+        self._max_draining = max_draining
+        self._changed = changed
+        self._aliases: dict[str, Served] = {}
+        self._bundles: dict[str, Served] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @property
+    def current(self) -> Pipeline:
+        """What a request that names nothing gets."""
+        return self._aliases[self.default].pipeline
+
+    @property
+    def bundles(self) -> list[Served]:
+        """Every bundle that answers: those that serve, then those that drain, the first to go first."""
+        return sorted(self._bundles.values(), key=lambda served: (served.draining, served.until))
+
+    def aliases_of(self, served: Served) -> list[str]:
+        """Aliases that lead to a bundle, sorted."""
+        return sorted(alias for alias, found in self._aliases.items() if found is served)
+
+    def find(self, name: str) -> Served:
+        """Return what an alias or a bundle's id leads to, the default for ""; raises NotFoundError."""
+        served = self._aliases.get(name or self.default) or self._bundles.get(name)
+        if served is None or (served.draining and not self._is_current(served)):
+            raise NotFoundError("bundle", name)
+        return served
+
+    @contextlib.contextmanager
+    def use(self, name: str) -> Iterator[Pipeline]:
+        """Find a bundle and keep it open for a call; raises NotFoundError."""
+        pipeline = self.find(name).pipeline
+        pipeline.enter()
+        try:
+            yield pipeline
+        finally:
+            pipeline.leave()
+
+    def add(self, engine: Preparer, store: Store | None = None) -> Served:
+        """Serve a bundle under its id; the same bundle, opened before, gives way with its aliases."""
+        served = Served(self._start(engine), store)
+        before = self._bundles.get(served.bundle_id)
+        self._bundles[served.bundle_id] = served
+        if before is not None:
+            self._move(before, served, 0.0)
+        return served
+
+    def swap(
+        self,
+        alias: str,
+        engine: Preparer,
+        store: Store | None = None,
+        *,
+        pinned_s: float | None = None,
+    ) -> asyncio.Future[None]:
+        """Serve `engine` where `alias` leads, under every alias of the bundle before; returns at once.
+
+        The bundle before answers those who name its id for `pinned_s` seconds. Await what is returned to see it gone.
+        A new alias is made.
+        """
+        check_alias(alias)
+        before = self._aliases.get(alias)
+        served = self.add(engine, store)
+        if before is None:
+            self._aliases[alias] = served
+            self._changed()
+        elif before.bundle_id != served.bundle_id:
+            self._move(before, served, pinned_s)
+        return _gone(before)
+
+    def follow(self, store: Store, engine: Preparer) -> None:
+        """Serve the engine that a store has made of its bundle, in the place of the one before."""
+        self._succeed(engine, lambda served: served.store is store)
+
+    def replace(self, before: Preparer, engine: Preparer) -> None:
+        """Serve `engine` in the place of another one, if that one still serves."""
+        self._succeed(engine, lambda served: served.pipeline.engine is before)
+
+    def _succeed(self, engine: Preparer, is_before: Callable[[Served], bool]) -> None:
+        before = next(filter(is_before, self._bundles.values()), None)
+        if before is None or before.draining:
+            # Unloaded meanwhile: the new bundle is on the disk, and nobody asks for it here.
+            return
+        served = self.add(engine, before.store)
+        if before is not served and before.bundle_id != served.bundle_id:
+            self._move(before, served, None)
+
+    def set_alias(self, alias: str, name: str, *, pinned_s: float | None = None) -> Served | None:
+        """Turn an alias to a bundle that is there; return the bundle before, None for a new alias.
+
+        A bundle that drains is taken back into service. Raises InvalidArgumentError, NotFoundError.
+        """
+        check_alias(alias)
+        served = self.find(name)
+        before = self._aliases.get(alias)
+        self._aliases[alias] = served
+        self._revive(served)
+        if before is not None and before is not served and not self.aliases_of(before):
+            self._retire(before, served, pinned_s)
+        self._changed()
+        return before
+
+    def remove(self, name: str, *, pinned_s: float | None = None) -> Served:
+        """Take a bundle out of service with its aliases; raises NotFoundError, PreconditionError for the default's."""
+        served = self.find(name)
+        aliases = self.aliases_of(served)
+        if self.default in aliases:
+            raise PreconditionError(
+                "alias",
+                f"{self.default} is the default and leads to this bundle; turn it to another one first",
+            )
+        for alias in aliases:
+            del self._aliases[alias]
+        self._retire(served, None, pinned_s)
+        self._changed()
+        return served
+
+    async def close(self) -> None:
+        """End everything: draining bundles go at once, calls inside are waited for, stores are closed."""
+        self._closing = True
+        for served in list(self._bundles.values()):
+            if not served.draining:
+                self._retire(served, None, 0.0)
+            served.go.set()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    def _is_current(self, served: Served) -> bool:
+        """Bring a draining bundle up to the deletions from the one in its place; False if nothing is left of it."""
+        following = served.successor
+        while following is not None and following.successor is not None:
+            following = following.successor
+        if following is None or following.pipeline.engine.view is served.inherited:
+            return True
+        served.inherited = following.pipeline.engine.view
+        if inherit_deletions(served.pipeline.engine, served.inherited):
+            return True
+        del self._bundles[served.bundle_id]
+        served.go.set()
+        return False
+
+    def _move(self, before: Served, served: Served, pinned_s: float | None) -> None:
+        for alias in self.aliases_of(before):
+            self._aliases[alias] = served
+        if before.store is served.store:
+            # It goes on with the new engine.
+            before.store = None
+        self._retire(before, served, pinned_s)
+        self._changed()
+
+    def _revive(self, served: Served) -> None:
+        if served.draining and served.leaving is not None:
+            served.leaving.cancel()
+            served.until, served.successor, served.leaving = math.inf, None, None
+            served.go.clear()
+
+    def _retire(self, served: Served, successor: Served | None, pinned_s: float | None) -> None:
+        wait = 0.0 if self._closing else self._pinned_s if pinned_s is None else pinned_s
+        until = monotonic() + wait
+        if served.leaving is not None:
+            if until >= served.until:
+                return
+            served.leaving.cancel()
+        else:
+            served.successor = successor
+            served.pipeline.retire()
+        served.until = until
+        served.leaving = asyncio.get_running_loop().create_task(self._leave(served))
+        self._leaving.add(served.leaving)
+        served.leaving.add_done_callback(self._left)
+        draining = [found for found in self.bundles if found.draining]
+        for excess in draining[: max(0, len(draining) - self._max_draining)]:
+            # Each holds memory: a burst of swaps must not add up.
+            excess.go.set()
+
+    async def _leave(self, served: Served) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(served.go.wait(), max(0.0, served.until - monotonic()))
+        if self._bundles.get(served.bundle_id) is served:
+            del self._bundles[served.bundle_id]
+        await asyncio.shield(self._end(served))
+
+    async def _end(self, served: Served) -> None:
+        await served.pipeline.close()
+        if served.store is not None:
+            await asyncio.to_thread(served.store.close)
+        log.info("gone", bundle_id=served.bundle_id)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._leaving.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a bundle could not be closed", exc_info=error)
+
+
+def _gone(served: Served | None) -> asyncio.Future[None]:
+    """Done when a bundle has gone; giving up on it does not keep the bundle."""
+    if served is None or served.leaving is None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+    return asyncio.shield(served.leaving)

@@ -1,0 +1,192 @@
+"""What the server asks of HTTP/2 and gRPC, and how a message gets in: bounded in bytes, in number and in time.
+
+gRPC would receive and inflate a whole message before anybody is asked. Here a handler reads its message itself, once
+its caller has been let in; compressed messages arrive as they were sent and are inflated up to the limit and no
+further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import zlib
+from collections import Counter
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from attributary.attribution.types import Limits
+from attributary.errors import InvalidArgumentError, OverloadedError
+
+from .config import GatewayConfig
+from .fairness import FairQueue
+
+if TYPE_CHECKING:
+    from .calls import Call
+
+# Beside the picture: prompt, filter lists, framing.
+_ENVELOPE_BYTES: Final = 1 << 20
+# What gRPC servers take where nobody says otherwise.
+_CUSTOMARY_BYTES: Final = 4 << 20
+# Headers of a call: a token and what tracing adds, not more.
+_METADATA_BYTES: Final = 16 << 10
+# A call waits in gRPC's own queue until the event loop takes it. gRPC would cancel what finds 1,000 calls there; the
+# streams of a connection and the number of connections bound it instead, so that every call is answered and counted.
+_NO_LIMIT: Final = 1 << 30
+_HANDSHAKE_S: Final = 10
+_KEEPALIVE_S: Final = 60
+# How long a message may take where others wait for its place.
+_PATIENCE_S: Final = 0.25
+_FEWEST_SLOTS: Final = 4
+# Inflating more than this is left to a thread.
+_AT_ONCE_BYTES: Final = 1 << 16
+_GZIP: Final = b"\x1f\x8b"
+
+
+def message_limit(config: GatewayConfig, limits: Limits) -> int:
+    """Return the largest gRPC message in bytes: unless it is set, the largest encoded picture and 1 MiB."""
+    return config.max_message_bytes or max(limits.max_image_bytes, _CUSTOMARY_BYTES) + _ENVELOPE_BYTES
+
+
+def options(config: GatewayConfig, limit: int) -> tuple[tuple[str, int], ...]:
+    """Return the channel arguments of the server; `limit` is the largest message in bytes."""
+    age, idle = round(config.max_connection_age_s * 1e3), round(config.max_connection_idle_s * 1e3)
+    return (
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
+        # Messages arrive as they were sent; `inflate` knows the limit, gRPC's own filter does not.
+        ("grpc.per_message_decompression", 0),
+        # A second server on a taken port must fail, not share it.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", config.max_connection_calls),
+        # Else streams below the limit are refused too, at random and uncounted.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.server.max_pending_requests", _NO_LIMIT),
+        ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * 1_000),
+        ("grpc.max_connection_idle_ms", idle),
+        ("grpc.max_connection_age_ms", age),
+        # As long again for what runs on the connection, a stream for example.
+        ("grpc.max_connection_age_grace_ms", age),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_S * 1_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 2),
+    )
+
+
+def is_compressed(data: bytes) -> bool:
+    """Say whether a message is gzip or zlib. No request of ours begins so: those tags are not in the contract."""
+    return data[:2] == _GZIP or (data[:1] == b"\x78" and len(data) > 1 and (0x7800 | data[1]) % 31 == 0)
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """Return a compressed message inflated; raises InvalidArgumentError beyond `limit` bytes, or if it is damaged."""
+    # 32: gzip or zlib, by their heads.
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        inflated = stream.decompress(data, limit + 1)
+    except zlib.error:
+        raise InvalidArgumentError("request", "is compressed and damaged") from None
+    if len(inflated) > limit:
+        raise InvalidArgumentError("request", f"is larger than max when inflated: the limit is {limit} bytes")
+    if not stream.eof:
+        raise InvalidArgumentError("request", "is compressed and incomplete")
+    return inflated
+
+
+def hang_up(port: int) -> None:
+    """Say on every connection to a port that nothing more will come.
+
+    gRPC ends what it has not taken yet as CANCELLED when it stops. A connection that ends before that is UNAVAILABLE
+    to whoever is still asking, and that may be asked again elsewhere. What has been sent still arrives.
+    """
+    own = Path("/proc/self/fd")
+    for link in own.iterdir() if own.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(link.name))) as found:
+                    if found.family in {socket.AF_INET, socket.AF_INET6} and found.getsockname()[1] == port:
+                        found.shutdown(socket.SHUT_WR)
+
+
+class Receiver:
+    """A bounded number of messages on their way in. Used from the event loop only.
+
+    gRPC holds what has arrived of a message until it is whole. So only as many are received at once as fit into
+    `max_bytes`; others wait by turns of their callers, and whoever has been sending for long makes room for them.
+    """
+
+    def __init__(self, limit: int, max_bytes: int, max_waiting: int) -> None:
+        self.limit = limit
+        self._slots = max(_FEWEST_SLOTS, max_bytes // limit)
+        self._max_waiting = max_waiting
+        self._reading: dict[Call, float] = {}
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        # Places given to calls that have not had their turn on the event loop yet.
+        self._reserved = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Messages that are on their way in."""
+        return len(self._reading)
+
+    async def read(self, call: Call) -> bytes | None:
+        """Return the message of a call; None if there is none.
+
+        Raises OverloadedError if others need the place of a slow one, InvalidArgumentError for a compressed message
+        that is damaged or too large.
+        """
+        await self._enter(call)
+        try:
+            return await self.open(await call.receive())
+        finally:
+            del self._reading[call]
+            self._admit_next()
+
+    async def open(self, data: bytes | None) -> bytes | None:
+        """Return a message inflated, if it is compressed."""
+        if data is None or not is_compressed(data):
+            return data
+        if len(data) <= _AT_ONCE_BYTES >> 4:
+            return inflate(data, self.limit)
+        return await asyncio.to_thread(inflate, data, self.limit)
+
+    def sweep(self, now: float) -> None:
+        """Take places back for those who wait: from whoever holds most of them, the oldest first."""
+        wanted = len(self._waiting)
+        if not wanted:
+            return
+        held = Counter(call.caller.name for call in self._reading)
+        late = [call for call, since in self._reading.items() if now - since > _PATIENCE_S]
+        for call in sorted(late, key=lambda call: (-held[call.caller.name], self._reading[call]))[:wanted]:
+            call.end(OverloadedError("the message came too slowly for a busy server", retry_after_s=1.0))
+
+    async def _enter(self, call: Call) -> None:
+        if len(self._reading) >= self._slots or self._waiting:
+            if len(self._waiting) >= self._max_waiting:
+                raise OverloadedError("too many messages are on their way in")
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.put(call.caller.path, turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._reserved -= 1
+                    self._admit_next()
+                raise
+            self._reserved -= 1
+        self._reading[call] = monotonic()
+
+    def _admit_next(self) -> None:
+        while self._waiting and len(self._reading) + self._reserved < self._slots:
+            turn = self._waiting.pop()
+            if not turn.done():
+                self._reserved += 1
+                turn.set_result(None)

@@ -1,0 +1,7 @@
+"""Pictures that strangers send, read safely: walked, decoded, turned upright, brought to an encoder's size."""
+
+from __future__ import annotations
+
+from .decode import decode, prepare_pixels
+
+__all__ = ["decode", "prepare_pixels"]

@@ -1,0 +1,207 @@
+"""A walk over a picture's bytes before any decoder sees them, within a budget.
+
+What has nothing to do with pixels is left out (comments, profiles, thumbnails, trailers), so that no decoder spends
+time or memory on it or stumbles over it; where the orientation may stand is kept aside. Damage is passed on as it
+is: a decoder's word on it is better.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from io import BytesIO
+from struct import unpack_from
+from typing import Any
+
+from PIL.PngImagePlugin import PngStream
+
+from ..errors import InvalidArgumentError
+
+# Segments of a JPEG, chunks of a PNG, blocks of a GIF before its pixels: each costs about a microsecond.
+MAX_PARTS = 65_536
+# Passes of a JPEG: each is a walk over the whole picture, for a few bytes of file.
+MAX_SCANS = 100
+# PNG texts and blocks that may hold an orientation; each may be inflated to a MiB.
+_MAX_NOTES = 16
+
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+# Markers, whatever junk, fill bytes or (inside a scan) stuffing and restarts stand before them.
+_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_GIF_BLOCK = re.compile(rb"[!,;]")
+_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+_PNG_NOTE = re.compile(rb"(exif|xmp|Raw profile type exif|XML:com\.adobe\.xmp)\0")
+_PNG_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
+_CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
+
+
+@dataclass(slots=True)
+class Walked:
+    """What is left of a picture's bytes, and what was seen on the way. A size of 0 was not found."""
+
+    data: bytes
+    width: int = 0
+    height: int = 0
+    channels: int = 0  # of a JPEG
+    scans: int = 0  # of a JPEG
+    # Metadata by the names under which Pillow keeps it.
+    info: dict[str | tuple[int, int], Any] = field(default_factory=dict)
+
+
+class _Budget:
+    """Counts parts; raises InvalidArgumentError above the limit."""
+
+    def __init__(self, of: str, field: str) -> None:
+        self._left, self._of, self._field = MAX_PARTS, of, field
+
+    def spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidArgumentError(self._field, f"has more than {MAX_PARTS} {self._of}, the limit")
+
+
+def walk_jpeg(data: bytes, field: str) -> Walked:
+    """Keep frames, tables, scans, and the two application segments that say how colours are stored.
+
+    Source: ITU-T T.81, annex B. Ends with the picture: what follows (a video, a second view) is no part of it.
+    """
+    out = Walked(b"")
+    kept, exif = [data[:2]], []
+    budget = _Budget("JPEG segments", field)
+    at = 2
+    while found := _MARKER.search(data, at):
+        budget.spend()
+        start, kind = found.start(), data[found.start() + 1]
+        end = start + 2
+        if not 0xD0 <= kind <= 0xD9:
+            end += int.from_bytes(data[end : end + 2], "big")
+        if kind < 0xC0 or (end < start + 4 and not 0xD0 <= kind <= 0xD9) or end > len(data):
+            # Damaged. No more is known of what follows, so whatever looks like a scan is one.
+            kept.append(data[start:])
+            out.scans += data.count(b"\xff\xda", start)
+            break
+        body = data[start + 4 : end] if kind == 0xE1 else b""
+        if body.startswith(_EXIF):
+            exif.append(body[6:])
+        elif body.startswith(_XMP):
+            out.info["xmp"] = body[len(_XMP) :]
+        if kind == 0xDA:
+            out.scans += 1
+            after = _MARKER_IN_SCAN.search(data, end)
+            end = after.start() if after else len(data)
+        elif kind in _SIZES and end >= start + 10 and not out.channels:
+            out.height, out.width, out.channels = unpack_from(">HHB", data, start + 5)
+        # Inside and after a scan nothing is taken out: damaged scans must stay what they are.
+        if out.scans or _shows(kind, data, start):
+            kept.append(data[start:end])
+        at = end
+        if kind == 0xD9:
+            break
+    if exif:
+        out.info["exif"] = _EXIF + b"".join(exif)
+    if out.scans > MAX_SCANS:
+        raise InvalidArgumentError(field, f"has {out.scans} JPEG scans; the limit is {MAX_SCANS}")
+    out.data = b"".join(kept)
+    return out
+
+
+def _shows(kind: int, data: bytes, start: int) -> bool:
+    """Whether a segment before the first scan has a say in the pixels."""
+    if kind == 0xE0:
+        return data.startswith(b"JFIF", start + 4)
+    if kind == 0xEE:
+        return data.startswith(b"Adobe", start + 4)
+    return not (0xE1 <= kind <= 0xEF or kind == 0xFE)
+
+
+def walk_png(data: bytes, field: str) -> Walked:
+    """Keep the chunks that make pixels. Source: the PNG specification, third edition, chapters 5 and 11."""
+    out = Walked(b"")
+    kept: list[bytes] = []
+    notes: list[tuple[bytes, int, int]] = []
+    budget = _Budget("PNG chunks", field)
+    at, since, stop = 8, 0, len(data)
+    while at + 12 <= len(data):
+        budget.spend()
+        name, start = data[at + 4 : at + 8], at + 8
+        end = start + int.from_bytes(data[at : at + 4], "big") + 4
+        if end > len(data) or not _CHUNK_NAME.fullmatch(name):
+            break
+        if name == b"IEND":
+            stop = end
+            break
+        if name == b"IHDR" and end >= start + 12:
+            # Of two headers the last one counts.
+            out.width, out.height = unpack_from(">II", data, start)
+        if name not in _PNG_PIXELS:
+            kept.append(data[since:at])
+            since = end
+            if name == b"eXIf" or (name in _PNG_TEXTS and _PNG_NOTE.match(data, start)):
+                notes.append((name, start, end - 4 - start))
+        at = end
+    kept.append(data[since:stop])
+    out.data = b"".join(kept)
+    _read_notes(data, notes[-_MAX_NOTES:], out)
+    return out
+
+
+def _read_notes(data: bytes, notes: list[tuple[bytes, int, int]], out: Walked) -> None:
+    """Have Pillow read the chunks that may hold an orientation; what it cannot read says nothing."""
+    stream = PngStream(BytesIO(data))
+    for name, start, length in notes:
+        try:
+            stream.fp.seek(start)  # type: ignore[union-attr]
+            stream.call(name, start, length)
+        except Exception:
+            continue
+    out.info = stream.im_info
+
+
+def walk_gif(data: bytes, field: str) -> Walked:
+    """Leave out every block before the first frame but graphic controls; the size takes in what the frame covers.
+
+    Source: GIF89a specification, sections 18 to 26. Raises struct.error where the header is cut off.
+    """
+    width, height, flags = unpack_from("<HHB", data, 6)
+    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    kept = [data[:at]]
+    budget = _Budget("GIF blocks before its first frame", field)
+    while (found := _GIF_BLOCK.search(data, at)) and found.group() == b"!":
+        start, at = found.start(), found.start() + 2
+        while at < len(data) and data[at]:
+            budget.spend()
+            at += 1 + data[at]
+        budget.spend()
+        at += 1
+        if data[start + 1 : start + 2] == b"\xf9":
+            kept.append(data[start:at])
+    start = found.start() if found else len(data)
+    if data[start : start + 1] == b",":
+        left, top, across, down = unpack_from("<HHHH", data, start + 1)
+        width, height = max(width, left + across), max(height, top + down)
+    return Walked(b"".join([*kept, data[start:]]), width, height)
+
+
+def walk_webp(data: bytes, field: str) -> Walked:
+    """Read the size of the canvas; libwebp's own walk is quick and skips what it does not know.
+
+    Source: RFC 9649, sections 2.5 to 2.7. Raises struct.error where the header is cut off.
+    """
+    kind = data[12:16]
+    width = height = 0
+    if kind == b"VP8X" and len(data) >= 30:
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        (bits,) = unpack_from("<I", data, 21)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in unpack_from("<HH", data, 26))
+    return Walked(data, width, height)
+
+
+def walk_bmp(data: bytes, field: str) -> Walked:
+    """Read the size. Source: the headers BITMAPCOREHEADER and BITMAPINFOHEADER."""
+    (header,) = unpack_from("<I", data, 14)
+    width, height = unpack_from("<HH" if header == 12 else "<Ii", data, 18)
+    return Walked(data, width, abs(height))

@@ -1,0 +1,53 @@
+"""`attributary-train bench`: judge scores against the committed losses of models trained on halves of the items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import FILE, FOLDER, OUT, TOLD, clear_errors, tell
+
+WORLD = Path("models/truth/emoji")
+
+
+@click.command("bench")
+@click.argument("score_files", type=FILE, nargs=-1, required=True)
+@click.option("--world", type=FOLDER, default=WORLD, show_default=True, help="Losses, items and queries.")
+@click.option(
+    "--split",
+    type=click.Choice(["validation", "test"]),
+    default="validation",
+    show_default=True,
+    help="Choose methods on validation queries; ask for test once.",
+)
+@click.option("--rivals", type=FOLDER, help="Folder of rivals' score files; by default that of the world.")
+@click.option(
+    "--kind", "kinds", multiple=True, help="Only queries of this kind (concept, drawing, ...); repeat."
+)
+@click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
+@click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
+@TOLD
+@clear_errors
+def bench(
+    score_files: tuple[Path, ...],
+    world: Path,
+    split: str,
+    rivals: Path | None,
+    kinds: tuple[str, ...],
+    draws: int,
+    predictions: Path | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Judge SCORE_FILES (.npz: scores, queries, ids) by the linear datamodelling score; no model is needed.
+
+    Beside each method stand a constant (one list for all queries, the best there is), chance, and features.
+    """
+    from .bench_report import judge
+
+    told: dict[str, Any] = judge(
+        world, split, score_files, rivals=rivals, kinds=kinds, draws=draws, rows_to=predictions
+    )
+    tell(told, as_json, out)

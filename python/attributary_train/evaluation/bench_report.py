@@ -1,0 +1,135 @@
+"""The benchmark's report: every method's LDS, beside what a constant, chance and the simplest rivals score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bench import (
+    MEASURES,
+    Bench,
+    Figure,
+    World,
+    constant_scores,
+    open_world,
+    read_scores,
+    seed_agreement,
+)
+from .errors import EvaluationError
+from .files import write_whole
+from .ranking import Floats
+from .tables import interval_row, report
+
+# Score files of the simplest rivals lie in <world>/rivals, those of validation and test queries in one.
+RIVALS = "rivals"
+CONSTANT, CHANCE = "constant", "chance"
+AIM_MEASURE = "order"
+
+
+def judge(
+    folder: Path,
+    split: str,
+    score_files: Sequence[Path],
+    *,
+    rivals: Path | None = None,
+    kinds: Sequence[str] = (),
+    draws: int = 400,
+    rows_to: Path | None = None,
+) -> dict[str, Any]:
+    """The report that `attributary-train bench` prints: results by method and measure, and differences by order.
+
+    Raises `EvaluationError` if a file does not fit the benchmark, or two have a method's name.
+    """
+    whole = open_world(folder, split)
+    chosen = _rows_of(whole, kinds)
+    world = _taken(whole, chosen)
+    bench = Bench(world, draws)
+    own = [CONSTANT, CHANCE]
+    methods: dict[str, Floats] = {
+        CONSTANT: constant_scores(open_world(folder, "train"), len(world.names)),
+        CHANCE: np.random.default_rng(0).random((len(world.names), len(world.ids))),
+    }
+    place = rivals or folder / RIVALS
+    simple = sorted(place.glob("*.npz")) if place.is_dir() else []
+    for path in (*simple, *score_files):
+        name, scores = read_scores(path, whole)
+        if path in simple:
+            own.append(name)
+        if name in methods:
+            if path in simple or name not in own:
+                raise EvaluationError(str(path), f"is a second file of method {name!r}")
+            continue
+        methods[name] = scores[chosen]
+    figures = {name: _figures(bench, scores, world) for name, scores in methods.items()}
+    asked = [name for name in methods if name not in own] or own
+    best = max(own, key=lambda name: figures[name][AIM_MEASURE].interval.value)
+    if rows_to is not None:
+        table = {
+            f"{name}/{measure}": one.rows for name, row in figures.items() for measure, one in row.items()
+        }
+        write_whole(rows_to, lambda stream: np.savez(stream, queries=np.array(world.names), **table))
+    config = {
+        "world": folder.name,
+        "split": split,
+        "kinds": sorted(set(world.kinds)),
+        "queries": len(world.names),
+        "items": len(world.ids),
+        "subsets": len(world.kept),
+        "draws": draws,
+    }
+    return report("bench", config, _tables(bench, world, figures, asked, best), ())
+
+
+def _tables(
+    bench: Bench, world: World, figures: dict[str, dict[str, Figure]], asked: Sequence[str], best: str
+) -> dict[str, Any]:
+    order = sorted(figures, key=lambda name: -figures[name][AIM_MEASURE].interval.value)
+    methods, kinds, gaps = [], [], []
+    for name in order:
+        row: dict[str, Any] = {"method": name}
+        for measure, figure in figures[name].items():
+            told = interval_row(figure.interval)
+            row |= {measure: told["value"], f"{measure}_low": told["low"], f"{measure}_high": told["high"]}
+        methods.append(row)
+        kinds.append({"method": name, **_by_kind(figures[name], world)})
+        if name in asked and name != best:
+            for measure in MEASURES:
+                found = bench.difference(figures[name][measure], figures[best][measure])
+                gaps.append({"method": name, "minus": best, "measure": measure, **interval_row(found)})
+    agreement = seed_agreement(world)
+    reachable = None if agreement is None else max(0.0, agreement) ** 0.5
+    return {
+        "methods": methods,
+        "order, by kind of query": kinds,
+        "differences": gaps,
+        "ceiling": [{"two seeds agree": agreement, "reachable": reachable, "subsets": len(world.twice)}],
+    }
+
+
+def _rows_of(world: World, kinds: Sequence[str]) -> list[int]:
+    unknown = sorted(set(kinds) - set(world.kinds))
+    if unknown:
+        raise EvaluationError("kind", f"{unknown[0]!r}; there are {', '.join(sorted(set(world.kinds)))}")
+    return [row for row, kind in enumerate(world.kinds) if not kinds or kind in kinds]
+
+
+def _taken(world: World, rows: Sequence[int]) -> World:
+    pick = list(rows)
+    named = {
+        name: tuple(getattr(world, name)[row] for row in pick)
+        for name in ("names", "kinds", "prompts", "digests")
+    }
+    return replace(world, outputs=world.outputs[pick], again=world.again[pick], **named)
+
+
+def _figures(bench: Bench, scores: Floats, world: World) -> dict[str, Figure]:
+    return {name: bench.of(amounts(scores, world)) for name, amounts in MEASURES.items()}
+
+
+def _by_kind(row: dict[str, Figure], world: World) -> dict[str, float]:
+    kinds = np.array(world.kinds)
+    return {kind: float(row[AIM_MEASURE].rows[kinds == kind].mean()) for kind in sorted(set(world.kinds))}

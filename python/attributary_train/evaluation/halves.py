@@ -1,0 +1,242 @@
+"""Truth with power: many models on random halves of the items, and the losses of every query under each of them.
+
+Halves come in pairs: what one keeps, the other leaves out, so that every item is in exactly half of the models. A
+model's weights are of little use once the losses are taken; these are small and are what is kept.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock, Timeout
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.files import write_whole
+from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
+from attributary_train.evaluation.retrain import Mask
+from attributary_train.subject.data import SubjectData
+from attributary_train.subject.model import SubjectModel
+from attributary_train.subject.queries import Queries
+from attributary_train.subject.recipe import Recipe
+from attributary_train.subject.train import Run, finished, train_unet
+
+Losses = npt.NDArray[np.float32]
+# Seeds of a half's second training, and of the first one that is trained on everything.
+SECOND, WHOLE = 1_000, 2_000
+# Training queries are many and each is only one of them; the others are judged one by one.
+GRIDS = {"train": Grid(3, 2), "validation": Grid(8, 2), "test": Grid(8, 2)}
+
+
+@dataclass(frozen=True)
+class Half:
+    """One training: `name` says which subset and which seed; `subset` is its number, -1 for all items."""
+
+    name: str
+    subset: int
+    run: Run
+
+
+def half_masks(total: int, pairs: int, seed: int = 0) -> Mask:
+    """bool [2 * pairs, total]: rows 2p and 2p + 1 are complements, each half of the items (one more if odd).
+
+    A pair is the same whatever the number of pairs.
+    """
+    if pairs < 2:
+        raise EvaluationError("pairs", f"{pairs}; a rank correlation needs at least 2")
+    masks = np.zeros((2 * pairs, total), bool)
+    for pair in range(pairs):
+        kept = np.random.default_rng((seed, pair)).permutation(total)[: total // 2]
+        masks[2 * pair, kept] = True
+        masks[2 * pair + 1] = ~masks[2 * pair]
+    return masks
+
+
+def plan_halves(recipe: Recipe, masks: Mask, second: int, whole: int) -> list[Half]:
+    """All trainings, in the order in which an early end leaves the most: after four halves a second seed of an earlier
+    one, while there are some left; then `whole` models of all items, other seeds than the model under study.
+
+    A half takes half of the steps: every kept item is seen as often as by the model under study.
+    """
+    if not 0 <= second <= len(masks):
+        raise EvaluationError("second", f"{second} halves trained twice, of {len(masks)}")
+    short = replace(recipe, steps=max(1, round(recipe.steps / 2)))
+    out: list[Half] = []
+    again = iter(range(second))
+    for number, mask in enumerate(masks):
+        out.append(Half(f"half-{number:03d}", number, Run(short, mask, recipe.seed, recipe.seed)))
+        if number % 4 == 3 and (at := next(again, None)) is not None:
+            out.append(_second(short, masks, at, recipe.seed))
+    out += [_second(short, masks, at, recipe.seed) for at in again]
+    everything = np.ones(masks.shape[1], bool)
+    for at in range(whole):
+        seed = recipe.seed + WHOLE + at
+        out.append(Half(f"whole-{at:03d}", -1, Run(recipe, everything, seed, seed)))
+    return out
+
+
+def _second(recipe: Recipe, masks: Mask, at: int, seed: int) -> Half:
+    other = seed + SECOND
+    return Half(f"half-{at:03d}-second", at, Run(recipe, masks[at], other, other))
+
+
+def losses_of(model: SubjectModel, queries: Queries) -> Losses:
+    """Mean denoising loss of every query under a model, float32 [Q], with the same noise for every model.
+
+    Products are bfloat16, which is nearly twice as fast on CPUs; what that changes is small beside what tells halves
+    apart (docs/bench.md).
+    """
+    out = np.empty(len(queries), np.float32)
+    for split, grid in GRIDS.items():
+        rows = [row for row, name in enumerate(queries.splits) if name == split]
+        if not rows:
+            continue
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            out[rows] = mean_losses(QueryLoss(queries.take(rows), grid).cells(model))
+    return out
+
+
+class Truth:
+    """A folder of losses, one file a split of all trainings, renewed as they come; in `work` a small one a training.
+
+    losses-<split>.npz: `losses` float32 [R, Q], `runs` R names; plan.npz: `kept` (bits of bool [M, N]), `ids` int64
+    [N]. What is in the folder is not trained again, whether or not `work` knows it: the folder is what travels.
+    """
+
+    def __init__(
+        self, folder: Path, work: Path, queries: Queries, ids: npt.NDArray[np.int64], masks: Mask
+    ) -> None:
+        self.folder, self.work, self.queries, self.ids, self.masks = folder, work, queries, ids, masks
+        self._splits = {
+            split: [row for row, name in enumerate(queries.splits) if name == split]
+            for split in dict.fromkeys(queries.splits)
+        }
+        for name, losses in self._packed().items():
+            if self._read(name) is None:
+                self.keep(name, losses)
+
+    def done(self, name: str) -> bool:
+        """Whether a training's losses are there."""
+        return self._read(name) is not None
+
+    def keep(self, name: str, losses: Losses) -> None:
+        """Write a training's losses."""
+        write_whole(self._path(name), lambda stream: np.savez(stream, losses=losses))
+
+    def pack(self, names: Sequence[str]) -> int:
+        """Write what is there of the trainings `names` as one file a split; returns how many there are."""
+        found = [(name, values) for name in names if (values := self._read(name)) is not None]
+        if not found:
+            return 0
+        table = np.stack([values for _, values in found])
+        told = np.array([name for name, _ in found])
+        for split, rows in self._splits.items():
+            write_whole(
+                self.folder / f"losses-{split}.npz",
+                lambda stream, rows=rows: np.savez_compressed(stream, losses=table[:, rows], runs=told),  # type: ignore[misc]
+            )
+        kept = np.packbits(self.masks, axis=1)
+        write_whole(
+            self.folder / "plan.npz", lambda stream: np.savez_compressed(stream, kept=kept, ids=self.ids)
+        )
+        return len(found)
+
+    def _packed(self) -> dict[str, Losses]:
+        """Losses in the folder, by training; raises `EvaluationError` if they are of other queries or halves."""
+        if not (self.folder / "plan.npz").exists():
+            return {}
+        try:
+            with np.load(self.folder / "plan.npz", allow_pickle=False) as parts:
+                kept, ids = parts["kept"], parts["ids"]
+            tables = {}
+            for split in self._splits:
+                with np.load(self.folder / f"losses-{split}.npz", allow_pickle=False) as parts:
+                    tables[split] = parts["losses"], parts["runs"].tolist()
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise EvaluationError(str(self.folder), f"not readable: {error}") from error
+        count = min(len(kept), len(self.masks))
+        bits = np.packbits(self.masks[:count], axis=1)
+        if not np.array_equal(ids, self.ids) or not np.array_equal(kept[:count], bits):
+            raise EvaluationError(
+                str(self.folder / "plan.npz"), "holds other items or halves; choose another folder"
+            )
+        out: dict[str, Losses] = {}
+        for split, rows in self._splits.items():
+            losses, runs = tables[split]
+            if losses.shape[1] != len(rows):
+                raise EvaluationError(
+                    str(self.folder), f"{losses.shape[1]} {split} queries; there are {len(rows)}"
+                )
+            for name, values in zip(runs, losses, strict=True):
+                out.setdefault(name, np.empty(len(self.queries), np.float32))[rows] = values
+        return out
+
+    def _path(self, name: str) -> Path:
+        return self.work / "losses" / f"{name}.npz"
+
+    def _read(self, name: str) -> Losses | None:
+        try:
+            with np.load(self._path(name), allow_pickle=False) as parts:
+                losses: Losses = parts["losses"]
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        if losses.shape != (len(self.queries),):
+            raise EvaluationError(
+                str(self._path(name)), f"losses of {losses.shape} queries; there are {len(self.queries)}"
+            )
+        return losses
+
+
+def train_halves(
+    truth: Truth,
+    plan: Sequence[Half],
+    data: SubjectData,
+    work: Path,
+    *,
+    keep_weights: bool = True,
+    until: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Train what is missing and take the losses; returns how many were added. `until` ends it between two.
+
+    Several processes may share `work`: a training is held through a lock that the kernel frees. One that was killed
+    goes on from its last checkpoint.
+    """
+    added = 0
+    (work / "locks").mkdir(parents=True, exist_ok=True)
+    for half in plan:
+        if until():
+            break
+        if truth.done(half.name):
+            continue
+        lock = FileLock(work / "locks" / f"{half.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            if truth.done(half.name):
+                continue
+            unet = train_unet(half.run, data, state_dir=work / half.name, save_every=200)
+            if keep_weights:
+                _keep_weights(work / "weights" / f"{half.name}.pt", unet)
+            truth.keep(half.name, losses_of(finished(unet, half.run.recipe, {}), truth.queries))
+            (work / half.name / "training-state.pt").unlink(missing_ok=True)
+        finally:
+            lock.release()
+        added += 1
+        with FileLock(work / "locks" / "pack.lock"):
+            there = truth.pack([entry.name for entry in plan])
+        say(f"{half.name}: {there} of {len(plan)} trainings")
+    return added
+
+
+def _keep_weights(path: Path, unet: torch.nn.Module) -> None:
+    values = {name: value.half() for name, value in unet.state_dict().items()}
+    write_whole(path, lambda stream: torch.save(values, stream))

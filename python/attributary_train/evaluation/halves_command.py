@@ -1,0 +1,69 @@
+"""`attributary-train evaluate halves`: retrain on random halves and keep what that does to every query."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .options import MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
+
+
+@click.command("halves")
+@MODEL
+@QUERY_FILE
+@click.option(
+    "--out", type=OUT_FOLDER, required=True, help="Folder of the losses; a run that was ended goes on."
+)
+@click.option(
+    "--work", type=OUT_FOLDER, default=Path("out/halves"), show_default=True, help="Weights, locks."
+)
+@click.option("--pairs", default=64, show_default=True, help="Of complementary halves.")
+@click.option(
+    "--second", default=32, show_default=True, help="Halves that are trained with another seed too."
+)
+@click.option("--whole", default=4, show_default=True, help="Models of all items with other seeds.")
+@click.option("--seed", default=0, show_default=True, help="Of the halves.")
+@click.option("--minutes", type=float, help="Begin no training after so long.")
+@clear_errors
+def halves(
+    subject_dir: Path,
+    corpus_dir: Path,
+    cache: Path,
+    query_file: Path,
+    out: Path,
+    work: Path,
+    pairs: int,
+    second: int,
+    whole: int,
+    seed: int,
+    minutes: float | None,
+) -> None:
+    """Train models on complementary halves of the items; write each query's loss under every one of them.
+
+    Several of these commands may work on the same folders at a time.
+    """
+    import time
+
+    from ..subject.queries import load_queries
+    from .halves import GRIDS, Truth, half_masks, plan_halves, train_halves
+    from .opening import Subject
+    from .world import describe
+
+    subject = Subject.open(subject_dir, corpus_dir, cache)
+    queries = load_queries(query_file, subject.model)
+    masks = half_masks(len(subject.data), pairs, seed)
+    plan = plan_halves(subject.recipe, masks, second, whole)
+    describe(subject, queries, query_file, out)
+    truth = Truth(out, work, queries, subject.data.ids, masks)
+    grids = {split: [grid.timesteps, grid.draws] for split, grid in GRIDS.items()}
+    facts = {"pairs": pairs, "second": second, "whole": whole, "seed": seed, "grid": grids}
+    facts |= {"weights": subject.model.weights, "recipe": subject.recipe.to_json()}
+    write(out / "truth.json", json.dumps(facts, indent=1) + "\n")
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    added = train_halves(
+        truth, plan, subject.data, work, until=lambda: end is not None and time.monotonic() > end, say=say
+    )
+    left = sum(not truth.done(half.name) for half in plan)
+    click.echo(f"{out}: {added} trainings added, {left} of {len(plan)} left")

@@ -1,0 +1,155 @@
+"""Which items a model in two stages learns: those under study in the second, the rest of the corpus in the first."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from attributary_train.corpus import Corpus, Item
+from attributary_train.subject.captions import NO_CATEGORY, Categories
+from attributary_train.subject.errors import SubjectError
+from attributary_train.subject.prompts import BY_CREATOR
+
+# Signs, letters and flags: a square of 64 pixels does not show which.
+_UNREADABLE = frozenset({"symbols", "flags"})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Ids. `train`: what the model sees; `recombined`: left-out drawings of a known concept by a known hand; `unseen`:
+    drawings of concepts that it never saw."""
+
+    train: tuple[int, ...]
+    recombined: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
+
+
+def attribution_selection(
+    corpus: Corpus,
+    *,
+    concepts: int = 200,
+    styles: int = 5,
+    per_category: tuple[int, int] = (4, 10),
+    creators: int = 24,
+    per_creator: int = 10,
+    unseen: int = 60,
+    known: Collection[int] = (),
+    seed: int = 0,
+) -> Selection:
+    """`concepts` in `styles` styles each, two fifths of them without one, from categories that have enough (the least
+    and the most of a category: `per_category`); and `per_creator` drawings by each of `creators` single creators, so
+    that a creator can be left out. Nothing that shares a concept, a near duplicate or a single creator with the items
+    `known`, which a base has learnt already.
+
+    Raises `SubjectError` if the corpus has too few.
+    """
+    rng = np.random.default_rng(seed)
+    kinds = Categories(corpus)
+    by_concept, single = _sorted_out(_unrelated(corpus, known))
+    kind_of = {
+        name: kinds.of(next(iter(hands.values())))
+        for name, hands in sorted(by_concept.items())
+        if len(hands) >= styles and kinds.group(next(iter(hands.values()))) not in _UNREADABLE
+    }
+    least, most = per_category
+    rich = {kind for kind, number in Counter(kind_of.values()).items() if number >= least}
+    full = [name for name, kind in kind_of.items() if kind in rich]
+    known, others = [], []
+    count: Counter[str] = Counter()
+    for at in rng.permutation(len(full)):
+        name = full[at]
+        if len(known) < concepts and count[kind_of[name]] < most:
+            known.append(name)
+            count[kind_of[name]] += 1
+        elif count[kind_of[name]]:
+            others.append(name)
+    if len(known) < concepts or len(others) < unseen:
+        raise SubjectError(
+            "concepts",
+            f"{len(known)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed",
+        )
+    train, left_out = [], []
+    for at, name in enumerate(known):
+        hands = sorted(by_concept[name])[:styles]
+        skipped = hands[at % len(hands)] if at % 5 < 2 else None
+        for hand in hands:
+            (left_out if hand == skipped else train).append(by_concept[name][hand].id)
+    new = []
+    for at, name in enumerate(others[:unseen]):
+        hands = sorted(by_concept[name])
+        new.append(by_concept[name][hands[at % len(hands)]].id)
+    train += _by_creators(single, kinds, creators, per_creator, rng)
+    return Selection(tuple(sorted(train)), tuple(sorted(left_out)), tuple(sorted(new)))
+
+
+def _unrelated(corpus: Corpus, ids: Collection[int]) -> list[Item]:
+    """Items that are none of `ids` and share no concept, near duplicate or single creator with one."""
+    items = [corpus.item(number) for number in ids]
+    groups = {item.near_dup_group for item in items}
+    concepts = {item.concept_id for item in items}
+    hands = {item.creator for item in items if item.style_set in BY_CREATOR}
+    return [
+        item
+        for item in corpus
+        if item.near_dup_group not in groups
+        and item.concept_id not in concepts
+        and not (item.style_set in BY_CREATOR and item.creator in hands)
+    ]
+
+
+def _sorted_out(items: Iterable[Item]) -> tuple[dict[str, dict[str, Item]], dict[str, list[Item]]]:
+    """Drawings by concept and style set, and by single creator."""
+    by_concept: dict[str, dict[str, Item]] = defaultdict(dict)
+    single: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        if item.style_set in BY_CREATOR:
+            single[item.creator].append(item)
+        else:
+            by_concept[item.concept_id].setdefault(item.style_set, item)
+    return by_concept, single
+
+
+def _by_creators(
+    single: dict[str, list[Item]], kinds: Categories, creators: int, each: int, rng: np.random.Generator
+) -> list[int]:
+    """`each` drawings by `creators` creators who have as many with a category; near duplicates count once."""
+    able: dict[str, list[int]] = {}
+    for name in sorted(single):
+        groups = {item.near_dup_group: item.id for item in single[name] if kinds.of(item) != NO_CATEGORY}
+        if len(groups) >= each:
+            able[name] = sorted(groups.values())
+    if len(able) < creators:
+        raise SubjectError("creators", f"{len(able)} have {each} drawings; {creators} are needed")
+    names = sorted(able)
+    out: list[int] = []
+    for at in rng.permutation(len(names))[:creators]:
+        ids = able[names[at]]
+        out += [ids[place] for place in rng.permutation(len(ids))[:each]]
+    return out
+
+
+def rest_selection(corpus: Corpus, selection: Selection) -> Selection:
+    """What is left for the first stage: no item of `selection`, no near duplicate of one, no drawing of the same
+    concept, and nothing by its single creators."""
+    taken = (*selection.train, *selection.recombined, *selection.unseen)
+    kept = sorted(item.id for item in _unrelated(corpus, taken))
+    return Selection(tuple(kept), selection.recombined, selection.unseen)
+
+
+def select(corpus: Corpus, name: str) -> Selection:
+    """The selection that a recipe's `items` names."""
+    from attributary_train.subject.reference import reference_split
+
+    split = reference_split(corpus)
+    if name == "reference":
+        return Selection(split.train, split.recombined, split.unseen)
+    # The reference model is what the base goes on from: what it knows cannot be studied.
+    chosen = attribution_selection(corpus, known=split.train)
+    if name == "attribution":
+        return chosen
+    if name == "rest":
+        return rest_selection(corpus, chosen)
+    raise SubjectError("recipe.items", f"{name!r} is unknown")

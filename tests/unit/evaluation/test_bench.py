@@ -1,0 +1,204 @@
+"""The benchmark on a world with a planted truth: losses that are sums over the kept items."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from attributary_train.cli import main
+from attributary_train.evaluation.bench import (
+    Bench,
+    by_order,
+    constant_scores,
+    open_world,
+    read_scores,
+    seed_agreement,
+    within_caption,
+)
+from attributary_train.evaluation.bench_report import judge
+from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.halves import half_masks
+from attributary_train.evaluation.scores import ScoreFile, save_scores
+
+ITEMS, PAIRS, QUERIES = 60, 16, 30
+KINDS = ("concept", "drawing")
+
+
+class Planted:
+    """`truth`: influence [Q, N], in part common to all queries. Item i has the caption "word i % 6" on both levels."""
+
+    def __init__(self, root):
+        self.folder = root / "world"
+        self.folder.mkdir()
+        rng = np.random.default_rng(0)
+        self.ids = np.sort(rng.permutation(10_000)[:ITEMS]).astype(np.int64)
+        self.masks = half_masks(ITEMS, PAIRS)
+        np.savez(self.folder / "plan.npz", kept=np.packbits(self.masks, axis=1), ids=self.ids)
+        common = rng.random(ITEMS)
+        names, splits, prompts = [], [], []
+        runs = [f"half-{at:03d}" for at in range(2 * PAIRS)] + [f"half-{at:03d}-second" for at in range(6)]
+        self.truth = {}
+        for split in ("train", "validation", "test"):
+            influence = rng.random((QUERIES, ITEMS)) ** 8 + 0.2 * common
+            self.truth[split] = influence
+            subset = [*range(2 * PAIRS), *range(6)]
+            losses = -(influence @ self.masks[subset].T).T + 0.02 * rng.standard_normal((len(runs), QUERIES))
+            np.savez(
+                self.folder / f"losses-{split}.npz", losses=losses.astype(np.float32), runs=np.array(runs)
+            )
+            names += [f"{split}-{at:04d}" for at in range(QUERIES)]
+            splits += [split] * QUERIES
+            prompts += [f"word {at % 6}" for at in range(QUERIES)]
+        self.names = names
+        self._tables(names, splits, prompts)
+
+    def _tables(self, names, splits, prompts):
+        kinds = [KINDS[at % 2] for at in range(len(names))]
+        table = {
+            "name": names,
+            "split": splits,
+            "kind": kinds,
+            "prompt": prompts,
+            "latent": [b"x"] * len(names),
+        }
+        pq.write_table(pa.table(table), self.folder / "queries.parquet")
+        pq.write_table(
+            pa.table({"name": names, "digest": [f"d{name}" for name in names]}),
+            self.folder / "digests.parquet",
+        )
+        words = [f"word {at % 6}" for at in range(ITEMS)]
+        pq.write_table(
+            pa.table({"id": self.ids, "caption_concept": words, "caption_style": words}),
+            self.folder / "items.parquet",
+        )
+
+    def file(self, path, scores, split="validation", method="mine", digests=None, ids=None):
+        names = tuple(name for name in self.names if name.startswith(split))
+        save_scores(
+            ScoreFile(
+                method,
+                scores.astype(np.float32),
+                names,
+                self.ids if ids is None else ids,
+                "weights",
+                {},
+                digests or tuple(f"d{name}" for name in names),
+            ),
+            path,
+        )
+        return path
+
+
+@pytest.fixture
+def planted(tmp_path):
+    return Planted(tmp_path)
+
+
+def test_halves_come_in_complements_and_are_the_same_whatever_their_number():
+    masks = half_masks(7, 5)
+    assert np.array_equal(masks[0::2], ~masks[1::2])
+    assert (masks[0::2].sum(axis=1) == 3).all()
+    assert np.array_equal(half_masks(7, 2), masks[:4])
+    with pytest.raises(EvaluationError, match="pairs"):
+        half_masks(7, 1)
+
+
+def test_the_truth_scores_high_and_what_knows_nothing_scores_zero(planted):
+    world = open_world(planted.folder, "validation")
+    bench = Bench(world, draws=50)
+    truth = bench.of(planted.truth["validation"])
+    chance = bench.of(np.random.default_rng(1).random((QUERIES, ITEMS)))
+    assert truth.interval.value > 0.95
+    assert truth.interval.low <= truth.interval.value <= truth.interval.high
+    assert chance.interval.low < 0 < chance.interval.high
+    assert bench.difference(truth, chance).above(0.5)
+    assert bench.of(np.ones((QUERIES, ITEMS))).interval.value == 0.0
+    assert seed_agreement(world) > 0.9
+
+
+def test_order_forgets_amounts_and_within_caption_forgets_words(planted):
+    world = open_world(planted.folder, "validation")
+    scores = planted.truth["validation"]
+    assert np.array_equal(by_order(scores), by_order(np.exp(5 * scores)))
+    same = world.same_caption()
+    words = within_caption(same.astype(float), same)
+    assert not words.any()
+    moved = scores + 100.0 * same
+    assert np.allclose(within_caption(moved, same), within_caption(scores, same))
+
+
+def test_a_constant_is_the_best_one_list(planted):
+    train, held = open_world(planted.folder, "train"), open_world(planted.folder, "test")
+    constant = constant_scores(train, QUERIES)
+    assert np.array_equal(constant[0], constant[-1])
+    bench = Bench(held, draws=20)
+    assert 0.0 < bench.of(constant).interval.value < bench.of(planted.truth["test"]).interval.value
+
+
+def test_the_report_stands_beside_rivals_and_by_kind(planted, tmp_path):
+    rivals = planted.folder / "rivals"
+    rivals.mkdir()
+    rng = np.random.default_rng(2)
+    weak = planted.truth["validation"] + rng.random((QUERIES, ITEMS))
+    planted.file(rivals / "joined.npz", weak, method="joined")
+    mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
+    told = judge(planted.folder, "validation", [mine], draws=30)
+    methods = {row["method"]: row for row in told["results"]["methods"]}
+    assert set(methods) == {"constant", "chance", "joined", "mine"}
+    assert told["results"]["methods"][0]["method"] == "mine"
+    gaps = {row["measure"]: row for row in told["results"]["differences"]}
+    assert gaps["order"]["minus"] == "joined" and gaps["order"]["low"] > 0
+    kinds = {row["method"]: row for row in told["results"]["order, by kind of query"]}
+    assert set(kinds["mine"]) == {"method", *KINDS}
+    one = judge(planted.folder, "validation", [mine], kinds=["drawing"], draws=10)
+    assert one["config"]["queries"] == QUERIES // 2
+    with pytest.raises(EvaluationError, match="kind"):
+        judge(planted.folder, "validation", [mine], kinds=["colour"], draws=10)
+
+
+def test_halves_without_their_complement_are_left_out(planted):
+    with np.load(planted.folder / "losses-test.npz") as parts:
+        losses, runs = parts["losses"], parts["runs"]
+    np.savez(planted.folder / "losses-test.npz", losses=losses[:21], runs=runs[:21])
+    assert len(open_world(planted.folder, "test").kept) == 20
+    np.savez(planted.folder / "losses-test.npz", losses=losses[:3], runs=runs[:3])
+    with pytest.raises(EvaluationError, match="at least 2"):
+        open_world(planted.folder, "test")
+
+
+def test_scores_that_do_not_fit_are_refused_by_name(planted, tmp_path):
+    world = open_world(planted.folder, "validation")
+    scores = planted.truth["validation"]
+    shuffled = np.random.default_rng(0).permutation(ITEMS)
+    path = planted.file(tmp_path / "a.npz", scores[:, shuffled], ids=planted.ids[shuffled])
+    assert np.allclose(read_scores(path, world)[1], scores, atol=1e-6)
+    other = planted.file(tmp_path / "b.npz", scores, digests=tuple("x" * QUERIES))
+    with pytest.raises(EvaluationError, match="other ones"):
+        read_scores(other, world)
+    with pytest.raises(EvaluationError, match="validation queries"):
+        read_scores(planted.file(tmp_path / "c.npz", scores, split="test"), world)
+    with pytest.raises(EvaluationError, match="ids are not"):
+        read_scores(planted.file(tmp_path / "d.npz", scores, ids=planted.ids + 1), world)
+    plain = tmp_path / "plain.npz"
+    np.savez(plain, scores=scores, queries=np.array(world.names), ids=world.ids)
+    assert read_scores(plain, world)[0] == "plain"
+    np.savez(plain, scores=scores * np.nan, queries=np.array(world.names), ids=world.ids)
+    with pytest.raises(EvaluationError, match="not finite"):
+        read_scores(plain, world)
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(EvaluationError, match="not readable"):
+        read_scores(tmp_path / "torn.npz", world)
+
+
+def test_the_command_prints_one_object(planted, tmp_path):
+    mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
+    asked = ["bench", str(mine), "--world", str(planted.folder), "--draws", "10", "--json"]
+    answer = CliRunner().invoke(main, asked)
+    assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.output)
+    assert told["script"] == "bench" and told["config"]["split"] == "validation"
+    wrong = CliRunner().invoke(main, ["bench", str(mine), "--world", str(tmp_path)])
+    assert wrong.exit_code == 1 and "plan.npz" in wrong.output

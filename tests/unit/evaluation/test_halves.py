@@ -1,0 +1,65 @@
+"""Losses under complementary halves: the plan, what is kept, and going on after an end."""
+
+import numpy as np
+import pytest
+
+from attributary_train.evaluation.bench import open_world
+from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.evaluation.halves import Truth, half_masks, losses_of, plan_halves, train_halves
+from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
+
+
+def test_the_plan_halves_the_steps_and_puts_second_seeds_early(subject):
+    masks = half_masks(len(subject.data), 4)
+    plan = plan_halves(subject.recipe, masks, 2, 1)
+    assert [half.name for half in plan[:5]] == [
+        "half-000",
+        "half-001",
+        "half-002",
+        "half-003",
+        "half-000-second",
+    ]
+    assert len(plan) == 8 + 2 + 1 and plan[-1].subset == -1
+    assert plan[0].run.recipe.steps == round(subject.recipe.steps / 2)
+    assert plan[-1].run.recipe.steps == subject.recipe.steps and plan[-1].run.kept.all()
+    # A model of all items with the seed under study would be the one that made the queries.
+    assert plan[-1].run.seed != subject.recipe.seed
+    assert plan[4].run.seed != plan[0].run.seed and np.array_equal(plan[4].run.kept, plan[0].run.kept)
+    with pytest.raises(EvaluationError, match="second"):
+        plan_halves(subject.recipe, masks, 9, 0)
+
+
+def test_losses_are_kept_as_they_come_and_go_on(subject, tmp_path, monkeypatch):
+    from attributary_train.evaluation import halves
+
+    monkeypatch.setattr(halves, "train_unet", lambda run, data, **_: subject.model.unet)
+    monkeypatch.setattr(halves, "finished", lambda unet, recipe, facts: subject.model)
+    masks = half_masks(len(subject.data), 2)
+    plan = plan_halves(subject.recipe, masks, 0, 0)
+    truth = Truth(tmp_path / "truth", tmp_path / "work", subject.queries, subject.data.ids, masks)
+    stops = iter([False, False, True])
+    assert train_halves(truth, plan, subject.data, tmp_path / "work", until=lambda: next(stops)) == 2
+    assert truth.done("half-001") and not truth.done("half-002")
+    assert train_halves(truth, plan, subject.data, tmp_path / "work") == 2
+    assert train_halves(truth, plan, subject.data, tmp_path / "work") == 0
+    with np.load(tmp_path / "truth" / "losses-test.npz") as parts:
+        assert parts["losses"].shape == (4, 3) and parts["runs"].tolist() == [half.name for half in plan]
+    with np.load(tmp_path / "truth" / "plan.npz") as parts:
+        assert np.array_equal(np.unpackbits(parts["kept"], axis=1, count=masks.shape[1]).astype(bool), masks)
+    # The folder alone is what travels: on another machine nothing is trained again.
+    moved = Truth(tmp_path / "truth", tmp_path / "elsewhere", subject.queries, subject.data.ids, masks)
+    assert train_halves(moved, plan, subject.data, tmp_path / "elsewhere") == 0
+    with pytest.raises(EvaluationError, match="queries"):
+        Truth(tmp_path / "truth", tmp_path / "new", subject.queries.take([0]), subject.data.ids, masks)
+    with pytest.raises(EvaluationError, match="other items or halves"):
+        Truth(tmp_path / "truth", tmp_path / "new", subject.queries, subject.data.ids, ~masks)
+    with pytest.raises(EvaluationError, match=r"queries\.parquet"):
+        open_world(tmp_path / "truth", "test")
+
+
+def test_fast_losses_are_near_the_exact_ones(subject):
+    fast = losses_of(subject.model, subject.queries)
+    exact = mean_losses(QueryLoss(subject.queries.split("test"), Grid(8, 2)).cells(subject.model))
+    rows = [row for row, split in enumerate(subject.queries.splits) if split == "test"]
+    assert np.allclose(fast[rows], exact, rtol=5e-3)
+    assert np.array_equal(fast, losses_of(subject.model, subject.queries))

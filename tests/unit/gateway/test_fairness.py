@@ -1,0 +1,104 @@
+"""Who comes next: turns by kind, caller and connection; what work costs is charged to whoever brought it."""
+
+import threading
+
+import pytest
+
+from attributary.gateway.callers import Caller, address_of
+from attributary.gateway.fairness import FairPool, FairQueue
+
+
+def taken(queue, number):
+    return [queue.pop() for _ in range(number)]
+
+
+def test_callers_take_turns_however_much_they_sent():
+    queue = FairQueue()
+    for number in range(100):
+        queue.put(("single", "loud", "c"), f"loud{number}")
+    queue.put(("single", "quiet", "c"), "quiet0")
+    queue.put(("single", "quiet", "c"), "quiet1")
+    assert taken(queue, 5) == ["loud0", "quiet0", "loud1", "quiet1", "loud2"]
+    assert len(queue) == 97
+    assert len(list(queue)) == 97
+
+
+def test_connections_of_one_caller_share_its_part():
+    queue = FairQueue()
+    for connection in "abc":
+        for _ in range(4):
+            queue.put(("single", "many", connection), "many")
+    for _ in range(4):
+        queue.put(("single", "one", "d"), "one")
+    assert taken(queue, 8).count("one") == 4
+
+
+def test_single_calls_get_four_turns_to_one_of_bulk_and_bulk_is_not_starved():
+    queue = FairQueue()
+    for _ in range(50):
+        queue.put(Caller("a", "c", bulk=True).path, "bulk")
+        queue.put(Caller("b", "c").path, "single")
+    first = taken(queue, 25)
+    assert first.count("bulk") == 5
+
+
+def test_one_who_was_away_neither_saved_turns_up_nor_lost_its_debt():
+    queue = FairQueue()
+    for _ in range(10):
+        queue.put(("x", "a", ""), "a")
+    taken(queue, 6)
+    queue.put(("x", "b", ""), "b")
+    queue.put(("x", "b", ""), "b")
+    assert sorted(taken(queue, 4)) == ["a", "a", "b", "b"]
+    # What b's work turned out to cost is remembered while b has nothing queued.
+    queue.charge(("x", "b", ""), 100.0)
+    queue.put(("x", "b", ""), "b")
+    queue.put(("x", "a", ""), "a")
+    assert taken(queue, 4) == ["a", "a", "a", "b"]
+
+
+def test_an_empty_queue_says_so():
+    with pytest.raises(IndexError):
+        FairQueue().pop()
+    with pytest.raises(IndexError):
+        FairQueue().peek()
+
+
+def test_debtors_are_bounded():
+    queue = FairQueue()
+    for number in range(5_000):
+        queue.put(("x", str(number), ""), number)
+        queue.pop()
+        queue.charge(("x", str(number), ""), 1e9)
+    assert len(queue._root.empty["x"].empty) <= 1_025
+
+
+def test_a_pool_does_what_is_queued_by_turns_and_ends():
+    pool = FairPool(1, "test")
+    gate, busy, done = threading.Event(), threading.Event(), []
+
+    def hold():
+        busy.set()
+        gate.wait(30)
+
+    pool.submit(("x", "loud", ""), hold)
+    assert busy.wait(30)
+    for number in range(3):
+        pool.submit(("x", "loud", ""), lambda number=number: done.append(f"loud{number}"))
+    pool.submit(("x", "quiet", ""), lambda: done.append("quiet"))
+    gate.set()
+    pool.shutdown()
+    assert done == ["quiet", "loud0", "loud1", "loud2"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:10.0.0.7:51312", "ipv4:10.0.0.7"),
+        ("ipv6:[::1]:40000", "ipv6:[::1]"),
+        ("ipv6:%5B::1%5D:40000", "ipv6:%5B::1%5D"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_a_callers_address_has_no_port(peer, address):
+    assert address_of(peer) == address
