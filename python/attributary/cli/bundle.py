@@ -214,7 +214,11 @@ def _print(manifest: Manifest) -> None:
             "encoder",
             f"{encoder.name}, {encoder.dim} dimensions, {encoder.image_size} px, {encoder.digest[:12]}",
         ),
-        ("items", f"{manifest.item_count:,} by {manifest.creator_count:,} creators"),
+        (
+            "items",
+            f"{manifest.item_count - manifest.withheld_count:,} by {manifest.creator_count:,} creators"
+            + (f", {manifest.withheld_count:,} withheld" if manifest.withheld_count else ""),
+        ),
         ("index", f"{index.factory}, nprobe {index.nprobe}, {index.candidates} candidates re-scored"),
         ("recall@10", f"{index.recall_at_10:.4f} on {index.recall_queries} held-out probes"),
         (

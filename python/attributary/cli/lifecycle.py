@@ -156,6 +156,11 @@ def delete_command(
 
 @click.command("compact")
 @_where
+@click.option(
+    "--erase",
+    is_flag=True,
+    help="leave nothing of deleted items, their vectors neither: what they would withhold, others then get",
+)
 @_audited
 def compact_command(
     bundle: Path | None,
@@ -163,17 +168,23 @@ def compact_command(
     token: str,
     tls_ca: Path | None,
     as_json: bool,
+    erase: bool,
     why: str,
     who: str | None,
 ) -> None:
-    """Make a bundle of what is in BUNDLE now and put it in its place; a server at --address serves it at once."""
+    """Make a bundle of what is in BUNDLE now and put it in its place; a server at --address serves it at once.
+
+    Deleted items lose id, words, creator and addresses; their vectors stay for the sum of shares, unless --erase.
+    """
+    if address and erase:
+        raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
         with _admin(bundle, address, token, tls_ca) as client:
             told = client.compact(why=why)
         bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
     else:
         with _store(bundle) as store:
-            done = store.compact(who=_user(who), why=why)
+            done = store.compact(who=_user(who), why=why, erase=erase)
         bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
     if as_json:
         facts = {"bundle_id": bundle_id, "parent": parent, "added": added, "deleted": deleted}
@@ -182,6 +193,11 @@ def compact_command(
         click.echo(f"bundle {bundle_id} has no changes to compact")
     else:
         click.echo(f"bundle {parent} became {bundle_id}: {added} items added, {deleted} deleted")
+        if erase:
+            click.echo(
+                "vectors of deleted items are erased: shares are over what is left, so what these items withheld now "
+                "goes to others"
+            )
 
 
 @click.command("adopt")
