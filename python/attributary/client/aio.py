@@ -96,7 +96,9 @@ class AsyncClient:
                 failure.append(error)
                 raise
 
-        call = self._stub.AttributeStream(requests(), timeout=timeout_s, metadata=self._metadata)
+        call = self._stub.AttributeStream(
+            requests(), timeout=timeout_s, metadata=channel.traced(self._metadata)
+        )
         try:
             async for response in call:
                 yield messages.from_outcome(response)
@@ -166,7 +168,7 @@ class AsyncClient:
         timeout = self._timeout if timeout_s is None else timeout_s
         try:
             reply = await getattr(self._stub, call.method)(
-                call.request, timeout=timeout, metadata=self._metadata
+                call.request, timeout=timeout, metadata=channel.traced(self._metadata)
             )
         except grpc.RpcError as error:
             raise from_rpc(error, self._proxy) from None

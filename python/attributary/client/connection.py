@@ -55,7 +55,9 @@ class Connection:
     def _ask(self, call: Call[T], timeout_s: float | None = None) -> T:
         timeout = self._timeout if timeout_s is None else timeout_s
         try:
-            reply = getattr(self._stub, call.method)(call.request, timeout=timeout, metadata=self._metadata)
+            reply = getattr(self._stub, call.method)(
+                call.request, timeout=timeout, metadata=channel.traced(self._metadata)
+            )
         except grpc.RpcError as error:
             raise from_rpc(error, self._proxy) from None
         return call.read(reply)
@@ -71,7 +73,9 @@ class Connection:
                 failure.append(error)
                 raise
 
-        call = getattr(self._stub, method)(noted(), timeout=timeout_s, metadata=self._metadata)
+        call = getattr(self._stub, method)(
+            noted(), timeout=timeout_s, metadata=channel.traced(self._metadata)
+        )
         try:
             yield from call
         except grpc.RpcError as error:

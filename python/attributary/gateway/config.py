@@ -142,6 +142,12 @@ class GatewayConfig:
         default=0.5,
         metadata={"help": "how often the bundle's changes by another process are looked for; 0: never"},
     )
+    tracing: bool = field(
+        default=False,
+        metadata={
+            "help": "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
+        },
+    )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
     log_format: str = field(default="json", metadata={"help": "json or console"})

@@ -170,7 +170,11 @@ class Pipeline:
 
 
 def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, NDArray[np.float32]]]:
-    return list(zip(batch, engine.embed(batch), strict=True))
+    started = perf_counter()
+    vectors = engine.embed(batch)
+    for prepared in batch:
+        prepared.timings.encode = milliseconds_since(started)
+    return list(zip(batch, vectors, strict=True))
 
 
 def _cores() -> int:

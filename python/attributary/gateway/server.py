@@ -36,6 +36,7 @@ from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
 from .shedding import Shedder
 from .stream import StreamHandler
+from .tracing import tracing_of
 from .transport import Receiver, hang_up, message_limit, options
 
 log = structlog.get_logger(__name__)
@@ -141,9 +142,12 @@ class Gateway:
         self._names = [health.SERVICE]
         self._message_limit = message_limit(config, engine.limits)
         self._gate = Gate(config)
+        self._tracing = tracing_of(config)
         receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
         self._shedder = Shedder(config.max_wait_s)
-        self._front = Front(self._gate, self.admission, receiver, self._shedder, self.metrics, config)
+        self._front = Front(
+            self._gate, self.admission, receiver, self._shedder, self.metrics, config, self._tracing
+        )
         self._server = self._build()
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
@@ -268,6 +272,8 @@ class Gateway:
             await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def cut(self) -> None:
         """End a drain now, its notice too: running calls end as UNAVAILABLE."""
@@ -304,7 +310,6 @@ class Gateway:
             self.registry,
             self.config,
             self._open_bundle,
-            changes.who,
             follows=self._link is not None and self.config.remote_follow,
         )
         return admin.method_handlers(

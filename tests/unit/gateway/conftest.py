@@ -13,6 +13,7 @@ import pytest
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
 from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
+from attributary.client.admin import Addition
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import Gateway
@@ -157,6 +158,14 @@ def vector():
         return np.array([value, 0, 0, 0], np.float32)
 
     return make
+
+
+@pytest.fixture
+def addition(picture):
+    """Function: id, number of a picture, fields -> an item to add."""
+    return lambda item_id, number=3, **fields: Addition(
+        item_id, picture(number), **{"caption": "a orange rectangle", "creator": "Eve", **fields}
+    )
 
 
 @pytest.fixture
