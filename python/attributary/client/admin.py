@@ -78,6 +78,7 @@ class AdminClient:
     """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine."""
 
     def __init__(self, address: str, *, token: str, tls: channel.Tls | None = None) -> None:
+        self._address = address
         self._metadata = channel.metadata(token)
         given = channel.options(False)
         self._channel = (
@@ -112,7 +113,7 @@ class AdminClient:
                 else:
                     yield Added(response.added.id, response.added.revision)
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()
 
@@ -142,7 +143,7 @@ class AdminClient:
         try:
             reply = self._stub.DeleteItems(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return Deletion(
             reply.deleted_count,
             tuple(reply.deleted_ids),
@@ -156,7 +157,7 @@ class AdminClient:
         try:
             reply = self._stub.Compact(pb.CompactRequest(why=why), timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return Compaction(reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count)
 
     def changes(self, *, after: int = 0, timeout_s: float = channel.DEFAULT_TIMEOUT_S) -> list[Change]:
@@ -167,7 +168,7 @@ class AdminClient:
             try:
                 reply = self._stub.ListChanges(request, timeout=timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                raise from_rpc(error) from None
+                raise from_rpc(error, self._address) from None
             found += [_change(message) for message in reply.changes]
             if not reply.more or not reply.changes:
                 return found

@@ -39,6 +39,7 @@ class AsyncClient:
         retry: bool = True,
     ) -> None:
         self._timeout = timeout_s
+        self._address = address
         self._metadata = channel.metadata(token)
         given = channel.options(retry)
         self._channel = (
@@ -66,7 +67,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return messages.from_attribution(reply.attribution)
 
     async def attribute_batch(
@@ -83,7 +84,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return [messages.from_outcome(result) for result in reply.results]
 
     async def attribute_stream(
@@ -121,7 +122,7 @@ class AsyncClient:
                 raise failure[0] from None
             raise
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()
 
@@ -133,7 +134,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return messages.from_item(reply.item)
 
     async def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
@@ -144,7 +145,7 @@ class AsyncClient:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return messages.from_description(reply)
 
     async def close(self) -> None:

@@ -35,11 +35,27 @@ class ServerError(AttributaryError):
         self.message = message
 
 
-def from_rpc(error: grpc.RpcError) -> AttributaryError:
-    """Return the error that a failed call stands for."""
+def from_rpc(error: grpc.RpcError, address: str) -> AttributaryError:
+    """Return the error that a failed call to `address` stands for."""
     # Every RpcError that a call raises has these; the type stubs do not know.
     call: Any = error
+    if call.code() is grpc.StatusCode.UNAVAILABLE and (told := unreachable(str(call.details()), address)):
+        return UnavailableError(told)
     return _error(call.code().name, str(call.details() or ""), _status(call.trailing_metadata()))
+
+
+def unreachable(details: str, address: str) -> str:
+    """Say in words why nobody answers at an address; empty if somebody does.
+
+    `details` is gRPC's own text, the only thing that tells a server's UNAVAILABLE from that of a missing one.
+    """
+    if "DNS resolution failed" in details or "Name resolution failed" in details:
+        return f"no host is known by the name in {address!r}; an address is host:port"
+    if "failed to connect to all addresses" not in details:
+        return ""
+    if "Connection refused" in details:
+        return f"no server is running at {address}; start one with `attributary serve BUNDLE`"
+    return f"no server answers at {address}: {details.rpartition('last error: ')[2]}"
 
 
 def from_result(error: pb.Error) -> AttributaryError:

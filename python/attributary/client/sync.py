@@ -37,6 +37,7 @@ class Client:
         retry: bool = True,
     ) -> None:
         self._timeout = timeout_s
+        self._address = address
         self._metadata = channel.metadata(token)
         given = channel.options(retry)
         self._channel = (
@@ -62,7 +63,7 @@ class Client:
         try:
             reply = self._stub.Attribute(request, timeout=self._within(timeout_s), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return messages.from_attribution(reply.attribution)
 
     def attribute_batch(
@@ -79,7 +80,7 @@ class Client:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return [messages.from_outcome(result) for result in reply.results]
 
     def attribute_stream(
@@ -110,7 +111,7 @@ class Client:
             for response in call:
                 yield messages.from_outcome(response)
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error)) from None
+            raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()
 
@@ -120,7 +121,7 @@ class Client:
         try:
             reply = self._stub.GetItem(request, timeout=self._within(timeout_s), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return messages.from_item(reply.item)
 
     def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
@@ -131,7 +132,7 @@ class Client:
                 request, timeout=self._within(timeout_s), metadata=self._metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, self._address) from None
         return messages.from_description(reply)
 
     def close(self) -> None:
