@@ -132,7 +132,10 @@ def delete_command(
     why: str,
     who: str | None,
 ) -> None:
-    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns."""
+    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns.
+
+    Ends with status 2 if nothing of the kind was ever there, with 1 if some of several ids were not.
+    """
     chosen = Selection(ids, creator, licence, source)
     if address:
         with _admin(bundle, address, token, tls_ca) as client:
@@ -147,11 +150,13 @@ def delete_command(
     if as_json:
         facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
         click.echo(json.dumps({**facts, "dry_run": dry_run}))
-        return
-    click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
-    for name, found in (("deleted before", already), ("unknown", unknown)):
-        if found:
-            click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+    else:
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
+        for name, found in (("deleted before", already), ("unknown", unknown)):
+            if found:
+                click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+    if unknown:
+        sys.exit(1)
 
 
 @click.command("compact")

@@ -137,7 +137,13 @@ class History(RuleBasedStateMachine):
             with pytest.raises(InvalidArgumentError, match="would delete all"):
                 self.store.delete(selection, who="model", why="a test", dry_run=dry)
             return None
-        result = self.store.delete(selection, who="model", why="a test", dry_run=dry)
+        try:
+            result = self.store.delete(selection, who="model", why="a test", dry_run=dry)
+        except InvalidArgumentError as error:
+            # Nothing of the kind was ever there; a compaction forgets what it left out, but for its ids.
+            assert "nothing is deleted" in str(error) and not chosen
+            assert not set(selection.ids) & self.gone
+            return None
         assert set(result.ids) == chosen
         if not dry:
             for item_id in chosen:
