@@ -153,13 +153,13 @@ def test_followers_take_over_what_is_compacted(house, picture, tmp_path, capsys)
                             answer = client.attribute(image=picture(3), top_k=5)
                             assert "Ann" not in {item.creator for item in answer.items}
                             time.sleep(0.05)
-                    house.wait(server, lambda described: described.revision >= told.revision)
+                    house.wait(server, lambda described, least=told.revision: described.revision >= least)
                 (outcome,) = admin.add_items(
                     [Addition(id=told.revision, picture=picture(8), caption="a red ellipse", creator="Eve")],
                     why="more",
                 )
                 for server in followers:
-                    house.wait(server, lambda described: described.revision == outcome.revision)
+                    house.wait(server, lambda described, last=outcome.revision: described.revision == last)
         for server in followers:
             gone(server, 1000)
 

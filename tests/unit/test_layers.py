@@ -17,7 +17,7 @@ ALLOWED = {
     "index": {"kernels", "bundle"},
     "delta.journal": {"bundle"},
     "attribution": {"bundle", "encoder", "index", "delta.journal", "kernels"},
-    "building": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
+    "building": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "delta": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "client": {"attribution"},
     "gateway": {"attribution", "delta", "delta.journal"},

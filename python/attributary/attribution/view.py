@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 from attributary import kernels
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.grown import GrowingArray, Growth
+from attributary.bundle.items import ItemTable
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
 
 from .filters import Allowed, FilterCompiler
 from .types import Filter
+
+# Pictures are not kept; the same one comes out a little different beside others, another one does not.
+_SAME_COSINE = 0.9995
+_BLOCK = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class View:
     filters: FilterCompiler
     tail: NDArray[np.float16]  # [T, D], rows N to N + T - 1
     tail32: NDArray[np.float32]  # the same, for exact search
-    alive: NDArray[np.bool_] | None  # [N + T]; None if nothing was deleted
+    alive: NDArray[np.bool_] | None  # [N + T]; None if nothing was deleted, now or before a compaction
+    replaced: NDArray[np.int64]  # rows of deleted items that were added back: they count no more; ascending
     deleted: Mapping[int, str]  # id -> when, ISO 8601
     item_count: int  # alive
     revision: int  # of the journal; 0 without one
@@ -66,15 +72,17 @@ class View:
     def of(cls, bundle: Bundle, index: VectorIndex | None) -> View:
         """The bundle as it was built."""
         tail = _Tail(bundle)
+        alive = None if bundle.items.withheld is None else ~bundle.items.withheld
         return cls(
             bundle=bundle,
             index=index,
-            filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates),
+            filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates, alive),
             tail=tail.vectors.append(np.empty((0, bundle.manifest.encoder.dim), np.float16)),
             tail32=tail.vectors32.append(np.empty((0, bundle.manifest.encoder.dim), np.float32)),
-            alive=None,
+            alive=alive,
+            replaced=np.zeros(0, np.int64),
             deleted={},
-            item_count=len(bundle.items),
+            item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=0,
             shared=tail,
         )
@@ -88,7 +96,8 @@ class View:
     @property
     def deleted_count(self) -> int:
         """Items that the bundle was made with, and that are gone."""
-        return len(self.bundle.vectors) + self.added_count - self.item_count
+        made_with = len(self.bundle.vectors) - self.bundle.manifest.withheld_count
+        return made_with + self.added_count - self.item_count
 
     @cached_property
     def creator_count(self) -> int:
@@ -113,7 +122,7 @@ class View:
         """
         bundle, alive = self.bundle, self.alive
         tail, tail32 = self.tail, self.tail32
-        gone = np.zeros(0, np.int64)
+        gone = replaced = np.zeros(0, np.int64)
         if changes.added:
             bundle = replace(bundle, items=self.shared.items.append(changes.added))
             tail = self.shared.vectors.append(changes.vectors)
@@ -129,6 +138,8 @@ class View:
             alive[gone] = False
             if alive.all():
                 alive = None
+        if changes.added and alive is not None:
+            replaced = self._replaced(bundle.items, tail32, np.flatnonzero(~alive), changes)
         return View(
             bundle=bundle,
             index=self.index,
@@ -136,11 +147,44 @@ class View:
             tail=tail,
             tail32=tail32,
             alive=alive,
+            replaced=np.union1d(self.replaced, replaced),
             deleted={**self.deleted, **changes.deleted} if changes.deleted else self.deleted,
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=changes.revision,
             shared=self.shared,
         )
+
+    def _replaced(
+        self, items: ItemTable, tail32: NDArray[np.float32], dead: NDArray[np.int64], changes: Changes
+    ) -> NDArray[np.int64]:
+        """Rows of deleted items that the additions of a step bring back: same creator, same vector, added later."""
+        first = len(self.bundle.vectors) + len(self.tail)
+        new = tail32[len(self.tail) :]
+        creators = items.creator_of_row[first:]
+        when = {
+            kind: {
+                item_id: entry.revision
+                for entry in changes.entries
+                if entry.kind == kind
+                for item_id in entry.ids
+            }
+            for kind in ("add", "delete")
+        }
+        added_at = np.array([when["add"].get(item.id, 0) for item in changes.added])
+        found = []
+        dead = dead[np.isin(items.creator_of_row[dead], creators)]
+        for start in range(0, len(dead), _BLOCK):
+            rows = dead[start : start + _BLOCK]
+            vectors = np.empty((len(rows), tail32.shape[1]), np.float32)
+            own = rows < len(self.bundle.vectors)
+            vectors[own] = self.bundle.vectors[rows[own]]
+            vectors[~own] = tail32[rows[~own] - len(self.bundle.vectors)]
+            # What was deleted before this step was deleted before all of its additions.
+            died_at = np.array([when["delete"].get(items.id_of(row), 0) for row in rows.tolist()])
+            same = (vectors @ new.T >= _SAME_COSINE) & (died_at[:, None] < added_at)
+            same &= items.creator_of_row[rows][:, None] == creators
+            found.append(rows[same.any(axis=1)])
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
     @property
     def candidate_count(self) -> int:
@@ -214,10 +258,10 @@ class View:
         scores = queries @ self.tail32.T
         if allowed is not None:
             scores[:, ~allowed.passes(np.arange(split, split + len(self.tail)))] = -np.inf
+        scores[:, self.replaced[self.replaced >= split] - split] = -np.inf
+        shown = (found.rows >= 0) & ~np.isin(found.rows, self.replaced)
         rows = np.concatenate([found.rows, behind], axis=1)
-        similarity = np.concatenate(
-            [np.where(found.rows >= 0, found.similarity, np.float32(-np.inf)), scores], axis=1
-        )
+        similarity = np.concatenate([np.where(shown, found.similarity, np.float32(-np.inf)), scores], axis=1)
         # Stable, so that equal similarities keep the order of their rows.
         best = np.argsort(-similarity, axis=1, kind="stable")[:, : self.candidate_count]
         rows, similarity = np.take_along_axis(rows, best, 1), np.take_along_axis(similarity, best, 1)

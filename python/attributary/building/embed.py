@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import decode, prepare_pixels
+from attributary.encoder.image import MAX_BYTES, decode, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
-from attributary.pictures.formats import MAX_BYTES
 
 from .source import Source
 

@@ -25,6 +25,9 @@ _COLUMNS: dict[str, pa.DataType] = {
     "uri": pa.string(),
     "near_dup_group": pa.int64(),
 }
+# True for rows of deleted items that a compaction has kept for the sum of shares: nothing is known of them but their
+# vector and group, and no id leads to them. Without the column there are none.
+WITHHELD = "withheld"
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 
 
@@ -52,9 +55,11 @@ class ItemTable:
         problem = table_problem(table)
         if problem:
             raise BundleError(ITEMS, problem)
+        self.withheld = _withheld(table)
         table = table.select(SCHEMA.names).cast(SCHEMA)
         self._ids = _numpy(table, "id")
-        order = np.argsort(self._ids, kind="stable")
+        known = np.arange(len(table)) if self.withheld is None else np.flatnonzero(~self.withheld)
+        order = known[np.argsort(self._ids[known], kind="stable")]
         self._sorted_ids, self._row_of_sorted = self._ids[order], order
         if (self._sorted_ids[1:] == self._sorted_ids[:-1]).any():
             raise BundleError(ITEMS, "column id holds a value twice")
@@ -87,7 +92,7 @@ class ItemTable:
     def row_of(self, item_id: int) -> int | None:
         """The row of an id, None if there is none."""
         place = int(np.searchsorted(self._sorted_ids, item_id)) if -(2**63) <= item_id < 2**63 else len(self)
-        if place == len(self) or self._sorted_ids[place] != item_id:
+        if place >= len(self._sorted_ids) or self._sorted_ids[place] != item_id:
             return None
         return int(self._row_of_sorted[place])
 
@@ -165,6 +170,17 @@ def table_problem(table: pa.Table) -> str | None:
         except pa.ArrowException:
             return f"column {wanted.name} must be {wanted.type}, is {column.type}"
     return None
+
+
+def _withheld(table: pa.Table) -> NDArray[np.bool_] | None:
+    """The rows that are withheld, bool [N]; None if there are none. Raises BundleError."""
+    if WITHHELD not in table.column_names:
+        return None
+    column = table.column(WITHHELD)
+    if column.type != pa.bool_() or column.null_count:
+        raise BundleError(ITEMS, f"column {WITHHELD} must be bool without nulls, is {column.type}")
+    rows: NDArray[np.bool_] = column.to_numpy()
+    return rows if rows.any() else None
 
 
 def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:

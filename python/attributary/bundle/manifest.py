@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 # How a picture becomes the encoder's square: its short side is scaled, and the centre of the long one is kept.
 CROP = "crop"
+# The note that says why a bundle has no int8 encoder although its export brought one.
+INT8_LEFT_OUT = "int8_left_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Manifest:
     encoder: EncoderEntry
     index: IndexEntry
     calibration: Calibration
-    item_count: int
+    item_count: int  # rows; withheld ones among them
     creator_count: int
     files: dict[str, str]  # name -> SHA-256, hex; every file of the bundle but this one
     notes: dict[str, str] = field(default_factory=dict)
@@ -101,6 +103,16 @@ class Manifest:
     def bundle_id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the manifest's canonical JSON."""
         return hashlib.sha256(_canonical(_plain(self)).encode()).hexdigest()[:16]
+
+    @property
+    def vectors_are_trained(self) -> bool:
+        """Whether item vectors came out of training, so that the encoder cannot say where another item would lie.
+
+        Of a bundle from before that was said: whether it was made for a generator, or of a student.
+        """
+        if self.vectors_made_by:
+            return self.vectors_made_by != "encoder"
+        return bool(self.subject.weights_digest) or "student_digest" in self.notes
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`, the last file of a bundle to appear."""

@@ -140,7 +140,10 @@ def delete_command(
     why: str,
     who: str | None,
 ) -> None:
-    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns."""
+    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns.
+
+    Ends with status 2 if nothing of the kind was ever there, with 1 if some of several ids were not.
+    """
     chosen = Selection(ids, creator, licence, source)
     if address:
         with _admin(bundle, address, token, tls_ca) as client:
@@ -161,15 +164,22 @@ def delete_command(
     if as_json:
         facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
         click.echo(json.dumps({**facts, "dry_run": dry_run}))
-        return
-    click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
-    for name, found in (("deleted before", already), ("unknown", unknown)):
-        if found:
-            click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+    else:
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
+        for name, found in (("deleted before", already), ("unknown", unknown)):
+            if found:
+                click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+    if unknown:
+        sys.exit(1)
 
 
 @click.command("compact")
 @_where
+@click.option(
+    "--erase",
+    is_flag=True,
+    help="leave nothing of deleted items, their vectors neither: what they would withhold, others then get",
+)
 @_audited
 def compact_command(
     bundle: Path | None,
@@ -177,17 +187,23 @@ def compact_command(
     token: str,
     tls_ca: Path | None,
     as_json: bool,
+    erase: bool,
     why: str,
     who: str | None,
 ) -> None:
-    """Make a bundle of what is in BUNDLE now and put it in its place; a server at --address serves it at once."""
+    """Make a bundle of what is in BUNDLE now and put it in its place; a server at --address serves it at once.
+
+    Deleted items lose id, words, creator and addresses; their vectors stay for the sum of shares, unless --erase.
+    """
+    if address and erase:
+        raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
         with _admin(bundle, address, token, tls_ca) as client:
             told = client.compact(why=why, bundle=_alias())
         bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
     else:
         with _store(bundle) as store:
-            done = store.compact(who=_user(who), why=why)
+            done = store.compact(who=_user(who), why=why, erase=erase)
         bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
     if as_json:
         facts = {"bundle_id": bundle_id, "parent": parent, "added": added, "deleted": deleted}
@@ -196,6 +212,11 @@ def compact_command(
         click.echo(f"bundle {bundle_id} has no changes to compact")
     else:
         click.echo(f"bundle {parent} became {bundle_id}: {added} items added, {deleted} deleted")
+        if erase:
+            click.echo(
+                "vectors of deleted items are erased: shares are over what is left, so what these items withheld now "
+                "goes to others"
+            )
 
 
 @click.command("adopt")

@@ -8,8 +8,6 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from attributary.proxy import proxy_of
-
 from . import channel
 from .calls import Call
 from .errors import from_rpc
@@ -31,7 +29,7 @@ class Connection:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        self._proxy = proxy_of(address)
+        self._address = address
         given = channel.options(address, retry)
         self._channel = (
             grpc.insecure_channel(address, given)
@@ -59,7 +57,7 @@ class Connection:
                 call.request, timeout=timeout, metadata=channel.traced(self._metadata)
             )
         except grpc.RpcError as error:
-            raise from_rpc(error, self._proxy) from None
+            raise from_rpc(error, self._address) from None
         return call.read(reply)
 
     def _converse(self, method: str, requests: Iterator[Any], timeout_s: float) -> Iterator[Any]:
@@ -79,6 +77,6 @@ class Connection:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
+            raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()

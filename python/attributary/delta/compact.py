@@ -1,4 +1,8 @@
-"""A new bundle from a view: deleted items left out, added ones built in, everything that hangs on them made anew.
+"""A new bundle from a view: added items built in, deleted ones forgotten, everything that hangs on them made anew.
+
+Of a deleted item its vector and its group stay, as a withheld row: it counts in the sum of shares, so that nobody's
+share rises by what others take away. Its id, words, creator and addresses go. Erasing takes the vector, too; then what
+it would have withheld is shared out among the others.
 
 The index keeps its training: codes are made again, cells and codebooks stay. Calibration carries over, since encoder
 and kind of pictures stay; golden queries are asked again and recorded.
@@ -14,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -23,7 +28,7 @@ from attributary.attribution.view import View
 from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN
-from attributary.bundle.items import ITEMS, SCHEMA, ItemTable
+from attributary.bundle.items import ITEMS, SCHEMA, WITHHELD, ItemTable
 from attributary.bundle.manifest import IndexEntry, Manifest
 from attributary.encoder.base import Encoder
 from attributary.index.faiss_index import FaissIndex
@@ -45,20 +50,26 @@ def compacted(
     out: Path,
     opened: Callable[[Manifest], Opened],
     check: Callable[[], None] = lambda: None,
+    erase: bool = False,
 ) -> Manifest:
     """Write a view as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
 
     `encoder` is the one that made the vectors, `opened` says with what the new bundle's journal begins. `check` is
-    called now and then and may raise to give up. Raises OSError, BundleError.
+    called now and then and may raise to give up. `erase` leaves nothing of deleted items. Raises OSError, BundleError.
     """
     bundle = view.bundle
     old = bundle.manifest
-    rows = np.arange(len(bundle.items)) if view.alive is None else np.flatnonzero(view.alive)
+    alive = np.ones(len(bundle.items), bool) if view.alive is None else view.alive
+    kept = alive.copy() if erase else np.ones(len(alive), bool)
+    # What was deleted and added back is there once.
+    kept[view.replaced] = False
+    rows = np.flatnonzero(kept)
+    withheld = ~alive[rows]
     with new_directory(out, force=True) as scratch:
         for name in (ENCODER, TOKENIZER, ENCODER_INT8):
             if name in old.files:
                 _link(bundle.directory / name, scratch / name)
-        table = _table(bundle, rows)
+        table = _table(bundle, rows, withheld)
         pq.write_table(table, scratch / ITEMS, compression="zstd")
         vectors = _write_vectors(view, rows, scratch / VECTORS, check)
         index = FaissIndex.read(bundle.index_path, old.index.nprobe)
@@ -69,7 +80,8 @@ def compacted(
             old,
             index=_measured(old.index, index, vectors, (scratch / INDEX).stat().st_size),
             item_count=len(items),
-            creator_count=len(items.creator_names),
+            creator_count=len(np.unique(items.creator_of_row[~withheld])),
+            withheld_count=int(withheld.sum()),
             files={},
             delta=True,
             notes={**old.notes, "compacted_from": old.bundle_id, "recall_measured_on": HOW_MEASURED},
@@ -91,13 +103,22 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _table(bundle: Bundle, rows: NDArray[np.int64]) -> pa.Table:
+def _table(bundle: Bundle, rows: NDArray[np.int64], withheld: NDArray[np.bool_]) -> pa.Table:
+    """The rows as a bundle has them; of withheld ones only the group is told."""
     built = pq.read_table(bundle.directory / ITEMS).select(SCHEMA.names).cast(SCHEMA)
     split = len(built)
     added = [bundle.items.record(row).fields() for row in rows[rows >= split].tolist()]
-    return pa.concat_tables(
+    table = pa.concat_tables(
         [built.take(rows[rows < split]), pa.Table.from_pylist(added, schema=SCHEMA)]
     ).combine_chunks()
+    if not withheld.any():
+        return table
+    mask = pa.array(withheld)
+    for place, entry in enumerate(SCHEMA):
+        if entry.name != "near_dup_group":
+            nothing = pa.scalar(0 if entry.type == pa.int64() else "", entry.type)
+            table = table.set_column(place, entry, pc.if_else(mask, nothing, table.column(place)))
+    return table.append_column(pa.field(WITHHELD, pa.bool_(), nullable=False), mask)
 
 
 def _write_vectors(

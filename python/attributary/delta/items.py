@@ -16,6 +16,7 @@ from attributary.encoder.image import decode, prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
+from attributary.plain import plain
 
 MAX_NAME_BYTES = 512
 MAX_URI_BYTES = 4_096
@@ -58,6 +59,13 @@ def check_item(item: NewItem, limits: Limits) -> None:
             raise InvalidArgumentError(f"item.{name}", "must be valid Unicode") from None
         if size > most:
             raise InvalidArgumentError(f"item.{name}", f"has {size} bytes, the limit is {most}")
+        check_line(getattr(item, name), f"item.{name}")
+
+
+def check_line(value: str, field: str) -> None:
+    """Raise InvalidArgumentError unless a text is one line that moves no cursor: it stands in logs and audits."""
+    if (shown := plain(value)) != value:
+        raise InvalidArgumentError(field, f"must be one line without control characters, got {shown[:200]}")
 
 
 class Embedder:

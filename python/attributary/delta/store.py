@@ -31,7 +31,7 @@ from attributary.errors import (
 )
 
 from .compact import compacted
-from .items import NO_LICENCE, Embedder, NewItem, check_item
+from .items import NO_LICENCE, Embedder, NewItem, check_item, check_line
 from .journal.log import Log
 from .journal.place import adopt, changes_of, check_opened
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, replay
@@ -129,10 +129,11 @@ class Store:
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
         id is or ever was taken; an addition that is repeated as it was is none, and told the revision it had. Raises
-        InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written or `max_added` items wait
-        already.
+        InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
+        already, or the bundle's vectors were not made by its encoder.
         """
         _check_words(who, why)
+        self._check_space()
         outcomes: list[AttributaryError | None] = [None] * len(items)
         revisions = [0] * len(items)
         prepared, places = [], []
@@ -178,13 +179,17 @@ class Store:
     def delete(self, selection: Selection, *, who: str, why: str, dry_run: bool = False) -> DeleteResult:
         """Delete the chosen items; they are gone from search and shares, durably, when this returns.
 
-        Choosing nothing is no error, so an opt-out may be repeated. `dry_run` only says what would go. Raises
-        InvalidArgumentError if nothing would be left, PreconditionError if nothing can be written.
+        An opt-out may be repeated. `dry_run` only says what would go. Raises InvalidArgumentError if nothing would be
+        left or the selection never meant anything here, PreconditionError if nothing can be written.
         """
         _check_words(who, why)
         with self._mutex:
             view = self._view
             rows = selection.rows(view)
+            if not rows.size and not any(
+                entry.what == str(selection) != "" for entry in self._changes.entries
+            ):
+                selection.check_known(view)
             ids = tuple(view.bundle.items.id_of(row) for row in rows.tolist())
             if ids and len(ids) == view.item_count:
                 raise InvalidArgumentError(
@@ -197,8 +202,12 @@ class Store:
                 self._commit(Deleted(_now(), who, why, str(selection), ids))
             return DeleteResult(ids, already, unknown, self._view.revision)
 
-    def compact(self, *, who: str, why: str, flip: Flip = lambda engine: None) -> CompactResult:
+    def compact(
+        self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None
+    ) -> CompactResult:
         """Make a bundle of what is there now, put it in place, and serve it.
+
+        Vectors of deleted items stay, so that nobody inherits their shares, unless `erase` asks for nothing to be left.
 
         Queries and changes go on meanwhile; only the last step, which takes the changes made meanwhile along, holds
         changes up. `flip` is called with the new engine in that step, so that no query falls between the two. On
@@ -213,20 +222,21 @@ class Store:
             with self._mutex:
                 self._check_served()
                 view, past = self._view, tuple(self._changes.entries)
-                if not view.deleted_count and not len(view.tail):
+                withheld = erase and view.alive is not None
+                if not view.deleted_count and not len(view.tail) and not withheld:
                     return CompactResult(self.bundle_id, "", 0, 0)
                 self._meanwhile = []
             try:
-                before = self.bundle_id
+                before, erased = self.bundle_id, ", erased" if erase else ""
 
                 def opened(manifest: Manifest) -> Opened:
                     what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
-                    done = Entry(view.revision, "compact", _now(), who, why, what, ())
+                    done = Entry(view.revision, "compact", _now(), who, why, what + erased, ())
                     identity = (manifest.bundle_id, before, entry.digest, entry.dim)
                     return Opened(*identity, view.revision, (*past, done))
 
                 ready = next_of(self.directory)
-                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting)
+                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase)
                 engine = None if self._open_engine is None else self._open_engine(ready)
                 new_view = _view_of(ready) if engine is None else engine.view
                 embedder = _embedder_of(new_view, engine)
@@ -330,6 +340,16 @@ class Store:
             )
             raise PreconditionError("server", self._stale) from error
 
+    def _check_space(self) -> None:
+        manifest = self._view.bundle.manifest
+        if manifest.vectors_are_trained:
+            raise PreconditionError(
+                "bundle",
+                f"its item vectors were trained with student {manifest.student}, not made by its query encoder: an "
+                "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
+                "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
+            )
+
     def _record(self, item: NewItem, together: Sequence[ItemRecord]) -> ItemRecord:
         items = self._view.bundle.items
         if item.near_dup_of is None:
@@ -385,6 +405,7 @@ def _check_words(who: str, why: str) -> None:
             raise InvalidArgumentError(name, "must be given: the audit has it")
         if len(value) > most:
             raise InvalidArgumentError(name, f"has {len(value)} characters, the limit is {most}")
+        check_line(value, name)
 
 
 def _now() -> str:

@@ -13,9 +13,11 @@ from attributary.attribution.types import Options, Query
 from attributary.building import build_from_student
 from attributary.building.source import read_rows
 from attributary.building.student import read_student
+from attributary.bundle.manifest import MANIFEST, Manifest, _parse
 from attributary.delta.items import NewItem
+from attributary.delta.selection import Selection
 from attributary.delta.store import Store
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, PreconditionError
 
 _SUPPORT = Path(__file__).parents[2] / "support" / "students.py"
 _spec = importlib.util.spec_from_file_location("students", _SUPPORT)
@@ -70,15 +72,62 @@ def test_needs_no_picture_of_an_item(made, asked, tiny_corpus_dir, tmp_path):
     assert report.manifest.item_count == 100
 
 
-def test_additions_embed_through_the_encoder(made, asked, tiny_corpus_dir, picture, tmp_path):
+def without(name):
+    def change(bundle):
+        raw = json.loads((bundle / MANIFEST).read_text())
+        del raw["bundle_id"], raw["delta"], raw["vectors_made_by"]
+        if name == "its notes":
+            del raw["notes"]["student_digest"]
+        elif name == "its generator":
+            raw["subject"]["weights_digest"] = ""
+        shutil.rmtree(bundle / "delta")
+        _parse(Manifest, raw, "").write(bundle)
+
+    return change
+
+
+@pytest.mark.parametrize("older", [None, "the entry", "its notes", "its generator"])
+def test_items_are_not_added_to_vectors_that_were_trained(
+    made, asked, tiny_corpus_dir, picture, tmp_path, older
+):
+    """The encoder would put them elsewhere; deleting is possible."""
     build_from_student(made, tiny_corpus_dir, asked, tmp_path / "bundle")
+    assert Manifest.read(tmp_path / "bundle").vectors_made_by == "trained"
+    if older:
+        without(older)(tmp_path / "bundle")
+    new = NewItem(1, picture(100), caption="a red ellipse", creator="Eve")
+    with Store(tmp_path / "bundle", open_engine) as store:
+        for _ in range(2):
+            with pytest.raises(PreconditionError, match="vectors were trained with student fake") as caught:
+                store.add([new], who="me", why="new")
+            assert caught.value.subject == "bundle"
+            assert "attributary-train student train" in str(caught.value)
+            store.delete(Selection(creator="Ann"), who="me", why="opted out")
+            store.compact(who="me", why="tidy")
+        assert len(store.history) == 2
+
+
+def test_items_are_added_to_vectors_that_the_encoder_made(student, asked, tiny_corpus_dir, picture, tmp_path):
+    """A student may say that its encoder places items, too."""
+    students.write_facts(student, vectors_made_by="encoder")
+    build_from_student(student, tiny_corpus_dir, asked, tmp_path / "bundle")
     with Store(tmp_path / "bundle", open_engine) as store:
         store.add([NewItem(1, picture(100), caption="a red ellipse", creator="Eve")], who="me", why="new")
-        view = store.view
-    assert view.item_count == 101
+        assert store.view.item_count == 101
     engine = open_engine(tmp_path / "bundle")
     answer = engine.attribute(Query(image=picture(100), prompt="a red ellipse"), Options(top_k=1))
     assert answer.items[0].id == 1 and answer.items[0].similarity == pytest.approx(1, abs=2e-3)
+
+
+def test_an_older_bundle_of_no_student_takes_items(tiny_bundle_dir, picture, tmp_path):
+    bundle = Path(shutil.copytree(tiny_bundle_dir, tmp_path / "bundle"))
+    raw = json.loads((bundle / MANIFEST).read_text())
+    del raw["bundle_id"], raw["delta"], raw["vectors_made_by"]
+    shutil.rmtree(bundle / "delta")
+    _parse(Manifest, raw, "").write(bundle)
+    with Store(bundle) as store:
+        new = NewItem(1, picture(100), caption="a red ellipse", creator="Eve")
+        assert store.add([new], who="me", why="new").outcomes == [None]
 
 
 def test_what_training_alone_needs_may_be_left_behind(student, asked, tiny_corpus_dir, tmp_path):

@@ -33,9 +33,11 @@ def test_compaction_keeps_calibration_and_makes_golden_queries_anew(store, bundl
     after = Bundle.open(bundle_dir)
     assert (result.added, result.deleted) == (2, 15)
     assert after.manifest.calibration == before.manifest.calibration
-    assert after.manifest.item_count == len(after.items) == 47
+    assert (after.manifest.item_count, after.manifest.withheld_count) == (len(after.items), 15) == (62, 15)
+    assert after.manifest.creator_count == 4
     assert after.manifest.notes["compacted_from"] == before.manifest.bundle_id
-    ids = {after.items.id_of(row) for row in range(47)}
+    ids = {after.items.id_of(row) for row in np.flatnonzero(~after.items.withheld)}
+    assert len(ids) == 47
     assert set(after.golden.ids.flat) <= ids
     assert not np.array_equal(after.golden.ids, before.golden.ids)
     # What was deleted is nowhere any more.
@@ -45,6 +47,88 @@ def test_compaction_keeps_calibration_and_makes_golden_queries_anew(store, bundl
     ]
     assert not next_of(bundle_dir).exists()
     assert changes_of(after).revision == 2
+
+
+def answers(engine, picture):
+    return [
+        engine.attribute(
+            Query(image=picture(number), prompt=prompt), Options(top_k=min(32, engine.view.candidate_count))
+        )
+        for prompt in ("", "a red ellipse")
+        for number in (2, 6, 9)
+    ]
+
+
+def shares(told):
+    return [
+        {**{item.id: item.share for item in answer.items}, **{c.creator: c.share for c in answer.creators}}
+        for answer in told
+    ]
+
+
+def test_nobody_inherits_by_a_deletion_or_its_compaction(store, bundle_dir, picture, new_item):
+    before = answers(store.engine, picture)
+    store.delete(Selection(creator="Cy"), **BY)
+    for _ in range(2):
+        for engine in (store.engine, open_engine(bundle_dir)):
+            for built, now in zip(before, answers(engine, picture), strict=True):
+                (was,), (is_,) = shares([built]), shares([now])
+                for name, share in is_.items():
+                    assert share == pytest.approx(was.get(name, share), abs=1e-3)
+                taken = {total.creator: total.share for total in built.creators}.get("Cy", 0.0)
+                assert now.withheld_share == pytest.approx(taken, abs=1e-3)
+                assert now.diffuse_share == pytest.approx(built.diffuse_share, abs=1e-3)
+        assert store.compact(**BY).bundle_id == store.bundle_id
+    # And what was withheld by an earlier compaction stays withheld by the next.
+    store.add([new_item(1, 200)], **BY)
+    assert store.compact(**BY).parent
+    assert store.view.bundle.manifest.withheld_count == 15
+    assert (store.view.item_count, store.view.deleted_count, store.view.added_count) == (46, 0, 0)
+
+
+def test_of_a_withheld_row_nothing_is_known(store, bundle_dir):
+    store.delete(Selection(creator="Cy"), **BY)
+    store.compact(**BY)
+    items = Bundle.open(bundle_dir).items
+    assert "Cy" not in items.creator_codes
+    rows = np.flatnonzero(items.withheld)
+    assert len(rows) == 15
+    for row in rows.tolist():
+        record = items.record(row)
+        assert (record.id, record.caption, record.creator, record.uri, record.licence) == (0, "", "", "", "")
+    assert items.row_of(0) is None
+    for file in bundle_dir.rglob("*"):
+        if file.is_file():
+            assert b"pictures/2.png" not in file.read_bytes()
+
+
+def test_erasing_leaves_no_vector_and_others_inherit(store, bundle_dir, picture):
+    store.delete(Selection(creator="Cy"), **BY)
+    withheld = [answer.withheld_share for answer in answers(store.engine, picture)]
+    store.compact(**BY)
+    assert store.compact(**BY).parent == ""
+    assert store.compact(erase=True, **BY).parent
+    after = Bundle.open(bundle_dir)
+    assert (len(after.items), after.items.withheld, after.manifest.withheld_count) == (45, None, 0)
+    assert max(withheld) > 0.1
+    assert {answer.withheld_share for answer in answers(store.engine, picture)} == {0.0}
+    assert store.history[-1].what.endswith(", erased")
+    assert store.compact(erase=True, **BY).parent == ""
+
+
+def test_a_copy_by_another_creator_does_not_bring_a_deleted_item_back(store, picture, new_item):
+    items = store.engine.bundle.items
+    asked = (Query(image=picture(2), prompt=items.caption(2)), Options(top_k=32))
+    store.delete(Selection(ids=(1002,)), **BY)
+    before = store.engine.attribute(*asked).withheld_share
+    store.add([new_item(1, 2, caption=items.caption(2), creator="Eve")], **BY)
+    answer = store.engine.attribute(*asked)
+    assert before > 0.1
+    assert answer.items[0].share == pytest.approx(answer.withheld_share, abs=1e-3)
+    store.add([new_item(2, 2, caption=items.caption(2), creator=items.creator(2))], **BY)
+    answer = store.engine.attribute(*asked)
+    assert answer.withheld_share < 1e-3
+    assert store.view.replaced.tolist() == [2]
 
 
 def test_compacting_without_changes_does_nothing(store):

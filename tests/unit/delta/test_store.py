@@ -1,16 +1,20 @@
 """The one writer of a bundle: what it refuses, what it keeps, what others may see."""
 
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Limits, Options, Query
 from attributary.building import build_bundle
 from attributary.bundle.bundle import delta_path
+from attributary.cli.main import cli
+from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import (
@@ -34,6 +38,8 @@ BY = {"who": "Kim", "why": "a test"}
         ({"licence": "x" * 513}, "item.licence", "the limit is 512"),
         ({"uri": "x" * 5000}, "item.uri", "the limit is 4096"),
         ({"uri": "\ud800"}, "item.uri", "Unicode"),
+        ({"creator": "Ann\nBo"}, "item.creator", r"must be one line without control characters, got Ann\nBo"),
+        ({"licence": "MIT\x1b[2J"}, "item.licence", r"got MIT\x1b[2J"),
         ({"picture": b"GIF89a"}, "item.image", ""),
         ({"picture": b""}, "item.image", "empty"),
         ({"id": 2**63}, "item.id", "64 bits"),
@@ -113,7 +119,18 @@ def test_an_item_of_the_bundle_as_it_was_built_exists_already(store, new_item):
 
 
 @pytest.mark.parametrize(
-    ("who", "why", "field"), [("", "x", "who"), ("x", " ", "why"), ("x", "y" * 3000, "why")]
+    ("who", "why", "field"),
+    [
+        ("", "x", "who"),
+        ("x", " ", "why"),
+        ("x", "y" * 3000, "why"),
+        ("x", "opted out)\n     9  2026-01-01  eve  delete 0  forged", "why"),
+        ("kim\r", "x", "who"),
+        ("x", "\x1b[1A", "why"),
+        ("x", "a\u2028b", "why"),
+        ("x\u202eevil", "y", "who"),
+        ("x", "\ud800", "why"),
+    ],
 )
 def test_every_change_needs_a_name_and_a_reason(store, new_item, who, why, field):
     for change in (
@@ -278,3 +295,42 @@ def test_limits_of_the_server_hold_for_items(bundle_dir, new_item):
         first, second = store.add([new_item(1), new_item(2, caption="x" * 21)], **BY).outcomes
         assert first.field == "item.image"
         assert second.field == "item.caption"
+
+
+def test_a_log_shows_one_line_a_change(bundle_dir, monkeypatch):
+    """Also what was written before such characters were refused."""
+    monkeypatch.setattr("attributary.delta.store.check_line", lambda value, field: None)
+    with Store(bundle_dir) as store:
+        store.delete(
+            Selection(ids=(1000,)), who="kim\x1b[1A", why="opted out)\n     2  2026-01-01  eve  delete 9  ("
+        )
+    told = CliRunner().invoke(cli, ["bundle", "log", str(bundle_dir)]).output
+    assert told.count("\n") == 1
+    assert "\x1b" not in told
+    assert r"kim\x1b[1A  delete 1  ids 1000  (opted out)\n     2 " in told
+    (entry,) = CliRunner().invoke(cli, ["bundle", "log", str(bundle_dir), "--json"]).output.splitlines()
+    assert json.loads(entry)["who"] == "kim\x1b[1A"
+
+
+def test_an_item_deleted_and_added_back_keeps_its_share(store, picture):
+    """The encoder made the bundle's vectors, so it puts the same picture where it was."""
+    items = store.engine.bundle.items
+    for number in range(0, 60, 7):
+        row = items.row_of(1000 + number)
+        asked = (Query(image=picture(number), prompt=items.caption(row)), Options(top_k=32))
+        before = store.engine.attribute(*asked)
+        assert before.items[0].id == 1000 + number and before.items[0].share > 0.05
+        store.delete(Selection(ids=(1000 + number,)), **BY)
+        back = NewItem(
+            2000 + number,
+            picture(number),
+            items.caption(row),
+            items.creator(row),
+            licence=items.licence(row),
+            uri=items.uri(row),
+        )
+        assert store.add([back], **BY).outcomes == [None]
+        after = store.engine.attribute(*asked)
+        shares = {item.id % 1000: item.share for item in after.items}
+        assert shares == pytest.approx({item.id % 1000: item.share for item in before.items}, abs=2e-3)
+        assert after.withheld_share == pytest.approx(before.withheld_share, abs=2e-3)

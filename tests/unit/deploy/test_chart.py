@@ -34,6 +34,11 @@ SECURED = {
     "monitoring": {"labels": {"release": "prom"}},
     "imagePullSecrets": [{"name": "pull"}],
 }
+WRITING = {
+    "writer": {"enabled": True, "adminTokensSecretName": "admins"},
+    "bundle": {"subPath": "v1"},
+    "engine": "embedded",
+}
 BARE = {
     "networkPolicy": {"enabled": False},
     "monitoring": {"serviceMonitor": False, "prometheusRule": False, "dashboard": False},
@@ -69,7 +74,9 @@ def test_lint_finds_nothing(helm):
 
 
 @pytest.mark.parametrize(
-    "values", [{}, EMBEDDED, SECURED, BARE], ids=["default", "embedded", "secured", "bare"]
+    "values",
+    [{}, EMBEDDED, SECURED, BARE, WRITING],
+    ids=["default", "embedded", "secured", "bare", "writing"],
 )
 @pytest.mark.parametrize("version", ["1.33.0", "1.37.0"])
 def test_kubernetes_accepts_every_object(manifests, values, version):
@@ -99,6 +106,8 @@ def test_schema_check_can_fail(manifests):
         ({"triton": {"gpus": 0}}, "gpus"),
         ({"triton": {"plan": "../other.plan"}}, "plan"),
         ({"bundle": {"subPath": "/bundle"}}, "subPath"),
+        ({"writer": {"enabled": True, "adminTokensSecretName": "a"}}, "bundle.subPath"),
+        ({"writer": {"enabled": True}, "bundle": {"subPath": "v1"}}, "adminTokensSecretName"),
         ({"triton": {"autoscaling": {"queueSeconds": 0.005}}}, "queueSeconds"),
     ],
 )
@@ -171,8 +180,29 @@ def test_pods_may_do_little(manifests, values):
             assert all(mount.get("readOnly") for mount in entry["volumeMounts"] if mount["name"] == "bundle")
 
 
-def test_selectors_find_their_pods(manifests):
-    objects = manifests()
+def test_one_writer_writes_and_gateways_follow(manifests):
+    """All see the directory that the bundle lies in: a compaction puts another directory in the bundle's place."""
+    objects = manifests(WRITING)
+    spec = one(objects, "Deployment", "writer")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    writer, gateway = container(objects, "writer"), container(objects, "gateway")
+    places = [
+        next(entry["value"] for entry in found["env"] if entry["name"] == "ATTRIBUTARY_BUNDLE")
+        for found in (writer, gateway)
+    ]
+    assert places == ["/bundles/v1"] * 2
+    (mount,) = [mount for mount in writer["volumeMounts"] if mount["mountPath"] == "/bundles"]
+    assert not mount.get("readOnly") and "subPath" not in mount
+    (mount,) = [mount for mount in gateway["volumeMounts"] if mount["mountPath"] == "/bundles"]
+    assert mount["readOnly"] and "subPath" not in mount
+    known = {option.envvar for option in serve_command.params if option.envvar}
+    assert {entry["name"] for entry in writer["env"]} <= known
+    assert not of(manifests(EMBEDDED), "Deployment", "writer")
+
+
+@pytest.mark.parametrize("values", [{}, WRITING], ids=["default", "writing"])
+def test_selectors_find_their_pods(manifests, values):
+    objects = manifests(values)
     pods = [entry["spec"]["template"]["metadata"]["labels"] for entry in of(objects, "Deployment")]
 
     def hits(wanted):

@@ -330,7 +330,7 @@ async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
     inside, build = asyncio.Event(), module.compacted
     loop = asyncio.get_running_loop()
 
-    def slowly(view, encoder, out, opened, check):
+    def slowly(view, encoder, out, opened, check, erase):
         loop.call_soon_threadsafe(inside.set)
         while True:
             check()

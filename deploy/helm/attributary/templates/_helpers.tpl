@@ -24,11 +24,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 
 {{- define "attributary.bundleMount" -}}
 - name: bundle
-  mountPath: /bundle
+  mountPath: /bundles
   readOnly: true
-  {{- with .Values.bundle.subPath }}
-  subPath: {{ . | quote }}
-  {{- end }}
+{{- end -}}
+
+{{/* The volume is mounted, not the bundle in it: a mounted directory would go on being the old one after a compaction. */}}
+{{- define "attributary.bundlePath" -}}
+/bundles{{ with .Values.bundle.subPath }}/{{ . }}{{ end }}
 {{- end -}}
 
 {{/* What every container may not do. */}}
