@@ -6,8 +6,8 @@ import json
 import shutil
 
 import pytest
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from click.testing import CliRunner
 from rich.console import Console
 
