@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import decode, prepare_pixels
+from attributary.encoder.image import prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import decode, read
 
 from .source import Source
 
@@ -95,8 +96,7 @@ def read_picture(path: Path, size: int | None) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidArgumentError(str(path), f"cannot be read: {error.strerror}") from error
-    pixels = decode(data, field=str(path))
-    return pixels if size is None else prepare_pixels(pixels, size)
+    return decode(data, field=str(path)) if size is None else read(data, size, field=str(path)).pixels
 
 
 def _perturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

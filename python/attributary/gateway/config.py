@@ -44,6 +44,10 @@ class GatewayConfig:
         default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
     )
     prepare_threads: int = field(default=2, metadata={"help": "threads that decode, resize and tokenise"})
+    decode_processes: int = field(
+        default=1,
+        metadata={"help": "large or slow pictures that are decoded at once, each by its own process"},
+    )
     remote_inflight: int = field(
         default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
     )
@@ -132,7 +136,7 @@ class GatewayConfig:
 _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
     "search_workers": 1, "prepare_threads": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
-    "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
+    "decode_processes": 1, "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1,
 }  # fmt: skip
 _CHOICES = {
