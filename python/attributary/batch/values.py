@@ -78,7 +78,41 @@ def cast(column: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
         return cast(decoded.dictionary_decode(), kind)
     if isinstance(column, pa.RunEndEncodedArray):
         return cast(pc.call_function("run_end_decode", [decoded]), kind)
+    if "list_view" in str(column.type):
+        # Arrow's own cast of parts of such columns leaves offsets out.
+        column = _rebuilt(column)
     return column.cast(kind, safe=False)
+
+
+def readable(column: pa.Array[Any]) -> pa.Array[Any]:
+    """Return a column whose texts are valid Unicode wherever in it they stand; bytes that are none become escapes."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return _rebuilt(column)
+    return column
+
+
+def _rebuilt(column: Any) -> Any:
+    """The same column, put together again from its parts: no list views, no invalid text."""
+    kind = column.type
+    if pa.types.is_struct(kind):
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        parts = [_rebuilt(pc.struct_field(column, [place])) for place in range(kind.num_fields)]
+        fields = [field.with_type(part.type) for field, part in zip(fields, parts, strict=True)]
+        return pa.StructArray.from_arrays(parts, fields=fields, mask=column.is_null())
+    if is_list(kind) and not pa.types.is_fixed_size_list(kind):
+        lengths = pc.fill_null(pc.list_value_length(column), 0)
+        ends = pc.cumulative_sum(lengths.cast(pa.int64())).to_pylist()
+        offsets = pa.array([0, *ends], pa.int32())
+        return pa.ListArray.from_arrays(offsets, _rebuilt(pc.list_flatten(column)), mask=column.is_null())
+    if is_text(kind) and not isinstance(kind, pa.DictionaryType):
+        data = column.cast(pa.large_binary()).to_pylist()
+        return pa.array(
+            [None if value is None else value.decode("utf-8", "backslashreplace") for value in data],
+            plain_type(kind),
+        )
+    return column
 
 
 def texts(column: pa.Array[Any], field: str) -> list[tuple[str | None, Problem | None]]:
