@@ -283,7 +283,7 @@ class Front:
         self.receiver.sweep(now)
         for call in self._running:
             call.sweep(now)
-        if self._running:
+        if self._running or self.receiver.untidy:
             self._sweep_soon()
 
 

@@ -1,6 +1,7 @@
 """One engine with its threads: a query goes in on the event loop, its answer comes back as a future.
 
 pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
+            costly ones first wait for a decoding process in threads of their own
 embeddings: checked on the loop                        -> search lane (search, re-score)
 embeddings wanted: prepare threads                     -> embed lane (encode)
 Lanes of their own, because half a millisecond of search must not queue behind a batch of pictures.
@@ -22,6 +23,7 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError
+from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
@@ -62,6 +64,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         self._pool = FairPool(config.prepare_threads or _cores(), "prepare")
+        self._costly = FairPool(config.decode_processes, "costly")
         self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -151,10 +154,13 @@ class Pipeline:
 
     def _join(self) -> None:
         self._pool.shutdown()
+        self._costly.shutdown()
         for lane in self._lanes.values():
             lane.close()
 
-    def _prepare(self, lane: str, job: Job, query: Query, options: Options, field: str) -> None:
+    def _prepare(
+        self, lane: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
+    ) -> None:
         reason = job.dead()
         if reason is not None:
             self._observer.dropped(reason)
@@ -162,7 +168,9 @@ class Pipeline:
                 fail(self._loop, job, DeadlineError("the deadline passed before the query was read"))
             return
         try:
-            job.prepared = self.engine.prepare(query, options, field)
+            job.prepared = self.engine.prepare(query, options, field, wait=wait)
+        except CostlyPicture:
+            self._costly.submit(job.path, partial(self._prepare, lane, job, query, options, field, wait=True))
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:

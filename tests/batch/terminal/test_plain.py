@@ -6,8 +6,6 @@ import json
 import shutil
 
 import pytest
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -16,6 +14,8 @@ from attributary.batch.files import csv_bytes
 from attributary.cli.lifecycle import log_command
 from attributary.cli.show import answer_table
 from attributary.client.types import Answer
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.plain import json_line, plain
 
 HOSTILE = [

@@ -87,6 +87,18 @@ async def test_errors_of_a_batch_stay_in_their_places(serve, engine, vector):
     assert "secret" not in str(results[3])
 
 
+async def test_costly_pictures_wait_for_each_other_alone(serve, engine, vector):
+    _, client = await serve(engine, prepare_threads=1, decode_processes=1)
+    costly = [asyncio.ensure_future(client.attribute(b"costly")) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    # Nothing that is prepared in a moment stands behind them.
+    await client.attribute(np.full((4, 4, 3), 7, np.uint8), timeout=10)
+    await client.attribute(embedding=vector(1), timeout=10)
+    assert not any(call.done() for call in costly)
+    engine.costly_gate.set()
+    assert all(isinstance(answer, Answer) for answer in await asyncio.gather(*costly))
+
+
 async def test_a_wrong_envelope_fails_the_batch(serve, engine, vector):
     _, client = await serve(engine)
     with pytest.raises(InvalidArgumentError, match="queries: must hold 1 to 8 queries, got 0"):
