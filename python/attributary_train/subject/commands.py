@@ -138,8 +138,22 @@ def adopt(
 @click.option("--steps", default=30, show_default=True, help="DDIM steps.")
 @click.option("--guidance", default=3.0, show_default=True, help="Classifier-free guidance.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--prompts",
+    "prompt_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Prompts of your own in place of captions: a text file of lines, or CSV or Parquet with a column prompt, as "
+    "logs have.",
+)
 def queries(
-    subject_dir: Path, corpus_dir: Path, out: Path, steps: int, guidance: float, seed: int, **counts: int
+    subject_dir: Path,
+    corpus_dir: Path,
+    out: Path,
+    steps: int,
+    guidance: float,
+    seed: int,
+    prompt_file: Path | None,
+    **counts: int,
 ) -> None:
     """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits."""
     import torch
@@ -147,6 +161,8 @@ def queries(
     from attributary_train.corpus import Corpus, CorpusError
     from attributary_train.subject.checkpoint import load_subject, recipe_of
     from attributary_train.subject.errors import SubjectError
+    from attributary_train.subject.own_prompts import own_prompts
+    from attributary_train.subject.prompts import training_prompt
     from attributary_train.subject.prompts_split import query_prompts
     from attributary_train.subject.queries import generate, save_queries
 
@@ -161,7 +177,12 @@ def queries(
             raise SubjectError(
                 str(corpus_dir), f"lacks {len(missing)} items that the model knows of, e.g. {missing[0]}"
             )
-        prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=model.text is not None)
+        if prompt_file is not None:
+            own = model.text is not None
+            known = {item.caption if own else training_prompt(item) for item in map(corpus.item, ids)}
+            prompts = own_prompts(prompt_file, known, counts, seed=seed)
+        else:
+            prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=model.text is not None)
         made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
         save_queries(made, out)
     except (SubjectError, CorpusError) as error:
