@@ -30,7 +30,6 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _GIF_BLOCK = re.compile(rb"[!,;]")
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _PNG_NOTE = re.compile(rb"(exif|xmp|Raw profile type exif|XML:com\.adobe\.xmp)\0")
 _PNG_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
@@ -116,7 +115,7 @@ def _shows(kind: int, data: bytes, start: int) -> bool:
 
 
 def walk_png(data: bytes, field: str) -> Walked:
-    """Keep the chunks that make pixels. Source: the PNG specification, third edition, chapters 5 and 11."""
+    """Leave out ancillary chunks but transparency. Source: the PNG specification, third edition, chapters 5 and 11."""
     out = Walked(b"")
     kept: list[bytes] = []
     notes: list[tuple[bytes, int, int]] = []
@@ -126,7 +125,11 @@ def walk_png(data: bytes, field: str) -> Walked:
         budget.spend()
         name, start = data[at + 4 : at + 8], at + 8
         end = start + int.from_bytes(data[at : at + 4], "big") + 4
-        if end > len(data) or not _CHUNK_NAME.fullmatch(name):
+        if not _CHUNK_NAME.fullmatch(name):
+            break
+        if end > len(data):
+            # Cut off. In the middle of what shows nothing, no pixel is missing.
+            stop = at if _is_note(name) else stop
             break
         if name == b"IEND":
             stop = end
@@ -134,7 +137,7 @@ def walk_png(data: bytes, field: str) -> Walked:
         if name == b"IHDR" and end >= start + 12:
             # Of two headers the last one counts.
             out.width, out.height = unpack_from(">II", data, start)
-        if name not in _PNG_PIXELS:
+        if _is_note(name):
             kept.append(data[since:at])
             since = end
             if name == b"eXIf" or (name in _PNG_TEXTS and _PNG_NOTE.match(data, start)):
@@ -144,6 +147,11 @@ def walk_png(data: bytes, field: str) -> Walked:
     out.data = b"".join(kept)
     _read_notes(data, notes[-_MAX_NOTES:], out)
     return out
+
+
+def _is_note(name: bytes) -> bool:
+    """Whether a PNG chunk shows nothing: ancillary, by the case of its first letter, and no transparency."""
+    return bool(name[0] & 0x20) and name != b"tRNS"
 
 
 def _read_notes(data: bytes, notes: list[tuple[bytes, int, int]], out: Walked) -> None:
