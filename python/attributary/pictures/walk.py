@@ -21,6 +21,7 @@ from ..errors import InvalidArgumentError
 MAX_PARTS = 65_536
 # Passes of a JPEG: each is a walk over the whole picture, for a few bytes of file.
 MAX_SCANS = 100
+_WINDOW = 1 << 18
 # PNG texts and blocks that may hold an orientation; each may be inflated to a MiB.
 _MAX_NOTES = 16
 
@@ -60,6 +61,15 @@ class _Budget:
             raise InvalidArgumentError(self._field, f"has more than {MAX_PARTS} {self._of}, the limit")
 
 
+def _search(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
+    """`pattern.search`, letting other threads run in between: megabytes of fill bytes take it a fifth of a second."""
+    while at < len(data):
+        if found := pattern.search(data, at, at + _WINDOW):
+            return found
+        at += _WINDOW - 1  # a marker has two bytes
+    return None
+
+
 def walk_jpeg(data: bytes, field: str) -> Walked:
     """Keep frames, tables, scans, and the two application segments that say how colours are stored.
 
@@ -69,7 +79,7 @@ def walk_jpeg(data: bytes, field: str) -> Walked:
     kept, exif = [data[:2]], []
     budget = _Budget("JPEG segments", field)
     at = 2
-    while found := _MARKER.search(data, at):
+    while found := _search(_MARKER, data, at):
         budget.spend()
         start, kind = found.start(), data[found.start() + 1]
         end = start + 2
@@ -80,14 +90,14 @@ def walk_jpeg(data: bytes, field: str) -> Walked:
             kept.append(data[start:])
             out.scans += data.count(b"\xff\xda", start)
             break
-        body = data[start + 4 : end] if kind == 0xE1 else b""
+        body = data[start + 4 : end] if kind == 0xE1 and not out.scans else b""
         if body.startswith(_EXIF):
             exif.append(body[6:])
         elif body.startswith(_XMP):
             out.info["xmp"] = body[len(_XMP) :]
         if kind == 0xDA:
             out.scans += 1
-            after = _MARKER_IN_SCAN.search(data, end)
+            after = _search(_MARKER_IN_SCAN, data, end)
             end = after.start() if after else len(data)
         elif kind in _SIZES and end >= start + 10 and not out.channels:
             out.height, out.width, out.channels = unpack_from(">HHB", data, start + 5)
@@ -175,7 +185,7 @@ def walk_gif(data: bytes, field: str) -> Walked:
     at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:at]]
     budget = _Budget("GIF blocks before its first frame", field)
-    while (found := _GIF_BLOCK.search(data, at)) and found.group() == b"!":
+    while (found := _search(_GIF_BLOCK, data, at)) and found.group() == b"!":
         start, at = found.start(), found.start() + 2
         while at < len(data) and data[at]:
             budget.spend()

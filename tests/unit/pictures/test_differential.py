@@ -6,6 +6,7 @@ What is refused by one alone is held to the rules of docs/encoder.md: metadata r
 import io
 import re
 import warnings
+import zlib
 from contextlib import suppress
 from functools import cache
 
@@ -88,7 +89,7 @@ def damaged(rng: np.random.Generator) -> bytes:
     for _ in range(rng.integers(1, 4)):
         # Headers are met as often as pixels.
         at = int(rng.integers(len(data) if rng.random() < 0.5 else min(len(data), 120)))
-        what = rng.integers(6)
+        what = rng.integers(8)
         if what == 0:
             data[at] ^= 1 << rng.integers(8)
         elif what == 1:
@@ -99,10 +100,48 @@ def damaged(rng: np.random.Generator) -> bytes:
             del data[at : at + int(rng.integers(1, 9))]
         elif what == 4:
             data[at:at] = rng.bytes(int(rng.integers(1, 9)))
-        else:
+        elif what == 5:
             del data[max(at, 12) :]
+        else:
+            at, part = _part(rng, bytes(data))
+            data[at:at] = part
         data = data or bytearray(b"\0")
     return bytes(data)
+
+
+BODIES = (
+    b"",
+    b"JFIF\0\1\1",
+    b"Adobe\0d\0\0\0\0",
+    b"MPF\0",
+    b"http://ns.adobe.com/xap/1.0/\0",
+    b"XMP DataXMP",
+)
+NOTES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0\0\0\0\0", b"exif\0", b"Comment\0")
+XMP = b'<x tiff:Orientation="6"/>'
+
+
+def _part(rng: np.random.Generator, data: bytes) -> tuple[int, bytes]:
+    """A whole part of the format with contents that may say something, and a place where it may stand."""
+
+    def one_of(values: tuple[bytes, ...]) -> bytes:
+        return values[rng.integers(len(values))]
+
+    turned = tiff([(0x0112, int(rng.integers(1, 13)), 1, rng.integers(0, 9, dtype="<u4").tobytes())])
+    noise = rng.bytes(int(rng.integers(0, 60)))
+    if data.startswith(b"\xff\xd8"):
+        body = one_of((b"Exif\0\0" + turned, one_of(BODIES) + one_of((noise, XMP))))
+        kind = int(rng.choice([0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE]))
+        return 2, b"\xff" * int(rng.integers(0, 3)) + segment(kind, body)
+    if data.startswith(b"\x89PNG"):
+        name = one_of((b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"prVt", b"gAMA", b"acTL"))
+        body = one_of((turned, one_of(NOTES) + one_of((noise, XMP, zlib.compress(XMP)))))
+        return int(rng.choice([33, max(33, len(data) - 12)])), chunk(name, body)
+    if data.startswith(b"GIF8"):
+        start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+        label = one_of((b"\xfe", b"\xff", b"\xf9", b"\x01"))
+        return start, b"!" + label + bytes([len(noise)]) * bool(noise) + noise + b"\0"
+    return len(data), rng.bytes(30)
 
 
 def by_pillow(data: bytes) -> np.ndarray:
