@@ -1,7 +1,7 @@
 """One engine with its threads: a query goes in on the event loop, its answer comes back as a future.
 
 pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
-embeddings: checked on the loop                        -> search lane (search, re-score)
+embeddings: checked on the loop, long filters not      -> search lane (search, re-score)
 Two lanes, because half a millisecond of search must not queue behind a batch of pictures.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Options, Query
+from attributary.attribution.types import Attribution, Filter, Options, Query
 from attributary.errors import DeadlineError
 
 from .batching import Batcher, Job, Observer, fail
@@ -26,6 +26,8 @@ from .fairness import FairPool
 from .remote import RemoteEngine, RemoteLane, State
 
 LANES = ("encode", "search")
+# Looking up more names than this would hold the event loop up.
+_AT_ONCE_NAMES = 64
 
 
 class Lane(Protocol):
@@ -71,7 +73,7 @@ class Pipeline:
         InvalidArgumentError for a wrong embedding; a wrong picture fails the future.
         """
         job = Job(self._loop.create_future(), deadline, arrived)
-        if query.embedding is not None:
+        if query.embedding is not None and _names(options.filter) <= _AT_ONCE_NAMES:
             job.prepared = self.engine.prepare(query, options, field)
             self._lanes["search"].put(job)
         else:
@@ -140,7 +142,7 @@ class Pipeline:
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:
-            self._lanes["encode"].put(job)
+            self._lanes["encode" if job.prepared.embedding is None else "search"].put(job)
 
 
 class PipelineHolder:
@@ -159,6 +161,15 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _names(filter_: Filter) -> int:
+    return (
+        len(filter_.include_creators)
+        + len(filter_.exclude_creators)
+        + len(filter_.include_licences)
+        + len(filter_.exclude_licences)
+    )
 
 
 def milliseconds_since(started: float) -> float:

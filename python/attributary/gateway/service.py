@@ -23,7 +23,7 @@ from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, PipelineHolder, milliseconds_since
-from .wire import check_count
+from .wire import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
@@ -49,6 +49,7 @@ class AttributionService:
         pipeline = self.holder.current
         pipeline.enter()
         try:
+            check_outline(data, pb.AttributeRequest.DESCRIPTOR)
             request = translate.parse(pb.AttributeRequest, data)
             answer = await self.answer(pipeline, request, deadline_of(context), arrived)
             return pb.AttributeResponse(attribution=answer).SerializeToString()
@@ -61,7 +62,7 @@ class AttributionService:
         pipeline = self.holder.current
         most = pipeline.engine.limits.max_batch_queries
         # Before it is parsed: a message of empty queries takes a hundred times its size.
-        check_count(data, pb.AttributeBatchRequest.DESCRIPTOR, "queries", most)
+        check_outline(data, pb.AttributeBatchRequest.DESCRIPTOR, {"queries": most})
         request = translate.parse(pb.AttributeBatchRequest, data)
         translate.check_bundle(request.bundle_id, pipeline.bundle_id)
         count = len(request.queries)
