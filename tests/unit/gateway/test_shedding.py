@@ -1,4 +1,4 @@
-"""Whom to refuse while calls wait too long: nobody at once, those first who send most, nobody any more once it is over."""
+"""Whom to refuse while calls wait too long: nobody at once, those first who send most, and nobody once it is over."""
 
 import pytest
 
