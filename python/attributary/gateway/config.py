@@ -139,6 +139,13 @@ class GatewayConfig:
         default=None,
         metadata={"help": "file of admin tokens, NAME TOKEN a line; turns the admin service on"},
     )
+    writer: bool = field(
+        default=True,
+        metadata={
+            "help": "with the admin service: be the one writer of the bundles; else follow whoever is, and only load "
+            "and turn bundles"
+        },
+    )
     max_added_items: int = field(
         default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
     )
