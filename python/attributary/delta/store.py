@@ -233,7 +233,8 @@ class Store:
                     what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
                     done = Entry(view.revision, "compact", _now(), who, why, what + erased, ())
                     identity = (manifest.bundle_id, before, entry.digest, entry.dim)
-                    return Opened(*identity, view.revision, (*past, done))
+                    former = view.filters.former_names()
+                    return Opened(*identity, view.revision, (*past, done), former)
 
                 ready = next_of(self.directory)
                 compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase)

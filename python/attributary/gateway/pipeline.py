@@ -2,7 +2,7 @@
 
 pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
             costly ones first wait for a decoding process in threads of their own
-embeddings: checked on the loop                        -> search lane (search, re-score)
+embeddings: checked on the loop, long filters not      -> search lane (search, re-score)
 embeddings wanted: prepare threads                     -> embed lane (encode)
 Lanes of their own, because half a millisecond of search must not queue behind a batch of pictures.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Options, Prepared, Query
+from attributary.attribution.types import Attribution, Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError
 from attributary.pictures import CostlyPicture
 
@@ -33,6 +33,8 @@ from .remote import RemoteEngine, RemoteLane, State
 
 LANES = ("encode", "search", "embed")
 _ANY = Options()
+# Looking up more names than this would hold the event loop up.
+_AT_ONCE_NAMES = 64
 
 
 class Lane(Protocol):
@@ -79,11 +81,12 @@ class Pipeline:
         InvalidArgumentError for a wrong embedding; a wrong picture fails the future.
         """
         job = Job(self._loop.create_future(), deadline, arrived)
-        if query.embedding is not None:
+        if query.embedding is not None and _names(options.filter) <= _AT_ONCE_NAMES:
             job.prepared = self.engine.prepare(query, options, field)
             self._lanes["search"].put(job)
         else:
-            self._pool.submit(job.path, partial(self._prepare, "encode", job, query, options, field))
+            lane = "encode" if query.embedding is None else "search"
+            self._pool.submit(job.path, partial(self._prepare, lane, job, query, options, field))
         return job.future
 
     def embed(
@@ -189,6 +192,15 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _names(filter_: Filter) -> int:
+    return (
+        len(filter_.include_creators)
+        + len(filter_.exclude_creators)
+        + len(filter_.include_licences)
+        + len(filter_.exclude_licences)
+    )
 
 
 def milliseconds_since(started: float) -> float:

@@ -24,7 +24,7 @@ from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, milliseconds_since
 from .registry import Registry
-from .wire import check_count
+from .wire import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
@@ -50,6 +50,7 @@ class AttributionService:
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
         arrived = perf_counter()
+        check_outline(data, pb.AttributeRequest.DESCRIPTOR)
         request = translate.parse(pb.AttributeRequest, data)
         answer = await self.answer(request, deadline_of(context), arrived)
         return pb.AttributeResponse(attribution=answer).SerializeToString()
@@ -59,7 +60,7 @@ class AttributionService:
         arrived = perf_counter()
         most = self.registry.current.engine.limits.max_batch_queries
         # Before it is parsed: a message of empty queries takes a hundred times its size.
-        check_count(data, pb.AttributeBatchRequest.DESCRIPTOR, "queries", most)
+        check_outline(data, pb.AttributeBatchRequest.DESCRIPTOR, {"queries": most})
         request = translate.parse(pb.AttributeBatchRequest, data)
         pipeline = self.registry.find(request.bundle_id).pipeline
         count = len(request.queries)

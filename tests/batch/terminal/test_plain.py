@@ -26,7 +26,7 @@ HOSTILE = [
 
 def drawn(caption, creator="Ann", licence="MIT", title="x.png", width=80):
     items = tuple(AttributedItem(n, n, 0.912, 0.123, caption, creator, licence, "") for n in range(1, 11))
-    answer = Answer(items, (CreatorShare(creator, 0.5, 1),), 0.5, True, "b", "1", None)
+    answer = Answer(items, (CreatorShare(creator, 0.5, 1),), 0.5, 0.0, True, "b", "1", None)
     out = io.StringIO()
     Console(file=out, force_terminal=False, width=width).print(answer_table(title, answer))
     return out.getvalue()
