@@ -101,7 +101,13 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
                 names.remove(name)
             else:
                 read.add(target)
-        found += [Path(directory, name) for name in files]
+        for name in files:
+            path = Path(directory, name)
+            # A picture is an error row then.
+            if path.is_symlink() and not path.exists() and ending(name) not in PICTURES:
+                fates.skip(text_of(path), "a symbolic link that leads nowhere")
+            else:
+                found.append(path)
     return found
 
 
@@ -158,7 +164,8 @@ def _expand_directory(
         # The folder's reader counts its own.
         return [InputFile("", path, "folder", path)]
     if not tars and not data:
-        raise InputError(said, "holds no Parquet file, no tar and no picture")
+        links = "".join(f"; {reason}" for reason in of_walk.skipped)
+        raise InputError(said, f"holds no Parquet file, no tar and no picture{links}")
     found.fates.add(of_walk)
     for file in beside:
         found.fates.ignore(text_of(file), "a table about the pictures in the tars")

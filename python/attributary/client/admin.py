@@ -16,6 +16,7 @@ from attributary.v1 import admin_pb2_grpc as rpc
 
 from . import channel
 from .errors import from_result, from_rpc
+from .messages import sendable
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ class AdminClient:
         def requests() -> Iterator[pb.AddItemsRequest]:
             try:
                 for number, item in enumerate(items):
-                    yield pb.AddItemsRequest(request_id=str(number), item=_message(item), why=why)
+                    yield pb.AddItemsRequest(
+                        request_id=str(number), item=_message(item), why=sendable(why, "why")
+                    )
             except Exception as error:
                 failure.append(error)
                 raise
@@ -136,11 +139,11 @@ class AdminClient:
                 "selection",
                 f"exactly one of ids, creator, licence, source must be given, got {', '.join(given) or 'none'}",
             )
-        request = pb.DeleteItemsRequest(why=why, dry_run=dry_run)
+        request = pb.DeleteItemsRequest(why=sendable(why, "why"), dry_run=dry_run)
         if ids:
             request.ids.ids.extend(ids)
         else:
-            setattr(request, given[0], creator or licence or source)
+            setattr(request, given[0], sendable(creator or licence or source, f"selection.{given[0]}"))
         try:
             reply = self._stub.DeleteItems(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -155,8 +158,9 @@ class AdminClient:
 
     def compact(self, *, why: str, timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S) -> Compaction:
         """Make a new bundle of what is there now and serve it; returns when it is served."""
+        request = pb.CompactRequest(why=sendable(why, "why"))
         try:
-            reply = self._stub.Compact(pb.CompactRequest(why=why), timeout=timeout_s, metadata=self._metadata)
+            reply = self._stub.Compact(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc(error, self._proxy) from None
         return Compaction(reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count)
@@ -193,16 +197,11 @@ def _named(ids: Sequence[int], *names: str) -> Iterator[tuple[str, object]]:
 
 
 def _message(item: Addition) -> pb.NewItem:
-    return pb.NewItem(
-        id=item.id,
-        image=item.picture,
-        caption=item.caption,
-        creator=item.creator,
-        creator_url=item.creator_url,
-        licence=item.licence,
-        uri=item.uri,
-        near_dup_of=item.near_dup_of,
-    )
+    texts = {
+        name: sendable(getattr(item, name), f"item.{name}")
+        for name in ("caption", "creator", "creator_url", "licence", "uri")
+    }
+    return pb.NewItem(id=item.id, image=item.picture, near_dup_of=item.near_dup_of, **texts)
 
 
 def _change(message: pb.Change) -> Change:
