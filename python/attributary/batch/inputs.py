@@ -14,11 +14,11 @@ from attributary.errors import InputError
 
 from .access import is_below
 from .delta_log import LOG, live_files
-from .naming import ARROW, PICTURES, TABLES, bookkeeping, derived, ending, hidden, is_tar
+from .naming import ARROW, PICTURES, RECORDS, TABLES, bookkeeping, derived, ending, hidden, is_tar
 from .picture_tables import FAILED, describes_pictures, failed_downloads
 from .rows import Fates
 
-Kind = Literal["parquet", "arrow", "webdataset", "folder"]
+Kind = Literal["parquet", "arrow", "webdataset", "tfrecord", "folder"]
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -119,7 +119,8 @@ def _expand(path: Path, said: str, roots: Sequence[str], named: bool, found: Fou
     kind = _kind(path)
     if kind is None:
         raise InputError(
-            said, "must be a .parquet or .arrow file, a .tar (also .gz, .zst, .bz2, .xz) or a directory"
+            said,
+            "must be a .parquet, .arrow or .tfrecord file, a .tar (also .gz, .zst, .bz2, .xz) or a directory",
         )
     return [InputFile("", path, kind, path.parent)]
 
@@ -128,6 +129,8 @@ def _kind(path: Path) -> Kind | None:
     if is_tar(path.name):
         return "webdataset"
     last = ending(path.name)
+    if last in RECORDS:
+        return "tfrecord"
     return "parquet" if last in TABLES else "arrow" if last in ARROW else None
 
 
@@ -135,7 +138,7 @@ def _expand_directory(
     path: Path, said: str, roots: Sequence[str], named: bool, found: Found
 ) -> list[InputFile]:
     of_walk = Fates()
-    kinds: dict[Kind, list[Path]] = {"parquet": [], "arrow": [], "webdataset": []}
+    kinds: dict[Kind, list[Path]] = {"parquet": [], "arrow": [], "webdataset": [], "tfrecord": []}
     pictures: list[Path] = []
     rest: list[Path] = []
     for file in walk(path, roots, of_walk):
@@ -149,7 +152,7 @@ def _expand_directory(
             pictures.append(file)
         else:
             rest.append(file)
-    tars, tables = kinds["webdataset"], kinds["parquet"] + kinds["arrow"]
+    tars, tables = kinds["webdataset"] + kinds["tfrecord"], kinds["parquet"] + kinds["arrow"]
     for place in {file.parent.parent for file in rest if file.parent.name == LOG}:
         live = live_files(place, said)
         for file in [file for file in tables if is_below(str(file), str(place)) and file not in live]:

@@ -30,6 +30,7 @@ PICTURES = frozenset(
 TEXTS = (".txt", ".caption", ".json")
 TABLES = frozenset({".parquet", ".pq"})
 ARROW = frozenset({".arrow", ".feather", ".ipc"})
+RECORDS = frozenset({".tfrecord", ".tfrecords"})
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _BOOKKEEPING = re.compile(
