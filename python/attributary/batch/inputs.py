@@ -81,7 +81,11 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
     allowed = [os.path.realpath(root) for root in roots]
     top = os.path.realpath(folder)
     read = {top}
-    for directory, names, files in os.walk(folder, followlinks=True):
+
+    def unread(error: OSError) -> None:
+        fates.skip(str(error.filename), f"a directory that cannot be read: {error.strerror}")
+
+    for directory, names, files in os.walk(folder, followlinks=True, onerror=unread):
         for name in sorted(names):
             path = Path(directory, name)
             if not path.is_symlink():
