@@ -177,7 +177,10 @@ class AdminClient(Connection):
         self, *, why: str, bundle: str = "", timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S
     ) -> Compaction:
         """Make a new bundle of what is there now and serve it; returns when it is served."""
-        return self._ask(Call("Compact", pb.CompactRequest(why=sendable(why, "why"), bundle=bundle), _compaction), timeout_s)
+        return self._ask(
+            Call("Compact", pb.CompactRequest(why=sendable(why, "why"), bundle=bundle), _compaction),
+            timeout_s,
+        )
 
     def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
         """Return the audit after a revision, oldest first."""
