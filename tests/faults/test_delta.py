@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from attributary.attribution.open import open_engine
+from attributary.attribution.view import View
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
 from attributary.delta.journal.place import changes_of
@@ -100,7 +101,9 @@ def living(directory):
     """Ids that are there, as a reader finds them, and the audit."""
     bundle = Bundle.open(directory)
     changes = changes_of(bundle)
-    ids = {bundle.items.id_of(row) for row in range(len(bundle.items))} | {item.id for item in changes.added}
+    view = View.of(bundle, None)
+    rows = range(len(bundle.items)) if view.alive is None else view.alive.nonzero()[0].tolist()
+    ids = {bundle.items.id_of(row) for row in rows} | {item.id for item in changes.added}
     audit = [(entry.kind, entry.who, entry.why, entry.ids) for entry in changes.entries]
     return ids - set(changes.deleted), audit
 

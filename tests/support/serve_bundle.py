@@ -12,6 +12,7 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
+from attributary.gateway.registry import Opened
 from attributary.gateway.server import serve
 
 
@@ -41,7 +42,7 @@ def main(text: str) -> int:
         name: Path(value) if name in paths else value for name, value in asked.get("config", {}).items()
     }
     config = GatewayConfig(**{"port": 0, "metrics_port": 0, **settings})
-    return serve(engine, config, store=store, reopen=opened)
+    return serve(engine, config, store=store, open_bundle=lambda place: Opened(opened(place)))
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def score_command(
             click.echo(plain(left_out), err=True)
         return
     errors = sum(summary["errors"].values())
-    click.echo(prompts_line(summary["prompts"], summary["rows"]))
+    click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
     click.echo(
         f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
         f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"

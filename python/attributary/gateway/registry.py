@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -97,6 +98,8 @@ class Registry:
         self._aliases: dict[str, Served] = {}
         self._bundles: dict[str, Served] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        # Bundles that are being closed, by their directories.
+        self._ending: dict[asyncio.Future[None], Path] = {}
         self._closing = False
 
     @property
@@ -209,6 +212,11 @@ class Registry:
         self._changed()
         return served
 
+    async def released(self, directory: Path) -> None:
+        """Wait until a bundle that was changed here, and answers nobody any more, has given its directory back."""
+        while ending := [task for task, place in self._ending.items() if place == directory]:
+            await asyncio.wait(ending)
+
     async def close(self) -> None:
         """End everything: draining bundles go at once, calls inside are waited for, stores are closed."""
         self._closing = True
@@ -271,7 +279,11 @@ class Registry:
             await asyncio.wait_for(served.go.wait(), max(0.0, served.until - monotonic()))
         if self._bundles.get(served.bundle_id) is served:
             del self._bundles[served.bundle_id]
-        await asyncio.shield(self._end(served))
+        ending = asyncio.ensure_future(self._end(served))
+        if served.store is not None:
+            self._ending[ending] = served.store.directory
+            ending.add_done_callback(lambda task: self._ending.pop(task))
+        await asyncio.shield(ending)
 
     async def _end(self, served: Served) -> None:
         await served.pipeline.close()

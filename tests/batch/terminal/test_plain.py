@@ -12,10 +12,13 @@ from rich.console import Console
 from attributary.attribution.types import AttributedItem, CreatorShare
 from attributary.batch.files import csv_bytes
 from attributary.cli.lifecycle import log_command
+from attributary.cli.sheet import Row, contact_sheet
 from attributary.cli.show import answer_table
+from attributary.client.admin import AdminClient
 from attributary.client.types import Answer
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
+from attributary.errors import InvalidArgumentError
 from attributary.plain import json_line, plain
 
 HOSTILE = [
@@ -98,3 +101,23 @@ def test_a_reason_forges_no_line_of_the_audit(tmp_path, tiny_bundle_dir):
     assert told.exit_code == 0, told.output
     assert len(told.output.splitlines()) == 1
     assert "\x1b" not in told.output
+
+
+def test_a_caption_of_several_lines_is_drawn(picture):
+    items = (AttributedItem(1, 1, 0.9, 0.5, "two\nlines\x1b[31m", "An\nn", "MIT", ""),)
+    answer = Answer(items, (CreatorShare("An\nn", 0.5, 1),), 0.5, False, "b", "1", None)
+    assert contact_sheet([Row(picture(0), "x\ny", answer, "a\nb")], lambda item_id: None).size[0] > 100
+
+
+def test_words_of_the_audit_that_are_no_text_are_named(tmp_path, tiny_bundle_dir):
+    shutil.copytree(tiny_bundle_dir, tmp_path / "b")
+    with (
+        Store(tmp_path / "b") as store,
+        pytest.raises(InvalidArgumentError, match="why: must be valid Unicode"),
+    ):
+        store.delete(Selection((1000,)), who="eve", why="caf\udce9")
+    with AdminClient("127.0.0.1:1", token="x") as client:
+        with pytest.raises(InvalidArgumentError, match="why: is not valid Unicode"):
+            client.compact(why="caf\udce9")
+        with pytest.raises(InvalidArgumentError, match=r"selection\.creator"):
+            client.delete_items(creator="caf\udce9", why="x")
