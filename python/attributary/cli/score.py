@@ -20,7 +20,10 @@ from attributary.batch.job import Result, cores, score
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.batch.source import ScorerSource
+from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, UnavailableError
+
+from .connection import tls_options
 
 _DEFAULT = Settings()
 _LINE_EVERY_S = 10.0
@@ -70,7 +73,7 @@ _LINE_EVERY_S = 10.0
     "--ray-gpus-per-actor", type=float, default=0.0, show_default=True, help="GPUs that an actor holds"
 )
 @click.option("--token", default=None, help="the gateway's bearer token")
-@click.option("--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on")
+@tls_options
 @click.option("--json", "as_json", is_flag=True, help="print summary.json at the end")
 def score_command(
     inputs: tuple[Path, ...],
@@ -85,7 +88,7 @@ def score_command(
     ray_actors: int | None,
     ray_gpus_per_actor: float,
     token: str | None,
-    tls_ca: Path | None,
+    tls: Tls | None,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -106,7 +109,7 @@ def score_command(
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
         plan = make_plan(inputs, settings, reading)
-    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls_ca)
+    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls)
     if on_ray:
         options = (ray_address, ray_actors, ray_gpus_per_actor)
         with _progress(console) as progress:
