@@ -130,7 +130,9 @@ class AdminClient(Connection):
         be repeated as it was.
         """
         requests = (
-            pb.AddItemsRequest(request_id=str(number), item=_message(item), why=why, bundle=bundle)
+            pb.AddItemsRequest(
+                request_id=str(number), item=_message(item), why=sendable(why, "why"), bundle=bundle
+            )
             for number, item in enumerate(items)
         )
         for response in self._converse("AddItems", requests, timeout_s):
@@ -143,7 +145,7 @@ class AdminClient(Connection):
         self, item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None
     ) -> Added:
         """Add one item; raises AlreadyExistsError for an id that another item has."""
-        request = pb.AddItemRequest(item=_message(item), why=why, bundle=bundle)
+        request = pb.AddItemRequest(item=_message(item), why=sendable(why, "why"), bundle=bundle)
         read = lambda reply: Added(reply.added.id, reply.added.revision)  # noqa: E731
         return self._ask(Call("AddItem", request, read), timeout_s)
 
@@ -177,10 +179,8 @@ class AdminClient(Connection):
         self, *, why: str, bundle: str = "", timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S
     ) -> Compaction:
         """Make a new bundle of what is there now and serve it; returns when it is served."""
-        return self._ask(
-            Call("Compact", pb.CompactRequest(why=sendable(why, "why"), bundle=bundle), _compaction),
-            timeout_s,
-        )
+        request = pb.CompactRequest(why=sendable(why, "why"), bundle=bundle)
+        return self._ask(Call("Compact", request, _compaction), timeout_s)
 
     def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
         """Return the audit after a revision, oldest first."""

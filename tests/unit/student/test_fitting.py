@@ -13,6 +13,7 @@ from attributary_train.student.errors import StudentError
 from attributary_train.student.fitting import Material, fit
 from attributary_train.student.kernel_head import POWER, KernelHead, TokenKernel
 from attributary_train.student.sight import Seen
+from attributary_train.student.tower_heads import COMPONENTS, principal
 
 SMALL = StudentConfig(
     "small", dim=41, hidden=32, epochs=20, batch=20, dropout=0.0, learning_rate=1e-2, item_pace=1.0
@@ -137,3 +138,16 @@ def test_configurations_are_read_back_and_wrong_ones_refused():
         replace(SMALL, loss="l2")
     with pytest.raises(StudentError, match=r"prompt_dropout: 1\.0"):
         replace(SMALL, prompt_dropout=1.0)
+
+
+def test_few_items_and_repeated_prompts_give_no_direction_that_holds_rounding_alone(items):
+    rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    assert principal(rows, COMPONENTS).matrix.shape == (40, 5)
+    twice = items.take([*range(10), *range(10)])
+    head = KernelHead(replace(config_named("kernel"), dim=32, hidden=8), twice).eval()
+    # Ten different prompts span ten directions at most; the rest would multiply noise by tens of thousands.
+    assert int((head.lift.abs().amax(0) > 0).sum()) <= 10
+    states = twice.states + 1e-6 * torch.randn(twice.states.shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        moved = head(twice.image, states, twice.mask) - head(twice.image, twice.states, twice.mask)
+    assert float(moved.abs().max()) < 1e-4
