@@ -228,13 +228,14 @@ class Registry:
 
     def _is_current(self, served: Served) -> bool:
         """Bring a draining bundle up to the deletions from the one in its place; False if nothing is left of it."""
-        following = served.successor
-        while following is not None and following.successor is not None:
+        following, compacted = served, True
+        while following.successor is not None:
+            compacted &= _compacted_from(following.successor) == following.bundle_id
             following = following.successor
-        if following is None or following.pipeline.engine.view is served.inherited:
+        if following is served or following.pipeline.engine.view is served.inherited:
             return True
         served.inherited = following.pipeline.engine.view
-        if inherit_deletions(served.pipeline.engine, served.inherited):
+        if inherit_deletions(served.pipeline.engine, served.inherited, compacted):
             return True
         del self._bundles[served.bundle_id]
         served.go.set()
@@ -263,6 +264,10 @@ class Registry:
                 return
             served.leaving.cancel()
         else:
+            for found in list(self._bundles.values()):
+                # What this one knows of deletions, those before it must know: its successor may not name the items.
+                if found.draining:
+                    self._is_current(found)
             served.successor = successor
             served.pipeline.retire()
         served.until = until
@@ -295,6 +300,12 @@ class Registry:
         self._leaving.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a bundle could not be closed", exc_info=error)
+
+
+def _compacted_from(served: Served) -> str | None:
+    """Id of the bundle that one was compacted from, None for one that was built."""
+    manifest = served.pipeline.engine.bundle.manifest
+    return manifest.notes.get("compacted_from")
 
 
 def _gone(served: Served | None) -> asyncio.Future[None]:
