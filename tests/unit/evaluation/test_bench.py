@@ -26,6 +26,8 @@ from attributary_train.evaluation.scores import ScoreFile, save_scores
 
 ITEMS, PAIRS, QUERIES = 60, 16, 30
 KINDS = ("concept", "drawing")
+CREATORS = [f"hand {at}" for at in range(10)]
+HANDS = [CREATORS[at % 10] if at < 50 else CREATORS[at % 2] for at in range(ITEMS)]
 
 
 class Planted:
@@ -73,7 +75,7 @@ class Planted:
         )
         words = [f"word {at % 6}" for at in range(ITEMS)]
         pq.write_table(
-            pa.table({"id": self.ids, "caption_concept": words, "caption_style": words}),
+            pa.table({"id": self.ids, "creator": HANDS, "caption_concept": words, "caption_style": words}),
             self.folder / "items.parquet",
         )
 
@@ -197,17 +199,13 @@ def test_scores_that_do_not_fit_are_refused_by_name(planted, tmp_path):
 
 
 def test_creators_are_judged_by_what_is_lost_without_them(planted, tmp_path):
-    names = [f"hand {at}" for at in range(10)]
-    items = pq.read_table(planted.folder / "items.parquet")
-    of_item = [names[at % 10] if at < 50 else names[at % 2] for at in range(ITEMS)]
-    pq.write_table(items.append_column("creator", [of_item]), planted.folder / "items.parquet")
-    (planted.folder / "truth.json").write_text(json.dumps({"creators": names}))
+    (planted.folder / "truth.json").write_text(json.dumps({"creators": CREATORS}))
     path = planted.folder / "losses-validation.npz"
     with np.load(path) as parts:
         losses, runs = parts["losses"], parts["runs"].tolist()
     world = open_world(planted.folder, "validation")
     assert open_creators(planted.folder, world) is None
-    member = np.array([[hand == name for hand in of_item] for name in names])
+    member = np.array([[hand == name for hand in HANDS] for name in CREATORS])
     whole = np.full(QUERIES, -9.0)
     gains = planted.truth["validation"] @ member.T
     rows = [losses, whole[None], *(whole + gains[:, at][None] for at in range(10))]
@@ -218,7 +216,7 @@ def test_creators_are_judged_by_what_is_lost_without_them(planted, tmp_path):
         runs=np.array(runs),
     )
     creators = open_creators(planted.folder, world)
-    assert creators.names == tuple(names) and np.allclose(creators.effect, gains, atol=1e-4)
+    assert creators.names == tuple(CREATORS) and np.allclose(creators.effect, gains, atol=1e-4)
     bench = CreatorBench(creators, draws=30)
     truth = bench.of(planted.truth["validation"])
     assert truth.value > 0.99 and bench.counts().value < 0.9
