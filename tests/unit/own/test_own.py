@@ -110,7 +110,7 @@ def test_the_command_plans_in_words_and_in_json(brought, tmp_path):
     told = CliRunner().invoke(main, [*map(str, words), "--plan"])
     assert told.exit_code == 0 and "attributary bundle build --corpus" in told.output
     words += ["--checkpoint", brought / "checkpoint", "--plan", "--json"]
-    plan = json.loads(CliRunner().invoke(main, [str(word) for word in words]).output)
+    plan = json.loads(CliRunner().invoke(main, [str(word) for word in words]).stdout)
     assert plan["total"] == sum(plan["passes"].values())
     assert [line.split()[1:3] for line in plan["steps"]][:3] == [
         ["corpus", "build"], ["subject", "adopt"], ["subject", "queries"]
