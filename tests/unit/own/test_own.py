@@ -16,9 +16,10 @@ from attributary_train.corpus.sources.folder import Folder
 from attributary_train.own import running
 from attributary_train.own.errors import OwnError
 from attributary_train.own.page import own_files, write_page
-from attributary_train.own.plan import make_plan
+from attributary_train.own.plan import KEPT_NOISE, make_plan
 from attributary_train.own.road import Request, Step, road
 from attributary_train.own.running import run_steps
+from attributary_train.teacher import draws
 from tests.support.pipelines import DIM, TOKENS, write_checkpoint
 
 
@@ -56,6 +57,7 @@ def test_the_plan_counts_passes_hours_and_gigabytes(brought, tmp_path):
     assert plan.seconds_a_pass > 0 and plan.flops_a_pass > 0
     assert plan.hours_gpu < plan.hours_here
     assert plan.memory_gb == pytest.approx(4 * 12 * (64 * 5 + TOKENS * DIM) / 1e9)
+    assert KEPT_NOISE == draws.MOST_KEPT_BYTES
     few = make_plan(request_of(brought, tmp_path, checkpoint=brought / "checkpoint", nearest=3, outside=2))
     assert (
         few.passes["labels"]
