@@ -141,9 +141,10 @@ def load_data(
 
     def latents() -> npt.NDArray[np.float32]:
         rows = np.array([row for row, item in enumerate(corpus) if item.id in wanted])
-        found: npt.NDArray[np.float32] = encode(
-            autoencoder, np.asarray(squares(corpus, recipe.image_size, cache)[rows])
-        ).numpy()
+        pictures = squares(corpus, recipe.image_size, cache)
+        # Taken by rows, a mapped array is read whole.
+        some = pictures if len(rows) == len(pictures) else np.asarray(pictures[rows])
+        found: npt.NDArray[np.float32] = encode(autoencoder, some).numpy()
         return found
 
     several: Captions | None = None
