@@ -23,6 +23,7 @@ _PROBES = 200  # a try at the size of a query's step
 _TRIES = 3
 # What one GPU is taken to reach on such a U-Net in float32 with TF32, floating-point operations a second.
 GPU_FLOPS = 3e13
+KEPT_NOISE = 256 * 1024 * 1024  # bytes; `teacher.draws.MOST_KEPT_BYTES`, which would bring torch along
 # Seconds that one picture takes on one core in the untuned towers, a dozen changed copies of it included.
 _TOWER_S = 0.25
 
@@ -67,8 +68,10 @@ class Plan:
 
     @property
     def memory_gb(self) -> float:
-        """Of each labelling worker: latents, text states, and the noise of every timestep with its mirror image."""
-        return 4 * self.items * (_size(self.latent) * (1 + 2 * self.timesteps) + _size(self.text)) / 1e9
+        """Of each labelling worker: latents, text states, and a small grid of noise; of a large one nothing is kept."""
+        latents = 4 * self.items * _size(self.latent)
+        noise = latents * 2 * self.timesteps
+        return (latents + (noise if noise <= KEPT_NOISE else 0) + 4 * self.items * _size(self.text)) / 1e9
 
     def lines(self) -> list[str]:
         """For a reader."""

@@ -16,9 +16,10 @@ from attributary_train.corpus.sources.folder import Folder
 from attributary_train.own import running
 from attributary_train.own.errors import OwnError
 from attributary_train.own.page import own_files, write_page
-from attributary_train.own.plan import make_plan
+from attributary_train.own.plan import KEPT_NOISE, make_plan
 from attributary_train.own.road import Request, Step, road
 from attributary_train.own.running import run_steps
+from attributary_train.teacher import draws
 from tests.support.pipelines import DIM, TOKENS, write_checkpoint
 
 
@@ -56,6 +57,7 @@ def test_the_plan_counts_passes_hours_and_gigabytes(brought, tmp_path):
     assert plan.seconds_a_pass > 0 and plan.flops_a_pass > 0
     assert plan.hours_gpu < plan.hours_here
     assert plan.memory_gb == pytest.approx(4 * 12 * (64 * 5 + TOKENS * DIM) / 1e9)
+    assert KEPT_NOISE == draws.MOST_KEPT_BYTES
     few = make_plan(request_of(brought, tmp_path, checkpoint=brought / "checkpoint", nearest=3, outside=2))
     assert (
         few.passes["labels"]
@@ -110,7 +112,7 @@ def test_the_command_plans_in_words_and_in_json(brought, tmp_path):
     told = CliRunner().invoke(main, [*map(str, words), "--plan"])
     assert told.exit_code == 0 and "attributary bundle build --corpus" in told.output
     words += ["--checkpoint", brought / "checkpoint", "--plan", "--json"]
-    plan = json.loads(CliRunner().invoke(main, [str(word) for word in words]).output)
+    plan = json.loads(CliRunner().invoke(main, [str(word) for word in words]).stdout)
     assert plan["total"] == sum(plan["passes"].values())
     assert [line.split()[1:3] for line in plan["steps"]][:3] == [
         ["corpus", "build"], ["subject", "adopt"], ["subject", "queries"]

@@ -22,7 +22,7 @@ from attributary_train.subject.prompts_split import query_prompts
 from tests.support.pipelines import TOKENS, write_checkpoint
 from tests.support.towers import TinyImageTower, TinyTextTower
 
-ITEMS = 12
+ITEMS = 24
 # Captions of any kind: long ones, with commas, without, some more than once.
 CAPTIONS = (
     "a red dog, running",

@@ -140,14 +140,12 @@ def test_configurations_are_read_back_and_wrong_ones_refused():
         replace(SMALL, prompt_dropout=1.0)
 
 
-def test_few_items_and_repeated_prompts_give_no_direction_that_holds_rounding_alone(items):
+def test_few_items_give_no_direction_that_holds_rounding_alone():
     rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
-    assert principal(rows, COMPONENTS).matrix.shape == (40, 5)
-    twice = items.take([*range(10), *range(10)])
-    head = KernelHead(replace(config_named("kernel"), dim=32, hidden=8), twice).eval()
-    # Ten different prompts span ten directions at most; the rest would multiply noise by tens of thousands.
-    assert int((head.lift.abs().amax(0) > 0).sum()) <= 10
-    states = twice.states + 1e-6 * torch.randn(twice.states.shape, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        moved = head(twice.image, states, twice.mask) - head(twice.image, twice.states, twice.mask)
-    assert float(moved.abs().max()) < 1e-4
+    found = principal(rows, COMPONENTS)
+    assert found.matrix.shape == (40, 5)
+    # A sixth direction would multiply what float32 rounds by tens of thousands.
+    assert (
+        float(((rows + 1e-6 - found.mean) @ found.matrix - (rows - found.mean) @ found.matrix).abs().max())
+        < 1e-4
+    )
