@@ -179,7 +179,10 @@ def serve_command(
             else None,
         )
         open_bundle = _embedded_opener(open_engine_, config)
-    opened = {alias: open_bundle(place) for alias, place in places.items()}
+    # A directory under two aliases is opened once: it has one writer.
+    once = {place.resolve(): place for place in places.values()}
+    engines = {key: open_bundle(place) for key, place in once.items()}
+    opened = {alias: engines[place.resolve()] for alias, place in places.items()}
     first = opened.pop(default)
     sys.exit(
         serve(first.engine, config, link, first.store, alias=default, others=opened, open_bundle=open_bundle)

@@ -135,7 +135,10 @@ class Gateway:
             changed=self._publish,
         )
         for alias, opened in {self.registry.default: Opened(engine, store), **others}.items():
-            self.registry.swap(alias, opened.engine, opened.store)
+            if any(served.pipeline.engine is opened.engine for served in self.registry.bundles):
+                self.registry.set_alias(alias, opened.engine.bundle.manifest.bundle_id)
+            else:
+                self.registry.swap(alias, opened.engine, opened.store)
         self._service = AttributionService(self.registry, self.admission, self.metrics, config)
         self._stream = StreamHandler(self._service)
         self._health = health.Health()

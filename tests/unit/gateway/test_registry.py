@@ -87,6 +87,12 @@ async def test_an_alias_turns_back_to_a_bundle_that_drains(two, vector):
     assert registry.aliases_of(registry.find(B)) == ["two"]
 
 
+async def test_one_engine_may_have_two_aliases_from_the_start(serve, engine, vector):
+    gateway, client = await serve(engine, more={"alias": "one", "others": {"two": Opened(engine)}})
+    assert [gateway.registry.aliases_of(served) for served in gateway.registry.bundles] == [["one", "two"]]
+    assert (await client.attribute(embedding=vector(1), bundle_id="two")).bundle_id == A
+
+
 async def test_a_bundle_with_another_alias_stays(two):
     registry = two[0].registry
     registry.set_alias("spare", "one")
