@@ -45,7 +45,7 @@ class GatewayConfig:
     )
     prepare_threads: int = field(default=2, metadata={"help": "threads that decode, resize and tokenise"})
     decode_processes: int = field(
-        default=1,
+        default=2,
         metadata={"help": "large or slow pictures that are decoded at once, each by its own process"},
     )
     remote_inflight: int = field(
