@@ -201,7 +201,7 @@ def rescore_calls(dim: int, width: int) -> tuple[dict[str, Callable[[], Any]], C
 def faiss_refine(vectors: NDArray[np.float16], dim: int, width: int) -> tuple[Any, Any]:
     """Return a base index that answers with a list of ids given to it, and an fp16 IndexRefine over it.
 
-    FAISS has no door to the refining step alone, so that the base's own time is measured and taken off.
+    FAISS has no call for the refining step alone, so that the base's own time is measured and taken off.
     """
     import faiss
 

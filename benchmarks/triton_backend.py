@@ -1,10 +1,10 @@
-"""What does the C++ backend cost over its own search, and what does it gain over its Python twin?
+"""What does the C++ backend cost over its own search, and what does it gain over the Python model?
 
     benchmarks/triton_backend.py --bundle out/demo/bundle [--build build/triton] [--json] [--save]
 
 The same FAISS build in process (`faiss_inprocess`), in a Triton inside the client's process (its C API: everything but
 gRPC), and behind a tritonserver, asked by NVIDIA's perf_analyzer (a C++ client) with one embedding a request; the
-Python twin behind a tritonserver too, on the wheel's FAISS. Everything in turn, medians over rounds. The backend must
+Python model behind a tritonserver too, on the wheel's FAISS. Everything in turn, medians over rounds. The backend must
 be built (`make triton-backend`). The index model only: no encoder, no ensemble.
 """
 
@@ -178,7 +178,7 @@ def aims_of(rows: list[dict[str, Any]]) -> list[Aim]:
         note = f"{ours:.0f} and {theirs:.0f} a second"
         found.append(
             aim(
-                f"throughput over the Python twin, concurrency {at}",
+                f"throughput over the Python model, concurrency {at}",
                 ours / theirs,
                 2,
                 "x",

@@ -29,6 +29,12 @@ def students():
     return _support("students")
 
 
+@pytest.fixture(scope="session")
+def rude():
+    """The module tests/support/rude.py."""
+    return _support("rude")
+
+
 def _support(name):
     spec = importlib.util.spec_from_file_location(name, SUPPORT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-// The Python module attributary.kernels._native: thin, zero-copy doors into the kernels.
+// The Python module attributary.kernels._native: the kernels, without copies.
 #include "bindings/bindings.h"
 
 namespace attributary::bindings {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -103,7 +104,7 @@ void Model::read_filters(const Batch& batch) {
 
 void Model::search(const Batch& batch) {
   read_filters(batch);
-  if (index_.on_gpu()) search_on_gpu(batch);
+  if (index_.on_gpu() && width_ < settings_.items) search_on_gpu(batch);
   parallel_for(static_cast<std::int64_t>(batch.count()), threads_, [&](std::int64_t q) {
     omp_set_num_threads(
         1);  // a setting of the calling thread; queries share the threads, not the parts of one
@@ -134,6 +135,10 @@ void Model::search_on_gpu(const Batch& batch) {
 void Model::search_one(const Batch& batch, std::size_t q) {
   const float* embedding = batch.embeddings.data() + q * static_cast<std::size_t>(settings_.dim);
   std::int64_t* found = candidates_.data() + q * static_cast<std::size_t>(width_);
+  if (filter_of_[q] == kNoFilter && width_ == settings_.items) {
+    std::iota(found, found + width_, std::int64_t{0});  // all of them are candidates
+    return;
+  }
   if (filter_of_[q] == kNoFilter) {
     const bool complete = index_.on_gpu() && std::find(found, found + width_, -1) == found + width_;
     if (!complete) index_.search(embedding, width_, nullptr, found);

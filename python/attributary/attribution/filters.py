@@ -111,6 +111,20 @@ class FilterCompiler:
         following.licences = _counted_on(self.licences, items.licence_of_row, first, gone)
         return following
 
+    def former_names(self) -> Former:
+        """Names that have no item left, and those that were there before."""
+        items = self._items
+        gone = (
+            frozenset(
+                name for name, code in codes.items() if name and (code >= len(counts) or not counts[code])
+            )
+            for codes, counts in (
+                (items.creator_codes, self.creators),
+                (items.licence_codes, self.licences),
+            )
+        )
+        return self._former | Former(*gone)
+
     def _counts(self, of_row: NDArray[np.int32]) -> NDArray[np.int64]:
         return np.bincount(of_row if self._alive is None else of_row[self._alive]).astype(np.int64)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from attributary.bundle.bundle import Bundle
+from attributary.bundle.manifest import INT8_LEFT_OUT
 from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
 from attributary.encoder.onnx import OnnxEncoder
@@ -57,7 +58,9 @@ def _open(
     path = bundle.encoder_path
     if precision == "int8":
         if bundle.int8_encoder_path is None:
-            raise BundleError("encoder.int8.onnx", "is not in this bundle; serve it with fp32")
+            why = bundle.manifest.notes.get(INT8_LEFT_OUT, "")
+            left_out = f", left out when it was built: {why}" if why else ""
+            raise BundleError("encoder.int8.onnx", f"is not in this bundle{left_out}; serve it with fp32")
         path = bundle.int8_encoder_path
     encoder = OnnxEncoder(path, threads=encoder_threads)
     engine = assemble(bundle, encoder, limits, open_index)

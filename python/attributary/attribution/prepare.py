@@ -6,10 +6,11 @@ from time import perf_counter
 
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import EncoderSpec
-from attributary.encoder.image import decode, prepare_pixels
+from attributary.encoder.image import prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
+from attributary.pictures import read
 
 from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
@@ -43,10 +44,13 @@ class Preparer:
         """Filters over the items as of now."""
         return self.view.filters
 
-    def prepare(self, query: Query, options: Options | None = None, field: str = "query") -> Prepared:
+    def prepare(
+        self, query: Query, options: Options | None = None, field: str = "query", *, wait: bool = True
+    ) -> Prepared:
         """Check one query and bring it to what a batch needs: uint8 pixels [S, S, 3] and tokens, or a unit vector.
 
-        Raises InvalidArgumentError with the path below `field` of the value at fault; cheap checks come first.
+        Raises InvalidArgumentError with the path below `field` of the value at fault; cheap checks come first. With
+        `wait` false, pictures.CostlyPicture for one that another process must decode: ask again where waiting is right.
         """
         options = options or Options()
         given = [name for name in ("image", "pixels", "embedding") if getattr(query, name) is not None]
@@ -68,7 +72,7 @@ class Preparer:
             prepared.embedding = check_embedding(query.embedding, self.spec.dim, f"{field}.embedding")
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")
-        self._prepare_pixels(query, prepared, field)
+        self._prepare_pixels(query, prepared, field, wait)
         if query.prompt:
             started = perf_counter()
             prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")
@@ -81,21 +85,24 @@ class Preparer:
         """Return the row of an item; raises DeletedError, NotFoundError."""
         return self.view.row_of(item_id)
 
-    def _prepare_pixels(self, query: Query, prepared: Prepared, field: str) -> None:
-        started = perf_counter()
+    def _prepare_pixels(self, query: Query, prepared: Prepared, field: str, wait: bool) -> None:
         if query.image is not None:
-            pixels = decode(
+            picture = read(
                 query.image,
+                self.spec.image_size,
                 max_bytes=self.limits.max_image_bytes,
                 max_pixels=self.limits.max_image_pixels,
                 field=f"{field}.image",
+                wait=wait,
             )
-            prepared.timings.decode = ms_since(started)
-        else:
-            assert query.pixels is not None
-            pixels = check_pixels(query.pixels, self.limits, f"{field}.pixels")
+            prepared.pixels = picture.pixels
+            prepared.timings.decode, prepared.timings.preprocess = picture.decode_ms, picture.resize_ms
+            return
+        assert query.pixels is not None
         started = perf_counter()
-        prepared.pixels = prepare_pixels(pixels, self.spec.image_size)
+        prepared.pixels = prepare_pixels(
+            check_pixels(query.pixels, self.limits, f"{field}.pixels"), self.spec.image_size
+        )
         prepared.timings.preprocess = ms_since(started)
 
 

@@ -198,7 +198,12 @@ class View:
     def candidates(self, queries: NDArray[np.float32]) -> Candidates:
         """The best R rows of the whole, hidden ones included, for unit vectors float32 [Q, D]."""
         assert self.index is not None
-        rows = self.index.search(queries, min(self.candidate_count, len(self.bundle.vectors)))
+        size = len(self.bundle.vectors)
+        if self.candidate_count >= size:
+            # All of them are: nothing is to be searched for.
+            rows = np.broadcast_to(np.arange(size), (len(queries), size))
+        else:
+            rows = self.index.search(queries, self.candidate_count)
         return (
             Candidates(rows) if not len(self.tail) else self.with_tail(queries, self._ranked(queries, rows))
         )

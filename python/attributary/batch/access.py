@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from attributary.errors import InvalidArgumentError
 
+# Those of Arrow's own file systems; it would take any other to whatever package claims it.
+_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _OUTSIDE = "is outside the log's directory; --image-root allows another"
 
 
@@ -34,8 +36,9 @@ class Access:
     def __post_init__(self) -> None:
         for uri in self.uris:
             parts = split(uri, "allow_uri")
-            if not parts.scheme or not parts.netloc:
-                raise InvalidArgumentError("allow_uri", f"must be scheme://host, got {uri!r}")
+            if parts.scheme.lower() not in _SCHEMES or not parts.netloc:
+                schemes = ", ".join(_SCHEMES)
+                raise InvalidArgumentError("allow_uri", f"must be scheme://host of {schemes}, got {uri!r}")
 
 
 def open_below(path: Path, root: str, roots: Sequence[str], field: str = "image") -> IO[bytes]:
@@ -62,6 +65,8 @@ def open_below(path: Path, root: str, roots: Sequence[str], field: str = "image"
     return os.fdopen(handle, "rb")
 
 
+# Those of Arrow's own file systems; it would take any other to whatever package claims it.
+_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _OUTSIDE = "is outside the log's directory; --image-root allows another"
 
 

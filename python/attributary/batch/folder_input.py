@@ -116,7 +116,7 @@ class FolderInput:
             self._id(path),
             model,
             prompt,
-            uri=str(path),
+            uri=str(path.relative_to(self._file.path)),
             base=str(self._file.path),
             problem=problem,
             prompt_source=source if prompt else "",

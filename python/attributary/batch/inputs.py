@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from attributary.errors import InputError
 
 from .access import is_below
+from .delta_log import LOG, live_files
 from .naming import ARROW, PICTURES, TABLES, bookkeeping, derived, ending, hidden, is_tar
 from .picture_tables import FAILED, describes_pictures, failed_downloads
 from .rows import Fates
@@ -143,6 +144,11 @@ def _expand_directory(
         else:
             rest.append(file)
     tars, tables = kinds["webdataset"], kinds["parquet"] + kinds["arrow"]
+    for place in {file.parent.parent for file in rest if file.parent.name == LOG}:
+        live = live_files(place, said)
+        for file in [file for file in tables if is_below(str(file), str(place)) and file not in live]:
+            tables.remove(file)
+            found.fates.ignore(text_of(file), "a file that the table's log has removed")
     about = bool(tars or (pictures and not named))
     beside = [table for table in tables if about and describes_pictures(table)]
     data = [table for table in tables if table not in beside]

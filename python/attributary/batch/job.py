@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attributary.errors import RunError
-
 from .counting import Counts, Progress
 from .local import run_local
 from .plan import Plan
@@ -47,26 +45,17 @@ def score(
     """Score a planned log into a run directory, or go on with one that was stopped.
 
     The directory is a function of plan and bundle alone: the number of `workers` and of interruptions leave no trace.
-    Raises InputError, OutputError, RunError (also if the bundle is changed meanwhile), and UnavailableError where an
-    engine or a store is away; shards that are committed stay committed.
+    A bundle that is changed meanwhile ends no run: each row says at which revision it was answered. Raises InputError,
+    OutputError, RunError, and UnavailableError where an engine or a store is away; shards that are committed stay
+    committed.
     """
 
-    bundle = scorer.bundle()
-
     def runner(run: Run) -> Counts:
-        counts = run_local(
+        return run_local(
             run, scorer, workers=workers or cores(), max_error_rate=max_error_rate, progress=progress
         )
-        # A server's items may be changed while it answers; totals over both would be nobody's.
-        if (now := scorer.bundle()) != bundle:
-            raise RunError(
-                "bundle_revision",
-                f"the bundle was changed from revision {bundle.revision} to {now.revision} while it was asked; start "
-                "again with another --out",
-            )
-        return counts
 
-    return run_job(plan, bundle, out, runner)
+    return run_job(plan, scorer.bundle(), out, runner)
 
 
 def run_job(plan: Plan, bundle: BundleState, out: Path, runner: Runner) -> Result:

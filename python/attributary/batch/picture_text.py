@@ -145,16 +145,18 @@ def _comment(value: bytes, order: str) -> str:
         if text.startswith((b"\xff\xfe", b"\xfe\xff")):
             return text.decode("utf-16", "replace")
         # By the book in the order of the block; the common writer uses big-endian whatever that is.
-        big, little = text[0::2].count(0), text[1::2].count(0)
-        if big == little == 0:
+        if 0 not in text:
             # UTF-8 under the wrong name, or a script without Latin letters.
             try:
                 return text.decode("utf-8")
             except UnicodeDecodeError:
                 pass
-        names = ("utf-16-be", "utf-16-le")
-        wanted = names[little > big] if big != little else names[order == "<"]
-        return text.decode(wanted, "replace").rstrip("\0")
+        told = {name: text.decode(name, "replace").rstrip("\0") for name in ("utf-16-be", "utf-16-le")}
+        # Read the wrong way round, one script's characters scatter over all of them.
+        spread = {name: len({ord(sign) >> 8 for sign in found}) for name, found in told.items()}
+        if spread["utf-16-be"] == spread["utf-16-le"]:
+            return told["utf-16-le" if order == "<" else "utf-16-be"]
+        return told[min(spread, key=lambda name: spread[name])]
     known = code in (b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))
     return _decoded((text if known else value).rstrip(b"\0"))
 

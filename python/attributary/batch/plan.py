@@ -97,6 +97,10 @@ def make_plan(
         done += files[-1].bytes
         progress(done, total)
     assert passed is not None
+    # What writers give a text column that holds nothing but nulls.
+    passed = pa.schema(
+        [column.with_type(pa.string()) if column.type == pa.null() else column for column in passed]
+    )
     for name in settings.pass_through or ():
         if name not in passed.names and f"log_{name}" not in passed.names:
             there = ", ".join(passed.names) or "none"
@@ -181,7 +185,7 @@ class _Conformed:
             passed = pa.RecordBatch.from_arrays(arrays, schema=self.passed)
             yield replace(batch, passed=passed)
 
-    def _column(self, passed: pa.RecordBatch, field: pa.Field[Any]) -> pa.Array[Any]:
+    def _column(self, passed: pa.RecordBatch, field: pa.Field[Any]) -> Any:
         if field.name in passed.schema.names:
             return cast(passed.column(field.name), field.type)
         value = self.partition.get(field.name, self.partition.get(field.name.removeprefix("log_")))

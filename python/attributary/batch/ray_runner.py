@@ -135,15 +135,11 @@ class OpenEngine:
     verified_on: str  # node of the cluster
 
     def __call__(self) -> ScoreParts:
-        """Open the engine; raises RunError if this machine has another bundle, or another revision of it."""
+        """Open the engine; raises RunError if this machine has another bundle."""
         scorer = self.source.open(verify=self.verified_on not in ("*", _this_node()))
         here = scorer.bundle()
-        if here != self.bundle:
-            raise RunError(
-                "bundle",
-                f"an actor has bundle {here.id} at revision {here.revision}, the run is about {self.bundle.id} at "
-                f"revision {self.bundle.revision}",
-            )
+        if here.id != self.bundle.id:
+            raise RunError("bundle", f"an actor has bundle {here.id}, the run is about {self.bundle.id}")
         return ScoreParts(scorer, self.schema)
 
 

@@ -80,7 +80,7 @@ class GatewayScorer:
         self._top_creators = info.max_top_creators
 
     def bundle(self) -> BundleState:
-        """The bundle that the gateway served when the run began, as of now; raises NotFoundError if it has gone."""
+        """The bundle that the gateway served when this began, as of now; raises NotFoundError if it has gone."""
         return BundleState(self._bundle_id, self._client.describe(bundle_id=self._bundle_id).revision)
 
     def prepare(self, batch: Batch) -> PreparedBatch:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from attributary.errors import InputError, OutputError
 
+from .report_times import Times, Unit
 from .run import RUN, SHARDS, SUMMARY, read_json, shard_name
+from .schema import OWN_COLUMNS
 from .totals import CREATORS, read_shard, shard_tables
 
 BINS = 20
@@ -66,6 +68,7 @@ class ReportData:
     diffuse_share: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     slices: list[Slice] = field(default_factory=list)
     slices_are_of: str = "position in the log"
+    timeless: int = 0  # rows without a readable time
     most_certain: list[Example] = field(default_factory=list)
     least_certain: list[Example] = field(default_factory=list)
 
@@ -78,6 +81,7 @@ def gather(
     resamples: int = 400,
     seed: int = 0,
     time_column: str | None = None,
+    time_unit: Unit = "auto",
 ) -> ReportData:
     """Read a finished run.
 
@@ -95,7 +99,7 @@ def gather(
     totals = _creators(directory)
     top = totals.slice(0, creators)
     boot = _Bootstrap([str(name) for name in top["creator"].to_pylist()], resamples, seed)
-    place = _Slicer(directory, data.summary["rows"], time_column)
+    place = _Slicer(directory, data.summary["rows"], time_column, time_unit)
     certain, uncertain = _Heap(examples, 1.0), _Heap(examples, -1.0)
     for number in range(_shards(data)):
         table = read_shard(directory / SHARDS / shard_name(number))
@@ -104,7 +108,9 @@ def gather(
         place.add(table)
         _count(data, answered)
         for row in _candidates(table, examples):
-            values = table.slice(row, 1).to_pylist()[0]
+            # Only what the page shows: other columns may hold what Python has no value for.
+            shown = [name for name in (*OWN_COLUMNS, "prompt") if name in table.column_names]
+            values = table.select(shown).slice(row, 1).to_pylist()[0]
             for heap in (certain, uncertain):
                 heap.add(Example(number, row, values))
     low, high = boot.intervals()
@@ -114,6 +120,7 @@ def gather(
     ]
     data.diffuse = (data.summary["diffuse_share"], float(low[-1]), float(high[-1]))
     data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
+    data.timeless = place.timeless
     data.most_certain, data.least_certain = certain.best(), uncertain.best()
     return data
 
@@ -194,22 +201,25 @@ class _Bootstrap:
 class _Slicer:
     """Counts rows by stretches of equal length: of time, or of the log."""
 
-    def __init__(self, directory: Path, rows: int, column: str | None) -> None:
+    def __init__(self, directory: Path, rows: int, column: str | None, unit: Unit) -> None:
         self._column = column
         self._done = 0
+        self.timeless = 0
         if column is None:
             self._first, self._last = 0.0, float(max(1, rows))
         else:
-            self._first, self._last = _range(directory, column)
+            self._times = _times(directory, column, unit)
+            self._first, self._last = self._times.first, self._times.last
         self._count = max(1, min(MOST_SLICES, rows // 10 or 1))
         self._counts = np.zeros((self._count, 4), np.int64)
 
     def add(self, table: pa.Table) -> None:
         places = self._done + np.arange(len(table)) + 0.5
-        at = places if self._column is None else _seconds(table[self._column])
+        at = places if self._column is None else self._times.seconds(table[self._column])
         self._done += len(table)
         span = max(self._last - self._first, 1e-9)
         known = np.isfinite(at)
+        self.timeless += int(len(at) - known.sum())
         slices = np.clip(
             ((at[known] - self._first) / span * self._count).astype(np.int64), 0, self._count - 1
         )
@@ -231,30 +241,9 @@ class _Slicer:
         return str(np.datetime64(int(at), "s")).replace("T", " ")
 
 
-def _range(directory: Path, column: str) -> tuple[float, float]:
-    first, last = np.inf, -np.inf
+def _times(directory: Path, column: str, unit: Unit) -> Times:
     for path in sorted((directory / SHARDS).glob("shard-*.parquet"))[:1]:
         names = pq.read_schema(path).names
         if column not in names:
             raise InputError(RUN, f"did not pass through; there are {', '.join(names)}", f"column {column}")
-    for table in shard_tables(directory, (column,)):
-        at = _seconds(table[column])
-        if np.isfinite(at).any():
-            first, last = min(first, float(np.nanmin(at))), max(last, float(np.nanmax(at)))
-    if first > last:
-        raise InputError(RUN, "holds no time", f"column {column}")
-    return first, last
-
-
-def _seconds(column: pa.ChunkedArray[Any]) -> NDArray[np.float64]:
-    """Seconds since 1970 of a column of timestamps, dates, ISO 8601 texts or numbers of seconds; NaN for null."""
-    kind = column.type
-    try:
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_date(kind):
-            column = column.cast(pa.timestamp("us"))
-        if pa.types.is_timestamp(column.type):
-            values = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64())
-            return np.asarray(values.to_numpy(), np.float64) / 1e6
-        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
-    except pa.ArrowException as error:
-        raise InputError(RUN, f"must be a time, is {kind}: {error}", "time column") from error
+    return Times.of((table[column] for table in shard_tables(directory, (column,))), column, unit)

@@ -62,6 +62,7 @@ def page(
         "<h2>Out of distribution</h2><p>A generation is out of distribution if it resembles nothing that the "
         "bundle knows.</p>",
         drawn["rates"],
+        f"<p class='faded'>{data.timeless:,} rows have no readable time.</p>" if data.timeless else "",
         "<h2>Most certain</h2><p>The generations with the smallest diffuse share.</p>",
         *(_example(example, pictures, item_picture) for example in data.most_certain),
         "<h2>Least certain</h2><p>The generations with the largest diffuse share.</p>",

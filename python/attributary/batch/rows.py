@@ -67,6 +67,7 @@ class Scored:
     diffuse_share: float
     withheld_share: float
     out_of_distribution: bool
+    revision: int  # of the bundle, at the moment of the answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -121,11 +121,15 @@ class Run:
         content = json_bytes(self.manifest)
         # Compared with what JSON gives back: tuples have become lists.
         self.manifest = json.loads(content)
-        self.run_id = hashlib.sha256(content).hexdigest()[:16]
         self._content = content
         schema = output_schema(plan.passed, plan.files[0].file.name)
-        self.writer = ShardWriter(directory, self.run_id, schema, bundle)
+        self.writer = ShardWriter(directory, _id_of(content), schema, bundle)
         self._lock = -1
+
+    @property
+    def run_id(self) -> str:
+        """What the run's files call it."""
+        return self.writer.run_id
 
     def __enter__(self) -> Self:
         make_directory(self.directory, str(self.directory))
@@ -163,6 +167,7 @@ class Run:
         remove_unfinished(self.directory)
         path = self.directory / RUN
         if path.exists():
+            self._go_on(read_json(path))
             difference = next(_differences(read_json(path), self.manifest, ""), None)
             if difference is not None:
                 raise RunError(
@@ -177,6 +182,15 @@ class Run:
             commit(path, self._content, RUN)
         make_directory(self.directory / SHARDS, SHARDS)
         remove_unfinished(self.directory / SHARDS)
+
+    def _go_on(self, there: Any) -> None:
+        """A bundle that has been changed since the run began is still its bundle: the run keeps its first revision."""
+        begun = there.get("bundle_revision") if isinstance(there, dict) else None
+        if isinstance(begun, int) and begun != self.manifest["bundle_revision"]:
+            self.manifest["bundle_revision"] = begun
+            self._content = json_bytes(self.manifest)
+            bundle = BundleState(self.writer.bundle.id, begun)
+            self.writer = replace(self.writer, run_id=_id_of(self._content), bundle=bundle)
 
     def _take(self) -> None:
         try:
@@ -204,6 +218,11 @@ class Run:
         if facts.get(b"attributary.run", b"").decode() != self.run_id or metadata.num_rows != shard.rows:
             raise OutputError(name, "belongs to another run; remove it to have it scored again")
         return int(facts.get(b"attributary.errors", b"0"))
+
+
+def _id_of(content: bytes) -> str:
+    """A run's id: the beginning of its run.json's SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _differences(there: Any, now: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -232,7 +232,12 @@ def scored_of(answer: Attribution | Answer) -> Scored:
     """Keep what the output holds of an answer."""
     creators = tuple(total for total in answer.creators if total.share > 0)
     return Scored(
-        answer.items, creators, answer.diffuse_share, answer.withheld_share, answer.out_of_distribution
+        answer.items,
+        creators,
+        answer.diffuse_share,
+        answer.withheld_share,
+        answer.out_of_distribution,
+        answer.revision,
     )
 
 

@@ -175,7 +175,7 @@ class TableInput:
         # Dictionaries differ with where a read began; the contract is about bytes.
         arrays = []
         for field, source in zip(self.passed, self._passed_from.values(), strict=True):
-            array = values.cast(self._column(taken, source), field.type)
+            array = values.readable(values.cast(self._column(taken, source), field.type))
             if source == self._columns.image:
                 # An address is worth keeping; a picture in its place is not.
                 inside = [data is not None for data, _, _ in values.pictures(array)]

@@ -33,6 +33,7 @@ class Totals:
     rows: int = 0
     answered: int = 0
     out_of_distribution: int = 0
+    last_revision: int = 0
     diffuse_share: float = 0.0
     withheld_share: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
@@ -49,6 +50,8 @@ class Totals:
         self.prompts.update(source for source in table["prompt_source"].to_pylist() if source is not None)
         answered = table.filter(pc.is_valid(table["creators"]))
         self.answered += len(answered)
+        if len(answered):
+            self.last_revision = max(self.last_revision, pc.max(answered["bundle_revision"]).as_py())
         foreign = np.asarray(answered["out_of_distribution"].to_numpy(), bool)
         self.out_of_distribution += int(foreign.sum())
         for share in answered["diffuse_share"].to_pylist():
@@ -134,7 +137,9 @@ def finish(run: Run) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "run": run.run_id,
         "bundle_id": run.writer.bundle.id,
+        # As the run began, and of the last change that a row was answered after; rows say which is theirs.
         "bundle_revision": run.writer.bundle.revision,
+        "last_bundle_revision": max(run.writer.bundle.revision, totals.last_revision),
         "rows": totals.rows,
         "answered": totals.answered,
         "errors": dict(sorted(totals.errors.items())),

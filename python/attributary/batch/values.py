@@ -29,9 +29,9 @@ Picture = tuple[bytes | None, str | None, Problem | None]
 
 
 def plain_type(kind: Any) -> Any:
-    """Return a type as the output has it: no dictionaries, no views; a column of nulls alone is text."""
+    """Return a type as the output has it: no dictionaries, no views."""
     types = pa.types
-    if types.is_null(kind) or types.is_string_view(kind):
+    if types.is_string_view(kind):
         return pa.string()
     if types.is_binary_view(kind):
         return pa.binary()
@@ -69,16 +69,54 @@ def joined_type(one: Any, other: Any) -> Any:
         return None
 
 
-def cast(column: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
+def cast(column: Any, kind: Any) -> Any:
     """Return a column as another type that `plain_type` or `joined_type` gave; digits that do not fit are cut."""
     if column.type == kind:
         return column
-    decoded: Any = column
-    if isinstance(column, pa.DictionaryArray):
-        return cast(decoded.dictionary_decode(), kind)
-    if isinstance(column, pa.RunEndEncodedArray):
-        return cast(pc.call_function("run_end_decode", [decoded]), kind)
-    return column.cast(kind, safe=False)
+    try:
+        # Arrow's own cast of parts of list views leaves offsets out.
+        whole = _rebuilt(column) if "list_view" in str(column.type) else column
+        return whole.cast(kind, safe=False)
+    except pa.ArrowException:
+        # It knows no cast for some types inside others.
+        return _rebuilt(column).cast(kind, safe=False)
+
+
+def readable(column: Any) -> Any:
+    """Return a column whose texts are valid Unicode wherever in it they stand; bytes that are none become escapes."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return _rebuilt(column)
+    return column
+
+
+def _rebuilt(column: Any) -> Any:
+    """The same column, put together again from its parts: no dictionaries, no views, no invalid text."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _rebuilt(column.dictionary).take(column.indices)
+    if isinstance(kind, pa.RunEndEncodedType):
+        return _rebuilt(pc.call_function("run_end_decode", [column]))
+    if pa.types.is_struct(kind):
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        parts = [_rebuilt(pc.struct_field(column, [place])) for place in range(kind.num_fields)]
+        fields = [field.with_type(part.type) for field, part in zip(fields, parts, strict=True)]
+        return pa.StructArray.from_arrays(parts, fields=fields, mask=column.is_null())
+    if is_list(kind) and not pa.types.is_fixed_size_list(kind):
+        lengths = pc.fill_null(pc.list_value_length(column), 0)
+        ends = pc.cumulative_sum(lengths.cast(pa.int64())).to_pylist()
+        offsets = pa.array([0, *ends], pa.int32())
+        return pa.ListArray.from_arrays(offsets, _rebuilt(pc.list_flatten(column)), mask=column.is_null())
+    if is_text(kind) and not pa.types.is_null(kind):
+        data = column.cast(pa.large_binary()).to_pylist()
+        return pa.array(
+            [None if value is None else value.decode("utf-8", "backslashreplace") for value in data],
+            plain_type(kind),
+        )
+    if is_binary(kind):
+        return column.cast(plain_type(kind))
+    return column
 
 
 def texts(column: pa.Array[Any], field: str) -> list[tuple[str | None, Problem | None]]:
@@ -88,7 +126,8 @@ def texts(column: pa.Array[Any], field: str) -> list[tuple[str | None, Problem |
         return [(None if value is None else str(value), None) for value in column.to_pylist()]
     found: list[tuple[str | None, Problem | None]] = []
     # Cast to bytes: a text of Arrow's may be no valid Unicode, and Python would refuse the whole column.
-    for value in cast(column, pa.large_binary()).to_pylist():
+    plain = _rebuilt_bytes(column) if pa.types.is_dictionary(kind) else column
+    for value in cast(plain, pa.large_binary()).to_pylist():
         try:
             found.append((None if value is None else value.decode(), None))
         except UnicodeDecodeError:
@@ -112,8 +151,8 @@ def names(column: pa.Array[Any], field: str) -> list[tuple[str | None, Problem |
 def pictures(column: pa.Array[Any]) -> list[Picture]:
     """What each cell says: bytes, a path or URI, base64, a data: URI, a struct of them, or a list of one of them."""
     kind = column.type
-    if isinstance(column, pa.DictionaryArray):
-        return pictures(column.dictionary_decode())
+    if pa.types.is_dictionary(kind):
+        return pictures(_rebuilt_bytes(column))
     if pa.types.is_struct(kind):
         return _of_structs(column)
     if is_list(kind):
@@ -126,7 +165,8 @@ def pictures(column: pa.Array[Any]) -> list[Picture]:
 def is_text(kind: pa.DataType) -> bool:
     """Whether cells of a type are text."""
     kind = plain_type(kind)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    # Nulls alone are what writers give a text column that holds nothing.
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def is_binary(kind: pa.DataType) -> bool:
@@ -173,6 +213,11 @@ def is_image(kind: Any) -> bool:
         inside = {kind.field(place).name for place in range(kind.num_fields)}
         return bool(inside & {"bytes", "path"})
     return is_text(kind) or is_binary(kind)
+
+
+def _rebuilt_bytes(column: Any) -> Any:
+    """A dictionary's values in place; invalid text in it stays for its row to answer for."""
+    return cast(column.dictionary, plain_type(column.type.value_type)).take(column.indices)
 
 
 def _plain_field(field: pa.Field[Any]) -> pa.Field[Any]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
-from attributary.attribution.golden import make_golden
+from attributary.attribution.golden import MIN_COSINE, golden_queries, make_golden
 from attributary.attribution.types import Filter, Prepared
 from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
@@ -22,6 +22,7 @@ from attributary.bundle.golden import GOLDEN, Golden
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import (
     CROP,
+    INT8_LEFT_OUT,
     SCHEMA_VERSION,
     Calibration,
     EncoderEntry,
@@ -31,7 +32,7 @@ from attributary.bundle.manifest import (
 )
 from attributary.delta.journal.place import begin, check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
-from attributary.errors import InvalidArgumentError
+from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.tuning import TunedIndex
 
 from .embed import Probes
@@ -100,7 +101,14 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
             vectors_made_by=parts.vectors_made_by,
             delta=True,
         )
-        _record_golden(scratch, manifest, items, parts).write(scratch / GOLDEN)
+        engine = Engine(
+            Bundle(scratch, manifest, items, parts.vectors, _no_golden()), parts.encoder, parts.tuned.index
+        )
+        golden = _record_golden(engine, parts)
+        golden.write(scratch / GOLDEN)
+        if problem := _int8_problem(scratch / ENCODER_INT8, engine, golden):
+            (scratch / ENCODER_INT8).unlink()
+            manifest = replace(manifest, notes={**manifest.notes, INT8_LEFT_OUT: problem})
         manifest = replace(manifest, files={path.name: sha256(path) for path in sorted(scratch.iterdir())})
         manifest.write(scratch)
         begin(scratch, manifest)
@@ -132,10 +140,30 @@ def _index_entry(tuned: TunedIndex, digest: str, vectors: NDArray[np.float16]) -
     )
 
 
-def _record_golden(scratch: Path, manifest: Manifest, items: ItemTable, parts: Parts) -> Golden:
+def _no_golden() -> Golden:
     nothing = np.zeros(0)
-    blank = Golden(*(nothing for _ in range(8)))  # type: ignore[arg-type]  # replaced by what is recorded here
-    engine = Engine(Bundle(scratch, manifest, items, parts.vectors, blank), parts.encoder, parts.tuned.index)
+    return Golden(*(nothing for _ in range(8)))  # type: ignore[arg-type]  # nothing is recorded yet
+
+
+def _int8_problem(path: Path, engine: Engine, golden: Golden) -> str:
+    """Why no server would open the int8 encoder of this bundle; empty if it would, or if there is none."""
+    if not path.is_file():
+        return ""
+    wanted = MIN_COSINE["int8"]
+    try:
+        encoder = OnnxEncoder(path)
+    except BundleError as error:
+        return error.message
+    if encoder.vectors_of != engine.encoder.spec.digest:
+        return f"it is a variant of encoder {encoder.vectors_of[:12]}..., not of the one beside it"
+    asked = Engine(engine.bundle, encoder, engine.index).embed(golden_queries(golden, 1))
+    cosine = float((asked * golden.embeddings).sum(axis=1).min())
+    if not cosine >= wanted:
+        return f"on the golden queries its cosine to fp32 is {cosine:.3f}, at least {wanted} is needed"
+    return ""
+
+
+def _record_golden(engine: Engine, parts: Parts) -> Golden:
     asked = parts.asked
     chosen = np.unique(np.linspace(0, len(asked.rows) - 1, _GOLDEN_QUERIES).round().astype(int))
     queries = [

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import decode, prepare_pixels
+from attributary.encoder.image import MAX_BYTES, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
-from attributary.pictures.formats import MAX_BYTES
+from attributary.pictures import decode, read
 
 from .source import Source
 
@@ -123,8 +123,10 @@ def read_picture(path: Path, size: int | None) -> NDArray[np.uint8]:
     except OSError as error:
         raise InvalidArgumentError(str(path), f"cannot be read: {error.strerror}") from error
     # Files of the operator's own: how long they are is no danger, how many pixels they have still is.
-    pixels = decode(data, max_bytes=max(MAX_BYTES, len(data)), field=str(path))
-    return pixels if size is None else prepare_pixels(pixels, size)
+    most = max(MAX_BYTES, len(data))
+    if size is None:
+        return decode(data, max_bytes=most, field=str(path))
+    return read(data, size, max_bytes=most, field=str(path)).pixels
 
 
 def _perturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 # How a picture becomes the encoder's square: its short side is scaled, and the centre of the long one is kept.
 CROP = "crop"
+# The note that says why a bundle has no int8 encoder although its export brought one.
+INT8_LEFT_OUT = "int8_left_out"
 
 
 @dataclass(frozen=True, slots=True)

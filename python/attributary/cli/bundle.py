@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from attributary.attribution.open import open_engine
+from attributary.attribution.view import View
 from attributary.building import BuildReport, build_bundle, build_from_student
 from attributary.bundle.bundle import Bundle
-from attributary.bundle.manifest import Manifest
+from attributary.bundle.manifest import INT8_LEFT_OUT, Manifest
 from attributary.delta.journal.place import changes_of
 from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
@@ -126,6 +128,8 @@ def build_command(
             force=force,
         )
     _print(report.manifest)
+    if why := report.manifest.notes.get(INT8_LEFT_OUT):
+        click.echo(f"warning: the int8 encoder is left out of the bundle: {why}", err=True)
     if not report.target_recall_met:
         click.echo(
             f"warning: recall@10 {report.manifest.index.recall_at_10:.3f} is below the target {target_recall}; "
@@ -177,6 +181,8 @@ def verify_command(directory: Path) -> None:
         open_engine(directory, precision="int8")
         precisions.append("int8")
     manifest = engine.bundle.manifest
+    if why := manifest.notes.get(INT8_LEFT_OUT):
+        click.echo(f"no int8 encoder, left out when the bundle was built: {why}", err=True)
     click.echo(
         f"bundle {manifest.bundle_id} holds: {len(manifest.files)} files, "
         f"{len(engine.bundle.golden.pixels)} golden queries ({', '.join(precisions)})"
@@ -189,12 +195,16 @@ def verify_command(directory: Path) -> None:
 def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
     bundle = Bundle.open(directory, verify=False)
-    manifest = bundle.manifest
+    manifest, changes = bundle.manifest, changes_of(bundle)
+    view = View.of(bundle, None)
+    present = view.apply(changes) if changes else view
     if as_json:
-        click.echo(json_line({"bundle_id": manifest.bundle_id, **asdict(manifest)}))
+        now = {"items": present.item_count, "creators": _creators(present)}
+        told = {"bundle_id": manifest.bundle_id, "present": now, **asdict(manifest)}
+        click.echo(json_line(told))
     else:
-        _print(manifest)
-        if changes := changes_of(bundle):
+        _print(manifest, present)
+        if changes:
             deleted = sum(bundle.items.row_of(item_id) is not None for item_id in changes.deleted)
             gone = sum(item.id in changes.deleted for item in changes.added)
             click.echo(
@@ -203,8 +213,20 @@ def inspect_command(directory: Path, as_json: bool) -> None:
             )
 
 
-def _print(manifest: Manifest) -> None:
+def _creators(view: View) -> int:
+    of_row = view.bundle.items.creator_of_row
+    return len(np.unique(of_row if view.alive is None else of_row[view.alive]))
+
+
+def _now(view: View, built: str) -> str:
+    return f"{view.item_count:,} by {_creators(view):,} creators now; built with {built}"
+
+
+def _print(manifest: Manifest, present: View | None = None) -> None:
     index, encoder = manifest.index, manifest.encoder
+    built = f"{manifest.item_count - manifest.withheld_count:,} by {manifest.creator_count:,} creators" + (
+        f", {manifest.withheld_count:,} withheld" if manifest.withheld_count else ""
+    )
     title = plain(f"bundle {manifest.bundle_id} (version {manifest.version})")
     table = Table(title=Text(title), show_header=False)
     for name, value in (
@@ -214,11 +236,7 @@ def _print(manifest: Manifest) -> None:
             "encoder",
             f"{encoder.name}, {encoder.dim} dimensions, {encoder.image_size} px, {encoder.digest[:12]}",
         ),
-        (
-            "items",
-            f"{manifest.item_count - manifest.withheld_count:,} by {manifest.creator_count:,} creators"
-            + (f", {manifest.withheld_count:,} withheld" if manifest.withheld_count else ""),
-        ),
+        ("items", built if present is None or present.revision == 0 else _now(present, built)),
         ("index", f"{index.factory}, nprobe {index.nprobe}, {index.candidates} candidates re-scored"),
         ("recall@10", f"{index.recall_at_10:.4f} on {index.recall_queries} held-out probes"),
         (

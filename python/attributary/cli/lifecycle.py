@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64
+_ALIAS = "attributary.alias"
 
 
 def _where(command: F) -> F:
@@ -39,6 +40,13 @@ def _where(command: F) -> F:
         ),
         click.option(
             "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
+        ),
+        click.option(
+            "--alias",
+            default="",
+            expose_value=False,
+            callback=lambda context, _, alias: context.meta.update({_ALIAS: alias}),
+            help="alias or id of the bundle at --address; default: the server's",
         ),
         click.option("--address", default="", help="host:port of the server that serves the bundle"),
         click.argument("bundle", type=click.Path(path_type=Path), required=False),
@@ -132,12 +140,21 @@ def delete_command(
     why: str,
     who: str | None,
 ) -> None:
-    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns."""
+    """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns.
+
+    Ends with status 2 if nothing of the kind was ever there, with 1 if some of several ids were not.
+    """
     chosen = Selection(ids, creator, licence, source)
     if address:
         with _admin(bundle, address, token, tls_ca) as client:
             told = client.delete_items(
-                ids=ids, creator=creator, licence=licence, source=source, why=why, dry_run=dry_run
+                ids=ids,
+                creator=creator,
+                licence=licence,
+                source=source,
+                why=why,
+                dry_run=dry_run,
+                bundle=_alias(),
             )
         count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
     else:
@@ -147,11 +164,13 @@ def delete_command(
     if as_json:
         facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
         click.echo(json.dumps({**facts, "dry_run": dry_run}))
-        return
-    click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
-    for name, found in (("deleted before", already), ("unknown", unknown)):
-        if found:
-            click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+    else:
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
+        for name, found in (("deleted before", already), ("unknown", unknown)):
+            if found:
+                click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+    if unknown:
+        sys.exit(1)
 
 
 @click.command("compact")
@@ -180,7 +199,7 @@ def compact_command(
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
         with _admin(bundle, address, token, tls_ca) as client:
-            told = client.compact(why=why)
+            told = client.compact(why=why, bundle=_alias())
         bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
     else:
         with _store(bundle) as store:
@@ -218,7 +237,7 @@ def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | No
             lines = [
                 {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
                 | {"items": change.item_count, "ids": change.ids}
-                for change in client.changes()
+                for change in client.changes(bundle=_alias())
             ]
     else:
         lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
@@ -264,7 +283,7 @@ def _add(
                 yield item
 
         with _admin(bundle, address, token, tls_ca) as client:
-            for number, outcome in enumerate(client.add_items(noted(), why=why)):
+            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=_alias())):
                 yield sent[number], outcome
         return
     with _store(bundle) as store:
@@ -308,6 +327,11 @@ def _store(bundle: Path | None) -> Store:
     if bundle is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     return Store(bundle)
+
+
+def _alias() -> str:
+    """Which of a server's bundles is meant."""
+    return str(click.get_current_context().meta.get(_ALIAS, ""))
 
 
 def _admin(bundle: Path | None, address: str, token: str, tls_ca: Path | None) -> AdminClient:

@@ -12,6 +12,7 @@ from attributary.batch.files import commit
 from attributary.batch.report_data import gather
 from attributary.batch.report_page import page, plots_of
 from attributary.batch.report_pictures import ItemPicture, generation_pictures
+from attributary.batch.report_times import Unit
 
 
 @click.command("report")
@@ -38,6 +39,13 @@ from attributary.batch.report_pictures import ItemPicture, generation_pictures
 @click.option(
     "--time-column", default=None, help="a column that passed through; default: position in the log"
 )
+@click.option(
+    "--time-unit",
+    type=click.Choice(["auto", "s", "ms", "us", "ns"]),
+    default="auto",
+    show_default=True,
+    help="of a time column of numbers; auto: by their size",
+)
 @click.option("--creators", type=click.IntRange(1, 200), default=20, show_default=True, help="bars to draw")
 @click.option("--examples", type=click.IntRange(0, 100), default=6, show_default=True, help="of each kind")
 @click.option(
@@ -53,6 +61,7 @@ def report_command(
     image_root: tuple[Path, ...],
     corpus: Path | None,
     time_column: str | None,
+    time_unit: Unit,
     creators: int,
     examples: int,
     resamples: int,
@@ -61,7 +70,13 @@ def report_command(
 ) -> None:
     """Write one self-contained HTML page about a finished RUN of `attributary score`."""
     data = gather(
-        run, creators=creators, examples=examples, resamples=resamples, seed=seed, time_column=time_column
+        run,
+        creators=creators,
+        examples=examples,
+        resamples=resamples,
+        seed=seed,
+        time_column=time_column,
+        time_unit=time_unit,
     )
     shown = [*data.most_certain, *data.least_certain]
     pictures = (

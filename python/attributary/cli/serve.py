@@ -204,7 +204,7 @@ def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:
 
 def _embedded_opener(open_engine_: Callable[[Path], Engine], config: gateway.GatewayConfig) -> OpenBundle:
     def open_bundle(place: Path) -> Opened:
-        if config.admin_tokens_file is None:
+        if config.admin_tokens_file is None or not config.writer:
             return Opened(open_engine_(place))
         store = Store(place, open_engine_, max_added=config.max_added_items)
         assert store.engine is not None

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from attributary.client.admin import AdminClient, Bundles, Turned
+from attributary.client.admin import AdminClient, ServedBundle, Turned
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError
+from attributary.plain import json_line, plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,9 +91,10 @@ def served_command(as_json: bool, **where: Any) -> None:
     with _admin(**where) as client:
         found = client.bundles()
     if as_json:
-        click.echo(json.dumps(asdict(found), ensure_ascii=False))
+        click.echo(json_line(asdict(found)))
     else:
-        Console().print(_table(found))
+        for bundle in found.bundles:
+            click.echo(_line(bundle, found.default_alias))
 
 
 def _tell(turned: Turned, as_json: bool) -> None:
@@ -106,25 +106,13 @@ def _tell(turned: Turned, as_json: bool) -> None:
     click.echo("; ".join(parts))
 
 
-def _table(found: Bundles) -> Table:
-    table = Table(expand=False)
-    for name in ("bundle", "aliases", "state", "revision", "items", "memory, MB", "mapped, MB", "path"):
-        table.add_column(name, justify="right" if name in {"revision", "items"} or "MB" in name else "left")
-    for bundle in found.bundles:
-        state = bundle.state if bundle.state == "serving" else f"{bundle.state}, {bundle.draining_s:.0f} s"
-        table.add_row(
-            bundle.bundle_id,
-            ", ".join(
-                f"{alias} (default)" if alias == found.default_alias else alias for alias in bundle.aliases
-            ),
-            state,
-            str(bundle.revision),
-            str(bundle.item_count),
-            f"{bundle.memory_bytes / 1e6:.1f}",
-            f"{bundle.mapped_bytes / 1e6:.1f}",
-            bundle.path,
-        )
-    return table
+def _line(bundle: ServedBundle, default: str) -> str:
+    """A bundle on a line: a narrow terminal wraps it, a table would lose half of it."""
+    aliases = ", ".join(f"{alias} (default)" if alias == default else alias for alias in bundle.aliases)
+    state = bundle.state if bundle.state == "serving" else f"{bundle.state} for {bundle.draining_s:.0f} s"
+    size = f"{bundle.memory_bytes / 1e6:.1f} MB held, {bundle.mapped_bytes / 1e6:.1f} MB mapped"
+    facts = (aliases or "no alias", state, f"revision {bundle.revision}", f"{bundle.item_count} items", size)
+    return plain("  ".join((bundle.bundle_id, *facts, bundle.path)))
 
 
 def _admin(address: str, token: str, tls_ca: Path | None) -> AdminClient:

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
-from attributary.proxy import proxy_of
 from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
@@ -44,7 +43,7 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        self._proxy = proxy_of(address)
+        self._address = address
         given = channel.options(address, retry)
         self._channel = (
             aio.insecure_channel(address, given)
@@ -96,7 +95,9 @@ class AsyncClient:
                 failure.append(error)
                 raise
 
-        call = self._stub.AttributeStream(requests(), timeout=timeout_s, metadata=self._metadata)
+        call = self._stub.AttributeStream(
+            requests(), timeout=timeout_s, metadata=channel.traced(self._metadata)
+        )
         try:
             async for response in call:
                 yield messages.from_outcome(response)
@@ -106,7 +107,7 @@ class AsyncClient:
                 raise failure[0] from None
             raise
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
+            raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()
 
@@ -166,10 +167,10 @@ class AsyncClient:
         timeout = self._timeout if timeout_s is None else timeout_s
         try:
             reply = await getattr(self._stub, call.method)(
-                call.request, timeout=timeout, metadata=self._metadata
+                call.request, timeout=timeout, metadata=channel.traced(self._metadata)
             )
         except grpc.RpcError as error:
-            raise from_rpc(error, self._proxy) from None
+            raise from_rpc(error, self._address) from None
         return call.read(reply)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +76,16 @@ def _read(path: Path | None, field: str) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
+
+
+def traced(
+    metadata: tuple[tuple[str, str | bytes], ...] | None,
+) -> tuple[tuple[str, str | bytes], ...] | None:
+    """Add the caller's trace (W3C trace context), where the program uses OpenTelemetry."""
+    if "opentelemetry.trace" not in sys.modules:
+        return metadata
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return (*(metadata or ()), *carrier.items())

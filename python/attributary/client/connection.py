@@ -8,8 +8,6 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from attributary.proxy import proxy_of
-
 from . import channel
 from .calls import Call
 from .errors import from_rpc
@@ -31,7 +29,7 @@ class Connection:
     ) -> None:
         self._timeout = timeout_s
         self._metadata = channel.metadata(token)
-        self._proxy = proxy_of(address)
+        self._address = address
         given = channel.options(address, retry)
         self._channel = (
             grpc.insecure_channel(address, given)
@@ -55,9 +53,11 @@ class Connection:
     def _ask(self, call: Call[T], timeout_s: float | None = None) -> T:
         timeout = self._timeout if timeout_s is None else timeout_s
         try:
-            reply = getattr(self._stub, call.method)(call.request, timeout=timeout, metadata=self._metadata)
+            reply = getattr(self._stub, call.method)(
+                call.request, timeout=timeout, metadata=channel.traced(self._metadata)
+            )
         except grpc.RpcError as error:
-            raise from_rpc(error, self._proxy) from None
+            raise from_rpc(error, self._address) from None
         return call.read(reply)
 
     def _converse(self, method: str, requests: Iterator[Any], timeout_s: float) -> Iterator[Any]:
@@ -71,10 +71,12 @@ class Connection:
                 failure.append(error)
                 raise
 
-        call = getattr(self._stub, method)(noted(), timeout=timeout_s, metadata=self._metadata)
+        call = getattr(self._stub, method)(
+            noted(), timeout=timeout_s, metadata=channel.traced(self._metadata)
+        )
         try:
             yield from call
         except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error, self._proxy)) from None
+            raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()

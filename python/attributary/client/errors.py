@@ -20,7 +20,7 @@ from attributary.errors import (
     PreconditionError,
     UnavailableError,
 )
-from attributary.proxy import blamed
+from attributary.proxy import blamed, proxy_of
 from attributary.v1 import attribution_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -37,14 +37,30 @@ class ServerError(AttributaryError):
         self.message = message
 
 
-def from_rpc(error: grpc.RpcError, proxy: str = "") -> AttributaryError:
-    """Return the error that a failed call stands for; `proxy` is what stood between, if anything did."""
+def from_rpc(error: grpc.RpcError, address: str) -> AttributaryError:
+    """Return the error that a failed call to `address` stands for."""
     # Every RpcError that a call raises has these; the type stubs do not know.
     call: Any = error
     code, details = call.code().name, str(call.details() or "")
+    if code == "UNAVAILABLE":
+        details = unreachable(details, address) or details
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-        details = blamed(details, proxy)
+        details = blamed(details, proxy_of(address))
     return _error(code, details, _status(call.trailing_metadata()))
+
+
+def unreachable(details: str, address: str) -> str:
+    """Say in words why nobody answers at an address; empty if somebody does.
+
+    `details` is gRPC's own text, the only thing that tells a server's UNAVAILABLE from that of a missing one.
+    """
+    if "DNS resolution failed" in details or "Name resolution failed" in details:
+        return f"no host is known by the name in {address!r}; an address is host:port"
+    if "failed to connect to all addresses" not in details:
+        return ""
+    if "Connection refused" in details:
+        return f"no server is running at {address}; start one with `attributary serve BUNDLE`"
+    return f"no server answers at {address}: {details.rpartition('last error: ')[2]}"
 
 
 def from_result(error: pb.Error) -> AttributaryError:

@@ -12,10 +12,10 @@ from attributary.attribution.checks import check_prompt
 from attributary.attribution.types import Limits
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import read
 from attributary.plain import plain
 
 MAX_NAME_BYTES = 512
@@ -95,14 +95,15 @@ class Embedder:
 
     def prepare(self, item: NewItem) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return pixels, uint8 [S, S, 3], and tokens of one item; raises InvalidArgumentError."""
-        pixels = decode(
+        picture = read(
             item.picture,
+            self._bundle.manifest.encoder.image_size,
             max_bytes=self.limits.max_image_bytes,
             max_pixels=self.limits.max_image_pixels,
             field="item.image",
         )
         tokens = self._tokenizer.encode(item.caption, field="item.caption")
-        return prepare_pixels(pixels, self._bundle.manifest.encoder.image_size), tokens
+        return picture.pixels, tokens
 
     def embed(self, prepared: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> NDArray[np.float16]:
         """Return the vectors of prepared items, fp16 [n, D]."""

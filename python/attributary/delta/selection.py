@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from attributary.attribution.view import View
 from attributary.errors import InvalidArgumentError
 
 MAX_IDS = 1_000_000
+# Of a large bundle's ids and uris, and names that are compared letter by letter: a hint need not be complete.
+_LOOKED_AT, _COMPARED = 100_000, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +65,52 @@ class Selection:
             )
             rows = np.flatnonzero(of_row == codes.get(self.creator or self.licence, -1)).astype(np.int64)
         return rows if view.alive is None else rows[view.alive[rows]]
+
+    def check_known(self, view: View) -> None:
+        """Raise InvalidArgumentError, with what comes near, if this chooses nothing that is or was in a view.
+
+        A deletion that misses by a capital letter must not pass for one that was done.
+        """
+        items = view.bundle.items
+        if self.ids:
+            if any(number in view.deleted or items.row_of(number) is not None for number in self.ids):
+                return
+            numbers = (str(items.id_of(row)) for row in range(min(len(items), _LOOKED_AT)))
+            self._refuse("ids", f"no item {', '.join(map(str, self.ids[:5]))}", str(self.ids[0]), numbers)
+        elif self.source:
+            if not items.rows_from(self.source).size:
+                uris = (items.uri(row) for row in range(min(len(items), _LOOKED_AT)))
+                self._refuse("source", f"no uri begins with {self.source!r}", self.source, _beginnings(uris))
+        else:
+            what, name = ("creator", self.creator) if self.creator else ("licence", self.licence)
+            known = items.creator_names if self.creator else items.licence_names
+            if name not in known:
+                self._refuse(what, f"no item has the {what} {name!r}", name, known)
+
+    @staticmethod
+    def _refuse(what: str, problem: str, asked: str, known: Iterable[str]) -> None:
+        found = nearest(asked, known)
+        near = f"; near: {', '.join(map(repr, found))}" if found else ""
+        raise InvalidArgumentError(f"selection.{what}", f"{problem}; nothing is deleted{near}")
+
+
+def nearest(asked: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Names that somebody may have meant: the same but for capitals and blanks, those that hold it, similar ones."""
+    plain: dict[str, str] = {}
+    for name in known:
+        plain.setdefault(_plain(name), name)
+    wanted = _plain(asked)
+    found = [wanted] if wanted in plain else []
+    found += [name for name in plain if wanted and wanted in name and name != wanted][:count]
+    found += get_close_matches(wanted, list(plain)[:_COMPARED], n=count)
+    return [plain[name] for name in dict.fromkeys(found)][:count]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _beginnings(uris: Iterable[str]) -> Iterator[str]:
+    """What uris begin with, up to each "/" of theirs."""
+    for uri in uris:
+        yield from (uri[: at + 1] for at, letter in enumerate(uri) if letter == "/")

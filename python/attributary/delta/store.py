@@ -179,13 +179,17 @@ class Store:
     def delete(self, selection: Selection, *, who: str, why: str, dry_run: bool = False) -> DeleteResult:
         """Delete the chosen items; they are gone from search and shares, durably, when this returns.
 
-        Choosing nothing is no error, so an opt-out may be repeated. `dry_run` only says what would go. Raises
-        InvalidArgumentError if nothing would be left, PreconditionError if nothing can be written.
+        An opt-out may be repeated. `dry_run` only says what would go. Raises InvalidArgumentError if nothing would be
+        left or the selection never meant anything here, PreconditionError if nothing can be written.
         """
         _check_words(who, why)
         with self._mutex:
             view = self._view
             rows = selection.rows(view)
+            if not rows.size and not any(
+                entry.what == str(selection) != "" for entry in self._changes.entries
+            ):
+                selection.check_known(view)
             ids = tuple(view.bundle.items.id_of(row) for row in rows.tolist())
             if ids and len(ids) == view.item_count:
                 raise InvalidArgumentError(
@@ -229,7 +233,8 @@ class Store:
                     what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
                     done = Entry(view.revision, "compact", _now(), who, why, what + erased, ())
                     identity = (manifest.bundle_id, before, entry.digest, entry.dim)
-                    return Opened(*identity, view.revision, (*past, done))
+                    former = view.filters.former_names()
+                    return Opened(*identity, view.revision, (*past, done), former)
 
                 ready = next_of(self.directory)
                 compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase)

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from attributary.pictures import decode, prepare_pixels
+from attributary.pictures.formats import FORMATS, MAX_BYTES
 
-__all__ = ["decode", "prepare_pixels"]
+__all__ = ["FORMATS", "MAX_BYTES", "decode", "prepare_pixels"]

@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Entry
@@ -60,6 +61,10 @@ class Changes:
         if served.draining:
             raise PreconditionError(
                 "bundle", f"{bundle} has been replaced and is draining; name an alias instead"
+            )
+        if served.store is None and isinstance(served.pipeline.engine, Engine):
+            raise PreconditionError(
+                "server", "this one follows the changes of its bundles; ask the one that writes them"
             )
         if served.store is None:
             raise PreconditionError(

@@ -14,12 +14,11 @@ from attributary.errors import BundleError, InvalidArgumentError, PreconditionEr
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
-from .calls import UnaryMethod
+from .calls import Call, UnaryMethod
 from .config import GatewayConfig
 from .memory import footprint
 from .registry import Opened, Registry, Served, check_alias
 from .remote import RemoteEngine
-from .service import Context
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +34,6 @@ class BundleService:
         registry: Registry,
         config: GatewayConfig,
         open_bundle: OpenBundle | None,
-        who: Callable[[Context], str],
         *,
         follows: bool = False,
     ) -> None:
@@ -43,7 +41,6 @@ class BundleService:
         self._registry = registry
         self._config = config
         self._open_bundle = open_bundle
-        self._who = who
         self._follows = follows
         self._changing = asyncio.Lock()
         served = [found.pipeline.engine.bundle.directory.resolve().parent for found in registry.bundles]
@@ -59,10 +56,10 @@ class BundleService:
             "ListBundles": self.list_all,
         }
 
-    async def load(self, data: bytes, context: Context) -> bytes:
+    async def load(self, data: bytes, context: Call) -> bytes:
         """Open, verify and serve another bundle; turn an alias to it."""
         request = translate.parse(pb.LoadBundleRequest, data)
-        who, pinned = self._who(context), _pinned(request)
+        who, pinned = context.caller.name, _pinned(request)
         _check_why(request.why)
         if request.alias:
             check_alias(request.alias)
@@ -84,10 +81,10 @@ class BundleService:
             bundle=_told(self._registry, served), replaced_bundle_id=before
         ).SerializeToString()
 
-    async def unload(self, data: bytes, context: Context) -> bytes:
+    async def unload(self, data: bytes, context: Call) -> bytes:
         """Take a bundle out of service."""
         request = translate.parse(pb.UnloadBundleRequest, data)
-        who, pinned = self._who(context), _pinned(request)
+        who, pinned = context.caller.name, _pinned(request)
         _check_why(request.why)
         if not request.bundle:
             raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
@@ -96,10 +93,10 @@ class BundleService:
         log.info("unloaded", who=who, why=request.why, bundle_id=served.bundle_id)
         return pb.UnloadBundleResponse(bundle_id=served.bundle_id).SerializeToString()
 
-    async def set_alias(self, data: bytes, context: Context) -> bytes:
+    async def set_alias(self, data: bytes, context: Call) -> bytes:
         """Turn an alias to a bundle that is there."""
         request = translate.parse(pb.SetAliasRequest, data)
-        who, pinned = self._who(context), _pinned(request)
+        who, pinned = context.caller.name, _pinned(request)
         _check_why(request.why)
         if not request.bundle:
             raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
@@ -112,7 +109,7 @@ class BundleService:
         log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
         return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before).SerializeToString()
 
-    async def list_all(self, data: bytes, context: Context) -> bytes:
+    async def list_all(self, data: bytes, context: Call) -> bytes:
         """Every bundle that answers."""
         translate.parse(pb.ListBundlesRequest, data)
         told = [_told(self._registry, served) for served in self._registry.bundles]

@@ -11,7 +11,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import grpc
 import structlog
@@ -28,6 +28,7 @@ from .errors import UnauthenticatedError, abort, code_name, is_expected, present
 from .metrics import Metrics
 from .shedding import METHOD as PROBE
 from .shedding import Shedder
+from .tracing import Tracing
 from .transport import Receiver
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 UnaryMethod: TypeAlias = Callable[[bytes, "Call"], Awaitable[bytes]]
 StreamMethod: TypeAlias = Callable[["Call"], Awaitable[None]]
 
+_SERVICES: Final = {"query": "AttributionService", "admin": "AdminService"}
 _SWEEP_S = 0.25
 # Probes and reflection need no token to hold a stream open.
 _OPEN_STREAMS = 128
@@ -114,8 +116,10 @@ class Front:
         shedder: Shedder,
         metrics: Metrics,
         config: GatewayConfig,
+        tracing: Tracing | None = None,
     ) -> None:
         self.receiver = receiver
+        self._tracing = tracing
         self._shedder = shedder
         self._gate, self._admission, self._metrics, self._config = gate, admission, metrics, config
         self._streams = Pool(config.max_streams, 4, 0.0)
@@ -185,6 +189,9 @@ class Front:
     ) -> Any:
         started = perf_counter()
         code = "OK"
+        trace = None
+        if self._tracing is not None and kind.access != "open":
+            trace = self._tracing.begin(_SERVICES[kind.access], name, context.invocation_metadata())
         call = Call(context, self)
         self._enter(call, kind)
         try:
@@ -209,6 +216,8 @@ class Front:
             self._leave(call, kind)
             seconds = perf_counter() - started
             self._metrics.call(name, code, seconds)
+            if trace is not None:
+                trace.end(code)
             if self._log_requests:
                 log.debug("request", method=name, code=code, ms=round(seconds * 1e3, 3))
         return await abort(context, to_status(report(name, failure)))
@@ -274,7 +283,7 @@ class Front:
         self.receiver.sweep(now)
         for call in self._running:
             call.sweep(now)
-        if self._running:
+        if self._running or self.receiver.untidy:
             self._sweep_soon()
 
 

@@ -46,6 +46,10 @@ class GatewayConfig:
     prepare_threads: int = field(
         default=0, metadata={"help": "threads that decode, resize and tokenise; 0 is one a core"}
     )
+    decode_processes: int = field(
+        default=1,
+        metadata={"help": "large or slow pictures that are decoded at once, each by its own process"},
+    )
     pinned_s: float = field(
         default=60.0,
         metadata={"help": "how long a bundle that was replaced still answers those who name its id"},
@@ -135,12 +139,25 @@ class GatewayConfig:
         default=None,
         metadata={"help": "file of admin tokens, NAME TOKEN a line; turns the admin service on"},
     )
+    writer: bool = field(
+        default=True,
+        metadata={
+            "help": "with the admin service: be the one writer of the bundles; else follow whoever is, and only load "
+            "and turn bundles"
+        },
+    )
     max_added_items: int = field(
         default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
     )
     follow_poll_s: float = field(
         default=0.5,
         metadata={"help": "how often the bundle's changes by another process are looked for; 0: never"},
+    )
+    tracing: bool = field(
+        default=False,
+        metadata={
+            "help": "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
+        },
     )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
@@ -185,7 +202,7 @@ class GatewayConfig:
 
 _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
-    "prepare_threads": 0, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
+    "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
     "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,

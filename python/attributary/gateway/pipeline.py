@@ -1,7 +1,8 @@
 """One engine with its threads: a query goes in on the event loop, its answer comes back as a future.
 
 pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
-embeddings: checked on the loop                        -> search lane (search, re-score)
+            costly ones first wait for a decoding process in threads of their own
+embeddings: checked on the loop, long filters not      -> search lane (search, re-score)
 embeddings wanted: prepare threads                     -> embed lane (encode)
 Lanes of their own, because half a millisecond of search must not queue behind a batch of pictures.
 """
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Options, Prepared, Query
+from attributary.attribution.types import Attribution, Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError
+from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
@@ -31,6 +33,8 @@ from .remote import RemoteEngine, RemoteLane, State
 
 LANES = ("encode", "search", "embed")
 _ANY = Options()
+# Looking up more names than this would hold the event loop up.
+_AT_ONCE_NAMES = 64
 
 
 class Lane(Protocol):
@@ -62,6 +66,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         self._pool = FairPool(config.prepare_threads or _cores(), "prepare")
+        self._costly = FairPool(config.decode_processes, "costly")
         self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -76,11 +81,12 @@ class Pipeline:
         InvalidArgumentError for a wrong embedding; a wrong picture fails the future.
         """
         job = Job(self._loop.create_future(), deadline, arrived)
-        if query.embedding is not None:
+        if query.embedding is not None and _names(options.filter) <= _AT_ONCE_NAMES:
             job.prepared = self.engine.prepare(query, options, field)
             self._lanes["search"].put(job)
         else:
-            self._pool.submit(job.path, partial(self._prepare, "encode", job, query, options, field))
+            lane = "encode" if query.embedding is None else "search"
+            self._pool.submit(job.path, partial(self._prepare, lane, job, query, options, field))
         return job.future
 
     def embed(
@@ -151,10 +157,13 @@ class Pipeline:
 
     def _join(self) -> None:
         self._pool.shutdown()
+        self._costly.shutdown()
         for lane in self._lanes.values():
             lane.close()
 
-    def _prepare(self, lane: str, job: Job, query: Query, options: Options, field: str) -> None:
+    def _prepare(
+        self, lane: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
+    ) -> None:
         reason = job.dead()
         if reason is not None:
             self._observer.dropped(reason)
@@ -162,7 +171,9 @@ class Pipeline:
                 fail(self._loop, job, DeadlineError("the deadline passed before the query was read"))
             return
         try:
-            job.prepared = self.engine.prepare(query, options, field)
+            job.prepared = self.engine.prepare(query, options, field, wait=wait)
+        except CostlyPicture:
+            self._costly.submit(job.path, partial(self._prepare, lane, job, query, options, field, wait=True))
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:
@@ -170,13 +181,26 @@ class Pipeline:
 
 
 def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, NDArray[np.float32]]]:
-    return list(zip(batch, engine.embed(batch), strict=True))
+    started = perf_counter()
+    vectors = engine.embed(batch)
+    for prepared in batch:
+        prepared.timings.encode = milliseconds_since(started)
+    return list(zip(batch, vectors, strict=True))
 
 
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _names(filter_: Filter) -> int:
+    return (
+        len(filter_.include_creators)
+        + len(filter_.exclude_creators)
+        + len(filter_.include_licences)
+        + len(filter_.exclude_licences)
+    )
 
 
 def milliseconds_since(started: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -36,6 +37,7 @@ from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
 from .shedding import Shedder
 from .stream import StreamHandler
+from .tracing import tracing_of
 from .transport import Receiver, hang_up, message_limit, options
 
 log = structlog.get_logger(__name__)
@@ -141,9 +143,12 @@ class Gateway:
         self._names = [health.SERVICE]
         self._message_limit = message_limit(config, engine.limits)
         self._gate = Gate(config)
-        receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
+        self._tracing = tracing_of(config)
+        self._receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
         self._shedder = Shedder(config.max_wait_s)
-        self._front = Front(self._gate, self.admission, receiver, self._shedder, self.metrics, config)
+        self._front = Front(
+            self._gate, self.admission, self._receiver, self._shedder, self.metrics, config, self._tracing
+        )
         self._server = self._build()
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
@@ -268,6 +273,8 @@ class Gateway:
             await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def cut(self) -> None:
         """End a drain now, its notice too: running calls end as UNAVAILABLE."""
@@ -304,7 +311,6 @@ class Gateway:
             self.registry,
             self.config,
             self._open_bundle,
-            changes.who,
             follows=self._link is not None and self.config.remote_follow,
         )
         return admin.method_handlers(
@@ -374,6 +380,11 @@ class Gateway:
             lambda: self.registry.current.engine.view.revision,
         )
         self.metrics.watch(
+            "attributary_unfinished_messages",
+            "Messages that are on their way in.",
+            lambda: self._receiver.unfinished,
+        )
+        self.metrics.watch(
             "attributary_wait_seconds",
             "How long a call waits before the server takes it.",
             lambda: self._shedder.wait_s,
@@ -396,6 +407,9 @@ async def _serve(
     loop.set_exception_handler(logs.loop_problem)
     gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
+    # What is there now stays: garbage is looked for among what comes after it, which takes a fraction of the time.
+    gc.collect()
+    gc.freeze()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)

@@ -7,19 +7,16 @@ answered with the field at fault.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
 
 from attributary.attribution.types import Attribution, Options
-from attributary.attribution.view import View
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
-from . import listing, translate
+from . import listing, tracing, translate
 from .admission import Admission
 from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
 from .config import GatewayConfig
@@ -27,18 +24,14 @@ from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, milliseconds_since
 from .registry import Registry
-from .wire import check_count
+from .wire import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
-R = TypeVar("R", bound=Message)
-# What needs more than a token. A listing looks at every row: as much work as a query.
+# What needs more than a token. A page looks at every row: as much work as a query.
 _KINDS = {
-    "Attribute": Kind(permit=True),
+    **dict.fromkeys(("Attribute", "Embed", "ListItems", "ListCreators"), Kind(permit=True)),
     "AttributeBatch": Kind(permit=True, bulk=True),
-    "Embed": Kind(permit=True),
-    "ListItems": Kind(permit=True),
-    "ListCreators": Kind(permit=True),
 }
 _NO_OPTIONS = Options()
 
@@ -57,6 +50,7 @@ class AttributionService:
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
         arrived = perf_counter()
+        check_outline(data, pb.AttributeRequest.DESCRIPTOR)
         request = translate.parse(pb.AttributeRequest, data)
         answer = await self.answer(request, deadline_of(context), arrived)
         return pb.AttributeResponse(attribution=answer).SerializeToString()
@@ -66,7 +60,7 @@ class AttributionService:
         arrived = perf_counter()
         most = self.registry.current.engine.limits.max_batch_queries
         # Before it is parsed: a message of empty queries takes a hundred times its size.
-        check_count(data, pb.AttributeBatchRequest.DESCRIPTOR, "queries", most)
+        check_outline(data, pb.AttributeBatchRequest.DESCRIPTOR, {"queries": most})
         request = translate.parse(pb.AttributeBatchRequest, data)
         pipeline = self.registry.find(request.bundle_id).pipeline
         count = len(request.queries)
@@ -92,6 +86,7 @@ class AttributionService:
         with self.registry.use(request.bundle_id) as pipeline:
             query = translate.to_query(request.query, pipeline.engine.limits, "query")
             found = await pipeline.embed(query, "query", deadline_of(context), arrived)
+            tracing.tell(found[0].timings, arrived)
             return translate.from_embedding(pipeline.engine, *found).SerializeToString()
 
     async def get_item(self, data: bytes, context: Context) -> bytes:
@@ -104,23 +99,21 @@ class AttributionService:
         """Training items by ascending id, a page at a time."""
         request = translate.parse(pb.ListItemsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            return await self._page(listing.items, pipeline, request)
+            page = await asyncio.to_thread(listing.items, pipeline.engine.view, request)
+            return page.SerializeToString()
 
     async def list_creators(self, data: bytes, context: Context) -> bytes:
         """Creators by name, a page at a time."""
         request = translate.parse(pb.ListCreatorsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            return await self._page(listing.creators, pipeline, request)
+            page = await asyncio.to_thread(listing.creators, pipeline.engine.view, request)
+            return page.SerializeToString()
 
     async def describe_bundle(self, data: bytes, context: Context) -> bytes:
         """What is served."""
         request = translate.parse(pb.DescribeBundleRequest, data)
         engine = self.registry.find(request.bundle_id).pipeline.engine
         return translate.describe(engine).SerializeToString()
-
-    async def _page(self, make: Callable[[View, R], Message], pipeline: Pipeline, request: R) -> bytes:
-        page = await asyncio.to_thread(make, pipeline.engine.view, request)
-        return page.SerializeToString()
 
     async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> pb.Attribution:
         """Answer one request; raises the errors of `attributary.errors`."""
@@ -170,6 +163,7 @@ class AttributionService:
         reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
+        tracing.tell(answer.timings, arrived)
         if with_timings:
             reply.timings.CopyFrom(translate.from_timings(answer.timings, milliseconds_since(arrived)))
         return reply

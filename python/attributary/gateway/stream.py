@@ -12,6 +12,7 @@ from . import translate
 from .calls import Call, deadline_of, report
 from .errors import to_result
 from .service import AttributionService
+from .wire import check_outline
 
 MAX_REQUEST_ID_BYTES = 128
 _METHOD = "AttributeStream"
@@ -110,6 +111,7 @@ class _Conversation:
 
     async def _answer(self, data: bytes, arrived: float) -> bytes:
         # What cannot be read has no request_id to answer to: that ends the stream.
+        check_outline(data, pb.AttributeStreamRequest.DESCRIPTOR)
         message = translate.parse(pb.AttributeStreamRequest, data)
         response = pb.AttributeStreamResponse(request_id=message.request_id)
         try:

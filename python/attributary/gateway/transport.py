@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import gc
+import math
 import os
 import socket
 import zlib
@@ -40,6 +43,9 @@ _KEEPALIVE_S: Final = 60
 # How long a message may take where others wait for its place.
 _PATIENCE_S: Final = 0.25
 _FEWEST_SLOTS: Final = 4
+# Messages that take less leave no memory worth returning; and how often it is returned.
+_SWIFT_S: Final = 0.1
+_TIDY_S: Final = 2.0
 # Inflating more than this is left to a thread.
 _AT_ONCE_BYTES: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
@@ -101,6 +107,16 @@ def inflate(data: bytes, limit: int) -> bytes:
     return inflated
 
 
+def give_memory_back() -> None:
+    """Return what large messages have left behind; without it a burst stays for ever.
+
+    A call that was refused while its message came in is garbage in a circle, and holds what has arrived of it.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def hang_up(port: int) -> None:
     """Say on every connection to a port that nothing more will come.
 
@@ -129,6 +145,7 @@ class Receiver:
         self._max_waiting = max_waiting
         self._reading: dict[Call, float] = {}
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._tidy_at = math.inf
         # Places given to calls that have not had their turn on the event loop yet.
         self._reserved = 0
 
@@ -136,6 +153,11 @@ class Receiver:
     def unfinished(self) -> int:
         """Messages that are on their way in."""
         return len(self._reading)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `sweep` has memory to give back."""
+        return self._tidy_at < math.inf
 
     async def read(self, call: Call) -> bytes | None:
         """Return the message of a call; None if there is none.
@@ -147,7 +169,10 @@ class Receiver:
         try:
             return await self.open(await call.receive())
         finally:
-            del self._reading[call]
+            # A message that took long was large, or its sender was slow: either way gRPC has held parts of it.
+            now = monotonic()
+            if now - self._reading.pop(call) > _SWIFT_S:
+                self._tidy_at = min(self._tidy_at, now + _TIDY_S)
             self._admit_next()
 
     async def open(self, data: bytes | None) -> bytes | None:
@@ -160,6 +185,9 @@ class Receiver:
 
     def sweep(self, now: float) -> None:
         """Take places back for those who wait: from whoever holds most of them, the oldest first."""
+        if now > self._tidy_at:
+            self._tidy_at = math.inf
+            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
         wanted = len(self._waiting)
         if not wanted:
             return

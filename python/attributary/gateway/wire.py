@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -20,6 +21,8 @@ _MAX_DEPTH = 16
 _MAX_FIELDS = 10_000
 # What a message holds beside a repeated field, and how many too many are counted.
 _FEW_FIELDS = 1_000
+_MAX_OPTIONS_BYTES = 1 << 20
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class _MalformedError(Exception):
@@ -40,25 +43,38 @@ def find_fault(data: bytes, kind: AnyDescriptor) -> tuple[str, str]:
     return path, "must be valid UTF-8"
 
 
-def check_count(data: bytes, kind: AnyDescriptor, name: str, most: int) -> None:
-    """Raise InvalidArgumentError if a message holds far more than `most` of a repeated field, before it is parsed.
+def check_outline(data: bytes | memoryview, kind: AnyDescriptor, counts: Mapping[str, int] = _NONE) -> None:
+    """Raise InvalidArgumentError for what would cost much to parse, before it is parsed.
 
-    A message that cannot be read passes: parsing it says what is wrong with it. So does one with few too many.
+    `counts` is how many of a repeated field there may be; far more are refused here, a few more by whoever parses.
+    `options` may have 1 MiB. A message that cannot be read passes: parsing it says what is wrong with it.
     """
-    number = kind.fields_by_name[name].number
-    view, at, count = memoryview(data), 0, 0
-    for _ in range(most + _FEW_FIELDS):
+    view, at = memoryview(data), 0
+    seen = dict.fromkeys(counts, 0)
+    options = 0
+    most = sum(counts.values()) + _FEW_FIELDS
+    for _ in range(most):
         if at >= len(view):
             return
         try:
             tag, at = _varint(view, at)
-            _, at = _value(view, at, tag & 7)
+            value, at = _value(view, at, tag & 7)
         except _MalformedError:
             return
-        count += tag >> 3 == number
-    if count > most:
-        raise InvalidArgumentError(name, f"must hold 1 to {most} {name}, got more than {count}")
-    raise InvalidArgumentError("request", f"has more than {most + _FEW_FIELDS} fields")
+        field = kind.fields_by_number.get(tag >> 3)
+        name = field.name if field is not None else ""
+        if name in seen:
+            seen[name] += 1
+        elif name == "options":
+            options += len(value)
+            if options > _MAX_OPTIONS_BYTES:
+                raise InvalidArgumentError("options", f"must have at most {_MAX_OPTIONS_BYTES} bytes")
+        elif name == "request" and field is not None and field.message_type is not None:
+            check_outline(value, field.message_type)
+    for name, count in seen.items():
+        if count > counts[name]:
+            raise InvalidArgumentError(name, f"must hold 1 to {counts[name]} {name}, got more than {count}")
+    raise InvalidArgumentError("request", f"has more than {most} fields")
 
 
 def _invalid_text(

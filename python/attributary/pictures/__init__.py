@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .decode import decode, prepare_pixels
+from .pool import CostlyPicture, ReadPicture, read
 
-__all__ = ["decode", "prepare_pixels"]
+__all__ = ["CostlyPicture", "ReadPicture", "decode", "prepare_pixels", "read"]

@@ -26,6 +26,10 @@ MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000
 # Formats whose decoders take several times a JPEG's memory and time for a pixel: never more than this.
 _MAX_SLOW_PIXELS = 25_000_000
+# Of a decoding process: seconds of CPU time, and bytes beyond what it has when it starts. The dearest picture within
+# MAX_PIXELS (16 bits a sample, with transparency) takes about half of each.
+MAX_CPU_S = 5
+MAX_MEMORY = 1536 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ..errors import InvalidArgumentError
 MAX_PARTS = 65_536
 # Passes of a JPEG: each is a walk over the whole picture, for a few bytes of file.
 MAX_SCANS = 100
+_WINDOW = 1 << 18
 # PNG texts and blocks that may hold an orientation; each may be inflated to a MiB.
 _MAX_NOTES = 16
 
@@ -30,7 +31,6 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _GIF_BLOCK = re.compile(rb"[!,;]")
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _PNG_NOTE = re.compile(rb"(exif|xmp|Raw profile type exif|XML:com\.adobe\.xmp)\0")
 _PNG_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
@@ -61,6 +61,15 @@ class _Budget:
             raise InvalidArgumentError(self._field, f"has more than {MAX_PARTS} {self._of}, the limit")
 
 
+def _search(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
+    """`pattern.search`, letting other threads run in between: megabytes of fill bytes take it a fifth of a second."""
+    while at < len(data):
+        if found := pattern.search(data, at, at + _WINDOW):
+            return found
+        at += _WINDOW - 1  # a marker has two bytes
+    return None
+
+
 def walk_jpeg(data: bytes, field: str) -> Walked:
     """Keep frames, tables, scans, and the two application segments that say how colours are stored.
 
@@ -70,7 +79,7 @@ def walk_jpeg(data: bytes, field: str) -> Walked:
     kept, exif = [data[:2]], []
     budget = _Budget("JPEG segments", field)
     at = 2
-    while found := _MARKER.search(data, at):
+    while found := _search(_MARKER, data, at):
         budget.spend()
         start, kind = found.start(), data[found.start() + 1]
         end = start + 2
@@ -81,14 +90,14 @@ def walk_jpeg(data: bytes, field: str) -> Walked:
             kept.append(data[start:])
             out.scans += data.count(b"\xff\xda", start)
             break
-        body = data[start + 4 : end] if kind == 0xE1 else b""
+        body = data[start + 4 : end] if kind == 0xE1 and not out.scans else b""
         if body.startswith(_EXIF):
             exif.append(body[6:])
         elif body.startswith(_XMP):
             out.info["xmp"] = body[len(_XMP) :]
         if kind == 0xDA:
             out.scans += 1
-            after = _MARKER_IN_SCAN.search(data, end)
+            after = _search(_MARKER_IN_SCAN, data, end)
             end = after.start() if after else len(data)
         elif kind in _SIZES and end >= start + 10 and not out.channels:
             out.height, out.width, out.channels = unpack_from(">HHB", data, start + 5)
@@ -116,7 +125,7 @@ def _shows(kind: int, data: bytes, start: int) -> bool:
 
 
 def walk_png(data: bytes, field: str) -> Walked:
-    """Keep the chunks that make pixels. Source: the PNG specification, third edition, chapters 5 and 11."""
+    """Leave out ancillary chunks but transparency. Source: the PNG specification, third edition, chapters 5 and 11."""
     out = Walked(b"")
     kept: list[bytes] = []
     notes: list[tuple[bytes, int, int]] = []
@@ -126,7 +135,11 @@ def walk_png(data: bytes, field: str) -> Walked:
         budget.spend()
         name, start = data[at + 4 : at + 8], at + 8
         end = start + int.from_bytes(data[at : at + 4], "big") + 4
-        if end > len(data) or not _CHUNK_NAME.fullmatch(name):
+        if not _CHUNK_NAME.fullmatch(name):
+            break
+        if end > len(data):
+            # Cut off. In the middle of what shows nothing, no pixel is missing.
+            stop = at if _is_note(name) else stop
             break
         if name == b"IEND":
             stop = end
@@ -134,7 +147,7 @@ def walk_png(data: bytes, field: str) -> Walked:
         if name == b"IHDR" and end >= start + 12:
             # Of two headers the last one counts.
             out.width, out.height = unpack_from(">II", data, start)
-        if name not in _PNG_PIXELS:
+        if _is_note(name):
             kept.append(data[since:at])
             since = end
             if name == b"eXIf" or (name in _PNG_TEXTS and _PNG_NOTE.match(data, start)):
@@ -144,6 +157,11 @@ def walk_png(data: bytes, field: str) -> Walked:
     out.data = b"".join(kept)
     _read_notes(data, notes[-_MAX_NOTES:], out)
     return out
+
+
+def _is_note(name: bytes) -> bool:
+    """Whether a PNG chunk shows nothing: ancillary, by the case of its first letter, and no transparency."""
+    return bool(name[0] & 0x20) and name != b"tRNS"
 
 
 def _read_notes(data: bytes, notes: list[tuple[bytes, int, int]], out: Walked) -> None:
@@ -167,7 +185,7 @@ def walk_gif(data: bytes, field: str) -> Walked:
     at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:at]]
     budget = _Budget("GIF blocks before its first frame", field)
-    while (found := _GIF_BLOCK.search(data, at)) and found.group() == b"!":
+    while (found := _search(_GIF_BLOCK, data, at)) and found.group() == b"!":
         start, at = found.start(), found.start() + 2
         while at < len(data) and data[at]:
             budget.spend()

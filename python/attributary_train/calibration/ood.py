@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,9 +48,19 @@ SCORES: Mapping[str, Callable[[Cosines], Floats]] = {
 
 
 def threshold(scores: Floats, false_alarms: float = FALSE_ALARMS) -> float:
-    """The value below which `false_alarms` of the generated pictures fall; `CalibrationError` below 50 of them."""
-    if len(scores) < 50:
-        raise CalibrationError("queries", f"{len(scores)}; at least 50 are needed to set a false-alarm rate")
+    """The value below which `false_alarms` of the generated pictures fall.
+
+    Raises `CalibrationError` where not even one picture stands for that share.
+    """
+    needed = math.ceil(1.0 / false_alarms) if 0.0 < false_alarms <= 1.0 else 0
+    if not needed:
+        raise CalibrationError("false_alarms", f"{false_alarms}; must be above 0 and at most 1")
+    if len(scores) < needed:
+        raise CalibrationError(
+            "queries",
+            f"{len(scores)} labelled; a false-alarm rate of {false_alarms:g} needs at least {needed}: make them with "
+            f"`subject queries --validation {needed}` and label that split, or allow more with --false-alarms",
+        )
     return float(np.quantile(scores, false_alarms))
 
 

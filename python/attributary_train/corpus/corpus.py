@@ -140,7 +140,7 @@ class Corpus:
         except OSError as error:
             raise CorpusError(str(path), f"not readable: {error.strerror}") from error
         except InvalidArgumentError as error:
-            raise CorpusError(str(path), f"not readable: {error}") from error
+            raise CorpusError(str(path), f"not readable: it {error.message}") from error
 
     def square(self, number: int, size: int) -> NDArray[np.uint8]:
         """The picture of an id as a generator of this size was trained on it, uint8 RGB [size, size, 3].

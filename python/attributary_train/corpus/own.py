@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attributary.encoder.image import FORMATS, decode, prepare_pixels
+from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
 from attributary_train.corpus import near_dup
 from attributary_train.corpus.raster import (
@@ -63,14 +63,14 @@ def decoded(data: bytes) -> tuple[NDArray[np.uint8], bytes]:
     except InvalidArgumentError as error:
         image = _of_other_format(data)
         if image is None:
-            raise RenderError(f"not a readable image: {error}") from error
+            raise RenderError(f"not a readable image: it {error.message}") from error
     stream = io.BytesIO()
     image.save(stream, "PNG")
     kept = stream.getvalue()
     try:
         return decode(kept, max_bytes=MAX_BYTES, field="it"), kept
     except InvalidArgumentError as error:
-        raise RenderError(f"not a readable image: as {FORMATS} {error}") from error
+        raise RenderError(f"not a readable image: as a PNG it {error.message}") from error
 
 
 def square(pixels: NDArray[np.uint8], size: int) -> Image.Image:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import resvg_py
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attributary_train.corpus import near_dup
 
@@ -174,6 +174,9 @@ def open_raster(payload: bytes) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise RenderError(f"more than {MAX_SOURCE_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        # Its own text is the address of a buffer.
+        raise RenderError("not a readable image: of no known format") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise RenderError(f"not a readable image: {error or type(error).__name__}") from error
 

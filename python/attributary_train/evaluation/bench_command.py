@@ -26,6 +26,7 @@ WORLD = Path("models/truth/emoji")
 @click.option(
     "--kind", "kinds", multiple=True, help="Only queries of this kind (concept, drawing, ...); repeat."
 )
+@click.option("--add-rivals", is_flag=True, help="Keep these files in the world, to stand in every report.")
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
 @TOLD
@@ -36,6 +37,7 @@ def bench(
     split: str,
     rivals: Path | None,
     kinds: tuple[str, ...],
+    add_rivals: bool,
     draws: int,
     predictions: Path | None,
     as_json: bool,
@@ -45,8 +47,13 @@ def bench(
 
     Beside each method stand a constant (one list for all queries, the best there is), chance, and features.
     """
+    from .bench_report import add_rivals as keep
     from .bench_report import judge
 
+    if add_rivals:
+        for path in keep(world, split, score_files):
+            click.echo(str(path))
+        return
     told: dict[str, Any] = judge(
         world, split, score_files, rivals=rivals, kinds=kinds, draws=draws, rows_to=predictions
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from .files import write_whole
 from .ranking import Floats
 from .tables import interval_row, report
 
-# Score files of the simplest rivals lie in <world>/rivals, those of validation and test queries in one.
+# Score files of the simplest rivals lie in <world>/rivals/<split>, in half precision.
 RIVALS = "rivals"
 CONSTANT, CHANCE = "constant", "chance"
 AIM_MEASURE = "order"
@@ -53,7 +54,7 @@ def judge(
         CONSTANT: constant_scores(open_world(folder, "train"), len(world.names)),
         CHANCE: np.random.default_rng(0).random((len(world.names), len(world.ids))),
     }
-    place = rivals or folder / RIVALS
+    place = rivals or folder / RIVALS / split
     simple = sorted(place.glob("*.npz")) if place.is_dir() else []
     for path in (*simple, *score_files):
         name, scores = read_scores(path, whole)
@@ -108,6 +109,26 @@ def _tables(
         "differences": gaps,
         "ceiling": [{"two seeds agree": agreement, "reachable": reachable, "subsets": len(world.twice)}],
     }
+
+
+def add_rivals(folder: Path, split: str, score_files: Sequence[Path]) -> list[Path]:
+    """Keep score files in half precision as rivals that stand in every report; returns where."""
+    world = open_world(folder, split)
+    out = []
+    for path in score_files:
+        name, scores = read_scores(path, world)
+        # Half precision has three digits: differences are kept, not offsets.
+        rise = scores - scores.mean(axis=1, keepdims=True)
+        rise /= np.maximum(np.abs(rise).max(axis=1, keepdims=True), 1e-300)
+        parts = {
+            "scores": rise.astype(np.float16),
+            "queries": np.array(world.names),
+            "ids": world.ids,
+            "about": np.array(json.dumps({"method": name, "query_digests": world.digests})),
+        }
+        out.append(folder / RIVALS / split / f"{name}.npz")
+        write_whole(out[-1], lambda stream, parts=parts: np.savez_compressed(stream, **parts))  # type: ignore[misc]
+    return out
 
 
 def _rows_of(world: World, kinds: Sequence[str]) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .combine_command import combine_scores
 from .gates_command import gates
 from .halves_command import halves
 from .student_command import student
@@ -20,7 +21,7 @@ def evaluate() -> None:
     """Measure encoders, bundles and attribution methods."""
 
 
-for _command in (*COMMANDS, student, halves, gates):
+for _command in (*COMMANDS, student, halves, gates, combine_scores):
     evaluate.add_command(_command)
 
 

@@ -81,6 +81,32 @@ def plan_halves(recipe: Recipe, masks: Mask, second: int, whole: int) -> list[Ha
     return out
 
 
+def plan_creators(
+    recipe: Recipe, creators: Sequence[str], names: Sequence[str], seeds: int = 2
+) -> list[Half]:
+    """Trainings on everything but a creator's items, `seeds` of each; `creators`: N, that of each item; `names`: whose.
+
+    Their steps are those of the model under study: what is left is seen a little more often, as in leave-K-out. Their
+    seeds are those of the models of all items, to be compared with.
+    """
+    of_item = np.array(creators)
+    out = []
+    for at in range(seeds):
+        seed = recipe.seed + WHOLE + at
+        for number, name in enumerate(names):
+            kept = of_item != name
+            if kept.all():
+                raise EvaluationError("creators", f"{name!r} has no item")
+            out.append(Half(f"creator-{number:03d}-{at}", -1, Run(recipe, kept, seed, seed)))
+    return out
+
+
+def creators_of(creators: Sequence[str], least: int, most: int) -> list[str]:
+    """Creators with `least` to `most` items, by name: fewer tell nothing, more are the corpus itself."""
+    names, counts = np.unique(np.array(creators), return_counts=True)
+    return [str(name) for name, count in zip(names, counts, strict=True) if least <= count <= most]
+
+
 def _second(recipe: Recipe, masks: Mask, at: int, seed: int) -> Half:
     other = seed + SECOND
     return Half(f"half-{at:03d}-second", at, Run(recipe, masks[at], other, other))

@@ -24,6 +24,9 @@ from .options import MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
     "--second", default=32, show_default=True, help="Halves that are trained with another seed too."
 )
 @click.option("--whole", default=4, show_default=True, help="Models of all items with other seeds.")
+@click.option(
+    "--creators", is_flag=True, help="Also leave out each creator of 8 to 20 items, with two seeds."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the halves.")
 @click.option("--minutes", type=float, help="Begin no training after so long.")
 @clear_errors
@@ -37,6 +40,7 @@ def halves(
     pairs: int,
     second: int,
     whole: int,
+    creators: bool,
     seed: int,
     minutes: float | None,
 ) -> None:
@@ -47,7 +51,7 @@ def halves(
     import time
 
     from ..subject.queries import load_queries
-    from .halves import GRIDS, Truth, half_masks, plan_halves, train_halves
+    from .halves import GRIDS, Truth, creators_of, half_masks, plan_creators, plan_halves, train_halves
     from .opening import Subject
     from .world import describe
 
@@ -55,11 +59,15 @@ def halves(
     queries = load_queries(query_file, subject.model)
     masks = half_masks(len(subject.data), pairs, seed)
     plan = plan_halves(subject.recipe, masks, second, whole)
+    hands = [subject.corpus.item(int(number)).creator for number in subject.data.ids]
+    names = creators_of(hands, 8, 20)
+    if creators:
+        plan += plan_creators(subject.recipe, hands, names)
     describe(subject, queries, query_file, out)
     truth = Truth(out, work, queries, subject.data.ids, masks)
     grids = {split: [grid.timesteps, grid.draws] for split, grid in GRIDS.items()}
     facts = {"pairs": pairs, "second": second, "whole": whole, "seed": seed, "grid": grids}
-    facts |= {"weights": subject.model.weights, "recipe": subject.recipe.to_json()}
+    facts |= {"weights": subject.model.weights, "recipe": subject.recipe.to_json(), "creators": names}
     write(out / "truth.json", json.dumps(facts, indent=1) + "\n")
     end = None if minutes is None else time.monotonic() + 60 * minutes
     added = train_halves(

@@ -6,19 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from attributary_train.student.image_tower import EfficientNetLite0
-from attributary_train.student.text_tower import MiniLM
 
 
 class BigStudent(nn.Module):
     """uint8 [B, S, S, 3] at the generator's size, int64 ids and mask [B, T] -> float32 [B, D].
 
     The picture is brought to the tower's 224 px inside, by the bicubic filter that its features were made with.
+    `text_tower` makes token states, `states(ids, mask)`.
     """
 
-    def __init__(self, name: str, head: nn.Module, dim: int, image_size: int, max_tokens: int) -> None:
+    def __init__(
+        self, name: str, head: nn.Module, dim: int, image_size: int, max_tokens: int, text_tower: nn.Module
+    ) -> None:
         super().__init__()
         self.name, self.dim, self.image_size, self.max_tokens = name, dim, image_size, max_tokens
-        self.image_tower, self.text_tower = EfficientNetLite0(), MiniLM()
+        self.image_tower, self.text_tower = EfficientNetLite0(), text_tower
         self.head = head
         # Enlarging is a matrix on each axis; as one it exports as two products.
         self.register_buffer("enlarge", enlarging(image_size, self.image_tower.image_size))

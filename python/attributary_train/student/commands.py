@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,6 +47,35 @@ def export(
     if as_json:
         click.echo(json.dumps(description, indent=2))
         return
-    click.echo(f"{out}: {description['name']}, {description['dim']} dimensions")
-    click.echo(f"torch against ONNX: {description['parity_max_abs_difference']:.1e} at most")
-    click.echo(json.dumps({"int8": description.get("int8"), "test": description["test"]}, indent=2))
+    for line in summary(description):
+        click.echo(line)
+    click.echo(f"next: attributary bundle build --corpus {corpus_dir} --encoder {out} --out BUNDLE")
+
+
+def summary(description: Mapping[str, Any]) -> list[str]:
+    """What `encoder.json` says, in a few lines."""
+    files = description["files"]
+    size = files["encoder.onnx"]["bytes"] / 1e6
+    parity = description["parity_max_abs_difference"]
+    lines = [
+        f"encoder  {description['name']}, {description['dim']} dimensions, {size:.0f} MB",
+        f"torch    differs from ONNX by {parity:.0e} at most",
+    ]
+    if int8 := description.get("int8"):
+        worst = min(part["min"] for part in int8["cosine_to_fp32"].values())
+        lines.append(f"int8     {int8['bytes'] / 1e6:.0f} MB, cosine to fp32 at least {worst:.3f}")
+    measured = description["test"]["exported"]
+    if copies := measured.get("copies"):
+        kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in copies["by_kind"].items())
+        lines.append(
+            f"copies   original at rank 1 for {copies['original_first']:.1%} of {copies['queries']} ({kinds})"
+        )
+    else:
+        lines.append("copies   not measured: no item of this corpus falls to the test queries")
+    for name, words in (("concepts", "without"), ("concepts_with_prompt", "with")):
+        if concepts := measured.get(name):
+            lines.append(
+                f"concepts in the top 10 for {concepts['in_top_10']:.1%} of {concepts['queries']} held out, "
+                f"{words} a prompt"
+            )
+    return lines

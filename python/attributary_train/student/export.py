@@ -71,7 +71,8 @@ def export_encoder(
     parity = measure_parity(student, encoder, samples)
     if parity > PARITY_LIMIT:
         raise ExportError(f"{fp32} differs from torch by {parity:.1e}; the limit is {PARITY_LIMIT:.0e}")
-    shutil.copyfile(tokenizer, out_dir / TOKENIZER)
+    if tokenizer != out_dir / TOKENIZER:
+        shutil.copyfile(tokenizer, out_dir / TOKENIZER)
     description: dict[str, object] = {
         "schema_version": 1,
         "name": student.name,

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from attributary.encoder.text import PromptTokenizer
 from attributary_train.subject.prompts import STYLES, prompt_for
 from attributary_train.subject.queries import Queries
 
@@ -30,9 +27,7 @@ from .folder import Handover, read_facts, read_head, require_same, write_folder
 from .kernel_head import KernelHead
 from .labelled import Labelled
 from .more_pictures import recombined
-from .sight import token_mask
 from .studio import Studio, to_tensor
-from .text_tower import minilm_directory
 from .tower_heads import unit_rows
 from .variants import export_variants
 
@@ -43,10 +38,12 @@ _SAMPLES = 64
 def train(studio: Studio, config: StudentConfig, labels: Labelled, out: Path, say: Say) -> Fitted:
     """Fit a head and write its folder, encoder included."""
     fitted = fit(config, studio.material(labels, config.items), say)
-    model = BigStudent(config.name, fitted.query, fitted.items.shape[1], studio.size, studio.tokens).eval()
+    model = BigStudent(
+        config.name, fitted.query, fitted.items.shape[1], studio.size, studio.tokens, studio.words.tower()
+    ).eval()
     out.mkdir(parents=True, exist_ok=True)
     samples = samples_of(studio, studio.queries.take(range(min(_SAMPLES, len(studio.queries)))))
-    exported = export_encoder(out, model, minilm_directory() / "tokenizer.json", samples, int8=False)
+    exported = export_encoder(out, model, studio.words.save_tokenizer(out), samples, int8=False)
     about = handover(studio, config.name, "towers", config.to_json(), labels)
     state = {f"query.{name}": value for name, value in fitted.query.state_dict().items()}
     state |= {"items": fitted.items, "from_head": fitted.from_head}
@@ -120,11 +117,11 @@ def distil_compact(
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        student = Compact(shape, table_rows(_tokenizer().get_vocab_size(), known, shape.shared))
+        student = Compact(shape, table_rows(studio.words.tokenizer().get_vocab_size(), known, shape.shared))
     distil(student, lessons, settings, out / "training", say, digest=digest)
     ready = folded(student)
     samples = samples_of(studio, studio.queries.take(range(min(4 * _SAMPLES, len(studio.queries)))))
-    exported = export_encoder(out, ready, minilm_directory() / "tokenizer.json", samples, int8=False)
+    exported = export_encoder(out, ready, studio.words.save_tokenizer(out), samples, int8=False)
     variants = export_variants(out, samples)
     settings_told = {"shape": shape.to_json(), "distil": asdict(settings), "towers": config.to_json()}
     about = handover(studio, ready.name, "compact", settings_told, labels)
@@ -167,11 +164,11 @@ def lessons_of(
     with torch.inference_mode():
         for at in range(0, len(words), 32):
             some = words[at : at + 32]
-            known = head.kernel(studio.states(some), token_mask(some, studio.tokens))
+            known = head.kernel(studio.states(some), studio.words.mask(some))
             parts.append(unit_rows(known @ head.lift))
     own = torch.cat([one.states[:, 0] for one in reduced])
     say(f"{len(words)} prompts read")
-    ids, mask = encode(prompts + words, studio.tokens)
+    ids, mask = studio.words.encode(prompts + words)
     return Lessons(
         to_tensor(np.concatenate(pixels)), ids[: len(prompts)].clone(), mask[: len(prompts)].clone(), targets,
         ids, mask, torch.cat([own, *parts]), items,
@@ -194,26 +191,18 @@ def prompts_alone(studio: Studio, count: int) -> list[str]:
 
 
 def captions_in_styles(studio: Studio, first: int = 0) -> list[str]:
-    """A prompt for each caption of the whole corpus, the generator's styles in turn from style `first`."""
+    """A prompt for each caption of the whole corpus, the generator's styles in turn from style `first`.
+
+    An adopted generator knows captions as they are.
+    """
     captions = sorted({item.caption for item in studio.subject.corpus if item.caption.strip()})
+    if studio.words.own is not None:
+        return captions
     styles = sorted(STYLES.values())
     return [prompt_for(caption, styles[(first + at) % len(styles)]) for at, caption in enumerate(captions)]
 
 
-def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(minilm_directory() / "tokenizer.json"))
-
-
-def encode(prompts: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
-    """Word pieces as the server cuts them, int64 ids and mask [N, tokens]."""
-    cut = PromptTokenizer(_tokenizer(), tokens)
-    ids, mask = PromptTokenizer.pad([cut.encode(prompt) for prompt in prompts])
-    full: npt.NDArray[np.int64] = np.zeros((2, len(prompts), tokens), np.int64)
-    full[0, :, : ids.shape[1]], full[1, :, : ids.shape[1]] = ids, mask
-    return torch.from_numpy(full[0].copy()), torch.from_numpy(full[1].copy())
-
-
 def samples_of(studio: Studio, queries: Queries) -> Samples:
     """Pictures and prompts for parity checks and quantisation."""
-    ids, mask = encode(queries.prompts, studio.tokens)
+    ids, mask = studio.words.encode(queries.prompts)
     return Samples(studio.pictures(queries), ids.numpy(), mask.numpy())

@@ -47,10 +47,11 @@ def prompts_for_distillation(
 
 
 def recombined(training: Sequence[str], held: Sequence[str]) -> list[str]:
-    """Concepts and styles of the training prompts that never met in them, less the prompts of `held`; sorted."""
-    pairs = [prompt.rsplit(", ", 1) for prompt in training]
-    if any(len(pair) != 2 for pair in pairs):
-        raise StudentError("prompts", "must be 'concept, style' to be recombined")
+    """Concepts and styles of the training prompts that never met in them, less the prompts of `held`; sorted.
+
+    Prompts that are no "concept, style" are left as they are: captions of other kinds give nothing to recombine.
+    """
+    pairs = [(parts[0], parts[1]) for prompt in training if len(parts := prompt.rsplit(", ", 1)) == 2]
     # A style counts as one where several concepts have it; a creator's own is not recombined.
     styles = sorted({style for _, style in pairs if sum(other == style for _, other in pairs) > 3})
     concepts = sorted({concept for concept, style in pairs if style in styles})

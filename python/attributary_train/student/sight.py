@@ -17,7 +17,6 @@ from attributary.kernels import resize_crop
 from attributary_train.corpus import Corpus
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.text import tokenizer
 
 from .errors import StudentError
 from .features import TowerFeatures
@@ -30,7 +29,7 @@ Pictures = npt.NDArray[np.uint8]
 class Seen:
     """Tower features of N pictures with prompts.
 
-    image: float32 [N, F]; states: float32 [N, T, 384], token states of the prompts; mask: float32 [N, T], 1 where a
+    image: float32 [N, F]; states: float32 [N, T, D], token states of the prompts; mask: float32 [N, T], 1 where a
     token is, all 0 where there is no prompt.
     """
 
@@ -71,22 +70,10 @@ def item_pictures(
     return np.stack([resize_crop(corpus.pixels(int(number)), size) for number in data.ids])
 
 
-def tower_features(
-    towers: TowerFeatures, pictures: Pictures, states: Tensor, prompts: Sequence[str], tokens: int
-) -> Seen:
-    """Image features through the untuned tower, kept by content; `states` float32 [N, T, 384] of the subject's own text
-    encoder, of which a picture's prompt fills the first rows."""
+def tower_features(towers: TowerFeatures, pictures: Pictures, states: Tensor, mask: Tensor) -> Seen:
+    """Image features through the untuned tower, kept by content; `states` float32 [N, T, D] of the subject's own text
+    encoder, of which a picture's prompt fills the places where `mask` [N, T] is 1."""
     size = towers.image_tower.image_size
     keys = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
     image = towers.images(keys, lambda row: resize_crop(np.ascontiguousarray(pictures[row]), size))
-    return Seen(torch.from_numpy(image), states, token_mask(prompts, tokens))
-
-
-def token_mask(prompts: Sequence[str], tokens: int) -> Tensor:
-    """Which of the subject's `tokens` places a prompt fills, float32 [N, tokens]; none for an empty prompt."""
-    cut = tokenizer(tokens)
-    found = cut(
-        list(prompts), padding="max_length", max_length=tokens, truncation=True, return_tensors="pt"
-    ).attention_mask.float()
-    some = torch.tensor([[float(bool(prompt.strip()))] for prompt in prompts])
-    return torch.as_tensor(found * some)
+    return Seen(torch.from_numpy(image), states, mask)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.queries import Queries, load_queries
-from attributary_train.subject.text import token_states
 
 from .errors import StudentError
 from .features import TowerFeatures
 from .fitting import Material
 from .labelled import Labelled, from_folder, rows_of
 from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features
+from .words import Words
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Studio:
         return int(self.subject.data.text.shape[1])
 
     @property
+    def words(self) -> Words:
+        """How the generator reads prompts."""
+        return Words(self.tokens, self.subject.model.text)
+
+    @property
     def size(self) -> int:
         """Side of a generated picture."""
         return int(self.subject.autoencoder.config.sample_size)
@@ -63,12 +68,13 @@ class Studio:
 
     def see(self, queries: Queries) -> Seen:
         """Tower features of queries."""
-        return tower_features(self.towers, self.pictures(queries), queries.text, queries.prompts, self.tokens)
+        mask = self.words.mask(queries.prompts)
+        return tower_features(self.towers, self.pictures(queries), queries.text, mask)
 
     def see_items(self, kind: ItemPictures) -> Seen:
         """Tower features of the training items."""
         data = self.subject.data
-        return tower_features(self.towers, self.item_pictures(kind), data.text, data.prompts, self.tokens)
+        return tower_features(self.towers, self.item_pictures(kind), data.text, self.words.mask(data.prompts))
 
     def labelled_queries(self, labels: Labelled) -> Queries:
         """The queries that labels are about, in their order."""
@@ -79,8 +85,8 @@ class Studio:
         return Material(self.see(self.labelled_queries(labels)), self.see_items(items), labels)
 
     def states(self, prompts: Sequence[str]) -> Tensor:
-        """Token states of prompts alone, float32 [N, T, 384]."""
-        return token_states(prompts, self.tokens)
+        """Token states of prompts alone, float32 [N, T, D]."""
+        return self.words.states(prompts)
 
 
 def first(labels: Labelled, count: int | None) -> Labelled:

@@ -69,7 +69,8 @@ def principal(rows: Tensor, count: int) -> Whitening:
     """Principal components of unit variance, scaled so that a row has a length of about 1."""
     mean = rows.mean(0)
     values, vectors = torch.linalg.eigh((rows - mean).T.double() @ (rows - mean).double() / len(rows))
-    count = min(count, len(values))
+    # Few rows span few directions; the others hold rounding alone, which unit variance would blow up.
+    count = max(1, min(count, len(values), len(rows) - 1))
     keep = values[-count:].clamp(min=1e-9 * float(values[-1]))
     return Whitening(mean, (vectors[:, -count:] / keep.sqrt() / count**0.5).float())
 

@@ -64,8 +64,9 @@ def adopt(
     encoder, cut = open_text(checkpoint)
     tokens = min(int(cut.model_max_length), int(encoder.config.max_position_embeddings))
     recipe = _recipe(unet, autoencoder, scheduler, int(encoder.config.hidden_size), tokens, image_size)
-    # What is sampled has this size.
+    # What is sampled has this size, and so has what it is decoded to.
     unet.register_to_config(sample_size=recipe.latent_size)
+    autoencoder.register_to_config(sample_size=recipe.image_size)
     small = sum(not corpus.is_own(item.id) for item in corpus)
     if small and recipe.image_size > IMAGE_SIZE:
         log(

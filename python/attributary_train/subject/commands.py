@@ -155,6 +155,13 @@ def adopt(
 @click.option("--guidance", default=3.0, show_default=True, help="Classifier-free guidance.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option(
+    "--prompts",
+    "prompt_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Prompts of your own in place of captions: a text file of lines, or CSV or Parquet with a column prompt, as "
+    "logs have.",
+)
 def queries(
     subject_dir: Path,
     corpus_dir: Path,
@@ -163,6 +170,7 @@ def queries(
     guidance: float,
     seed: int,
     cache: Path,
+    prompt_file: Path | None,
     **counts: int,
 ) -> None:
     """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits.
@@ -177,6 +185,8 @@ def queries(
     from attributary_train.subject.data import load_data
     from attributary_train.subject.errors import SubjectError
     from attributary_train.subject.level_queries import drawing_queries, level_prompts
+    from attributary_train.subject.own_prompts import own_prompts
+    from attributary_train.subject.prompts import training_prompt
     from attributary_train.subject.prompts_split import query_prompts
     from attributary_train.subject.queries import generate, save_queries
 
@@ -191,16 +201,21 @@ def queries(
             raise SubjectError(
                 str(corpus_dir), f"lacks {len(missing)} items that the model knows of, e.g. {missing[0]}"
             )
-        if recipe_of(model).captions:
+        recipe, own = recipe_of(model), model.text is not None
+        if prompt_file is not None:
+            known = {item.caption if own else training_prompt(item) for item in map(corpus.item, ids)}
+            prompts = own_prompts(prompt_file, known, counts, seed=seed)
+            made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
+        elif recipe.captions:
             data = training_data(model, subject_dir, corpus, cache)
             assert data.captions is not None
             prompts = level_prompts(data.captions, counts, seed=seed)
             made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
             held = [*model.facts["held_out"], *unseen]
-            drawings = load_data(corpus, held, recipe_of(model), load_autoencoder(subject_dir), cache)
+            drawings = load_data(corpus, held, recipe, load_autoencoder(subject_dir), cache)
             made = drawing_queries(model, drawings, made, seed=seed)
         else:
-            prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=model.text is not None)
+            prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=own)
             made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
         save_queries(made, out)
     except (SubjectError, CorpusError) as error:

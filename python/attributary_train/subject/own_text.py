@@ -33,7 +33,8 @@ class OwnText:
     digest: str
 
     @cached_property
-    def _parts(self) -> tuple[Any, Any]:
+    def parts(self) -> tuple[Any, Any]:
+        """Encoder and tokenizer; raises `SubjectError` if they are not those that were adopted."""
         encoder, cut = open_text(self.folder)
         found = text_digest(encoder, cut)
         if found != self.digest:
@@ -44,7 +45,7 @@ class OwnText:
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> float32 [B, tokens, D]; raises `SubjectError` if the encoder is not the one that was adopted."""
-        encoder, cut = self._parts
+        encoder, cut = self.parts
         return states_of(encoder, cut, prompts, self.tokens, batch=64)
 
 

@@ -29,11 +29,14 @@ def query_prompts(
     seen: a caption of the training set; recombined: a known concept in a known style that never met in training;
     unseen: a concept that the training set lacks, from the captions of the items `unseen`. A kind of which there is
     none gives its share to the seen ones. `plain`: the model was trained on captions as they are (an adopted one), so
-    prompts carry no style and nothing is recombined. Raises `SubjectError` if there are too few prompts of a kind.
+    prompts carry no style and nothing is recombined; where it has fewer captions than queries are wanted, each split
+    gets its part of them and repeats them with other seeds. Raises `SubjectError` for too few prompts of a kind.
     """
     rng = np.random.default_rng(seed)
     pools = {kind: _shuffled(pool, rng) for kind, pool in _pools(corpus, train, unseen, plain).items()}
     mix = {kind: share if pools[kind] else 0.0 for kind, share in MIX.items()}
+    if plain:
+        pools["seen"] = enough(pools["seen"], counts)
     prompts = []
     for name in SPLITS:
         wanted = int(counts.get(name, 0))
@@ -47,6 +50,24 @@ def query_prompts(
             for _ in range(numbers[kind]):
                 prompts.append(Prompt(pools[kind].pop(), kind, name, int(rng.integers(2**31))))
     return prompts
+
+
+def enough(pool: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """Captions from the end for each split in turn, none in two splits, repeated until they suffice."""
+    wanted = [int(counts.get(name, 0)) for name in SPLITS]
+    splits = sum(number > 0 for number in wanted)
+    if sum(wanted) <= len(pool) or len(pool) < splits:
+        return list(pool)
+    # One for each split that asks, the rest by what they want.
+    spare = len(pool) - splits
+    parts = [1 + spare * number // sum(wanted) if number else 0 for number in wanted]
+    out: list[str] = []
+    at = 0
+    for number, part in zip(wanted, parts, strict=True):
+        own = pool[at : at + part]
+        out += [own[turn % part] for turn in range(number)]
+        at += part
+    return out[::-1]
 
 
 def _shuffled(pool: Sequence[str], rng: np.random.Generator) -> list[str]:

@@ -48,7 +48,9 @@ def reference_split(
     full = sorted(name for name, hands in by_concept.items() if len(hands) >= styles)
     if len(full) < concepts + unseen:
         raise SubjectError(
-            "concepts", f"{len(full)} concepts have {styles} styles; {concepts} + {unseen} are needed"
+            "concepts",
+            f"{len(full)} concepts have {styles} styles; {concepts} + {unseen} are needed for the reference selection; "
+            "train on a corpus of your own with --all-items",
         )
     order = [full[at] for at in rng.permutation(len(full))]
     train: list[int] = []

@@ -303,7 +303,9 @@ class Abu:
             size = _snapped(guess if low < guess < high else 0.5 * (low + high))
         raise TeacherError(
             "target_change",
-            f"{target:g} is not reached: a step of {size:.3g} changes the loss by {reached:.3g}",
+            f"{target:g} is not reached: a step of {size:.3g} changes the loss by {reached:.3g}. The loss does "
+            "not follow its gradient, as in a model that is hardly trained: train it longer, aim at another "
+            "--target-change, or label with --fisher diagonal",
         )
 
     def score(self, queries: Queries, candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -6,8 +6,6 @@ import json
 import shutil
 
 import pytest
-from attributary.lifecycle.selection import Selection
-from attributary.lifecycle.store import Store
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -16,6 +14,8 @@ from attributary.batch.files import csv_bytes
 from attributary.cli.lifecycle import log_command
 from attributary.cli.show import answer_table
 from attributary.client.types import Answer
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.plain import json_line, plain
 
 HOSTILE = [
@@ -26,7 +26,7 @@ HOSTILE = [
 
 def drawn(caption, creator="Ann", licence="MIT", title="x.png", width=80):
     items = tuple(AttributedItem(n, n, 0.912, 0.123, caption, creator, licence, "") for n in range(1, 11))
-    answer = Answer(items, (CreatorShare(creator, 0.5, 1),), 0.5, True, "b", "1", None)
+    answer = Answer(items, (CreatorShare(creator, 0.5, 1),), 0.5, 0.0, True, "b", "1", None)
     out = io.StringIO()
     Console(file=out, force_terminal=False, width=width).print(answer_table(title, answer))
     return out.getvalue()

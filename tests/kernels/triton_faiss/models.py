@@ -1,17 +1,17 @@
-"""Small index models: vectors in clusters, an index of each kind that a bundle can hold, a config, the answers."""
+"""Small index models: vectors in clusters, an index of each kind that a bundle can hold, the answers."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from string import Template
 
 import faiss
 import numpy as np
 
 from attributary import kernels
 from attributary.index.faiss_index import FaissIndex
+from attributary.triton import templates
 
 DIM, ITEMS, LISTS = 64, 4001, 32
 # What index planning makes: an exact scan, 8-bit codes, 4-bit fast-scan codes, and those behind a rotation.
@@ -22,52 +22,6 @@ KINDS = {
     "rotated": f"IVF{LISTS},PQ32x4fs",
 }
 CANDIDATES, NPROBE = 150, 4
-
-CONFIG = """
-name: "$name"
-backend: "faiss"
-max_batch_size: 32
-input [
-  { name: "embedding" data_type: TYPE_FP32 dims: [ $dim ] },
-  { name: "filter" data_type: TYPE_UINT8 dims: [ -1 ] optional: true allow_ragged_batch: true }
-]
-output [
-  { name: "row" data_type: TYPE_INT64 dims: [ $width ] },
-  { name: "similarity" data_type: TYPE_FP32 dims: [ $width ] },
-  { name: "bundle" data_type: TYPE_UINT64 dims: [ 1 ] },
-  { name: "timing" data_type: TYPE_FP32 dims: [ 3 ] }
-]
-instance_group [ { kind: KIND_CPU count: 1 } ]
-# So that concurrent requests do share a batch.
-dynamic_batching { max_queue_delay_microseconds: 20000 }
-model_warmup [
-  {
-    name: "one"
-    batch_size: 1
-    inputs { key: "embedding" value { data_type: TYPE_FP32 dims: [ $dim ] input_data_file: "embedding" } }
-  }
-]
-"""
-PARAMETERS = ("bundle", "bundle_id", "items", "dim", "nprobe", "candidates", "sha256_index", "sha256_vectors")
-
-# The launcher wants a model called attribution; this one hands everything to an index.
-ATTRIBUTION = """
-name: "attribution"
-platform: "ensemble"
-max_batch_size: 32
-input [ { name: "embedding" data_type: TYPE_FP32 dims: [ $dim ] } ]
-output [ { name: "row" data_type: TYPE_INT64 dims: [ $width ] } ]
-ensemble_scheduling {
-  step [
-    {
-      model_name: "$target"
-      model_version: -1
-      input_map { key: "embedding" value: "embedding" }
-      output_map { key: "row" value: "row" }
-    }
-  ]
-}
-"""
 
 
 def vectors(count: int = ITEMS, seed: int = 5) -> np.ndarray:
@@ -104,11 +58,17 @@ def index_file(kind: str, seed: int) -> bytes:
 
 
 def write_bundle(folder: Path, kind: str, seed: int = 5) -> dict[str, object]:
-    """Write `index.faiss` and `vectors.npy`; return the parameters of the index model."""
+    """Write `index.faiss` and `vectors.npy`; return the values of the index model's template."""
     folder.mkdir()
     np.save(folder / "vectors.npy", vectors(seed=seed))
     (folder / "index.faiss").write_bytes(index_file(kind, seed))
     values: dict[str, object] = {
+        "backend": "faiss",
+        "kind": "KIND_CPU",
+        "max_batch": 32,
+        "filter_bytes": (ITEMS + 7) // 8,
+        "queue_delay_us": 20_000,  # so that concurrent requests do share a batch
+        "queue_policy": templates.Block(""),
         "bundle": folder,
         "bundle_id": hashlib.sha256(f"{kind}{seed}".encode()).hexdigest()[:16],
         "items": ITEMS,
@@ -130,10 +90,7 @@ def write_model(
     warmup = repository / name / "warmup"
     warmup.mkdir(exist_ok=True)
     (warmup / "embedding").write_bytes(queries(1).tobytes())
-    text = Template(CONFIG).substitute(name=name, dim=DIM, width=CANDIDATES)
-    text += "".join(
-        f'parameters {{ key: "{key}" value {{ string_value: "{values[key]}" }} }}\n' for key in PARAMETERS
-    )
+    text = templates.fill("index/config.pbtxt", {**values, "name": name})
     for old, new in (edit or {}).items():
         assert old in text, old
         text = text.replace(old, new)
@@ -141,9 +98,9 @@ def write_model(
 
 
 def write_attribution(repository: Path, target: str) -> None:
-    """Write the ensemble that the launcher wants to find."""
+    """Write the model that the launcher wants to find: one that hands everything to `target`."""
+    text = templates.door((repository / target / "config.pbtxt").read_text(), "attribution", target)
     (repository / "attribution" / "1").mkdir(parents=True)
-    text = Template(ATTRIBUTION).substitute(target=target, dim=DIM, width=CANDIDATES)
     (repository / "attribution" / "config.pbtxt").write_text(text)
 
 

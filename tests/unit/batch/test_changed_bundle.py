@@ -1,4 +1,4 @@
-"""A bundle that is changed after its build: deletions hold in a run, and a run belongs to one revision."""
+"""A bundle that is changed after its build: deletions hold in a run, and each row says at which revision it is."""
 
 import shutil
 
@@ -12,7 +12,6 @@ from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
-from attributary.errors import RunError
 
 SETTINGS = Settings(rows_per_shard=8, batch_size=3)
 
@@ -48,14 +47,31 @@ def test_who_has_opted_out_is_in_no_answer(bundle, log, tmp_path):
     assert before["bundle_id"] == after["bundle_id"]
 
 
-def test_a_run_is_not_resumed_on_another_revision(bundle, log, tmp_path):
-    run(bundle, log, tmp_path / "run")
+def test_a_run_goes_on_after_its_bundle_was_changed(bundle, log, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(counts):
+        if counts.rows == 16:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(bundle, log, tmp_path / "run", stop)
     delete(bundle, "Ann")
-    with pytest.raises(RunError, match="bundle_revision: the run has 0, this command 1"):
-        run(bundle, log, tmp_path / "run")
+    result = run(bundle, log, tmp_path / "run")[1]
+    assert 16 <= result.counts.resumed < result.counts.total
+    assert (result.summary["bundle_revision"], result.summary["last_bundle_revision"]) == (0, 1)
+    revisions = [
+        row["bundle_revision"]
+        for table in shard_tables(tmp_path / "run")
+        for row in table.to_pylist()
+        if row["error_code"] is None
+    ]
+    assert set(revisions) == {0, 1}
+    assert revisions == sorted(revisions)
 
 
-def test_a_change_while_the_run_goes_on_ends_it(bundle, log, tmp_path):
+def test_a_change_while_the_run_goes_on_does_not_void_it(bundle, log, tmp_path):
     with Store(bundle, open_engine) as store:
         scorer = EngineScorer(store.engine, SETTINGS)
 
@@ -63,6 +79,11 @@ def test_a_change_while_the_run_goes_on_ends_it(bundle, log, tmp_path):
             if counts.rows == 16:
                 store.delete(Selection(creator="Bo"), who="test", why="opted out")
 
-        with pytest.raises(RunError, match="changed from revision 0 to 1 while it was asked"):
-            score(make_plan([log], SETTINGS), scorer, tmp_path / "run", workers=1, progress=change)
-    assert not (tmp_path / "run" / "summary.json").exists()
+        summary = score(
+            make_plan([log], SETTINGS), scorer, tmp_path / "run", workers=1, progress=change
+        ).summary
+    assert (summary["bundle_revision"], summary["last_bundle_revision"]) == (0, 1)
+    rows = [row for table in shard_tables(tmp_path / "run") for row in table.to_pylist()]
+    after = [row for row in rows if row["bundle_revision"] == 1]
+    assert after
+    assert "Bo" not in {total["creator"] for row in after for total in row["creators"]}

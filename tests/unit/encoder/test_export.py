@@ -213,3 +213,27 @@ def test_an_export_that_differs_is_refused(tmp_path, tiny_export, monkeypatch):
     export_encoder(tmp_path / "right", student, folder / "tokenizer.json", samples, int8=False)
     with pytest.raises(ExportError, match="differs from torch"):
         export_encoder(tmp_path / "wrong", other, folder / "tokenizer.json", samples, int8=False)
+
+
+def test_the_summary_is_a_few_lines_for_people():
+    from attributary_train.student.commands import summary
+
+    copies = {"original_first": 0.954, "queries": 500, "by_kind": {"cropped": 0.97, "mirrored": 0.96}}
+    told = {
+        "name": "towers",
+        "dim": 384,
+        "parity_max_abs_difference": 1.8e-6,
+        "files": {"encoder.onnx": {"bytes": 107_400_000}},
+        "int8": {
+            "bytes": 66_600_000,
+            "cosine_to_fp32": {"image": {"min": 0.98}, "image_and_prompt": {"min": 0.97}},
+        },
+        "test": {"exported": {"copies": copies}},
+    }
+    lines = summary(told)
+    assert len(lines) == 4 and not any("{" in line for line in lines)
+    assert "cosine to fp32 at least 0.970" in lines[2]
+    assert "rank 1 for 95.4% of 500 (cropped 97%, mirrored 96%)" in lines[3]
+    del told["int8"]
+    told["test"]["exported"] = {}
+    assert "not measured" in summary(told)[-1]

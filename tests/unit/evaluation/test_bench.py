@@ -18,7 +18,7 @@ from attributary_train.evaluation.bench import (
     seed_agreement,
     within_caption,
 )
-from attributary_train.evaluation.bench_report import judge
+from attributary_train.evaluation.bench_report import add_rivals, judge
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.halves import half_masks
 from attributary_train.evaluation.scores import ScoreFile, save_scores
@@ -139,11 +139,12 @@ def test_a_constant_is_the_best_one_list(planted):
 
 
 def test_the_report_stands_beside_rivals_and_by_kind(planted, tmp_path):
-    rivals = planted.folder / "rivals"
-    rivals.mkdir()
     rng = np.random.default_rng(2)
     weak = planted.truth["validation"] + rng.random((QUERIES, ITEMS))
-    planted.file(rivals / "joined.npz", weak, method="joined")
+    joined = planted.file(tmp_path / "joined.npz", weak, method="joined")
+    assert add_rivals(planted.folder, "validation", [joined]) == [
+        planted.folder / "rivals" / "validation" / "joined.npz"
+    ]
     mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
     told = judge(planted.folder, "validation", [mine], draws=30)
     methods = {row["method"]: row for row in told["results"]["methods"]}

@@ -5,7 +5,15 @@ import pytest
 
 from attributary_train.evaluation.bench import open_world
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.halves import Truth, half_masks, losses_of, plan_halves, train_halves
+from attributary_train.evaluation.halves import (
+    Truth,
+    creators_of,
+    half_masks,
+    losses_of,
+    plan_creators,
+    plan_halves,
+    train_halves,
+)
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 
 
@@ -27,6 +35,21 @@ def test_the_plan_halves_the_steps_and_puts_second_seeds_early(subject):
     assert plan[4].run.seed != plan[0].run.seed and np.array_equal(plan[4].run.kept, plan[0].run.kept)
     with pytest.raises(EvaluationError, match="second"):
         plan_halves(subject.recipe, masks, 9, 0)
+
+
+def test_creators_are_left_out_one_by_one_beside_models_of_all_items(subject):
+    hands = [subject.corpus.item(int(number)).creator for number in subject.data.ids]
+    names = creators_of(hands, 8, 20)
+    assert names == sorted(set(hands)) and creators_of(hands, 1, 8) == []
+    plan = plan_creators(subject.recipe, hands, names)
+    assert len(plan) == 2 * len(names)
+    first = plan[0].run
+    assert [hand == names[0] for hand in hands] == (~first.kept).tolist()
+    whole = plan_halves(subject.recipe, half_masks(len(subject.data), 2), 0, 2)[-2:]
+    assert [half.run.seed for half in whole] == [first.seed, plan[len(names)].run.seed]
+    assert whole[0].run.recipe == first.recipe
+    with pytest.raises(EvaluationError, match="'nobody'"):
+        plan_creators(subject.recipe, hands, ["nobody"])
 
 
 def test_losses_are_kept_as_they_come_and_go_on(subject, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Amounts keep the order of scores, and stand to each other as the formula says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -70,3 +72,16 @@ def test_command_writes_a_score_file_of_its_own_name(tmp_path):
     found = load_scores(tmp_path / "s.npz")
     assert found.method == "sharp" and found.facts["rescaled"] == {"temperature": 0.5}
     assert np.allclose(found.scores, sharpened(SCORES, 0.5))
+
+
+def test_methods_are_combined_by_order_whatever_the_order_of_items(tmp_path):
+    from attributary_train.evaluation.combine import combine
+
+    back = replace(FILE, method="n", scores=-SCORES[:, ::-1].copy(), ids=FILE.ids[::-1].copy())
+    both = combine([FILE, back], "both")
+    expected = (ranked(SCORES) + ranked(-SCORES)) / 2
+    assert np.allclose(both.scores, expected) and both.ids.tolist() == FILE.ids.tolist()
+    with pytest.raises(EvaluationError, match="at least 2"):
+        combine([FILE], "one")
+    with pytest.raises(EvaluationError, match="not of"):
+        combine([FILE, replace(FILE, weights="v" * 64)], "two")

@@ -13,9 +13,11 @@ import pytest
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
 from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
+from attributary.client.admin import Addition
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import Gateway
+from attributary.pictures import CostlyPicture
 from attributary.v1 import attribution_pb2_grpc as rpc
 
 DIM = 4
@@ -59,10 +61,11 @@ class FakeEngine:
         )
         self.gate = threading.Event()
         self.gate.set()
+        self.costly_gate = threading.Event()
         self.started = threading.Semaphore(0)
         self.batches = []
 
-    def prepare(self, query, options=None, field="query"):
+    def prepare(self, query, options=None, field="query", *, wait=True):
         if options is not None and options.top_k == 0:
             raise InvalidArgumentError("options.top_k", "must be at least 1")
         prepared = Prepared(1, 1, options.filter if options else None, has_prompt=False)
@@ -72,6 +75,11 @@ class FakeEngine:
             prepared.embedding = query.embedding
         elif query.pixels is not None:
             prepared.pixels = query.pixels
+        elif query.image == b"costly":
+            if not wait:
+                raise CostlyPicture(field)
+            assert self.costly_gate.wait(30)
+            prepared.pixels = np.zeros((4, 4, 3), np.uint8)
         elif query.image == b"defect":
             raise ZeroDivisionError("secret of the server")
         else:
@@ -157,6 +165,14 @@ def vector():
         return np.array([value, 0, 0, 0], np.float32)
 
     return make
+
+
+@pytest.fixture
+def addition(picture):
+    """Function: id, number of a picture, fields -> an item to add."""
+    return lambda item_id, number=3, **fields: Addition(
+        item_id, picture(number), **{"caption": "a orange rectangle", "creator": "Eve", **fields}
+    )
 
 
 @pytest.fixture

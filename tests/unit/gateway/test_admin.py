@@ -56,13 +56,6 @@ def admin(running):
         yield client
 
 
-@pytest.fixture
-def addition(picture):
-    return lambda item_id, number=3, **fields: Addition(
-        item_id, picture(number), **{"caption": "a orange rectangle", "creator": "Eve", **fields}
-    )
-
-
 def test_what_is_added_and_deleted_is_seen_by_the_next_query(running, admin, addition, picture):
     with running.client() as client:
         before = client.attribute(picture(3), prompt="a orange rectangle")

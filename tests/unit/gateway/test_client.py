@@ -1,10 +1,14 @@
+import asyncio
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from attributary.client import Client, Filter, Query, Tls, messages, query
+from attributary.client import AsyncClient, Client, Filter, Query, Tls, messages, query
+from attributary.client.admin import AdminClient
+from attributary.client.errors import unreachable
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.v1 import attribution_pb2 as pb
 
@@ -72,3 +76,33 @@ def test_the_client_needs_no_part_of_the_server():
     code = f"import sys, attributary.client; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def nobody():
+    """A port that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_without_a_server_every_client_says_so_and_how_to_start_one(tmp_path):
+    address = nobody()
+    said = rf"^no server is running at {address}; start one with `attributary serve BUNDLE`$"
+    with Client(address, retry=False, timeout_s=5) as client, pytest.raises(UnavailableError, match=said):
+        client.describe()
+    with AdminClient(address, token="x") as admin, pytest.raises(UnavailableError, match=said):
+        admin.delete_items(ids=[1], why="x")
+
+    async def ask():
+        async with AsyncClient(address, retry=False, timeout_s=5) as client:
+            await client.describe()
+
+    with pytest.raises(UnavailableError, match=said):
+        asyncio.run(ask())
+
+
+def test_a_name_that_no_host_has_and_an_answer_that_is_none_are_told_apart():
+    assert "no host is known" in unreachable("DNS resolution failed for nowhere:1: ...", "nowhere:1")
+    told = unreachable("failed to connect to all addresses; last error: UNKNOWN: Ssl handshake failed", "a:1")
+    assert told == "no server answers at a:1: UNKNOWN: Ssl handshake failed"
+    assert unreachable("the server is draining", "a:1") == ""

@@ -44,7 +44,7 @@ class Failed(grpc.RpcError):
 def test_errors_survive_the_wire(error, code):
     failed = Failed(to_status(error))
     assert failed.code().name == code
-    back = from_rpc(failed)
+    back = from_rpc(failed, "127.0.0.1:1")
     assert type(back) is type(error)
     assert vars(back) == vars(error)
 
@@ -65,7 +65,7 @@ def test_defects_are_opaque_and_logged_under_a_reference(error):
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert info.metadata["reference"] in status.message
-    assert isinstance(from_rpc(Failed(status)), ServerError)
+    assert isinstance(from_rpc(Failed(status), "127.0.0.1:1"), ServerError)
 
 
 def test_a_quote_of_the_request_cannot_fill_the_trailers():
@@ -81,6 +81,6 @@ def test_grpc_refusing_a_large_message_is_not_an_overload():
         def trailing_metadata(self):
             return ()
 
-    error = from_rpc(TooLarge(to_status(OverloadedError("x"))))
+    error = from_rpc(TooLarge(to_status(OverloadedError("x"))), "127.0.0.1:1")
     assert isinstance(error, InvalidArgumentError)
     assert error.field == "request"

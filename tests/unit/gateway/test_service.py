@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import threading
 import urllib.request
 
 import grpc
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import generate_latest
 
-from attributary.client import Answer, AsyncClient, ServerError, query
+from attributary.client import Answer, AsyncClient, Filter, ServerError, query
 from attributary.errors import (
     DeadlineError,
     InvalidArgumentError,
@@ -85,6 +87,18 @@ async def test_errors_of_a_batch_stay_in_their_places(serve, engine, vector):
     assert (results[1].field, results[2].field) == ("queries[1].embedding", "queries[2].image")
     assert isinstance(results[3], ServerError)
     assert "secret" not in str(results[3])
+
+
+async def test_costly_pictures_wait_for_each_other_alone(serve, engine, vector):
+    _, client = await serve(engine, prepare_threads=1, decode_processes=1)
+    costly = [asyncio.ensure_future(client.attribute(b"costly")) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    # Nothing that is prepared in a moment stands behind them.
+    await client.attribute(np.full((4, 4, 3), 7, np.uint8), timeout=10)
+    await client.attribute(embedding=vector(1), timeout=10)
+    assert not any(call.done() for call in costly)
+    engine.costly_gate.set()
+    assert all(isinstance(answer, Answer) for answer in await asyncio.gather(*costly))
 
 
 async def test_a_wrong_envelope_fails_the_batch(serve, engine, vector):
@@ -348,3 +362,95 @@ def test_message_limit_is_what_a_picture_needs(config, engine):
     limits = dataclasses.replace(limits, max_image_bytes=1000)
     assert message_limit(config, limits) == 5 << 20
     assert message_limit(dataclasses.replace(config, max_message_bytes=7), limits) == 7
+
+
+async def test_what_an_engine_raises_is_internal_whatever_it_is_called(serve, engine, vector):
+    engine.run = lambda batch: (_ for _ in ()).throw(InvalidArgumentError("embeddings", "must be finite"))
+    _, client = await serve(engine)
+    with pytest.raises(ServerError) as caught:
+        await client.attribute(embedding=vector(1))
+    assert caught.value.code == "INTERNAL"
+
+
+async def test_bulk_streams_refuse_no_single_call_and_fill_an_idle_server(serve, engine, vector):
+    gateway, client = await serve(engine, permits=32)
+    engine.gate.clear()
+
+    async def bulk():
+        return [result async for result in client.attribute_stream([query(embedding=vector(2))] * 40)]
+
+    streams = [asyncio.create_task(bulk()) for _ in range(3)]
+    while gateway.admission.in_use < 24:
+        await asyncio.sleep(0.001)
+    single = [asyncio.create_task(client.attribute(embedding=vector(1))) for _ in range(4)]
+    while gateway.admission.in_use < 28 and not any(call.done() for call in single):
+        await asyncio.sleep(0.001)
+    engine.gate.set()
+    assert [answer.items[0].similarity for answer in await asyncio.gather(*single)] == [1] * 4
+    assert [len(results) for results in await asyncio.gather(*streams)] == [40] * 3
+
+
+async def test_streams_are_bounded_and_told_to_come_back(serve, engine, vector):
+    _, client = await serve(engine, max_streams=2)
+    engine.gate.clear()
+    streams = [client.attribute_stream([query(embedding=vector(1))] * 2) for _ in range(3)]
+    open_ones = [asyncio.create_task(anext(stream)) for stream in streams[:2]]
+    await started(engine)
+    with pytest.raises(OverloadedError) as caught:
+        await anext(streams[2])
+    assert caught.value.retry_after_s == 1.0
+    engine.gate.set()
+    await asyncio.gather(*open_ones)
+    for stream in streams:
+        await stream.aclose()
+
+
+async def test_a_stream_that_neither_sends_nor_takes_is_ended(serve, engine):
+    gateway, _ = await serve(engine, stream_idle_s=0.1)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        call = channel.stream_stream("/attributary.v1.AttributionService/AttributeStream")()
+        assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "for 0.1 s" in await call.details()
+
+
+async def test_an_answer_without_a_deadline_is_bounded_by_the_servers(serve, engine, vector):
+    gateway, client = await serve(engine, call_s=0.1)
+    engine.gate.clear()
+    with pytest.raises(DeadlineError, match="no answer within"):
+        await client.attribute(embedding=vector(1))
+    engine.gate.set()
+    assert gateway.admission.in_use == 0
+
+
+async def test_long_filters_are_looked_up_off_the_event_loop(serve, engine, vector):
+    _, client = await serve(engine)
+    threads = []
+    prepare = engine.prepare
+
+    def noted(*arguments):
+        threads.append(threading.current_thread().name)
+        return prepare(*arguments)
+
+    engine.prepare = noted
+    await client.attribute(embedding=vector(1), filter=Filter(include_creators=("a",)))
+    await client.attribute(embedding=vector(1), filter=Filter(include_creators=("a",) * 5_000))
+    assert threads[0] == threading.main_thread().name
+    assert threads[1].startswith("prepare")
+
+
+async def test_the_servers_own_socket_is_not_for_others(serve, engine):
+    gateway, _ = await serve(engine)
+    async with grpc.aio.insecure_channel(gateway._shedder.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            await channel.unary_unary("/attributary.v1.AttributionService/DescribeBundle")(b"")
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_method_that_nobody_has_is_unimplemented_and_counted(serve, engine):
+    gateway, _ = await serve(engine)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            await channel.unary_unary("/attributary.v1.AttributionService/Nothing")(b"")
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    text = generate_latest(gateway.metrics.registry).decode()
+    assert 'attributary_requests_total{code="UNIMPLEMENTED",method="unknown"} 1.0' in text

@@ -121,6 +121,9 @@ def jpegs(value: int) -> dict[str, bytes]:
     scan = JPEG.index(b"\xff\xda")
     files["just before the scan"] = JPEG[:scan] + exif + JPEG[scan:]
     files["behind the end"] = JPEG + exif
+    scans = encoded(photo(), "JPEG", progressive=True)
+    between = scans.rindex(b"\xff\xda")
+    files["between two scans"] = scans[:between] + exif + scans[between:]
     frames = [photo(), photo().rotate(180)]
     block = Image.Exif()
     block[TAG] = value

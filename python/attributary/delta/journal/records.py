@@ -41,6 +41,24 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """Names that have no item left, here or in an earlier bundle: requests may go on naming them."""
+
+    creators: frozenset[str] = frozenset()
+    licences: frozenset[str] = frozenset()
+
+    def __or__(self, other: Former) -> Former:
+        return Former(self.creators | other.creators, self.licences | other.licences)
+
+    def fields(self) -> dict[str, list[str]]:
+        """As JSON takes it."""
+        return {"creators": sorted(self.creators), "licences": sorted(self.licences)}
+
+
+NOBODY = Former()
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """The first record: which bundle the journal belongs to, and what was already history when it began."""
 
@@ -50,6 +68,7 @@ class Opened:
     dim: int
     revision: int
     past: tuple[Entry, ...]
+    former: Former = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,7 @@ def encode(record: Record) -> bytes:
             "dim": record.dim,
             "revision": record.revision,
             "past": [entry.fields() for entry in record.past],
+            "former": record.former.fields(),
         }
     else:
         fields = {"at": record.at, "who": record.who, "why": record.why}
@@ -125,20 +145,6 @@ def decode(payload: bytes, dim: int) -> Record:
     raise UnreadableError(f"unknown kind {kind!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Former:
-    """Names that were deleted by name, in whatever bundle that was."""
-
-    creators: frozenset[str] = frozenset()
-    licences: frozenset[str] = frozenset()
-
-    def __or__(self, other: Former) -> Former:
-        return Former(self.creators | other.creators, self.licences | other.licences)
-
-
-NOBODY = Former()
-
-
 @dataclass(slots=True)
 class Changes:
     """What a run of records amounts to. Ids are never used twice, so additions and deletions can be told apart."""
@@ -148,12 +154,13 @@ class Changes:
     added: list[ItemRecord] = field(default_factory=list)
     deleted: dict[int, str] = field(default_factory=dict)  # id -> when; also those of earlier bundles
     entries: list[Entry] = field(default_factory=list)
+    former: Former = NOBODY  # of earlier bundles
     _vectors: list[NDArray[np.float16]] = field(default_factory=list)
 
     @classmethod
     def after(cls, opened: Opened) -> Changes:
         """What the first record says: the history that came before it."""
-        changes = cls(opened.revision, opened.dim, entries=list(opened.past))
+        changes = cls(opened.revision, opened.dim, entries=list(opened.past), former=opened.former)
         for entry in opened.past:
             if entry.kind == "delete":
                 changes.deleted.update(dict.fromkeys(entry.ids, entry.at))
@@ -166,9 +173,9 @@ class Changes:
 
     @property
     def former_names(self) -> Former:
-        """Creators and licences whose items were deleted by that name."""
+        """Creators and licences that are known although they may have no item any more."""
         deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
-        return Former(
+        return self.former | Former(
             frozenset(what.removeprefix("creator=") for what in deleted if what.startswith("creator=")),
             frozenset(what.removeprefix("licence=") for what in deleted if what.startswith("licence=")),
         )
@@ -220,7 +227,9 @@ def _opened(fields: dict[str, Any]) -> Opened:
     if fields.pop("format") != FORMAT:
         raise UnreadableError("of another release's format")
     past = tuple(_entry(entry) for entry in fields.pop("past"))
-    return Opened(**fields, past=past)
+    # Journals from before it was there have none.
+    former = {kind: frozenset(names) for kind, names in fields.pop("former", {}).items()}
+    return Opened(**fields, past=past, former=Former(**former))
 
 
 def _entry(fields: Mapping[str, Any]) -> Entry:

@@ -93,6 +93,8 @@ class IndexTwin:
     def _candidates(
         self, embedding: NDArray[np.float32], bitmap: NDArray[np.uint8] | None
     ) -> NDArray[np.int64]:
+        if bitmap is None and self._width == self._items:
+            return np.broadcast_to(np.arange(self._items), (len(embedding), self._items))
         if bitmap is not None:
             passing = np.flatnonzero(np.unpackbits(bitmap, count=self._items, bitorder="little"))
             if passing.size <= self._width:

@@ -1,0 +1,190 @@
+"""From a picture's bytes to an encoder's pixels: in this process, or, where it may cost much, in another."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidArgumentError, UnavailableError
+from .decode import decode_walked, prepare_pixels
+from .formats import MAX_BYTES, MAX_CPU_S, MAX_MEMORY, MAX_PIXELS, cost_ms, inspect
+
+# CPU milliseconds above which a picture goes to another process, which takes it a millisecond or two. What image
+# generators make, about a megapixel, stays below.
+COSTLY_MS = 40.0
+# Seconds for the CPU time that a picture may take, on a machine that has other things to do.
+_MAX_WALL_S = 60.0
+
+
+class CostlyPicture(Exception):  # noqa: N818 - says what it is, and is no error of anybody
+    """The picture would go to another process, and the caller said that it would not wait for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPicture:
+    """Pixels uint8 [S, S, 3] and the wall milliseconds that decoding and resizing took."""
+
+    pixels: NDArray[np.uint8]
+    decode_ms: float
+    resize_ms: float
+
+
+def read(
+    data: bytes,
+    size: int,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    field: str = "query.image",
+    wait: bool = True,
+) -> ReadPicture:
+    """`decode` and `prepare_pixels` in bounded time and memory; safe to call from several threads.
+
+    Raises `InvalidArgumentError` as they do, and for a picture that takes more than `formats.MAX_CPU_S` seconds of CPU
+    time or `formats.MAX_MEMORY` bytes, or brings its decoder down; `UnavailableError` where no process is to be had;
+    `CostlyPicture` instead of waiting for a process if `wait` is false.
+    """
+    started = perf_counter()
+    data = bytes(data)
+    kind, walked = inspect(data, max_bytes, max_pixels, field)
+    if cost_ms(kind, walked) > COSTLY_MS:
+        if not wait:
+            raise CostlyPicture(field)
+        return _pool.read(data, size, max_bytes, max_pixels, field)
+    pixels = decode_walked(kind, walked, max_pixels, field)
+    decoded = perf_counter()
+    prepared = prepare_pixels(pixels, size)
+    return ReadPicture(prepared, (decoded - started) * 1e3, (perf_counter() - decoded) * 1e3)
+
+
+class _Worker:
+    """One decoding process, started here."""
+
+    def __init__(self, memory: int) -> None:
+        try:
+            self.process = subprocess.Popen(
+                # -P: what lies in the current folder is not imported.
+                [sys.executable, "-P", "-m", f"{__package__}.worker", str(memory)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise UnavailableError(f"no process can be started to decode a picture: {error}") from error
+        if not self.process.stdout.readline():  # type: ignore[union-attr]
+            self.kill()
+            raise UnavailableError("a process that was started to decode a picture did not get ready")
+
+    def ask(self, request: dict[str, Any], data: bytes, pixels: int) -> tuple[dict[str, Any], bytes]:
+        """Return the reply and so many bytes of pixels; raises OSError or ValueError where the process ends first."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(request).encode() + b"\n")
+        stdin.write(data)
+        stdin.flush()
+        reply = json.loads(stdout.readline())
+        found = b"" if "refused" in reply else stdout.read(pixels)
+        if "refused" not in reply and len(found) != pixels:
+            raise ValueError("the reply was cut off")
+        return reply, found
+
+    def kill(self) -> int:
+        """End the process and return its exit code, negative for a signal."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # what was still to be written
+                pipe.close()  # type: ignore[union-attr]
+        return self.process.wait()
+
+
+class DecodePool:
+    """Decoding processes, as many at once as asked for, started when they are needed and kept."""
+
+    def __init__(self, most: int, cpu_s: float = MAX_CPU_S, memory: int = MAX_MEMORY) -> None:
+        """`cpu_s` bounds one picture's CPU time, `memory` what a process may take beyond what it starts with, bytes."""
+        self._cpu_s, self._memory = cpu_s, memory
+        self._turns = threading.Semaphore(most)
+        self._idle: list[_Worker] = []
+
+    def read(self, data: bytes, size: int, max_bytes: int, max_pixels: int, field: str) -> ReadPicture:
+        """`read` in a process of its own, in turn."""
+        request = {
+            "bytes": len(data), "cpu_s": self._cpu_s, "size": size,
+            "max_bytes": max_bytes, "max_pixels": max_pixels, "field": field,
+        }  # fmt: skip
+        with self._turns:
+            worker = self._take()
+            started = perf_counter()
+            watch = threading.Timer(_MAX_WALL_S, worker.process.kill)
+            watch.daemon = True
+            watch.start()
+            try:
+                reply, found = worker.ask(request, data, size * size * 3)
+            except (OSError, ValueError):
+                raise self._ended(worker, perf_counter() - started >= _MAX_WALL_S, field) from None
+            finally:
+                watch.cancel()
+            self._idle.append(worker)
+        if "refused" in reply:
+            raise InvalidArgumentError(field, reply["refused"])
+        pixels = np.frombuffer(found, np.uint8).reshape(size, size, 3)
+        return ReadPicture(pixels, reply["decode_ms"], reply["resize_ms"])
+
+    def _take(self) -> _Worker:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Worker(self._memory)
+
+    def _ended(self, worker: _Worker, late: bool, field: str) -> Exception:
+        """What the end of a process in the middle of a picture means."""
+        try:
+            code = worker.process.wait(_MAX_WALL_S)
+        except subprocess.TimeoutExpired:
+            late, code = True, 0
+        worker.kill()
+        if late:
+            return UnavailableError(
+                f"a picture was not decoded within {_MAX_WALL_S:.0f} s: the machine is overloaded"
+            )
+        if code == -signal.SIGPROF:
+            return InvalidArgumentError(
+                field, f"takes more than {self._cpu_s} s of processor time to decode, the limit"
+            )
+        if code < 0:
+            name = signal.Signals(-code).name
+            return InvalidArgumentError(field, f"cannot be decoded: its decoder was ended by {name}")
+        return RuntimeError(f"a decoding process ended with exit code {code}; its error is on standard error")
+
+    def close(self) -> None:
+        """End the processes that wait for work."""
+        while self._idle:
+            self._idle.pop().kill()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_afresh() -> None:
+    """After a fork: the processes belong to the parent."""
+    global _pool
+    _pool = DecodePool(_cores())
+
+
+_pool = DecodePool(_cores())
+atexit.register(lambda: _pool.close())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -1,0 +1,77 @@
+"""A process that decodes one picture after another, each within CPU seconds and memory. `pool` starts and feeds it.
+
+Its argument is the memory that it may take beyond what it starts with, bytes. A request is a line of JSON and the
+picture's bytes; a reply is a line of JSON and, where all went well, the pixels uint8 [size, size, 3]. The process ends
+when its input does, or by SIGPROF when a picture takes more CPU time than it may, or as hostile bytes make it end;
+whoever feeds it is told by the signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+from typing import IO, Any
+
+from ..errors import InvalidArgumentError
+from .decode import decode, prepare_pixels
+
+
+def main() -> None:
+    """Serve standard input until it ends."""
+    # What ends the server ends this by its closed input, once the picture in hand is answered.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    # Costly pictures make room for all else on the machine.
+    os.nice(5)
+    _limit_memory(int(sys.argv[1]))
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nobody's print gets between the replies
+    _tell(replies, {"ready": True})
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        data = sys.stdin.buffer.read(request.pop("bytes"))
+        signal.setitimer(signal.ITIMER_PROF, request.pop("cpu_s"))
+        reply, pixels = answer(data, **request)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _tell(replies, reply, pixels)
+
+
+def answer(
+    data: bytes, size: int, max_bytes: int, max_pixels: int, field: str
+) -> tuple[dict[str, Any], bytes]:
+    """Decode and resize one picture; returns (reply, pixels, empty where the picture is refused)."""
+    started = perf_counter()
+    try:
+        pixels = decode(data, max_bytes=max_bytes, max_pixels=max_pixels, field=field)
+        decoded = perf_counter()
+        prepared = prepare_pixels(pixels, size)
+    except InvalidArgumentError as error:
+        return {"refused": error.message}, b""
+    except MemoryError:
+        limit = int(sys.argv[1]) >> 20
+        return {"refused": f"needs more than {limit} MiB of memory to be decoded, the limit"}, b""
+    timings = {"decode_ms": (decoded - started) * 1e3, "resize_ms": (perf_counter() - decoded) * 1e3}
+    return timings, prepared.tobytes()
+
+
+def _tell(replies: IO[bytes], reply: dict[str, Any], pixels: bytes = b"") -> None:
+    replies.write(json.dumps(reply).encode() + b"\n" + pixels)
+    replies.flush()
+
+
+def _limit_memory(beyond: int) -> None:
+    """Bound the address space; systems that know no such limit have the limits on pixels."""
+    with suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + beyond,) * 2)
+
+
+if __name__ == "__main__":
+    main()

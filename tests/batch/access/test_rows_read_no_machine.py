@@ -1,0 +1,133 @@
+"""A log row reads nothing of this machine but the log's own directory and what the operator allows."""
+
+import hashlib
+import os
+import socket
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from attributary.batch.access import Access
+from attributary.batch.pictures import picture_of
+from attributary.batch.rows import Row
+from attributary.errors import InvalidArgumentError
+
+
+@pytest.fixture
+def listener():
+    """A service of this machine's inside, and what it was sent."""
+    hits = []
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(20)
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                hits.append("connect")
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1], hits
+
+
+def test_paths_lead_nowhere_but_the_log(tmp_path, picture, score_log):
+    log = tmp_path / "log"
+    (log / "sub").mkdir(parents=True)
+    (tmp_path / "outside.png").write_bytes(picture(0))
+    (log / "in.png").write_bytes(picture(1))
+    (log / "link.png").symlink_to(tmp_path / "outside.png")
+    (log / "passwd").symlink_to("/etc/passwd")
+    (log / "etc").symlink_to("/etc")
+    os.mkfifo(log / "fifo")
+    uris = {
+        "in": "in.png", "in_again": "sub/../in.png", "in_absolute": str(log / "in.png"),
+        "in_uri": (log / "in.png").as_uri(),
+        "up": "../outside.png", "passwd": "../../../../../../etc/passwd", "absolute": "/etc/passwd",
+        "uri": "file:///etc/passwd", "host": "file://127.0.0.1/etc/passwd", "link": "link.png", "link_passwd": "passwd",
+        "link_directory": "etc/passwd", "fifo": "fifo", "zero": "/dev/zero", "environ": "/proc/self/environ",
+        "directory": "sub", "nul": "a\0b", "stdin": "/dev/stdin", "home": "~/x", "root": "/", "dots": "..",
+        "quoted": "file:///%2e%2e/etc/passwd", "uppercase": "FILE:///etc/passwd",
+    }  # fmt: skip
+    pq.write_table(pa.table({"generation_id": list(uris), "image": list(uris.values())}), log / "log.parquet")
+    rows, _ = score_log(log / "log.parquet", tmp_path / "run")
+    fine = {row["generation_id"] for row in rows if row["error_code"] is None}
+    assert fine == {"in", "in_again", "in_absolute", "in_uri"}
+    for row in rows:
+        if row["error_code"]:
+            assert (row["error_code"], row["error_field"], row["image_sha256"]) == (
+                "INVALID_ARGUMENT",
+                "image",
+                None,
+            )
+    outside = hashlib.sha256(picture(0)).hexdigest()
+    rows, _ = score_log(log / "log.parquet", tmp_path / "run-2", access=Access((str(tmp_path),)))
+    allowed = {row["generation_id"]: row["image_sha256"] for row in rows if row["error_code"] is None}
+    assert set(allowed) == fine | {"up", "link"}
+    assert allowed["up"] == allowed["link"] == outside
+
+
+@pytest.mark.parametrize(
+    "scheme", ["s3", "gs", "abfs", "abfss", "hdfs", "viewfs", "http", "https", "ftp", "mock", "hf", "zip"]
+)
+def test_uris_reach_nothing(listener, scheme, tmp_path, picture, score_log):
+    port, hits = listener
+    pq.write_table(
+        pa.table(
+            {
+                "generation_id": ["a", "b", "c"],
+                "image": [
+                    f"{scheme}://ak:sk@bucket/k.png?endpoint_override=127.0.0.1:{port}&scheme=http&allow_bucket_creation=true",
+                    f"{scheme}://127.0.0.1:{port}/x.png",
+                    "in.png",
+                ],
+            }
+        ),
+        tmp_path / "log.parquet",
+    )
+    (tmp_path / "in.png").write_bytes(picture(0))
+    rows, _ = score_log(tmp_path / "log.parquet", tmp_path / "run")
+    assert [row["error_code"] for row in rows] == ["INVALID_ARGUMENT", "INVALID_ARGUMENT", None]
+    assert all("is not allowed; --allow-uri" in row["error_message"] for row in rows[:2])
+    assert hits == []
+
+
+def test_what_is_allowed_is_a_scheme_and_a_host(listener):
+    port, hits = listener
+    access = Access(uris=("s3://logs/pictures?region=eu-west-1",))
+    for uri, message in (
+        ("s3://other/pictures/a.png", "is not allowed"),
+        ("s3://logs/private/a.png", "is not allowed"),
+        ("s3://logs/pictures/../private/a.png", "is not allowed"),
+        ("s3://logs/pictures/%2e%2e/private/a.png", "is not allowed"),
+        ("gs://logs/pictures/a.png", "is not allowed"),
+        (
+            f"s3://logs/pictures/a.png?endpoint_override=127.0.0.1:{port}&scheme=http",
+            "no options and no keys",
+        ),
+        ("s3://ak:sk@logs/pictures/a.png", "no options and no keys"),
+        ("s3://[bad/a.png", "is no URI"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            picture_of(Row("g", uri=uri, base="/nowhere"), 1000, access)
+    assert hits == []
+    for wrong in ("s3", "hf://datasets", "http://host", "file:///", "s3://"):
+        with pytest.raises(InvalidArgumentError, match="allow_uri"):
+            Access(uris=(wrong,))
+
+
+def test_texts_beside_pictures_are_held_to_the_same(tmp_path, picture, score_log):
+    place = tmp_path / "log"
+    place.mkdir()
+    (tmp_path / "secret.txt").write_text("TOP SECRET")
+    (place / "a.png").write_bytes(picture(0))
+    (place / "a.txt").symlink_to(tmp_path / "secret.txt")
+    (place / "b.png").symlink_to("/etc/passwd")
+    rows, _ = score_log(place, tmp_path / "run")
+    assert [row["error_field"] for row in rows] == ["prompt", "image"]
+    assert "SECRET" not in str(rows)

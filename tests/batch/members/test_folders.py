@@ -1,0 +1,148 @@
+"""Law 1 for folders and directories: every file is a row, part of one, or counted with its reason."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from attributary.batch.access import Access
+
+
+def cli(*arguments):
+    command = [sys.executable, "-m", "attributary.cli.main", "score", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    """Six pictures, one of them no decoder's, and what tools leave beside."""
+    place = tmp_path / "out"
+    for name, data in {
+        "a.png": picture(0), "b.JFIF": jpeg(picture(1)), "c.jpe": jpeg(picture(2)), "d.jxl": b"\xff\x0a unknown",
+        "day/e.png": picture(3), "day/e.txt": b"a house", "grids/grid-0000.png": picture(4),
+        "day/thumbnails/e.webp": picture(5), "f_thumb.png": picture(5), "notes.doc": b"x", "orphan.txt": b"x",
+        ".DS_Store": b"x", "_tmp/g.png": picture(6), "Thumbs.db": b"x", "clip.mp4": b"x",
+    }.items():  # fmt: skip
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
+    return place
+
+
+def jpeg(data):
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").save(out, "JPEG")
+    return out.getvalue()
+
+
+SKIPPED = {
+    "a grid of pictures, by its name": 1,
+    "a text without a picture beside it": 1,
+    "a thumbnail or preview, by its name": 2,
+    "hidden: a name that begins with a dot or an underscore": 1,
+    "its ending .doc is not read here": 1,
+    "its ending .mp4 is not read here": 1,
+}
+
+
+def test_every_file_has_a_fate(folder, tmp_path, score_log):
+    rows, summary = score_log(folder, tmp_path / "run")
+    names = [row["generation_id"] for row in rows]
+    assert names == ["out/a.png", "out/b.JFIF", "out/c.jpe", "out/d.jxl", "out/day/e.png"]
+    assert [row["generation_id"] for row in rows if row["error_code"]] == ["out/d.jxl"]
+    assert summary["skipped"] == SKIPPED
+    assert summary["ignored"] == {"bookkeeping of the tool that wrote it": 2}
+    used = 1  # e.txt
+    members = len([path for path in folder.rglob("*") if path.is_file()])
+    assert members == len(rows) + used + sum(summary["skipped"].values()) + sum(summary["ignored"].values())
+
+
+def test_the_last_line_says_what_was_skipped(folder, tmp_path, tiny_bundle_dir):
+    told = cli(folder, "--bundle", tiny_bundle_dir, "--out", tmp_path / "run", "--max-error-rate", 1)
+    assert told.returncode == 0, told.stderr
+    last = told.stdout.strip().splitlines()[-1]
+    assert "5 rows, 1 error rows" in last
+    assert "skipped 7: " in last
+    assert "1 its ending .doc is not read here" in last
+    assert "1 of 5 rows have a prompt (txt 1)" in told.stdout
+    assert json.loads((tmp_path / "run" / "summary.json").read_bytes())["skipped"] == SKIPPED
+
+
+def test_strict_refuses_before_any_work(folder, tmp_path, tiny_bundle_dir):
+    told = cli(folder, "--bundle", tiny_bundle_dir, "--out", tmp_path / "run", "--strict")
+    assert told.returncode == 2
+    assert "strict: skipped 7" in told.stderr
+    assert not (tmp_path / "run").exists()
+    told = cli(
+        folder / "day" / "thumbnails", "--bundle", tiny_bundle_dir, "--out", tmp_path / "run", "--strict"
+    )
+    assert told.returncode == 0, told.stderr
+
+
+def test_dry_run_says_what_would_be_read(folder, tmp_path):
+    told = cli(folder, "--dry-run")
+    assert told.returncode == 0, told.stderr
+    for part in (
+        "1 inputs, 5 rows", "out  folder  5 rows", "1 of 5 rows have a prompt (txt 1)", "row out/a.png: ",
+        "skipped 1: its ending .doc is not read here (such as notes.doc)", "ignored 2: bookkeeping",
+    ):  # fmt: skip
+        assert part in told.stdout
+    assert told.stdout.count("\nrow ") == 3
+    found = json.loads(cli(folder, "--dry-run", "--json").stdout)
+    assert found["rows"] == 5
+    assert found["skipped"] == SKIPPED
+    assert [row["generation_id"] for row in found["first_rows"]] == ["out/a.png", "out/b.JFIF", "out/c.jpe"]
+    assert cli(folder, "--dry-run", "--strict").returncode == 2
+
+
+def test_linked_directories_and_files(tmp_path, picture, score_log):
+    place, outside, other = tmp_path / "log", tmp_path / "outside", tmp_path / "other"
+    for where, name, number in (
+        (place / "real", "a", 0),
+        (outside, "b", 1),
+        (other, "c", 2),
+        (place / ".cache", "d", 3),
+    ):
+        where.mkdir(parents=True)
+        (where / f"{name}.png").write_bytes(picture(number))
+    (place / "again").symlink_to("real")
+    (place / "far").symlink_to(outside)
+    (place / "near").symlink_to(".cache")
+    (place / "up").symlink_to("..")
+    (place / "file.png").symlink_to("real/a.png")
+    (place / "away.png").symlink_to(other / "c.png")
+    (place / "broken.png").symlink_to("nowhere.png")
+    rows, summary = score_log(place, tmp_path / "run")
+    assert {row["generation_id"]: row["error_message"] for row in rows} == {
+        "log/away.png": "away.png is outside the log's directory; --image-root allows another",
+        "log/broken.png": "broken.png cannot be read: No such file or directory",
+        "log/file.png": None,
+        "log/near/d.png": None,
+        "log/real/a.png": None,
+    }
+    reasons = summary["skipped"]
+    assert reasons["a symbolic link to a directory that is read itself"] == 2
+    assert reasons["a symbolic link out of the folder; --image-root allows its target"] == 1
+    roots = Access((str(outside), str(other)))
+    rows, summary = score_log(place, tmp_path / "run-2", access=roots)
+    assert {row["generation_id"] for row in rows if not row["error_code"]} == {
+        "log/away.png", "log/far/b.png", "log/file.png", "log/near/d.png", "log/real/a.png",
+    }  # fmt: skip
+
+
+def test_pictures_beside_tables_and_tars(tmp_path, picture, score_log):
+    place = tmp_path / "log"
+    place.mkdir()
+    for number in range(3):
+        (place / f"{number}.png").write_bytes(picture(number))
+    pq.write_table(
+        pa.table({"generation_id": ["x", "y"], "path": ["0.png", "./1.png"]}), place / "log.parquet"
+    )
+    (place / "notes.csv").write_text("x")
+    rows, summary = score_log(place, tmp_path / "run")
+    assert [row["error_code"] for row in rows] == [None, None]
+    assert summary["skipped"] == {"a picture that no table names": 1, "its ending .csv is not read here": 1}

@@ -1,0 +1,74 @@
+"""A deletion that means nothing here is refused, with what comes near."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from attributary.delta.selection import Selection, nearest
+from attributary.errors import InvalidArgumentError
+
+BY = {"who": "Kim", "why": "a test"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "field", "words"),
+    [
+        ({"creator": "ann"}, "creator", "near: 'Ann'"),
+        ({"creator": "De"}, "creator", "near: 'Dee'"),
+        ({"creator": "Zoroaster"}, "creator", "nothing is deleted"),
+        ({"licence": "mit"}, "licence", "near: 'MIT'"),
+        ({"licence": "CC0"}, "licence", "near: 'CC0-1.0'"),
+        ({"source": "File:Pictures/"}, "source", "near: 'file:pictures/'"),
+        ({"source": "elsewhere"}, "source", "nothing is deleted"),
+        ({"ids": (10050,)}, "ids", "no item 10050"),
+        ({"ids": (7, 8)}, "ids", "no item 7, 8"),
+    ],
+)
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_selection_of_nothing_is_refused_and_what_is_near_is_named(store, chosen, field, words, dry):
+    with pytest.raises(InvalidArgumentError, match=words) as refused:
+        store.delete(Selection(**chosen), dry_run=dry, **BY)
+    assert refused.value.field == f"selection.{field}"
+    assert store.view.revision == 0
+
+
+def test_an_opt_out_may_be_repeated_also_after_a_compaction(store):
+    first = store.delete(Selection(creator="Dee"), **BY)
+    assert first.ids and store.delete(Selection(creator="Dee"), **BY).ids == ()
+    assert store.delete(Selection(ids=first.ids[:2]), **BY).already == tuple(sorted(first.ids[:2]))
+    store.compact(**BY)
+    assert store.delete(Selection(creator="Dee"), **BY).ids == ()
+    with pytest.raises(InvalidArgumentError, match="nothing is deleted"):
+        store.delete(Selection(creator="dee"), **BY)
+
+
+def test_near_names_ignore_capitals_and_blanks_and_are_few():
+    names = ["Ada Lovelace", "ADA", "Adam", "Bob", "Microsoft Corporation"]
+    assert nearest("ada", names)[0] == "ADA"
+    assert nearest(" microsoft  corporation ", names) == ["Microsoft Corporation"]
+    assert nearest("microsoft", names) == ["Microsoft Corporation"]
+    assert nearest("Bbo", names) == ["Bob"]
+    assert nearest("xyz", names) == []
+    assert len(nearest("a", [f"a{at}" for at in range(50)])) == 3
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "attributary.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_command_fails_and_inspect_counts_what_is_there(bundle_dir):
+    missed = run("bundle", "delete", bundle_dir, "--creator", "ann", "--why", "opted out")
+    assert missed.returncode == 2
+    assert "near: 'Ann'" in missed.stderr and "Traceback" not in missed.stderr
+    partly = run("bundle", "delete", bundle_dir, "--id", "1003", "--id", "5", "--why", "x")
+    assert partly.returncode == 1
+    assert "deleted 1 items" in partly.stdout and "unknown: 5" in partly.stderr
+    assert run("bundle", "delete", bundle_dir, "--creator", "Ann", "--why", "opted out").returncode == 0
+    shown = run("bundle", "inspect", bundle_dir).stdout
+    now = json.loads(run("bundle", "inspect", bundle_dir, "--json").stdout)
+    assert now["present"]["creators"] == 3
+    assert now["present"]["items"] < now["item_count"]
+    assert f"{now['present']['items']} by 3 creators now" in " ".join(shown.split())
