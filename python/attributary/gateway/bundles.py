@@ -126,9 +126,15 @@ class BundleService:
         if self._open_bundle is None:
             raise PreconditionError("server", "was started without a way to open further bundles")
         # Its hashes and golden queries are part of opening; the golden queries warm it, too.
+        await self._registry.released(place)
         await asyncio.to_thread(check_room, place)
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open_bundle, place))
         try:
-            opened = await asyncio.to_thread(self._open_bundle, place)
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on: what it opens must not keep the writer's lock.
+            opening.add_done_callback(_close_unused)
+            raise
         except BundleError as error:
             raise PreconditionError("bundle", f"{place.name} must not be served: {error}") from error
         try:
@@ -162,6 +168,11 @@ class BundleService:
     def _id_behind(self, alias: str) -> str:
         known = any(alias in self._registry.aliases_of(served) for served in self._registry.bundles)
         return self._registry.find(alias).bundle_id if known else ""
+
+
+def _close_unused(opening: asyncio.Future[Opened]) -> None:
+    if not opening.cancelled() and opening.exception() is None and (store := opening.result().store):
+        opening.get_loop().run_in_executor(None, store.close)
 
 
 async def _check_there(engine: Preparer, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -97,6 +98,8 @@ class Registry:
         self._aliases: dict[str, Served] = {}
         self._bundles: dict[str, Served] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        # Bundles that are being closed, by their directories.
+        self._ending: dict[asyncio.Future[None], Path] = {}
         self._closing = False
 
     @property
@@ -209,6 +212,11 @@ class Registry:
         self._changed()
         return served
 
+    async def released(self, directory: Path) -> None:
+        """Wait until a bundle that was changed here, and answers nobody any more, has given its directory back."""
+        while ending := [task for task, place in self._ending.items() if place == directory]:
+            await asyncio.wait(ending)
+
     async def close(self) -> None:
         """End everything: draining bundles go at once, calls inside are waited for, stores are closed."""
         self._closing = True
@@ -220,13 +228,14 @@ class Registry:
 
     def _is_current(self, served: Served) -> bool:
         """Bring a draining bundle up to the deletions from the one in its place; False if nothing is left of it."""
-        following = served.successor
-        while following is not None and following.successor is not None:
+        following, compacted = served, True
+        while following.successor is not None:
+            compacted &= _compacted_from(following.successor) == following.bundle_id
             following = following.successor
-        if following is None or following.pipeline.engine.view is served.inherited:
+        if following is served or following.pipeline.engine.view is served.inherited:
             return True
         served.inherited = following.pipeline.engine.view
-        if inherit_deletions(served.pipeline.engine, served.inherited):
+        if inherit_deletions(served.pipeline.engine, served.inherited, compacted):
             return True
         del self._bundles[served.bundle_id]
         served.go.set()
@@ -255,6 +264,10 @@ class Registry:
                 return
             served.leaving.cancel()
         else:
+            for found in list(self._bundles.values()):
+                # What this one knows of deletions, those before it must know: its successor may not name the items.
+                if found.draining:
+                    self._is_current(found)
             served.successor = successor
             served.pipeline.retire()
         served.until = until
@@ -271,7 +284,11 @@ class Registry:
             await asyncio.wait_for(served.go.wait(), max(0.0, served.until - monotonic()))
         if self._bundles.get(served.bundle_id) is served:
             del self._bundles[served.bundle_id]
-        await asyncio.shield(self._end(served))
+        ending = asyncio.ensure_future(self._end(served))
+        if served.store is not None:
+            self._ending[ending] = served.store.directory
+            ending.add_done_callback(lambda task: self._ending.pop(task))
+        await asyncio.shield(ending)
 
     async def _end(self, served: Served) -> None:
         await served.pipeline.close()
@@ -283,6 +300,12 @@ class Registry:
         self._leaving.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a bundle could not be closed", exc_info=error)
+
+
+def _compacted_from(served: Served) -> str | None:
+    """Id of the bundle that one was compacted from, None for one that was built."""
+    manifest = served.pipeline.engine.bundle.manifest
+    return manifest.notes.get("compacted_from")
 
 
 def _gone(served: Served | None) -> asyncio.Future[None]:

@@ -264,12 +264,12 @@ class Gateway:
         hang_up(self.port)
         await self._shedder.stop()
         await self._server.stop(0)
+        watching = [*([self._watching] if self._watching is not None else []), *self._watches.values()]
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await self.registry.close()
-        if self._watching is not None and self._link is not None:
-            watching = [self._watching, *self._watches.values()]
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
+        if self._link is not None:
             await self._link.close()
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
@@ -307,7 +307,7 @@ class Gateway:
     def _admin(self) -> grpc.GenericRpcHandler:
         changes = admin.Changes(self.registry)
         additions = AdditionHandler(changes, self.admission, self.config)
-        bundles = BundleService(
+        self.bundles = BundleService(
             self.registry,
             self.config,
             self._open_bundle,
@@ -315,7 +315,7 @@ class Gateway:
         )
         return admin.method_handlers(
             admin.AdminService(changes, self.admission),
-            {"AddItem": additions.add_item, **bundles.methods},
+            {"AddItem": additions.add_item, **self.bundles.methods},
             self._front,
             additions.converse,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -180,13 +181,15 @@ def _calibration(manifest: Any) -> pb.Calibration:
         measured = json.loads(notes.get("measured", "{}"))
     except ValueError:
         measured = {}
-    held_out = measured.get("held_out", {}) if isinstance(measured, dict) else {}
+    held_out = measured.get("held_out") if isinstance(measured, dict) else None
+    digest = held_out.get("labels_digest") if isinstance(held_out, dict) else ""
+    figures = dict(_figures(measured, ""))
     return pb.Calibration(
         method=entry.method,
         labels_digest=notes.get("calibration_labels_digest", ""),
-        held_out_labels_digest=str(held_out.get("labels_digest", "")),
-        held_out_queries=int(held_out.get("queries", 0)),
-        measured=dict(_figures(measured, "")),
+        held_out_labels_digest=str(digest or ""),
+        held_out_queries=int(figures.get("held_out.queries", 0)),
+        measured=figures,
         image=_parameters(entry.image),
         image_and_prompt=_parameters(entry.image_and_prompt),
     )
@@ -202,7 +205,7 @@ def _figures(value: object, path: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _figures(inner, f"{path}.{name}".lstrip("."))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         yield path, float(value)
 
 

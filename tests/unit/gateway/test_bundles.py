@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from functools import partial
 
 import grpc
@@ -15,6 +16,7 @@ from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import (
     AlreadyExistsError,
+    DeadlineError,
     InvalidArgumentError,
     NotFoundError,
     PreconditionError,
@@ -92,8 +94,8 @@ async def test_load_turn_and_unload(running, places, picture):
         await asyncio.sleep(0.01)
     with pytest.raises(NotFoundError):
         await client.describe(bundle_id=loaded.bundle_id)
-    # Its writer's lock went with it.
-    Store(places[1], open_engine).close()
+    # Its writer's lock goes with it.
+    assert (await admin(lambda one: one.load_bundle("two", why="again"))).bundle_id == loaded.bundle_id
 
 
 async def test_what_cannot_be_loaded_changes_nothing(running, places, tmp_path):
@@ -130,6 +132,34 @@ async def test_what_cannot_be_loaded_changes_nothing(running, places, tmp_path):
         await admin(lambda one: one.set_alias("x", "nobody", why="x"))
     assert len(gateway.registry.bundles) == 1
     assert (await client.describe()).item_count == 300
+
+
+async def test_a_caller_who_leaves_while_a_bundle_is_opened_leaves_no_lock(running, monkeypatch):
+    gateway, _, admin = running
+    inside, go = threading.Event(), threading.Event()
+
+    def slowly(place):
+        opened = open_bundle(place)
+        inside.set()
+        assert go.wait(30)
+        return opened
+
+    service = gateway.bundles
+    monkeypatch.setattr(service, "_open_bundle", slowly)
+    leaving = asyncio.create_task(admin(lambda one: one.load_bundle("two", why="x", timeout_s=0.5)))
+    await asyncio.to_thread(inside.wait)
+    with pytest.raises(DeadlineError):
+        await leaving
+    go.set()
+    monkeypatch.setattr(service, "_open_bundle", open_bundle)
+    while True:
+        # The lock goes with the thread, some time after the call.
+        try:
+            await admin(lambda one: one.load_bundle("two", alias="next", why="x"))
+            break
+        except PreconditionError as error:
+            assert "one writer at a time" in str(error)
+            await asyncio.sleep(0.01)
 
 
 async def test_what_does_not_fit_into_memory_is_not_opened(running, monkeypatch):
@@ -187,6 +217,12 @@ async def test_pinned_callers_live_through_a_compaction_and_see_no_opt_out(runni
     assert "Bo" not in {item.creator for item in after.items} | {one.creator for one in after.creators}
     with pytest.raises(NotFoundError):
         await client.get_item(1001, bundle_id=old)
+    # A second compaction forgets the names of what is deleted; the first bundle, which still drains, must not.
+    await admin(lambda one: one.delete_items(creator="Cy", why="opted out"))
+    await admin(lambda one: one.compact(why="monthly"))
+    last = await client.attribute(picture(5), top_k=100, bundle_id=old)
+    assert not {"Bo", "Cy"} & {item.creator for item in last.items}
+    assert last.bundle_id == old
 
 
 async def test_an_addition_whose_reply_was_lost_may_be_repeated(running, addition):

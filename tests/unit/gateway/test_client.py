@@ -1,4 +1,5 @@
 import asyncio
+import inspect
 import socket
 import subprocess
 import sys
@@ -106,3 +107,19 @@ def test_a_name_that_no_host_has_and_an_answer_that_is_none_are_told_apart():
     told = unreachable("failed to connect to all addresses; last error: UNKNOWN: Ssl handshake failed", "a:1")
     assert told == "no server answers at a:1: UNKNOWN: Ssl handshake failed"
     assert unreachable("the server is draining", "a:1") == ""
+
+
+def test_both_clients_have_the_same_calls():
+    def calls(kind):
+        return {
+            name: list(inspect.signature(method).parameters)
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert calls(Client) == calls(AsyncClient)
+    methods = {method.name for method in pb.DESCRIPTOR.services_by_name["AttributionService"].methods}
+    asked = {
+        name: "".join(part.title() for part in name.split("_")) for name in calls(Client) if name != "close"
+    }
+    assert set(asked.values()) - {"Describe"} | {"DescribeBundle"} == methods

@@ -155,3 +155,27 @@ def test_any_bytes_are_a_message_or_a_clear_error(data):
         assert isinstance(translate.parse(pb.AttributeRequest, data), pb.AttributeRequest)
     except InvalidArgumentError as error:
         assert error.field
+
+
+@pytest.mark.parametrize(
+    ("measured", "digest", "queries", "figures"),
+    [
+        (
+            '{"fit": {"loss": {"image": 4.5}, "split": "validation"}, '
+            '"held_out": {"labels_digest": "ab", "queries": 100, "error": {"image": 0.01, "bad": NaN}}}',
+            "ab",
+            100,
+            {"fit.loss.image": 4.5, "held_out.queries": 100, "held_out.error.image": 0.01},
+        ),
+        ("{", "", 0, {}),
+        ("[1, 2]", "", 0, {}),
+        ('{"held_out": 3}', "", 0, {"held_out": 3}),
+    ],
+)
+def test_a_calibration_tells_what_the_manifest_knows(engine, measured, digest, queries, figures):
+    engine.bundle.manifest.notes = {"calibration_labels_digest": "cd", "measured": measured}
+    told = translate.describe(engine).calibration
+    assert (told.method, told.labels_digest) == ("by hand", "cd")
+    assert (told.held_out_labels_digest, told.held_out_queries) == (digest, queries)
+    assert dict(told.measured) == figures
+    assert round(told.image.temperature, 3) == 0.1
