@@ -117,7 +117,7 @@ def server_process(bundle, **asked):
 @pytest.fixture(scope="session")
 def start_server(tiny_bundle_dir):
     """`with start_server(config={...}, limits={...}, hold_s=...) as server`."""
-    return lambda **asked: server_process(tiny_bundle_dir, **asked)
+    return lambda bundle=tiny_bundle_dir, **asked: server_process(bundle, **asked)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,16 @@
 """TLS and mutual TLS, with certificates made on the spot."""
 
+import contextlib
 import shutil
+import ssl
 import subprocess
+import sys
+import time
+import urllib.request
 
 import pytest
 
-from attributary.client import Tls
+from attributary.client import ServerError, Tls
 from attributary.errors import InvalidArgumentError, UnavailableError
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
@@ -59,6 +64,91 @@ def test_mutual_tls(start_server, pki, picture):
             pytest.raises(UnavailableError),
         ):
             stranger.describe()
+
+
+def test_certificates_and_tokens_are_read_again_when_they_change(start_server, pki, picture, tmp_path):
+    cert, key, tokens = tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "tokens"
+    for name, path in (("server.pem", cert), ("server.key", key)):
+        shutil.copy(pki / name, path)
+    tokens.write_text("old\n")
+    config = {"tls_cert": str(cert), "tls_key": str(key), "tokens_file": str(tokens)}
+    with start_server(config=config) as server:
+        before = ssl.get_server_certificate(tuple(server.address.split(":")))
+        with server.client(tls=Tls(ca=pki / "ca.pem"), token="old") as client:
+            assert client.attribute(picture(3)).items[0].id == 1003
+        # Half of a change serves nobody: the pair before holds.
+        shutil.copy(pki / "client.pem", cert)
+        time.sleep(1.1)  # files are looked at once a second, when somebody connects
+        assert ssl.get_server_certificate(tuple(server.address.split(":"))) == before
+        while "cannot be used" not in server.process.stderr.readline():
+            pass
+        shutil.copy(pki / "client.key", key)
+        tokens.write_text("new\n")
+        assert eventually(lambda: ssl.get_server_certificate(tuple(server.address.split(":"))) != before)
+
+        def works(token):
+            with server.client(tls=Tls(ca=pki / "ca.pem"), token=token) as client:
+                return client.attribute(picture(3)).items[0].id == 1003
+
+        assert eventually(lambda: works("new"))
+        with pytest.raises(ServerError):
+            works("old")
+
+
+def eventually(check):
+    for _ in range(200):
+        with contextlib.suppress(OSError, ServerError, UnavailableError):
+            if check():
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_metrics_page_has_the_same_tls(start_server, pki):
+    config = {
+        "tls_cert": str(pki / "server.pem"),
+        "tls_key": str(pki / "server.key"),
+        "tls_client_ca": str(pki / "ca.pem"),
+        "metrics_tls": True,
+    }
+    with start_server(config=config) as server:
+        url = f"https://127.0.0.1:{server.metrics_port}/metrics"
+        context = ssl.create_default_context(cafile=pki / "ca.pem")
+        with pytest.raises(OSError):
+            urllib.request.urlopen(url, context=context, timeout=20)
+        context.load_cert_chain(pki / "client.pem", pki / "client.key")
+        with urllib.request.urlopen(url, context=context, timeout=20) as reply:
+            assert b"attributary_permits" in reply.read()
+
+
+def test_every_verb_takes_a_client_certificate(start_server, pki, tiny_corpus_dir, tiny_bundle_dir, tmp_path):
+    (tmp_path / "admins").write_text("ada secret\n")
+    shutil.copytree(tiny_bundle_dir, tmp_path / "bundle")
+    config = {
+        "tls_cert": str(pki / "server.pem"),
+        "tls_key": str(pki / "server.key"),
+        "tls_client_ca": str(pki / "ca.pem"),
+        "admin_tokens_file": str(tmp_path / "admins"),
+    }
+    pictures = tiny_corpus_dir / "pictures"
+    mutual = ("--tls-ca", pki / "ca.pem", "--tls-cert", pki / "client.pem", "--tls-key", pki / "client.key")
+
+    def run(*words):
+        command = [sys.executable, "-m", "attributary.cli.main", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+
+    with start_server(bundle=tmp_path / "bundle", config=config) as server:
+        at = ("--address", server.address)
+        for words in (
+            ("query", pictures / "3.png", *at, "--json"),
+            ("score", pictures, "--endpoint", server.address, "--out", tmp_path / "run"),
+            ("bundle", "log", *at, "--token", "secret"),
+        ):
+            done = run(*words, *mutual)
+            assert done.returncode == 0, done.stderr
+        half = run("query", pictures / "3.png", *at, "--tls-cert", pki / "client.pem")
+        assert half.returncode != 0
+        assert "tls_cert: --tls-cert and --tls-key must be given together" in half.stderr
 
 
 def test_files_that_cannot_be_read_are_named(start_server, pki, tmp_path):

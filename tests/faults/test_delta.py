@@ -1,5 +1,6 @@
 """kill -9 in the middle of `bundle add|delete|compact`, full disks, read-only places: nothing acknowledged is lost."""
 
+import contextlib
 import json
 import os
 import random
@@ -16,8 +17,11 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.view import View
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
+from attributary.bundle.manifest import Manifest
 from attributary.delta.journal.place import changes_of
 from attributary.delta.store import Store
+from attributary.errors import BundleError
+from tests.unit.delta.test_layout import older
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KILLED = -9
@@ -192,6 +196,37 @@ def killed_compactions(command, place, wanted):
         assert command(directory, *DELETE)[0] == 0
         assert command(directory, *COMPACT)[0] == 0
         assert after_restart(directory)[0] == before - {5, *range(1001, 1040, 4)}
+
+
+def killed_adoptions(command, place, wanted):
+    """The journal of an older release is moved into the bundle; before and after nothing else is different."""
+    before = living(place())
+
+    def aged():
+        directory = place()
+        older(directory)
+        return directory
+
+    status, points, said = command(aged(), "adopt")
+    assert (status, "has its journal inside" in said) == (0, True), said
+    for point in some(points, wanted):
+        directory = aged()
+        assert command(directory, "adopt", point=point)[0] == KILLED
+        # A reader opens all of it or says what to do.
+        with contextlib.suppress(BundleError):
+            assert living(directory) == before
+        with Store(directory):
+            pass
+        beside = directory.with_name("bundle.journal")
+        if beside.exists():
+            # Killed before its very last step.
+            beside.rmdir()
+        assert after_restart(directory) == before
+        assert Manifest.read(directory).delta
+
+
+def test_killed_adoptions(command, place):
+    killed_adoptions(command, place, 30)
 
 
 def test_killed_additions(command, place, prepared):

@@ -99,6 +99,8 @@ class FolderInput:
 
     def _beside(self, path: Path) -> list[Path]:
         """Texts beside a picture: x.txt, x.caption and x.json of x.png, and those of x.png.txt."""
+        if not self._texts:
+            return []
         names = [stem + last for stem in (path.stem, path.name) for last in TEXTS]
         found = [
             self._texts.get(path.with_name(name), self._any_case.get(path.with_name(name.lower())))

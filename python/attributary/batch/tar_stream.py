@@ -25,7 +25,11 @@ from .rows import Fates
 _BLOCK = 512
 _PIECE = 1 << 20
 _MAX_LINKS = 8  # that lead one to another
-_FAILURES = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
+_FAILURES = (
+    *(tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException),
+    # Of the library's own on hostile headers.
+    *(LookupError, ArithmeticError, RecursionError),
+)
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class Member:
     size: int
     data: bytes | None = None
     problem: str = ""  # why there is no data to be had
+    source: int = -1  # offset of the member that a link leads to; -1 for its own
 
 
 class TarStream:
@@ -71,7 +76,7 @@ class TarStream:
         """The first bytes of a member's file, read beside the walk."""
         if member.problem:
             return b""
-        return self._read_at(member.offset, count)
+        return self._read_at(member.offset if member.source < 0 else member.source, count)
 
     def _headers(
         self, stream: Any, offset: int, fates: Fates | None
@@ -143,7 +148,8 @@ class TarStream:
                     tar = _tar_at(stream, at)
                     found = tar.next()
                     if found.isfile():
-                        return Member(info.name, info.offset, found.size, self._data(tar, found, most))
+                        data = self._data(tar, found, most)
+                        return Member(info.name, info.offset, found.size, data, source=at)
                     name = _target(found)
         except _FAILURES as error:
             raise InputError(self._name, f"cannot be read: {error}", info.name) from error

@@ -97,6 +97,9 @@ class GrownItems(ItemTable):
     ) -> None:
         self._growth = growth
         self._split = len(growth.base)
+        self.withheld = (
+            growth.base.withheld
+        )  # of the bundle's own rows; added ones are deleted in the view alone
         self.creator_of_row, self.licence_of_row, self.group_of_row = (
             creator_of_row,
             licence_of_row,

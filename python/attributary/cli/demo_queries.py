@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
 from attributary.building.asked import read_asked
+from attributary.encoder.image import MAX_BYTES, decode
 from attributary.errors import InvalidArgumentError
 
 
@@ -119,7 +120,7 @@ def _picture(corpus: Path, item: dict[str, Any]) -> bytes:
 
 
 def _changed(data: bytes, rng: np.random.Generator) -> bytes:
-    picture = Image.open(BytesIO(data)).convert("RGB")
+    picture = Image.fromarray(decode(data, max_bytes=max(MAX_BYTES, len(data))))
     width, height = picture.size
     left, top, right, bottom = rng.uniform(0.02, 0.1, 4)
     window = (int(left * width), int(top * height), int((1 - right) * width), int((1 - bottom) * height))

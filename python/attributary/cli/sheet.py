@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from attributary.attribution.types import AttributedItem
+from attributary.building.embed import read_picture
 from attributary.building.source import read_source
 from attributary.client.types import Answer
 from attributary.encoder.image import decode
@@ -54,7 +55,7 @@ def read_corpus_pictures(corpus: Path | None) -> Pictures:
 
     def find(item_id: int) -> Image.Image | None:
         path = paths.get(item_id)
-        return None if path is None else Image.fromarray(decode(path.read_bytes()))
+        return None if path is None else Image.fromarray(read_picture(path, None))
 
     return find
 

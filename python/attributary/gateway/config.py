@@ -47,7 +47,7 @@ class GatewayConfig:
         default=0, metadata={"help": "threads that decode, resize and tokenise; 0 is one a core"}
     )
     decode_processes: int = field(
-        default=1,
+        default=2,
         metadata={"help": "large or slow pictures that are decoded at once, each by its own process"},
     )
     pinned_s: float = field(

@@ -86,7 +86,7 @@ def _over_white(image: ImageFile) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _grey16_over_white(image)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     _fix_transparent_colour(image)
     layered = image.convert("RGBA")
     alpha = layered.getchannel("A")

@@ -131,7 +131,8 @@ def walk_png(data: bytes, field: str) -> Walked:
     notes: list[tuple[bytes, int, int]] = []
     budget = _Budget("PNG chunks", field)
     at, since, stop = 8, 0, len(data)
-    while at + 12 <= len(data):
+    seen: set[bytes] = set()
+    while at + 8 <= len(data):
         budget.spend()
         name, start = data[at + 4 : at + 8], at + 8
         end = start + int.from_bytes(data[at : at + 4], "big") + 4
@@ -141,8 +142,9 @@ def walk_png(data: bytes, field: str) -> Walked:
             # Cut off. In the middle of what shows nothing, no pixel is missing.
             stop = at if _is_note(name) else stop
             break
-        if name == b"IEND":
-            stop = end
+        if name == b"IEND" or (name == b"fcTL" and {b"acTL", b"IDAT"} <= seen):
+            # Of an animation, as Pillow does, the first frame alone.
+            stop = end if name == b"IEND" else at
             break
         if name == b"IHDR" and end >= start + 12:
             # Of two headers the last one counts.
@@ -152,6 +154,7 @@ def walk_png(data: bytes, field: str) -> Walked:
             since = end
             if name == b"eXIf" or (name in _PNG_TEXTS and _PNG_NOTE.match(data, start)):
                 notes.append((name, start, end - 4 - start))
+        seen.add(name)
         at = end
     kept.append(data[since:stop])
     out.data = b"".join(kept)

@@ -77,12 +77,14 @@ def test_links_directories_and_devices(tmp_path, picture, score_log):
         ("hard.png", b"", tarfile.LNKTYPE, "d/a.png"), ("d/soft.png", b"", tarfile.SYMTYPE, "a.png"),
         ("chain.png", b"", tarfile.SYMTYPE, "d/soft.png"), ("ahead.png", b"", tarfile.SYMTYPE, "./z.png"),
         ("out.png", b"", tarfile.SYMTYPE, "/etc/passwd"), ("up.png", b"", tarfile.SYMTYPE, "../../etc/passwd"),
-        ("loop.png", b"", tarfile.SYMTYPE, "loop.png"), ("dev.png", b"", tarfile.CHRTYPE), ("z.png", picture(1)),
+        ("loop.png", b"", tarfile.SYMTYPE, "loop.png"), ("bare", b"", tarfile.LNKTYPE, "d/a.png"),
+        ("dev.png", b"", tarfile.CHRTYPE), ("z.png", picture(1)),
     ]  # fmt: skip
     rows, summary = score_log(write(tmp_path / "t.tar", members), tmp_path / "run", rows_per_shard=2)
     first, last = sha(picture(0)), sha(picture(1))
     assert answered(rows) == {
         "t/d/a": first, "t/hard": first, "t/d/soft": first, "t/chain": first, "t/ahead": last, "t/z": last,
+        "t/bare": first,
     }  # fmt: skip
     assert {row["generation_id"] for row in rows if row["error_code"]} == {"t/out", "t/up", "t/loop"}
     assert all("not in the tar" in row["error_message"] for row in rows if row["error_code"])

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from attributary.batch.dry_run import dry_run
+from attributary.batch.plan import make_plan
 from attributary.batch.report_data import gather
-from attributary.batch.settings import Columns
+from attributary.batch.settings import Columns, Settings
+from attributary.errors import InputError
 
 COUNT = 3
 
@@ -228,3 +231,19 @@ def test_texts_beside_pictures(tmp_path, picture, score_log):
         "a": ("bom", None), "b": (None, "prompt"), "c": (None, "prompt"), "d": ("mark", None), "e": ("bom", None),
         "f": (None, "prompt"), "g": (None, "model_id"), "h": (None, None), "i": (None, None), "j": (None, "prompt"),
     }  # fmt: skip
+
+
+def test_arrow_files_are_not_believed(tmp_path, picture):
+    """Offsets that lead out of a file's buffers would be read by Arrow; in a log they are damage, named by row."""
+    made = table(picture, note=pa.array([["a"], ["b"], ["c"]]))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, made.schema) as writer:
+        writer.write_table(made)
+    data = sink.getvalue().to_pybytes()
+    offsets = np.array([0, 5, 10, 15], np.int32).tobytes()
+    assert data.count(offsets) >= 1
+    (tmp_path / "log.arrow").write_bytes(
+        data.replace(offsets, np.array([0, 5, 2**30, -9], np.int32).tobytes())
+    )
+    with pytest.raises(InputError, match=r"log\.arrow"):
+        dry_run(make_plan([tmp_path / "log.arrow"], Settings()))

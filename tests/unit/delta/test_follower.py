@@ -1,5 +1,6 @@
 """A follower beside a writer: what is acknowledged is there at the next look; what is not is never shown."""
 
+import asyncio
 import shutil
 import threading
 
@@ -249,3 +250,36 @@ def test_between_two_renames_it_waits(follower, store, monkeypatch, new_item):
     follower.look()
     assert seen == ["behind"]
     assert (follower.status.state, follower.successor) == ("following", store.bundle_id)
+
+
+def test_a_gateway_beside_triton_follows(store, bundle_dir, new_item):
+    """Its engine is a view and a connection: changes are applied to the view, what is compacted is Triton's to load."""
+    pytest.importorskip("tritonclient.grpc", reason="needs attributary[triton]")
+    from attributary.triton.engine import TritonLink
+
+    async def follow():
+        link = TritonLink("127.0.0.1:9")
+        try:
+            follower = Follower(link.open(bundle_dir))
+            built = store.bundle_id
+            store.delete(Selection(creator="Ann"), **BY)
+            store.add([new_item(1)], **BY)
+            follower.look()
+            assert follower.status.revision == follower.engine.view.revision == 2
+            assert (follower.engine.view.item_count, len(follower.engine.view.tail)) == (46, 1)
+            store.compact(**BY)
+            store.delete(Selection(ids=(1, 1001)), **BY)
+            follower.look()
+            assert (follower.status.state, follower.status.revision) == ("following", 3)
+            assert (follower.engine.bundle_id, follower.successor) == (built, store.bundle_id)
+            for gone in (1, 1000, 1001):
+                with pytest.raises(DeletedError):
+                    follower.engine.row_of(gone)
+            # And the gateway that is started now opens what lies there, with all of it.
+            again = link.open(bundle_dir)
+            assert (again.bundle_id, again.view.revision) == (store.bundle_id, 3)
+            assert again.view.item_count == store.view.item_count == 44
+        finally:
+            await link.close()
+
+    asyncio.run(follow())

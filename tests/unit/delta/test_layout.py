@@ -130,6 +130,29 @@ def test_a_crash_while_moving_in_loses_nothing(bundle_dir, crash):
     assert not beside.exists() or not list(beside.glob("*.log"))
 
 
+def test_an_old_copy_beside_does_not_undo_what_was_done_since(bundle_dir, tmp_path):
+    with Store(bundle_dir) as store:
+        store.delete(Selection(creator="Ann"), **BY)
+    log = next((bundle_dir / "delta").glob("*.log"))
+    beside = bundle_dir.with_name("bundle.journal")
+    beside.mkdir()
+    shutil.copyfile(log, beside / log.name)
+    fork = shutil.copytree(bundle_dir, tmp_path / "fork")
+    with Store(bundle_dir.rename(tmp_path / "away")) as store:
+        store.delete(Selection(creator="Bo"), **BY)
+    (tmp_path / "away").rename(bundle_dir)
+    (beside / "mine.txt").touch()
+    with Store(bundle_dir) as store:
+        assert store.view.revision == 2
+    assert [path.name for path in beside.iterdir()] == ["mine.txt"]
+    with Store(fork) as store:
+        store.delete(Selection(creator="Cy"), **BY)
+    shutil.copyfile(fork / "delta" / log.name, beside / log.name)
+    with pytest.raises(BundleError, match="two stories of the same bundle"):
+        Store(bundle_dir)
+    assert (beside / log.name).is_file()
+
+
 def test_what_an_older_release_has_open_is_not_moved(bundle_dir):
     import fcntl
 

@@ -454,3 +454,44 @@ async def test_a_method_that_nobody_has_is_unimplemented_and_counted(serve, engi
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     text = generate_latest(gateway.metrics.registry).decode()
     assert 'attributary_requests_total{code="UNIMPLEMENTED",method="unknown"} 1.0' in text
+
+
+@pytest.mark.parametrize("hostile_call", ["single", "stream"])
+async def test_a_hostile_caller_waits_behind_its_own_work(serve, engine, tmp_path, hostile_call):
+    """Pictures that take long to read, many of one caller's: another caller's comes next, not last."""
+    (tmp_path / "tokens").write_text("hostile\nquiet\n")
+    gateway, _ = await serve(
+        engine, tokens_file=tmp_path / "tokens", permits=64, prepare_threads=1, read_ahead=20
+    )
+    address, order, begun, gate = f"127.0.0.1:{gateway.port}", [], threading.Event(), threading.Event()
+    prepare = engine.prepare
+
+    def slow(asked, options, field):
+        order.append("hostile" if asked.pixels.flat[0] == 1 else "quiet")
+        begun.set()
+        assert gate.wait(30)
+        return prepare(asked, options, field)
+
+    engine.prepare = slow
+    bad, good = np.full((1, 1, 3), 1, np.uint8), np.full((1, 1, 3), 2, np.uint8)
+    async with AsyncClient(address, token="hostile") as hostile, AsyncClient(address, token="quiet") as quiet:
+
+        async def streamed():
+            return [result async for result in hostile.attribute_stream([query(bad)] * 20)]
+
+        calls = (
+            [asyncio.create_task(streamed())]
+            if hostile_call == "stream"
+            else [asyncio.create_task(hostile.attribute(bad)) for _ in range(20)]
+        )
+        await asyncio.to_thread(begun.wait)
+        while gateway.admission.in_use < 20:
+            await asyncio.sleep(0.001)
+        asked = asyncio.create_task(quiet.attribute(good))
+        while gateway.admission.in_use < 21:
+            await asyncio.sleep(0.001)
+        gate.set()
+        assert (await asked).items[0].similarity == 2
+        await asyncio.gather(*calls)
+    assert order.index("quiet") == 1
+    assert order.count("hostile") == 20

@@ -99,6 +99,14 @@ def test_png_trailers():
     assert same(PNG + PNG, PNG)
 
 
+def test_png_cut_off_in_what_shows_nothing():
+    text = chunk(b"tEXt", b"a\0" + b"b" * 50)
+    for length in (3, 8, 11, 30):
+        assert same(PNG[:-12] + text[:length], PNG)
+    frames = encoded(photo(), "PNG", save_all=True, append_images=[photo().rotate(90)])
+    assert same(frames[:-40], PNG)
+
+
 def test_gif_extensions_and_trailers():
     start = 13 + 3 * 2 ** ((GIF[10] & 7) + 1)
     start = GIF.index(b",", start)

@@ -139,7 +139,7 @@ def _part(rng: np.random.Generator, data: bytes) -> tuple[int, bytes]:
         name = one_of((b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"prVt", b"gAMA", b"acTL"))
         body = one_of((turned, one_of(NOTES) + one_of((noise, XMP, zlib.compress(XMP)))))
         return int(rng.choice([33, max(33, len(data) - 12)])), chunk(name, body)
-    if data.startswith(b"GIF8"):
+    if data.startswith(b"GIF8") and len(data) > 13:
         start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
         label = one_of((b"\xfe", b"\xff", b"\xf9", b"\x01"))
         noise = noise or b"x"
@@ -176,7 +176,8 @@ def compare(data: bytes) -> str:
     try:
         found = decode(data, max_pixels=MAX_PIXELS)
     except InvalidArgumentError as error:
-        assert reference is None, f"refused: {error}"
+        # Where the first view of an MPO lost its header, Pillow shows another one.
+        assert reference is None or data.count(b"\xff\xd8\xff") > 1, f"refused: {error}"
         return "refused"
     if reference is None:
         lost = data.startswith(b"GIF8") and EMPTY_EXTENSION.search(data)

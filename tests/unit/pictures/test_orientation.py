@@ -153,6 +153,9 @@ def pngs(value: int) -> dict[str, bytes]:
             out[f"XMP {form[:10]!r} {packed}"] = international(b"XML:com.adobe.xmp", xmp(form, value), packed)
     files = {f"{name}, before": after_ihdr(PNG, extra) for name, extra in out.items()}
     files |= {f"{name}, behind": before_iend(PNG, extra) for name, extra in out.items()}
+    frames = encoded(photo(), "PNG", save_all=True, append_images=[photo().rotate(90)])
+    files["animation, before"] = after_ihdr(frames, chunk(b"eXIf", exif))
+    files["animation, behind"] = before_iend(frames, chunk(b"eXIf", exif))
     palette = encoded(photo().quantize(16), "PNG")
     return files | {"palette": after_ihdr(palette, chunk(b"eXIf", exif))}
 

@@ -5,9 +5,9 @@ Releases before this one kept it in the folder `<bundle>.journal` beside the bun
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +110,7 @@ def adopt(directory: Path) -> None:
     manifest = Manifest.read(directory)
     path, beside = delta_path(directory, manifest.bundle_id), _beside(directory)
     try:
-        if any(beside.glob("*.log")):
+        if any(beside.glob("*.log")) or (beside / "lock").is_file():
             _move_in(beside, path, manifest)
         if not path.is_file():
             check_delta(directory, manifest)
@@ -147,15 +147,31 @@ def _move_in(beside: Path, path: Path, manifest: Manifest) -> None:
         for other in useless:
             other.unlink()
         if own.is_file():
-            read(own)
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, own.read_bytes())
-            sync(path.parent.parent)
+            _take(own, path)
             own.unlink()
+        (beside / "lock").unlink()
     finally:
         os.close(lock)
-    shutil.rmtree(beside)
-    sync(beside.parent)
+    with contextlib.suppress(OSError):
+        # Somebody else's files are left alone.
+        beside.rmdir()
+        sync(beside.parent)
+
+
+def _take(own: Path, path: Path) -> None:
+    """Bring a journal inside; one that was begun there, by a move that a crash cut off, is gone on with."""
+    there = own.read_bytes()[: read(own)[1].offset]
+    here = path.read_bytes()[: read(path)[1].offset] if path.is_file() else b""
+    if not there.startswith(here) and not here.startswith(there):
+        raise BundleError(
+            f"{own.parent.name}/{own.name}",
+            f"and {path} tell two stories of the same bundle; `attributary bundle log` shows each: make the changes of "
+            "the first again, then move that file away",
+        )
+    path.parent.mkdir(exist_ok=True)
+    if len(there) > len(here):
+        write_whole(path, there)
+    sync(path.parent.parent)
 
 
 def _replayed(path: Path) -> tuple[Opened, list[Any]]:
