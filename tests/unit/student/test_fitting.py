@@ -149,3 +149,13 @@ def test_few_items_give_no_direction_that_holds_rounding_alone():
         float(((rows + 1e-6 - found.mean) @ found.matrix - (rows - found.mean) @ found.matrix).abs().max())
         < 1e-4
     )
+
+
+def test_pictures_that_hardly_differ_are_not_blown_up():
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 40, generator=rng) + 1e-5 * torch.randn(100, 40, generator=rng)
+    found = principal(rows, COMPONENTS)
+    assert float(((rows - found.mean) @ found.matrix).norm(dim=1).max()) < 0.1
+    far = torch.randn(100, 40, generator=rng)
+    told = principal(far, COMPONENTS)
+    assert float(((far - told.mean) @ told.matrix).norm(dim=1).mean()) == pytest.approx(1.0, rel=0.1)
