@@ -86,15 +86,17 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
         fates.skip(str(error.filename), f"a directory that cannot be read: {error.strerror}")
 
     for directory, names, files in os.walk(folder, followlinks=True, onerror=unread):
-        for name in sorted(names):
+        # Which of two links to a place is followed must not depend on the disk.
+        names.sort()
+        for name in list(names):
             path = Path(directory, name)
             if not path.is_symlink():
                 continue
             target = os.path.realpath(path)
             below = os.path.relpath(target, top)
-            inside = not below.startswith("..")
+            inside = is_below(target, top)
             if (
-                target in read
+                any(is_below(target, place) for place in read - {top})
                 or top.startswith(target + os.sep)
                 or (inside and not hidden(Path(below).parts))
             ):

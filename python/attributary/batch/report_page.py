@@ -102,9 +102,16 @@ def _facts(data: ReportData) -> str:
             f"{total:,.1f} ({total / answered:.1%}; 95% interval {low / answered:.1%} to {high / answered:.1%})",
         ),
         ("creators with a share", f"{summary['creators']:,}"),
+        # Runs of output schema version 1 say neither.
+        *((f"prompts, {source}", f"{count:,}") for source, count in _prompts(summary).items()),
+        *((f"skipped: {reason}", f"{count:,}") for reason, count in summary.get("skipped", {}).items()),
     ]
     lines = "".join(f"<tr><td>{_e(name)}</td><td class='n'>{_e(value)}</td></tr>" for name, value in rows)
     return f"<table>{lines}</table>"
+
+
+def _prompts(summary: Mapping[str, Any]) -> dict[str, int]:
+    return dict(summary.get("prompts", {}).get("by_source", {}))
 
 
 def _example(example: Example, pictures: Mapping[tuple[int, int], str], item_picture: ItemPicture) -> str:

@@ -1,6 +1,7 @@
 """A log row reads nothing of this machine but the log's own directory and what the operator allows."""
 
 import hashlib
+import json
 import os
 import socket
 import threading
@@ -8,10 +9,12 @@ import threading
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from attributary.batch.access import Access
 from attributary.batch.pictures import picture_of
 from attributary.batch.rows import Row
+from attributary.cli.score import score_command
 from attributary.errors import InvalidArgumentError
 
 
@@ -131,3 +134,19 @@ def test_texts_beside_pictures_are_held_to_the_same(tmp_path, picture, score_log
     rows, _ = score_log(place, tmp_path / "run")
     assert [row["error_field"] for row in rows] == ["prompt", "image"]
     assert "SECRET" not in str(rows)
+
+
+def test_the_command_says_what_is_allowed(tmp_path, picture):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(picture(0))
+    pq.write_table(pa.table({"path": ["../out/a.png"]}), tmp_path / "log" / "log.parquet")
+
+    def errors(*given):
+        told = CliRunner().invoke(score_command, [str(tmp_path / "log"), "--dry-run", "--json", *given])
+        assert told.exit_code == 0, told.output
+        return len(json.loads(told.output)["error_rows"])
+
+    assert errors() == 1
+    assert errors("--image-root", str(tmp_path / "out")) == 0
+    assert errors("--allow-uri", "s3://bucket") == 1

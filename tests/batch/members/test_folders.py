@@ -14,6 +14,8 @@ from PIL import Image
 
 from attributary.batch.access import Access
 from attributary.batch.plan import make_plan
+from attributary.batch.report_data import gather
+from attributary.batch.report_page import page
 from attributary.batch.settings import Settings
 
 
@@ -60,6 +62,9 @@ def test_every_file_has_a_fate(folder, tmp_path, score_log):
     assert [row["generation_id"] for row in rows if row["error_code"]] == ["out/d.jxl"]
     assert summary["skipped"] == SKIPPED
     assert summary["ignored"] == {"bookkeeping of the tool that wrote it": 2}
+    report = page(gather(tmp_path / "run"), "x", {}, lambda item_id: None)
+    assert "skipped: its ending .doc is not read here" in report
+    assert "prompts, txt" in report
     used = 1  # e.txt
     members = len([path for path in folder.rglob("*") if path.is_file()])
     assert members == len(rows) + used + sum(summary["skipped"].values()) + sum(summary["ignored"].values())

@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 import zlib
 from struct import pack
 
@@ -182,7 +181,7 @@ def test_hostile_metadata_is_bounded():
     assert len(picture_texts(data)["parameters"]) <= 1 << 20
     ring = b"Exif\0\0II*\0\x08\0\0\0" + b"\x01\0" + pack("<HHII", 0x8769, 4, 1, 8) * 1
     picture_texts(b"\xff\xd8\xff\xe1" + pack(">H", len(ring) + 2) + ring)
-    begun = time.process_time()
+    # Milliseconds each; what is quadratic runs into the suite's limit.
     for text in ("(" * 60_000, "((a:" * 15_000, "(" + " " * 60_000, ":1)" * 20_000, "1" * 60_000 + "::", "+" * 60_000,
                  " " * 60_000 + "--x", ", " * 30_000, "[" * 60_000 + "]" * 60_000, "<lora:" * 10_000):  # fmt: skip
         for style in ("", "a1111", "novelai", "invokeai", "midjourney"):
@@ -191,8 +190,6 @@ def test_hostile_metadata_is_bounded():
         str(n): node("KSampler", positive=[str((n + 1) % 9000), 0], negative=["1", 0]) for n in range(9000)
     }
     of_text(json.dumps(graph), "json")
-    # Milliseconds each; what is quadratic takes minutes.
-    assert time.process_time() - begun < 60
 
 
 @pytest.mark.parametrize("cut", range(0, 200, 7))
