@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -15,32 +14,20 @@ from attributary.errors import InvalidArgumentError
 from .config import GatewayConfig
 from .errors import UnauthenticatedError
 from .reload import Watched, read_guarded
+from .tokens import Rates, digest_of_token, read_owners
 
 _SCHEME = "bearer "
 
 
 def read_tokens(path: Path) -> frozenset[bytes]:
     """Read the SHA-256 digests of the tokens in a file, one token a line; raises InvalidArgumentError."""
-    lines = _lines(path, "tokens_file")
-    tokens = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not tokens:
-        raise InvalidArgumentError("tokens_file", f"{path} holds no token")
-    return frozenset(_digest(token) for token in tokens)
+    return frozenset(read_owners(path, "tokens_file"))
 
 
 def read_admin_tokens(path: Path) -> dict[bytes, str]:
     """Read a file of admin tokens, NAME TOKEN a line; return names by SHA-256 digest. Raises InvalidArgumentError."""
-    names: dict[bytes, str] = {}
-    for number, line in enumerate(_lines(path, "admin_tokens_file"), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) != 2:
-            raise InvalidArgumentError("admin_tokens_file", f"line {number} of {path} must be: NAME TOKEN")
-        names[_digest(words[1])] = words[0]
-    if not names:
-        raise InvalidArgumentError("admin_tokens_file", f"{path} holds no token")
-    return names
+    owners = read_owners(path, "admin_tokens_file", named=True)
+    return {digest: owner.name for digest, owner in owners.items()}
 
 
 class Gate:
@@ -48,7 +35,8 @@ class Gate:
 
     def __init__(self, config: GatewayConfig) -> None:
         queries, admins = config.tokens_file, config.admin_tokens_file
-        self._queries = Watched(lambda: read_tokens(queries), [queries]) if queries else None
+        self._queries = Watched(lambda: read_owners(queries, "tokens_file"), [queries]) if queries else None
+        self._rates = Rates()
         self._admins = Watched(lambda: read_admin_tokens(admins), [admins]) if admins else None
         self._certificates = config.tls_client_ca is not None
 
@@ -61,7 +49,7 @@ class Gate:
         """Return the caller's name: of its token or certificate, empty where an address has to do.
 
         `access` is "query", "admin" or "open" (probes: they carry no token and learn nothing but "up" or "down").
-        Raises UnauthenticatedError.
+        Raises UnauthenticatedError, and OverloadedError for a token that has asked more than it may.
         """
         if access == "admin":
             digest = digest_of(context.invocation_metadata())
@@ -71,9 +59,11 @@ class Gate:
             return name
         if access == "query" and self._queries is not None:
             digest = digest_of(context.invocation_metadata())
-            if digest not in self._queries.value:
+            owner = self._queries.value.get(digest)
+            if owner is None:
                 raise UnauthenticatedError
-            return f"token {digest.hex()[:8]}"
+            self._rates.take(owner)
+            return owner.name
         return _certificate_name(context) if self._certificates else ""
 
 
@@ -83,7 +73,7 @@ def digest_of(metadata: Any) -> bytes:
     Digests are compared, so the time that a look-up takes says nothing about a token.
     """
     given = str(dict(metadata or ()).get("authorization", ""))
-    return _digest(given[len(_SCHEME) :]) if given[: len(_SCHEME)].lower() == _SCHEME else b""
+    return digest_of_token(given[len(_SCHEME) :]) if given[: len(_SCHEME)].lower() == _SCHEME else b""
 
 
 def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
@@ -153,14 +143,3 @@ def _context(config: GatewayConfig) -> ssl.SSLContext:
 def _certificate_name(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
     names = context.auth_context().get("x509_common_name") or ()
     return next((f"certificate {name.decode(errors='replace')}" for name in names), "")
-
-
-def _lines(path: Path, field: str) -> list[str]:
-    try:
-        return read_guarded(path, field).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidArgumentError(field, f"cannot be read: {error}") from None
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", errors="replace")).digest()
