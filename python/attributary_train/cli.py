@@ -18,6 +18,7 @@ GROUPS = {
     "export": "attributary_train.student.export_command:export",
     "label": "attributary_train.teacher.commands:label",
     "student": "attributary_train.student.student_commands:student",
+    "own": "attributary_train.own.commands:own",
     "pack-labels": "attributary_train.teacher.packing:pack",
     "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",

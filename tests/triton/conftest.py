@@ -56,9 +56,8 @@ def start_triton(installation, faiss_backend):
     """`with start_triton(repository) as server`: ready when entered."""
     return lambda repository, **settings: TritonServer(
         repository,
-        ports=FREE,
         installation=installation,
-        **{"faiss_backend": faiss_backend, "exit_s": 0.2, **settings},
+        **{"ports": FREE, "faiss_backend": faiss_backend, "exit_s": 0.2, **settings},
     )
 
 

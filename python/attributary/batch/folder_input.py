@@ -46,7 +46,10 @@ class FolderInput:
                 count_other(parts, self.fates)
         self.paths = sorted(pictures, key=lambda path: os.fsencode(path.relative_to(file.path)))
         self._tables = sorted(tables)
-        self._texts = {path.with_name(path.name.lower()): path for path in sorted(texts)}
+        self._texts = {path: path for path in sorted(texts)}
+        self._any_case: dict[Path, Path] = {}
+        for path in self._texts:
+            self._any_case.setdefault(path.with_name(path.name.lower()), path)
         self._told = read_tables(self._tables, file.path, self.paths, self.fates)
 
     def ids(self) -> Iterator[list[str]]:
@@ -97,7 +100,10 @@ class FolderInput:
     def _beside(self, path: Path) -> list[Path]:
         """Texts beside a picture: x.txt, x.caption and x.json of x.png, and those of x.png.txt."""
         names = [stem + last for stem in (path.stem, path.name) for last in TEXTS]
-        found = [self._texts.get(path.with_name(name.lower())) for name in names]
+        found = [
+            self._texts.get(path.with_name(name), self._any_case.get(path.with_name(name.lower())))
+            for name in names
+        ]
         return [text for text in found if text is not None]
 
     def _row(self, path: Path) -> Row:

@@ -14,11 +14,11 @@ from attributary.errors import InputError
 
 from .access import is_below
 from .delta_log import LOG, live_files
-from .naming import ARROW, PICTURES, TABLES, bookkeeping, derived, ending, hidden, is_tar
+from .naming import ARROW, PICTURES, RECORDS, TABLES, bookkeeping, derived, ending, hidden, is_tar
 from .picture_tables import FAILED, describes_pictures, failed_downloads
 from .rows import Fates
 
-Kind = Literal["parquet", "arrow", "webdataset", "folder"]
+Kind = Literal["parquet", "arrow", "webdataset", "tfrecord", "folder"]
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -81,7 +81,11 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
     allowed = [os.path.realpath(root) for root in roots]
     top = os.path.realpath(folder)
     read = {top}
-    for directory, names, files in os.walk(folder, followlinks=True):
+
+    def unread(error: OSError) -> None:
+        fates.skip(str(error.filename), f"a directory that cannot be read: {error.strerror}")
+
+    for directory, names, files in os.walk(folder, followlinks=True, onerror=unread):
         for name in sorted(names):
             path = Path(directory, name)
             if not path.is_symlink():
@@ -101,7 +105,13 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
                 names.remove(name)
             else:
                 read.add(target)
-        found += [Path(directory, name) for name in files]
+        for name in files:
+            path = Path(directory, name)
+            # A picture is an error row then.
+            if path.is_symlink() and not path.exists() and ending(name) not in PICTURES:
+                fates.skip(text_of(path), "a symbolic link that leads nowhere")
+            else:
+                found.append(path)
     return found
 
 
@@ -113,7 +123,8 @@ def _expand(path: Path, said: str, roots: Sequence[str], named: bool, found: Fou
     kind = _kind(path)
     if kind is None:
         raise InputError(
-            said, "must be a .parquet or .arrow file, a .tar (also .gz, .zst, .bz2, .xz) or a directory"
+            said,
+            "must be a .parquet, .arrow or .tfrecord file, a .tar (also .gz, .zst, .bz2, .xz) or a directory",
         )
     return [InputFile("", path, kind, path.parent)]
 
@@ -122,6 +133,8 @@ def _kind(path: Path) -> Kind | None:
     if is_tar(path.name):
         return "webdataset"
     last = ending(path.name)
+    if last in RECORDS:
+        return "tfrecord"
     return "parquet" if last in TABLES else "arrow" if last in ARROW else None
 
 
@@ -129,7 +142,7 @@ def _expand_directory(
     path: Path, said: str, roots: Sequence[str], named: bool, found: Found
 ) -> list[InputFile]:
     of_walk = Fates()
-    kinds: dict[Kind, list[Path]] = {"parquet": [], "arrow": [], "webdataset": []}
+    kinds: dict[Kind, list[Path]] = {"parquet": [], "arrow": [], "webdataset": [], "tfrecord": []}
     pictures: list[Path] = []
     rest: list[Path] = []
     for file in walk(path, roots, of_walk):
@@ -143,7 +156,7 @@ def _expand_directory(
             pictures.append(file)
         else:
             rest.append(file)
-    tars, tables = kinds["webdataset"], kinds["parquet"] + kinds["arrow"]
+    tars, tables = kinds["webdataset"] + kinds["tfrecord"], kinds["parquet"] + kinds["arrow"]
     for place in {file.parent.parent for file in rest if file.parent.name == LOG}:
         live = live_files(place, said)
         for file in [file for file in tables if is_below(str(file), str(place)) and file not in live]:
@@ -158,7 +171,8 @@ def _expand_directory(
         # The folder's reader counts its own.
         return [InputFile("", path, "folder", path)]
     if not tars and not data:
-        raise InputError(said, "holds no Parquet file, no tar and no picture")
+        links = "".join(f"; {reason}" for reason in of_walk.skipped)
+        raise InputError(said, f"holds no Parquet file, no tar and no picture{links}")
     found.fates.add(of_walk)
     for file in beside:
         found.fates.ignore(text_of(file), "a table about the pictures in the tars")

@@ -30,6 +30,7 @@ PICTURES = frozenset(
 TEXTS = (".txt", ".caption", ".json")
 TABLES = frozenset({".parquet", ".pq"})
 ARROW = frozenset({".arrow", ".feather", ".ipc"})
+RECORDS = frozenset({".tfrecord", ".tfrecords"})
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _BOOKKEEPING = re.compile(
@@ -41,13 +42,13 @@ _BOOKKEEPING = re.compile(
 # Directories of table formats and file systems: what is in them is never data.
 _LOGS = frozenset({"_delta_log", ".hoodie", "__macosx", ".git", ".ipynb_checkpoints", "@eadir"})
 _THUMBNAILS = re.compile(r"thumb(nail)?s?|.*[-_ .]thumb(nail)?s?|previews?", re.IGNORECASE)
-_GRIDS = re.compile(r"grids?|.*[-_ .]grids?|(xyz|xy|prompt)_grid.*", re.IGNORECASE)
+_GRIDS = re.compile(r"grids?|.*[-_]grids?", re.IGNORECASE)
+# Names are often prompts ("thumbs up", "city grid"): only what tools write counts.
 _THUMBNAIL = re.compile(
-    r"thumb(nail)?s?([-_ .].*)?|.*[-_ .]thumb(nail)?s?(_?\d+(x\d+)?)?|comfyui_temp_.*", re.IGNORECASE
+    r"thumb(nail)?s?|thumb(nail)?[-_.]\S*|.*[-_.]thumb(nail)?(_?\d+(x\d+)?)?|comfyui_temp_.*", re.IGNORECASE
 )
 _GRID = re.compile(
-    r"(grid|xyz_grid|xy_grid|prompt_matrix|contact[-_ ]?sheet)([-_ .].*)?|.*[-_ .](grid|contact[-_ ]?sheet)",
-    re.IGNORECASE,
+    r"grid|(grid|xyz?_grid|prompt_matrix|contact_?sheet)[-_]?\d.*|(xyz?_grid|prompt_matrix).*", re.IGNORECASE
 )
 
 

@@ -17,6 +17,7 @@ from attributary.errors import InputError
 
 from .folder_input import FolderInput
 from .inputs import InputFile, find_inputs
+from .record_input import RecordInput
 from .rows import Batch, Fates, Reader, Shard
 from .schema import OWN_COLUMNS
 from .settings import Settings
@@ -122,12 +123,14 @@ def open_reader(file: InputFile, settings: Settings) -> Reader:
     """Open an input file; raises InputError."""
     if file.kind == "folder":
         return FolderInput(file, settings)
+    if file.kind == "tfrecord":
+        return RecordInput(file, settings)
     return TarInput(file, settings) if file.kind == "webdataset" else TableInput(file, settings)
 
 
 def _with_partition(file: InputFile, found: pa.Schema, wanted: tuple[str, ...] | None) -> pa.Schema:
     """A tar's columns and those of its directories; a table's reader has them already."""
-    for name, value in file.partition if file.kind == "webdataset" else ():
+    for name, value in file.partition if file.kind in ("webdataset", "tfrecord") else ():
         if name not in found.names and (wanted is None or name in wanted):
             kind = pa.int64() if isinstance(value, int) else pa.string()
             found = found.append(pa.field(f"log_{name}" if name in OWN_COLUMNS else name, kind))

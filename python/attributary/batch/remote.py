@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,6 +77,8 @@ class GatewayScorer:
                 "batch_size",
                 f"must be at most the gateway's {limits.max_batch_queries}, got {settings.batch_size}",
             )
+        # One message of the gateway holds its largest picture and little more.
+        self._most_bytes = limits.max_image_bytes
         # Every creator, so that totals are whole.
         self._top_creators = info.max_top_creators
 
@@ -90,7 +93,9 @@ class GatewayScorer:
     def answer(self, prepared: PreparedBatch) -> list[Outcome]:
         """Ask the gateway about the batch; it may join it with other callers' queries."""
         queries = [query for query in prepared.queries if isinstance(query, Query)]
-        answers = patiently(lambda: self._ask(queries), self._patience) if queries else []
+        answers: list[tuple[bool, Scored] | Problem] = []
+        for part in _parts(queries, self._most_bytes):
+            answers += patiently(partial(self._ask, part), self._patience)
         return merge(prepared, answers)
 
     def close(self) -> None:
@@ -187,6 +192,21 @@ def patiently(
 
 def _as_query(data: bytes, prompt: str) -> Query:
     return Query(image=data, prompt=prompt)
+
+
+def _parts(queries: Sequence[Query], most_bytes: int) -> Iterator[list[Query]]:
+    """Yield the queries in parts whose pictures and prompts have at most so many bytes together, or are alone."""
+    part: list[Query] = []
+    room = most_bytes
+    for query in queries:
+        size = len(query.image or b"") + len(query.prompt.encode("utf-8", errors="replace"))
+        if part and size > room:
+            yield part
+            part, room = [], most_bytes
+        part.append(query)
+        room -= size
+    if part:
+        yield part
 
 
 def _outcome(query: Query, result: Answer | Exception) -> tuple[bool, Scored] | Problem:

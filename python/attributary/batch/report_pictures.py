@@ -92,8 +92,8 @@ def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> 
     reader = open_reader(file, settings)
     found: dict[int, bytes] = {}
     try:
-        if file.kind == "webdataset":
-            # Where a shard begins in a tar is known only after a walk over its headers.
+        if file.kind in ("webdataset", "tfrecord"):
+            # Where a shard begins in these is known only after a walk over its headers.
             for _ in reader.ids():
                 pass
         at = Shard(shard.number, shard.file, shard.start, shard.rows, *reader.place(shard.start))

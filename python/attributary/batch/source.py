@@ -23,15 +23,14 @@ class ScorerSource:
     bundle: Path | None = None
     address: str = ""
     token: str | None = None
-    tls_ca: Path | None = None
+    tls: Tls | None = None
 
     def open(self, verify: bool = True) -> Scorer:
         """Open the scorer. `verify` False skips the hashes of a bundle that this machine has just verified."""
         if self.settings.engine == "gateway":
             from .remote import GatewayScorer
 
-            tls = None if self.tls_ca is None else Tls(ca=self.tls_ca)
-            return GatewayScorer(self.address, self.settings, token=self.token, tls=tls)
+            return GatewayScorer(self.address, self.settings, token=self.token, tls=self.tls)
         if self.settings.engine == "triton":
             try:
                 from .remote import TritonScorer

@@ -24,6 +24,8 @@ from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.plain import json_line, plain
 
+from .connection import tls_options
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # One change of the journal, and one wait for the disk.
@@ -35,9 +37,7 @@ def _where(command: F) -> F:
     """The bundle's directory, or the server that has it open."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="print JSON, one object a line"),
-        click.option(
-            "--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on"
-        ),
+        tls_options,
         click.option(
             "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
         ),
@@ -84,7 +84,7 @@ def add_command(
     bundle: Path | None,
     address: str,
     token: str,
-    tls_ca: Path | None,
+    tls: Tls | None,
     as_json: bool,
     corpus: Path | None,
     picture: Path | None,
@@ -101,7 +101,7 @@ def add_command(
         raise InvalidArgumentError("items", "exactly one of --corpus and --picture must be given")
     items = _of_corpus(corpus) if corpus is not None else iter([_of_picture(picture, item_id, fields)])
     added = refused = 0
-    for item, outcome in _add(items, bundle, address, token, tls_ca, who, why):
+    for item, outcome in _add(items, bundle, address, token, tls, who, why):
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
@@ -130,7 +130,7 @@ def delete_command(
     bundle: Path | None,
     address: str,
     token: str,
-    tls_ca: Path | None,
+    tls: Tls | None,
     as_json: bool,
     ids: tuple[int, ...],
     creator: str,
@@ -146,7 +146,7 @@ def delete_command(
     """
     chosen = Selection(ids, creator, licence, source)
     if address:
-        with _admin(bundle, address, token, tls_ca) as client:
+        with _admin(bundle, address, token, tls) as client:
             told = client.delete_items(
                 ids=ids,
                 creator=creator,
@@ -185,7 +185,7 @@ def compact_command(
     bundle: Path | None,
     address: str,
     token: str,
-    tls_ca: Path | None,
+    tls: Tls | None,
     as_json: bool,
     erase: bool,
     why: str,
@@ -198,7 +198,7 @@ def compact_command(
     if address and erase:
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
-        with _admin(bundle, address, token, tls_ca) as client:
+        with _admin(bundle, address, token, tls) as client:
             told = client.compact(why=why, bundle=_alias())
         bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
     else:
@@ -229,11 +229,11 @@ def adopt_command(bundle: Path) -> None:
 
 @click.command("log")
 @_where
-def log_command(bundle: Path | None, address: str, token: str, tls_ca: Path | None, as_json: bool) -> None:
+def log_command(bundle: Path | None, address: str, token: str, tls: Tls | None, as_json: bool) -> None:
     """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
     lines: list[dict[str, Any]]
     if address:
-        with _admin(bundle, address, token, tls_ca) as client:
+        with _admin(bundle, address, token, tls) as client:
             lines = [
                 {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
                 | {"items": change.item_count, "ids": change.ids}
@@ -269,7 +269,7 @@ def _add(
     bundle: Path | None,
     address: str,
     token: str,
-    tls_ca: Path | None,
+    tls: Tls | None,
     who: str | None,
     why: str,
 ) -> Iterator[tuple[Addition, Added | AttributaryError]]:
@@ -282,7 +282,7 @@ def _add(
                 sent.append(item)
                 yield item
 
-        with _admin(bundle, address, token, tls_ca) as client:
+        with _admin(bundle, address, token, tls) as client:
             for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=_alias())):
                 yield sent[number], outcome
         return
@@ -334,14 +334,14 @@ def _alias() -> str:
     return str(click.get_current_context().meta.get(_ALIAS, ""))
 
 
-def _admin(bundle: Path | None, address: str, token: str, tls_ca: Path | None) -> AdminClient:
+def _admin(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
     if bundle is not None:
         raise InvalidArgumentError(
             "bundle", "a directory and --address exclude each other: the server has its own"
         )
     if not token:
         raise InvalidArgumentError("token", "--token or ATTRIBUTARY_ADMIN_TOKEN must be given with --address")
-    return AdminClient(address, token=token, tls=None if tls_ca is None else Tls(ca=tls_ca))
+    return AdminClient(address, token=token, tls=tls)
 
 
 def _user(who: str | None) -> str:

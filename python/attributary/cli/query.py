@@ -15,6 +15,7 @@ from attributary.client.types import Answer
 from attributary.errors import AttributaryError, UnavailableError
 from attributary.plain import json_line, plain
 
+from .connection import tls_options
 from .show import answer_json, answer_table
 
 
@@ -31,7 +32,7 @@ from .show import answer_json, answer_table
 @click.option("--timings", is_flag=True, help="show the server's phase timings")
 @click.option("--timeout", "timeout_s", type=float, default=10.0, show_default=True, help="seconds")
 @click.option("--token", default=None, help="bearer token")
-@click.option("--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on")
+@tls_options
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a picture")
 @click.option(
     "--sheet", type=click.Path(path_type=Path), default=None, help="write a PNG with the top sources"
@@ -52,7 +53,7 @@ def query_command(
     timings: bool,
     timeout_s: float,
     token: str | None,
-    tls_ca: Path | None,
+    tls: Tls | None,
     as_json: bool,
     sheet: Path | None,
     pictures: Path | None,
@@ -66,7 +67,6 @@ def query_command(
     answers: list[tuple[Path, Answer]] = []
     failed = 0
     away: UnavailableError | None = None
-    tls = None if tls_ca is None else Tls(ca=tls_ca)
     with Client(address, tls=tls, token=token, timeout_s=timeout_s) as client:
         for image in images:
             try:

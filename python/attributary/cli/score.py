@@ -23,8 +23,11 @@ from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.batch.source import ScorerSource
+from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
 from attributary.plain import json_line, plain
+
+from .connection import tls_options
 
 _DEFAULT = Settings()
 _LINE_EVERY_S = 10.0
@@ -91,7 +94,7 @@ _LINE_EVERY_S = 10.0
     "--ray-gpus-per-actor", type=float, default=0.0, show_default=True, help="GPUs that an actor holds"
 )
 @click.option("--token", default=None, help="the gateway's bearer token")
-@click.option("--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on")
+@tls_options
 @click.option("--strict", is_flag=True, help="refuse inputs with members that are no rows")
 @click.option("--dry-run", is_flag=True, help="say what would be read, and score nothing")
 @click.option("--json", "as_json", is_flag=True, help="print summary.json at the end")
@@ -108,7 +111,7 @@ def score_command(
     ray_actors: int | None,
     ray_gpus_per_actor: float,
     token: str | None,
-    tls_ca: Path | None,
+    tls: Tls | None,
     strict: bool,
     dry_run: bool,
     as_json: bool,
@@ -143,7 +146,7 @@ def score_command(
     if dry_run:
         return
     assert out is not None
-    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls_ca)
+    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls)
     if on_ray:
         options = (ray_address, ray_actors, ray_gpus_per_actor)
         with _progress(console) as progress:
@@ -165,7 +168,7 @@ def score_command(
             click.echo(plain(left_out), err=True)
         return
     errors = sum(summary["errors"].values())
-    click.echo(prompts_line(summary["prompts"], summary["rows"]))
+    click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
     click.echo(
         f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
         f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"

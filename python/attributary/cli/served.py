@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,6 +14,8 @@ from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError
 from attributary.plain import json_line, plain
 
+from .connection import tls_options
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -22,9 +23,7 @@ def _server(command: F) -> F:
     """The server that is asked."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="print JSON"),
-        click.option(
-            "--tls-ca", type=click.Path(path_type=Path), default=None, help="PEM file; turns TLS on"
-        ),
+        tls_options,
         click.option(
             "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
         ),
@@ -115,7 +114,7 @@ def _line(bundle: ServedBundle, default: str) -> str:
     return plain("  ".join((bundle.bundle_id, *facts, bundle.path)))
 
 
-def _admin(address: str, token: str, tls_ca: Path | None) -> AdminClient:
+def _admin(address: str, token: str, tls: Tls | None) -> AdminClient:
     if not token:
         raise InvalidArgumentError("token", "--token or ATTRIBUTARY_ADMIN_TOKEN must be given")
-    return AdminClient(address, token=token, tls=None if tls_ca is None else Tls(ca=tls_ca))
+    return AdminClient(address, token=token, tls=tls)

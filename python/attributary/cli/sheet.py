@@ -15,6 +15,7 @@ from attributary.building.source import read_source
 from attributary.client.types import Answer
 from attributary.encoder.image import decode
 from attributary.errors import InvalidArgumentError
+from attributary.plain import plain
 
 from .show import percent
 
@@ -179,6 +180,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _readable(text: str) -> str:
     """Names as the font can draw them: without accents where it knows none."""
+    # One line: a line break can be neither measured nor drawn.
+    text = plain(text)
     font = _font(13)
     if isinstance(font, ImageFont.FreeTypeFont) and Path(str(font.path)).name in _FONTS:
         return text

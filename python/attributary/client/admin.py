@@ -13,6 +13,7 @@ from . import channel
 from .calls import Call
 from .connection import Connection
 from .errors import from_result
+from .messages import sendable
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,9 @@ class AdminClient(Connection):
         be repeated as it was.
         """
         requests = (
-            pb.AddItemsRequest(request_id=str(number), item=_message(item), why=why, bundle=bundle)
+            pb.AddItemsRequest(
+                request_id=str(number), item=_message(item), why=sendable(why, "why"), bundle=bundle
+            )
             for number, item in enumerate(items)
         )
         for response in self._converse("AddItems", requests, timeout_s):
@@ -142,7 +145,7 @@ class AdminClient(Connection):
         self, item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None
     ) -> Added:
         """Add one item; raises AlreadyExistsError for an id that another item has."""
-        request = pb.AddItemRequest(item=_message(item), why=why, bundle=bundle)
+        request = pb.AddItemRequest(item=_message(item), why=sendable(why, "why"), bundle=bundle)
         read = lambda reply: Added(reply.added.id, reply.added.revision)  # noqa: E731
         return self._ask(Call("AddItem", request, read), timeout_s)
 
@@ -165,18 +168,19 @@ class AdminClient(Connection):
                 "selection",
                 f"exactly one of ids, creator, licence, source must be given, got {', '.join(given) or 'none'}",
             )
-        request = pb.DeleteItemsRequest(why=why, dry_run=dry_run, bundle=bundle)
+        request = pb.DeleteItemsRequest(why=sendable(why, "why"), dry_run=dry_run, bundle=bundle)
         if ids:
             request.ids.ids.extend(ids)
         else:
-            setattr(request, given[0], creator or licence or source)
+            setattr(request, given[0], sendable(creator or licence or source, f"selection.{given[0]}"))
         return self._ask(Call("DeleteItems", request, _deletion), timeout_s)
 
     def compact(
         self, *, why: str, bundle: str = "", timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S
     ) -> Compaction:
         """Make a new bundle of what is there now and serve it; returns when it is served."""
-        return self._ask(Call("Compact", pb.CompactRequest(why=why, bundle=bundle), _compaction), timeout_s)
+        request = pb.CompactRequest(why=sendable(why, "why"), bundle=bundle)
+        return self._ask(Call("Compact", request, _compaction), timeout_s)
 
     def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
         """Return the audit after a revision, oldest first."""
@@ -202,7 +206,7 @@ class AdminClient(Connection):
 
         `pinned_s`: how long the bundle before still answers those who name its id.
         """
-        request = pb.LoadBundleRequest(path=path, alias=alias, why=why, pinned_s=pinned_s)
+        request = pb.LoadBundleRequest(path=path, alias=alias, why=sendable(why, "why"), pinned_s=pinned_s)
         read = lambda reply: Turned(reply.bundle.bundle_id, reply.replaced_bundle_id)  # noqa: E731
         return self._ask(Call("LoadBundle", request, read), timeout_s)
 
@@ -210,7 +214,7 @@ class AdminClient(Connection):
         self, bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
     ) -> Turned:
         """Take a bundle out of service, with its aliases."""
-        request = pb.UnloadBundleRequest(bundle=bundle, why=why, pinned_s=pinned_s)
+        request = pb.UnloadBundleRequest(bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
         return self._ask(Call("UnloadBundle", request, lambda reply: Turned("", reply.bundle_id)), timeout_s)
 
     def set_alias(
@@ -223,7 +227,7 @@ class AdminClient(Connection):
         timeout_s: float | None = None,
     ) -> Turned:
         """Turn an alias to a bundle that is there."""
-        request = pb.SetAliasRequest(alias=alias, bundle=bundle, why=why, pinned_s=pinned_s)
+        request = pb.SetAliasRequest(alias=alias, bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
         read = lambda reply: Turned(reply.bundle_id, reply.replaced_bundle_id)  # noqa: E731
         return self._ask(Call("SetAlias", request, read), timeout_s)
 

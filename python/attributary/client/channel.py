@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,12 +45,34 @@ class Tls:
     key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; raises InvalidArgumentError naming the one that cannot be read."""
+        """Read the files; raises InvalidArgumentError naming the one that cannot be read or holds something else."""
         if (self.cert is None) != (self.key is None):
             raise InvalidArgumentError("tls.cert", "cert and key must be given together")
+        self._check()
         return grpc.ssl_channel_credentials(
             _read(self.ca, "tls.ca"), _read(self.key, "tls.key"), _read(self.cert, "tls.cert")
         )
+
+    def _check(self) -> None:
+        # gRPC would say of a damaged file that the server is away.
+        context = ssl.create_default_context()
+        authorities = _read(self.ca, "tls.ca")
+        if authorities is not None:
+            try:
+                context.load_verify_locations(cadata=authorities.decode("ascii"))
+            except (ssl.SSLError, ValueError) as error:
+                raise InvalidArgumentError(
+                    "tls.ca", f"{self.ca} holds no certificate in PEM: {error}"
+                ) from None
+        if self.cert is not None and self.key is not None:
+            _read(self.cert, "tls.cert")
+            _read(self.key, "tls.key")
+            try:
+                context.load_cert_chain(self.cert, self.key, password=lambda: "")
+            except (ssl.SSLError, OSError) as error:
+                raise InvalidArgumentError(
+                    "tls.cert", f"{self.cert} is damaged, or does not belong to {self.key}: {error}"
+                ) from None
 
 
 def options(address: str, retry: bool) -> Sequence[tuple[str, Any]]:

@@ -115,6 +115,8 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
             return PreconditionError(failure.violations[0].subject, failure.violations[0].description)
         return ServerError(code, message)
     if code == "UNAVAILABLE":
+        if "DNS resolution failed" in message or "errors resolving" in message:
+            return UnavailableError(f"the address names no host that is known here ({message})")
         return UnavailableError(message)
     return ServerError(code, message)
 

@@ -27,7 +27,7 @@ _MOST = 2**32 - 1
 
 def to_query(query: Query) -> pb.Query:
     """Return the message of a query; raises InvalidArgumentError for a prompt that is no text."""
-    prompt = _text(query.prompt, "query.prompt")
+    prompt = sendable(query.prompt, "query.prompt")
     if query.embedding is not None:
         return pb.Query(embedding=_embedding(query), prompt=prompt)
     if query.pixels is not None:
@@ -44,7 +44,7 @@ def attribute_request(query: Query, asked: Asked) -> pb.AttributeRequest:
     return pb.AttributeRequest(
         query=to_query(query),
         options=_options(asked),
-        bundle_id=_text(asked.get("bundle_id", ""), "bundle_id"),
+        bundle_id=sendable(asked.get("bundle_id", ""), "bundle_id"),
     )
 
 
@@ -53,7 +53,7 @@ def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRe
     return pb.AttributeBatchRequest(
         queries=[to_query(query) for query in queries],
         options=_options(asked),
-        bundle_id=_text(asked.get("bundle_id", ""), "bundle_id"),
+        bundle_id=sendable(asked.get("bundle_id", ""), "bundle_id"),
     )
 
 
@@ -181,7 +181,7 @@ def _options(asked: Asked) -> pb.Options:
         message.filter.CopyFrom(
             pb.Filter(
                 **{
-                    name: [_text(value, f"options.filter.{name}") for value in getattr(filter_, name)]
+                    name: [sendable(value, f"options.filter.{name}") for value in getattr(filter_, name)]
                     for name in (
                         "include_creators",
                         "exclude_creators",
@@ -194,7 +194,7 @@ def _options(asked: Asked) -> pb.Options:
     return message
 
 
-def _text(value: str, field: str) -> str:
+def sendable(value: str, field: str) -> str:
     """Return a text that can be sent; what a shell or a file gave may hold bytes that are none."""
     try:
         value.encode()

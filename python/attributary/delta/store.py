@@ -404,6 +404,8 @@ def _check_words(who: str, why: str) -> None:
     for name, value, most in (("who", who, _MAX_WHO), ("why", why, _MAX_WHY)):
         if not value.strip():
             raise InvalidArgumentError(name, "must be given: the audit has it")
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise InvalidArgumentError(name, "must be valid Unicode")
         if len(value) > most:
             raise InvalidArgumentError(name, f"has {len(value)} characters, the limit is {most}")
         check_line(value, name)

@@ -16,7 +16,7 @@ from attributary.v1 import admin_pb2 as pb
 from . import translate
 from .calls import Call, UnaryMethod
 from .config import GatewayConfig
-from .memory import footprint
+from .memory import check_room, footprint
 from .registry import Opened, Registry, Served, check_alias
 from .remote import RemoteEngine
 
@@ -126,6 +126,7 @@ class BundleService:
         if self._open_bundle is None:
             raise PreconditionError("server", "was started without a way to open further bundles")
         # Its hashes and golden queries are part of opening; the golden queries warm it, too.
+        await asyncio.to_thread(check_room, place)
         try:
             opened = await asyncio.to_thread(self._open_bundle, place)
         except BundleError as error:

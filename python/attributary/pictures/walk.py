@@ -192,7 +192,9 @@ def walk_gif(data: bytes, field: str) -> Walked:
             at += 1 + data[at]
         budget.spend()
         at += 1
-        if data[start + 1 : start + 2] == b"\xf9":
+        if (
+            data[start + 1 : start + 2] == b"\xf9" and at > start + 3
+        ):  # Pillow loses its way behind an empty one
             kept.append(data[start:at])
     start = found.start() if found else len(data)
     if data[start : start + 1] == b",":

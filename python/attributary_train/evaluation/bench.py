@@ -60,14 +60,14 @@ def open_world(folder: Path, split: str) -> World:
     """
     if split not in SPLITS:
         raise EvaluationError("split", f"{split!r}; there are {', '.join(SPLITS)}")
-    plan, table = _arrays(folder / "plan.npz"), _arrays(folder / f"losses-{split}.npz")
+    plan, table = arrays(folder / "plan.npz"), arrays(folder / f"losses-{split}.npz")
     try:
         ids, losses = plan["ids"].astype(np.int64), table["losses"].astype(np.float64)
         kept = np.unpackbits(plan["kept"], axis=1, count=len(ids)).astype(bool)
         runs = {name: row for row, name in enumerate(table["runs"].tolist())}
-        queries = [row for row in _rows(folder / "queries.parquet") if row["split"] == split]
-        digests = {row["name"]: row["digest"] for row in _rows(folder / "digests.parquet")}
-        items = {row["id"]: row for row in _rows(folder / "items.parquet")}
+        queries = [row for row in rows_of(folder / "queries.parquet") if row["split"] == split]
+        digests = {row["name"]: row["digest"] for row in rows_of(folder / "digests.parquet")}
+        items = {row["id"]: row for row in rows_of(folder / "items.parquet")}
         captions = tuple(
             frozenset(str(value) for name, value in items[number].items() if name.startswith("caption"))
             for number in ids.tolist()
@@ -109,7 +109,7 @@ def read_scores(path: Path, world: World) -> tuple[str, Floats]:
     A .npz with `scores` [queries, items], `queries` (names) and `ids` (int64); `about`, JSON with `method` and
     `query_digests`, is read where it is there. Raises `EvaluationError` naming what is missing, another or not finite.
     """
-    parts = _arrays(path)
+    parts = arrays(path)
     try:
         scores, names, ids = parts["scores"], parts["queries"].tolist(), parts["ids"].astype(np.int64)
         about = json.loads(str(parts["about"])) if "about" in parts else {}
@@ -241,7 +241,8 @@ def constant_scores(train: World, queries: int) -> Floats:
     return np.broadcast_to(effect, (queries, len(effect))).astype(np.float64)
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What a .npz holds; raises `EvaluationError` if it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as parts:
             return {name: parts[name] for name in parts.files}
@@ -249,7 +250,8 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise EvaluationError(str(path), f"not readable: {error}") from error
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """A Parquet file row by row, without latents; raises `EvaluationError` if it cannot be read."""
     try:
         columns = [name for name in pq.read_schema(path).names if name != "latent"]
         rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()

@@ -15,11 +15,14 @@ from .bench import (
     Bench,
     Figure,
     World,
+    by_amount,
+    by_order,
     constant_scores,
     open_world,
     read_scores,
     seed_agreement,
 )
+from .bench_creators import CreatorBench, open_creators
 from .errors import EvaluationError
 from .files import write_whole
 from .ranking import Floats
@@ -82,7 +85,25 @@ def judge(
         "subsets": len(world.kept),
         "draws": draws,
     }
-    return report("bench", config, _tables(bench, world, figures, asked, best), ())
+    tables = _tables(bench, world, figures, asked, best)
+    creators = open_creators(folder, whole)
+    if creators is not None:
+        some = replace(creators, effect=creators.effect[chosen])
+        tables["creators, against leave-one-creator-out"] = _creators(CreatorBench(some, draws), methods)
+    return report("bench", config, tables, ())
+
+
+def _creators(bench: CreatorBench, methods: dict[str, Floats]) -> list[dict[str, Any]]:
+    """Summed amounts by order and by amount; the constant here is a creator's number of items."""
+    rows: list[dict[str, Any]] = [
+        {"method": "number of items", "measure": "count", **interval_row(bench.counts())}
+    ]
+    for name, scores in methods.items():
+        if name == CONSTANT:
+            continue
+        for measure, amounts in (("order", by_order(scores)), ("amount", by_amount(scores))):
+            rows.append({"method": name, "measure": measure, **interval_row(bench.of(amounts))})
+    return sorted(rows, key=lambda row: -row["value"])
 
 
 def _tables(

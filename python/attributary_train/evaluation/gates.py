@@ -16,6 +16,7 @@ from attributary_train.teacher.base import Attributor
 
 # Captions that a sample's own is to be told from.
 OTHERS = 3
+ITEM = "item"
 
 
 def recognised(
@@ -23,8 +24,9 @@ def recognised(
 ) -> Interval:
     """Share of the samples of a level's captions that lie nearest to the items of their own caption, among four.
 
-    scores: cosines of frozen picture features, float32 [Q, N]; nearest by the mean cosine to a caption's items. Chance
-    is a quarter. Raises `EvaluationError` if no query asks on that level.
+    scores: cosines of frozen picture features, float32 [Q, N]; nearest by the mean cosine to a caption's items, a query
+    that is an item (`items_as_queries`) left out of them. Chance is a quarter. Raises `EvaluationError` if no query
+    asks on that level.
     """
     if data.captions is None:
         raise EvaluationError("captions", "the model has one an item: there is nothing to recognise among")
@@ -43,9 +45,34 @@ def recognised(
         own = queries.prompts[row]
         other = [name for name in names if name != own]
         among = [own, *(other[at] for at in rng.permutation(len(other))[:OTHERS])]
-        means = [float(scores[row, told == name].mean()) for name in among]
+        free = data.ids != queries.seeds[row] if queries.splits[row] == ITEM else np.ones(len(data), bool)
+        if not (free & (told == own)).any():
+            continue
+        means = [float(scores[row, free & (told == name)].mean()) for name in among]
         right.append(float(int(np.argmax(means)) == 0))
     return mean_interval(right)
+
+
+def items_as_queries(
+    data: SubjectData, weights: str, level: str, count: int = 200, *, seed: int = 0
+) -> Queries:
+    """Items with their captions of a level as queries, seeds being their numbers: what recognition can reach."""
+    if data.captions is None:
+        raise EvaluationError("captions", "the model has one an item: there is nothing to recognise among")
+    rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:count]).tolist()
+    told = data.captions.of_level(level)
+    return Queries(
+        tuple(f"{ITEM}-{row:04d}" for row in rows),
+        (ITEM,) * len(rows),
+        (level,) * len(rows),
+        tuple(told[row] for row in rows),
+        tuple(int(data.ids[row]) for row in rows),
+        data.latents[rows],
+        data.text[rows],
+        weights,
+        1,
+        1.0,
+    )
 
 
 def kept_of_top(method: Attributor, queries: Queries, data: SubjectData, count: int = 9) -> dict[str, Floats]:

@@ -38,7 +38,7 @@ def gates(
 
     from ..subject.level_queries import DRAWING, EMPTY
     from ..teacher.registry import Context, create
-    from .gates import kept_of_top, recognised
+    from .gates import items_as_queries, kept_of_top, recognised
     from .opening import Subject
     from .stats import mean_interval
     from .tables import aim, interval_row, report
@@ -51,7 +51,11 @@ def gates(
     scores = looks.score(queries, subject.data.ids)
     asked = [name for name, _ in subject.recipe.captions if name in queries.kinds]
     seen = {name: recognised(scores, queries, subject.data, name) for name in asked}
-    rows: list[dict[str, Any]] = [{"level": name, **interval_row(found)} for name, found in seen.items()]
+    rows: list[dict[str, Any]] = []
+    for name, found in seen.items():
+        real = items_as_queries(subject.data, subject.model.weights, name)
+        best = recognised(looks.score(real, subject.data.ids), real, subject.data, name)
+        rows.append({"level": name, "chance": 0.25, "real items": best.value, **interval_row(found)})
     aims = []
     if "concept" in seen:
         value = seen["concept"].value

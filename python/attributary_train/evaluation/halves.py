@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import Recipe
-from attributary_train.subject.train import Run, finished, train_unet
+from attributary_train.subject.together import train_together
+from attributary_train.subject.train import STATE, Run, finished, train_unet
 
 Losses = npt.NDArray[np.float32]
 # Seeds of a half's second training, and of the first one that is trained on everything.
@@ -112,20 +114,28 @@ def _second(recipe: Recipe, masks: Mask, at: int, seed: int) -> Half:
     return Half(f"half-{at:03d}-second", at, Run(recipe, masks[at], other, other))
 
 
-def losses_of(model: SubjectModel, queries: Queries) -> Losses:
-    """Mean denoising loss of every query under a model, float32 [Q], with the same noise for every model.
+class EveryLoss:
+    """Mean denoising loss of every query under any model, with the same noise for every model.
 
     Products are bfloat16, which is nearly twice as fast on CPUs; what that changes is small beside what tells halves
     apart (docs/bench.md).
     """
-    out = np.empty(len(queries), np.float32)
-    for split, grid in GRIDS.items():
-        rows = [row for row, name in enumerate(queries.splits) if name == split]
-        if not rows:
-            continue
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            out[rows] = mean_losses(QueryLoss(queries.take(rows), grid).cells(model))
-    return out
+
+    def __init__(self, queries: Queries) -> None:
+        self._count = len(queries)
+        rows = {split: [row for row, name in enumerate(queries.splits) if name == split] for split in GRIDS}
+        self._parts = {
+            split: (part, QueryLoss(queries.take(part), GRIDS[split])) for split, part in rows.items() if part
+        }
+
+    def of(self, model: SubjectModel, device: str = "cpu") -> Losses:
+        """Float32 [Q]; the model is moved to `device`."""
+        out = np.empty(self._count, np.float32)
+        model.unet.to(device)
+        for rows, losses in self._parts.values():
+            with torch.autocast(torch.device(device).type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                out[rows] = mean_losses(losses.cells(model))
+        return out
 
 
 class Truth:
@@ -226,41 +236,59 @@ def train_halves(
     work: Path,
     *,
     keep_weights: bool = True,
+    device: str = "cpu",
+    together: int = 1,
     until: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Train what is missing and take the losses; returns how many were added. `until` ends it between two.
 
     Several processes may share `work`: a training is held through a lock that the kernel frees. One that was killed
-    goes on from its last checkpoint.
+    goes on from its last checkpoint. `together`: so many models side by side, for a GPU; these have no checkpoints.
     """
-    added = 0
+    added, losses = 0, EveryLoss(truth.queries)
     (work / "locks").mkdir(parents=True, exist_ok=True)
+    while not until():
+        with ExitStack() as held:
+            mine = _claim(truth, plan, work, together, held)
+            if not mine:
+                break
+            if together == 1:
+                at = work / mine[0].name
+                unets = [train_unet(mine[0].run, data, state_dir=at, save_every=200, device=device)]
+            else:
+                unets = train_together([half.run for half in mine], data, device=device, log=say)
+            for half, unet in zip(mine, unets, strict=True):
+                if keep_weights:
+                    _keep_weights(work / "weights" / f"{half.name}.pt", unet)
+                truth.keep(half.name, losses.of(finished(unet, half.run.recipe, {}), device))
+                (work / half.name / STATE).unlink(missing_ok=True)
+        added += len(mine)
+        with FileLock(work / "locks" / "pack.lock"):
+            there = truth.pack([entry.name for entry in plan])
+        say(f"{mine[-1].name}: {there} of {len(plan)} trainings")
+    return added
+
+
+def _claim(truth: Truth, plan: Sequence[Half], work: Path, count: int, held: ExitStack) -> list[Half]:
+    """The next trainings of one recipe that nobody has, `count` at most; their locks are in `held`."""
+    mine: list[Half] = []
     for half in plan:
-        if until():
+        if len(mine) == count:
             break
-        if truth.done(half.name):
+        if truth.done(half.name) or (mine and half.run.recipe != mine[0].run.recipe):
             continue
         lock = FileLock(work / "locks" / f"{half.name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        try:
-            if truth.done(half.name):
-                continue
-            unet = train_unet(half.run, data, state_dir=work / half.name, save_every=200)
-            if keep_weights:
-                _keep_weights(work / "weights" / f"{half.name}.pt", unet)
-            truth.keep(half.name, losses_of(finished(unet, half.run.recipe, {}), truth.queries))
-            (work / half.name / "training-state.pt").unlink(missing_ok=True)
-        finally:
+        if truth.done(half.name):
             lock.release()
-        added += 1
-        with FileLock(work / "locks" / "pack.lock"):
-            there = truth.pack([entry.name for entry in plan])
-        say(f"{half.name}: {there} of {len(plan)} trainings")
-    return added
+            continue
+        held.callback(lock.release)
+        mine.append(half)
+    return mine
 
 
 def _keep_weights(path: Path, unet: torch.nn.Module) -> None:

@@ -28,6 +28,10 @@ from .options import MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
     "--creators", is_flag=True, help="Also leave out each creator of 8 to 20 items, with two seeds."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the halves.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--together", default=1, show_default=True, help="Models trained side by side; 16 or more on a GPU."
+)
 @click.option("--minutes", type=float, help="Begin no training after so long.")
 @clear_errors
 def halves(
@@ -42,6 +46,8 @@ def halves(
     whole: int,
     creators: bool,
     seed: int,
+    device: str,
+    together: int,
     minutes: float | None,
 ) -> None:
     """Train models on complementary halves of the items; write each query's loss under every one of them.
@@ -51,6 +57,7 @@ def halves(
     import time
 
     from ..subject.queries import load_queries
+    from ..subject.run import checked_device
     from .halves import GRIDS, Truth, creators_of, half_masks, plan_creators, plan_halves, train_halves
     from .opening import Subject
     from .world import describe
@@ -71,7 +78,14 @@ def halves(
     write(out / "truth.json", json.dumps(facts, indent=1) + "\n")
     end = None if minutes is None else time.monotonic() + 60 * minutes
     added = train_halves(
-        truth, plan, subject.data, work, until=lambda: end is not None and time.monotonic() > end, say=say
+        truth,
+        plan,
+        subject.data,
+        work,
+        device=checked_device(device),
+        together=together,
+        until=lambda: end is not None and time.monotonic() > end,
+        say=say,
     )
     left = sum(not truth.done(half.name) for half in plan)
     click.echo(f"{out}: {added} trainings added, {left} of {len(plan)} left")

@@ -70,6 +70,7 @@ class QueryLoss:
         if self._noise is None:
             self._noise = self._draw(steps)
         noise = self._noise.flatten(0, 2)
+        device = next(model.unet.parameters()).device
         # A cell's place: query outermost, then timestep, then draw.
         query = torch.arange(count).repeat_interleave(len(steps) * draws)
         timestep = torch.tensor(steps).repeat_interleave(draws).repeat(count)
@@ -77,8 +78,8 @@ class QueryLoss:
         for at in range(0, len(query), _BATCH):
             part = slice(at, at + _BATCH)
             rows = query[part]
-            latents, text = self.queries.latents[rows], self.queries.text[rows]
-            losses.append(model.losses(latents, noise[part], timestep[part], text))
+            given = (self.queries.latents[rows], noise[part], timestep[part], self.queries.text[rows])
+            losses.append(model.losses(*(value.to(device) for value in given)).cpu())
         everything = require_finite(torch.cat(losses), "query loss")
         return everything.reshape(count, len(steps), draws).numpy().astype(np.float32)
 

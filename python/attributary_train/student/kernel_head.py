@@ -21,8 +21,6 @@ from .sight import Seen
 from .tower_heads import COMPONENTS, principal, unit_rows
 
 POWER = 3
-# Of the largest eigenvalue: below it lies what float32 makes of prompts that are the same.
-_NOISE = 1e-6
 
 
 class TokenKernel(nn.Module):
@@ -78,7 +76,7 @@ class KernelHead(nn.Module):
         self.register_buffer("image_matrix", picture.matrix)
         # The last number of an embedding is kept for the items' lengths; see `_start`.
         lift = torch.zeros(len(features), config.dim)
-        lift[:, :keep] = (vectors / values.sqrt() * (values > _NOISE * values[-1])).float()
+        lift[:, :keep] = (vectors / values.sqrt()).float()
         self.register_buffer("lift", lift)
         self.start = self._start((vectors * values.sqrt()).float())
         self.joint = _mlp(wide + config.dim, config)

@@ -107,6 +107,15 @@ def adopt(
     return load_subject(out)
 
 
+def inspect(checkpoint: Path, image_size: int | None = None) -> tuple[UNet2DConditionModel, Recipe]:
+    """The U-Net of a checkpoint and what is known of its parts; raises `SubjectError` for what `adopt` would refuse."""
+    scheduler, _ = _schedule(checkpoint / "scheduler")
+    unet, autoencoder = open_unet(checkpoint), load_autoencoder(checkpoint)
+    encoder, cut = open_text(checkpoint)
+    tokens = min(int(cut.model_max_length), int(encoder.config.max_position_embeddings))
+    return unet, _recipe(unet, autoencoder, scheduler, int(encoder.config.hidden_size), tokens, image_size)
+
+
 def _schedule(folder: Path) -> tuple[DDIMScheduler, str]:
     """DDIM over the checkpoint's noise schedule, and the class of the scheduler that it came with."""
     try:

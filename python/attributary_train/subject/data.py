@@ -141,9 +141,10 @@ def load_data(
 
     def latents() -> npt.NDArray[np.float32]:
         rows = np.array([row for row, item in enumerate(corpus) if item.id in wanted])
-        found: npt.NDArray[np.float32] = encode(
-            autoencoder, np.asarray(squares(corpus, recipe.image_size, cache)[rows])
-        ).numpy()
+        pictures = squares(corpus, recipe.image_size, cache)
+        # Taken by rows, a mapped array is read whole.
+        some = pictures if len(rows) == len(pictures) else np.asarray(pictures[rows])
+        found: npt.NDArray[np.float32] = encode(autoencoder, some).numpy()
         return found
 
     several: Captions | None = None
@@ -162,15 +163,18 @@ def load_data(
         states = torch.cat([told, token_states([""], recipe.tokens)])
     elif text is None:
         states = token_states([*prompts, ""], recipe.tokens)
+        of_items = states[:-1].clone()
     else:
         read, asked = text, [*prompts, ""]
         digest = hashlib.sha256(f"{digest}{recipe.image_size}{text.digest}".encode()).hexdigest()
         states = torch.from_numpy(_kept(cache, "text", digest, lambda: read(asked).numpy()))
+        # A view of the file: gigabytes that are read where they are asked for, once for all workers of a machine.
+        of_items = states[:-1]
     return SubjectData(
         np.array([item.id for item in chosen], np.int64),
         tuple(prompts),
         torch.from_numpy(encoded),
-        states[:-1].clone(),
+        of_items,
         states[-1].clone(),
         digest,
         several,
@@ -189,5 +193,6 @@ def _kept(
             with part.open("wb") as stream:
                 np.save(stream, values)
             part.replace(path)
-    kept: npt.NDArray[np.float32] = np.load(path)
+    # Mapped, and private to this process should anybody write to it: torch takes no array that is read-only.
+    kept: npt.NDArray[np.float32] = np.load(path, mmap_mode="c")
     return kept

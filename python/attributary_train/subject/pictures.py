@@ -32,14 +32,22 @@ def squares(corpus: Corpus, size: int, cache: Path, progress: bool = False) -> n
     """
     path = cache / f"squares-{size}-{corpus_digest(corpus)[:16]}.npy"
     if not path.exists():
-        out = np.empty((len(corpus), size, size, 3), np.uint8)
-        for row, item in enumerate(tqdm(corpus, desc="pictures", disable=not progress)):
-            out[row] = corpus.square(item.id, size)
         part = path.with_suffix(f".{os.getpid()}.part")
         with writing(path):
             cache.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:
-                np.save(stream, out)
-            part.replace(path)
+            try:
+                _write(corpus, size, part, progress)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
     loaded: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return loaded
+
+
+def _write(corpus: Corpus, size: int, path: Path, progress: bool) -> None:
+    """One picture after the other: those of a large corpus are more than memory holds."""
+    with path.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(corpus), size, size, 3)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for item in tqdm(corpus, desc="pictures", disable=not progress):
+            stream.write(np.ascontiguousarray(corpus.square(item.id, size)).data)

@@ -16,7 +16,7 @@ ADOPTED = "adopted"
 SELECTIONS = ("reference", "attribution", "rest")
 _LATER = ("items", "captions", "base", "plain_attention")
 # Captions that name no single item: a concept is drawn by four or five hands, a category has about thirty items.
-_LEVELS = (("concept", 0.25), ("category", 0.45), ("style", 0.3))
+_LEVELS = (("concept", 0.4), ("category", 0.35), ("style", 0.25))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ PRESETS: dict[str, Recipe] = {
         name="finetune",
         items="attribution",
         captions=_LEVELS,
-        steps=900,
+        steps=2000,
         batch=64,
         learning_rate=2e-3,
         warmup=20,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attributary_train.subject.data import SubjectData, weights_digest
@@ -64,11 +66,52 @@ def batch_rows(run: Run, step: int, total: int) -> npt.NDArray[np.int64]:
     return rows
 
 
-def _learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Warm-up, then a cosine to 0."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return float(recipe.learning_rate * 0.5 * (1.0 + np.cos(np.pi * done)))
+
+
+def starting_unet(run: Run, data: SubjectData) -> UNet2DConditionModel:
+    """The U-Net that a run starts from; raises `SubjectError` naming what does not fit between run and data."""
+    recipe = run.recipe
+    if run.kept.shape != (len(data),):
+        raise SubjectError("kept", f"shape {run.kept.shape}; the training set has {len(data)} items")
+    if int(run.kept.sum()) < 1:
+        raise SubjectError("kept", "leaves no item to train on")
+    if data.text.shape[-1] != recipe.text_dim:
+        raise SubjectError(
+            "recipe.text_dim", f"{recipe.text_dim}; the text encoder's states have {data.text.shape[-1]}"
+        )
+    if bool(recipe.base) != (data.start is not None):
+        come = "no weights to start from" if data.start is None else "weights to start from"
+        raise SubjectError("recipe.base", f"is {recipe.base[:12] or 'empty'}, but the data come with {come}")
+    torch.manual_seed(run.init_seed)
+    unet = new_unet(recipe)
+    if data.start is not None:
+        unet.load_state_dict(dict(data.start))
+    return unet
+
+
+def drawn_batch(run: Run, data: SubjectData, step: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents and noise [B, C, h, w], timesteps [B] and token states [B, T, D] of one step, on `device` as `data` is.
+
+    Drawn on the CPU, so that a run meets the same ones on every device.
+    """
+    recipe = run.recipe
+    rows = torch.from_numpy(batch_rows(run, step, len(data))).to(device)
+    noise_stream = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+    latents = data.latents[rows]
+    if recipe.flips:
+        mirrored = (torch.rand(len(rows), generator=noise_stream) < 0.5).to(device)
+        latents = torch.where(mirrored[:, None, None, None], latents.flip(-1), latents)
+    noise = torch.randn(latents.shape, generator=noise_stream).to(device)
+    timesteps = torch.randint(0, recipe.timesteps, (len(rows),), generator=noise_stream).to(device)
+    dropped = (torch.rand(len(rows), generator=noise_stream) < recipe.caption_dropout).to(device)
+    told = data.text[rows] if data.captions is None else data.captions.drawn(rows, noise_stream)
+    return latents, noise, timesteps, torch.where(dropped[:, None, None], data.empty, told)
 
 
 def train_unet(
@@ -89,24 +132,8 @@ def train_unet(
     arithmetic differs in the last bits. The weights come back on the CPU.
     """
     recipe = run.recipe
-    if run.kept.shape != (len(data),):
-        raise SubjectError("kept", f"shape {run.kept.shape}; the training set has {len(data)} items")
-    if int(run.kept.sum()) < 1:
-        raise SubjectError("kept", "leaves no item to train on")
-    if data.text.shape[-1] != recipe.text_dim:
-        raise SubjectError(
-            "recipe.text_dim", f"{recipe.text_dim}; the text encoder's states have {data.text.shape[-1]}"
-        )
-    if bool(recipe.base) != (data.start is not None):
-        raise SubjectError(
-            "recipe.base", f"is {recipe.base[:12] or 'empty'}, but the data come with {_come(data.start)}"
-        )
-    torch.manual_seed(run.init_seed)
-    unet, ema = new_unet(recipe), new_unet(recipe)
-    if data.start is not None:
-        unet.load_state_dict(dict(data.start))
-    ema.load_state_dict(unet.state_dict())
-    ema.requires_grad_(False).eval()
+    unet = starting_unet(run, data)
+    ema = copy.deepcopy(unet).requires_grad_(False).eval()
     unet.to(device)
     ema.to(device)
     data = data.to(device)
@@ -121,19 +148,9 @@ def train_unet(
     began, running = time.monotonic(), 0.0
     unet.train()
     for step in range(start, recipe.steps):
-        rows = torch.from_numpy(batch_rows(run, step, len(data))).to(device)
-        noise_stream = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        latents = data.latents[rows]
-        if recipe.flips:
-            mirrored = (torch.rand(len(rows), generator=noise_stream) < 0.5).to(device)
-            latents = torch.where(mirrored[:, None, None, None], latents.flip(-1), latents)
-        noise = torch.randn(latents.shape, generator=noise_stream).to(device)
-        timesteps = torch.randint(0, recipe.timesteps, (len(rows),), generator=noise_stream).to(device)
-        dropped = (torch.rand(len(rows), generator=noise_stream) < recipe.caption_dropout).to(device)
-        told = data.text[rows] if data.captions is None else data.captions.drawn(rows, noise_stream)
-        text = torch.where(dropped[:, None, None], data.empty, told)
+        latents, noise, timesteps, text = drawn_batch(run, data, step, device)
         for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(recipe, step)
+            group["lr"] = learning_rate(recipe, step)
         with (
             torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16),
             sdpa_kernel(SDPBackend.MATH) if recipe.plain_attention else nullcontext(),
@@ -165,10 +182,6 @@ def train_unet(
     if on_step is not None:
         on_step(recipe.steps, ema, running)
     return ema
-
-
-def _come(start: Mapping[str, Any] | None) -> str:
-    return "no weights to start from" if start is None else "weights to start from"
 
 
 def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any, step: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +15,61 @@ from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, loss_timesteps
 from attributary_train.subject.noise import noise_for, noise_grid, noise_key
 
+# A grid above this is not kept: at COCO's size it is gigabytes in every worker, and drawing costs less than a pass.
+MOST_KEPT_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class DrawnNoise:
+    """Noise float32 [N, T, C, h, w] that is drawn where it is indexed; `columns` are (timestep, sign)."""
+
+    keys: list[bytes]
+    columns: list[tuple[int, float]]
+    shape: tuple[int, ...]
+    draw: int
+    device: str = "cpu"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return 4 * len(self.keys) * len(self.columns) * math.prod(self.shape)
+
+    def to(self, device: str) -> DrawnNoise:
+        """The same, handed out on a device."""
+        return replace(self, device=device)
+
+    def __getitem__(self, at: tuple[Any, Any]) -> Any:
+        """As a tensor is indexed: [rows, column] or [rows, columns] in pairs give noise; [:, columns] some columns."""
+        rows, columns = at
+        if isinstance(rows, slice) and rows == slice(None) and isinstance(columns, list):
+            return replace(self, columns=[self.columns[column] for column in columns])
+        if isinstance(rows, int):
+            return self._of(rows, int(columns)).to(self.device)
+        if isinstance(rows, slice):
+            rows = range(len(self.keys))[rows]
+        pairs = np.broadcast_arrays(np.asarray(_host(rows)), np.asarray(_host(columns)))
+        return torch.stack([self._of(int(row), int(column)) for row, column in zip(*pairs, strict=True)]).to(
+            self.device
+        )
+
+    def _of(self, row: int, column: int) -> Tensor:
+        step, sign = self.columns[column]
+        return torch.from_numpy(noise_for(self.keys[row], step, self.shape, self.draw)) * sign
+
+
+def _host(index: Any) -> Any:
+    return index.cpu().numpy() if isinstance(index, Tensor) else index
+
 
 @dataclass(frozen=True)
 class LossGrid:
     """The noised training set at evenly spaced timesteps: noise float32 [N, T, C, h, w], timesteps int64 [T].
 
-    The noise of a row depends on (item, caption, timestep, `draw`) alone.
+    The noise of a row depends on (item, caption, timestep, `draw`) alone: a small grid is kept, of a large one what is
+    indexed is drawn again each time, the same to the last bit.
     """
 
-    noise: Tensor
+    noise: Tensor | DrawnNoise
     timesteps: Tensor
 
     @classmethod
@@ -42,12 +90,19 @@ class LossGrid:
         `shared`: all items meet the same noise at a timestep, so that what it adds is no difference between them.
         """
         steps = loss_timesteps(model, count)
-        keys = [noise_key(0, "every item")] if shared else item_keys(data)
-        noise, times = noise_grid(keys, steps, data.latents.shape[1:], draw), torch.tensor(steps)
-        noise = noise.expand(len(data), *noise.shape[1:])
-        if mirrored:
-            noise, times = torch.cat([noise, -noise], dim=1), torch.cat([times, times])
-        return cls(noise, times)
+        signs = [1.0, -1.0] if mirrored else [1.0]
+        shape = tuple(data.latents.shape[1:])
+        times = torch.tensor(steps * len(signs))
+        if shared:
+            # One draw, seen as that of every item: it takes no memory of its own.
+            kept = noise_grid([noise_key(0, "every item")], steps, shape, draw)
+            kept = torch.cat([kept, -kept], dim=1) if mirrored else kept
+            return cls(kept.expand(len(data), *kept.shape[1:]), times)
+        drawn = DrawnNoise(item_keys(data), [(step, sign) for sign in signs for step in steps], shape, draw)
+        if drawn.nbytes > MOST_KEPT_BYTES:
+            return cls(drawn, times)
+        kept = noise_grid(drawn.keys, steps, shape, draw)
+        return cls(torch.cat([kept, -kept], dim=1) if mirrored else kept, times)
 
     def to(self, device: str) -> LossGrid:
         """The same grid on a device."""

@@ -1,7 +1,9 @@
 """Law 1 for folders and directories: every file is a row, part of one, or counted with its reason."""
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image
 
 from attributary.batch.access import Access
+from attributary.batch.plan import make_plan
+from attributary.batch.settings import Settings
 
 
 def cli(*arguments):
@@ -146,3 +150,50 @@ def test_pictures_beside_tables_and_tars(tmp_path, picture, score_log):
     rows, summary = score_log(place, tmp_path / "run")
     assert [row["error_code"] for row in rows] == [None, None]
     assert summary["skipped"] == {"a picture that no table names": 1, "its ending .csv is not read here": 1}
+
+
+def test_names_that_are_prompts_are_no_thumbnails(tmp_path, picture, score_log):
+    names = [
+        "thumbs up.png",
+        "city grid.png",
+        "gridlock.png",
+        "a_city_grid.png",
+        "Thumbelina.png",
+        "preview.png",
+    ]
+    for number, name in enumerate(names):
+        (tmp_path / "log").mkdir(exist_ok=True)
+        (tmp_path / "log" / name).write_bytes(picture(number))
+    rows, summary = score_log(tmp_path / "log", tmp_path / "run")
+    assert len(rows) == len(names)
+    assert summary["skipped"] == {}
+
+
+def test_texts_are_told_apart_by_case(tmp_path, picture, score_log):
+    log = tmp_path / "log"
+    log.mkdir()
+    for number, name in enumerate(("a", "A", "b")):
+        (log / f"{name}.png").write_bytes(picture(number))
+    (log / "a.txt").write_text("small")
+    (log / "A.txt").write_text("large")
+    (log / "B.TXT").write_text("other")
+    rows, _ = score_log(log, tmp_path / "run")
+    told = {row["generation_id"]: row["prompt_used"] for row in rows}
+    assert told == {"log/A.png": "large", "log/a.png": "small", "log/b.png": "other"}
+
+
+def test_directories_that_cannot_be_read_are_counted(tmp_path, picture, monkeypatch):
+    log = tmp_path / "log"
+    (log / "closed").mkdir(parents=True)
+    (log / "a.png").write_bytes(picture(0))
+    scan = os.scandir
+
+    def refused(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refused)
+    plan = make_plan([log], Settings())
+    assert plan.rows == 1
+    assert plan.fates.skipped == {"a directory that cannot be read: Permission denied": 1}

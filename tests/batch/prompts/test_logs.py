@@ -3,11 +3,16 @@
 import csv
 import io
 import json
+import struct
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
+
+from attributary.batch.plan import make_plan
+from attributary.batch.settings import Settings
+from attributary.errors import InputError
 
 TEXT = "a (red:1.3) cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler"
 
@@ -200,3 +205,48 @@ def test_hugging_face_datasets(tmp_path, picture, score_log):
         assert told(rows) == [(f"text {number}", "column") for number in range(5)]
         assert all("#" in row["generation_id"] for row in rows)
         assert summary["skipped"] == {}
+
+
+def varint(value):
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def framed(number, data):
+    return bytes([number << 3 | 2]) + varint(len(data)) + data
+
+
+def record(facts):
+    """A record as TensorFlow writes it; checksums are not looked at."""
+    features = b""
+    for name, value in facts.items():
+        if isinstance(value, int):
+            feature = framed(3, framed(1, varint(value)))
+        elif value is None:
+            feature = b""
+        else:
+            feature = framed(1, framed(1, value if isinstance(value, bytes) else value.encode()))
+        features += framed(1, framed(1, name.encode()) + framed(2, feature))
+    data = framed(1, features)
+    return struct.pack("<Q4x", len(data)) + data + bytes(4)
+
+
+def test_img2dataset_tfrecord(tmp_path, picture, score_log, downloads):
+    place = tmp_path / "i2d"
+    fine = [line for line in downloads if line["status"] == "success"]
+    records = [record({**line, "jpg": picture(int(line["key"])), "txt": line["caption"]}) for line in fine]
+    broken = struct.pack("<Q4x", 2) + b"\xff\xff" + bytes(4)
+    put(place, {"00000.tfrecord": b"".join([*records, record({"key": "none"}), broken])})
+    pq.write_table(pa.Table.from_pylist(downloads), place / "00000.parquet")
+    rows, summary = score_log(place, tmp_path / "run", rows_per_shard=2)
+    assert [row["generation_id"] for row in rows[:4]] == [f"00000/{line['key']}" for line in fine]
+    assert [row["prompt_used"] for row in rows[:4]] == [line["caption"] for line in fine]
+    assert [row["error_field"] for row in rows] == [None] * 4 + ["image", "metadata"]
+    assert json.loads(rows[0]["metadata"])["url"] == "http://x/0.jpg"
+    assert summary["skipped"] == {"a download that failed, by the table beside the pictures": 2}
+    (place / "00000.tfrecord").write_bytes(records[0][:-9])
+    with pytest.raises(InputError, match=r"00000\.tfrecord: byte 0: is cut off"):
+        make_plan([place], Settings())

@@ -12,10 +12,14 @@ from rich.console import Console
 from attributary.attribution.types import AttributedItem, CreatorShare
 from attributary.batch.files import csv_bytes
 from attributary.cli.lifecycle import log_command
+from attributary.cli.sheet import Row, contact_sheet
 from attributary.cli.show import answer_table
+from attributary.client.admin import AdminClient
 from attributary.client.types import Answer
+from attributary.delta.journal.records import Deleted
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
+from attributary.errors import InvalidArgumentError
 from attributary.plain import json_line, plain
 
 HOSTILE = [
@@ -90,11 +94,35 @@ def test_cells_are_no_formulas():
 
 def test_a_reason_forges_no_line_of_the_audit(tmp_path, tiny_bundle_dir):
     shutil.copytree(tiny_bundle_dir, tmp_path / "b")
+    forged = ("eve\n     9  now  root", "x\n     2  then  root  add 9\x1b[2K")
     with Store(tmp_path / "b") as store:
-        store.delete(
-            Selection((1000,)), who="eve\n     9  now  root", why="x\n     2  then  root  add 9\x1b[2K"
-        )
+        for who, why in (forged, (forged[0], "x"), ("eve", forged[1])):
+            with pytest.raises(InvalidArgumentError, match="must be one line without control characters"):
+                store.delete(Selection((1000,)), who=who, why=why)
+        store.delete(Selection((1000,)), who="eve", why="x")
+        # A journal from before they were refused.
+        store._commit(Deleted("then", *forged, "", (1001,)))
     told = CliRunner().invoke(log_command, [str(tmp_path / "b")])
     assert told.exit_code == 0, told.output
-    assert len(told.output.splitlines()) == 1
+    assert len(told.output.splitlines()) == 2
     assert "\x1b" not in told.output
+
+
+def test_a_caption_of_several_lines_is_drawn(picture):
+    items = (AttributedItem(1, 1, 0.9, 0.5, "two\nlines\x1b[31m", "An\nn", "MIT", ""),)
+    answer = Answer(items, (CreatorShare("An\nn", 0.5, 1),), 0.5, 0.0, False, "b", "1", None)
+    assert contact_sheet([Row(picture(0), "x\ny", answer, "a\nb")], lambda item_id: None).size[0] > 100
+
+
+def test_words_of_the_audit_that_are_no_text_are_named(tmp_path, tiny_bundle_dir):
+    shutil.copytree(tiny_bundle_dir, tmp_path / "b")
+    with (
+        Store(tmp_path / "b") as store,
+        pytest.raises(InvalidArgumentError, match="why: must be valid Unicode"),
+    ):
+        store.delete(Selection((1000,)), who="eve", why="caf\udce9")
+    with AdminClient("127.0.0.1:1", token="x") as client:
+        with pytest.raises(InvalidArgumentError, match="why: is not valid Unicode"):
+            client.compact(why="caf\udce9")
+        with pytest.raises(InvalidArgumentError, match=r"selection\.creator"):
+            client.delete_items(creator="caf\udce9", why="x")

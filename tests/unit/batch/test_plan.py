@@ -64,7 +64,7 @@ def test_hidden_files_and_other_files_are_no_input(tmp_path, log_table):
     ("make", "message"),
     [
         (lambda place: place / "nothing", "does not exist"),
-        (lambda place: touch(place / "log.csv"), r"must be a .parquet or .arrow file, a .tar"),
+        (lambda place: touch(place / "log.csv"), r"must be a .parquet, .arrow or .tfrecord file, a .tar"),
         (
             lambda place: touch(place / "d" / "readme.md").parent,
             "holds no Parquet file, no tar and no picture",

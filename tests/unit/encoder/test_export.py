@@ -14,36 +14,9 @@ pytest.importorskip("onnxscript")
 from attributary.encoder import OnnxEncoder  # noqa: E402
 from attributary_train.student.export import ExportError, Samples, export_encoder  # noqa: E402
 from attributary_train.student.graph import to_onnx  # noqa: E402
-from attributary_train.student.head import Head, Projection, unit_rows  # noqa: E402
+from attributary_train.student.head import Head, Projection  # noqa: E402
 from attributary_train.student.model import TwoTowerStudent  # noqa: E402
-
-
-class TinyImageTower(torch.nn.Module):
-    name, dim, image_size = "tiny-image", 8, 16
-
-    def __init__(self):
-        super().__init__()
-        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU6())
-        self.body = torch.nn.Sequential(
-            torch.nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.nn.ReLU6(), torch.nn.Conv2d(8, 8, 1)
-        )
-
-    def forward(self, pixels):
-        x = self.stem((pixels.to(torch.float32).permute(0, 3, 1, 2) - 127) / 128)
-        return unit_rows((x + self.body(x)).mean(dim=(2, 3)))
-
-
-class TinyTextTower(torch.nn.Module):
-    name, dim, max_tokens = "tiny-text", 6, 9
-
-    def __init__(self):
-        super().__init__()
-        self.words = torch.nn.Embedding(20, 6)
-        self.layer = torch.nn.Linear(6, 6)
-
-    def forward(self, ids, mask):
-        weight = mask.to(torch.float32)[:, :, None]
-        return (self.layer(self.words(ids)) * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+from tests.support.towers import TinyImageTower, TinyTextTower  # noqa: E402
 
 
 def random_head(image, text, image_dim, text_dim, seed=0):

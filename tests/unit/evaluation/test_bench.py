@@ -18,6 +18,7 @@ from attributary_train.evaluation.bench import (
     seed_agreement,
     within_caption,
 )
+from attributary_train.evaluation.bench_creators import CreatorBench, open_creators
 from attributary_train.evaluation.bench_report import add_rivals, judge
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.halves import half_masks
@@ -25,6 +26,8 @@ from attributary_train.evaluation.scores import ScoreFile, save_scores
 
 ITEMS, PAIRS, QUERIES = 60, 16, 30
 KINDS = ("concept", "drawing")
+CREATORS = [f"hand {at}" for at in range(10)]
+HANDS = [CREATORS[at % 10] if at < 50 else CREATORS[at % 2] for at in range(ITEMS)]
 
 
 class Planted:
@@ -53,6 +56,7 @@ class Planted:
             splits += [split] * QUERIES
             prompts += [f"word {at % 6}" for at in range(QUERIES)]
         self.names = names
+        (self.folder / "truth.json").write_text("{}")
         self._tables(names, splits, prompts)
 
     def _tables(self, names, splits, prompts):
@@ -71,7 +75,7 @@ class Planted:
         )
         words = [f"word {at % 6}" for at in range(ITEMS)]
         pq.write_table(
-            pa.table({"id": self.ids, "caption_concept": words, "caption_style": words}),
+            pa.table({"id": self.ids, "creator": HANDS, "caption_concept": words, "caption_style": words}),
             self.folder / "items.parquet",
         )
 
@@ -192,6 +196,34 @@ def test_scores_that_do_not_fit_are_refused_by_name(planted, tmp_path):
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(EvaluationError, match="not readable"):
         read_scores(tmp_path / "torn.npz", world)
+
+
+def test_creators_are_judged_by_what_is_lost_without_them(planted, tmp_path):
+    (planted.folder / "truth.json").write_text(json.dumps({"creators": CREATORS}))
+    path = planted.folder / "losses-validation.npz"
+    with np.load(path) as parts:
+        losses, runs = parts["losses"], parts["runs"].tolist()
+    world = open_world(planted.folder, "validation")
+    assert open_creators(planted.folder, world) is None
+    member = np.array([[hand == name for hand in HANDS] for name in CREATORS])
+    whole = np.full(QUERIES, -9.0)
+    gains = planted.truth["validation"] @ member.T
+    rows = [losses, whole[None], *(whole + gains[:, at][None] for at in range(10))]
+    runs += ["whole-000", *(f"creator-{at:03d}-0" for at in range(10))]
+    np.savez(
+        path,
+        losses=np.concatenate([np.atleast_2d(row) for row in rows]).astype(np.float32),
+        runs=np.array(runs),
+    )
+    creators = open_creators(planted.folder, world)
+    assert creators.names == tuple(CREATORS) and np.allclose(creators.effect, gains, atol=1e-4)
+    bench = CreatorBench(creators, draws=30)
+    truth = bench.of(planted.truth["validation"])
+    assert truth.value > 0.99 and bench.counts().value < 0.9
+    mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
+    told = judge(planted.folder, "validation", [mine], draws=10)["results"]
+    table = told["creators, against leave-one-creator-out"]
+    assert {row["method"] for row in table} == {"number of items", "chance", "mine"}
 
 
 def test_the_command_prints_one_object(planted, tmp_path):

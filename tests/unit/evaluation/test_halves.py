@@ -6,10 +6,10 @@ import pytest
 from attributary_train.evaluation.bench import open_world
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.halves import (
+    EveryLoss,
     Truth,
     creators_of,
     half_masks,
-    losses_of,
     plan_creators,
     plan_halves,
     train_halves,
@@ -81,8 +81,9 @@ def test_losses_are_kept_as_they_come_and_go_on(subject, tmp_path, monkeypatch):
 
 
 def test_fast_losses_are_near_the_exact_ones(subject):
-    fast = losses_of(subject.model, subject.queries)
+    losses = EveryLoss(subject.queries)
+    fast = losses.of(subject.model)
     exact = mean_losses(QueryLoss(subject.queries.split("test"), Grid(8, 2)).cells(subject.model))
     rows = [row for row, split in enumerate(subject.queries.splits) if split == "test"]
     assert np.allclose(fast[rows], exact, rtol=5e-3)
-    assert np.array_equal(fast, losses_of(subject.model, subject.queries))
+    assert np.array_equal(fast, losses.of(subject.model))

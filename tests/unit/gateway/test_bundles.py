@@ -19,6 +19,7 @@ from attributary.errors import (
     NotFoundError,
     PreconditionError,
 )
+from attributary.gateway import memory
 from attributary.gateway.registry import Opened
 
 TOKEN = "s3cret"
@@ -129,6 +130,18 @@ async def test_what_cannot_be_loaded_changes_nothing(running, places, tmp_path):
         await admin(lambda one: one.set_alias("x", "nobody", why="x"))
     assert len(gateway.registry.bundles) == 1
     assert (await client.describe()).item_count == 300
+
+
+async def test_what_does_not_fit_into_memory_is_not_opened(running, monkeypatch):
+    gateway, _, admin = running
+    monkeypatch.setattr(memory, "available", lambda: 1 << 10)
+    with pytest.raises(PreconditionError, match=r"memory: the bundle needs about \d+ MiB, 0 MiB are left"):
+        await admin(lambda one: one.load_bundle("two", why="x"))
+    assert len(gateway.registry.bundles) == 1
+
+
+def test_the_memory_that_is_left_is_known_here():
+    assert memory.available() > 1 << 20
 
 
 async def test_changes_name_their_bundle(running, addition):

@@ -1,9 +1,27 @@
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from attributary.errors import InvalidArgumentError
 from attributary.gateway.config import GatewayConfig, flags
+
+
+def test_pictures_are_decoded_by_a_thread_a_core(monkeypatch, engine):
+    from attributary.gateway import pipeline as module
+
+    monkeypatch.setattr(module, "_cores", lambda: 5)
+
+    async def threads(**settings):
+        made = module.Pipeline(engine, GatewayConfig(**settings), None)
+        names = [thread.name for thread in threading.enumerate() if thread.name.startswith("prepare-")]
+        await made.close()
+        return len(names)
+
+    before = sum(thread.name.startswith("prepare-") for thread in threading.enumerate())
+    assert asyncio.run(threads()) - before == 5
+    assert asyncio.run(threads(prepare_threads=3)) - before == 3
 
 
 def test_every_flag_is_also_an_environment_variable():

@@ -427,9 +427,9 @@ async def test_long_filters_are_looked_up_off_the_event_loop(serve, engine, vect
     threads = []
     prepare = engine.prepare
 
-    def noted(*arguments):
+    def noted(*arguments, **more):
         threads.append(threading.current_thread().name)
-        return prepare(*arguments)
+        return prepare(*arguments, **more)
 
     engine.prepare = noted
     await client.attribute(embedding=vector(1), filter=Filter(include_creators=("a",)))

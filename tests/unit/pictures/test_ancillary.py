@@ -104,7 +104,7 @@ def test_gif_extensions_and_trailers():
     start = GIF.index(b",", start)
     comment = b"!\xfe" + (b"\xff" + b"," * 255) * 20_000 + b"\0"
     application = b"!\xff\x0bXMP DataXMP" + b"\x0c<x:xmpmeta/>" * 3 + b"\0"
-    for extra in (comment, application, b"!\xff\0", b"!\x99\3abc\0", b"\0\0\0"):
+    for extra in (comment, application, b"!\xff\0", b"!\xf9\0", b"!\x99\3abc\0", b"\0\0\0"):
         assert same(GIF[:start] + extra + GIF[start:], GIF)
     assert same(GIF + VIDEO, GIF)
 

@@ -20,8 +20,9 @@ from attributary_train.student.words import ClipText, Words
 from attributary_train.subject.checkpoint import load_subject
 from attributary_train.subject.prompts_split import query_prompts
 from tests.support.pipelines import TOKENS, write_checkpoint
+from tests.support.towers import TinyImageTower, TinyTextTower
 
-ITEMS = 12
+ITEMS = 24
 # Captions of any kind: long ones, with commas, without, some more than once.
 CAPTIONS = (
     "a red dog, running",
@@ -84,8 +85,12 @@ def test_a_prompt_has_the_same_tokens_and_states_at_the_server(made):
     assert PromptTokenizer(words.tokenizer(), TOKENS).encode(" ").size == 0
 
 
-def test_from_a_checkpoint_to_a_served_bundle(made):
+def test_from_a_checkpoint_to_a_served_bundle(made, monkeypatch):
     root = made
+    # The untuned image tower is not what this is about, and takes a minute to export.
+    for module in ("features", "big_model"):
+        monkeypatch.setattr(f"attributary_train.student.{module}.EfficientNetLite0", TinyImageTower)
+    monkeypatch.setattr("attributary_train.student.features.MiniLM", TinyTextTower)
     model = ["--subject", root / "subject", "--corpus", root / "corpus", "--cache", root / "cache"]
     queries = root / "queries.parquet"
     # More queries than captions.

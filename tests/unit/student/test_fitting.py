@@ -13,6 +13,7 @@ from attributary_train.student.errors import StudentError
 from attributary_train.student.fitting import Material, fit
 from attributary_train.student.kernel_head import POWER, KernelHead, TokenKernel
 from attributary_train.student.sight import Seen
+from attributary_train.student.tower_heads import COMPONENTS, principal
 
 SMALL = StudentConfig(
     "small", dim=41, hidden=32, epochs=20, batch=20, dropout=0.0, learning_rate=1e-2, item_pace=1.0
@@ -137,3 +138,14 @@ def test_configurations_are_read_back_and_wrong_ones_refused():
         replace(SMALL, loss="l2")
     with pytest.raises(StudentError, match=r"prompt_dropout: 1\.0"):
         replace(SMALL, prompt_dropout=1.0)
+
+
+def test_few_items_give_no_direction_that_holds_rounding_alone():
+    rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    found = principal(rows, COMPONENTS)
+    assert found.matrix.shape == (40, 5)
+    # A sixth direction would multiply what float32 rounds by tens of thousands.
+    assert (
+        float(((rows + 1e-6 - found.mean) @ found.matrix - (rows - found.mean) @ found.matrix).abs().max())
+        < 1e-4
+    )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -46,6 +47,13 @@ def test_the_chain_reads_it_as_the_checkpoints_own_pipeline_does(adopted, corpus
     data = training_data(model, folder, corpus, tmp_path)
     assert data.prompts == tuple(item.caption for item in corpus)
     assert data.latents.shape == (ITEMS, 4, 4, 4) and data.text.shape == (ITEMS, TOKENS, DIM)
+    # Mapped from the cache, so that workers share them.
+    again = training_data(model, folder, corpus, tmp_path)
+    assert torch.equal(again.latents, data.latents) and torch.equal(again.text, data.text)
+    mapped = Path("/proc/self/maps").read_text()
+    for kind in ("latents", "text"):
+        (file,) = tmp_path.glob(f"{kind}-*.npy")
+        assert str(file) in mapped
     theirs = StableDiffusionPipeline.from_pretrained(checkpoint)
     theirs.scheduler = DDIMScheduler.from_config({**theirs.scheduler.config, "clip_sample": False})
     start = torch.randn((4, 4, 4), generator=torch.Generator().manual_seed(11))[None]

@@ -22,6 +22,7 @@ from attributary_train.subject.queries import generate
 from attributary_train.subject.recipe import Recipe, levels_of, preset
 from attributary_train.subject.run import train_subject
 from attributary_train.subject.selection import attribution_selection, rest_selection
+from attributary_train.subject.together import train_together
 from attributary_train.subject.train import Run, train_unet
 
 ITEMS = 120
@@ -133,6 +134,20 @@ def test_the_second_stage_starts_from_the_base(stage):
         train_unet(Run(recipe, kept, 0, 0), dataclasses.replace(stage.data, start=None))
     with pytest.raises(SubjectError, match=r"recipe\.base: is empty"):
         train_unet(Run(LEVELLED, kept, 0, 0), stage.data)
+
+
+def test_runs_side_by_side_end_as_they_do_alone(stage):
+    recipe = dataclasses.replace(recipe_of(stage.model), steps=6)
+    kept = np.ones(len(stage.data), bool)
+    less = kept.copy()
+    less[: len(kept) // 2] = False
+    runs = [Run(recipe, kept, 0, 0), Run(recipe, less, 0, 0), Run(recipe, less, 5, 5)]
+    for run, unet in zip(runs, train_together(runs, stage.data), strict=True):
+        alone, base = train_unet(run, stage.data), load_subject(stage.base).unet
+        moved = (weights_of(alone) - weights_of(base)).norm()
+        assert (weights_of(unet) - weights_of(alone)).norm() < 0.02 * moved
+    with pytest.raises(SubjectError, match="several recipes"):
+        train_together([runs[0], Run(dataclasses.replace(recipe, steps=7), kept, 0, 0)], stage.data)
 
 
 def test_a_base_of_another_shape_is_refused(stage, tmp_path):

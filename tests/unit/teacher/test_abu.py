@@ -12,13 +12,14 @@ from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import preset
+from attributary_train.teacher import draws
 from attributary_train.teacher import moved as moved_module
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.draws import LossGrid, query_draws
 from attributary_train.teacher.ekfac import FactorSettings, fit_factors, load_factors, save_factors
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.fisher_diagonal import fit_diagonal
-from attributary_train.teacher.moved import moved
+from attributary_train.teacher.moved import losses, moved
 from attributary_train.teacher.parameters import module_names
 from tests.unit.teacher.rivals.conftest import another_model, data, model, queries  # noqa: F401
 
@@ -241,6 +242,22 @@ def test_a_mirrored_grid_cancels_what_is_odd_in_the_noise(model, data):  # noqa:
     assert torch.equal(grid.timesteps[:3], grid.timesteps[3:]) and len(grid.timesteps) == 6
     assert torch.equal(grid.noise[:, :3], -grid.noise[:, 3:])
     assert torch.equal(grid.noise[:, :3], LossGrid.of(model, data, 3).noise)
+
+
+def test_a_large_grid_is_drawn_where_it_is_needed_the_same_to_the_last_bit(model, data, monkeypatch):  # noqa: F811
+    kept = LossGrid.of(model, data, 3, mirrored=True)
+    monkeypatch.setattr(draws, "MOST_KEPT_BYTES", kept.noise.nbytes - 1)
+    grid = LossGrid.of(model, data, 3, mirrored=True).to("cpu")
+    assert isinstance(grid.noise, draws.DrawnNoise) and grid.noise.nbytes == kept.noise.nbytes
+    assert torch.equal(grid.timesteps, kept.timesteps)
+    rows, columns = torch.tensor([0, 3, 3, 1]), torch.tensor([5, 0, 4, 2])
+    for at in ((rows, columns), (slice(1, 4), 4), (2, 3), (rows, 1)):
+        assert torch.equal(grid.noise[at], kept.noise[at]), at
+    assert torch.equal(grid.noise[:, [4, 1]][rows, 0], kept.noise[:, [4, 1]][rows, 0])
+    some = np.array([0, 2, 5])
+    assert torch.equal(losses(model, data, grid, some), losses(model, data, kept, some))
+    monkeypatch.setattr(draws, "MOST_KEPT_BYTES", kept.noise.nbytes)
+    assert isinstance(LossGrid.of(model, data, 3, mirrored=True).noise, torch.Tensor)
 
 
 def test_draws_of_a_query_are_stratified_and_mirrored():

@@ -1,0 +1,133 @@
+"""The page at the end of the road: what finds itself, whether the student agrees with its teacher, what a share is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Options, Query
+from attributary.bundle.manifest import INT8_LEFT_OUT
+from attributary_train.corpus import Corpus
+
+from .road import Request, Step
+
+PAGE = "page.md"
+_MOST = 500  # items asked for themselves
+_TOP = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """Items asked for with their own file: shares of them at rank 1, and flagged; medians of cosine and share."""
+
+    prompt: str
+    asked: int
+    first: float
+    flagged: float
+    cosine: float
+    share: float
+
+
+def write_page(request: Request, steps: Sequence[Step]) -> Path:
+    """Ask the bundle and write what it answers to `page.md` below the folder of the road."""
+    engine = open_engine(request.bundle)
+    manifest = engine.bundle.manifest
+    lines = [f"# {request.out.name}", ""]
+    lines += [
+        f"{manifest.item_count:,} items by {manifest.creator_count:,} creators; bundle {manifest.bundle_id}, "
+        f"encoder {manifest.encoder.name}, {manifest.encoder.dim} dimensions.",
+        "",
+    ]
+    corpus = Corpus.open(request.out / "corpus")
+    lines += ["## Does every item find itself?", ""]
+    if request.checkpoint is not None:
+        lines += [
+            "A student ranks by influence, not by likeness: a picture need not be its own largest source. Low numbers "
+            "here are no fault as long as the agreement below is high.",
+            "",
+        ]
+    lines += [
+        "| asked with | items | first | flagged | cosine, median | share, median |",
+        "| - | - | - | - | - | - |",
+    ]
+    for row in own_files(request, corpus):
+        lines.append(
+            f"| {row.prompt} | {row.asked} | {row.first:.1%} | {row.flagged:.1%} | {row.cosine:.3f} | {row.share:.3f} |"
+        )
+    lines += ["", *(_agreement(request) if request.checkpoint is not None else [])]
+    lines += ["## What a share means here", "", manifest.calibration.method, ""]
+    if why := manifest.notes.get(INT8_LEFT_OUT):
+        lines += [f"No int8 encoder: {why}.", ""]
+    lines += ["## Ask it", "", f"    attributary serve {request.bundle}", "    attributary query PICTURE", ""]
+    lines += ["## The road", "", *(f"    {step.command}" for step in steps), ""]
+    path = request.out / PAGE
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def own_files(request: Request, corpus: Corpus) -> list[Found]:
+    """Ask for items with their own bytes: alone, with their caption, with another's."""
+    engine = open_engine(request.bundle, verify=False)
+    items = [item for item in corpus if item.file]
+    every = max(1, len(items) // _MOST)
+    chosen = items[::every][:_MOST]
+    found = []
+    for kind in ("no prompt", "its caption", "another's caption"):
+        rows = []
+        for at, item in enumerate(chosen):
+            other = chosen[(at + len(chosen) // 2) % len(chosen)].caption
+            prompt = {"no prompt": "", "its caption": item.caption}.get(kind, other)
+            query = Query(image=(corpus.root / item.file).read_bytes(), prompt=prompt)
+            answer = engine.attribute(query, Options(top_k=1))
+            best = answer.items[0]
+            rows.append((best.id == item.id, answer.out_of_distribution, best.similarity, best.share))
+        values = np.array(rows, np.float64)
+        middle = np.median(values, axis=0)
+        found.append(
+            Found(
+                kind,
+                len(rows),
+                float(values[:, 0].mean()),
+                float(values[:, 1].mean()),
+                float(middle[2]),
+                float(middle[3]),
+            )
+        )
+    return found
+
+
+def _agreement(request: Request) -> list[str]:
+    """The student beside its teacher on the test queries, which neither student nor calibration saw."""
+    from attributary.building.student import read_student
+    from attributary_train.calibration.held import StudentEncoder, open_held
+    from attributary_train.evaluation.opening import Subject
+
+    out = request.out
+    subject = Subject.open(out / "subject", out / "corpus", out / "cache")
+    student = StudentEncoder(read_student(out / "student"))
+    held = open_held(student, subject, out / "queries.parquet", out / "labels", "test")
+    lines = ["## Does the student agree with its teacher?", ""]
+    lines += [
+        f"{len(held.scores)} test queries that neither the student nor its calibration saw. *Of the ten*: how many of "
+        "the teacher's ten are among the student's; by chance as many as ten items drawn blindly.",
+        "",
+        "| asked with | rank correlation | of the ten | by chance |",
+        "| - | - | - | - |",
+    ]
+    for kind, words in (("image", "no prompt"), ("image_and_prompt", "its prompt")):
+        ranks, common, chance = [], [], []
+        for scores, cosines in zip(held.scores, held.similarity[kind], strict=True):
+            known = np.flatnonzero(~np.isnan(scores))
+            top = min(_TOP, len(known))
+            theirs = set(known[np.argsort(-scores[known])[:top]].tolist())
+            ours = set(known[np.argsort(-cosines[known])[:top]].tolist())
+            common.append(len(theirs & ours) / top)
+            chance.append(top / len(known))
+            ranks.append(float(spearmanr(scores[known], cosines[known]).statistic))
+        lines.append(f"| {words} | {np.nanmean(ranks):.2f} | {np.mean(common):.0%} | {np.mean(chance):.0%} |")
+    return [*lines, ""]
