@@ -8,6 +8,8 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.errors import BundleError, InvalidArgumentError
+from attributary.tensorrt.engine import EngineRecord, Engines
+from attributary.tensorrt.graph import Profile
 from attributary.triton import templates
 from attributary.triton.materialize import Settings, materialize, served_by_doors
 from attributary.triton.names import model_name, parse
@@ -57,6 +59,17 @@ def test_a_gpu_repository(plan, tiny_bundle_dir, tmp_path):
     assert f'backend: "{"tensorrt" if plan else "onnxruntime"}"' in text
     assert "KIND_GPU" in text
     assert "KIND_GPU" in config(tmp_path / "repository", f"index_{bundle_id}")
+
+
+def test_a_plan_of_another_encoder_is_refused_and_nothing_written(tiny_bundle_dir, tmp_path):
+    (tmp_path / "engine.plan").write_bytes(b"plan")
+    record = EngineRecord("engine.plan", "0" * 64, 4, "10.13", "fp16", "A10", "8.6", Profile(), 1.0, 1.0, 1.0)
+    Engines("0" * 16, "f" * 64).add(record, tmp_path)
+    with pytest.raises(InvalidArgumentError, match="of encoder ffffffffffff"):
+        materialize(
+            tiny_bundle_dir, tmp_path / "repository", Settings(target="gpu", plan=tmp_path / "engine.plan")
+        )
+    assert not (tmp_path / "repository").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
 from attributary.bundle.files import new_directory
 from attributary.errors import BundleError, InvalidArgumentError
+from attributary.tensorrt.engine import check_plan
 
 from . import templates
 from .names import DOORS, model_name
@@ -34,7 +35,7 @@ class Settings:
     queue_delay_us: int = 0
     queue_timeout_us: int = 0  # 0: no limit; see docs/triton.md before setting one of these two
     max_queue: int = 0  # 0: no limit
-    plan: Path | None = None  # a TensorRT engine; without one a GPU runs ONNX Runtime
+    plan: Path | None = None  # a TensorRT plan of the encoder; without one a GPU runs ONNX Runtime
     served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
 
     def __post_init__(self) -> None:
@@ -63,6 +64,8 @@ def materialize(directory: Path | str, repository: Path | str, settings: Setting
     settings = settings or Settings()
     # ensemble_scheduling tells nobody why a golden query fails; the embedded engine does.
     bundle = open_engine(directory, precision=settings.precision).bundle
+    if settings.plan is not None:
+        check_plan(settings.plan, bundle.manifest.encoder.digest, settings.max_batch)
     repository = Path(repository)
     repository.mkdir(parents=True, exist_ok=True)
     values = _values(bundle, settings)
