@@ -56,7 +56,7 @@ def index_only(bundle: Path, folder: Path, backend: str) -> str:
     door = folder / "repository" / "attribution"
     (door / "1").mkdir(parents=True)
     config = (folder / "repository" / name / "config.pbtxt").read_text()
-    (door / "config.pbtxt").write_text(templates.door(config, "attribution", name))
+    (door / "config.pbtxt").write_text(templates.alias(config, "attribution", name))
     return name
 
 

@@ -9,7 +9,7 @@ import tritonclient.grpc
 from attributary.attribution.open import open_engine
 from attributary.errors import BundleError, InvalidArgumentError, NotFoundError
 from attributary.triton.control import Control
-from attributary.triton.materialize import Settings, materialize, remove, served_by_doors
+from attributary.triton.materialize import Settings, materialize, remove, served_bundle
 from attributary.triton.swap import swap
 
 from .test_faults import Load, until
@@ -133,7 +133,7 @@ def test_a_bundle_that_is_damaged_after_it_was_verified(
     assert load.errors == []
     assert load.bundles == {old}
     # A server that is started again finds the old one too.
-    assert served_by_doors(own_repository) == old
+    assert served_bundle(own_repository) == old
 
 
 def test_an_unverified_bundle_is_not_even_written(
