@@ -88,7 +88,7 @@ def test_a_bundle_that_was_changed_is_refused_and_nothing_written(file, tiny_bun
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_second_bundle_turns_the_doors_and_keeps_the_first(tiny_bundle_dir, other_bundle_dir, tmp_path):
+def test_a_second_bundle_takes_the_aliases_and_keeps_the_first(tiny_bundle_dir, other_bundle_dir, tmp_path):
     first = materialize(tiny_bundle_dir, tmp_path)
     second = materialize(other_bundle_dir, tmp_path)
     assert served_bundle(tmp_path) == second

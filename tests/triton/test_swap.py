@@ -79,7 +79,7 @@ def test_a_new_bundle_under_load(
     )
 
 
-def test_direct_callers_of_the_doors_see_no_gap(
+def test_direct_callers_of_the_aliases_see_no_gap(
     own_triton, own_repository, settings, engine, questions, other_bundle_dir, ask, tensors
 ):
     import threading

@@ -15,7 +15,7 @@ from attributary.errors import BundleError, InvalidArgumentError
 from attributary.tensorrt.engine import check_plan
 
 from . import templates
-from .names import DOORS, model_name
+from .names import ALIASES, model_name
 
 Target = Literal["cpu", "gpu"]
 
@@ -98,7 +98,7 @@ def remove(repository: Path | str, bundle_id: str) -> None:
         raise InvalidArgumentError(
             "bundle_id", f"{bundle_id} is what the repository's aliases name; load another one first"
         )
-    for part in DOORS:
+    for part in ALIASES:
         shutil.rmtree(repository / model_name(part, bundle_id), ignore_errors=True)
 
 
