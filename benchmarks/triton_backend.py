@@ -47,16 +47,16 @@ def unit_queries(bundle: Bundle, count: int) -> np.ndarray:
 
 
 def index_only(bundle: Path, folder: Path, backend: str) -> str:
-    """Write a repository with the bundle's index model alone and the door that the launcher wants; return its name."""
+    """Write a repository with the bundle's index model alone and the alias that the launcher wants; return its name."""
     whole = folder / "whole"
     bundle_id = materialize(bundle, whole, Settings(index_backend=backend))
     name = f"index_{bundle_id}"
     shutil.move(whole / name, folder / "repository" / name)
     shutil.rmtree(whole)
-    door = folder / "repository" / "attribution"
-    (door / "1").mkdir(parents=True)
+    alias = folder / "repository" / "attribution"
+    (alias / "1").mkdir(parents=True)
     config = (folder / "repository" / name / "config.pbtxt").read_text()
-    (door / "config.pbtxt").write_text(templates.door(config, "attribution", name))
+    (alias / "config.pbtxt").write_text(templates.alias(config, "attribution", name))
     return name
 
 

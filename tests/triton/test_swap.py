@@ -9,7 +9,7 @@ import tritonclient.grpc
 from attributary.attribution.open import open_engine
 from attributary.errors import BundleError, InvalidArgumentError, NotFoundError
 from attributary.triton.control import Control
-from attributary.triton.materialize import Settings, materialize, remove, served_by_doors
+from attributary.triton.materialize import Settings, materialize, remove, served_bundle
 from attributary.triton.swap import swap
 
 from .test_faults import Load, until
@@ -79,7 +79,7 @@ def test_a_new_bundle_under_load(
     )
 
 
-def test_direct_callers_of_the_doors_see_no_gap(
+def test_direct_callers_of_the_aliases_see_no_gap(
     own_triton, own_repository, settings, engine, questions, other_bundle_dir, ask, tensors
 ):
     import threading
@@ -133,7 +133,7 @@ def test_a_bundle_that_is_damaged_after_it_was_verified(
     assert load.errors == []
     assert load.bundles == {old}
     # A server that is started again finds the old one too.
-    assert served_by_doors(own_repository) == old
+    assert served_bundle(own_repository) == old
 
 
 def test_an_unverified_bundle_is_not_even_written(

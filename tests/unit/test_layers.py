@@ -21,7 +21,7 @@ ALLOWED = {
     "delta": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "client": {"attribution"},
     "gateway": {"attribution", "delta", "delta.journal", "pictures"},
-    "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
+    "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "tensorrt"},
     "tensorrt": {"bundle", "encoder"},
     "batch": {"attribution", "bundle", "client", "encoder", "triton"},
     "cli": {

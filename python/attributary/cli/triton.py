@@ -33,7 +33,7 @@ _ELSEWHERE = {"build-engine": ("attributary.cli.build_engine", "build_engine_com
 
 
 class _Group(click.Group):
-    """Verbs of other modules are imported when they are asked for."""
+    """Verbs of other modules are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *(verb for verb in _ELSEWHERE if self.get_command(ctx, verb))]
@@ -92,7 +92,7 @@ def _to_settings(given: dict[str, Any]) -> Settings:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="the model repository")
 @_settings
 def materialize_command(bundle: Path, out: Path, **given: Any) -> None:
-    """Write the models of a BUNDLE into a repository, and turn its doors to them. Verifies the bundle first."""
+    """Write the models of a BUNDLE into a repository, and point its aliases to them. Verifies the bundle first."""
     bundle_id = materialize(bundle, out, _to_settings(given))
     click.echo(json.dumps({"bundle_id": bundle_id, "repository": str(out)}))
 
@@ -111,13 +111,15 @@ def materialize_command(bundle: Path, out: Path, **given: Any) -> None:
 @click.option(
     "--faiss-backend", type=click.Path(path_type=Path), help="libtriton_faiss.so, for --index-backend faiss"
 )
-@click.option("--ready-s", type=float, default=120.0, show_default=True, help="patience with loading")
+@click.option(
+    "--ready-s", type=float, default=120.0, show_default=True, help="seconds to load all models at most"
+)
 @click.option(
     "--exit-s",
     type=float,
     default=30.0,
     show_default=True,
-    help="patience with requests inside at the end",
+    help="seconds at the end for requests under way",
 )
 @click.option(
     "--log",
@@ -135,7 +137,7 @@ def materialize_command(bundle: Path, out: Path, **given: Any) -> None:
     "mounts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="a folder that the container sees too, as of bundles to be loaded later; may be repeated",
+    help="a folder that the container sees too, for bundles to be loaded later; may be repeated",
 )
 @click.argument("server_options", nargs=-1, type=click.UNPROCESSED)
 @_settings
@@ -185,11 +187,11 @@ def serve_command(
 
 
 def _run(server: TritonServer) -> int:
-    asked = False
+    stopping = False
 
     def forward(number: int, _: Any) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal stopping
+        stopping = True
         server.send(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -199,7 +201,7 @@ def _run(server: TritonServer) -> int:
         try:
             server.wait_until_ready()
         except UnavailableError:
-            if asked:
+            if stopping:
                 return 0
             raise
         ports = server.ports
@@ -207,7 +209,7 @@ def _run(server: TritonServer) -> int:
             json.dumps({"ready": True, "grpc": ports.grpc, "http": ports.http, "metrics": ports.metrics})
         )
         status = server.wait()
-        if asked:
+        if stopping:
             return 0
         raise UnavailableError(f"tritonserver ended with status {status}: {server.last_words()}")
     finally:
@@ -221,16 +223,21 @@ def _run(server: TritonServer) -> int:
     "--repository", type=click.Path(path_type=Path), required=True, help="the one that Triton runs on"
 )
 @click.option(
-    "--retire-after-s", type=float, default=30.0, show_default=True, help="grace for gateways to move on"
+    "--retire-after-s",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="seconds for gateways to move on before the old bundle is unloaded",
 )
 @click.option("--keep", is_flag=True, help="leave the bundle before loaded")
 @_settings
 def load_command(
     url: str, bundle: Path, repository: Path, retire_after_s: float, keep: bool, **given: Any
 ) -> None:
-    """Serve another BUNDLE without a failed request: materialise, load beside the old, turn the doors, retire the old.
+    """Serve another BUNDLE without a failed request.
 
-    If the new one cannot be loaded, the old one goes on and its doors are put back.
+    It is materialised and loaded beside the old one, the aliases change, and the old one is unloaded. If the new one
+    cannot be loaded, the old one goes on and its aliases are put back.
     """
     from attributary.triton.swap import swap
 

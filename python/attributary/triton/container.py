@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from attributary.errors import InvalidArgumentError, UnavailableError
+
+from .templates import parameters_of
 
 PROGRAMS: Final = ("docker", "podman")
 # Where Triton's own images, and ours, keep backends.
@@ -79,9 +80,5 @@ def find_container(image: str, gpus: str | None = None, mounts: Sequence[Path] =
 
 def bundles_of(repository: Path) -> set[Path]:
     """Return the directories of bundles that the configs of a repository name."""
-    found: set[Path] = set()
-    for config in repository.glob("*/config.pbtxt"):
-        text = config.read_text(encoding="utf-8")
-        for value in re.findall(r'parameters \{ key: "bundle" value \{ string_value: "([^"]+)" \} \}', text):
-            found.add(Path(value))
-    return found
+    configs = repository.glob("*/config.pbtxt")
+    return {Path(bundle) for config in configs if (bundle := parameters_of(config).get("bundle"))}

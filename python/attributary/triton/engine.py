@@ -1,4 +1,4 @@
-"""An engine whose encoder and index are Triton's: queries are prepared and answers put into words on this side."""
+"""An engine whose encoder and index are Triton's: queries are prepared, and shares computed, on this side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attributary.encoder.base import EncoderSpec
 from attributary.errors import BundleError, PreconditionError, UnavailableError
 
 from .client import ModelTimes, TritonClient
-from .names import DOORS, model_name
+from .names import ALIASES, model_name
 
 _OUTPUTS: Final = ("row", "similarity", "bundle", "timing")
 # A filter is one bitmap a query on the wire; more than this is sent in several requests.
@@ -43,11 +43,11 @@ class TritonEngine(Preparer):
         )
         self.bundle_id = bundle.manifest.bundle_id
         self._client = client
-        self._built = self.view  # what the golden queries are about
-        self._models = {part: model_name(part, self.bundle_id) for part in DOORS}
+        self._built = self.view  # without changes since the build, as the golden queries were answered
+        self._models = {part: model_name(part, self.bundle_id) for part in ALIASES}
         self._number = int(self.bundle_id, 16)
         self._pad_to = 1
-        # Which part of a picture's time in Triton is waiting in its queues; from its statistics, kept by `times`.
+        # The fraction of a picture's time in Triton that is spent in its queues; `times` keeps it.
         self._waiting = 0.0
         self._counted: dict[str, ModelTimes] = {}
 
@@ -57,7 +57,7 @@ class TritonEngine(Preparer):
         Triton finds the candidates; shares are computed here, over what was deleted, added and filtered. Raises the
         errors of `TritonClient`.
         """
-        # One look: additions and deletions meanwhile are for the next query.
+        # The view is read once: additions and deletions during the request are for the next query.
         return await self._infer(self.view, batch, timeout_s)
 
     async def _infer(self, view: View, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
@@ -65,7 +65,7 @@ class TritonEngine(Preparer):
         pictures = batch[0].embedding is None
         tensors = self._pictures(batch) if pictures else {"embedding": _embeddings(batch)}
         outputs = ("embedding", *_OUTPUTS) if pictures else _OUTPUTS
-        reply = await self._ask("attribution" if pictures else "index", tensors, outputs, timeout_s)
+        reply = await self._request("attribution" if pictures else "index", tensors, outputs, timeout_s)
         embeddings = reply["embedding"] if pictures else tensors["embedding"]
         spent, started = ms_since(started), perf_counter()
         found = view.with_tail(embeddings, Candidates(reply["row"], reply["similarity"]))
@@ -76,7 +76,7 @@ class TritonEngine(Preparer):
         answers = scores.answers()
         search, rescore, rows = reply["timing"][0].tolist()
         rest = max(0.0, spent - search - rescore)
-        self._tell(batch, rest, search, rescore + scored, int(rows), pictures, ms_since(started))
+        self._set_timings(batch, rest, search, rescore + scored, int(rows), pictures, ms_since(started))
         return answers
 
     async def embed_batch(self, batch: Sequence[Prepared], timeout_s: float) -> NDArray[np.float32]:
@@ -90,7 +90,7 @@ class TritonEngine(Preparer):
         return await self._client.is_ready(self._models["attribution"], timeout_s)
 
     async def verify(self) -> float:
-        """Ask the golden queries of Triton; return the smallest cosine between embeddings and the expected ones.
+        """Send the golden queries to Triton; return the smallest cosine between embeddings and the expected ones.
 
         Raises BundleError naming the part that disagrees, UnavailableError.
         """
@@ -124,8 +124,8 @@ class TritonEngine(Preparer):
         return cosine
 
     async def times(self, timeout_s: float) -> dict[str, dict[str, float]]:
-        """Return what Triton's statistics say since the last call: mean milliseconds by part, "queue" and "compute"."""
-        told = {}
+        """Return mean milliseconds by part, "queue" and "compute", from Triton's statistics since the last call."""
+        means = {}
         for part in ("encoder", "index"):
             now = await self._client.times(self._models[part], timeout_s)
             before = self._counted.get(part, ModelTimes(0, 0.0, 0.0))
@@ -134,13 +134,13 @@ class TritonEngine(Preparer):
             if requests <= 0:
                 continue
             queue = (now.queue_ms - before.queue_ms) / requests
-            told[part] = {"queue": queue, "compute": (now.compute_ms - before.compute_ms) / requests}
-        queued = sum(phases["queue"] for phases in told.values())
-        if "encoder" in told:
-            self._waiting = queued / max(1e-9, queued + told["encoder"]["compute"])
-        return told
+            means[part] = {"queue": queue, "compute": (now.compute_ms - before.compute_ms) / requests}
+        queued = sum(phases["queue"] for phases in means.values())
+        if "encoder" in means:
+            self._waiting = queued / max(1e-9, queued + means["encoder"]["compute"])
+        return means
 
-    async def _ask(
+    async def _request(
         self, part: str, tensors: dict[str, NDArray[Any]], outputs: tuple[str, ...], timeout_s: float
     ) -> dict[str, NDArray[Any]]:
         reply = await self._client.infer(self._models[part], tensors, outputs, timeout_s)
@@ -159,18 +159,18 @@ class TritonEngine(Preparer):
         at_once = max(1, _FILTER_BYTES // bitmap.size)
         replies = []
         for start in range(0, len(embeddings), at_once):
-            asked = np.ascontiguousarray(embeddings[start : start + at_once])
+            queries = np.ascontiguousarray(embeddings[start : start + at_once])
             tensors: dict[str, NDArray[Any]] = {
-                "embedding": asked,
-                "filter": np.ascontiguousarray(np.broadcast_to(bitmap, (len(asked), bitmap.size))),
+                "embedding": queries,
+                "filter": np.ascontiguousarray(np.broadcast_to(bitmap, (len(queries), bitmap.size))),
             }
-            replies.append(await self._ask("index", tensors, _OUTPUTS, timeout_s))
+            replies.append(await self._request("index", tensors, _OUTPUTS, timeout_s))
         found = Candidates(
             *(np.concatenate([reply[name] for reply in replies]) for name in ("row", "similarity"))
         )
         return view.with_tail(embeddings, found, allowed)
 
-    def _tell(
+    def _set_timings(
         self,
         members: Sequence[Prepared],
         rest: float,
@@ -206,7 +206,7 @@ class TritonEngine(Preparer):
 
 
 class TritonLink:
-    """What the gateway follows: the connection, and which bundle Triton's doors lead to."""
+    """What the gateway follows: the connection, and which bundle Triton's aliases lead to."""
 
     def __init__(
         self,
@@ -234,14 +234,14 @@ class TritonLink:
         return engine
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:
-        """Return (id, directory) of the bundle that Triton's doors lead to; raises UnavailableError.
+        """Return (id, directory) of the bundle that Triton's aliases lead to; raises UnavailableError.
 
-        Raises PreconditionError while of several Tritons not all say the same: they are being moved to another bundle.
+        Raises PreconditionError while several Tritons serve different bundles: they are being moved to another one.
         """
-        told = {_bundle_of(config) for config in await self.client.configs("attribution", timeout_s)}
-        if len(told) > 1:
-            raise PreconditionError("Triton", f"its servers lead to {len(told)} bundles")
-        bundle_id, directory = told.pop()
+        served = {_bundle_of(config) for config in await self.client.configs("attribution", timeout_s)}
+        if len(served) > 1:
+            raise PreconditionError("Triton", f"its servers lead to {len(served)} bundles")
+        bundle_id, directory = served.pop()
         if not bundle_id or not directory:
             raise UnavailableError("Triton's model `attribution` does not say which bundle it serves")
         return bundle_id, Path(directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +12,10 @@ from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
 from attributary.bundle.files import new_directory
 from attributary.errors import BundleError, InvalidArgumentError
+from attributary.tensorrt.engine import check_plan
 
 from . import templates
-from .names import DOORS, model_name
+from .names import ALIASES, model_name
 
 Target = Literal["cpu", "gpu"]
 
@@ -34,7 +34,7 @@ class Settings:
     queue_delay_us: int = 0
     queue_timeout_us: int = 0  # 0: no limit; see docs/triton.md before setting one of these two
     max_queue: int = 0  # 0: no limit
-    plan: Path | None = None  # a TensorRT engine; without one a GPU runs ONNX Runtime
+    plan: Path | None = None  # a TensorRT plan of the encoder; without one a GPU runs ONNX Runtime
     served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
 
     def __post_init__(self) -> None:
@@ -53,60 +53,59 @@ class Settings:
 
 
 def materialize(directory: Path | str, repository: Path | str, settings: Settings | None = None) -> str:
-    """Write the models of a bundle into a repository and turn its doors to them; return the bundle's id.
+    """Write the models of a bundle into a repository and point its aliases to them; return the bundle's id.
 
-    The bundle is opened and its golden queries asked first, so an unverified one raises BundleError and nothing is
-    written. What was added to it and deleted since its build is the gateway's to know. A repository that holds
-    other bundles keeps them: a server that has not been told to load goes on with what it has. Every file appears
-    whole; the doors, which name the models, are replaced last.
+    The bundle is opened and its golden queries are checked first, so an unverified one raises BundleError and nothing
+    is written. Additions and deletions since its build are the gateway's to apply. A repository that holds other
+    bundles keeps them, and a running server goes on with what it has loaded. Every file appears whole; the aliases,
+    which name the models, are replaced last. Raises UnavailableError without the extra `triton`.
     """
     settings = settings or Settings()
-    # ensemble_scheduling tells nobody why a golden query fails; the embedded engine does.
+    # The embedded engine says why a golden query fails; an ensemble in Triton does not.
     bundle = open_engine(directory, precision=settings.precision).bundle
+    if settings.plan is not None:
+        check_plan(settings.plan, bundle.manifest.encoder.digest, settings.max_batch)
+    values, bundle_id = _values(bundle, settings), bundle.manifest.bundle_id
+    paths = {
+        "encoder": f"encoder/{_encoder_template(settings)}",
+        "index": "index/config.pbtxt",
+        "attribution": "attribution/config.pbtxt",
+    }
+    configs = {
+        part: templates.fill(path, values | {"name": model_name(part, bundle_id)})
+        for part, path in paths.items()
+    }
+    aliases = {
+        part: templates.alias(configs[part], part, model_name(part, bundle_id))
+        for part in ("encoder", "index")
+    }
+    # The way most queries take: the same two steps, not a step around them.
+    aliases["attribution"] = templates.fill(paths["attribution"], values | {"name": "attribution"})
     repository = Path(repository)
     repository.mkdir(parents=True, exist_ok=True)
-    values = _values(bundle, settings)
-    bundle_id = bundle.manifest.bundle_id
-    configs = {
-        "encoder": templates.fill(
-            f"encoder/{_encoder_template(settings)}", values | {"name": values["encoder"]}
-        ),
-        "index": _write_index(bundle, repository, values, settings),
-        "attribution": templates.fill(
-            "attribution/config.pbtxt", values | {"name": model_name("attribution", bundle_id)}
-        ),
-    }
     _write_encoder(bundle, repository, configs["encoder"], settings)
+    _write_index(bundle, repository, configs["index"], settings)
     _write_model(repository, model_name("attribution", bundle_id), configs["attribution"])
-    for part in DOORS:
-        text = templates.door(configs[part], part, model_name(part, bundle_id))
-        if part == "attribution":
-            # The way most queries take: the same two steps, not a step around them.
-            text = templates.fill("attribution/config.pbtxt", values | {"name": part})
-        _write_door(repository, part, text)
+    for part, config in aliases.items():
+        _write_alias(repository, part, config)
     return bundle_id
 
 
 def remove(repository: Path | str, bundle_id: str) -> None:
-    """Delete a bundle's own models from a repository; its doors must lead elsewhere, or InvalidArgumentError."""
+    """Delete a bundle's own models from a repository; its aliases must name another's, or InvalidArgumentError."""
     repository = Path(repository)
-    if served_by_doors(repository) == bundle_id:
+    if served_bundle(repository) == bundle_id:
         raise InvalidArgumentError(
-            "bundle_id", f"{bundle_id} is what the repository serves; load another one first"
+            "bundle_id", f"{bundle_id} is what the repository's aliases name; load another one first"
         )
-    for part in DOORS:
+    for part in ALIASES:
         shutil.rmtree(repository / model_name(part, bundle_id), ignore_errors=True)
 
 
-def served_by_doors(repository: Path | str) -> str | None:
-    """Return the id of the bundle that the doors of a repository lead to, None if there are none."""
+def served_bundle(repository: Path | str) -> str | None:
+    """Return the id of the bundle that the aliases of a repository name, None if there are none."""
     config = Path(repository) / "attribution" / "config.pbtxt"
-    if not config.is_file():
-        return None
-    text = config.read_text(encoding="utf-8")
-    marker = 'key: "bundle_id" value { string_value: "'
-    start = text.find(marker) + len(marker)
-    return text[start : start + 16] if start >= len(marker) else None
+    return templates.parameters_of(config).get("bundle_id") if config.is_file() else None
 
 
 def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
@@ -178,9 +177,8 @@ def _write_encoder(bundle: Bundle, repository: Path, config: str, settings: Sett
         (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
-def _write_index(bundle: Bundle, repository: Path, values: Mapping[str, object], settings: Settings) -> str:
-    name = model_name("index", bundle.manifest.bundle_id)
-    with new_directory(repository / name, force=True) as scratch:
+def _write_index(bundle: Bundle, repository: Path, config: str, settings: Settings) -> None:
+    with new_directory(repository / model_name("index", bundle.manifest.bundle_id), force=True) as scratch:
         version = scratch / "1"
         version.mkdir()
         if settings.index_backend == "python":
@@ -188,9 +186,7 @@ def _write_index(bundle: Bundle, repository: Path, values: Mapping[str, object],
         warmup = scratch / "warmup"
         warmup.mkdir()
         (warmup / "embedding").write_bytes(bundle.golden.embeddings[0].astype("<f4").tobytes())
-        config = templates.fill("index/config.pbtxt", {**values, "name": name})
         (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
-    return config
 
 
 def _write_model(repository: Path, name: str, config: str) -> None:
@@ -199,7 +195,7 @@ def _write_model(repository: Path, name: str, config: str) -> None:
         (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
-def _write_door(repository: Path, name: str, config: str) -> None:
+def _write_alias(repository: Path, name: str, config: str) -> None:
     """Replace one config file in place: the folder keeps its name, so no reader ever finds it missing."""
     if not (repository / name).is_dir():
         _write_model(repository, name, config)

@@ -44,7 +44,7 @@ class TritonServer:
     """A tritonserver of our own. Ready when entered, stopped and cleaned up when left.
 
     `faiss_backend` is a libtriton_faiss.so, for repositories whose index was materialised for it. Models are under
-    explicit control: all of the repository are loaded at start, later ones when `control.load` asks for them.
+    explicit control: all of the repository are loaded at start, later ones by `control.load`.
     Configs are strict: the server completes nothing. With a `container` it runs there, and no installation is looked
     for. Raises UnavailableError with the server's own first error if it
     ends before it is ready, or is not ready in time.
@@ -72,8 +72,8 @@ class TritonServer:
         self._container = container
         self._installation = None if container else installation or find()
         self._repository = repository.resolve()
-        asked = ports or Ports()
-        self.ports = Ports(asked.host, *_free(asked.host, (asked.grpc, asked.http, asked.metrics)))
+        given = ports or Ports()
+        self.ports = Ports(given.host, *_free(given.host, (given.grpc, given.http, given.metrics)))
         self._faiss_backend = faiss_backend
         self._ready_s, self._exit_s, self._extra = ready_s, exit_s, tuple(extra)
         self._log_path = log
@@ -248,12 +248,12 @@ class TritonServer:
         return _settings(environment)
 
     def last_words(self) -> str:
-        """The line of the log that tells best why the server ended or is not ready."""
+        """The line of the log that explains best why the server ended or is not ready."""
         lines = self.log().splitlines()
-        telling = [
+        errors = [
             line for line in lines if "failed to load" in line or "Error:" in line or "bundle file" in line
         ]
-        return (telling or lines or ["it wrote nothing"])[-1 if not telling else 0][-500:]
+        return (errors or lines or ["it wrote nothing"])[-1 if not errors else 0][-500:]
 
 
 def _settings(environment: dict[str, str]) -> dict[str, str]:
@@ -274,11 +274,11 @@ def _link(link: Path, target: Path) -> None:
         link.symlink_to(target)
 
 
-def _free(host: str, asked: tuple[int, ...]) -> tuple[int, ...]:
+def _free(host: str, wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Return the ports, free ones for every 0; all are held until all are chosen, so they differ."""
     with contextlib.ExitStack() as held:
         ports = []
-        for port in asked:
+        for port in wanted:
             if port == 0:
                 holder = held.enter_context(socket.socket())
                 holder.bind((host, 0))

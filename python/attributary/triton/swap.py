@@ -8,7 +8,7 @@ from attributary.errors import AttributaryError
 
 from .control import Control
 from .materialize import Settings, materialize, remove
-from .names import DOORS
+from .names import ALIASES
 
 
 def swap(
@@ -19,22 +19,22 @@ def swap(
     *,
     retire_after_s: float | None = 30.0,
 ) -> str:
-    """Materialise a bundle, load it beside the old, turn the doors, retire the old; return the new bundle's id.
+    """Load a bundle beside the old one, point the aliases to it, unload the old one; return the new bundle's id.
 
-    `address` is host:port of Triton's gRPC service, `repository` the one that it runs on. Bundles before are unloaded
-    after `retire_after_s`, in which gateways move on, or kept if it is None. If the new one cannot be loaded, doors and
-    repository are put back as they were and the old one goes on: BundleError with Triton's reason.
+    `address` is host:port of Triton's gRPC service, `repository` the one that it runs on. Older bundles are unloaded
+    after `retire_after_s`, in which gateways move on, or kept if it is None. If the new one cannot be loaded, aliases
+    and repository are put back as they were, and BundleError gives Triton's reason.
     """
     control = Control(address)
     try:
         before = control.loaded()
-        paths = [repository / door / "config.pbtxt" for door in DOORS]
-        doors = {path: path.read_bytes() for path in paths if path.is_file()}
+        paths = [repository / alias / "config.pbtxt" for alias in ALIASES]
+        aliases = {path: path.read_bytes() for path in paths if path.is_file()}
         bundle_id = materialize(bundle, repository, settings)
         try:
             control.load(bundle_id)
         except AttributaryError:
-            for path, text in doors.items():
+            for path, text in aliases.items():
                 path.write_bytes(text)
             if before.served not in (None, bundle_id):
                 control.forget(bundle_id)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from attributary.errors import UnavailableError
+from google.protobuf import text_format
+
+from attributary.errors import InvalidArgumentError, UnavailableError
 
 
 def folder() -> Path:
@@ -34,50 +37,57 @@ def fill(name: str, values: Mapping[str, object]) -> str:
     return Template(text).substitute({key: _quotable(value) for key, value in values.items()})
 
 
-def door(text: str, name: str, target: str) -> str:
+def alias(text: str, name: str, target: str) -> str:
     """Return the config of a model that hands everything to another: the same tensors, an ensemble of one step.
 
     `text` is the target's own filled config. An ensemble has neither instances nor a queue, so those are left out.
     """
-    inputs, outputs = _block(text, "input"), _block(text, "output")
-    size = re.search(r"^max_batch_size: (\d+)$", text, re.MULTILINE)
-    parameters = re.findall(r'^parameters \{ key: "bundle(?:_id)?" .*$', text, re.MULTILINE)
-    assert size is not None
-    names = {
-        kind: re.findall(r'name: "(\w+)"', block) for kind, block in (("input", inputs), ("output", outputs))
-    }
-    maps = [
-        f'      {kind}_map {{ key: "{tensor}" value: "{tensor}" }}'
-        for kind in names
-        for tensor in names[kind]
-    ]
-    return "\n".join(
-        [
-            f"# A name that stays while bundles come and go: everything goes to {target}.",
-            f'name: "{name}"',
-            'platform: "ensemble"',
-            f"max_batch_size: {size.group(1)}",
-            inputs.replace(" allow_ragged_batch: true", ""),
-            outputs,
-            "ensemble_scheduling {",
-            "  step [",
-            "    {",
-            f'      model_name: "{target}"',
-            "      model_version: -1",
-            *maps,
-            "    }",
-            "  ]",
-            "}",
-            *parameters,
-            "",
-        ]
-    )
+    pb = _model_config_pb2()
+    model = parse_config(text)
+    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=model.max_batch_size)
+    config.input.extend(model.input)
+    config.output.extend(model.output)
+    for tensor in config.input:
+        tensor.ClearField("allow_ragged_batch")
+    step = config.ensemble_scheduling.step.add(model_name=target, model_version=-1)
+    step.input_map.update({tensor.name: tensor.name for tensor in model.input})
+    step.output_map.update({tensor.name: tensor.name for tensor in model.output})
+    for key in ("bundle", "bundle_id"):
+        if key in model.parameters:
+            config.parameters[key].CopyFrom(model.parameters[key])
+    comment = f"# A name that stays while bundles come and go: everything goes to {target}.\n"
+    return comment + text_format.MessageToString(config, as_utf8=True)
 
 
-def _block(text: str, kind: str) -> str:
-    found = re.search(rf"^{kind} \[.*?(?:^\]|\]$)", text, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found.group(0)
+def parse_config(text: str) -> Any:
+    """Return a config.pbtxt as Triton's ModelConfig; raises ValueError where it is none.
+
+    Raises UnavailableError without the extra `triton`, whose client brings ModelConfig.
+    """
+    config = _model_config_pb2().ModelConfig()
+    try:
+        # A newer Triton's fields are no concern of ours.
+        return text_format.Parse(text, config, allow_unknown_field=True)
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def parameters_of(path: Path) -> dict[str, str]:
+    """Return the parameters of a config.pbtxt; raises InvalidArgumentError naming one that cannot be read."""
+    try:
+        config = parse_config(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError("repository", f"{path} cannot be read: {error}") from None
+    return {key: value.string_value for key, value in config.parameters.items()}
+
+
+def _model_config_pb2() -> Any:
+    try:
+        return importlib.import_module("tritonclient.grpc.model_config_pb2")
+    except ImportError as error:
+        raise UnavailableError(
+            f"a model repository needs the package tritonclient ({error}); pip install 'attributary[triton]'"
+        ) from None
 
 
 def _quotable(value: object) -> str:

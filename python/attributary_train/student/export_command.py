@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from attributary.tensorrt import Request
+    from attributary.tensorrt.graph import Request
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -20,26 +20,19 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command("export")
 @click.option("--bundle", type=_FOLDER, required=True, help="Bundle whose encoder is exported.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder beside the bundle.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp16", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp16", show_default=True)
 @click.option("--tensorrt", is_flag=True, help="Build a TensorRT engine on this machine's GPU.")
-@click.option(
-    "--dry-run", "dry", is_flag=True, help="Check bundle, graph and parser; write nothing, need no GPU."
-)
-@click.option("--calibration", type=click.Path(path_type=Path), help="int8: folder of pictures.")
-def export(
-    bundle: Path, out: Path, precision: str, tensorrt: bool, dry: bool, calibration: Path | None
-) -> None:
+@click.option("--dry-run", "dry", is_flag=True, help="Check bundle and graph; write nothing, need no GPU.")
+def export(bundle: Path, out: Path, precision: Any, tensorrt: bool, dry: bool) -> None:
     """Write an encoder at a precision, held to the bundle's golden queries; with --tensorrt its engine too.
 
     `engines.json` records an engine's hash, TensorRT's version and the GPU's name.
     """
     from attributary.errors import AttributaryError
-    from attributary.tensorrt import EngineBuildError, Request, build_engine, dry_run
+    from attributary.tensorrt.engine import build_engine, dry_run
+    from attributary.tensorrt.graph import Request
 
-    request = Request(
-        bundle=bundle, out=out, runtime="tensorrt" if tensorrt else "ort-cuda", precision=precision,
-        calibration=calibration,
-    )  # fmt: skip
+    request = Request(bundle, out, precision)
     try:
         # The dry run refuses a graph that disagrees with the golden queries, before anything is written.
         found = dry_run(request)
@@ -51,19 +44,19 @@ def export(
             click.echo(
                 f"{_graph(request)}: golden queries hold, smallest cosine {found.graph_cosine:.5f} (CPU)"
             )
-    except (AttributaryError, EngineBuildError) as error:
+    except AttributaryError as error:
         raise click.ClickException(str(error)) from error
 
 
 def _graph(request: Request) -> Path:
     from attributary.bundle.bundle import Bundle
-    from attributary.tensorrt.precision import write_graph
+    from attributary.tensorrt.graph import write_graph
 
     bundle = Bundle.open(request.bundle)
     request.out.mkdir(parents=True, exist_ok=True)
     target = request.out / f"encoder-{bundle.manifest.encoder.digest[:12]}-{request.precision}.onnx"
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=request.out) as scratch:
-        made = write_graph(bundle, request.precision, Path(scratch), request.calibration)
+        made, _ = write_graph(bundle, request.precision, Path(scratch))
         shutil.copyfile(made, Path(scratch) / "whole")
         (Path(scratch) / "whole").replace(target)
     return target

@@ -99,7 +99,7 @@ def write_model(
 
 def write_attribution(repository: Path, target: str) -> None:
     """Write the model that the launcher wants to find: one that hands everything to `target`."""
-    text = templates.door((repository / target / "config.pbtxt").read_text(), "attribution", target)
+    text = templates.alias((repository / target / "config.pbtxt").read_text(), "attribution", target)
     (repository / "attribution" / "1").mkdir(parents=True)
     (repository / "attribution" / "config.pbtxt").write_text(text)
 

@@ -15,7 +15,7 @@ from attributary.errors import BundleError, InvalidArgumentError
 from .host import Outcome, Tensors
 
 
-class EncoderTwin:
+class EncoderModel:
     """pixels UINT8 [B, S, S, 3], token_ids and token_mask INT64 [B, T] -> embedding FP32 [B, D], unit length.
 
     Parameters: `model` (path of the ONNX file), `sha256_model`, `threads` (cores of one call). Raises BundleError.

@@ -8,9 +8,9 @@ import pytest
 
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.triton.materialize import Settings, materialize
-from attributary.triton.twins import host
-from attributary.triton.twins.encoder import EncoderTwin
-from attributary.triton.twins.index import IndexTwin
+from attributary.triton.models import host
+from attributary.triton.models.encoder import EncoderModel
+from attributary.triton.models.index import IndexModel
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def parameters(tiny_bundle_dir, tmp_path_factory):
     """Function: part -> (parameters, version folder) of a materialised model."""
     import re
 
-    out = tmp_path_factory.mktemp("twins")
+    out = tmp_path_factory.mktemp("models")
     bundle_id = materialize(tiny_bundle_dir, out, Settings())
 
     def of(part):
@@ -33,7 +33,7 @@ def parameters(tiny_bundle_dir, tmp_path_factory):
 
 @pytest.fixture
 def index(parameters):
-    return IndexTwin(*parameters("index"))
+    return IndexModel(*parameters("index"))
 
 
 def request(engine, questions, **changed):
@@ -55,13 +55,13 @@ def test_a_wrong_request_fails_alone(index, engine, questions, expected):
 
 def test_every_answer_holds_all_candidates_and_is_the_same_alone(index, engine, questions):
     some = np.packbits(np.arange(300) % 4 == 2, bitorder="little")[None]
-    asked = [
+    requests = [
         request(engine, questions[:1]),
         request(engine, questions[1:3]),
         request(engine, questions[:1], filter=some),
         request(engine, questions[4:5], filter=np.zeros((1, 0), np.uint8)),
     ]
-    for one, together in zip(asked, index.run(asked), strict=True):
+    for one, together in zip(requests, index.run(requests), strict=True):
         alone = index.run([one])[0]
         assert together["row"].shape == (len(one["embedding"]), engine.view.candidate_count)
         assert (together["row"] == alone["row"]).all()
@@ -89,13 +89,13 @@ def test_filters_in_one_batch_are_kept_apart(index, engine, questions):
 def test_files_are_held_to_their_hashes(parameters, file):
     values, folder = parameters("index")
     name = {"index.faiss": "sha256_index", "vectors.npy": "sha256_vectors"}[file]
-    with pytest.raises(BundleError) as told:
-        IndexTwin({**values, name: "0" * 64}, folder)
-    assert told.value.file == file
+    with pytest.raises(BundleError) as caught:
+        IndexModel({**values, name: "0" * 64}, folder)
+    assert caught.value.file == file
 
 
 def test_prompts_of_different_lengths_share_a_batch(parameters, engine, questions):
-    twin = EncoderTwin(*parameters("encoder"))
+    model = EncoderModel(*parameters("encoder"))
     prepared = [engine.prepare(question) for question in questions[:6]]
     wanted = engine.embed(prepared)
     requests = []
@@ -103,19 +103,19 @@ def test_prompts_of_different_lengths_share_a_batch(parameters, engine, question
         ids, mask = engine.tokenizer.pad([query.tokens])
         requests.append({"pixels": query.pixels[None], "token_ids": ids, "token_mask": mask})
     assert len({one["token_ids"].shape for one in requests}) > 1
-    found = np.concatenate([outcome["embedding"] for outcome in twin.run(requests)])
+    found = np.concatenate([outcome["embedding"] for outcome in model.run(requests)])
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def test_ids_and_mask_must_agree(parameters, engine, questions):
-    twin = EncoderTwin(*parameters("encoder"))
+    model = EncoderModel(*parameters("encoder"))
     pixels = engine.prepare(questions[0]).pixels[None]
     good = {
         "pixels": pixels,
         "token_ids": np.zeros((1, 1), np.int64),
         "token_mask": np.zeros((1, 1), np.int64),
     }
-    wrong, right = twin.run([{**good, "token_mask": np.zeros((1, 2), np.int64)}, good])
+    wrong, right = model.run([{**good, "token_mask": np.zeros((1, 2), np.int64)}, good])
     assert isinstance(wrong, InvalidArgumentError)
     assert right["embedding"].shape == (1, engine.spec.dim)
 
@@ -142,8 +142,8 @@ class FakeUtils:
         return SimpleNamespace(tensors={tensor.name: tensor.array for tensor in tensors}, error=error)
 
     @staticmethod
-    def get_input_tensor_by_name(asked, name):
-        array = asked.tensors.get(name)
+    def get_input_tensor_by_name(request, name):
+        array = request.tensors.get(name)
         return None if array is None else SimpleNamespace(as_numpy=lambda: array)
 
 
@@ -170,14 +170,14 @@ def test_host_answers_in_order_and_skips_the_cancelled(tmp_path, numpy_2, monkey
     args = {"model_config": config, "model_repository": str(tmp_path), "model_version": "1"}
     made = host.Host(FakeUtils, args, Doubling)
 
-    def asked(value, cancelled=False):
+    def request(value, cancelled=False):
         return SimpleNamespace(tensors={"x": np.array([value])}, is_cancelled=lambda: cancelled)
 
-    replies = made.execute([asked(1), asked(5, cancelled=True), asked(-1), asked(3)])
+    replies = made.execute([request(1), request(5, cancelled=True), request(-1), request(3)])
     assert [reply.error.code if reply.error else int(reply.tensors["y"][0]) for reply in replies] == [
         2, "cancelled", "invalid", 6,
     ]  # fmt: skip
     assert replies[2].error.text == "x: must not be negative"
-    assert made._twin.seen == [3]
-    made.execute([asked(5, cancelled=True)])
-    assert made._twin.seen == [3]
+    assert made._model.seen == [3]
+    made.execute([request(5, cancelled=True)])
+    assert made._model.seen == [3]

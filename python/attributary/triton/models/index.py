@@ -19,7 +19,7 @@ from .host import Outcome, Tensors
 _UNIT_TOLERANCE = 1e-3
 
 
-class IndexTwin:
+class IndexModel:
     """Inputs, outputs and parameters as in docs/triton.md. Raises BundleError naming the file at fault."""
 
     inputs = ("embedding", "filter")
@@ -73,14 +73,14 @@ class IndexTwin:
         for number, bits in enumerate(filters):
             by_filter.setdefault(bits, []).append(number)
         for bits, members in by_filter.items():
-            asked = embedding if len(members) == count else embedding[members]
+            queries = embedding if len(members) == count else embedding[members]
             bitmap = np.frombuffer(bits, np.uint8) if bits else None
             started = perf_counter()
-            found = self._candidates(asked, bitmap)
+            found = self._candidates(queries, bitmap)
             search_ms += (perf_counter() - started) * 1e3
             started = perf_counter()
             rows[members], similarity[members] = kernels.rank(
-                asked, found, self._vectors, top_k=self._width, allowed=bitmap
+                queries, found, self._vectors, top_k=self._width, allowed=bitmap
             )
             rescore_ms += (perf_counter() - started) * 1e3
         return {

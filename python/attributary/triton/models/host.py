@@ -19,7 +19,7 @@ Outcome: TypeAlias = Tensors | InvalidArgumentError
 _NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 
 
-class Twin(Protocol):
+class Model(Protocol):
     """A model in Python. `inputs` names the tensors that it reads; optional ones may be missing from a request."""
 
     inputs: tuple[str, ...]
@@ -33,13 +33,13 @@ class Host:
     """One model instance. `pb_utils` is Triton's own module, which exists only inside its stub process."""
 
     def __init__(
-        self, pb_utils: Any, args: Mapping[str, str], make: Callable[[Mapping[str, str], Path], Twin]
+        self, pb_utils: Any, args: Mapping[str, str], make: Callable[[Mapping[str, str], Path], Model]
     ) -> None:
         self._pb = pb_utils
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._twin = make(parameters, folder)
+        self._model = make(parameters, folder)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer Triton's requests in their order; those that were cancelled are not worked on."""
@@ -52,7 +52,7 @@ class Host:
                 continue
             live.append(number)
             tensors.append(self._read(request))
-        outcomes = self._twin.run(tensors) if live else []
+        outcomes = self._model.run(tensors) if live else []
         for number, outcome in zip(live, outcomes, strict=True):
             if isinstance(outcome, InvalidArgumentError):
                 responses[number] = self._error(str(outcome), self._pb.TritonError.INVALID_ARG)
@@ -64,7 +64,7 @@ class Host:
 
     def _read(self, request: Any) -> Tensors:
         found: Tensors = {}
-        for name in self._twin.inputs:
+        for name in self._model.inputs:
             tensor = self._pb.get_input_tensor_by_name(request, name)
             if tensor is not None:
                 found[name] = tensor.as_numpy()
