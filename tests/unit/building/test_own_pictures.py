@@ -253,7 +253,7 @@ def test_the_manifest_names_the_one_way_and_an_unknown_one_is_refused(engine, fo
         told = {**facts, "encoder": {**facts["encoder"], "fit": fit}}
         if fit is None:
             del told["encoder"]["fit"]
-        del told["bundle_id"]
+        del told["bundle_id"], told["delta"]
         Manifest(**read_parts(told)).write(changed)
         if words:
             with pytest.raises(BundleError, match=words):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from attributary.encoder.image import FORMATS
 from attributary_train.corpus import Corpus, CorpusError, item_id
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.webdataset import WebDataset
@@ -40,7 +41,7 @@ def test_folder_with_csv(tmp_path, pictures):
     assert (disc.creator, disc.licence_spdx, disc.keywords) == ("unknown", "NOASSERTION", ())
     found = problems(corpus)
     broken = found.pop("my-pictures/broken.png")
-    assert broken == "not a readable image: it is not a JPEG, PNG, WebP, GIF or BMP picture"
+    assert broken == f"not a readable image: it is not a {FORMATS} picture"
     assert found == {
         "gone.png": "no such file",
         "star.png": "listed twice",
