@@ -33,7 +33,7 @@ def run_steps(steps: Sequence[Step], out: Path, inputs: str, say: Callable[[str]
         if before == {"chain": chain, "done": True} and step.makes.exists():
             say(f"{step.name}: done before")
             continue
-        if before and before.get("chain") != chain:
+        if before and before.get("chain") != chain and not step.looks:
             _clear(step.folder)
         known[step.name] = {"chain": chain, "done": False}
         _write(out / STATE, known)

@@ -147,6 +147,7 @@ def steps_of(out, second="x"):
     return [
         Step("one", "attributary", ("one", str(out / "a" / "made"), "x"), out / "a" / "made"),
         Step("two", "attributary", ("two", str(out / "b" / "made"), second), out / "b" / "made"),
+        Step("look", "attributary", ("look", str(out / "seen"), "x"), out / "b" / "made", looks=True),
         Step("three", "attributary", ("three", str(out / "c.parquet"), "x"), out / "c.parquet"),
     ]
 
@@ -160,14 +161,15 @@ def test_steps_are_run_once_go_on_after_a_failure_and_begin_anew_when_asked_othe
     with pytest.raises(OwnError, match="two: ended with status 3"):
         go(steps_of(tmp_path))
     ran["fails"] = ""
-    assert go(steps_of(tmp_path)) == ["two", "three"]
+    assert go(steps_of(tmp_path)) == ["two", "look", "three"]
     assert go(steps_of(tmp_path)) == []
     (tmp_path / "c.parquet").unlink()
     assert go(steps_of(tmp_path)) == ["three"]
     (tmp_path / "b" / "left").write_text("of the old words")
-    assert go(steps_of(tmp_path, second="y")) == ["two", "three"]
+    assert go(steps_of(tmp_path, second="y")) == ["two", "look", "three"]
+    assert (tmp_path / "b" / "made").exists(), "what only looks removes nothing"
     assert not (tmp_path / "b" / "left").exists() and (tmp_path / "a" / "made").exists()
-    assert go(steps_of(tmp_path, second="y"), inputs="other") == ["one", "two", "three"]
+    assert go(steps_of(tmp_path, second="y"), inputs="other") == ["one", "two", "look", "three"]
     (tmp_path / "own.json").write_text("{")
     with pytest.raises(OwnError, match="remove it to begin anew"):
         go(steps_of(tmp_path))
