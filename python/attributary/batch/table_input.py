@@ -90,7 +90,7 @@ class TableInput:
             start = shard.start + done
             with self._reading(f"rows {start} to {start + count - 1}"):
                 taken = self._take(count)
-            rows, passed = self._rows(taken, start), self._passed(taken)
+                rows, passed = self._rows(taken, start), self._passed(taken)
             yield Batch(rows, passed)
             done += count
 

@@ -62,6 +62,8 @@ def joined_type(one: Any, other: Any) -> Any:
         # A finer unit cannot hold the years of a coarser one.
         unit: Any = min(one.unit, other.unit, key=_UNITS.index)
         return pa.timestamp(unit, one.tz if one.tz == other.tz else "UTC")
+    if pa.uint64() in (one, other) and any(pa.types.is_signed_integer(kind) for kind in (one, other)):
+        return pa.decimal128(20, 0)
     try:
         schemas = [pa.schema([("a", kind)]) for kind in (one, other)]
         return pa.unify_schemas(schemas, promote_options="permissive").field("a").type
@@ -70,16 +72,32 @@ def joined_type(one: Any, other: Any) -> Any:
 
 
 def cast(column: Any, kind: Any) -> Any:
-    """Return a column as another type that `plain_type` or `joined_type` gave; digits that do not fit are cut."""
+    """Return a column as another type that `plain_type` or `joined_type` gave.
+
+    Digits that do not fit are cut; a cell that does not fit at all is null.
+    """
     if column.type == kind:
         return column
+    # A clock may lose fractions and a float digits; anything else that did not fit would be another value.
+    safe = not (pa.types.is_timestamp(kind) or pa.types.is_floating(kind))
     try:
         # Arrow's own cast of parts of list views leaves offsets out.
         whole = _rebuilt(column) if "list_view" in str(column.type) else column
-        return whole.cast(kind, safe=False)
+        return whole.cast(kind, safe=safe)
     except pa.ArrowException:
         # It knows no cast for some types inside others.
-        return _rebuilt(column).cast(kind, safe=False)
+        column = _rebuilt(column)
+    try:
+        return column.cast(kind, safe=safe)
+    except pa.ArrowException:
+        return pa.concat_arrays([_cast_cell(column.slice(row, 1), kind, safe) for row in range(len(column))])
+
+
+def _cast_cell(cell: Any, kind: Any, safe: bool) -> Any:
+    try:
+        return cell.cast(kind, safe=safe)
+    except pa.ArrowException:
+        return pa.nulls(1, kind)
 
 
 def readable(column: Any) -> Any:

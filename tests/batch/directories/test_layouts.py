@@ -90,6 +90,7 @@ JOINED = {
     ),
     "far years": ([2**57] * 3, pa.timestamp("us"), [1] * 3, pa.timestamp("ns"), pa.timestamp("us")),
     "nothing": (None, pa.null(), [1, 2, 3], pa.int64(), pa.int64()),
+    "signs": ([2**64 - 1, None, 1], pa.uint64(), [-(2**63), 0, 1], pa.int64(), pa.decimal128(20, 0)),
     "lists": ([[1]] * 3, pa.list_(pa.int32()), [[1]] * 3, pa.list_(pa.int64()), pa.list_(pa.int64())),
 }
 
@@ -105,6 +106,9 @@ def test_schemas_are_joined(tmp_path, picture, score_log, kind):
     assert [row["error_code"] for row in rows] == [None] * 6
     schema = pq.read_schema(tmp_path / "run" / "shards" / "shard-000000.parquet")
     assert schema.field("x").type == joined
+    for column in (one, other) if kind in ("signs", "widths", "lists") else ():
+        told = [row["x"] for row in (rows[:3] if column is one else rows[3:])]
+        assert told == column
     assert [row["only_a"] for row in rows] == ["a"] * 3 + [None] * 3
     assert [row["only_b"] for row in rows] == [None] * 3 + [1] * 3
 
