@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import io
 import os
-import statistics
-import sys
 import threading
 import time
 import warnings
@@ -174,33 +172,35 @@ def readers(data: bytes, decoders: dict[str, Decoder]) -> dict[str, int]:
 
 
 def lets_others_run(call: Callable[[], object]) -> bool:
-    """Whether a second thread counts on while `call` runs: at a fifth of its own pace or more."""
+    """Whether a second thread that wants to run every half a millisecond does so while `call` runs.
 
-    def counted(during: Callable[[], object]) -> float:
-        count, stop = 0, False
+    The longest time that it did not, as a share of the call's: 1 for a decoder that keeps the interpreter's lock. The
+    least of some tries, since other processes hold the thread up as well.
+    """
+
+    def longest_wait() -> float:
+        waits, stop = [0.0], False
 
         def work() -> None:
-            nonlocal count
+            last = time.perf_counter()
             while not stop:
-                count += 1
+                time.sleep(0.0005)
+                now = time.perf_counter()
+                waits.append(now - last)
+                last = now
 
         thread = threading.Thread(target=work)
         thread.start()
-        time.sleep(0.02)
-        before, started = count, time.perf_counter()
-        during()
-        rate = (count - before) / (time.perf_counter() - started)
+        time.sleep(0.01)
+        started = time.perf_counter()
+        call()
+        took = time.perf_counter() - started
+        time.sleep(0.002)
         stop = True
         thread.join()
-        return rate
+        return max(waits) / took
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)  # so that waiting for the lock is no part of the call
-    try:
-        alone = counted(lambda: time.sleep(0.1))
-        return statistics.median(counted(call) for _ in range(5)) > alone / 5
-    finally:
-        sys.setswitchinterval(interval)
+    return min(longest_wait() for _ in range(9)) < 0.7
 
 
 def measure(decoders: dict[str, Decoder], rounds: int) -> list[Row]:
