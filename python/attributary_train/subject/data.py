@@ -157,10 +157,10 @@ def load_data(
     encoded = _kept(cache, "latents", f"{digest}{recipe.image_size}{weights_digest(autoencoder)}", latents)
     if several is not None:
         digest = hashlib.sha256(f"{digest}{several.words()}".encode()).hexdigest()
-    if several is not None:
         main = several.levels.index(max(recipe.captions, key=lambda level: level[1])[0])
         told = several.states[several.of_item[:, main]]
         states = torch.cat([told, token_states([""], recipe.tokens)])
+        of_items = states[:-1].clone()
     elif text is None:
         states = token_states([*prompts, ""], recipe.tokens)
         of_items = states[:-1].clone()
