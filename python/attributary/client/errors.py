@@ -37,7 +37,7 @@ class ServerError(AttributaryError):
         self.message = message
 
 
-def from_rpc(error: grpc.RpcError, address: str) -> AttributaryError:
+def from_rpc(error: grpc.RpcError, address: str = "this address") -> AttributaryError:
     """Return the error that a failed call to `address` stands for."""
     # Every RpcError that a call raises has these; the type stubs do not know.
     call: Any = error
