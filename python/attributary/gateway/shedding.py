@@ -28,6 +28,7 @@ _EVERY_S: Final = 0.05
 _STEP: Final = 0.05
 _PATIENCE_S: Final = 0.5
 _FORGET: Final = 0.9
+_FEW: Final = 64
 _TIMEOUT_S: Final = 30.0
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
 
@@ -51,6 +52,9 @@ class Shedder:
         self._recent[name] += 1
         self._total += 1
         self._asked.set()
+        if self._total < _FEW:
+            # So few calls make no queue: the machine is busy with something else.
+            return
         if self.refused_part and random.random() < self.refused_part * self._excess(name):
             raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
 
@@ -60,7 +64,7 @@ class Shedder:
         self.wait_s = wait_s
         if wait_s <= self._target:
             self._since = now
-            self.refused_part = max(0.0, self.refused_part - _STEP)
+            self.refused_part = max(0.0, self.refused_part - 2 * _STEP)
         elif now - self._since > _PATIENCE_S:
             # Not at once: a machine that stumbles is not a queue that stands.
             self.refused_part = min(1.0, self.refused_part + _STEP)

@@ -40,7 +40,8 @@ def test_a_standing_queue_refuses_more_and_more_and_then_nobody(clock):
         clock[0] += 0.05
         shedder.note(3.0)
     assert shedder.refused_part == 1
-    assert refused(shedder, "a") == 200
+    # So few calls are no queue; beyond them everybody is refused.
+    assert refused(shedder, "a") == 200 - 63
     for _ in range(21):
         clock[0] += 0.05
         shedder.note(0.01)
