@@ -1,7 +1,9 @@
 """Whichever way a query takes to Triton, it gets the embedded engine's answer."""
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +180,17 @@ def test_no_share_rises_and_the_sum_stays_one(gateway, engine, questions, hidden
             for answer in (whole, part):
                 total = sum(one.share for one in answer.creators)
                 assert total + answer.diffuse_share + answer.withheld_share == pytest.approx(1, abs=1e-4)
+
+
+def test_the_call_in_the_docs(triton, engine, questions, tensors):
+    text = (Path(__file__).parents[2] / "docs" / "triton.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    given = tensors([engine.prepare(questions[1])], engine.tokenizer)
+    names = {"pixels": given["pixels"], "ids": given["token_ids"], "mask": given["token_mask"]}
+    exec(example.replace("127.0.0.1:8001", triton.grpc_address), names)
+    answer = names["answer"]
+    assert (
+        engine.bundle.items.id_of(int(answer.as_numpy("row")[0, 0]))
+        == engine.attribute(questions[1]).items[0].id
+    )
+    assert f"{answer.as_numpy('bundle')[0, 0]:016x}" == engine.bundle.manifest.bundle_id
