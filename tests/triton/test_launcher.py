@@ -43,7 +43,7 @@ def alive_in(group):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_a_bundle_until_it_is_told_to_stop(installation, tiny_bundle_dir, number):
+def test_serves_a_bundle_until_a_signal(installation, tiny_bundle_dir, number):
     before = regions()
     command = [
         *CLI,

@@ -75,8 +75,8 @@ def test_through_the_gateway(gateway, questions, expected):
 def test_through_the_gateway_in_batches(gateway, questions, expected):
     with gateway.client() as client:
         for part in batches(len(questions)):
-            asked = [query(question.pixels, prompt=question.prompt) for question in questions[part]]
-            for answer, wanted in zip(client.attribute_batch(asked), expected[part], strict=True):
+            inputs = [query(question.pixels, prompt=question.prompt) for question in questions[part]]
+            for answer, wanted in zip(client.attribute_batch(inputs), expected[part], strict=True):
                 same(answer, wanted)
 
 
@@ -85,11 +85,11 @@ def test_embeddings_through_the_gateway(gateway, engine, questions, expected):
     vectors = engine.embed(prepared)
     with gateway.client() as client:
         for part in batches(len(questions)):
-            asked = [
+            inputs = [
                 query(embedding=vector, has_prompt=one.has_prompt)
                 for vector, one in zip(vectors[part], prepared[part], strict=True)
             ]
-            for answer, wanted in zip(client.attribute_batch(asked), expected[part], strict=True):
+            for answer, wanted in zip(client.attribute_batch(inputs), expected[part], strict=True):
                 same(answer, wanted)
 
 
@@ -145,20 +145,20 @@ def test_embeddings_through_tritonclient(module, indexed, engine, questions, ask
     vectors = engine.embed([engine.prepare(question) for question in questions])
     with module.InferenceServerClient(address) as client:
         for part in batches(len(questions)):
-            asked = tensors(questions[part], engine.tokenizer, embeddings=vectors[part])
-            same_rows(ask(module, client, "index", asked), vectors[part], engine)
+            inputs = tensors(questions[part], engine.tokenizer, embeddings=vectors[part])
+            same_rows(ask(module, client, "index", inputs), vectors[part], engine)
 
 
 def test_a_filter_restricts_the_search(indexed, engine, questions, ask, tensors):
     prepared = [engine.prepare(question) for question in questions[:4]]
-    asked = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
+    inputs = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
     allowed = engine.filters.compile(Filter(include_creators=("Cy",)))
     with tritonclient.grpc.InferenceServerClient(indexed.grpc_address) as client:
-        free = ask(tritonclient.grpc, client, "index", asked)
-        asked["filter"] = np.tile(allowed.bitmap, (4, 1))
-        reply = ask(tritonclient.grpc, client, "index", asked)
-        asked["filter"] = np.zeros((4, 0), np.uint8)
-        none = ask(tritonclient.grpc, client, "index", asked)
+        free = ask(tritonclient.grpc, client, "index", inputs)
+        inputs["filter"] = np.tile(allowed.bitmap, (4, 1))
+        reply = ask(tritonclient.grpc, client, "index", inputs)
+        inputs["filter"] = np.zeros((4, 0), np.uint8)
+        none = ask(tritonclient.grpc, client, "index", inputs)
     rows = reply.as_numpy("row")
     assert (rows >= 0).all()
     assert {engine.bundle.items.creator(row) for row in rows.flat} == {"Cy"}
