@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import statistics
 import subprocess
@@ -63,12 +62,11 @@ def index_only(bundle: Path, folder: Path, backend: str) -> str:
 def in_process(build: Path, folder: Path, name: str, queries: np.ndarray, batch: int) -> dict[str, Any]:
     """The C++ core without a server; microseconds."""
     model = folder / "repository" / name
-    entries = re.findall(
-        r'parameters \{ key: "(\w+)" value \{ string_value: "([^"]*)" \} \}',
-        (model / "config.pbtxt").read_text(),
-    )
+    parameters = templates.parameters_of(model / "config.pbtxt")
     config, raw = folder / "config.json", folder / "queries.f32"
-    config.write_text(json.dumps({"parameters": {key: {"string_value": text} for key, text in entries}}))
+    config.write_text(
+        json.dumps({"parameters": {key: {"string_value": text} for key, text in parameters.items()}})
+    )
     raw.write_bytes(queries.astype("<f4").tobytes())
     program = build / "kernels" / "triton_faiss" / "faiss_inprocess"
     command = [program, config, raw, batch, 3]

@@ -1,4 +1,4 @@
-"""`attributary triton serve --image`: a fake docker runs the real server, and keeps what it was asked."""
+"""`attributary triton serve --image`: a fake docker runs the real server and keeps its arguments."""
 
 import json
 import os

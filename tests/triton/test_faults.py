@@ -1,4 +1,4 @@
-"""A tritonserver that is killed, stopped, or asked for nonsense: callers are told at once, and nothing hangs."""
+"""A tritonserver that is killed, stopped, or sent nonsense: callers get an error at once, and nothing hangs."""
 
 import os
 import signal
@@ -159,21 +159,21 @@ def _answers(client, question):
 
 def test_errors_of_a_query_are_those_of_the_embedded_engine(gateway, engine, questions):
     with gateway.client() as client:
-        for asked, options, embedding in (
+        for settings, options, embedding in (
             ({"top_k": 0}, Options(top_k=0), None),
             ({"top_k": 1001}, Options(top_k=1001), None),
             ({}, Options(), np.zeros(engine.spec.dim, np.float32)),
             ({}, Options(), np.ones(engine.spec.dim + 1, np.float32)),
         ):
-            with pytest.raises(InvalidArgumentError) as told:
+            with pytest.raises(InvalidArgumentError) as caught:
                 if embedding is None:
-                    client.attribute(questions[0].pixels, **asked)
+                    client.attribute(questions[0].pixels, **settings)
                 else:
                     client.attribute(embedding=embedding)
             with pytest.raises(InvalidArgumentError) as wanted:
                 kind = {"embedding": embedding} if embedding is not None else {"pixels": questions[0].pixels}
                 engine.prepare(type(questions[0])(**kind), options)
-            assert (told.value.field, told.value.message) == (wanted.value.field, wanted.value.message)
+            assert (caught.value.field, caught.value.message) == (wanted.value.field, wanted.value.message)
 
 
 @pytest.mark.parametrize("model", ["index"])
@@ -186,13 +186,13 @@ def test_errors_of_a_query_are_those_of_the_embedded_engine(gateway, engine, que
 def test_the_index_names_the_wrong_input(indexed, engine, questions, ask, tensors, model, name, value, text):
     prepared = [engine.prepare(questions[0])]
     vectors = engine.embed(prepared) if model == "index" else None
-    asked = {**tensors(prepared, engine.tokenizer, embeddings=vectors), name: value}
+    inputs = {**tensors(prepared, engine.tokenizer, embeddings=vectors), name: value}
     with tritonclient.grpc.InferenceServerClient(indexed.grpc_address) as client:
-        with pytest.raises(InferenceServerException) as told:
-            ask(tritonclient.grpc, client, model, asked)
-        assert told.value.status() == "StatusCode.INVALID_ARGUMENT"
+        with pytest.raises(InferenceServerException) as caught:
+            ask(tritonclient.grpc, client, model, inputs)
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
         # An ensemble keeps the reason, and puts its own words in front.
-        assert text in told.value.message()
+        assert text in caught.value.message()
         good = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
         assert ask(tritonclient.grpc, client, "index", good)
 
@@ -200,12 +200,12 @@ def test_the_index_names_the_wrong_input(indexed, engine, questions, ask, tensor
 @pytest.mark.parametrize("value", [np.nan, np.inf, 2.0, 0.0])
 def test_an_embedding_that_is_no_unit_vector(indexed, engine, questions, ask, tensors, value):
     prepared = [engine.prepare(question) for question in questions[:2]]
-    asked = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
-    asked["embedding"][1] *= value
+    inputs = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
+    inputs["embedding"][1] *= value
     with tritonclient.grpc.InferenceServerClient(indexed.grpc_address) as client:
-        with pytest.raises(InferenceServerException, match="embedding") as told:
-            ask(tritonclient.grpc, client, "index", asked)
-        assert told.value.status() == "StatusCode.INVALID_ARGUMENT"
+        with pytest.raises(InferenceServerException, match="embedding") as caught:
+            ask(tritonclient.grpc, client, "index", inputs)
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_metrics_and_phases(gateway, questions):

@@ -18,6 +18,7 @@ from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.triton import install
 from attributary.triton.install import find
 from attributary.triton.materialize import Settings, materialize
+from attributary.triton.templates import parse_config
 
 from .test_faults import until
 
@@ -42,7 +43,7 @@ def alive_in(group):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_a_bundle_until_it_is_told_to_stop(installation, tiny_bundle_dir, number):
+def test_serves_a_bundle_until_a_signal(installation, tiny_bundle_dir, number):
     before = regions()
     command = [
         *CLI,
@@ -98,13 +99,13 @@ def test_strict_configs(repository, triton):
     # Nothing is completed by the server: what it runs is what the files say.
     assert re.search(r"strict_model_config\s+\| 1", triton.log())
     for folder in repository.iterdir():
-        text = (folder / "config.pbtxt").read_text()
-        assert f'name: "{folder.name}"' in text
+        config = parse_config((folder / "config.pbtxt").read_text())
+        assert config.name == folder.name
         with urllib.request.urlopen(f"http://{triton.http_address}/v2/models/{folder.name}/config") as reply:
             running = json.load(reply)
-        assert {entry["name"] for entry in running["input"]} == set(
-            re.findall(r'^  \{ name: "(\w+)"', text[: text.index("output [")], re.MULTILINE)
-        )
+        for kind in ("input", "output"):
+            written = [tensor.name for tensor in getattr(config, kind)]
+            assert [tensor["name"] for tensor in running[kind]] == written
         assert running["max_batch_size"] == 32
 
 

@@ -1,7 +1,9 @@
 """Whichever way a query takes to Triton, it gets the embedded engine's answer."""
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,8 +75,8 @@ def test_through_the_gateway(gateway, questions, expected):
 def test_through_the_gateway_in_batches(gateway, questions, expected):
     with gateway.client() as client:
         for part in batches(len(questions)):
-            asked = [query(question.pixels, prompt=question.prompt) for question in questions[part]]
-            for answer, wanted in zip(client.attribute_batch(asked), expected[part], strict=True):
+            inputs = [query(question.pixels, prompt=question.prompt) for question in questions[part]]
+            for answer, wanted in zip(client.attribute_batch(inputs), expected[part], strict=True):
                 same(answer, wanted)
 
 
@@ -83,11 +85,11 @@ def test_embeddings_through_the_gateway(gateway, engine, questions, expected):
     vectors = engine.embed(prepared)
     with gateway.client() as client:
         for part in batches(len(questions)):
-            asked = [
+            inputs = [
                 query(embedding=vector, has_prompt=one.has_prompt)
                 for vector, one in zip(vectors[part], prepared[part], strict=True)
             ]
-            for answer, wanted in zip(client.attribute_batch(asked), expected[part], strict=True):
+            for answer, wanted in zip(client.attribute_batch(inputs), expected[part], strict=True):
                 same(answer, wanted)
 
 
@@ -143,20 +145,20 @@ def test_embeddings_through_tritonclient(module, indexed, engine, questions, ask
     vectors = engine.embed([engine.prepare(question) for question in questions])
     with module.InferenceServerClient(address) as client:
         for part in batches(len(questions)):
-            asked = tensors(questions[part], engine.tokenizer, embeddings=vectors[part])
-            same_rows(ask(module, client, "index", asked), vectors[part], engine)
+            inputs = tensors(questions[part], engine.tokenizer, embeddings=vectors[part])
+            same_rows(ask(module, client, "index", inputs), vectors[part], engine)
 
 
 def test_a_filter_restricts_the_search(indexed, engine, questions, ask, tensors):
     prepared = [engine.prepare(question) for question in questions[:4]]
-    asked = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
+    inputs = tensors(prepared, engine.tokenizer, embeddings=engine.embed(prepared))
     allowed = engine.filters.compile(Filter(include_creators=("Cy",)))
     with tritonclient.grpc.InferenceServerClient(indexed.grpc_address) as client:
-        free = ask(tritonclient.grpc, client, "index", asked)
-        asked["filter"] = np.tile(allowed.bitmap, (4, 1))
-        reply = ask(tritonclient.grpc, client, "index", asked)
-        asked["filter"] = np.zeros((4, 0), np.uint8)
-        none = ask(tritonclient.grpc, client, "index", asked)
+        free = ask(tritonclient.grpc, client, "index", inputs)
+        inputs["filter"] = np.tile(allowed.bitmap, (4, 1))
+        reply = ask(tritonclient.grpc, client, "index", inputs)
+        inputs["filter"] = np.zeros((4, 0), np.uint8)
+        none = ask(tritonclient.grpc, client, "index", inputs)
     rows = reply.as_numpy("row")
     assert (rows >= 0).all()
     assert {engine.bundle.items.creator(row) for row in rows.flat} == {"Cy"}
@@ -178,3 +180,17 @@ def test_no_share_rises_and_the_sum_stays_one(gateway, engine, questions, hidden
             for answer in (whole, part):
                 total = sum(one.share for one in answer.creators)
                 assert total + answer.diffuse_share + answer.withheld_share == pytest.approx(1, abs=1e-4)
+
+
+def test_the_call_in_the_docs(triton, engine, questions, tensors):
+    text = (Path(__file__).parents[2] / "docs" / "triton.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    given = tensors([engine.prepare(questions[1])], engine.tokenizer)
+    names = {"pixels": given["pixels"], "ids": given["token_ids"], "mask": given["token_mask"]}
+    exec(example.replace("127.0.0.1:8001", triton.grpc_address), names)
+    answer = names["answer"]
+    assert (
+        engine.bundle.items.id_of(int(answer.as_numpy("row")[0, 0]))
+        == engine.attribute(questions[1]).items[0].id
+    )
+    assert f"{answer.as_numpy('bundle')[0, 0]:016x}" == engine.bundle.manifest.bundle_id

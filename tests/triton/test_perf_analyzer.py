@@ -29,9 +29,9 @@ def test_perf_analyzer(perf_analyzer, indexed, engine, questions, tensors, model
     module, command = perf_analyzer
     prepared = [engine.prepare(question) for question in questions[:16] if not question.prompt]
     vectors = engine.embed(prepared) if model == "index" else None
-    asked = tensors(prepared, engine.tokenizer, embeddings=vectors)
+    inputs = tensors(prepared, engine.tokenizer, embeddings=vectors)
     found = module.measure(
-        command, indexed.grpc_address, model, asked, concurrency=concurrency, batch=batch, seconds=0.3
+        command, indexed.grpc_address, model, inputs, concurrency=concurrency, batch=batch, seconds=0.3
     )
     assert found["queries_per_s"] > 0
     assert found["p50_ms"] > 0

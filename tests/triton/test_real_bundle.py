@@ -95,8 +95,8 @@ def test_through_the_gateway(real_triton, start_gateway, bundle, real_questions,
         for question, wanted in zip(real_questions[:100], real_expected, strict=False):
             same(client.attribute(question.pixels, prompt=question.prompt), wanted)
         for part in batches(QUERIES):
-            asked = [query(question.pixels, prompt=question.prompt) for question in real_questions[part]]
-            for answer, wanted in zip(client.attribute_batch(asked), real_expected[part], strict=True):
+            inputs = [query(question.pixels, prompt=question.prompt) for question in real_questions[part]]
+            for answer, wanted in zip(client.attribute_batch(inputs), real_expected[part], strict=True):
                 same(answer, wanted)
 
 
@@ -107,7 +107,7 @@ def test_through_tritonclient(module, real_triton, real_engine, real_questions, 
     vectors = real_engine.embed(prepared)
     with module.InferenceServerClient(address) as client:
         for part in batches(QUERIES):
-            asked = tensors(prepared[part], real_engine.tokenizer)
-            same_rows(ask(module, client, "attribution", asked), real_expected[part], real_engine)
-            asked = tensors(prepared[part], real_engine.tokenizer, embeddings=vectors[part])
-            same_rows(ask(module, client, "index", asked), real_expected[part], real_engine)
+            inputs = tensors(prepared[part], real_engine.tokenizer)
+            same_rows(ask(module, client, "attribution", inputs), real_expected[part], real_engine)
+            inputs = tensors(prepared[part], real_engine.tokenizer, embeddings=vectors[part])
+            same_rows(ask(module, client, "index", inputs), real_expected[part], real_engine)

@@ -25,7 +25,7 @@ def admins(tmp_path):
 
 
 def inferences(server):
-    """How often a Triton was asked since its start."""
+    """Requests that a Triton has answered since its start."""
     with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client:
         return sum(model.inference_count for model in client.get_inference_statistics().model_stats)
 

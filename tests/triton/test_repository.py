@@ -122,9 +122,9 @@ def test_a_failed_write_leaves_the_model_before(tiny_bundle_dir, tmp_path, monke
     ],
 )
 def test_settings_out_of_range(settings, field):
-    with pytest.raises(InvalidArgumentError) as told:
+    with pytest.raises(InvalidArgumentError) as caught:
         Settings(**settings)
-    assert told.value.field == field
+    assert caught.value.field == field
 
 
 def test_values_stay_within_their_quotes(tmp_path, monkeypatch):

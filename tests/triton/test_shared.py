@@ -165,8 +165,8 @@ def regions(address, process):
 
 
 def test_the_same_answers_and_no_name_left(triton):
-    asked = sized(pictures(16), triton.grpc_address)
-    assert asked["pixels"].nbytes >= shared.LEAST
+    inputs = sized(pictures(16), triton.grpc_address)
+    assert inputs["pixels"].nbytes >= shared.LEAST
 
     async def ask():
         one, other = TritonClient(triton.grpc_address, "auto"), TritonClient(triton.grpc_address)
@@ -176,9 +176,10 @@ def test_the_same_answers_and_no_name_left(triton):
         assert not list(Path("/dev/shm").glob(f"attributary-gateway-*-{os.getpid()}-*"))
         assert len(regions(triton.grpc_address, os.getpid())) == 1
         answers = [
-            (await client.infer("encoder", asked, ("embedding",), 20))["embedding"] for client in (one, other)
+            (await client.infer("encoder", inputs, ("embedding",), 20))["embedding"]
+            for client in (one, other)
         ]
-        together = await asyncio.gather(*(one.infer("encoder", asked, ("embedding",), 20) for _ in range(5)))
+        together = await asyncio.gather(*(one.infer("encoder", inputs, ("embedding",), 20) for _ in range(5)))
         await one.close()
         await other.close()
         return answers, together
@@ -191,7 +192,7 @@ def test_the_same_answers_and_no_name_left(triton):
 
 
 def test_a_triton_that_has_forgotten_the_region(triton):
-    asked = sized(pictures(16), triton.grpc_address)
+    inputs = sized(pictures(16), triton.grpc_address)
 
     async def ask():
         client = TritonClient(triton.grpc_address, "auto")
@@ -199,13 +200,13 @@ def test_a_triton_that_has_forgotten_the_region(triton):
         with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as control:
             for name in regions(triton.grpc_address, os.getpid()):
                 control.unregister_system_shared_memory(name)
-        first = (await client.infer("encoder", asked, ("embedding",), 20))["embedding"]
+        first = (await client.infer("encoder", inputs, ("embedding",), 20))["embedding"]
         for _ in range(100):
             if client.shares:
                 break
             await asyncio.sleep(0.05)
         assert client.shares
-        second = (await client.infer("encoder", asked, ("embedding",), 20))["embedding"]
+        second = (await client.infer("encoder", inputs, ("embedding",), 20))["embedding"]
         await client.close()
         return first, second
 
@@ -215,14 +216,14 @@ def test_a_triton_that_has_forgotten_the_region(triton):
 
 def test_a_triton_that_does_not_see_this_memory_is_sent_everything(triton, monkeypatch):
     """As behind a tunnel to another machine, or in a container with a /dev/shm of its own."""
-    asked = sized(pictures(16), triton.grpc_address)
+    inputs = sized(pictures(16), triton.grpc_address)
     monkeypatch.setattr(Region, "key", property(lambda self: self.name + "-elsewhere"))
 
     async def ask():
         client = TritonClient(triton.grpc_address, "auto")
         await client.share()
         assert not client.shares
-        answer = await client.infer("encoder", asked, ("embedding",), 20)
+        answer = await client.infer("encoder", inputs, ("embedding",), 20)
         await client.close()
         return answer["embedding"]
 

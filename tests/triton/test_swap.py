@@ -85,14 +85,14 @@ def test_direct_callers_of_the_aliases_see_no_gap(
     import threading
 
     prepared = [engine.prepare(questions[0])]
-    asked = tensors(prepared, engine.tokenizer)
+    inputs = tensors(prepared, engine.tokenizer)
     failures, bundles, stop = [], [], threading.Event()
 
     def caller():
         with tritonclient.grpc.InferenceServerClient(own_triton.grpc_address) as client:
             while not stop.is_set():
                 try:
-                    reply = ask(tritonclient.grpc, client, "attribution", asked)
+                    reply = ask(tritonclient.grpc, client, "attribution", inputs)
                     bundles.append(f"{reply.as_numpy('bundle')[0, 0]:016x}")
                 except Exception as error:
                     failures.append(error)

@@ -38,11 +38,7 @@ class Settings:
     served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_batch",
-            "encoder_threads",
-            "encoder_batch",
-        ):
+        for name in ("max_batch", "encoder_threads", "encoder_batch"):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(name, f"must be at least 1, got {getattr(self, name)}")
         for name in ("encoder_instances", "queue_delay_us", "queue_timeout_us", "max_queue"):
@@ -112,7 +108,7 @@ def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
     manifest = bundle.manifest
     served = Path(settings.served_path or bundle.directory.resolve())
     encoder = _encoder_file(bundle, settings)
-    values: dict[str, object] = {
+    return {
         "bundle": served,
         "bundle_id": manifest.bundle_id,
         "encoder": model_name("encoder", manifest.bundle_id),
@@ -134,11 +130,9 @@ def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
         "threads": settings.encoder_threads,
         "instances": settings.encoder_instances or (1 if settings.target == "gpu" else _cores()),
         "preferred_batch": min(settings.encoder_batch, settings.max_batch),
-        "precision": "FP16",
         "queue_delay_us": settings.queue_delay_us,
         "queue_policy": _queue_policy(settings),
     }
-    return values
 
 
 def _queue_policy(settings: Settings) -> templates.Block:

@@ -44,10 +44,9 @@ class TritonServer:
     """A tritonserver of our own. Ready when entered, stopped and cleaned up when left.
 
     `faiss_backend` is a libtriton_faiss.so, for repositories whose index was materialised for it. Models are under
-    explicit control: all of the repository are loaded at start, later ones by `control.load`.
-    Configs are strict: the server completes nothing. With a `container` it runs there, and no installation is looked
-    for. Raises UnavailableError with the server's own first error if it
-    ends before it is ready, or is not ready in time.
+    explicit control: all of the repository are loaded at start, later ones by `control.load`. Configs are strict: the
+    server completes nothing. With a `container` it runs there, and no installation is looked for. Raises
+    UnavailableError with the server's own first error if it ends before it is ready, or is not ready in time.
     """
 
     def __init__(
@@ -148,10 +147,6 @@ class TritonServer:
         assert self._process is not None
         return self._process.wait()
 
-    def running(self) -> bool:
-        """Whether the process is alive."""
-        return self._process is not None and self._process.poll() is None
-
     def send(self, number: int) -> None:
         """Forward a signal to the server."""
         if self._process is not None and self._process.poll() is None:
@@ -239,9 +234,9 @@ class TritonServer:
         return folder
 
     def _environment(self) -> dict[str, str]:
-        if self._installation is None:
-            return dict(os.environ)
         environment = dict(os.environ)
+        if self._installation is None:
+            return environment
         for name, value in self._installation.environment.items():
             before = environment.get(name)
             environment[name] = f"{value}{os.pathsep}{before}" if before else value
@@ -253,7 +248,7 @@ class TritonServer:
         errors = [
             line for line in lines if "failed to load" in line or "Error:" in line or "bundle file" in line
         ]
-        return (errors or lines or ["it wrote nothing"])[-1 if not errors else 0][-500:]
+        return (errors[:1] or lines[-1:] or ["it wrote nothing"])[0][-500:]
 
 
 def _settings(environment: dict[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attributary.errors import BundleError, InvalidArgumentError
 
-from .host import Outcome, Tensors
+from .host import Outcome, Tensors, answer_valid, joined, split
 
 
 class EncoderModel:
@@ -41,36 +41,17 @@ class EncoderModel:
 
     def run(self, requests: Sequence[Tensors]) -> list[Outcome]:
         """Encode all pictures in one call; prompts are padded to the longest."""
-        outcomes: list[Outcome] = [{} for _ in requests]
-        good: list[int] = []
-        for number, request in enumerate(requests):
-            problem = _problem(request)
-            if problem is None:
-                good.append(number)
-            else:
-                outcomes[number] = problem
-        if not good:
-            return outcomes
-        members = [requests[number] for number in good]
-        if len(members) == 1:
-            # As they lie in Triton's memory: no copy of a lone picture.
-            outcomes[good[0]] = {"embedding": self._encode(members[0])}
-            return outcomes
-        longest = max(request["token_ids"].shape[1] for request in members)
-        feed = {
-            "pixels": np.concatenate([request["pixels"] for request in members]),
-            "token_ids": np.concatenate([_padded(request["token_ids"], longest) for request in members]),
-            "token_mask": np.concatenate([_padded(request["token_mask"], longest) for request in members]),
-        }
-        embedding = self._encode(feed)
-        ends = np.cumsum([len(request["pixels"]) for request in members])[:-1]
-        for number, part in zip(good, np.split(embedding, ends), strict=True):
-            outcomes[number] = {"embedding": part}
-        return outcomes
+        return answer_valid(requests, _problem, self._encode)
 
-    def _encode(self, feed: Tensors) -> NDArray[np.float32]:
+    def _encode(self, requests: Sequence[Tensors]) -> list[Tensors]:
+        longest = max(request["token_ids"].shape[1] for request in requests)
+        feed = {
+            "pixels": joined([request["pixels"] for request in requests]),
+            "token_ids": joined([_padded(request["token_ids"], longest) for request in requests]),
+            "token_mask": joined([_padded(request["token_mask"], longest) for request in requests]),
+        }
         embedding: NDArray[np.float32] = self._session.run(["embedding"], feed)[0]
-        return embedding
+        return split({"embedding": embedding}, [len(request["pixels"]) for request in requests])
 
 
 def _problem(request: Tensors) -> InvalidArgumentError | None:

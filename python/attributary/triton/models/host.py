@@ -29,6 +29,32 @@ class Model(Protocol):
         ...
 
 
+def answer_valid(
+    requests: Sequence[Tensors],
+    problem: Callable[[Tensors], InvalidArgumentError | None],
+    answer: Callable[[Sequence[Tensors]], list[Tensors]],
+) -> list[Outcome]:
+    """Answer the requests that have no problem together; the others get theirs."""
+    problems = [problem(request) for request in requests]
+    valid = [request for request, found in zip(requests, problems, strict=True) if found is None]
+    answers = iter(answer(valid) if valid else ())
+    return [next(answers) if found is None else found for found in problems]
+
+
+def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Concatenate; a lone array is used as it lies in Triton's memory."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def split(tensors: Tensors, sizes: Sequence[int]) -> list[Tensors]:
+    """Cut the rows of all tensors into parts of `sizes` rows."""
+    ends = np.cumsum(sizes).tolist()
+    return [
+        {name: array[end - size : end] for name, array in tensors.items()}
+        for end, size in zip(ends, sizes, strict=True)
+    ]
+
+
 class Host:
     """One model instance. `pb_utils` is Triton's own module, which exists only inside its stub process."""
 

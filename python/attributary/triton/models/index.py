@@ -14,7 +14,7 @@ from attributary import kernels
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.faiss_index import FaissIndex
 
-from .host import Outcome, Tensors
+from .host import Outcome, Tensors, answer_valid, joined, split
 
 _UNIT_TOLERANCE = 1e-3
 
@@ -40,29 +40,12 @@ class IndexModel:
 
     def run(self, requests: Sequence[Tensors]) -> list[Outcome]:
         """Answer all queries of all requests together, one search for each distinct filter."""
-        outcomes: list[Outcome] = [{} for _ in requests]
-        good: list[int] = []
-        for number, request in enumerate(requests):
-            problem = self._problem(request)
-            if problem is None:
-                good.append(number)
-            else:
-                outcomes[number] = problem
-        if not good:
-            return outcomes
-        members = [requests[number] for number in good]
-        # As it lies in Triton's memory where it is alone.
-        embedding = (
-            members[0]["embedding"]
-            if len(members) == 1
-            else np.concatenate([request["embedding"] for request in members])
-        )
-        answers = self._answer(embedding, [bitmap for request in members for bitmap in _filters(request)])
-        ends = np.cumsum([len(request["embedding"]) for request in members])
-        for number, end, request in zip(good, ends.tolist(), members, strict=True):
-            start = end - len(request["embedding"])
-            outcomes[number] = {name: array[start:end] for name, array in answers.items()}
-        return outcomes
+        return answer_valid(requests, self._problem, self._run)
+
+    def _run(self, requests: Sequence[Tensors]) -> list[Tensors]:
+        embeddings = [request["embedding"] for request in requests]
+        filters = [bitmap for request in requests for bitmap in _filters(request)]
+        return split(self._answer(joined(embeddings), filters), [len(part) for part in embeddings])
 
     def _answer(self, embedding: NDArray[np.float32], filters: Sequence[bytes]) -> Tensors:
         count = len(embedding)
