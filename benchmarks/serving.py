@@ -66,9 +66,9 @@ class Child:
 
 
 @contextmanager
-def served(bundle: Path, flags: list[str]) -> Iterator[tuple[int, int]]:
-    """Run `attributary serve`; yield (port, process id)."""
-    command = [sys.executable, "-m", "attributary.cli.main", "serve", str(bundle), "--port", "0"]
+def served(bundle: Path, flags: list[str], python: str = sys.executable) -> Iterator[tuple[int, int]]:
+    """Run `attributary serve` of the installation that `python` has; yield (port, process id)."""
+    command = [python, "-m", "attributary.cli.main", "serve", str(bundle), "--port", "0"]
     command += ["--metrics-port", "0", "--log-level", "warning", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -83,9 +83,10 @@ def served(bundle: Path, flags: list[str]) -> Iterator[tuple[int, int]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used, in seconds."""
-    spent = psutil.Process(pid).cpu_times()
-    return float(spent.user + spent.system)
+    """Return the CPU time that a process and its workers have used, in seconds."""
+    process = psutil.Process(pid)
+    spent = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(each.user + each.system for each in spent))
 
 
 def peak_rss_mib(pid: int) -> float | None:
