@@ -21,7 +21,7 @@ MAX_BATCH_SIZE = 1_024
 # Looked for in this order where no column is named.
 IMAGE_COLUMNS = (
     "image", "uri", "path", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "image_path", "file_name",
-    "image_name", "file_path",
+    "image_name", "file_path", "image_base64", "image_b64", "image_data", "base64",
 )  # fmt: skip
 PROMPT_COLUMNS = ("prompt", "positive_prompt", "caption", "text", "txt")
 

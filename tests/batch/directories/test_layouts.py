@@ -1,5 +1,6 @@
 """Law 7: directories as data systems leave them."""
 
+import base64
 import json
 import uuid
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from attributary.batch.plan import make_plan
-from attributary.batch.settings import Settings
+from attributary.batch.settings import IMAGE_COLUMNS, Settings
 from attributary.errors import InputError
 
 
@@ -93,6 +94,14 @@ JOINED = {
     "signs": ([2**64 - 1, None, 1], pa.uint64(), [-(2**63), 0, 1], pa.int64(), pa.decimal128(20, 0)),
     "lists": ([[1]] * 3, pa.list_(pa.int32()), [[1]] * 3, pa.list_(pa.int64()), pa.list_(pa.int64())),
 }
+
+
+@pytest.mark.parametrize("name", IMAGE_COLUMNS)
+def test_the_picture_is_found_by_every_usual_name(tmp_path, picture, score_log, name):
+    told = [base64.b64encode(picture(number)).decode() for number in range(3)]
+    pq.write_table(pa.table({"likes": [1, 2, 3], name: told}), tmp_path / "log.parquet")
+    rows, _ = score_log(tmp_path / "log.parquet", tmp_path / "run")
+    assert [row["error_code"] for row in rows] == [None] * 3
 
 
 @pytest.mark.parametrize("kind", JOINED)
