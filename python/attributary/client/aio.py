@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import grpc
 from grpc import aio
@@ -98,6 +98,8 @@ class AsyncClient:
         call = self._stub.AttributeStream(
             requests(), timeout=timeout_s, metadata=channel.traced(self._metadata)
         )
+        told: list[grpc.RpcError] = []
+        call.add_done_callback(lambda ended: told.append(_status(ended)))
         try:
             async for response in call:
                 yield messages.from_outcome(response)
@@ -107,6 +109,8 @@ class AsyncClient:
                 raise failure[0] from None
             raise
         except grpc.RpcError as error:
+            # The server's word comes first; a write that meets the stream's end replaces it by gRPC's INTERNAL.
+            error = told[0] if told else error
             raise (failure[0] if failure else from_rpc(error, self._address)) from None
         finally:
             call.cancel()
@@ -181,3 +185,18 @@ async def _each(queries: Iterable[Query] | AsyncIterable[Query]) -> AsyncIterato
     else:
         for entry in queries:
             yield entry
+
+
+def _status(ended: aio.Call) -> grpc.RpcError:
+    """The status of a call that has just ended."""
+    code, details, trailing = ended.code(), ended.details(), ended.trailing_metadata()
+    return aio.AioRpcError(_at_once(code), aio.Metadata(), _at_once(trailing), _at_once(details))
+
+
+def _at_once(told: Awaitable[T]) -> T:
+    """What has nothing to wait for, without giving the loop a turn, after which it may be another."""
+    try:
+        next(told.__await__())
+    except StopIteration as result:
+        return cast("T", result.value)
+    raise RuntimeError("the status of an ended call is still to come")

@@ -393,12 +393,15 @@ async def test_bulk_streams_refuse_no_single_call_and_fill_an_idle_server(serve,
 async def test_streams_are_bounded_and_told_to_come_back(serve, engine, vector):
     _, client = await serve(engine, max_streams=2)
     engine.gate.clear()
-    streams = [client.attribute_stream([query(embedding=vector(1))] * 2) for _ in range(3)]
-    open_ones = [asyncio.create_task(anext(stream)) for stream in streams[:2]]
+    streams = [client.attribute_stream([query(embedding=vector(1))] * 2) for _ in range(2)]
+    open_ones = [asyncio.create_task(anext(stream)) for stream in streams]
     await started(engine)
-    with pytest.raises(OverloadedError) as caught:
-        await anext(streams[2])
-    assert caught.value.retry_after_s == 1.0
+    # Large messages are still being written when the refusal comes.
+    picture = np.zeros((512, 512, 3), np.uint8)
+    for _ in range(20):
+        with pytest.raises(OverloadedError) as caught:
+            await anext(client.attribute_stream([query(picture)] * 20))
+        assert caught.value.retry_after_s == 1.0
     engine.gate.set()
     await asyncio.gather(*open_ones)
     for stream in streams:
