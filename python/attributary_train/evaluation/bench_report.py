@@ -174,4 +174,5 @@ def _figures(bench: Bench, scores: Floats, world: World) -> dict[str, Figure]:
 
 def _by_kind(row: dict[str, Figure], world: World) -> dict[str, float]:
     kinds = np.array(world.kinds)
-    return {kind: float(row[AIM_MEASURE].rows[kinds == kind].mean()) for kind in sorted(set(world.kinds))}
+    means = {kind: row[AIM_MEASURE].rows[kinds == kind].mean() for kind in sorted(set(world.kinds))}
+    return {kind: round(float(mean), 4) for kind, mean in means.items()}
