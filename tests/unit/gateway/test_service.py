@@ -469,11 +469,11 @@ async def test_a_hostile_caller_waits_behind_its_own_work(serve, engine, tmp_pat
     address, order, begun, gate = f"127.0.0.1:{gateway.port}", [], threading.Event(), threading.Event()
     prepare = engine.prepare
 
-    def slow(asked, options, field):
+    def slow(asked, *rest, **more):
         order.append("hostile" if asked.pixels.flat[0] == 1 else "quiet")
         begun.set()
         assert gate.wait(30)
-        return prepare(asked, options, field)
+        return prepare(asked, *rest, **more)
 
     engine.prepare = slow
     bad, good = np.full((1, 1, 3), 1, np.uint8), np.full((1, 1, 3), 2, np.uint8)
