@@ -487,7 +487,7 @@ async def test_a_hostile_caller_waits_behind_its_own_work(serve, engine, tmp_pat
             if hostile_call == "stream"
             else [asyncio.create_task(hostile.attribute(bad)) for _ in range(20)]
         )
-        await asyncio.to_thread(begun.wait)
+        assert await asyncio.to_thread(begun.wait, 30)
         while gateway.admission.in_use < 20:
             await asyncio.sleep(0.001)
         asked = asyncio.create_task(quiet.attribute(good))
