@@ -147,7 +147,7 @@ async def test_a_caller_who_leaves_while_a_bundle_is_opened_leaves_no_lock(runni
     service = gateway.bundles
     monkeypatch.setattr(service, "_open_bundle", slowly)
     leaving = asyncio.create_task(admin(lambda one: one.load_bundle("two", why="x", timeout_s=0.5)))
-    await asyncio.to_thread(inside.wait)
+    assert await asyncio.to_thread(inside.wait, 30)
     with pytest.raises(DeadlineError):
         await leaving
     go.set()
