@@ -167,6 +167,8 @@ def _parameters(message: pb.ShareParameters) -> ShareParameters:
         message.background,
         message.ood_similarity,
         message.diffuse_floor,
+        message.ood_margin,
+        message.reach,
     )
 
 
