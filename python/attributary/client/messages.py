@@ -76,7 +76,14 @@ def from_attribution(message: pb.Attribution) -> Answer:
             for item in message.items
         ),
         creators=tuple(
-            CreatorShare(total.creator, total.share, total.item_count) for total in message.creators
+            CreatorShare(
+                total.creator,
+                total.share,
+                total.item_count,
+                total.low if total.HasField("low") else None,
+                total.high if total.HasField("high") else None,
+            )
+            for total in message.creators
         ),
         diffuse_share=message.diffuse_share,
         withheld_share=message.withheld_share,

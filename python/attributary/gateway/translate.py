@@ -82,7 +82,13 @@ def from_attribution(
             for item in answer.items
         ],
         creators=[
-            pb.CreatorShare(creator=total.creator, share=total.share, item_count=total.item_count)
+            pb.CreatorShare(
+                creator=total.creator,
+                share=total.share,
+                item_count=total.item_count,
+                low=total.low,
+                high=total.high,
+            )
             for total in answer.creators
         ],
         diffuse_share=answer.diffuse_share,
