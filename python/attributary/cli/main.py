@@ -17,6 +17,8 @@ _VERBS = {
     "score": "attributary.cli.score:score_command",
     "report": "attributary.cli.report:report_command",
     "bundle": "attributary.cli.bundle:bundle_group",
+    "verify-receipt": "attributary.cli.verify_receipt:verify_receipt_command",
+    "receipts": "attributary.cli.receipts:receipts_group",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
     "demo": "attributary.cli.demo:demo_command",

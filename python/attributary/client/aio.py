@@ -19,7 +19,7 @@ from attributary.v1 import attribution_pb2_grpc as rpc
 from . import calls, channel, messages
 from .calls import Call
 from .errors import from_rpc
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, ReceiptKey
 
 T = TypeVar("T")
 
@@ -151,6 +151,10 @@ class AsyncClient:
     async def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
         """Return what the server serves: bundle, encoder, index, calibration, limits."""
         return await self._ask(calls.describe(bundle_id), timeout_s)
+
+    async def list_receipt_keys(self, *, timeout_s: float | None = None) -> tuple[ReceiptKey, ...]:
+        """Return the public keys of the server's receipts, the one that signs first; none if it signs nothing."""
+        return await self._ask(calls.list_receipt_keys(), timeout_s)
 
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""

@@ -17,7 +17,7 @@ from attributary.errors import AttributaryError
 from attributary.v1 import attribution_pb2 as pb
 
 from . import messages
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, query
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, ReceiptKey, query
 
 T = TypeVar("T")
 
@@ -86,6 +86,15 @@ def describe(bundle_id: str) -> Call[BundleInfo]:
     """Ask what is served."""
     request = pb.DescribeBundleRequest(bundle_id=bundle_id)
     return Call("DescribeBundle", request, messages.from_description)
+
+
+def list_receipt_keys() -> Call[tuple[ReceiptKey, ...]]:
+    """Ask for the public keys of receipts."""
+    return Call(
+        "ListReceiptKeys",
+        pb.ListReceiptKeysRequest(),
+        lambda reply: tuple(ReceiptKey(key.key_id, key.pem, key.signs) for key in reply.keys),
+    )
 
 
 def stream_request(number: int, question: Query, asked: Asked) -> pb.AttributeStreamRequest:

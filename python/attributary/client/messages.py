@@ -85,6 +85,7 @@ def from_attribution(message: pb.Attribution) -> Answer:
         bundle_version=message.bundle_version,
         timings=_timings(message.timings) if message.HasField("timings") else None,
         revision=message.revision,
+        receipt=message.receipt,
     )
 
 
@@ -176,6 +177,7 @@ def _options(asked: Asked) -> pb.Options:
         if value is not None and not 0 <= value <= _MOST:
             raise InvalidArgumentError(f"options.{name}", f"must be from 0 to {_MOST}, got {value}")
     message = pb.Options(top_k=top_k, top_creators=top_creators, timings=asked.get("timings", False))
+    message.receipt = asked.get("receipt", False)
     filter_ = asked.get("filter")
     if filter_:
         message.filter.CopyFrom(

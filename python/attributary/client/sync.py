@@ -13,7 +13,7 @@ from attributary.v1 import attribution_pb2_grpc as rpc
 
 from . import calls, channel, messages
 from .connection import Connection
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, ReceiptKey
 
 
 class Client(Connection):
@@ -105,3 +105,7 @@ class Client(Connection):
     def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
         """Return what the server serves: bundle, encoder, index, calibration, limits."""
         return self._ask(calls.describe(bundle_id), timeout_s)
+
+    def list_receipt_keys(self, *, timeout_s: float | None = None) -> tuple[ReceiptKey, ...]:
+        """Return the public keys of the server's receipts, the one that signs first; none if it signs nothing."""
+        return self._ask(calls.list_receipt_keys(), timeout_s)
