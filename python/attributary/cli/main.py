@@ -19,6 +19,7 @@ _VERBS = {
     "bundle": "attributary.cli.bundle:bundle_group",
     "verify-receipt": "attributary.cli.verify_receipt:verify_receipt_command",
     "receipts": "attributary.cli.receipts:receipts_group",
+    "payout": "attributary.cli.payout:payout_command",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
     "demo": "attributary.cli.demo:demo_command",
