@@ -76,7 +76,10 @@ def list_creators(bundle_id: str, page_size: int, page_token: str) -> Call[Page[
         "ListCreators",
         pb.ListCreatorsRequest(bundle_id=bundle_id, page_size=page_size, page_token=page_token),
         lambda reply: Page(
-            tuple(CreatorEntry(one.name, one.creator_url, one.item_count) for one in reply.creators),
+            tuple(
+                CreatorEntry(one.name, one.creator_url, one.item_count, tuple(one.creator_ids))
+                for one in reply.creators
+            ),
             reply.next_page_token,
         ),
     )

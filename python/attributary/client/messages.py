@@ -72,11 +72,13 @@ def from_attribution(message: pb.Attribution) -> Answer:
                 item.uri,
                 item.creator_url,
                 item.near_dup_group,
+                tuple(item.creator_ids),
             )
             for item in message.items
         ),
         creators=tuple(
-            CreatorShare(total.creator, total.share, total.item_count) for total in message.creators
+            CreatorShare(total.creator, total.share, total.item_count, creator_ids=tuple(total.creator_ids))
+            for total in message.creators
         ),
         diffuse_share=message.diffuse_share,
         withheld_share=message.withheld_share,
@@ -106,6 +108,7 @@ def from_item(message: pb.Item) -> Item:
         message.licence,
         message.uri,
         message.near_dup_group,
+        tuple(message.creator_ids),
     )
 
 

@@ -247,6 +247,7 @@ def _item(drawing: Drawing, number: int, rendered: Rendered, file: str) -> Item:
         sha256=rendered.sha256,
         near_dup_group=-1,
         file=file,
+        creator_ids=drawing.creator_ids,
     )
 
 
