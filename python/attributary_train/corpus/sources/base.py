@@ -35,6 +35,8 @@ class Drawing:
     own: bool = False
     # Who the creator is: "isni:...", "orcid:..."; as far as it is known.
     creator_ids: tuple[str, ...] = ()
+    # Of one's own: the folder of pictures that it is from, whose files may say what is allowed.
+    folder: Path | None = None
 
 
 @dataclass(slots=True)

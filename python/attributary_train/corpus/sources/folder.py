@@ -67,6 +67,7 @@ class Folder:
                 facts=row,
                 payload=root / file,
                 creator_ids=ids,
+                folder=root,
             )
 
 
@@ -77,6 +78,7 @@ def described(
     facts: Mapping[str, Any],
     payload: bytes | Path,
     creator_ids: tuple[str, ...] = (),
+    folder: Path | None = None,
 ) -> Drawing:
     """Make a drawing of a user's facts, with honest words for those that are missing."""
     caption = _text(facts.get("caption"))
@@ -95,6 +97,7 @@ def described(
         payload=payload,
         own=True,
         creator_ids=creator_ids,
+        folder=folder,
     )
 
 
