@@ -141,6 +141,11 @@ def _read(path: Path, field: str) -> bytes:
         raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
 
 
+def check_key_file(key_file: Path) -> None:
+    """Raise InvalidArgumentError for a file that cannot sign."""
+    keys.read_key_file(key_file)
+
+
 def sign(run: Path, key_file: Path, bundle: Path | None) -> Path:
     """Sign a run with the keys of a file."""
     from attributary.batch.signing import sign_run
