@@ -1,4 +1,4 @@
-"""What benchmarks/search_peers.py calls the fastest: speeds at equal recall, and no aim met by a faster, worse index."""
+"""What search_peers.py calls the fastest: speeds at equal recall, and no aim met by a faster, worse index."""
 
 import sys
 from pathlib import Path
