@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .head import unit_rows
+from attributary_train.towers.rows import unit_rows
 
 # The published weights were trained on (x - 127) / 128.
 PIXEL_MEAN = 127.0

@@ -14,11 +14,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from attributary.encoder.text import PromptTokenizer
-
-from .cache import FeatureCache, FloatArray
-from .graph import to_onnx
-from .image_tower import EfficientNetLite0
-from .text_tower import MiniLM, minilm_directory
+from attributary_train.towers.cache import FeatureCache, FloatArray
+from attributary_train.towers.graph import to_onnx
+from attributary_train.towers.image import EfficientNetLite0
+from attributary_train.towers.text import MiniLM, minilm_directory
 
 
 class TowerFeatures:

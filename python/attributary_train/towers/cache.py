@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-FloatArray = NDArray[np.float32]
+from attributary_train.towers.rows import FloatArray
+
 # Rows a cache file holds, and so the work that a killed run loses at most.
 _SHARD = 512
 
