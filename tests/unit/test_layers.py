@@ -22,8 +22,7 @@ ALLOWED = {
     "client": {"attribution"},
     "receipts": {"attribution", "bundle", "pictures"},
     "gateway": {"attribution", "delta", "delta.journal", "pictures", "receipts"},
-    "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "tensorrt"},
-    "tensorrt": {"bundle", "encoder"},
+    "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "batch": {"attribution", "bundle", "client", "encoder", "receipts", "triton"},
     "cli": {
         "attribution",
@@ -38,7 +37,6 @@ ALLOWED = {
         "index",
         "pictures",
         "receipts",
-        "tensorrt",
         "triton",
     },
 }
