@@ -12,17 +12,19 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from attributary.attribution.types import Attribution, Options
+from attributary.attribution.types import Attribution, Options, Query
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
-from . import listing, tracing, translate
+from . import callers, listing, tracing, translate
+from .access import check_role
 from .admission import Admission
 from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
 from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, milliseconds_since
+from .query_log import QueryLog, redact
 from .registry import Registry
 from .wire import check_outline
 
@@ -30,7 +32,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
 # What needs more than a token. A page looks at every row: as much work as a query.
 _KINDS = {
-    **dict.fromkeys(("Attribute", "Embed", "ListItems", "ListCreators"), Kind(permit=True)),
+    **dict.fromkeys(("Attribute", "Embed"), Kind(permit=True)),
+    **dict.fromkeys(("ListItems", "ListCreators"), Kind(permit=True, need="read-items")),
+    "GetItem": Kind(need="read-items"),
+    "DescribeBundle": Kind(need="any"),
     "AttributeBatch": Kind(permit=True, bulk=True),
 }
 _NO_OPTIONS = Options()
@@ -46,6 +51,8 @@ class AttributionService:
         self.admission = admission
         self.metrics = metrics
         self.config = config
+        self._hidden = frozenset(filter(None, config.redact.split(",")))
+        self.query_log = QueryLog.of(config)
 
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
@@ -122,9 +129,10 @@ class AttributionService:
                 options = (
                     translate.to_options(request.options) if request.HasField("options") else _NO_OPTIONS
                 )
+                self._check_roles(request.query, request.options)
                 query = translate.to_query(request.query, pipeline.engine.limits, "query")
                 answer = await pipeline.submit(query, options, "query", deadline, arrived)
-                return self._reply(pipeline, answer, request.options.timings, arrived)
+                return self._reply(pipeline, query, answer, request.options.timings, arrived)
         except Exception as error:
             self.metrics.query(code_name(error))
             raise
@@ -134,10 +142,13 @@ class AttributionService:
     ) -> list[pb.AttributeResult]:
         options = translate.to_options(request.options)
         tasks: list[asyncio.Future[Attribution] | Exception] = []
+        asked: list[Query] = []
         for number, message in enumerate(request.queries):
             field = f"queries[{number}]"
+            asked.append(Query())
+            self._check_roles(message, request.options)
             try:
-                query = translate.to_query(message, pipeline.engine.limits, field)
+                query = asked[-1] = translate.to_query(message, pipeline.engine.limits, field)
                 tasks.append(pipeline.submit(query, options, field, deadline, arrived))
             except Exception as error:
                 tasks.append(presentable(error, "prepare"))
@@ -147,20 +158,34 @@ class AttributionService:
             if isinstance(outcome, InvalidArgumentError) and outcome.field.startswith("options"):
                 raise outcome
         results = []
-        for outcome in outcomes:
+        for query, outcome in zip(asked, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self.metrics.query(code_name(outcome))
                 results.append(pb.AttributeResult(error=to_result(outcome)))
             else:
-                reply = self._reply(pipeline, outcome, request.options.timings, arrived)
+                reply = self._reply(pipeline, query, outcome, request.options.timings, arrived)
                 results.append(pb.AttributeResult(attribution=reply))
         return results
 
+    def _check_roles(self, query: pb.Query, options: pb.Options) -> None:
+        """Raise PermissionDeniedError for what a caller may not ask: to choose an embedding, or to guess at names."""
+        owner = callers.current().owner
+        if query.HasField("embedding"):
+            check_role(owner, "embeddings")
+        named = options.filter.include_creators or options.filter.exclude_creators
+        if named and "creator" in self._hidden:
+            check_role(owner, "read-items")
+
     def _reply(
-        self, pipeline: Pipeline, answer: Attribution, with_timings: bool, arrived: float
+        self, pipeline: Pipeline, query: Query, answer: Attribution, with_timings: bool, arrived: float
     ) -> pb.Attribution:
         started = perf_counter()
         reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
+        caller = callers.current()
+        if self.query_log is not None:
+            self.query_log.put(caller.name, query, reply)
+        if self._hidden and not caller.owner.may("read-items"):
+            redact(reply, self._hidden)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
         tracing.tell(answer.timings, arrived)
