@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from attributary.errors import BundleError
 
 ITEMS = "items.parquet"
+# What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
+LOOK = (2, 260)
+GROUP = "near_dup_group"
 _COLUMNS: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "caption": pa.string(),

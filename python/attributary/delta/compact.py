@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from attributary.attribution.engine import Engine
 from attributary.attribution.golden import golden_queries, make_golden
 from attributary.attribution.view import View
-from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN
 from attributary.bundle.items import ITEMS, SCHEMA, WITHHELD, ItemTable
@@ -51,11 +51,13 @@ def compacted(
     opened: Callable[[Manifest], Opened],
     check: Callable[[], None] = lambda: None,
     erase: bool = False,
+    looks: NDArray[np.int8] | None = None,
 ) -> Manifest:
     """Write a view as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
 
     `encoder` is the one that made the vectors, `opened` says with what the new bundle's journal begins. `check` is
-    called now and then and may raise to give up. `erase` leaves nothing of deleted items. Raises OSError, BundleError.
+    called now and then and may raise to give up. `erase` leaves nothing of deleted items. `looks`,
+    int8 [N, *LOOK], is what the view's rows look like, where that is known. Raises OSError, BundleError.
     """
     bundle = view.bundle
     old = bundle.manifest
@@ -72,6 +74,9 @@ def compacted(
         table = _table(bundle, rows, withheld)
         pq.write_table(table, scratch / ITEMS, compression="zstd")
         vectors = _write_vectors(view, rows, scratch / VECTORS, check)
+        if looks is not None:
+            # Of what was deleted nobody needs to know what it looked like.
+            np.save(scratch / LOOKS, np.where(withheld[:, None, None], np.int8(0), looks[rows]))
         index = FaissIndex.read(bundle.index_path, old.index.nprobe)
         index.refill(vectors, check)
         index.write(scratch / INDEX)

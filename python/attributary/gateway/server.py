@@ -22,9 +22,10 @@ from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
 from . import admin, health, logs
+from .access import Gate
 from .additions import AdditionHandler
 from .admission import Admission
-from .auth import Gate, server_context, server_credentials
+from .auth import server_context, server_credentials
 from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
@@ -285,6 +286,8 @@ class Gateway:
         await self.registry.close()
         if self._link is not None:
             await self._link.close()
+        if self._service.query_log is not None:
+            await asyncio.to_thread(self._service.query_log.close)
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
         if self._tracing is not None:
