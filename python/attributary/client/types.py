@@ -66,6 +66,7 @@ class Item:
     licence: str  # SPDX identifier
     uri: str
     near_dup_group: int
+    creator_ids: tuple[str, ...] = ()  # "isni:...", "orcid:..."; as far as they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class CreatorEntry:
     name: str
     creator_url: str  # of one of the items; may be empty
     item_count: int
+    creator_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

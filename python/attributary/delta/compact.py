@@ -28,7 +28,7 @@ from attributary.attribution.view import View
 from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN
-from attributary.bundle.items import ITEMS, SCHEMA, WITHHELD, ItemTable
+from attributary.bundle.items import CREATOR_IDS, ITEMS, SCHEMA, WITHHELD, ItemTable, select_columns
 from attributary.bundle.manifest import IndexEntry, Manifest
 from attributary.encoder.base import Encoder
 from attributary.index.faiss_index import FaissIndex
@@ -110,11 +110,11 @@ def _link(source: Path, target: Path) -> None:
 
 def _table(bundle: Bundle, rows: NDArray[np.int64], withheld: NDArray[np.bool_]) -> pa.Table:
     """The rows as a bundle has them; of withheld ones only the group is told."""
-    built = pq.read_table(bundle.directory / ITEMS).select(SCHEMA.names).cast(SCHEMA)
+    built = select_columns(pq.read_table(bundle.directory / ITEMS))
     split = len(built)
     added = [bundle.items.record(row).fields() for row in rows[rows >= split].tolist()]
     table = pa.concat_tables(
-        [built.take(rows[rows < split]), pa.Table.from_pylist(added, schema=SCHEMA)]
+        [built.take(rows[rows < split]), pa.Table.from_pylist(added, schema=built.schema)]
     ).combine_chunks()
     if not withheld.any():
         return table
@@ -123,6 +123,12 @@ def _table(bundle: Bundle, rows: NDArray[np.int64], withheld: NDArray[np.bool_])
         if entry.name != "near_dup_group":
             nothing = pa.scalar(0 if entry.type == pa.int64() else "", entry.type)
             table = table.set_column(place, entry, pc.if_else(mask, nothing, table.column(place)))
+    if CREATOR_IDS in table.column_names:
+        # Who was deleted is not told by a number either.
+        place, kind = table.column_names.index(CREATOR_IDS), table.schema.field(CREATOR_IDS)
+        table = table.set_column(
+            place, kind, pc.if_else(mask, pa.scalar(None, kind.type), table.column(place))
+        )
     return table.append_column(pa.field(WITHHELD, pa.bool_(), nullable=False), mask)
 
 

@@ -22,7 +22,7 @@ from .pipeline import LANES
 
 METHODS = (
     *("Attribute", "AttributeBatch", "AttributeStream", "Embed"),
-    *("GetItem", "ListItems", "ListCreators", "DescribeBundle"),
+    *("GetItem", "ListItems", "ListCreators", "DescribeBundle", "ListReceiptKeys"),
     *("AddItem", "AddItems", "DeleteItems", "Compact", "ListChanges"),
     *("LoadBundle", "UnloadBundle", "SetAlias", "ListBundles"),
 )

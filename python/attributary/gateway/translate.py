@@ -79,11 +79,17 @@ def from_attribution(
                 uri=item.uri,
                 creator_url=item.creator_url,
                 near_dup_group=item.near_dup_group,
+                creator_ids=item.creator_ids,
             )
             for item in answer.items
         ],
         creators=[
-            pb.CreatorShare(creator=total.creator, share=total.share, item_count=total.item_count)
+            pb.CreatorShare(
+                creator=total.creator,
+                share=total.share,
+                item_count=total.item_count,
+                creator_ids=total.creator_ids,
+            )
             for total in answer.creators
         ],
         diffuse_share=answer.diffuse_share,
@@ -172,6 +178,7 @@ def item_of_row(view: View, row: int) -> pb.Item:
         licence=items.licence(row),
         uri=items.uri(row),
         near_dup_group=items.near_dup_group(row),
+        creator_ids=items.ids_of(items.creator(row)),
     )
 
 

@@ -128,6 +128,9 @@ class FakeItems:
     def near_dup_group(self, row):
         return 5
 
+    def ids_of(self, creator):
+        return ()
+
 
 def _value(prepared):
     return float(prepared.embedding[0] if prepared.embedding is not None else prepared.pixels.flat[0])
