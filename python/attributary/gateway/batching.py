@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
@@ -108,7 +109,7 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            outcomes = self._answer(self._drop_dead(batch))
+            outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
             if outcomes:
                 _post(self._loop, outcomes)
 
@@ -129,18 +130,6 @@ class Batcher:
             if left <= 0:
                 return
             self._changed.wait(left)
-
-    def _drop_dead(self, batch: list[Job]) -> list[Job]:
-        live = []
-        for job in batch:
-            reason = job.dead()
-            if reason is None:
-                live.append(job)
-                continue
-            self._observer.dropped(reason)
-            if reason == "expired":
-                fail(self._loop, job, DeadlineError("the deadline passed while the query was queued"))
-        return live
 
     def _answer(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
         if not batch:
@@ -167,11 +156,23 @@ class Batcher:
             if len(batch) == 1:
                 return [(batch[0], of_engine(error, self._lane))]
             # One of them is poison; alone, each gets what it deserves.
-            return [outcome for job in self._alone(batch) for outcome in self._answer([job])]
+            log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
+            left = living(batch, self._observer, partial(fail, self._loop))
+            return [outcome for job in left for outcome in self._answer([job])]
 
-    def _alone(self, batch: list[Job]) -> list[Job]:
-        log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
-        return self._drop_dead(batch)
+
+def living(jobs: list[Job], observer: Observer, fail: Callable[[Job, Exception], None]) -> list[Job]:
+    """Return the queries that work should be done for; the others are counted, and fail where their time is over."""
+    kept = []
+    for job in jobs:
+        reason = job.dead()
+        if reason is None:
+            kept.append(job)
+            continue
+        observer.dropped(reason)
+        if reason == "expired":
+            fail(job, DeadlineError("the deadline passed while the query was queued"))
+    return kept
 
 
 def fail(loop: asyncio.AbstractEventLoop, job: Job, error: Exception) -> None:

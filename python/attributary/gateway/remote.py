@@ -25,7 +25,7 @@ from attributary.errors import (
     UnavailableError,
 )
 
-from .batching import Job, Observer, Outcome, deliver, started
+from .batching import Job, Observer, Outcome, deliver, living, started
 from .config import GatewayConfig
 from .errors import of_engine
 from .fairness import FairQueue
@@ -169,16 +169,7 @@ class RemoteLane:
         self._pump()
 
     def _living(self, jobs: list[Job]) -> list[Job]:
-        living = []
-        for job in jobs:
-            reason = job.dead()
-            if reason is None:
-                living.append(job)
-                continue
-            self._observer.dropped(reason)
-            if reason == "expired":
-                deliver([(job, DeadlineError("the deadline passed while the query was queued"))])
-        return living
+        return living(jobs, self._observer, lambda job, error: deliver([(job, error)]))
 
     async def _send(self, batch: list[Job]) -> None:
         self._observer.batch(self._lane, len(batch))

@@ -30,8 +30,9 @@ from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
 from .following import HEALTH, Following
+from .gauges import publish_served, watch_server
 from .metrics import Metrics
-from .pipeline import LANES, Pipeline
+from .pipeline import Pipeline
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
@@ -153,7 +154,7 @@ class Gateway:
             self._gate, self.admission, self._receiver, self._shedder, self.metrics, config, self._tracing
         )
         self._server = self._build()
-        self._watch()
+        watch_server(self.metrics, self.registry, self.admission, self._receiver, self._shedder)
         self._stop_metrics: Callable[[], None] | None = None
 
     async def start(self) -> None:
@@ -350,57 +351,10 @@ class Gateway:
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
     def _publish(self) -> None:
-        bundles = self.registry.bundles
-        served_now = {served.pipeline.engine for served in bundles if not served.draining}
+        served_now = {served.pipeline.engine for served in self.registry.bundles if not served.draining}
         for engine in [engine for engine in self._watches if engine not in served_now]:
             self._watches.pop(engine).cancel()
-        facts = []
-        for served in bundles:
-            manifest = served.pipeline.engine.bundle.manifest
-            for alias in self.registry.aliases_of(served):
-                facts.append(
-                    {
-                        "alias": alias,
-                        "bundle_id": manifest.bundle_id,
-                        "version": manifest.version,
-                        "encoder": manifest.encoder.name,
-                        "index": manifest.index.factory,
-                    }
-                )
-        self.metrics.serving(facts)
-
-    def _watch(self) -> None:
-        self.metrics.watch("attributary_permits", "Permits that exist.", lambda: self.admission.permits)
-        self.metrics.watch(
-            "attributary_permits_in_use", "Permits that are taken.", lambda: self.admission.in_use
-        )
-        self.metrics.watch(
-            "attributary_inflight_bytes", "Bytes of admitted requests.", lambda: self.admission.bytes_in_use
-        )
-        self.metrics.watch(
-            "attributary_delta_revision",
-            "Revision of the bundle that is served: grows with every change.",
-            lambda: self.registry.current.engine.view.revision,
-        )
-        self.metrics.watch(
-            "attributary_unfinished_messages",
-            "Messages that are on their way in.",
-            lambda: self._receiver.unfinished,
-        )
-        self.metrics.watch(
-            "attributary_wait_seconds",
-            "How long a call waits before the server takes it.",
-            lambda: self._shedder.wait_s,
-        )
-        for lane in LANES:
-            self.metrics.watch(
-                "attributary_queue_length",
-                "Prepared queries that wait for a batch.",
-                lambda lane=lane: sum(  # type: ignore[misc]
-                    served.pipeline.queued(lane) for served in self.registry.bundles
-                ),
-                lane=lane,
-            )
+        publish_served(self.metrics, self.registry)
 
 
 async def _serve(
