@@ -82,7 +82,7 @@ def test_every_part_is_listed():
 
 def test_serving_loads_no_torch():
     code = (
-        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.demo, "
+        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.score, "
         "attributary.building; sys.exit('torch' in sys.modules or 'attributary_train' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

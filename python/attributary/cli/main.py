@@ -20,7 +20,6 @@ _VERBS = {
     "bundle": "attributary.cli.bundle:bundle_group",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
-    "demo": "attributary.cli.demo:demo_command",
 }
 
 
