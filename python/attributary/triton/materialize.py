@@ -10,7 +10,7 @@ from typing import Literal
 
 from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
-from attributary.bundle.files import new_directory
+from attributary.bundle.files import new_directory, write_whole
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.triton.plans import check_plan
 
@@ -194,9 +194,7 @@ def _write_alias(repository: Path, name: str, config: str) -> None:
     if not (repository / name).is_dir():
         _write_model(repository, name, config)
         return
-    scratch = repository / name / ".config.pbtxt"
-    scratch.write_text(config, encoding="utf-8")
-    scratch.replace(repository / name / "config.pbtxt")
+    write_whole(repository / name / "config.pbtxt", config.encode())
 
 
 def _cores() -> int:
