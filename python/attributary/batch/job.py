@@ -7,7 +7,6 @@ is bounded in batches, so memory does not grow with the log.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from attributary.errors import RunError
+from attributary.machine import cores
 
 from .plan import Plan
 from .rows import Batch, BundleState, Shard
@@ -88,11 +88,6 @@ class Result:
     directory: Path
     counts: Counts
     summary: dict[str, Any]  # summary.json
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def score(

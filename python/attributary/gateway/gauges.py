@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from .admission import Admission
 from .memory import footprint
 from .metrics import Metrics
-from .pipeline import LANES
+from .pipeline import QUEUES
 from .registry import Registry
 from .shedding import Shedder
 from .transport import Receiver
@@ -56,14 +56,14 @@ def watch_server(
         "How long a call waits before the server takes it.",
         lambda: shedder.wait_s,
     )
-    for lane in LANES:
+    for queue in QUEUES:
         metrics.watch(
             "attributary_queue_length",
             "Prepared queries that wait for a batch.",
-            lambda lane=lane: sum(  # type: ignore[misc]
-                served.pipeline.queued(lane) for served in registry.bundles
+            lambda queue=queue: sum(  # type: ignore[misc]
+                served.pipeline.queued(queue) for served in registry.bundles
             ),
-            lane=lane,
+            lane=queue,
         )
 
 

@@ -18,7 +18,7 @@ from attributary.attribution.types import PHASES, Timings
 from attributary.errors import InvalidArgumentError
 
 from .metrics_page import MetricsPage
-from .pipeline import LANES
+from .pipeline import QUEUES
 
 METHODS = (
     *("Attribute", "AttributeBatch", "AttributeStream", "Embed"),
@@ -75,7 +75,7 @@ class Metrics:
         )
         self._phases = tuple((phase, phases.labels(phase)) for phase in PHASES)
         sizes = self._histogram("attributary_batch_size", "Queries that shared a batch.", SIZES, "lane")
-        self._sizes = {lane: sizes.labels(lane) for lane in LANES}
+        self._sizes = {queue: sizes.labels(queue) for queue in QUEUES}
         self._counts: dict[tuple[str, str], Counter] = {}
         self._query_counts: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -104,9 +104,9 @@ class Metrics:
                 if spent:
                     histogram.observe(spent / 1e3)
 
-    def batch(self, lane: str, size: int) -> None:
+    def batch(self, queue: str, size: int) -> None:
         """A batch starts."""
-        self._sizes[lane].observe(size)
+        self._sizes[queue].observe(size)
 
     def dropped(self, reason: str) -> None:
         """A query was dropped before work."""
