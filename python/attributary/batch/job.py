@@ -190,7 +190,6 @@ class _Line:
 
 def _read(plan: Plan, shards: list[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
     """Yield each shard with its batches; one file is open at a time, and read on where the last shard of it ended."""
-    size = plan.settings.batch_size
     place, reader = -1, None
     try:
         for shard in shards:
@@ -198,7 +197,7 @@ def _read(plan: Plan, shards: list[Shard]) -> Iterator[tuple[Shard, Iterator[Bat
                 if reader is not None:
                     reader.close()
                 place, reader = shard.file, plan.reader(shard.file)
-            yield shard, reader.batches(shard, size)
+            yield shard, plan.batches(reader, shard)
     finally:
         if reader is not None:
             reader.close()
