@@ -136,9 +136,9 @@ class Metrics:
         """Publish whether the engine on the network is there."""
         self.watch("attributary_engine_up", "Whether the engine on the network is there.", lambda: float(up))
 
-    def engine_times(self, told: dict[str, dict[str, float]]) -> None:
+    def engine_times(self, times: dict[str, dict[str, float]]) -> None:
         """Publish the engine's own account: part ("encoder", "index") -> phase ("queue", "compute") -> milliseconds."""
-        for part, phases in told.items():
+        for part, phases in times.items():
             for phase, spent in phases.items():
                 self.watch(
                     "attributary_engine_seconds",

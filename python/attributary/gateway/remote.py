@@ -238,7 +238,7 @@ class _Found:
 class Watch:
     """Looks after the engine on the network: is it there, is it sound, which bundle does it serve, how busy is it.
 
-    `turn` says whether the gateway may be told healthy; `swap` serves another bundle; `tell` publishes times.
+    `turn` says whether the gateway is healthy; `swap` serves another bundle; `report` publishes times.
     """
 
     def __init__(
@@ -249,10 +249,10 @@ class Watch:
         current: Callable[[], Preparer],
         turn: Callable[[bool], Awaitable[None]],
         swap: Callable[[Preparer], Awaitable[None]],
-        tell: Callable[[dict[str, dict[str, float]]], None],
+        report: Callable[[dict[str, dict[str, float]]], None],
     ) -> None:
         self._link, self._state, self._config = link, state, config
-        self._current, self._turn, self._swap, self._tell = current, turn, swap, tell
+        self._current, self._turn, self._swap, self._report = current, turn, swap, report
         self._sound: Preparer | None = None
         self._told = False
         self._refused = ""
@@ -308,7 +308,7 @@ class Watch:
             cosine = await engine.verify()
             self._sound = engine
             log.info("golden queries hold", cosine=round(cosine, 5))
-        self._tell(await engine.times(timeout))
+        self._report(await engine.times(timeout))
         return True
 
     async def _follow(self, timeout: float) -> None:

@@ -171,7 +171,7 @@ class Gateway:
                 current=lambda: self.registry.current.engine,
                 turn=self._turn,
                 swap=self.swap,
-                tell=self.metrics.engine_times,
+                report=self.metrics.engine_times,
             )
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
@@ -196,7 +196,7 @@ class Gateway:
                 current=lambda engine=engine: engine,  # type: ignore[misc]
                 turn=nobody,
                 swap=self.swap,
-                tell=lambda _: None,
+                report=lambda _: None,
             )
             state.changed.set()
             self._watches[engine] = asyncio.create_task(watch.run())
