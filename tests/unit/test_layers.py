@@ -83,9 +83,23 @@ def test_every_part_is_listed():
     assert parts - ANYWHERE == {part.split(".")[0] for part in ALLOWED}
 
 
+def test_the_page_on_architecture_has_a_row_for_every_part():
+    page = (SERVING.parents[1] / "docs" / "architecture.md").read_text()
+    table = page[page.index("| part |") :].split("\n\n")[0]
+    rows = [line.split("`")[1] for line in table.splitlines()[2:]]
+    assert sorted(rows) == sorted(ALLOWED)
+
+
+def test_nothing_imports_tools_or_examples():
+    beside = {
+        path.stem for folder in ("tools", "examples") for path in (SERVING.parents[1] / folder).iterdir()
+    }
+    assert {name.split(".")[0] for path in MODULES for name in imports(path)} & beside == set()
+
+
 def test_serving_loads_no_torch():
     code = (
-        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.demo, "
+        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.score, "
         "attributary.building; sys.exit('torch' in sys.modules or 'attributary_train' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,13 +17,14 @@ from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
 from attributary.batch.engines import ScorerSource
-from attributary.batch.job import Counts, Progress, Result, cores, score
+from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
+from attributary.machine import cores
 from attributary.plain import json_line, plain
 
 from .connection import tls_options

@@ -79,7 +79,8 @@ class GatewayConfig:
         },
     )
     remote_inflight: int = field(
-        default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
+        default=4,
+        metadata={"help": "batches of one queue that are under way at once to an engine on the network"},
     )
     remote_timeout_s: float = field(
         default=10.0, metadata={"help": "how long an engine on the network may take; then it counts as away"}

@@ -101,7 +101,7 @@ class AttributionService:
         with self.registry.use(request.bundle_id) as pipeline:
             query = translate.to_query(request.query, pipeline.engine.limits, "query")
             found = await pipeline.embed(query, "query", deadline_of(context), arrived)
-            tracing.tell(found[0].timings, arrived)
+            tracing.add_phases(found[0].timings, arrived)
             return translate.from_embedding(pipeline.engine, *found).SerializeToString()
 
     async def get_item(self, data: bytes, context: Context) -> bytes:
@@ -228,7 +228,7 @@ class AttributionService:
             redact(reply, self._hidden)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
-        tracing.tell(answer.timings, arrived)
+        tracing.add_phases(answer.timings, arrived)
         if with_timings:
             reply.timings.CopyFrom(translate.from_timings(answer.timings, milliseconds_since(arrived)))
         return reply

@@ -58,6 +58,8 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
+            tail=np.zeros((0, DIM), np.float32),
+            alive=None,
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -104,6 +106,8 @@ class FakeEngine:
 
 
 class FakeItems:
+    nbytes = 30
+
     def id_of(self, row):
         return 7
 
