@@ -14,6 +14,7 @@ from .files import verify_files
 from .golden import GOLDEN, Golden
 from .items import ITEMS, ItemTable
 from .manifest import CROP, MANIFEST, Manifest
+from .thumbnails import THUMBNAILS, Thumbnails
 
 ENCODER = "encoder.onnx"
 ENCODER_INT8 = "encoder.int8.onnx"
@@ -33,6 +34,7 @@ class Bundle:
     items: ItemTable
     vectors: NDArray[np.float16]
     golden: Golden
+    thumbnails: Thumbnails | None = None
 
     @classmethod
     def open(cls, directory: Path | str, verify: bool = True) -> Bundle:
@@ -67,7 +69,8 @@ class Bundle:
         vectors = _map_vectors(directory / VECTORS, manifest)
         if len(items) != len(vectors):
             raise BundleError(ITEMS, f"has {len(items)} rows, vectors.npy has {len(vectors)}")
-        return cls(directory, manifest, items, vectors, Golden.read(directory / GOLDEN))
+        thumbnails = Thumbnails(directory / THUMBNAILS) if THUMBNAILS in manifest.files else None
+        return cls(directory, manifest, items, vectors, Golden.read(directory / GOLDEN), thumbnails)
 
     @property
     def encoder_path(self) -> Path:

@@ -13,6 +13,7 @@ from attributary.plain import plain
 
 _VERBS = {
     "serve": "attributary.cli.serve:serve_command",
+    "ui": "attributary.cli.ui:ui_command",
     "query": "attributary.cli.query:query_command",
     "score": "attributary.cli.score:score_command",
     "report": "attributary.cli.report:report_command",
