@@ -24,6 +24,7 @@ ALLOWED = {
     "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "batch": {"attribution", "bundle", "client", "encoder", "triton"},
     "cli": {
+        "kernels",
         "attribution",
         "batch",
         "building",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary.notebook import Shown
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -125,7 +127,7 @@ class CreatorShare:
 
 
 @dataclass(frozen=True, slots=True)
-class Attribution:
+class Attribution(Shown):
     """The answer to one query."""
 
     items: tuple[AttributedItem, ...]  # by descending similarity

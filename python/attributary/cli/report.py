@@ -76,12 +76,7 @@ def report_command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write one self-contained HTML page about a finished RUN of `attributary score`.
-
-    \b
-    attributary report runs/november --inputs logs/
-    attributary report runs/november --inputs logs/ --corpus out/corpus --time-column created_at
-    """
+    """Write one self-contained HTML page about a finished RUN of `attributary score`."""
     data = gather(
         run,
         creators=creators,

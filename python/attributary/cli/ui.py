@@ -18,10 +18,6 @@ def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> 
 
     Takes what `attributary serve` takes; gRPC listens on a free port, and there is no page for Prometheus. Needs
     attributary[ui].
-
-    \b
-    attributary ui out/bundle
-    attributary ui out/bundle --ui-report runs/november/report.html
     """
     click.echo(
         f"the page will be at http://127.0.0.1:{http_port} once the bundle has been verified", err=True

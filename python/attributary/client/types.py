@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Limits, Query
 from attributary.errors import InvalidArgumentError
+from attributary.notebook import Shown
 
 T = TypeVar("T")
 # Encoded bytes, the path of a picture file, or uint8 RGB [H, W, 3].
@@ -40,7 +41,7 @@ class ReplyTimings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Shown):
     """The answer to one query."""
 
     items: tuple[AttributedItem, ...]  # by descending similarity
@@ -141,6 +142,7 @@ class BundleInfo:
     calibration: CalibrationInfo
     candidates: int  # R: how many candidates shares are over
     encoder_digest: str  # SHA-256 of the encoder that made the vectors
+    thumbnail_count: int = 0  # items that the server shows a picture of
 
 
 class Asked(TypedDict, total=False):
