@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from attributary.notebook import Shown
+
+if TYPE_CHECKING:
+    # Not loaded for these: the client has the types without arrays.
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,7 @@ class Prepared:
     filter: Filter
     has_prompt: bool
     pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
-    tokens: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(0, np.int64)
-    )  # [T], 0 without a prompt
+    tokens: NDArray[np.int64] = field(default_factory=lambda: _no_tokens())  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
     timings: Timings = field(default_factory=Timings)
 
@@ -137,3 +138,9 @@ class Attribution(Shown):
     out_of_distribution: bool  # resembles nothing known: everything is diffuse
     revision: int  # of the bundle's delta that was in force; 0 for a bundle as it was built
     timings: Timings
+
+
+def _no_tokens() -> NDArray[np.int64]:
+    import numpy
+
+    return numpy.zeros(0, numpy.int64)

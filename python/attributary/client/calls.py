@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from google.protobuf.message import Message
-from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
@@ -20,6 +19,9 @@ from . import messages
 from .channel import DEFAULT_STREAM_TIMEOUT_S
 from .messages import read
 from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, query
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 T = TypeVar("T")
 
