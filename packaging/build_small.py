@@ -95,7 +95,7 @@ def _project(kind: str) -> str:
         lines += [
             f"{name} = [{', '.join(map(_quoted, of))}]"
             for name, of in told["optional-dependencies"].items()
-            if name != "dev"
+            if name not in ("dev", "docs")
         ]
     lines += [
         "[tool.setuptools.packages.find]",
