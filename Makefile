@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: bench demo demo-untuned pictures test test-native lint format setup setup-train triton-backend clean
+.PHONY: bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
 	$(BIN)/python examples/demo.py --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
@@ -115,6 +115,9 @@ lint: $(VENV)/.serving
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+
+docs: $(VENV)/.serving
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q -d $(OUT)/site
 
 format: $(VENV)/.serving
 	$(BIN)/ruff check --fix .

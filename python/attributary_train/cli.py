@@ -37,7 +37,7 @@ class _LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=_LazyGroup)
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="attributary-train", message="%(version)s")
 def main() -> None:
     """Corpora, teachers, students and their evaluation."""

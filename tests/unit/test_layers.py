@@ -25,6 +25,7 @@ ALLOWED = {
     "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "batch": {"attribution", "bundle", "client", "encoder", "receipts", "triton"},
     "cli": {
+        "kernels",
         "attribution",
         "batch",
         "building",

@@ -22,6 +22,7 @@ from .totals import CREATORS, read_shard, shard_tables
 BINS = 20
 MOST_SLICES = 40
 _LOW, _HIGH = 2.5, 97.5
+_MOST_ERRORS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ class ReportData:
     timeless: int = 0  # rows without a readable time
     most_certain: list[Example] = field(default_factory=list)
     least_certain: list[Example] = field(default_factory=list)
+    errors: list[Example] = field(default_factory=list)  # the first rows without an answer
+    known: int = (
+        0  # answered rows that totals are over: those out of distribution are left out unless asked for
+    )
+    strangers: bool = False  # whether they were asked for
 
 
 def gather(
@@ -81,8 +87,9 @@ def gather(
     seed: int = 0,
     time_column: str | None = None,
     time_unit: Unit = "auto",
+    strangers: bool = False,
 ) -> ReportData:
-    """Read a finished run.
+    """Read a finished run. Rows that are out of distribution count in no total unless `strangers` is set.
 
     Intervals are of a bootstrap over generations: each of `resamples` times every generation gets a Poisson(1) weight,
     and sums are scaled to the run's number of generations (Chamandy et al., Estimating uncertainty for massive data
@@ -94,32 +101,45 @@ def gather(
         raise OutputError(
             SUMMARY, f"is not there: {directory} is no finished run; run `attributary score` again"
         )
-    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY))
+    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY), strangers=strangers)
     try:
         top = pq.read_table(directory / CREATORS, partitioning=None).slice(0, creators)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(CREATORS, f"cannot be read: {error}") from error
     boot = _Bootstrap([str(name) for name in top["creator"].to_pylist()], resamples, seed)
+    left_out = _LeftOut()
     place = _Slicer(directory, data.summary["rows"], time_column, time_unit)
     for number in range(sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])):
         table = read_shard(directory / SHARDS / shard_name(number))
         answered = table.filter(pc.is_valid(table["creators"]))
+        if not strangers:
+            foreign = np.array(
+                [flag is True for flag in answered["out_of_distribution"].to_pylist()], np.bool_
+            )
+            left_out.add(answered.filter(pa.array(foreign)))
+            answered = answered.filter(pa.array(~foreign))
+        data.known += len(answered)
         boot.add(answered)
         place.add(table)
         _count(data, answered)
         for row in _candidates(table, examples):
-            # Only what the page shows: other columns may hold what Python has no value for.
-            shown = [name for name in (*OWN_COLUMNS, "prompt") if name in table.column_names]
-            values = table.select(shown).slice(row, 1).to_pylist()[0]
-            example = Example(number, row, values)
+            example = Example(number, row, _shown(table, row))
             data.most_certain = sorted([*data.most_certain, example], key=_certain)[:examples]
             data.least_certain = sorted([*data.least_certain, example], key=_uncertain)[:examples]
+        for row in _wrong(table, _MOST_ERRORS - len(data.errors)):
+            data.errors.append(Example(number, row, _shown(table, row)))
     low, high = boot.intervals()
     data.creators = [
-        CreatorTotal(row["creator"], row["share"], float(low[code]), float(high[code]), row["generations"])
+        CreatorTotal(
+            row["creator"],
+            left_out.without(row["creator"], row["share"]),
+            float(low[code]),
+            float(high[code]),
+            row["generations"],
+        )
         for code, row in enumerate(top.to_pylist())
     ]
-    data.diffuse = (data.summary["diffuse_share"], float(low[-1]), float(high[-1]))
+    data.diffuse = (data.summary["diffuse_share"] - left_out.diffuse, float(low[-1]), float(high[-1]))
     data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
     data.timeless = place.timeless
     return data
@@ -132,6 +152,35 @@ def _count(data: ReportData, answered: pa.Table) -> None:
         (answered["diffuse_share"].to_pylist(), data.diffuse_share),
     ):
         counts += np.histogram(np.clip(np.asarray(shares, np.float64), 0, 1), BINS, (0, 1))[0]
+
+
+def _shown(table: pa.Table, row: int) -> dict[str, Any]:
+    """Only what the page shows: other columns may hold what Python has no value for."""
+    names = [name for name in (*OWN_COLUMNS, "prompt") if name in table.column_names]
+    return dict(table.select(names).slice(row, 1).to_pylist()[0])
+
+
+def _wrong(table: pa.Table, count: int) -> list[int]:
+    """The first rows of a shard that have no answer."""
+    wrong = pc.is_valid(table["error_code"]).to_numpy()
+    return [int(row) for row in np.flatnonzero(wrong)[: max(0, count)]]
+
+
+class _LeftOut:
+    """What rows that are out of distribution would have added to totals: in runs of today nothing but diffuse."""
+
+    def __init__(self) -> None:
+        self.diffuse = 0.0
+        self._given: dict[str, float] = {}
+
+    def add(self, foreign: pa.Table) -> None:
+        self.diffuse += float(foreign["diffuse_share"].to_numpy().sum(dtype=np.float64))
+        for creators in foreign["creators"].to_pylist():
+            for total in creators or ():
+                self._given[total["creator"]] = self._given.get(total["creator"], 0.0) + total["share"]
+
+    def without(self, creator: str, share: float) -> float:
+        return share - self._given[creator] if self._given.get(creator) else share
 
 
 def _candidates(table: pa.Table, count: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,12 +30,14 @@ from attributary.bundle.manifest import (
     Manifest,
     SubjectEntry,
 )
+from attributary.bundle.thumbnails import THUMBNAILS, write_thumbnails
 from attributary.delta.journal.place import begin, check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.tuning import TunedIndex
 
 from .embed import Probes
+from .thumbnails import shrunk
 
 PREPROCESSING = "pillow-13 bicubic, antialiased, short side; centre crop; uint8 RGB"
 _GOLDEN_QUERIES = 8
@@ -67,6 +69,7 @@ class Parts:
     notes: Mapping[str, str]
     vectors_made_by: Literal["encoder", "trained"]
     looks: NDArray[np.int8] | None = None  # [N, *LOOK]; None where no picture was read
+    thumbnails: dict[int, Path] = field(default_factory=dict)  # pictures to show, by item id
 
 
 def require_encoder(directory: Path) -> None:
@@ -88,6 +91,8 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
         if parts.looks is not None:
             np.save(scratch / LOOKS, parts.looks)
         pq.write_table(parts.table, scratch / ITEMS, compression="zstd")
+        if parts.thumbnails:
+            write_thumbnails(shrunk(parts.thumbnails), scratch / THUMBNAILS)
         items = ItemTable(parts.table)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,

@@ -20,6 +20,7 @@ from .calibrate import calibrate
 from .embed import Progress, embed_items, make_probes
 from .groups import grouped
 from .source import Source, read_source
+from .thumbnails import pictured_in
 
 UNTUNED = SubjectEntry(id="none (untuned encoder)", weights_digest="")
 
@@ -38,13 +39,15 @@ def build_bundle(
     probes: int = 2_000,
     seed: int = 0,
     workers: int | None = None,
+    thumbnails: tuple[str, ...] | None = None,
     force: bool = False,
     progress: Progress = lambda phase, done, total: None,
 ) -> BuildReport:
     """Build a bundle in `out` from a corpus directory and an exported encoder directory.
 
-    `encoder_dir` holds encoder.onnx, tokenizer.json and possibly encoder.int8.onnx. The directory appears whole or
-    not at all. Raises InvalidArgumentError naming what is wrong, FileExistsError if `out` exists and not `force`.
+    `encoder_dir` holds encoder.onnx, tokenizer.json and possibly encoder.int8.onnx. `thumbnails`, if given, puts
+    small pictures of the items in: of those under these licences, or of all if it is empty. The directory appears whole
+    or not at all. Raises InvalidArgumentError naming what is wrong, FileExistsError if `out` exists and not `force`.
     """
     workers = workers or os.cpu_count() or 1
     check_replaceable(out, force)
@@ -73,6 +76,7 @@ def build_bundle(
         notes=_notes(corpus, source),
         vectors_made_by="encoder",
         looks=looks,
+        thumbnails={} if thumbnails is None else pictured_in(source, licences=thumbnails),
     )
     return write_bundle(parts, out, force)
 

@@ -18,6 +18,7 @@ from .calibration_file import CALIBRATION, CalibrationFile
 from .queries import query_probes, read_queries
 from .source import read_rows
 from .student import StudentFolder, read_student
+from .thumbnails import pictured
 
 
 def build_from_student(
@@ -30,13 +31,15 @@ def build_from_student(
     budget: IndexBudget | None = None,
     version: str = "1",
     seed: int = 0,
+    thumbnails: tuple[str, ...] | None = None,
     force: bool = False,
 ) -> BuildReport:
-    """Build a bundle in `out` that holds exactly the items of a student; no picture of an item is read.
+    """Build a bundle in `out` that holds exactly the items of a student; only thumbnails read their pictures.
 
     `corpus` is a corpus directory or an items.parquet with those items; `queries` a folder of generated pictures with
     `queries.json`, with which the index is measured and golden queries are recorded; `calibration` a file of
-    `attributary-train calibrate fit`, by default the one in the student's folder. Raises InvalidArgumentError where
+    `attributary-train calibrate fit`, by default the one in the student's folder; `thumbnails`
+    as in `build_bundle`. Raises InvalidArgumentError where
     parts do not belong together, FileExistsError if `out` exists and not `force`.
     """
     check_replaceable(out, force)
@@ -69,6 +72,7 @@ def build_from_student(
         subject=student.subject,
         notes=_notes(student, shares),
         vectors_made_by=student.vectors_made_by,
+        thumbnails={} if thumbnails is None else pictured(corpus, student.ids, thumbnails),
     )
     return write_bundle(parts, out, force)
 

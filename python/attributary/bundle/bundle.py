@@ -14,6 +14,7 @@ from .files import verify_files
 from .golden import GOLDEN, Golden
 from .items import ITEMS, LOOK, ItemTable
 from .manifest import CROP, MANIFEST, Manifest
+from .thumbnails import THUMBNAILS, Thumbnails
 
 ENCODER = "encoder.onnx"
 ENCODER_INT8 = "encoder.int8.onnx"
@@ -36,6 +37,7 @@ class Bundle:
     golden: Golden
     # What the items look like, int8 [N, *LOOK], zeros where that is not known; None in bundles that know no pictures.
     looks: NDArray[np.int8] | None = None
+    thumbnails: Thumbnails | None = None
 
     @classmethod
     def open(cls, directory: Path | str, verify: bool = True) -> Bundle:
@@ -71,7 +73,8 @@ class Bundle:
         if len(items) != len(vectors):
             raise BundleError(ITEMS, f"has {len(items)} rows, vectors.npy has {len(vectors)}")
         golden = Golden.read(directory / GOLDEN)
-        return cls(directory, manifest, items, vectors, golden, _map_looks(directory, manifest))
+        thumbnails = Thumbnails(directory / THUMBNAILS) if THUMBNAILS in manifest.files else None
+        return cls(directory, manifest, items, vectors, golden, _map_looks(directory, manifest), thumbnails)
 
     @property
     def encoder_path(self) -> Path:

@@ -168,6 +168,11 @@ class ItemTable:
         matches = pc.starts_with(self._text["uri"], pattern=source)
         return np.flatnonzero(matches.to_numpy(zero_copy_only=False)).astype(np.int64)
 
+    def rows_with(self, text: str) -> NDArray[np.bool_]:
+        """Which rows' captions hold `text`, whatever its case; bool [N]."""
+        matches = pc.match_substring(self._text["caption"], pattern=text, ignore_case=True)
+        return np.asarray(matches.to_numpy(zero_copy_only=False), dtype=bool)
+
 
 def table_problem(table: pa.Table) -> str | None:
     """Say what keeps an Arrow table from being an item table: a missing, wrongly typed or null column."""

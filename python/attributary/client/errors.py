@@ -45,6 +45,9 @@ def from_rpc(error: grpc.RpcError, address: str = "this address") -> Attributary
     code, details = call.code().name, str(call.details() or "")
     if code == "UNAVAILABLE":
         details = unreachable(details, address) or details
+    if code == "DEADLINE_EXCEEDED" and details == "Deadline Exceeded":
+        # gRPC's own words: nothing was heard in time, not even that nobody is there.
+        details = f"there was no answer from {address} in time; is a server running there?"
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         details = blamed(details, proxy_of(address))
     return _error(code, details, _status(call.trailing_metadata()))

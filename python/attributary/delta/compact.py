@@ -30,6 +30,7 @@ from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN
 from attributary.bundle.items import CREATOR_IDS, ITEMS, SCHEMA, WITHHELD, ItemTable, select_columns
 from attributary.bundle.manifest import IndexEntry, Manifest
+from attributary.bundle.thumbnails import THUMBNAILS, write_thumbnails
 from attributary.encoder.base import Encoder
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.tuning import RECALL_AT, exact_neighbours, recall
@@ -73,6 +74,11 @@ def compacted(
                 _link(bundle.directory / name, scratch / name)
         table = _table(bundle, rows, withheld)
         pq.write_table(table, scratch / ITEMS, compression="zstd")
+        if bundle.thumbnails is not None:
+            # Of a deleted item nothing is kept; what was added later, perhaps under its id, never had a picture here.
+            split = len(bundle.vectors)
+            ids = table.column("id").to_numpy()[~withheld & (rows < split)]
+            write_thumbnails(bundle.thumbnails.only(ids), scratch / THUMBNAILS)
         vectors = _write_vectors(view, rows, scratch / VECTORS, check)
         if looks is not None:
             # Of what was deleted nobody needs to know what it looked like.

@@ -44,6 +44,9 @@ class GatewayConfig:
         },
     )
     ui: bool = field(default=False, metadata={"help": "a page to look at, on the port of HTTP (8080 if off)"})
+    ui_report: Path | None = field(
+        default=None, metadata={"help": "report.html of a run of `attributary score`, for a tab of the page"}
+    )
     max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
     max_encode_batch: int = field(
         default=8, metadata={"help": "pictures that are encoded together at most; a GPU wants more"}
@@ -219,6 +222,12 @@ class GatewayConfig:
             "help": "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
         },
     )
+    thumbnails: str = field(
+        default="callers",
+        metadata={
+            "help": "who sees the pictures of items that a bundle may hold: callers (whoever may ask) or nobody"
+        },
+    )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
     log_format: str = field(default="json", metadata={"help": "json or console"})
@@ -250,6 +259,8 @@ class GatewayConfig:
             raise InvalidArgumentError("tls_client_ca", "needs tls_cert and tls_key")
         if self.metrics_tls and self.tls_cert is None:
             raise InvalidArgumentError("metrics_tls", "needs tls_cert and tls_key")
+        if self.ui_report is not None and not self.ui:
+            raise InvalidArgumentError("ui_report", "needs ui")
         if self.ui and self.http_port < 0:
             object.__setattr__(self, "http_port", _UI_PORT)
         if not self.contributed_caption_weight <= 1:
@@ -287,6 +298,7 @@ _LEAST: dict[str, float] = {
     "max_connection_age_s": 1, "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
 }  # fmt: skip
 _CHOICES = {
+    "thumbnails": ("callers", "nobody"),
     "event_loop": ("uvloop", "asyncio"),
     "log_format": ("json", "console"),
     "log_level": ("debug", "info", "warning", "error"),

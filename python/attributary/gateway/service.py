@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from attributary.attribution.types import Attribution, Options, Query
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.receipts.statement import Asked
 from attributary.v1 import attribution_pb2 as pb
 
@@ -110,6 +110,15 @@ class AttributionService:
         engine = self.registry.find(request.bundle_id).pipeline.engine
         return pb.GetItemResponse(item=translate.item(engine, request.id)).SerializeToString()
 
+    async def get_thumbnail(self, data: bytes, context: Context) -> bytes:
+        """A small picture of one training item."""
+        request = translate.parse(pb.GetThumbnailRequest, data)
+        engine = self.registry.find(request.bundle_id).pipeline.engine
+        picture = engine.view.thumbnail(request.id) if self.config.thumbnails == "callers" else None
+        if picture is None:
+            raise NotFoundError("thumbnail", str(request.id))
+        return pb.GetThumbnailResponse(image=picture).SerializeToString()
+
     async def list_items(self, data: bytes, context: Context) -> bytes:
         """Training items by ascending id, a page at a time."""
         request = translate.parse(pb.ListItemsRequest, data)
@@ -128,7 +137,10 @@ class AttributionService:
         """What is served."""
         request = translate.parse(pb.DescribeBundleRequest, data)
         engine = self.registry.find(request.bundle_id).pipeline.engine
-        return translate.describe(engine).SerializeToString()
+        told = translate.describe(engine)
+        if self.config.thumbnails == "callers":
+            told.thumbnail_count = len(engine.bundle.thumbnails or ())
+        return told.SerializeToString()
 
     async def list_receipt_keys(self, data: bytes, context: Context) -> bytes:
         """The public keys of receipts."""
@@ -255,6 +267,7 @@ def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, K
         "AttributeBatch": service.attribute_batch,
         "Embed": service.embed,
         "GetItem": service.get_item,
+        "GetThumbnail": service.get_thumbnail,
         "ListItems": service.list_items,
         "ListCreators": service.list_creators,
         "DescribeBundle": service.describe_bundle,

@@ -46,7 +46,7 @@ class FakeEngine:
             calibration=SimpleNamespace(method="by hand", image=SHARES, image_and_prompt=SHARES),
         )
         self.bundle = SimpleNamespace(
-            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id
+            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id, thumbnails=None
         )
         self.view = SimpleNamespace(
             bundle=self.bundle,
@@ -60,6 +60,7 @@ class FakeEngine:
             deleted={},
             tail=np.zeros((0, DIM), np.float32),
             alive=None,
+            thumbnail=self.thumbnail,
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -98,6 +99,9 @@ class FakeEngine:
 
     def embed(self, batch):
         return np.stack([np.full(DIM, _value(prepared), np.float32) for prepared in batch])
+
+    def thumbnail(self, item_id):
+        self.row_of(item_id)
 
     def row_of(self, item_id):
         if item_id != 7:
