@@ -67,7 +67,7 @@ def build_command(
     started = time.monotonic()
     try:
         sources = _chosen(names, folder, captions, webdataset)
-        build(
+        built = build(
             out,
             sources,
             cache=cache,
@@ -77,7 +77,6 @@ def build_command(
             progress=True,
             say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
         )
-        built = Corpus.open(out)
     except CorpusError as error:
         raise click.ClickException(str(error)) from error
     _print_facts(built)
