@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+import attributary
 from attributary.errors import InvalidArgumentError, UnavailableError
 
 from .container import Container
@@ -27,7 +28,7 @@ BACKEND_LIBRARY: Final = "libtriton_faiss.so"
 _SHM = Path("/dev/shm")
 _POLL_S = 0.05
 # The folder that holds `attributary`, for the Python models.
-_PACKAGE: Final = Path(__file__).resolve().parents[2]
+_PACKAGE: Final = Path(attributary.__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from attributary.errors import InvalidArgumentError, UnavailableError
-
-from .templates import parameters_of
+from attributary.triton.templates import parameters_of
 
 PROGRAMS: Final = ("docker", "podman")
 # Where Triton's own images, and ours, keep backends.

@@ -1,40 +1,78 @@
-"""A TensorRT plan of a bundle's encoder: graph checked on the CPU, built, checked on the GPU, recorded.
+"""TensorRT plans of a bundle's encoder, for Triton's TensorRT backend: checked on the CPU, built and checked on a GPU.
 
-TensorRT and cuda-bindings are imported when they are needed; without one of them, or without a GPU, callers get an
-UnavailableError that says what is missing.
+Networks are built strongly typed: the precision is the graph's, no builder flag. So the encoder's graph is rewritten
+here, and the numbers that an engine will use are held to the golden queries before any engine is built. What is built
+is recorded in `engines.json` beside it.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.files import sha256, write_whole
-from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
+from attributary.bundle.golden import GOLDEN, Golden
+from attributary.encoder.onnx import OnnxEncoder
+from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
 
-from .graph import Embed, Profile, Request, hold_to_golden, write_graph
+from .tensorrt import Embed, build_plan, first_gpu, load_tensorrt, plan_embed
 
 ENGINES = "engines.json"
 SCHEMA_VERSION = 2
-_KEPT_MESSAGES = 8
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+# fp32 as in attribution/golden.py, so that a server that checks again comes to the same answer.
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999}
 
 
-class EngineBuildError(AttributaryError):
-    """The builder refused a graph or gave no engine; the text holds its reasons."""
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Shapes that an engine takes: batches from 1, prompts up to the encoder's limit, and what it is tuned for."""
+
+    opt_batch: int = 8
+    max_batch: int = 32
+    opt_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.opt_batch <= self.max_batch:
+            raise InvalidArgumentError(
+                "opt_batch", f"must lie between 1 and max_batch {self.max_batch}, got {self.opt_batch}"
+            )
+        if self.opt_tokens < 1:
+            raise InvalidArgumentError("opt_tokens", f"must be at least 1, got {self.opt_tokens}")
+
+    def shapes(self, image_size: int, max_tokens: int) -> Mapping[str, tuple[tuple[int, ...], ...]]:
+        """Return input name -> (smallest, tuned, largest) shape."""
+        pixels = tuple((batch, image_size, image_size, 3) for batch in (1, self.opt_batch, self.max_batch))
+        tokens = ((1, 1), (self.opt_batch, min(self.opt_tokens, max_tokens)), (self.max_batch, max_tokens))
+        return {"pixels": pixels, "token_ids": tokens, "token_mask": tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One engine to build from the encoder of the bundle directory `bundle` into the directory `out`."""
+
+    bundle: Path
+    out: Path
+    precision: Precision = "fp16"
+    profile: Profile = field(default_factory=Profile)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InvalidArgumentError(
+                "precision", f"must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +151,6 @@ class DryRun:
             f"{self.encoder} {self.encoder_digest[:12]}: {self.precision} graph of {self.graph_bytes} bytes, smallest "
             f"cosine to the golden queries {self.graph_cosine:.5f} (CPU)"
         ) + (f"\nno engine can be built here: {self.missing}" if self.missing else "")
-
-
-class Gpu(NamedTuple):
-    """A CUDA device: its name and compute capability, "9.0"."""
-
-    name: str
-    capability: str
 
 
 def build_engine(request: Request) -> EngineRecord:
@@ -235,171 +266,73 @@ def _engines_of(directory: Path, bundle: Bundle) -> Engines:
     return Engines(manifest.bundle_id, manifest.encoder.digest, found.engines if found else ())
 
 
-def load_tensorrt() -> Any:
-    """Import TensorRT; raises UnavailableError that says how to get it."""
-    try:
-        return importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:
-        raise UnavailableError(
-            f"TensorRT cannot be imported ({error}); pip install tensorrt-cu12 of the release that your Triton has, "
-            "on a machine with an NVIDIA GPU (NVIDIA's licence applies; see docs/tensorrt.md)"
-        ) from None
+def write_graph(
+    bundle: Bundle, precision: Precision, folder: Path, max_batch: int = 32
+) -> tuple[Path, float]:
+    """Return (the encoder's ONNX file at a precision, its smallest cosine to the golden queries on the CPU).
 
-
-def build_plan(
-    trt: Any, graph: Path, shapes: Mapping[str, tuple[tuple[int, ...], ...]], timings: bytes
-) -> tuple[bytes, bytes]:
-    """Build an engine for the GPU at hand from an ONNX file; return (plan, timing cache).
-
-    `shapes` maps each input to its smallest, tuned and largest shape. `timings` is the timing cache of an earlier
-    build, empty for none. Raises EngineBuildError with the builder's words.
+    The file is the bundle's own for fp32, else a new one in `folder` by ONNX Runtime's converter; inputs and output
+    keep their types. Raises BundleError for a graph that disagrees, UnavailableError if the package onnx is missing.
     """
-    with _quiet_stdout():
-        logger, builder, network, parser = _parse(trt, graph)
-        config = builder.create_builder_config()
-        # On by default, it rounds fp32 products to 10 bits.
-        config.clear_flag(trt.BuilderFlag.TF32)
-        profile = builder.create_optimization_profile()
-        for name, (smallest, tuned, largest) in shapes.items():
-            profile.set_shape(name, smallest, tuned, largest)
-        if config.add_optimization_profile(profile) < 0:
-            raise EngineBuildError(f"the profile {dict(shapes)} does not fit the graph: {logger.last()}")
-        config.set_timing_cache(config.create_timing_cache(timings), ignore_mismatch=False)
-        plan = builder.build_serialized_network(network, config)
-        # The network borrows the weights from its parser, which lives until here.
-        del parser
-        if plan is None:
-            raise EngineBuildError(f"no engine was built: {logger.last()}")
-        return bytes(plan), bytes(config.get_timing_cache().serialize())
+    graph = bundle.encoder_path
+    # Refuses a file that is no encoder before anything is made of it.
+    OnnxEncoder(graph)
+    if precision == "fp16":
+        onnx, float16 = _need("onnx"), _need("onnxruntime.transformers.float16")
+        half = float16.convert_float_to_float16(onnx.load(graph), keep_io_types=True)
+        graph = folder / "encoder-fp16.onnx"
+        onnx.save(half, graph)
+    what = f"encoder.onnx ({precision} graph)"
+    return graph, hold_to_golden(cpu_embed(graph), bundle.golden, precision, what, max_batch)
 
 
-def _parse(trt: Any, graph: Path) -> tuple[Any, Any, Any, Any]:
-    """Parse an ONNX file: (logger, builder, network, parser); raises EngineBuildError with the parser's words."""
-    logger = _logger(trt)
-    try:
-        builder = trt.Builder(logger)
-    except Exception as error:
-        # The bindings raise types of their own where there is no driver.
-        raise UnavailableError(f"TensorRT cannot start here: {logger.last() or error}") from None
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
-        problems = (parser.get_error(number) for number in range(parser.num_errors))
-        reasons = "; ".join(f"{problem.node_name() or 'graph'}: {problem.desc()}" for problem in problems)
-        raise EngineBuildError(f"TensorRT {trt.__version__} does not parse {graph.name}: {reasons}")
-    return logger, builder, network, parser
+def hold_to_golden(embed: Embed, golden: Golden, precision: Precision, what: str, max_batch: int) -> float:
+    """Embed the golden queries and return the smallest cosine to the expected embeddings.
+
+    They are embedded one by one and then in batches of `max_batch`, since an engine picks other kernels for other
+    shapes. Raises BundleError naming `what`.
+    """
+    wanted = MIN_COSINE[precision]
+    worst = 1.0
+    for size in {1, min(max_batch, len(golden.pixels))}:
+        for start in range(0, len(golden.pixels), size):
+            part = slice(start, start + size)
+            found = embed(golden.pixels[part], golden.token_ids[part], golden.token_mask[part])
+            expected = golden.embeddings[part]
+            if found.shape != expected.shape:
+                raise BundleError(what, f"gives embeddings {list(found.shape)}, not {list(expected.shape)}")
+            cosine = float((found.astype(np.float64) * expected).sum(axis=1).min())
+            # NaN compares false with everything; it must not pass as 1.0.
+            worst = min(worst, cosine) if np.isfinite(cosine) else -1.0
+            if not worst >= wanted:
+                raise BundleError(
+                    what, f"disagrees with {GOLDEN}: cosine {worst:.5f}, {precision} needs {wanted}"
+                )
+    return worst
 
 
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time only
-        """Keeps the last errors for the message of an exception; everything else is dropped."""
+def cpu_embed(path: Path) -> Embed:
+    """Return a function that runs an ONNX file with ONNX Runtime on the CPU."""
+    import onnxruntime as ort
 
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors = [*self.errors, text][-_KEPT_MESSAGES:]
-
-        def last(self) -> str:
-            return "; ".join(self.errors)
-
-    return Logger()
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Send what native code prints to standard output to standard error: ours may be read by a program."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def first_gpu() -> Gpu:
-    """Describe device 0; raises UnavailableError with CUDA's own reason if there is none."""
-    cudart = _cudart()
-    if _done(cudart, cudart.cudaGetDeviceCount()) < 1:
-        raise UnavailableError("no CUDA device on this machine")
-    found = _done(cudart, cudart.cudaGetDeviceProperties(0))
-    name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-    return Gpu(name.rstrip("\0"), f"{found.major}.{found.minor}")
-
-
-@contextmanager
-def plan_embed(trt: Any, plan: bytes) -> Iterator[Embed]:
-    """Yield a function that runs an engine on device 0; raises UnavailableError if it does not load there."""
-    cudart = _cudart()
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise UnavailableError("the engine does not load on this GPU")
-    context = engine.create_execution_context()
-    stream = _done(cudart, cudart.cudaStreamCreate())
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def embed(
         pixels: NDArray[np.uint8], token_ids: NDArray[np.int64], token_mask: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        kinds = cudart.cudaMemcpyKind
-        inputs = {"pixels": pixels, "token_ids": token_ids, "token_mask": token_mask}
-        with _device_memory(cudart) as allocate:
-            for name, array in inputs.items():
-                # The name is rebound so that the host copy outlives the asynchronous transfer.
-                inputs[name] = array = np.ascontiguousarray(array)
-                context.set_input_shape(name, array.shape)
-                address = allocate(array.nbytes)
-                context.set_tensor_address(name, address)
-                copy = (address, array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice, stream)
-                _done(cudart, cudart.cudaMemcpyAsync(*copy))
-            embedding = np.empty(tuple(context.get_tensor_shape("embedding")), np.float32)
-            address = allocate(embedding.nbytes)
-            context.set_tensor_address("embedding", address)
-            if not context.execute_async_v3(stream):
-                raise UnavailableError(f"the engine refused a batch of {len(pixels)}")
-            copy = (embedding.ctypes.data, address, embedding.nbytes, kinds.cudaMemcpyDeviceToHost, stream)
-            _done(cudart, cudart.cudaMemcpyAsync(*copy))
-            _done(cudart, cudart.cudaStreamSynchronize(stream))
+        feed = {"pixels": pixels, "token_ids": token_ids, "token_mask": token_mask}
+        embedding: NDArray[np.float32] = session.run(["embedding"], feed)[0]
         return embedding
 
+    return embed
+
+
+def _need(module: str) -> Any:
     try:
-        yield embed
-    finally:
-        cudart.cudaStreamDestroy(stream)
-
-
-@contextmanager
-def _device_memory(cudart: Any) -> Iterator[Any]:
-    taken: list[int] = []
-
-    def allocate(size: int) -> int:
-        taken.append(int(_done(cudart, cudart.cudaMalloc(max(size, 1)))))
-        return taken[-1]
-
-    try:
-        yield allocate
-    finally:
-        for address in taken:
-            cudart.cudaFree(address)
-
-
-def _done(cudart: Any, answer: tuple[Any, ...]) -> Any:
-    """Unpack (status, value) of a CUDA call; raises UnavailableError with CUDA's words."""
-    status, *values = answer
-    if status != cudart.cudaError_t.cudaSuccess:
-        _, text = cudart.cudaGetErrorString(status)
-        raise UnavailableError(f"CUDA: {text.decode() if isinstance(text, bytes) else text}")
-    return values[0] if values else None
-
-
-def _cudart() -> Any:
-    try:
-        return importlib.import_module("cuda.bindings.runtime")
+        return importlib.import_module(module)
     except ImportError as error:
         raise UnavailableError(
-            f"finding the GPU needs the package cuda-bindings ({error}); pip install 'attributary[tensorrt]'"
+            f"fp16 graphs need the package onnx ({error}); pip install 'attributary[tensorrt]'"
         ) from None

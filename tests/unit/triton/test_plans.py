@@ -10,17 +10,18 @@ from click.testing import CliRunner
 from attributary.bundle.bundle import Bundle
 from attributary.cli.build_engine import build_engine_command
 from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
-from attributary.tensorrt import engine
-from attributary.tensorrt.engine import (
-    EngineBuildError,
+from attributary.triton import plans
+from attributary.triton.plans import (
     Engines,
-    Gpu,
+    Profile,
+    Request,
     build_engine,
-    build_plan,
     check_plan,
+    cpu_embed,
     dry_run,
+    hold_to_golden,
 )
-from attributary.tensorrt.graph import Profile, Request, cpu_embed, hold_to_golden
+from attributary.triton.tensorrt import EngineBuildError, Gpu, build_plan
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0")
 PLAN = "encoder-fp32-11.4.0.106-nvidia-h100-80gb-hbm3.plan"
@@ -36,10 +37,10 @@ def gpu_machine(monkeypatch, tiny_bundle_dir):
         seen["caches"].append(timings)
         return b"plan", b"timed"
 
-    monkeypatch.setattr(engine, "load_tensorrt", lambda: SimpleNamespace(__version__="11.4.0.106"))
-    monkeypatch.setattr(engine, "build_plan", fake_build)
-    monkeypatch.setattr(engine, "first_gpu", lambda: H100)
-    monkeypatch.setattr(engine, "plan_embed", lambda trt, plan: contextlib.nullcontext(seen["embed"]))
+    monkeypatch.setattr(plans, "load_tensorrt", lambda: SimpleNamespace(__version__="11.4.0.106"))
+    monkeypatch.setattr(plans, "build_plan", fake_build)
+    monkeypatch.setattr(plans, "first_gpu", lambda: H100)
+    monkeypatch.setattr(plans, "plan_embed", lambda trt, plan: contextlib.nullcontext(seen["embed"]))
     return seen
 
 
@@ -123,7 +124,7 @@ def test_damaged_record_is_a_typed_error(tmp_path, text):
 def test_a_missing_package_is_named_before_any_work(tiny_bundle_dir, tmp_path, monkeypatch):
     with pytest.raises(UnavailableError, match="TensorRT cannot be imported"):
         build_engine(request_for(tiny_bundle_dir, tmp_path / "new"))
-    monkeypatch.setattr(engine, "load_tensorrt", lambda: None)
+    monkeypatch.setattr(plans, "load_tensorrt", lambda: None)
     with pytest.raises(UnavailableError, match=r"cuda-bindings|CUDA"):
         build_engine(request_for(tiny_bundle_dir, tmp_path / "new"))
     assert not (tmp_path / "new").exists()

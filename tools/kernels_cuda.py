@@ -1,6 +1,7 @@
 """The kernels on a CUDA device: exact ranking with resident vectors, and resize and crop of equal-sized batches.
 
-Shares are computed on the CPU, from what `ResidentVectors.rank` returns (`attributary.kernels.share`).
+For tests and benchmarks: no engine calls it (docs/decisions/kernels-cuda.md). Shares are computed on the CPU, from what
+`ResidentVectors.rank` returns (`attributary.kernels.share`).
 
 Importing this module needs neither a driver nor the CUDA build; using it without one raises `CudaUnavailableError`.
 The CUDA extension is built with `-C cmake.define.ATTRIBUTARY_CUDA=ON` where nvcc is installed.
@@ -14,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..errors import UnavailableError
-from .dispatch import KernelArgumentError
-from .rescoring import check_array, check_queries
-from .types import BoolBitmap, Float16Array, Float32Array, Int64Array, UInt8Array
+from attributary.errors import UnavailableError
+from attributary.kernels.dispatch import KernelArgumentError
+from attributary.kernels.rescoring import check_array, check_queries
+from attributary.kernels.types import BoolBitmap, Float16Array, Float32Array, Int64Array, UInt8Array
 
 MAX_TOP_K: Final = 1024
 
@@ -132,7 +133,7 @@ class ResidentVectors:
 @functools.cache
 def _module() -> ModuleType:
     try:
-        from . import _native_cuda  # type: ignore[attr-defined, unused-ignore]
+        from attributary.kernels import _native_cuda  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         raise CudaUnavailableError(f"this installation has no CUDA kernels ({error})") from error
     module: ModuleType = _native_cuda
