@@ -85,7 +85,7 @@ def build_command(
 
 def _ids(path: Path) -> frozenset[int]:
     try:
-        return frozenset(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        return frozenset(pq.read_table(path, columns=["id"])["id"].to_numpy().tolist())
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorpusError(str(path), f"holds no ids: {error}") from error
 

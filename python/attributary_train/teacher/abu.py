@@ -122,14 +122,14 @@ class Abu:
 
     The loss of every item before the step is computed once and kept; it and the loss after the step meet the same
     noise, which belongs to (item, caption, timestep). Losses are float32: in bf16 the small differences drown.
-    EK-FAC factors are kept in `scratch`.
+    EK-FAC factors are kept in the folder `scratch`, if there is one.
     """
 
     def __init__(
         self,
         settings: AbuSettings | None = None,
         *,
-        scratch: Path = Path("out/teacher"),
+        scratch: Path | None = None,
         factors: Factors | Diagonal | None = None,
         device: str = "cpu",
     ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,11 +23,16 @@ from attributary_train.teacher.parameters import module_names
 VERSION = 2
 
 
-def kept_factors(model: SubjectModel, data: SubjectData, settings: FactorSettings, folder: Path) -> Factors:
-    """Factors from `folder`, fitted first if they are not there; the key is all that decides them.
+def kept_factors(
+    model: SubjectModel, data: SubjectData, settings: FactorSettings, folder: Path | None
+) -> Factors:
+    """Factors from `folder`, fitted first if they are not there; the key is all that decides them. None keeps nothing.
 
     Raises `TeacherError` if the kept file is damaged, cannot be written, or a factor is not finite.
     """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return fit_factors(model, data, settings, Path(scratch))
     asked = {**asdict(settings), "version": VERSION, "weights": model.weights, "data": data.digest}
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"factors-{key}.safetensors"
