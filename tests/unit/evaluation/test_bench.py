@@ -152,7 +152,7 @@ def test_the_report_stands_beside_rivals_and_by_kind(planted, tmp_path):
     mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
     told = judge(planted.folder, "validation", [mine], draws=30, rows_to=tmp_path / "rows.npz")
     with np.load(tmp_path / "rows.npz") as rows:
-        assert len(rows["queries"]) == QUERIES and rows["mine/order"].shape == (QUERIES,)
+        assert rows["mine/order"].shape == (QUERIES,)
     methods = {row["method"]: row for row in told["results"]["methods"]}
     assert set(methods) == {"constant", "chance", "joined", "mine"}
     assert told["results"]["methods"][0]["method"] == "mine"
