@@ -110,7 +110,8 @@ triton-backend: | $(VENV)/.serving
 	  $(if $(FAISS_DIR),-Dfaiss_DIR=$(FAISS_DIR))
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(TRITON_BUILD) --target triton_faiss faiss_inprocess -j 2
 
-lint: $(VENV)/.serving
+# Types of what stands on torch are read with torch there.
+lint: $(VENV)/.train
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -25,7 +25,7 @@ from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
 from attributary.machine import cores
-from attributary.plain import json_line, plain
+from attributary.plain import counted, json_line, plain
 
 from .connection import tls_options
 
@@ -181,11 +181,11 @@ def score_command(
         if left_out:
             click.echo(plain(left_out), err=True)
         return
-    errors = sum(summary["errors"].values())
     click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
+    rows, wrong = counted(summary["rows"], "row"), counted(sum(summary["errors"].values()), "error row")
     click.echo(
-        f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
-        f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+        f"{out}: {rows}, {wrong}, {summary['out_of_distribution']:,} out of distribution, "
+        f"{counted(summary['creators'], 'creator')} (run {summary['run']}, bundle {summary['bundle_id']})"
         + (f"; {plain(left_out)}" if left_out else "")
     )
 

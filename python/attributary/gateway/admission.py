@@ -137,6 +137,11 @@ class Admission:
         if self.in_use == 0:
             self._idle.set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._closed
+
     def close(self) -> None:
         """Admit nobody any more."""
         self._closed = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,13 +166,3 @@ def _size(shape: Sequence[int]) -> int:
     for side in shape:
         total *= side
     return total
-
-
-def clock(work: Any, least: int = 2) -> float:
-    """Seconds of the fastest of a few runs."""
-    best = float("inf")
-    for _ in range(least):
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return best

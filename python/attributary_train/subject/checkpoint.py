@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 
 from attributary_train.corpus import Corpus
 from attributary_train.files import writing
-from attributary_train.subject.data import SubjectData, load_data, weights_digest
+from attributary_train.subject.data import SubjectData, load_data
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import text_encoder, tokenizer
+from attributary_train.towers.weights import weights_digest
 
 MANIFEST = "subject.json"
 # The U-Net that the training of a model in two stages starts from.

@@ -23,6 +23,7 @@ from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import token_states
+from attributary_train.towers.weights import weights_digest
 
 if TYPE_CHECKING:
     from attributary_train.subject.own_text import OwnText
@@ -96,15 +97,6 @@ class SubjectData:
             None if self.captions is None else self.captions.select(pick),
             self.start,
         )
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of a module's weights, hexadecimal."""
-    total = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().contiguous().cpu().float().numpy().tobytes())
-    return total.hexdigest()
 
 
 def load_data(

@@ -17,7 +17,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.encoder import OnnxEncoder, PromptTokenizer, prepare_pixels
 from attributary_train.towers.cache import FeatureCache
 
-from ..student.pictures import Pictures
+from .pictures import Pictures
 from .retrieval import FloatArray, draw_concepts, draw_copies, measure_concepts, measure_copies
 from .splits import Split
 
