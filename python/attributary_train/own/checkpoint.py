@@ -29,23 +29,22 @@ def measured(request: Request, batch: int = 4) -> Measured:
     """Open every part and run a few rows; raises `OwnError` with what `subject adopt` would refuse."""
     assert request.checkpoint is not None
     try:
-        unet, recipe = inspect(request.checkpoint, request.image_size)
+        model = inspect(request.checkpoint, request.image_size, request.lora)
     except SubjectError as error:
         raise OwnError("--checkpoint", str(error)) from error
-    latent = (recipe.latent_channels, recipe.latent_size, recipe.latent_size)
-    text = (recipe.tokens, recipe.text_dim)
-    rows, states, at = (
-        torch.zeros(batch, *latent),
-        torch.zeros(batch, *text),
-        torch.zeros(batch, dtype=torch.int64),
-    )
+    recipe = model.facts["recipe"]
+    latent = (int(recipe["latent_channels"]), int(recipe["latent_size"]), int(recipe["latent_size"]))
+    rows = model.layout.rows if model.layout is not None else int(recipe["tokens"])
+    text = (rows, int(recipe["text_dim"]))
+    noisy, states = torch.zeros(batch, *latent), torch.zeros(batch, *text)
+    at = torch.zeros(batch, dtype=torch.int64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             with FlopCounterMode(display=False) as counter:
-                unet(rows, at, states)
-            seconds = clock(lambda: unet(rows, at, states))
+                model.answers(noisy, at, states)
+            seconds = clock(lambda: model.answers(noisy, at, states))
     finally:
         torch.set_num_threads(threads)
     return Measured(seconds / batch, counter.get_total_flops() / batch, latent, text)

@@ -96,6 +96,8 @@ def make_plan(request: Request) -> Plan:
     files, captions = listed(request)
     size = sum((request.pictures / name).stat().st_size for name in files)
     if request.checkpoint is None:
+        if request.lora is not None:
+            raise OwnError("--lora", "needs the --checkpoint that it was trained on")
         nothing = (0, 0, 0), (0, 0)
         return Plan(
             len(files), captions, size, {}, 0.0, 0.0, *nothing, request.workers, 0, _inputs(request, files)
@@ -144,8 +146,9 @@ def _inputs(request: Request, files: Sequence[str]) -> str:
     digest = hashlib.sha256()
     brought = [request.pictures / name for name in files]
     brought += [path for path in (request.captions, request.prompts) if path is not None]
-    if request.checkpoint is not None:
-        brought += sorted(path for path in request.checkpoint.rglob("*") if path.is_file())
+    for root in (request.checkpoint, request.lora):
+        if root is not None:
+            brought += sorted(path for path in [root, *root.rglob("*")] if path.is_file())
     for path in brought:
         facts = path.stat()
         digest.update(f"{path}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode())

@@ -135,9 +135,14 @@ def load_subject(folder: Path) -> SubjectModel:
 
     Raises `SubjectError` if the U-Net has no cross-attention to text, or if a manifest is there and its hash differs.
     """
+    if (folder / MANIFEST).exists() and "family" in (facts := read_manifest(folder)):
+        from attributary_train.generators.opening import open_adopted
+
+        return open_adopted(folder, facts)
     unet = open_unet(folder)
     scheduler = _scheduler(folder / "scheduler")
-    weights, facts, text = weights_digest(unet), {}, None
+    weights, text = weights_digest(unet), None
+    facts = {}
     if (folder / MANIFEST).exists():
         facts = read_manifest(folder)
         if facts["weights"] != weights:
@@ -168,6 +173,10 @@ def own_text(folder: Path, facts: dict[str, Any]) -> OwnText | None:
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
     """Open the autoencoder of a checkpoint, float32, in evaluation mode."""
+    if (folder / MANIFEST).exists() and "family" in (facts := read_manifest(folder)):
+        from attributary_train.generators.opening import autoencoder_of
+
+        return autoencoder_of(folder, facts)
     return open_part(AutoencoderKL, folder / "vae").eval().requires_grad_(False)
 
 
