@@ -66,7 +66,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
         plan = make_plan(request)
         if as_json and only_plan:
             told = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
-            told |= {"disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
+            told |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
             click.echo(json.dumps({**asdict(plan), **told, "steps": [step.command for step in steps]}))
             return
         for line in plan.lines():
@@ -76,7 +76,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
                 click.echo(f"  {step.command}")
             return
         run_steps(steps, request.out, plan.inputs, lambda line: click.echo(f"== {line}"))
-        page = write_page(request, steps)
+        page = write_page(request, steps, plan)
     except (OwnError, AttributaryError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(page.read_text(encoding="utf-8"))
