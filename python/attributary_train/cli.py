@@ -19,6 +19,7 @@ GROUPS = {
     "label": "attributary_train.teacher.commands:label",
     "student": "attributary_train.student.student_commands:student",
     "own": "attributary_train.own.commands:own",
+    "own-example": "attributary_train.own.commands:own_example",
     "pack-labels": "attributary_train.teacher.packing:pack",
     "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",
