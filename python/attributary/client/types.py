@@ -118,6 +118,10 @@ class ShareParameters:
     background: float  # cosine of the item that stands for nobody
     ood_similarity: float
     diffuse_floor: float
+    ood_margin: float = (
+        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
+    )
+    reach: int = 0  # at most so many near-duplicate groups have a share; 0: all candidates may
 
 
 @dataclass(frozen=True, slots=True)
