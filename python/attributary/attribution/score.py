@@ -119,7 +119,7 @@ class Scores:
 
 
 def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDArray[np.float32]:
-    """The kernels' calibration of each query, float32 [Q, 5] (`attributary.kernels.types.CALIBRATION`)."""
+    """The kernels' calibration of each query, float32 [Q, 7] (`attributary.kernels.types.CALIBRATION`)."""
     return np.array(
         [
             (
@@ -128,6 +128,8 @@ def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDAr
                 shares.background,
                 shares.diffuse_floor,
                 shares.ood_similarity,
+                shares.ood_margin,
+                shares.reach,
             )
             for shares in map(calibration.of, has_prompt)
         ],

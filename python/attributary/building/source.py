@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from attributary.bundle.items import ITEMS, select_columns, table_problem
+from attributary.bundle.items import GROUP, ITEMS, select_columns, table_problem
 from attributary.errors import BundleError, InvalidArgumentError
 
 
@@ -21,6 +21,7 @@ class Source:
 
     table: pa.Table  # the columns of a bundle's items.parquet
     pictures: list[Path]
+    grouped: bool = True  # whether the corpus says which items are near duplicates
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -40,7 +41,7 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
         table = table.filter(pc.invert(pc.is_in(table["creator"], pa.array(exclude_creators))))
     table = table if limit is None else table.slice(0, limit)
     pictures = _pictures(directory, table)
-    return Source(items_table(table, path), pictures)
+    return Source(items_table(table, path), pictures, GROUP in table.column_names)
 
 
 def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:

@@ -171,6 +171,11 @@ class GrownItems(ItemTable):
         for start in range(0, len(rows), chunk):
             yield rows[start : start + chunk]
 
+    def rows_with(self, text: str) -> NDArray[np.bool_]:
+        """Which rows' captions hold `text`, whatever its case; bool [N]."""
+        tail = [text.lower() in item.caption.lower() for item in self._growth.tail[: len(self) - self._split]]
+        return np.concatenate([self._growth.base.rows_with(text), np.array(tail, bool)])
+
     def rows_from(self, source: str) -> NDArray[np.int64]:
         """Rows whose uri begins with `source`, ascending."""
         tail = [

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from attributary.errors import BundleError
 
 ITEMS = "items.parquet"
+# What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
+LOOK = (2, 260)
+GROUP = "near_dup_group"
 _COLUMNS: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "caption": pa.string(),
@@ -164,6 +167,11 @@ class ItemTable:
         """Rows whose uri begins with `source`, int64, ascending."""
         matches = pc.starts_with(self._text["uri"], pattern=source)
         return np.flatnonzero(matches.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+    def rows_with(self, text: str) -> NDArray[np.bool_]:
+        """Which rows' captions hold `text`, whatever its case; bool [N]."""
+        matches = pc.match_substring(self._text["caption"], pattern=text, ignore_case=True)
+        return np.asarray(matches.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def table_problem(table: pa.Table) -> str | None:

@@ -92,6 +92,14 @@ for _command in (load_command, unload_command, alias_command, served_command):
 @click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="only the first items")
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
+@click.option(
+    "--thumbnails", is_flag=True, help="put small pictures of the items in, for the page of `serve --ui`"
+)
+@click.option(
+    "--thumbnail-licence",
+    multiple=True,
+    help="with --thumbnails: only of items under this licence; repeatable",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--force", is_flag=True, help="replace an existing bundle once the new one is complete")
 def build_command(
@@ -112,6 +120,8 @@ def build_command(
     exclude_creator: tuple[str, ...],
     limit: int | None,
     workers: int | None,
+    thumbnails: bool,
+    thumbnail_licence: tuple[str, ...],
     seed: int,
     force: bool,
 ) -> None:
@@ -121,7 +131,12 @@ def build_command(
     --embeddings vectors are streamed from files; a build that was stopped goes on where it was.
     """
     budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target)
+    if thumbnail_licence and not thumbnails:
+        raise click.UsageError("--thumbnail-licence needs --thumbnails")
+    shown = thumbnail_licence if thumbnails else None
     if embeddings is not None:
+        if thumbnails:
+            raise click.UsageError("--thumbnails needs --corpus with its pictures")
         if encoder is None or pictures is None or corpus or student or exclude_creator or limit is not None:
             raise click.UsageError(
                 "--embeddings needs --encoder and --pictures, and has items of its own: no --corpus, --student, "
@@ -159,6 +174,7 @@ def build_command(
             budget=budget,
             version=version,
             seed=seed,
+            thumbnails=shown,
             force=force,
         )
     elif encoder is None:
@@ -175,6 +191,7 @@ def build_command(
             limit=limit,
             seed=seed,
             workers=workers,
+            thumbnails=shown,
             force=force,
         )
     _print(report.manifest)

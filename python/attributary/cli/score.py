@@ -17,14 +17,15 @@ from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
 from attributary.batch.engines import ScorerSource
-from attributary.batch.job import Counts, Progress, Result, cores, score
+from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
-from attributary.plain import json_line, plain
+from attributary.machine import cores
+from attributary.plain import counted, json_line, plain
 
 from .connection import tls_options
 
@@ -180,11 +181,11 @@ def score_command(
         if left_out:
             click.echo(plain(left_out), err=True)
         return
-    errors = sum(summary["errors"].values())
     click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
+    rows, wrong = counted(summary["rows"], "row"), counted(sum(summary["errors"].values()), "error row")
     click.echo(
-        f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
-        f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+        f"{out}: {rows}, {wrong}, {summary['out_of_distribution']:,} out of distribution, "
+        f"{counted(summary['creators'], 'creator')} (run {summary['run']}, bundle {summary['bundle_id']})"
         + (f"; {plain(left_out)}" if left_out else "")
     )
 

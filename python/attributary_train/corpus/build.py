@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+from tqdm import tqdm
 
 from attributary_train.corpus import near_dup, pins
 from attributary_train.corpus.corpus import (
@@ -30,6 +30,7 @@ from attributary_train.corpus.corpus import (
     ITEMS_FILE,
     ORIGINALS_DIR,
     SCHEMA_VERSION,
+    Corpus,
     image_path,
     original_path,
 )
@@ -75,8 +76,8 @@ def build(
     workers: int = 2,
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Build the corpus of `sources` (the default ones if None) into the directory `out`.
+) -> Corpus:
+    """Build the corpus of `sources` (the default ones if None) into the directory `out`, and open it.
 
     At most `limit` drawings are taken from each source, and of those the ones whose ids are in `only`. `say` is told
     of packages that cannot be fetched; the rest goes on. Raises `CorpusError` for a bad option, a directory that holds
@@ -114,6 +115,7 @@ def build(
             "sources", f"no usable image in {', '.join(s.name for s in sources)}. {reasons}".strip()
         )
     _write(out, built, entries, limit)
+    return Corpus.open(out)
 
 
 def _refuse_foreign_directory(out: Path) -> None:

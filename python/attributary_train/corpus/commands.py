@@ -68,7 +68,7 @@ def build_command(
     started = time.monotonic()
     try:
         sources = _chosen(names, folder, captions, webdataset)
-        build(
+        built = build(
             out,
             sources,
             cache=cache,
@@ -78,7 +78,6 @@ def build_command(
             progress=True,
             say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
         )
-        built = Corpus.open(out)
     except CorpusError as error:
         raise click.ClickException(str(error)) from error
     _print_facts(built)
@@ -88,7 +87,7 @@ def build_command(
 
 def _ids(path: Path) -> frozenset[int]:
     try:
-        return frozenset(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        return frozenset(pq.read_table(path, columns=["id"])["id"].to_numpy().tolist())
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorpusError(str(path), f"holds no ids: {error}") from error
 
