@@ -18,6 +18,9 @@ _VERBS = {
     "score": "attributary.cli.score:score_command",
     "report": "attributary.cli.report:report_command",
     "bundle": "attributary.cli.bundle:bundle_group",
+    "verify-receipt": "attributary.cli.verify_receipt:verify_receipt_command",
+    "receipts": "attributary.cli.receipts:receipts_group",
+    "payout": "attributary.cli.payout:payout_command",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
 }
