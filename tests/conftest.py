@@ -30,6 +30,12 @@ def students():
 
 
 @pytest.fixture(scope="session")
+def certificates():
+    """The module tests/support/certificates.py."""
+    return _support("certificates")
+
+
+@pytest.fixture(scope="session")
 def rude():
     """The module tests/support/rude.py."""
     return _support("rude")

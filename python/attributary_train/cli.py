@@ -19,6 +19,7 @@ GROUPS = {
     "label": "attributary_train.teacher.commands:label",
     "student": "attributary_train.student.student_commands:student",
     "own": "attributary_train.own.commands:own",
+    "own-example": "attributary_train.own.commands:own_example",
     "pack-labels": "attributary_train.teacher.packing:pack",
     "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",
@@ -52,7 +53,7 @@ def _loaded(place: str) -> click.Command:
     return command
 
 
-@click.group(cls=_LazyGroup)
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="attributary-train", message="%(version)s")
 def main() -> None:
     """Corpora, teachers, students and their evaluation."""

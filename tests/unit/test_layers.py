@@ -25,6 +25,7 @@ ALLOWED = {
     "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "batch": {"attribution", "bundle", "client", "encoder", "receipts", "triton"},
     "cli": {
+        "kernels",
         "attribution",
         "batch",
         "building",
@@ -83,15 +84,30 @@ def test_every_part_is_listed():
     assert parts - ANYWHERE == {part.split(".")[0] for part in ALLOWED}
 
 
+def test_the_page_on_architecture_has_a_row_for_every_part():
+    page = (SERVING.parents[1] / "docs" / "architecture.md").read_text()
+    table = page[page.index("| part |") :].split("\n\n")[0]
+    rows = [line.split("`")[1] for line in table.splitlines()[2:]]
+    assert sorted(rows) == sorted(ALLOWED)
+
+
+def test_nothing_imports_tools_or_examples():
+    beside = {
+        path.stem for folder in ("tools", "examples") for path in (SERVING.parents[1] / folder).iterdir()
+    }
+    assert {name.split(".")[0] for path in MODULES for name in imports(path)} & beside == set()
+
+
 TRAINING = SERVING.with_name("attributary_train")
-_GROUND = {"corpus", "subject", "towers"}
+_GROUND = {"corpus", "generators", "subject", "towers"}
 _TAUGHT = _GROUND | {"jobs", "teacher", "evaluation"}
 # What each part of `attributary_train` may import of the others; `attributary`, what is common, and itself always.
 TRAINING_ALLOWED = {
     "jobs": set(),
     "towers": set(),
     "corpus": set(),
-    "subject": {"corpus", "towers"},
+    "generators": {"corpus", "subject", "towers"},
+    "subject": {"corpus", "generators", "towers"},
     "teacher": _GROUND | {"jobs"},
     "evaluation": _GROUND | {"jobs", "teacher"},
     "student": _TAUGHT,
@@ -155,7 +171,7 @@ def test_pictures_are_rendered_without_torch():
 
 def test_serving_loads_no_torch():
     code = (
-        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.demo, "
+        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.score, "
         "attributary.building; sys.exit('torch' in sys.modules or 'attributary_train' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

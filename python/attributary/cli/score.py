@@ -17,13 +17,14 @@ from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
 from attributary.batch.engines import ScorerSource
-from attributary.batch.job import Counts, Progress, Result, cores, score
+from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
+from attributary.machine import cores
 from attributary.plain import counted, json_line, plain
 
 from .connection import tls_options
@@ -191,12 +192,11 @@ def score_command(
 
 def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
     """What signs a run; a key that cannot be used is an error before the run, not after it."""
-    from attributary.receipts.keys import read_key_file
+    # The verbs' module says what to install where the extra is missing.
+    from . import receipts
 
-    from .receipts import sign
-
-    read_key_file(key_file)
-    return lambda out, bundle: sign(out, key_file, bundle)
+    receipts.check_key_file(key_file)
+    return lambda out, bundle: receipts.sign(out, key_file, bundle)
 
 
 def _settings(asked: dict[str, Any], engine: str) -> Settings:

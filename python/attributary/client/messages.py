@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from google.protobuf.message import Message
 
 from attributary.attribution.types import PHASES, AttributedItem, CreatorShare, Limits, Query
@@ -98,6 +97,8 @@ def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
 def from_embedding(message: pb.EmbedResponse) -> Embedded:
     """Return an embedding to ask with."""
     embedding = message.embedding
+    import numpy as np
+
     vector = np.array(embedding.values, np.float32)
     return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest)
 
@@ -127,6 +128,8 @@ def sendable(value: str, field: str) -> str:
 
 def _embedding(query: Query) -> pb.Embedding:
     assert query.embedding is not None
+    import numpy as np
+
     values = np.ascontiguousarray(query.embedding, "<f4").tobytes()
     # The wire form of a packed field is its little-endian array: no loop over Python floats.
     message = pb.Embedding.FromString(b"\x0a" + _varint(len(values)) + values) if values else pb.Embedding()

@@ -1,4 +1,4 @@
-"""One permit a query, taken at the door and given back at the end; nobody queues for one but a stream.
+"""One permit a query, taken when it comes in and given back at the end; nobody queues for one but a stream.
 
 Who is asked from is the current caller (`callers.py`). Three rules beside the number of permits:
 - streams and batches leave a share of the permits to single calls;

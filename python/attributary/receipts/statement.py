@@ -111,9 +111,9 @@ def _statement(subjects: list[dict[str, Any]], kind: str, predicate: Mapping[str
 
 
 def _known(value: Any) -> Any:
-    """Leave out what is None or an empty text, here and below."""
+    """Leave out what is None or empty, here and below."""
     if isinstance(value, dict):
-        return {name: _known(inner) for name, inner in value.items() if inner not in (None, "")}
+        return {name: _known(inner) for name, inner in value.items() if inner not in (None, "", ())}
     if isinstance(value, list | tuple):
         return [_known(inner) for inner in value]
     return value

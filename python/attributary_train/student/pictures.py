@@ -39,6 +39,11 @@ class Pictures:
         """Open the corpus in a folder."""
         return cls(Corpus.open(folder))
 
+    @property
+    def own(self) -> bool:
+        """Whether there are pictures of a user's own among them."""
+        return any(self._corpus.is_own(number) for number in self.ids)
+
     def __len__(self) -> int:
         return len(self.ids)
 

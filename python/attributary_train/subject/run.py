@@ -19,7 +19,6 @@ from attributary_train.subject.checkpoint import (
     BASE,
     forget_path,
     load_autoencoder,
-    open_part,
     open_unet,
     save_subject,
     starting_from,
@@ -27,6 +26,7 @@ from attributary_train.subject.checkpoint import (
 from attributary_train.subject.data import SubjectData, load_data
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
+from attributary_train.subject.parts import open_part
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.pictures_out import save_curve, save_grid
 from attributary_train.subject.recipe import Recipe

@@ -46,7 +46,7 @@ class FakeEngine:
             calibration=SimpleNamespace(method="by hand", image=SHARES, image_and_prompt=SHARES),
         )
         self.bundle = SimpleNamespace(
-            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id
+            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id, thumbnails=None
         )
         self.view = SimpleNamespace(
             bundle=self.bundle,
@@ -58,6 +58,9 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
+            tail=np.zeros((0, DIM), np.float32),
+            alive=None,
+            thumbnail=self.thumbnail,
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -99,6 +102,9 @@ class FakeEngine:
     def embed(self, batch):
         return np.stack([np.full(DIM, _value(prepared), np.float32) for prepared in batch])
 
+    def thumbnail(self, item_id):
+        self.row_of(item_id)
+
     def row_of(self, item_id):
         if item_id != 7:
             raise NotFoundError("item", str(item_id))
@@ -106,6 +112,8 @@ class FakeEngine:
 
 
 class FakeItems:
+    nbytes = 30
+
     def id_of(self, row):
         return 7
 
@@ -129,6 +137,9 @@ class FakeItems:
 
     def near_dup_group(self, row):
         return 5
+
+    def ids_of(self, creator):
+        return ()
 
 
 def _value(prepared):
