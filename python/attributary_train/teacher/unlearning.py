@@ -24,12 +24,13 @@ from attributary_train.teacher.registry import Context
 class KeptAbu(Abu):
     """AbU+ whose EK-FAC factors are read from `folder` if they were fitted with the same settings on the same data."""
 
-    def __init__(self, settings: AbuSettings, folder: Path) -> None:
-        super().__init__(settings, scratch=folder)
+    def __init__(self, settings: AbuSettings, folder: Path, device: str = "cpu") -> None:
+        super().__init__(settings, scratch=folder, device=device)
         self._folder = folder
 
     def fit(self, data: SubjectData, model: SubjectModel, *, baseline: Path | None = None) -> None:
         """As `Abu.fit`; the factors are kept between runs."""
+        model.unet.to(self.device)
         if self.settings.fisher == "ekfac" and self._factors is None:
             self._factors = kept_factors(model, data, self.settings.factors, self._folder)
         super().fit(data, model, baseline=baseline)
@@ -53,7 +54,7 @@ def _make(context: Context, fisher: Literal["ekfac", "diagonal", "none"], values
         settings.setdefault("target_change", None)
     if "parameters" in settings:
         settings["factors"] = FactorSettings(parameters=settings["parameters"])
-    return KeptAbu(AbuSettings(fisher=fisher, **settings), context.cache / "factors")
+    return KeptAbu(AbuSettings(fisher=fisher, **settings), context.cache / "factors", context.device)
 
 
 def abu_plus(context: Context, **settings: Any) -> KeptAbu:
