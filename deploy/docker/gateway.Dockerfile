@@ -22,7 +22,7 @@ COPY python/attributary python/attributary
 # A second environment, so that build tools do not travel.
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
     && python -m venv --clear /opt/serving \
-    && /opt/serving/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/attributary-*.whl)[triton,http]"
+    && /opt/serving/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/attributary-*.whl)[http,receipts,triton]"
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin attributary

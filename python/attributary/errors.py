@@ -115,3 +115,12 @@ class RunError(AttributaryError):
         super().__init__(f"{setting}: {message}")
         self.setting = setting
         self.message = message
+
+
+class ReceiptError(AttributaryError):
+    """A receipt that proves nothing: `field` is the path of what is wrong in it ("receipt.payload")."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message

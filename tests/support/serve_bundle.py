@@ -37,7 +37,7 @@ def main(text: str) -> int:
             return run(batch)
 
         engine.run = held
-    paths = ("tls_cert", "tls_key", "tls_client_ca", "tokens_file", "admin_tokens_file")
+    paths = ("tls_cert", "tls_key", "tls_client_ca", "tokens_file", "admin_tokens_file", "receipt_key_file")
     settings = {
         name: Path(value) if name in paths else value for name, value in asked.get("config", {}).items()
     }

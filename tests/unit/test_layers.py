@@ -20,9 +20,10 @@ ALLOWED = {
     "building": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "delta": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "client": {"attribution"},
-    "gateway": {"attribution", "delta", "delta.journal", "pictures"},
+    "receipts": {"attribution", "bundle", "pictures"},
+    "gateway": {"attribution", "delta", "delta.journal", "pictures", "receipts"},
     "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
-    "batch": {"attribution", "bundle", "client", "encoder", "triton"},
+    "batch": {"attribution", "bundle", "client", "encoder", "receipts", "triton"},
     "cli": {
         "kernels",
         "attribution",
@@ -35,6 +36,8 @@ ALLOWED = {
         "delta.journal",
         "gateway",
         "index",
+        "pictures",
+        "receipts",
         "triton",
     },
 }

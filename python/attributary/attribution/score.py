@@ -173,4 +173,5 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         out_of_distribution=bool(scored.peak[row] < np.float32(foreign_below)),
         revision=view.revision,
         timings=prepared.timings,
+        picture=prepared.picture,
     )

@@ -49,6 +49,7 @@ class Options:
     top_k: int | None = None
     top_creators: int | None = None
     filter: Filter = Filter()
+    digests: bool = False  # say which picture it was: Attribution.picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,14 @@ class Timings:
 PHASES = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble")
 
 
+@dataclass(frozen=True, slots=True)
+class PictureDigests:
+    """Which picture an answer is about; SHA-256, hex."""
+
+    data: str  # of the encoded bytes; empty where pixels were given
+    pixels: str  # of what they decode to: `attributary.pictures.pixels_digest`
+
+
 @dataclass(slots=True)
 class Prepared:
     """A query that has passed every check and is ready for a batch: either pixels and tokens, or an embedding."""
@@ -100,6 +109,7 @@ class Prepared:
     tokens: NDArray[np.int64] = field(default_factory=lambda: _no_tokens())  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
     timings: Timings = field(default_factory=Timings)
+    picture: PictureDigests | None = None  # where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,7 @@ class Attribution(Shown):
     out_of_distribution: bool  # resembles nothing known: everything is diffuse
     revision: int  # of the bundle's delta that was in force; 0 for a bundle as it was built
     timings: Timings
+    picture: PictureDigests | None = None  # where it was asked for
 
 
 def _no_tokens() -> NDArray[np.int64]:

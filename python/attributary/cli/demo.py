@@ -21,6 +21,7 @@ from attributary.plain import plain
 
 from .demo_queries import DemoQuery, copies, drawings, generated
 from .process import ServerProcess
+from .receipt_files import signing_options, write_and_verify
 from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
 from .show import answer_json, percent
 
@@ -80,6 +81,9 @@ class _Asked:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="report and contact sheet go here"
 )
+@click.option(
+    "--receipts", is_flag=True, help="ask for signed receipts, by a key made for it, and verify each"
+)
 @click.option("--drawings", "drawing_count", type=click.IntRange(min=0), default=6, show_default=True)
 @click.option("--copies", "copy_count", type=click.IntRange(min=0), default=4, show_default=True)
 @click.option("--seed", type=int, default=7, show_default=True)
@@ -90,6 +94,7 @@ def demo_command(
     corpus: Path | None,
     held_out: Path | None,
     out: Path,
+    receipts: bool,
     drawing_count: int,
     copy_count: int,
     seed: int,
@@ -101,7 +106,7 @@ def demo_command(
     if (asked is None) == (corpus is None):
         raise click.UsageError("give either --queries or --corpus")
     if asked is not None:
-        _run(bundle, generated(asked), read_pictures(pictures), out)
+        _run(bundle, generated(asked), read_pictures(pictures), out, receipts)
     elif corpus is not None:
         queries = copies(corpus, copy_count, seed)
         if held_out is not None:
@@ -110,19 +115,25 @@ def demo_command(
             raise InvalidArgumentError(
                 "queries", "nothing to ask: give --copies or --drawings with --held-out"
             )
-        _run(bundle, queries, read_corpus_pictures(corpus), out)
+        _run(bundle, queries, read_corpus_pictures(corpus), out, receipts)
 
 
-def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path) -> None:
+def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path, receipts: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    with ServerProcess(bundle) as server, Client(server.address) as client:
+    signing = signing_options(out / "receipts") if receipts else ()
+    with ServerProcess(bundle, *signing) as server, Client(server.address) as client:
         described = client.describe()
         for _ in range(_WARM_UP):
             client.attribute(queries[0].picture)
         asked = [
-            _Asked(query, client.attribute(query.picture, prompt=query.prompt, timings=True))
+            _Asked(
+                query, client.attribute(query.picture, prompt=query.prompt, timings=True, receipt=receipts)
+            )
             for query in queries
         ]
+        if receipts:
+            verified = [(entry.query.picture, entry.answer) for entry in asked]
+            click.echo(plain(write_and_verify(out / "receipts", client, verified)))
     console = Console(width=120)
     console.print(
         f"bundle {described.bundle_id}: {described.item_count:,} items by {described.creator_count:,} creators, "

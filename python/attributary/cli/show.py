@@ -18,8 +18,10 @@ _NARROWEST = 8
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON-ready values; shares in [0, 1], timings in milliseconds."""
-    return asdict(answer)
+    """The answer as JSON-ready values; shares in [0, 1], timings in milliseconds. A receipt is a file of its own."""
+    told = asdict(answer)
+    del told["receipt"]
+    return told
 
 
 def answer_table(title: str, answer: Answer) -> RenderableType:

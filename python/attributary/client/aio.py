@@ -125,6 +125,7 @@ class AsyncClient(Awaiting):
     list_items = awaited(calls.list_items)
     list_creators = awaited(calls.list_creators)
     describe = awaited(calls.describe)
+    list_receipt_keys = awaited(calls.list_receipt_keys)
 
 
 async def _each(entries: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

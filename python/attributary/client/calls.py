@@ -18,7 +18,7 @@ from attributary.v1 import attribution_pb2 as pb
 from . import messages
 from .channel import DEFAULT_STREAM_TIMEOUT_S
 from .messages import read
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, query
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, ReceiptKey, query
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -159,3 +159,13 @@ def describe(*, bundle_id: str = "", timeout_s: float | None = None) -> Call[Bun
     """Return what the server serves: bundle, encoder, index, calibration, limits."""
     request = pb.DescribeBundleRequest(bundle_id=bundle_id)
     return Call("DescribeBundle", request, messages.from_description, timeout_s)
+
+
+def list_receipt_keys(*, timeout_s: float | None = None) -> Call[tuple[ReceiptKey, ...]]:
+    """Return the public keys of the server's receipts, the one that signs first; none if it signs nothing."""
+    return Call(
+        "ListReceiptKeys",
+        pb.ListReceiptKeysRequest(),
+        lambda reply: tuple(ReceiptKey(key.key_id, key.pem, key.signs) for key in reply.keys),
+        timeout_s,
+    )

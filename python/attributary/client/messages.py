@@ -58,7 +58,7 @@ def read(kind: type[T], message: Message, **given: Any) -> T:
     for field in fields(kind):
         if field.name not in given:
             value = getattr(message, field.name)
-            given[field.name] = value if isinstance(value, str | int | float) else tuple(value)
+            given[field.name] = value if isinstance(value, str | bytes | int | float) else tuple(value)
     return kind(**given)
 
 
@@ -109,6 +109,7 @@ def _options(asked: Asked) -> pb.Options:
         if value is not None and not 0 <= value <= _MOST:
             raise InvalidArgumentError(f"options.{name}", f"must be from 0 to {_MOST}, got {value}")
     message = pb.Options(top_k=top_k, top_creators=top_creators, timings=asked.get("timings", False))
+    message.receipt = asked.get("receipt", False)
     if filter_ := asked.get("filter"):
         for name, values in asdict(filter_).items():
             field = getattr(message.filter, name)

@@ -119,3 +119,4 @@ class Client(Blocking):
     list_items = waited(calls.list_items)
     list_creators = waited(calls.list_creators)
     describe = waited(calls.describe)
+    list_receipt_keys = waited(calls.list_receipt_keys)

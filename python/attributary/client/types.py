@@ -55,6 +55,7 @@ class Answer(Shown):
     bundle_version: str
     timings: ReplyTimings | None  # only if asked for
     revision: int = 0  # of the bundle's delta that was in force
+    receipt: bytes = b""  # only if asked for; keep the bytes as they are (docs/receipts.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,15 @@ class CreatorEntry:
     name: str
     creator_url: str  # of one of the items; may be empty
     item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptKey:
+    """A public key of a server's receipts."""
+
+    key_id: str
+    pem: str
+    signs: bool  # whether new receipts are signed with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,7 @@ class Asked(TypedDict, total=False):
     top_creators: int | None  # creators to return; the server's default is 10
     filter: Filter | None  # restricts the search
     timings: bool  # return the server's phase timings
+    receipt: bool  # return a signed receipt
     bundle_id: str  # alias or id of the bundle that must answer; the server's default
 
 

@@ -164,6 +164,13 @@ class GatewayConfig:
             "and turn bundles"
         },
     )
+    receipt_key_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "PEM file of Ed25519 keys, the first of which signs the receipts that callers ask for; needs "
+            "attributary[receipts]"
+        },
+    )
     max_added_items: int = field(
         default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
     )

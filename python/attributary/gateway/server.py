@@ -31,6 +31,7 @@ from .config import GatewayConfig
 from .following import HEALTH, Following
 from .metrics import Metrics
 from .pipeline import LANES, Pipeline
+from .receipts import Receipts
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
@@ -142,7 +143,9 @@ class Gateway:
                 self.registry.set_alias(alias, opened.engine.bundle.manifest.bundle_id)
             else:
                 self.registry.swap(alias, opened.engine, opened.store)
-        self._service = AttributionService(self.registry, self.admission, self.metrics, config)
+        self._service = AttributionService(
+            self.registry, self.admission, self.metrics, config, Receipts(config.receipt_key_file)
+        )
         self._stream = StreamHandler(self._service)
         self._health = health.Health()
         # Services beside AttributionService; they are there while the server is.

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from attributary.attribution.types import Attribution, Options
+from attributary.attribution.types import Attribution, Options, Query
 from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.receipts.statement import Asked
 from attributary.v1 import attribution_pb2 as pb
 
 from . import listing, tracing, translate
@@ -23,6 +24,7 @@ from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, milliseconds_since
+from .receipts import Receipts
 from .registry import Registry
 from .wire import check_outline
 
@@ -40,12 +42,18 @@ class AttributionService:
     """The unary methods of attributary.v1.AttributionService."""
 
     def __init__(
-        self, registry: Registry, admission: Admission, metrics: Metrics, config: GatewayConfig
+        self,
+        registry: Registry,
+        admission: Admission,
+        metrics: Metrics,
+        config: GatewayConfig,
+        receipts: Receipts,
     ) -> None:
         self.registry = registry
         self.admission = admission
         self.metrics = metrics
         self.config = config
+        self.receipts = receipts
 
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
@@ -127,6 +135,11 @@ class AttributionService:
             told.thumbnail_count = len(engine.bundle.thumbnails or ())
         return told.SerializeToString()
 
+    async def list_receipt_keys(self, data: bytes, context: Context) -> bytes:
+        """The public keys of receipts."""
+        translate.parse(pb.ListReceiptKeysRequest, data)
+        return self.receipts.list_keys().SerializeToString()
+
     async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> pb.Attribution:
         """Answer one request; raises the errors of `attributary.errors`."""
         try:
@@ -134,9 +147,12 @@ class AttributionService:
                 options = (
                     translate.to_options(request.options) if request.HasField("options") else _NO_OPTIONS
                 )
+                if options.digests:
+                    self.receipts.check()
                 query = translate.to_query(request.query, pipeline.engine.limits, "query")
                 answer = await pipeline.submit(query, options, "query", deadline, arrived)
-                return self._reply(pipeline, answer, request.options.timings, arrived)
+                receipt = await self._receipt(pipeline, answer, query, options)
+                return self._reply(pipeline, answer, request.options.timings, arrived, receipt)
         except Exception as error:
             self.metrics.query(code_name(error))
             raise
@@ -145,13 +161,19 @@ class AttributionService:
         self, pipeline: Pipeline, request: pb.AttributeBatchRequest, deadline: float, arrived: float
     ) -> list[pb.AttributeResult]:
         options = translate.to_options(request.options)
+        if options.digests:
+            self.receipts.check()
+        queries: list[Query] = []
         tasks: list[asyncio.Future[Attribution] | Exception] = []
         for number, message in enumerate(request.queries):
             field = f"queries[{number}]"
             try:
                 query = translate.to_query(message, pipeline.engine.limits, field)
+                queries.append(query)
                 tasks.append(pipeline.submit(query, options, field, deadline, arrived))
             except Exception as error:
+                # One place a query, whatever became of it.
+                queries[number:] = [Query()]
                 tasks.append(presentable(error, "prepare"))
         outcomes = await _settle(tasks)
         # Options belong to the envelope: what is wrong with them is wrong with every query.
@@ -159,20 +181,35 @@ class AttributionService:
             if isinstance(outcome, InvalidArgumentError) and outcome.field.startswith("options"):
                 raise outcome
         results = []
-        for outcome in outcomes:
+        for query, outcome in zip(queries, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self.metrics.query(code_name(outcome))
                 results.append(pb.AttributeResult(error=to_result(outcome)))
             else:
-                reply = self._reply(pipeline, outcome, request.options.timings, arrived)
+                receipt = await self._receipt(pipeline, outcome, query, options)
+                reply = self._reply(pipeline, outcome, request.options.timings, arrived, receipt)
                 results.append(pb.AttributeResult(attribution=reply))
         return results
 
+    async def _receipt(
+        self, pipeline: Pipeline, answer: Attribution, query: Query, options: Options
+    ) -> bytes:
+        """The receipt of an answer, empty where none was asked for."""
+        if not options.digests:
+            return b""
+        return await self.receipts.sign(pipeline, answer, Asked(query.prompt, options.filter))
+
     def _reply(
-        self, pipeline: Pipeline, answer: Attribution, with_timings: bool, arrived: float
+        self,
+        pipeline: Pipeline,
+        answer: Attribution,
+        with_timings: bool,
+        arrived: float,
+        receipt: bytes = b"",
     ) -> pb.Attribution:
         started = perf_counter()
         reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
+        reply.receipt = receipt
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
         tracing.tell(answer.timings, arrived)
@@ -206,6 +243,7 @@ def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, K
         "ListItems": service.list_items,
         "ListCreators": service.list_creators,
         "DescribeBundle": service.describe_bundle,
+        "ListReceiptKeys": service.list_receipt_keys,
     }
     return {name: (method, _KINDS.get(name, Kind())) for name, method in methods.items()}
 

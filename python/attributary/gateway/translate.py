@@ -58,6 +58,7 @@ def to_options(message: pb.Options) -> Options:
         top_k=message.top_k if message.HasField("top_k") else None,
         top_creators=message.top_creators if message.HasField("top_creators") else None,
         filter=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
+        digests=message.receipt,
     )
 
 

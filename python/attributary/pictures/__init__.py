@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .decode import decode, prepare_pixels
+from .decode import decode, pixels_digest, prepare_pixels
 from .pool import CostlyPicture, ReadPicture, read
 
-__all__ = ["CostlyPicture", "ReadPicture", "decode", "prepare_pixels", "read"]
+__all__ = ["CostlyPicture", "ReadPicture", "decode", "pixels_digest", "prepare_pixels", "read"]
