@@ -173,6 +173,8 @@ def _operation(
     methods = [method.name for method in contract.service[0].method]
     response = {"schema": {"$ref": f"#/components/schemas/{route.response.DESCRIPTOR.name}"}}
     content: dict[str, Any] = {"application/json": response}
+    if route.picture:
+        content = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}
     if route.table:
         content |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (ARROW, PARQUET)}
     status = {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -37,14 +37,19 @@ def plots_of(data: ReportData) -> dict[str, str]:
         ("top-share", data.top_share.tolist(), "Share of the first item, by generations"),
         ("diffuse-share", data.diffuse_share.tolist(), "Diffuse share, by generations"),
     ):
-        drawn[name] = plots.histogram(counts, _ticks(max(*counts, 1)), title)
+        axis = title.partition(",")[0].lower()
+        drawn[name] = plots.histogram(counts, _ticks(max(*counts, 1)), title, axis)
     return drawn
 
 
 def page(
-    data: ReportData, title: str, pictures: Mapping[tuple[int, int], str], item_picture: ItemPicture
+    data: ReportData,
+    title: str,
+    pictures: Mapping[tuple[int, int], str],
+    item_picture: ItemPicture,
+    caption: Callable[[int], str] = lambda _: "",
 ) -> str:
-    """Return the whole page; `pictures` are data URIs of generations by (shard, row)."""
+    """Return the whole page; `pictures` are data URIs of generations by (shard, row), `caption` is of an item."""
     return _TEMPLATES.get_template("report.html.jinja").render(
         data=data,
         summary=data.summary,
@@ -54,6 +59,8 @@ def page(
         pictures=pictures,
         thumbnail=lambda item_id: item_thumbnail(item_picture, item_id),
         creators=_creators,
+        caption=caption,
+        prompt=_prompt,
     )
 
 
@@ -69,10 +76,11 @@ def wilson(hits: int, rows: int) -> tuple[float, float, float]:
 
 def _facts(data: ReportData) -> list[tuple[str, str]]:
     summary = data.summary
-    answered = max(1, summary["answered"])
+    answered, known = max(1, summary["answered"]), max(1, data.known)
     total, low, high = data.diffuse
     foreign, given = summary["out_of_distribution"], summary["attributed_share"]
-    interval = f"95% interval {low / answered:.1%} to {high / answered:.1%}"
+    interval = f"95% interval {low / known:.1%} to {high / known:.1%}"
+    of = "of all answered" if data.strangers else "of those in distribution"
     # Runs of output schema version 1 say nothing of prompts and of what was skipped.
     prompts = summary.get("prompts", {}).get("by_source", {})
     return [
@@ -80,12 +88,18 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
         ("answered", f"{summary['answered']:,}"),
         *((f"error rows, {code}", f"{count:,}") for code, count in summary["errors"].items()),
         ("out of distribution", f"{foreign:,} ({foreign / answered:.2%})"),
-        ("given to creators", f"{given:,.1f} ({given / answered:.1%})"),
-        ("diffuse", f"{total:,.1f} ({total / answered:.1%}; {interval})"),
+        ("given to creators", f"{given:,.1f} ({given / known:.1%} {of})"),
+        ("diffuse", f"{total:,.1f} ({total / known:.1%} {of}; {interval})"),
         ("creators with a share", f"{summary['creators']:,}"),
         *((f"prompts, {source}", f"{count:,}") for source, count in prompts.items()),
         *((f"skipped: {reason}", f"{count:,}") for reason, count in summary.get("skipped", {}).items()),
     ]
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
+    """What was read as the prompt; runs of output schema version 1 have it only as a column that passed through."""
+    found = row.get("prompt_used") or row.get("prompt")
+    return found if isinstance(found, str) else ""
 
 
 def _creators(row: Mapping[str, Any]) -> str:
@@ -104,6 +118,11 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def _lines(text: str, most: int) -> list[str]:
+    """A name in lines of at most `most` letters: nothing of it is lost."""
+    return [text[start : start + most] for start in range(0, len(text), most)] or [""]
+
+
 def _printable(text: str) -> str:
     # XML has no place for control characters, escaped or not.
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
@@ -115,6 +134,7 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters |= {
     "cut": _cut,
     "printable": _printable,
+    "lines": _lines,
     "percent": lambda share: f"{share:.0%}",
     "px": lambda value: f"{value:.1f}",
 }

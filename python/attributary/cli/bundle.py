@@ -27,6 +27,7 @@ from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
 
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
+from .opt_out import opt_out_command
 from .served import alias_command, load_command, served_command, unload_command
 
 _DEFAULT = IndexBudget()
@@ -37,7 +38,7 @@ def bundle_group() -> None:
     """Make, change and look at bundles."""
 
 
-for _command in (add_command, delete_command, compact_command, adopt_command, log_command):
+for _command in (add_command, delete_command, opt_out_command, compact_command, adopt_command, log_command):
     bundle_group.add_command(_command)
 for _command in (load_command, unload_command, alias_command, served_command):
     bundle_group.add_command(_command)
@@ -91,6 +92,14 @@ for _command in (load_command, unload_command, alias_command, served_command):
 @click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="only the first items")
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
+@click.option(
+    "--thumbnails", is_flag=True, help="put small pictures of the items in, for the page of `serve --ui`"
+)
+@click.option(
+    "--thumbnail-licence",
+    multiple=True,
+    help="with --thumbnails: only of items under this licence; repeatable",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--force", is_flag=True, help="replace an existing bundle once the new one is complete")
 def build_command(
@@ -111,6 +120,8 @@ def build_command(
     exclude_creator: tuple[str, ...],
     limit: int | None,
     workers: int | None,
+    thumbnails: bool,
+    thumbnail_licence: tuple[str, ...],
     seed: int,
     force: bool,
 ) -> None:
@@ -120,7 +131,12 @@ def build_command(
     --embeddings vectors are streamed from files; a build that was stopped goes on where it was.
     """
     budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target)
+    if thumbnail_licence and not thumbnails:
+        raise click.UsageError("--thumbnail-licence needs --thumbnails")
+    shown = thumbnail_licence if thumbnails else None
     if embeddings is not None:
+        if thumbnails:
+            raise click.UsageError("--thumbnails needs --corpus with its pictures")
         if encoder is None or pictures is None or corpus or student or exclude_creator or limit is not None:
             raise click.UsageError(
                 "--embeddings needs --encoder and --pictures, and has items of its own: no --corpus, --student, "
@@ -158,6 +174,7 @@ def build_command(
             budget=budget,
             version=version,
             seed=seed,
+            thumbnails=shown,
             force=force,
         )
     elif encoder is None:
@@ -174,6 +191,7 @@ def build_command(
             limit=limit,
             seed=seed,
             workers=workers,
+            thumbnails=shown,
             force=force,
         )
     _print(report.manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +17,15 @@ from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
 from attributary.batch.engines import ScorerSource
-from attributary.batch.job import Counts, Progress, Result, cores, score
+from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
-from attributary.plain import json_line, plain
+from attributary.machine import cores
+from attributary.plain import counted, json_line, plain
 
 from .connection import tls_options
 
@@ -93,6 +94,12 @@ _LINE_EVERY_S = 10.0
 @click.option(
     "--ray-gpus-per-actor", type=float, default=0.0, show_default=True, help="GPUs that an actor holds"
 )
+@click.option(
+    "--receipt-key-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="sign the finished run with the first key of this file: receipt.json",
+)
 @click.option("--token", default=None, help="the gateway's bearer token")
 @tls_options
 @click.option("--strict", is_flag=True, help="refuse inputs with members that are no rows")
@@ -111,6 +118,7 @@ def score_command(
     ray_address: str,
     ray_actors: int | None,
     ray_gpus_per_actor: float,
+    receipt_key_file: Path | None,
     token: str | None,
     tls: Tls | None,
     strict: bool,
@@ -136,6 +144,7 @@ def score_command(
         raise InvalidArgumentError("workers", "is for threads of one machine; with --ray give --ray-actors")
     if not on_ray and (ray_address or ray_actors or ray_gpus_per_actor):
         raise InvalidArgumentError("ray_address", "the options of Ray need --ray")
+    sign = None if receipt_key_file is None else _signer(receipt_key_file)
     settings = _settings(asked, engine)
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
@@ -164,19 +173,30 @@ def score_command(
                 )
         finally:
             scorer.close()
+    if sign is not None:
+        sign(out, bundle)
     summary = result.summary
     if as_json:
         click.echo(json_line(summary))
         if left_out:
             click.echo(plain(left_out), err=True)
         return
-    errors = sum(summary["errors"].values())
     click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
+    rows, wrong = counted(summary["rows"], "row"), counted(sum(summary["errors"].values()), "error row")
     click.echo(
-        f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
-        f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+        f"{out}: {rows}, {wrong}, {summary['out_of_distribution']:,} out of distribution, "
+        f"{counted(summary['creators'], 'creator')} (run {summary['run']}, bundle {summary['bundle_id']})"
         + (f"; {plain(left_out)}" if left_out else "")
     )
+
+
+def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
+    """What signs a run; a key that cannot be used is an error before the run, not after it."""
+    # The verbs' module says what to install where the extra is missing.
+    from . import receipts
+
+    receipts.check_key_file(key_file)
+    return lambda out, bundle: receipts.sign(out, key_file, bundle)
 
 
 def _settings(asked: dict[str, Any], engine: str) -> Settings:

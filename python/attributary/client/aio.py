@@ -121,9 +121,11 @@ class AsyncClient(Awaiting):
     attribute_stream = streamed(calls.attribute_stream)
     embed = awaited(calls.embed)
     get_item = awaited(calls.get_item)
+    get_thumbnail = awaited(calls.get_thumbnail)
     list_items = awaited(calls.list_items)
     list_creators = awaited(calls.list_creators)
     describe = awaited(calls.describe)
+    list_receipt_keys = awaited(calls.list_receipt_keys)
 
 
 async def _each(entries: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from google.protobuf.message import Message
-from numpy.typing import ArrayLike
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
@@ -19,7 +18,10 @@ from attributary.v1 import attribution_pb2 as pb
 from . import messages
 from .channel import DEFAULT_STREAM_TIMEOUT_S
 from .messages import read
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, query
+from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, ReceiptKey, query
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 T = TypeVar("T")
 
@@ -106,17 +108,24 @@ def get_item(item_id: int, *, bundle_id: str = "", timeout_s: float | None = Non
     return Call("GetItem", request, lambda reply: read(Item, reply.item), timeout_s)
 
 
+def get_thumbnail(item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Call[bytes]:
+    """Return a small picture of a training item, WebP; raises NotFoundError if the server shows none."""
+    request = pb.GetThumbnailRequest(id=item_id, bundle_id=bundle_id)
+    return Call("GetThumbnail", request, lambda reply: bytes(reply.image), timeout_s)
+
+
 def list_items(
     *,
     creator: str = "",
+    search: str = "",
     bundle_id: str = "",
     page_size: int = 1_000,
     page_token: str = "",
     timeout_s: float | None = None,
 ) -> Call[Page[Item]]:
-    """Return a page of training items by ascending id, all or one creator's."""
+    """Return a page of training items by ascending id: all, one creator's, those that hold a text."""
     request = pb.ListItemsRequest(
-        bundle_id=bundle_id, page_size=page_size, page_token=page_token, creator=creator
+        bundle_id=bundle_id, page_size=page_size, page_token=page_token, creator=creator, search=search
     )
     return Call(
         "ListItems",
@@ -127,10 +136,17 @@ def list_items(
 
 
 def list_creators(
-    *, bundle_id: str = "", page_size: int = 1_000, page_token: str = "", timeout_s: float | None = None
+    *,
+    search: str = "",
+    bundle_id: str = "",
+    page_size: int = 1_000,
+    page_token: str = "",
+    timeout_s: float | None = None,
 ) -> Call[Page[CreatorEntry]]:
-    """Return a page of creators by name."""
-    request = pb.ListCreatorsRequest(bundle_id=bundle_id, page_size=page_size, page_token=page_token)
+    """Return a page of creators by name: all, or those whose name holds a text."""
+    request = pb.ListCreatorsRequest(
+        bundle_id=bundle_id, page_size=page_size, page_token=page_token, search=search
+    )
     return Call(
         "ListCreators",
         request,
@@ -143,3 +159,14 @@ def describe(*, bundle_id: str = "", timeout_s: float | None = None) -> Call[Bun
     """Return what the server serves: bundle, encoder, index, calibration, limits."""
     request = pb.DescribeBundleRequest(bundle_id=bundle_id)
     return Call("DescribeBundle", request, messages.from_description, timeout_s)
+
+
+def list_receipt_keys(*, timeout_s: float | None = None) -> Call[tuple[ReceiptKey, ...]]:
+    """Return the public keys of the server's receipts, the one that signs first; none if it signs nothing."""
+    request = pb.ListReceiptKeysRequest()
+    return Call(
+        "ListReceiptKeys",
+        request,
+        lambda reply: tuple(read(ReceiptKey, key) for key in reply.keys),
+        timeout_s,
+    )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from google.protobuf.message import Message
 
 from attributary.attribution.types import PHASES, AttributedItem, CreatorShare, Limits, Query
@@ -59,7 +58,7 @@ def read(kind: type[T], message: Message, **given: Any) -> T:
     for field in fields(kind):
         if field.name not in given:
             value = getattr(message, field.name)
-            given[field.name] = value if isinstance(value, str | int | float) else tuple(value)
+            given[field.name] = value if isinstance(value, str | bytes | int | float) else tuple(value)
     return kind(**given)
 
 
@@ -98,6 +97,8 @@ def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
 def from_embedding(message: pb.EmbedResponse) -> Embedded:
     """Return an embedding to ask with."""
     embedding = message.embedding
+    import numpy as np
+
     vector = np.array(embedding.values, np.float32)
     return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest)
 
@@ -108,6 +109,7 @@ def _options(asked: Asked) -> pb.Options:
         if value is not None and not 0 <= value <= _MOST:
             raise InvalidArgumentError(f"options.{name}", f"must be from 0 to {_MOST}, got {value}")
     message = pb.Options(top_k=top_k, top_creators=top_creators, timings=asked.get("timings", False))
+    message.receipt = asked.get("receipt", False)
     if filter_ := asked.get("filter"):
         for name, values in asdict(filter_).items():
             field = getattr(message.filter, name)
@@ -126,6 +128,8 @@ def sendable(value: str, field: str) -> str:
 
 def _embedding(query: Query) -> pb.Embedding:
     assert query.embedding is not None
+    import numpy as np
+
     values = np.ascontiguousarray(query.embedding, "<f4").tobytes()
     # The wire form of a packed field is its little-endian array: no loop over Python floats.
     message = pb.Embedding.FromString(b"\x0a" + _varint(len(values)) + values) if values else pb.Embedding()

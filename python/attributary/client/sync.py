@@ -115,6 +115,8 @@ class Client(Blocking):
     attribute_stream = streamed(calls.attribute_stream)
     embed = waited(calls.embed)
     get_item = waited(calls.get_item)
+    get_thumbnail = waited(calls.get_thumbnail)
     list_items = waited(calls.list_items)
     list_creators = waited(calls.list_creators)
     describe = waited(calls.describe)
+    list_receipt_keys = waited(calls.list_receipt_keys)

@@ -119,7 +119,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log) -> None:
     chosen = queries.take(wanted)
     write_plan(job.folder, _plan(job, settings, corpus, model, data, chosen))
     log("fitting the Fisher information and taking the baseline losses")
-    teacher = Abu(settings.teacher, scratch=job.folder / "scratch")
+    teacher = Abu(settings.teacher, scratch=job.cache / "factors")
     teacher.fit(data, model, baseline=job.folder / BASELINE)
     factors = teacher.factors
     fitted: dict[str, object] | None = None

@@ -421,3 +421,22 @@ def test_the_page_turns_http_on():
     assert GatewayConfig(ui=True).http_port == 8080
     assert GatewayConfig(ui=True, http_port=0).http_port == 0
     assert GatewayConfig().http_port == -1
+
+
+async def test_items_and_creators_are_searched(site, tiny_engine):
+    _, _, ask = await site(tiny_engine)
+    _, _, body = await ask("GET", "/v1/items?search=PURPLE%20ell&page_size=5")
+    found = json.loads(body)["items"]
+    assert [item["caption"] for item in found] == ["a purple ellipse"] * 5
+    _, _, body = await ask("GET", "/v1/creators?search=b")
+    assert [creator["name"] for creator in json.loads(body)["creators"]] == ["Bo"]
+    status, _, body = await ask("GET", f"/v1/items?search={'x' * 201}")
+    assert (status, violated(body)) == (400, "search")
+    assert json.loads((await ask("GET", "/v1/items?search=nothing%20at%20all"))[2])["items"] == []
+
+
+async def test_a_bundle_without_pictures_has_none_to_show(site, tiny_engine):
+    _, _, ask = await site(tiny_engine)
+    status, _, body = await ask("GET", "/v1/items/1003/thumbnail")
+    assert (status, json.loads(body)["details"][0]["reason"]) == (404, "THUMBNAIL_NOT_FOUND")
+    assert (await ask("GET", "/v1/items/5/thumbnail"))[0] == 404

@@ -19,14 +19,14 @@ from starlette.routing import Route as Path
 
 from attributary.errors import AttributaryError
 
-from ..calls import Answer, Front
+from ..calls import Answer, Call, Front, Kind
 from ..errors import presentable, to_status
 from ..health import OPEN, Health
 from ..service import AttributionService, unary_methods
 from . import openapi_file, page
 from .bodies import read_message
 from .context import HttpContext, RefusedError
-from .guard import Guard
+from .guard import Guard, policy
 from .replies import refusal, reply
 from .routes import ROUTES, Route
 
@@ -45,8 +45,11 @@ class Site:
     def __init__(self, front: Front, service: AttributionService, health: Health) -> None:
         self._front, self._service, self._health = front, service, health
 
-    def app(self, hosts: frozenset[str], *, ui: bool) -> Guard:
-        """Return the application; `hosts` are the names that it answers to (empty: any), `ui` adds the page."""
+    def app(self, hosts: frozenset[str], *, ui: bool, report: bytes | None = None) -> Guard:
+        """Return the application; `hosts` are the names that it answers to (empty: any).
+
+        `ui` adds the page, and to it the `report` of a run, if there is one.
+        """
         methods = unary_methods(self._service)
         paths = [
             Path(
@@ -60,8 +63,32 @@ class Site:
         paths += [Path("/healthz", _health(check)), Path("/openapi.json", _contract())]
         if ui:
             paths += [Path(path, _file(file)) for path, file in page.read_files().items()]
+        if report is not None:
+            paths.append(Path("/report", self._report(report)))
         handlers: dict[Any, Any] = {HTTPException: _no_path, Exception: _defect}
-        return Guard(Starlette(routes=paths, exception_handlers=handlers), hosts)
+        return Guard(
+            Starlette(routes=paths, exception_handlers=handlers), hosts, policy(page.styles(report or b""))
+        )
+
+    def _report(self, report: bytes) -> Callable[[Request], Awaitable[Response]]:
+        """For those who may ask: a report shows what was generated."""
+
+        async def read(_data: bytes, _call: Call) -> bytes:
+            return report
+
+        answer = self._front.answer("Report", read, Kind())
+
+        async def nothing() -> bytes:
+            return b""
+
+        async def serve(request: Request) -> Response:
+            try:
+                # As text: whoever opens it by its address must not get a page of this origin.
+                return Response(await while_there(request, answer, nothing), media_type="text/plain")
+            except RefusedError as error:
+                return refusal(error.status)
+
+        return serve
 
     def _endpoint(self, route: Route, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         async def serve(request: Request) -> Response:

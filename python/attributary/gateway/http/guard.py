@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from google.rpc import code_pb2, status_pb2
@@ -10,13 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .replies import refusal
 
-# Scripts, styles and pictures of this server, and pictures that the page made; nothing from elsewhere, ever.
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
 _HEADERS: Final = {
-    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -26,11 +21,25 @@ _HEADERS: Final = {
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
+def policy(styles: Sequence[str] = ()) -> str:
+    """Return the Content-Security-Policy: what is this server's, and pictures that the page made; nothing else, ever.
+
+    `styles` are hashes ('sha256-...') of style sheets inside the report of a run, which has pictures inside, too.
+    """
+    own = " ".join(("'self'", *styles))
+    return (
+        f"default-src 'none'; script-src 'self'; style-src {own}; "
+        f"img-src 'self' blob:{' data:' if styles else ''}; connect-src 'self'; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
 class Guard:
     """An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], rules: str) -> None:
         self._app, self._hosts = app, hosts
+        self._headers = {"Content-Security-Policy": rules, **_HEADERS}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what a page of somebody else made a browser send; add the headers to every answer."""
@@ -38,7 +47,7 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)

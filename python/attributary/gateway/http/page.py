@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 from importlib.resources import files
 from typing import Final, NamedTuple
 
@@ -20,6 +22,12 @@ class File(NamedTuple):
     data: bytes
     kind: str
     tag: str  # ETag
+
+
+def styles(report: bytes) -> list[str]:
+    """Return the hashes of the style sheets inside a report, as a Content-Security-Policy names them."""
+    found = re.findall(rb"<style>(.*?)</style>", report, re.DOTALL)
+    return [f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found]
 
 
 def read_files() -> dict[str, File]:

@@ -21,6 +21,7 @@ class Route:
     response: type[Message]
     form: bool = False
     table: bool = False  # answers as Arrow or Parquet too
+    picture: bool = False  # answers with a picture in place of JSON
 
 
 ROUTES: Final = (
@@ -36,7 +37,22 @@ ROUTES: Final = (
     ),
     Route("POST", "/v1/embed", "Embed", pb.EmbedRequest, pb.EmbedResponse, True),
     Route("GET", "/v1/items/{id}", "GetItem", pb.GetItemRequest, pb.GetItemResponse),
+    Route(
+        "GET",
+        "/v1/items/{id}/thumbnail",
+        "GetThumbnail",
+        pb.GetThumbnailRequest,
+        pb.GetThumbnailResponse,
+        picture=True,
+    ),
     Route("GET", "/v1/items", "ListItems", pb.ListItemsRequest, pb.ListItemsResponse, table=True),
     Route("GET", "/v1/creators", "ListCreators", pb.ListCreatorsRequest, pb.ListCreatorsResponse),
     Route("GET", "/v1/bundle", "DescribeBundle", pb.DescribeBundleRequest, pb.DescribeBundleResponse),
+    Route(
+        "GET",
+        "/v1/receipt-keys",
+        "ListReceiptKeys",
+        pb.ListReceiptKeysRequest,
+        pb.ListReceiptKeysResponse,
+    ),
 )

@@ -45,7 +45,7 @@ class HttpServer:
         self, front: Front, service: AttributionService, health: Health, config: GatewayConfig
     ) -> None:
         self._config = config
-        app = Site(front, service, health).app(_hosts(config), ui=config.ui)
+        app = Site(front, service, health).app(_hosts(config), ui=config.ui, report=_report(config))
         # What callers do wrong is counted and answered; uvicorn's own words about it would be logged in another form.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         protocol: Any = partial(
@@ -107,6 +107,15 @@ def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
 
     first.sni_callback = newest
     return first
+
+
+def _report(config: GatewayConfig) -> bytes | None:
+    if config.ui_report is None:
+        return None
+    try:
+        return config.ui_report.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError("ui_report", f"cannot be read: {error}") from None
 
 
 def _hosts(config: GatewayConfig) -> frozenset[str]:
