@@ -155,14 +155,17 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
                 uri=items.uri(item),
                 creator_url=items.creator_url(item),
                 near_dup_group=items.near_dup_group(item),
+                creator_ids=items.ids_of(items.creator(item)),
             )
             for rank, (item, similarity, share) in enumerate(
                 zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1
             )
         ),
         creators=tuple(
-            CreatorShare(items.creator_names[code], total, count, *ends)
-            for code, total, count, ends in zip(
+            CreatorShare(
+                items.creator_names[code], total, count, low, high, items.ids_of(items.creator_names[code])
+            )
+            for code, total, count, (low, high) in zip(
                 scored.creators[row, : prepared.top_creators].tolist(),
                 scored.creator_share[row].tolist(),
                 scored.creator_items[row].tolist(),
@@ -177,10 +180,13 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         out_of_distribution=bool(scored.peak[row] < np.float32(calibration.ood_similarity)),
         revision=view.revision,
         timings=prepared.timings,
+        picture=prepared.picture,
     )
 
 
-def _ends(calibration: ShareCalibration, shares: NDArray[np.float32]) -> Iterable[tuple[float, ...]]:
-    """Low and high of each creator's share; nothing of each where the bundle does not say."""
+def _ends(
+    calibration: ShareCalibration, shares: NDArray[np.float32]
+) -> Iterable[tuple[float | None, float | None]]:
+    """Low and high of each creator's share; None of each where the bundle does not say."""
     found = calibration.between(shares)
-    return repeat(()) if found is None else zip(*(end.tolist() for end in found), strict=True)
+    return repeat((None, None)) if found is None else zip(*(end.tolist() for end in found), strict=True)

@@ -148,9 +148,14 @@ class Manifest:
     delta: bool = False  # whether `delta/<id>.log` is part of the bundle; no part of the id
 
     @property
+    def digest(self) -> str:
+        """The SHA-256, hex, of the manifest's canonical JSON without its id and `delta`."""
+        return hashlib.sha256(_canonical(_plain(self)).encode()).hexdigest()
+
+    @property
     def bundle_id(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the manifest's canonical JSON."""
-        return hashlib.sha256(_canonical(_plain(self)).encode()).hexdigest()[:16]
+        """The first 16 hex digits of `digest`."""
+        return self.digest[:16]
 
     @property
     def vectors_are_trained(self) -> bool:

@@ -14,6 +14,7 @@ from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import aim, report
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.queries import Queries
+from attributary_train.subject.recipe import ADOPTED
 
 from .foreign import Picture, flat, gradients, noise, pages, pictures_in, untrained
 from .held import KINDS, Cosines, Items, StudentEncoder
@@ -49,7 +50,9 @@ def compare(
     sets["noise"] = noise(count, size, seed)
     sets["flat colours"], sets["gradients"] = flat(count, size, seed), gradients(count, size, seed)
     sets["text and screens"] = pages(count, size, seed)
-    sets["untrained generator"] = untrained(subject, test, count, seed)
+    if subject.recipe.name != ADOPTED:
+        # Of an adopted model it is not known how one without training would begin.
+        sets["untrained generator"] = untrained(subject, test, count, seed)
     alarms = float(file.measured.get("fit", {}).get("false_alarms", FALSE_ALARMS)) if file else FALSE_ALARMS
     groups = Columns.of(Items.of(student.folder.ids, subject.corpus).groups)
     results: dict[str, Any] = {}
@@ -89,7 +92,7 @@ def compare(
         "test": len(test),
         "foreign": {name: len(found) for name, found in sets.items()},
     }
-    return report("flag", config, results, aims)
+    return report("flag", config, results, aims, subject.recipe.name)
 
 
 def _paid(cosines: Cosines, groups: Columns, by: ShareCalibration, candidates: int) -> float:

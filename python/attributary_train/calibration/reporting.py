@@ -55,7 +55,9 @@ def full_report(
         "candidates": file.candidates,
         "method": file.calibration.method,
     }
-    told = report("calibration", config, {**results, "agreement": agreement}, aims(results))
+    told = report(
+        "calibration", config, {**results, "agreement": agreement}, aims(results), folder.subject.id
+    )
     measured = {
         "split": split,
         "queries": len(held.queries),

@@ -17,9 +17,9 @@ from attributary.kernels import resize_crop
 from attributary_train.corpus import Corpus
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.data import SubjectData
+from attributary_train.towers.features import TowerFeatures
 
 from .errors import StudentError
-from .features import TowerFeatures
 
 ItemPictures = Literal["served", "decoded"]
 Pictures = npt.NDArray[np.uint8]
@@ -64,7 +64,7 @@ def item_pictures(
     its latent through the autoencoder, with the softness of what the generator draws.
     """
     if kind == "decoded":
-        return decode(autoencoder, data.latents)
+        return decode(autoencoder, data.latents.float())
     if kind != "served":
         raise StudentError("items", f"{kind!r}; there are {', '.join(get_args(ItemPictures))}")
     return np.stack([resize_crop(corpus.pixels(int(number)), size) for number in data.ids])

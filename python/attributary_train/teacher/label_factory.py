@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
+from attributary.bundle.files import sha256
+from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
 from attributary_train.subject.data import SubjectData
@@ -32,7 +31,6 @@ from attributary_train.teacher.labels import (
     SHARDS,
     LabelSettings,
     Planned,
-    file_digest,
     forget_failures,
     read_facts,
     read_labels,
@@ -45,7 +43,8 @@ from attributary_train.teacher.query_digest import query_digests
 from attributary_train.teacher.registry import Context, create
 
 Log = Callable[[str], None]
-_SAY_EVERY_S = 30.0
+# Queries whose candidates are chosen at a time.
+_PLANNED = 64
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Made:
     seconds: float
 
 
-def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
+def prepare(job: Job, settings: LabelSettings, log: Log, device: str = "cpu") -> None:
     """Plan, fit factors and take the baseline, unless the folder has them already.
 
     Of several that start at a time one prepares and the others wait for it. Raises `TeacherError` if the folder was
@@ -87,18 +86,18 @@ def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
         for name in (SHARDS, LOCKS):
             (job.folder / name).mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder / LOCKS / "prepare.lock"):
-            _prepare(job, settings, log)
+            _prepare(job, settings, log, device)
     except OSError as error:
         raise TeacherError(str(job.folder), f"cannot be used: {error}") from error
 
 
-def _prepare(job: Job, settings: LabelSettings, log: Log) -> None:
+def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
     model = load_subject(job.subject)
     asked = {
         "schema_version": SCHEMA_VERSION,
         "settings": json.loads(json.dumps(settings.to_json())),
         "weights": model.weights,
-        "queries": file_digest(job.queries),
+        "queries": sha256(job.queries),
         "splits": list(job.splits),
         "limit": job.limit,
     }
@@ -122,7 +121,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log) -> None:
     chosen = queries.take(wanted)
     write_plan(job.folder, _plan(job, settings, corpus, model, data, chosen))
     log("fitting the Fisher information and taking the baseline losses")
-    teacher = Abu(settings.teacher, scratch=job.folder / "scratch")
+    teacher = Abu(settings.teacher, scratch=job.cache / "factors", device=device)
     teacher.fit(data, model, baseline=job.folder / BASELINE)
     factors = teacher.factors
     fitted: dict[str, object] | None = None
@@ -147,15 +146,21 @@ def _plan(
     data: SubjectData,
     queries: Queries,
 ) -> list[Planned]:
-    if settings.candidates.everything:
-        similarity = np.zeros((len(queries), len(data)), np.float32)
-    else:
+    features = None
+    if not settings.candidates.everything:
         features = create("joined", Context(job.subject, corpus, job.cache))
         features.fit(data, model)
-        similarity = features.score(queries, data.ids)
     plan = []
     for at, name in enumerate(queries.names):
-        candidates = choose(name, similarity[at], data.ids, settings.candidates)
+        if at % _PLANNED == 0:
+            # Some queries at a time: all of them beside all items are more than memory holds.
+            some = queries.take(range(at, min(at + _PLANNED, len(queries))))
+            similarity = (
+                np.zeros((len(some), len(data)), np.float32)
+                if features is None
+                else features.score(some, data.ids)
+            )
+        candidates = choose(name, similarity[at % _PLANNED], data.ids, settings.candidates)
         plan.append(
             Planned(
                 name, at // settings.per_shard, candidates, min(settings.candidates.nearest, len(candidates))
@@ -181,18 +186,22 @@ def make_labels(
     """
     if workers < 1:
         raise TeacherError("workers", f"{workers}; must be at least 1")
-    prepare(job, settings, log)
+    prepare(job, settings, log, devices[0])
     if retry_failed:
         log(f"{forget_failures(job.folder)} shards with failed queries are made again")
-    plan = read_plan(job.folder)
-    todo = [number for number in plan if not shard_path(job.folder, number).exists()]
+    pairs = {
+        number: sum(len(e.candidates) for e in entries) for number, entries in read_plan(job.folder).items()
+    }
+    todo = missing(job.folder, pairs)
     began = time.monotonic()
-    pairs = sum(len(entry.candidates) for number in todo for entry in plan[number])
     if todo:
-        _run(
-            job.folder, plan, todo, [devices[at % len(devices)] for at in range(min(workers, len(todo)))], log
-        )
-    return summary(job, pairs, time.monotonic() - began, log)
+        _run(job.folder, {number: pairs[number] for number in todo}, workers, devices, log)
+    return summary(job, sum(pairs[number] for number in todo), time.monotonic() - began, log)
+
+
+def missing(folder: Path, numbers: Iterable[int]) -> list[int]:
+    """Those of some shards that are not there."""
+    return [number for number in numbers if not shard_path(folder, number).exists()]
 
 
 def summary(job: Job, pairs: int, seconds: float, log: Log) -> Made:
@@ -204,57 +213,24 @@ def summary(job: Job, pairs: int, seconds: float, log: Log) -> Made:
     return Made(len(labels), len(failed), pairs, seconds)
 
 
-def _run(
-    folder: Path, plan: dict[int, list[Planned]], todo: Sequence[int], devices: Sequence[str], log: Log
-) -> None:
-    # OpenMP threads that wait by spinning cost more than they give at this size: one thread, one process a core.
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    command = [sys.executable, "-m", "attributary_train.teacher.label_worker", str(folder), str(os.getpid())]
-    logs = [folder / LOCKS / f"worker-{os.getpid()}-{at}.log" for at in range(len(devices))]
-    processes = []
-    try:
-        for path, device in zip(logs, devices, strict=True):
-            with path.open("wb") as stream:
-                processes.append(
-                    subprocess.Popen(
-                        [*command, device], env={**os.environ, **single}, stdout=stream, stderr=stream
-                    )
-                )
-        _watch(folder, plan, todo, processes, log)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in processes:
-            process.wait()
-    left = [number for number in todo if not shard_path(folder, number).exists()]
-    if left:
-        words = "".join(path.read_text(errors="replace") for path in logs).strip().splitlines() or [
-            "no message"
-        ]
-        raise TeacherError(
-            "label worker",
-            f"ended with {len(left)} of {len(todo)} shards left; start again to go on: {words[-1]}",
-        )
-    for path in logs:
-        path.unlink(missing_ok=True)
+def _run(folder: Path, pairs: dict[int, int], workers: int, devices: Sequence[str], log: Log) -> None:
+    """Make the shards of `pairs`, which says how many pairs each holds."""
+    crew = jobs.Crew(
+        "label worker",
+        "attributary_train.teacher.label_worker",
+        (str(folder),),
+        min(workers, len(pairs)),
+        devices,
+        logs=folder / LOCKS,
+        pieces="shards",
+        unit="pairs",
+        total=sum(pairs.values()),
+        error=TeacherError,
+    )
 
+    def left() -> list[int]:
+        return missing(folder, pairs)
 
-def _watch(
-    folder: Path,
-    plan: dict[int, list[Planned]],
-    todo: Sequence[int],
-    processes: Sequence[subprocess.Popen[bytes]],
-    log: Log,
-) -> None:
-    pairs = {number: sum(len(entry.candidates) for entry in plan[number]) for number in todo}
-    total, began, said = sum(pairs.values()), time.monotonic(), 0.0
-    while any(process.poll() is None for process in processes):
-        time.sleep(0.2)
-        if time.monotonic() - said < _SAY_EVERY_S:
-            continue
-        said = time.monotonic()
-        done = sum(count for number, count in pairs.items() if shard_path(folder, number).exists())
-        rate = done / (said - began)
-        left = f"{(total - done) / rate / 60:.0f} min left" if done else "time left unknown"
-        log(f"labels: {done:,} of {total:,} pairs, {rate:,.0f} pairs/s, {left}")
+    jobs.supervise(
+        crew, lambda: crew.total - sum(pairs[number] for number in left()), lambda: len(left()), log
+    )
