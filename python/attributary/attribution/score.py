@@ -8,14 +8,15 @@ is hidden is told as the withheld share. The formula is in `attributary.kernels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attributary import kernels
-from attributary.bundle.manifest import Calibration
+from attributary.bundle.manifest import Calibration, ShareCalibration
 
 from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared
 from .view import Candidates, View
@@ -140,7 +141,7 @@ def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDAr
 def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
     """From codes and rows to words: ids, captions, creators' names."""
     items, scored, row = view.bundle.items, found.scored, found.row
-    foreign_below = view.bundle.manifest.calibration.of(prepared.has_prompt).ood_similarity
+    calibration = view.bundle.manifest.calibration.of(prepared.has_prompt)
     return Attribution(
         items=tuple(
             AttributedItem(
@@ -162,12 +163,13 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         ),
         creators=tuple(
             CreatorShare(
-                items.creator_names[code], total, count, creator_ids=items.ids_of(items.creator_names[code])
+                items.creator_names[code], total, count, low, high, items.ids_of(items.creator_names[code])
             )
-            for code, total, count in zip(
+            for code, total, count, (low, high) in zip(
                 scored.creators[row, : prepared.top_creators].tolist(),
                 scored.creator_share[row].tolist(),
                 scored.creator_items[row].tolist(),
+                _ends(calibration, scored.creator_share[row]),
                 strict=False,
             )
             if code >= 0
@@ -175,8 +177,16 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         diffuse_share=float(scored.diffuse[row]),
         withheld_share=float(scored.withheld[row]),
         # As the kernel compares them.
-        out_of_distribution=bool(scored.peak[row] < np.float32(foreign_below)),
+        out_of_distribution=bool(scored.peak[row] < np.float32(calibration.ood_similarity)),
         revision=view.revision,
         timings=prepared.timings,
         picture=prepared.picture,
     )
+
+
+def _ends(
+    calibration: ShareCalibration, shares: NDArray[np.float32]
+) -> Iterable[tuple[float | None, float | None]]:
+    """Low and high of each creator's share; None of each where the bundle does not say."""
+    found = calibration.between(shares)
+    return repeat((None, None)) if found is None else zip(*(end.tolist() for end in found), strict=True)

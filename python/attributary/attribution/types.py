@@ -136,6 +136,9 @@ class CreatorShare:
     creator: str
     share: float
     item_count: int
+    # Between what the creator's influence lies nine times in ten; None where the bundle's calibration does not say.
+    low: float | None = None
+    high: float | None = None
     creator_ids: tuple[str, ...] = ()  # as in AttributedItem
 
 

@@ -12,7 +12,7 @@ from attributary.errors import InputError
 from .prompts import Prompt
 from .rows import Outcome
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _ITEM = pa.struct(
     [
@@ -27,6 +27,8 @@ _CREATOR = pa.struct(
         pa.field("creator", pa.string(), nullable=False),
         pa.field("share", pa.float32(), nullable=False),
         pa.field("item_count", pa.int32(), nullable=False),
+        pa.field("low", pa.float32()),
+        pa.field("high", pa.float32()),
     ]
 )
 _BEFORE = (pa.field("generation_id", pa.string(), nullable=False), pa.field("model_id", pa.string()))

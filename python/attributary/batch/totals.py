@@ -23,7 +23,7 @@ from .schema import SCHEMA_VERSION
 
 CREATORS = "creators.parquet"
 CREATORS_CSV = "creators.csv"
-CREATOR_COLUMNS = ("creator", "share", "share_in_distribution", "generations", "mean_share")
+CREATOR_COLUMNS = ("creator", "share", "share_in_distribution", "generations", "mean_share", "low", "high")
 
 
 @dataclass(slots=True)
@@ -42,6 +42,9 @@ class Totals:
     share: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     in_distribution: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     generations: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    # Sums of the ends of intervals, as if all answers erred the same way; NaN where one answer had none.
+    low: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    high: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add(self, table: pa.Table) -> None:
         """Add one shard's rows."""
@@ -67,6 +70,9 @@ class Totals:
         np.add.at(self.share, codes, shares)
         np.add.at(self.in_distribution, codes, np.where(foreign[row_of], 0.0, shares))
         np.add.at(self.generations, codes, 1)
+        for name, sums in (("low", self.low), ("high", self.high)):
+            # Null comes out as NaN, and a sum with it stays NaN.
+            np.add.at(sums, codes, flat.field(name).to_numpy(zero_copy_only=False).astype(np.float64))
 
     def creators(self) -> pa.Table:
         """Return one row a creator by descending share, then by name."""
@@ -78,6 +84,8 @@ class Totals:
             pa.array(self.in_distribution[order], pa.float64()),
             pa.array(self.generations[order], pa.int64()),
             pa.array(self.share[order] / max(1, self.answered), pa.float64()),
+            pa.array(self.low[order], pa.float64(), from_pandas=True),
+            pa.array(self.high[order], pa.float64(), from_pandas=True),
         )
         return pa.table(dict(zip(CREATOR_COLUMNS, columns, strict=True)))
 
@@ -88,6 +96,8 @@ class Totals:
             self.share = np.concatenate([self.share, np.zeros(grown)])
             self.in_distribution = np.concatenate([self.in_distribution, np.zeros(grown)])
             self.generations = np.concatenate([self.generations, np.zeros(grown, np.int64)])
+            self.low = np.concatenate([self.low, np.zeros(grown)])
+            self.high = np.concatenate([self.high, np.zeros(grown)])
         return code
 
 

@@ -81,6 +81,7 @@ def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
         diffuse_floor=float(raw.get("diffuse_floor", 0.0)),
         ood_margin=float(raw.get("ood_margin", 0.0)),
         reach=int(raw.get("reach", 0)),
+        interval=tuple((float(at), float(low), float(high)) for at, low, high in raw.get("interval", ())),
     )
     if problem := shares.problem():
         raise ValueError(problem)

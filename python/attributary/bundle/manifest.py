@@ -9,6 +9,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attributary.errors import BundleError
 
 from .files import write_whole
@@ -19,6 +22,7 @@ MANIFEST = "manifest.json"
 CROP = "crop"
 # How many groups can be told to have a share at most: the kernels count in float32.
 MAX_REACH = 2**24
+MAX_KNOTS = 64
 # The note that says why a bundle has no int8 encoder although its export brought one.
 INT8_LEFT_OUT = "int8_left_out"
 
@@ -36,6 +40,15 @@ class ShareCalibration:
         0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
     )
     reach: int = 0  # at most so many near-duplicate groups get a share; 0: all of them
+    # Rows (a creator's share, low, high), rising: between what such a creator's influence lies nine times in ten.
+    interval: tuple[tuple[float, float, float], ...] = ()
+
+    def between(self, shares: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Ends of the intervals of creators' shares, which lie within; all of one shape. None without a table."""
+        if not self.interval:
+            return None
+        at, low, high = zip(*self.interval, strict=True)
+        return np.minimum(shares, np.interp(shares, at, low)), np.maximum(shares, np.interp(shares, at, high))
 
     def problem(self) -> str | None:
         """What is out of range, by its name; None if nothing is."""
@@ -51,6 +64,18 @@ class ShareCalibration:
         ):
             if not fits:
                 return f"{name} {getattr(self, name)}, must be {wanted}"
+        return self._interval_problem()
+
+    def _interval_problem(self) -> str | None:
+        if not self.interval:
+            return None
+        if len(self.interval) > MAX_KNOTS or any(len(row) != 3 for row in self.interval):
+            return f"interval must be at most {MAX_KNOTS} rows of share, low and high"
+        table = np.array(self.interval, np.float64)
+        inside = bool(((table >= 0) & (table <= 1)).all()) and bool((table[:, 1] <= table[:, 2]).all())
+        steps = np.diff(table, axis=0)
+        if not inside or not (steps >= 0).all() or not (steps[:, 0] > 0).all():
+            return "interval must rise within [0, 1], low at most high"
         return None
 
 
@@ -192,6 +217,8 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         for name in ("diffuse_floor", "ood_margin", "reach"):
             if shares[name] == 0:
                 del shares[name]
+        if not shares["interval"]:
+            del shares["interval"]
     return told
 
 
@@ -221,6 +248,8 @@ def _parse(kind: Any, raw: object, where: str) -> Any:
 def _value(hint: Any, raw: object, where: str) -> Any:
     if hasattr(hint, "__dataclass_fields__"):
         return _parse(hint, raw, where + ".")
+    if get_origin(hint) is tuple:
+        return _rows(raw, where)
     if get_origin(hint) is dict:
         if not isinstance(raw, dict) or not all(isinstance(part, str) for part in raw.values()):
             raise BundleError(MANIFEST, f"{where} must map names to strings")
@@ -232,3 +261,15 @@ def _value(hint: Any, raw: object, where: str) -> Any:
     if not isinstance(raw, hint) or isinstance(raw, bool):
         raise BundleError(MANIFEST, f"{where} must be {hint.__name__}, got {type(raw).__name__}")
     return raw
+
+
+def _rows(raw: object, where: str) -> tuple[tuple[float, ...], ...]:
+    numbers = isinstance(raw, list) and all(
+        isinstance(row, list)
+        and all(isinstance(one, int | float) and not isinstance(one, bool) for one in row)
+        for row in raw
+    )
+    if not numbers:
+        raise BundleError(MANIFEST, f"{where} must be a list of rows of numbers")
+    assert isinstance(raw, list)
+    return tuple(tuple(float(one) for one in row) for row in raw)

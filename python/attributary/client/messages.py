@@ -53,10 +53,18 @@ def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRe
 
 
 def read(kind: type[T], message: Message, **given: Any) -> T:
-    """Return a dataclass made of the fields of a message that have its names, lists as tuples; `given` are others."""
+    """Return a dataclass made of the fields of a message that have its names, lists as tuples; `given` are others.
+
+    An optional field that is absent is None.
+    """
     assert is_dataclass(kind)
     for field in fields(kind):
         if field.name not in given:
+            if message.DESCRIPTOR.fields_by_name[field.name].has_presence and not message.HasField(
+                field.name
+            ):
+                given[field.name] = None
+                continue
             value = getattr(message, field.name)
             given[field.name] = value if isinstance(value, str | bytes | int | float) else tuple(value)
     return kind(**given)

@@ -57,6 +57,11 @@ def _clear(command: Any) -> Any:
     "--candidates", type=click.IntRange(min=10), help="Items that compete; default: all, at most 2,000."
 )
 @click.option("--false-alarms", type=float, help="Share of generated pictures that may be flagged.")
+@click.option(
+    "--generated",
+    type=FILE,
+    help="Further queries of the generator, for the flag's threshold: their validation split, 1,000 at best.",
+)
 @click.option("--out", type=OUT, help="Default: calibration.json in the student's folder.")
 @_clear
 def fit(
@@ -70,15 +75,17 @@ def fit(
     level: float | None,
     candidates: int | None,
     false_alarms: float | None,
+    generated: Path | None,
     out: Path | None,
 ) -> None:
     """Fit the shares' parameters and the flag's threshold to held-out labels; write calibration.json."""
     from attributary.building.calibration_file import CALIBRATION
     from attributary_train.calibration.fitting import fit_file
+    from attributary_train.calibration.held import generated_cosines
     from attributary_train.calibration.mass import LEVEL
     from attributary_train.calibration.ood import FALSE_ALARMS
 
-    student, _, held = _open(
+    student, subject, held = _open(
         student_dir,
         subject_dir,
         corpus_dir,
@@ -95,6 +102,7 @@ def fit(
         level=LEVEL if level is None else level,
         candidates=candidates,
         false_alarms=FALSE_ALARMS if false_alarms is None else false_alarms,
+        generated=None if generated is None else generated_cosines(student, subject, generated),
     )
     target = out or student_dir / CALIBRATION
     made.write(target)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import StudentFolder
 from attributary.bundle.manifest import Calibration
 
-from .fit import LIKELY, Fitted, fit_shares
-from .held import KINDS, Held
+from .fit import LIKELY, Fitted, by_creator, fit_shares
+from .held import KINDS, Cosines, Held
+from .interval import COVERAGE, creator_interval
 from .ood import FALSE_ALARMS, SCORES, SERVED, margin, threshold
+from .shares import shares_of
 from .skill import Climatology
 
 MOST_CANDIDATES = 2_000
@@ -22,14 +27,21 @@ def fit_file(
     level: float,
     candidates: int | None = None,
     false_alarms: float = FALSE_ALARMS,
+    generated: Mapping[str, Cosines] | None = None,
 ) -> tuple[CalibrationFile, dict[str, Fitted]]:
-    """Fit both kinds of query to the teacher's mass of `held`; returns the file, and what was fitted by kind."""
+    """Fit both kinds of query to the teacher's mass of `held`; returns the file, and what was fitted by kind.
+
+    `generated`: cosines of further pictures of the generator, which need no labels; with them the flag's threshold is
+    as sure as their number makes it. By default the labelled ones serve.
+    """
+    generated = held.similarity if generated is None else generated
+    flagged_of = len(generated[KINDS[0]])
     most = len(held.items.ids)
     count = min(candidates or MOST_CANDIDATES, most)
     found, constants = {}, {}
     for kind in KINDS:
         cosines = held.similarity[kind]
-        scores = SCORES[SERVED](cosines)
+        scores = SCORES[SERVED](generated[kind])
         found[kind] = fit_shares(
             cosines,
             held.grouped,
@@ -39,18 +51,21 @@ def fit_file(
             ood_similarity=threshold(scores, false_alarms),
             ood_margin=margin(scores, false_alarms),
         )
+        found[kind] = _with_interval(found[kind], held, kind, count)
         reach = found[kind].calibration.reach
         constants[kind] = Climatology.of(cosines, held.grouped, held.target, reach).as_json()
     method = (
         f"log loss of the teacher's mass, by item and by creator, on {len(held.queries)} {split} queries; an item has "
         f"mass where its score is {level:g} spreads above the median, and as many are named as have mass with a chance "
-        f"of {LIKELY:g}; out of distribution is below the {SERVED} that {false_alarms:.0%} of those queries fall below"
+        f"of {LIKELY:g}; out of distribution is below the {SERVED} that {false_alarms:.0%} of {flagged_of} generated "
+        f"pictures fall below; intervals hold a creator's mass on {COVERAGE:.0%} of those queries"
     )
     fit = {
         "split": split,
         "queries": len(held.queries),
         "level": level,
         "false_alarms": false_alarms,
+        "flagged_of": flagged_of,
         "loss": {kind: one.loss for kind, one in found.items()},
         "hidden": {kind: one.hidden for kind, one in found.items()},
         "climatology": constants,
@@ -65,3 +80,12 @@ def fit_file(
         measured={"fit": fit},
     )
     return made, found
+
+
+def _with_interval(fitted: Fitted, held: Held, kind: str, candidates: int) -> Fitted:
+    """With what creators held who were told a share, on the queries that are fitted to."""
+    told, _ = shares_of(held.similarity[kind], held.grouped, fitted.calibration, candidates)
+    said = by_creator(told, held.creator_of_item)
+    seen = by_creator(held.target.mass, held.creator_of_item)
+    table = creator_interval(said[said > 0], seen[said > 0])
+    return replace(fitted, calibration=replace(fitted.calibration, interval=table))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode
@@ -54,6 +54,45 @@ def noise(count: int, size: int, seed: int = 0) -> list[Picture]:
         side = max(2, size >> (number % 4))
         coarse = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
         made.append(np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)))
+    return made
+
+
+def flat(count: int, size: int, seed: int = 0) -> list[Picture]:
+    """One colour each, white and black first: uint8 [size, size, 3]."""
+    colours = np.random.default_rng(seed).integers(0, 256, (count, 3), np.uint8)
+    colours[:2] = np.array([[255] * 3, [0] * 3])[: len(colours)]
+    return [np.tile(colour, (size, size, 1)) for colour in colours]
+
+
+def gradients(count: int, size: int, seed: int = 0) -> list[Picture]:
+    """From one colour to another along any direction: uint8 [size, size, 3]."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:size, 0:size] / max(size - 1, 1)
+    made = []
+    for _ in range(count):
+        angle, ends = rng.uniform(0, 2 * np.pi), rng.uniform(0, 256, (2, 3))
+        along = np.cos(angle) * rows + np.sin(angle) * columns
+        part = ((along - along.min()) / np.ptp(along))[..., None]
+        made.append(np.asarray(np.clip(ends[0] * (1 - part) + ends[1] * part, 0, 255), np.uint8))
+    return made
+
+
+def pages(count: int, size: int, seed: int = 0) -> list[Picture]:
+    """Lines of text, every other one in the panels and bars of a screen: uint8 [size, size, 3]."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        paper = Image.new("RGB", (4 * size, 4 * size), "white" if rng.random() < 0.7 else "#202428")
+        draw = ImageDraw.Draw(paper)
+        ink = "black" if paper.getpixel((0, 0)) == (255, 255, 255) else "white"
+        if number % 2:
+            shade = tuple(int(one) for one in rng.integers(0, 256, 3))
+            draw.rectangle((0, 0, 4 * size, size // 3), fill=shade)
+            draw.rectangle((0, size // 3, int(rng.integers(size // 2, size)), 4 * size), fill="#c8ccd0")
+        for line in range(size // 2, 4 * size - 12, int(rng.integers(12, 26))):
+            letters = rng.integers(97, 123, int(rng.integers(4, 2 * size // 3)))
+            draw.text((size // 3, line), "".join(map(chr, letters.tolist())), fill=ink)
+        made.append(np.asarray(paper.resize((size, size), Image.Resampling.BOX)))
     return made
 
 

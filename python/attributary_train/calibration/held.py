@@ -105,6 +105,16 @@ class Held:
         return all(len(places) == len(self.items.ids) for places in self.columns)
 
 
+def generated_cosines(student: StudentEncoder, subject: Subject, query_file: Path) -> dict[str, Cosines]:
+    """Cosines of further pictures of the generator by kind of query: of a file's validation queries, without labels."""
+    queries = subject.queries(query_file, "validation")
+    pictures = list(decode(subject.autoencoder, queries.latents))
+    return {
+        "image": student.cosines(pictures, [""] * len(pictures)),
+        "image_and_prompt": student.cosines(pictures, queries.prompts),
+    }
+
+
 def open_held(
     student: StudentEncoder,
     subject: Subject,

@@ -15,6 +15,7 @@ from attributary_train.evaluation.stats import Interval, percentile_interval, re
 from .errors import CalibrationError
 from .fit import Target, by_creator, log_losses, unnamed
 from .held import KINDS, Held
+from .interval import COVERAGE, coverage
 from .reliability import Floats, Reliability, reliability
 from .shares import named_groups, shares_of
 from .skill import Climatology, skills
@@ -24,6 +25,7 @@ TOP = 10
 TOP_CREATORS = 3
 CREATORS_AIM = 0.3
 LARGEST_AIM = 0.1
+COVERED_WITHIN = 0.03
 # The readings that are drawn.
 PANELS = (f"top {TOP} items", "items with a share", f"top {TOP_CREATORS} creators", "diffuse part")
 _DRAWS = 2000
@@ -82,6 +84,7 @@ def _kind(
             diffuse[known],
         ),
         "calibration": asdict(shares_by),
+        "creators' intervals": coverage(shares_by, told_creators[named], seen_creators[named]),
         "loss": float(losses.mean()),
         "least loss": float(_least_losses(target, named_items)[known].mean()),
         "loss of even shares": float(_even_losses(target, named_items)[known].mean()),
@@ -157,6 +160,20 @@ def aims(results: Row) -> list[Row]:
             note = f"95% [{row['low']:.3f}, {row['high']:.3f}]; climatology {row['climatology']:.4f}"
             note += f"; the rank profile's skill {constant:.3f}" if constant else ""
             found.append(_aim(f"skill, {name}, {kind}", row["skill"], least, met, note))
+        intervals = results[kind].get("creators' intervals", {})
+        covered = intervals.get("covered")
+        if covered is not None:
+            off_by = abs(covered - COVERAGE)
+            note = f"of intervals that are {intervals['width']:.3f} wide on average"
+            found.append(
+                _aim(
+                    f"coverage of creators' intervals, {kind}",
+                    covered,
+                    COVERAGE,
+                    off_by <= COVERED_WITHIN,
+                    note,
+                )
+            )
         largest = skill["largest tenth of the items' shares"]
         off, constant = (
             abs(largest[f"{who}told"] / max(largest[f"{who}seen"], 1e-9) - 1.0)

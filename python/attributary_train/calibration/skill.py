@@ -104,7 +104,7 @@ def skills(
         },
         "diffuse part, Brier": _skill((diffuse - rest) ** 2, (constant_rest - rest) ** 2)
         | _decomposed(diffuse[:, None], rest[:, None])
-        | {"correlation": float(np.corrcoef(diffuse, rest)[0, 1]) if diffuse.std() > 0 else 0.0},
+        | {"correlation": _correlation(diffuse, rest)},
         "largest tenth of the items' shares": _largest(said, constant, seen),
     }
 
@@ -162,6 +162,11 @@ def _decomposed(told: Floats, seen: Floats) -> Row:
         "uncertainty": uncertainty,
         "within bins": score - float(reliability) + float(resolution) - uncertainty,
     }
+
+
+def _correlation(told: Floats, seen: Floats) -> float:
+    both = told.std() > 0 and seen.std() > 0
+    return float(np.corrcoef(told, seen)[0, 1]) if both else 0.0
 
 
 def _largest(told: Floats, constant: Floats, seen: Floats) -> Row:

@@ -125,6 +125,13 @@ def unit(seed, engine):
     return vector + 0.3 * noise / np.linalg.norm(noise)
 
 
+# Few are named, with intervals, and shares rise over a margin.
+NEAR = {
+    "reach": 5,
+    "ood_similarity": 0.5,
+    "ood_margin": 0.4,
+    "interval": ((0.01, 0.0, 0.1), (0.3, 0.1, 0.6)),
+}
 FILTERS = (
     Filter(),
     Filter(exclude_creators=("Ann",)),
@@ -140,9 +147,10 @@ FILTERS = (
     data=st.data(),
     candidates=st.sampled_from([1, 8, 40, 300]),
     deleted=st.booleans(),
+    shares=st.sampled_from(({}, NEAR)),
 )
-def test_an_answer_alone_is_the_same_in_any_batch(tiny_engine, seeds, data, candidates, deleted):
-    engine = narrowed(tiny_engine, candidates)
+def test_an_answer_alone_is_the_same_in_any_batch(tiny_engine, seeds, data, candidates, deleted, shares):
+    engine = narrowed(tiny_engine, candidates, **shares)
     if deleted:
         engine.view = engine.view.apply(deletion(engine, "Bo"))
     prepared = []
@@ -198,8 +206,9 @@ def deletion(engine, creator):
 @pytest.mark.parametrize("candidates", [8, 40, 300])
 @pytest.mark.parametrize("hidden", [("Ann",), ("Bo", "Cy"), ("Ann", "Bo", "Cy", "Dee")])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_share_rises_under_a_filter_or_a_deletion(tiny_engine, candidates, hidden, seed):
-    plain = narrowed(tiny_engine, candidates)
+@pytest.mark.parametrize("named", [{}, NEAR], ids=["all", "near"])
+def test_no_share_rises_under_a_filter_or_a_deletion(tiny_engine, candidates, hidden, seed, named):
+    plain = narrowed(tiny_engine, candidates, **named)
     query = Query(embedding=unit(seed, plain))
     everything = Options(top_k=300, top_creators=300)
     before = plain.attribute(query, everything)
@@ -208,7 +217,7 @@ def test_no_share_rises_under_a_filter_or_a_deletion(tiny_engine, candidates, hi
     filtered = plain.attribute(query, replace(everything, filter=Filter(exclude_creators=hidden)))
     answers = [filtered]
     if len(hidden) < 4:
-        gone = narrowed(tiny_engine, candidates)
+        gone = narrowed(tiny_engine, candidates, **named)
         for name in hidden:
             gone.view = gone.view.apply(deletion(gone, name))
         answers.append(gone.attribute(query, everything))
@@ -222,6 +231,28 @@ def test_no_share_rises_under_a_filter_or_a_deletion(tiny_engine, candidates, hi
         assert answer.out_of_distribution == before.out_of_distribution
     if len(answers) == 2:
         assert [item.id for item in answers[0].items] == [item.id for item in answers[1].items]
+
+
+def test_only_so_many_are_named_and_a_larger_index_changes_nothing(tiny_engine):
+    few = narrowed(tiny_engine, 40, reach=5)
+    many = narrowed(tiny_engine, 300, reach=5)
+    for seed in range(5):
+        query = Query(embedding=unit(seed, few))
+        answer = few.attribute(query, Options(top_k=40, top_creators=40))
+        groups = {item.near_dup_group for item in answer.items if item.share > 0}
+        assert 0 < len(groups) <= 5
+        assert answer.diffuse_share + sum(item.share for item in answer.items) == pytest.approx(1, abs=1e-5)
+        same(many.attribute(query, Options(top_k=40, top_creators=40)), answer)
+
+
+def test_a_creator_s_share_lies_within_its_interval(tiny_engine):
+    query = Query(embedding=unit(1, tiny_engine))
+    assert all(one.low is None and one.high is None for one in tiny_engine.attribute(query).creators)
+    told = narrowed(tiny_engine, 300, interval=((0.0, 0.0, 0.05), (0.5, 0.2, 0.7))).attribute(query).creators
+    assert told
+    for one in told:
+        assert 0 <= one.low <= one.share <= one.high <= 1
+        assert one.high == pytest.approx(max(one.share, np.interp(one.share, (0, 0.5), (0.05, 0.7))))
 
 
 def test_a_stranger_is_given_to_nobody(tiny_engine):

@@ -78,7 +78,7 @@ def test_totals_are_the_sums_of_the_rows(log, tmp_path, run_score):
     assert [row["share"] for row in totals] == sorted((row["share"] for row in totals), reverse=True)
     assert summary["attributed_share"] + summary["diffuse_share"] == pytest.approx(47, abs=1e-3)
     lines = (tmp_path / "run" / "creators.csv").read_text().splitlines()
-    assert lines[0] == "creator,share,share_in_distribution,generations,mean_share"
+    assert lines[0] == "creator,share,share_in_distribution,generations,mean_share,low,high"
     assert len(lines) == 1 + len(totals)
     assert float(lines[1].split(",")[1]) == totals[0]["share"]
 
@@ -346,7 +346,7 @@ def test_schema_is_the_documented_one(log, tmp_path, run_score):
     run_score(log, tmp_path / "run", pass_through=("user",))
     schema = pq.read_schema(tmp_path / "run" / "shards" / shard_name(0))
     assert schema.names == ["generation_id", "model_id", "user", *OWN_COLUMNS[2:]]
-    assert schema.metadata[b"attributary.schema_version"] == b"2"
+    assert schema.metadata[b"attributary.schema_version"] == b"3"
     text = (Path(__file__).parents[3] / "docs" / "batch.md").read_text()
     for name in OWN_COLUMNS:
         assert f"| `{name}` | {str(schema.field(name).type).split('<')[0]}" in text, name
@@ -359,3 +359,34 @@ def test_image_digests_are_of_the_encoded_bytes(log, tmp_path, run_score, pictur
     digests = [row["image_sha256"] for row in rows_of(tmp_path / "run")]
     assert digests[5] == hashlib.sha256(picture(5)).hexdigest()
     assert pc.count_distinct(pa.array(digests)).as_py() == len({picture(number) for number in range(47)})
+
+
+def test_totals_have_the_sums_of_the_intervals(tmp_path):
+    from attributary.batch.totals import Totals
+
+    def shard(*creators):
+        one = pa.struct(
+            [("creator", pa.string()), ("share", pa.float32()), ("low", pa.float32()), ("high", pa.float32())]
+        )
+        rows = len(creators)
+        return pa.table(
+            {
+                "error_code": pa.nulls(rows, pa.string()),
+                "prompt_source": pa.nulls(rows, pa.string()),
+                "creators": pa.array(creators, pa.list_(one)),
+                "bundle_revision": pa.array([0] * rows, pa.int64()),
+                "out_of_distribution": [False] * rows,
+                "diffuse_share": [0.5] * rows,
+                "withheld_share": [0.0] * rows,
+            }
+        )
+
+    ann = {"creator": "Ann", "share": 0.25, "low": 0.125, "high": 0.5}
+    bo = {"creator": "Bo", "share": 0.25, "low": None, "high": None}
+    totals = Totals()
+    totals.add(shard([ann, bo], [ann]))
+    totals.add(shard([ann]))
+    first, second = totals.creators().to_pylist()
+    assert (first["creator"], first["share"], first["low"], first["high"]) == ("Ann", 0.75, 0.375, 1.5)
+    # One answer without an interval leaves the sum without one.
+    assert (second["creator"], second["low"], second["high"]) == ("Bo", None, None)

@@ -92,6 +92,32 @@ def test_unknown_schema_version_is_refused(copied):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"temperature": 0}, r"calibration.image.temperature 0.0, must be above 0"),
+        ({"temperature": float("nan")}, "temperature nan, must be"),
+        ({"background": float("inf")}, "background inf, must be"),
+        ({"diffuse_floor": 1.0}, "diffuse_floor 1.0, must be"),
+        ({"ood_margin": -0.1}, "ood_margin -0.1, must be"),
+        ({"reach": -1}, "reach -1, must be from 0"),
+        ({"reach": 2.5}, "reach must be int"),
+        ({"interval": [[0.1, 0.5, 0.2]]}, "interval must rise"),
+        ({"interval": [[0.2, 0.1, 0.3], [0.1, 0.1, 0.3]]}, "interval must rise"),
+        ({"interval": [[0.1, 0.2]]}, "rows of share, low and high"),
+        ({"interval": [[0.1, 0.2, "x"]]}, "interval must be a list of rows of numbers"),
+        ({"interval": "wide"}, "interval must be a list of rows of numbers"),
+        ({"fog": 1.0}, "calibration.image.fog is not a known entry"),
+    ],
+)
+def test_a_formula_out_of_range_is_refused_by_name(copied, change, message):
+    raw = json.loads((copied / MANIFEST).read_text())
+    raw["calibration"]["image"] |= change
+    (copied / MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"index": None}, "index must be an object"),
         ({"item_count": "many"}, "item_count must be int"),
         ({"surprise": 1}, "surprise is not a known entry"),
@@ -221,12 +247,20 @@ def test_wrong_item_tables_name_the_column(change, message):
         ItemTable(change(table))
 
 
-def test_a_diffuse_floor_is_kept_and_none_changes_no_id(copied):
+@pytest.mark.parametrize(
+    "added",
+    [
+        {"diffuse_floor": 0.2},
+        {"reach": 12},
+        {"ood_margin": 0.05},
+        {"interval": ((0.1, 0.0, 0.3), (0.2, 0.1, 0.5))},
+    ],
+)
+def test_what_later_formulas_add_is_kept_and_none_changes_no_id(copied, added):
     before = Manifest.read(copied)
-    assert "diffuse_floor" not in (copied / MANIFEST).read_text()
+    assert not set(added) & set(json.loads((copied / MANIFEST).read_text())["calibration"]["image"])
     calibration = before.calibration
-    floor = replace(calibration, image=replace(calibration.image, diffuse_floor=0.2))
-    changed = replace(before, calibration=floor)
+    changed = replace(before, calibration=replace(calibration, image=replace(calibration.image, **added)))
     changed.write(copied)
     assert Manifest.read(copied) == changed and changed.bundle_id != before.bundle_id
     before.write(copied)

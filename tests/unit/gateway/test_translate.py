@@ -90,7 +90,7 @@ def test_answer_and_timings():
     timings = Timings(1, 2, 3, 4, 5, 6, 7, 8, batch_size=9)
     answer = Attribution(
         (AttributedItem(7, 1, 0.5, 0.25, "a cat", "Ann", "MIT", "file:x"),),
-        (CreatorShare("Ann", 0.25, 3),),
+        (CreatorShare("Ann", 0.25, 3), CreatorShare("Bo", 0.25, 1, 0.0, 0.5)),
         0.5,
         0.25,
         True,
@@ -101,7 +101,9 @@ def test_answer_and_timings():
     assert reply.items[0] == pb.AttributedItem(
         id=7, rank=1, similarity=0.5, share=0.25, caption="a cat", creator="Ann", licence="MIT", uri="file:x"
     )
+    # An interval that nobody knows is absent, and one from 0 is not.
     assert reply.creators[0] == pb.CreatorShare(creator="Ann", share=0.25, item_count=3)
+    assert reply.creators[1] == pb.CreatorShare(creator="Bo", share=0.25, item_count=1, low=0.0, high=0.5)
     assert (reply.diffuse_share, reply.withheld_share, reply.out_of_distribution) == (0.5, 0.25, True)
     assert reply.revision == 3
     assert (reply.bundle_id, reply.bundle_version) == ("id", "v")
