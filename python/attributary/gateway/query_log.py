@@ -127,6 +127,8 @@ def redact(reply: pb.Attribution, hidden: frozenset[str]) -> None:
             item.ClearField(name)  # type: ignore[arg-type]  # one of the three
         if "creator" in hidden:
             item.creator_url = ""
+            item.ClearField("creator_ids")
     if "creator" in hidden:
         for total in reply.creators:
             total.creator = ""
+            total.ClearField("creator_ids")

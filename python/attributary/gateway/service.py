@@ -37,7 +37,7 @@ _KINDS = {
     **dict.fromkeys(("Attribute", "Embed"), Kind(permit=True)),
     **dict.fromkeys(("ListItems", "ListCreators"), Kind(permit=True, need="read-items")),
     "GetItem": Kind(need="read-items"),
-    "DescribeBundle": Kind(need="any"),
+    **dict.fromkeys(("DescribeBundle", "ListReceiptKeys"), Kind(need="any")),
     "AttributeBatch": Kind(permit=True, bulk=True),
 }
 _NO_OPTIONS = Options()
