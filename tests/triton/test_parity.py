@@ -186,11 +186,10 @@ def test_the_call_in_the_docs(triton, engine, questions, tensors):
     text = (Path(__file__).parents[2] / "docs" / "triton.md").read_text()
     [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     given = tensors([engine.prepare(questions[1])], engine.tokenizer)
-    names = {"pixels": given["pixels"], "ids": given["token_ids"], "mask": given["token_mask"]}
-    exec(example.replace("127.0.0.1:8001", triton.grpc_address), names)
-    answer = names["answer"]
-    assert (
-        engine.bundle.items.id_of(int(answer.as_numpy("row")[0, 0]))
-        == engine.attribute(questions[1]).items[0].id
+    names = {}
+    exec(example, names)
+    rows, _, bundle_id = names["ask"](
+        triton.grpc_address, given["pixels"], given["token_ids"], given["token_mask"]
     )
-    assert f"{answer.as_numpy('bundle')[0, 0]:016x}" == engine.bundle.manifest.bundle_id
+    assert engine.bundle.items.id_of(int(rows[0, 0])) == engine.attribute(questions[1]).items[0].id
+    assert bundle_id == engine.bundle.manifest.bundle_id

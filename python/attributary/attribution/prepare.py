@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from time import perf_counter
 
 from attributary.bundle.bundle import Bundle
@@ -10,11 +11,11 @@ from attributary.encoder.image import prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
-from attributary.pictures import read
+from attributary.pictures import pixels_digest, read
 
 from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
-from .types import Limits, Options, Prepared, Query
+from .types import Limits, Options, PictureDigests, Prepared, Query
 from .view import View
 
 
@@ -69,10 +70,12 @@ class Preparer:
                 raise InvalidArgumentError(
                     f"{field}.prompt", "must be empty beside an embedding, which holds its prompt already"
                 )
+            if options.digests:
+                raise InvalidArgumentError(f"{field}.embedding", "is no picture; a receipt is about one")
             prepared.embedding = check_embedding(query.embedding, self.spec.dim, f"{field}.embedding")
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")
-        self._prepare_pixels(query, prepared, field, wait)
+        self._prepare_pixels(query, prepared, field, wait, options.digests)
         if query.prompt:
             started = perf_counter()
             prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")
@@ -85,7 +88,9 @@ class Preparer:
         """Return the row of an item; raises DeletedError, NotFoundError."""
         return self.view.row_of(item_id)
 
-    def _prepare_pixels(self, query: Query, prepared: Prepared, field: str, wait: bool) -> None:
+    def _prepare_pixels(
+        self, query: Query, prepared: Prepared, field: str, wait: bool, digests: bool
+    ) -> None:
         if query.image is not None:
             picture = read(
                 query.image,
@@ -94,9 +99,12 @@ class Preparer:
                 max_pixels=self.limits.max_image_pixels,
                 field=f"{field}.image",
                 wait=wait,
+                digest=digests,
             )
             prepared.pixels = picture.pixels
             prepared.timings.decode, prepared.timings.preprocess = picture.decode_ms, picture.resize_ms
+            if digests:
+                prepared.picture = PictureDigests(hashlib.sha256(query.image).hexdigest(), picture.digest)
             return
         assert query.pixels is not None
         started = perf_counter()
@@ -104,6 +112,8 @@ class Preparer:
             check_pixels(query.pixels, self.limits, f"{field}.pixels"), self.spec.image_size
         )
         prepared.timings.preprocess = ms_since(started)
+        if digests:
+            prepared.picture = PictureDigests("", pixels_digest(query.pixels))
 
 
 def ms_since(started: float) -> float:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from attributary.notebook import Shown
+
+if TYPE_CHECKING:
+    # Not loaded for these: the client has the types without arrays.
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Options:
     top_k: int | None = None
     top_creators: int | None = None
     filter: Filter = Filter()
+    digests: bool = False  # say which picture it was: Attribution.picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,14 @@ class Timings:
 PHASES = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble")
 
 
+@dataclass(frozen=True, slots=True)
+class PictureDigests:
+    """Which picture an answer is about; SHA-256, hex."""
+
+    data: str  # of the encoded bytes; empty where pixels were given
+    pixels: str  # of what they decode to: `attributary.pictures.pixels_digest`
+
+
 @dataclass(slots=True)
 class Prepared:
     """A query that has passed every check and is ready for a batch: either pixels and tokens, or an embedding."""
@@ -92,11 +106,10 @@ class Prepared:
     filter: Filter
     has_prompt: bool
     pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
-    tokens: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(0, np.int64)
-    )  # [T], 0 without a prompt
+    tokens: NDArray[np.int64] = field(default_factory=lambda: _no_tokens())  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
     timings: Timings = field(default_factory=Timings)
+    picture: PictureDigests | None = None  # where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ class AttributedItem:
     uri: str
     creator_url: str = ""
     near_dup_group: int = 0  # items of one group share credit
+    creator_ids: tuple[str, ...] = ()  # "isni:...", "orcid:..."; as far as they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +136,11 @@ class CreatorShare:
     creator: str
     share: float
     item_count: int
+    creator_ids: tuple[str, ...] = ()  # as in AttributedItem
 
 
 @dataclass(frozen=True, slots=True)
-class Attribution:
+class Attribution(Shown):
     """The answer to one query."""
 
     items: tuple[AttributedItem, ...]  # by descending similarity
@@ -135,3 +150,10 @@ class Attribution:
     out_of_distribution: bool  # resembles nothing known: everything is diffuse
     revision: int  # of the bundle's delta that was in force; 0 for a bundle as it was built
     timings: Timings
+    picture: PictureDigests | None = None  # where it was asked for
+
+
+def _no_tokens() -> NDArray[np.int64]:
+    import numpy
+
+    return numpy.zeros(0, numpy.int64)

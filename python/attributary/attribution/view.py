@@ -115,6 +115,13 @@ class View:
             raise NotFoundError("item", str(item_id))
         return row
 
+    def thumbnail(self, item_id: int) -> bytes | None:
+        """Return a small picture of an item, WebP, if the bundle has one; raises DeletedError, NotFoundError."""
+        row = self.row_of(item_id)
+        # An item that was added later, under an id that was free again, is not the one that was pictured.
+        built = row < len(self.bundle.vectors)
+        return self.bundle.thumbnails.of(item_id) if built and self.bundle.thumbnails is not None else None
+
     def apply(self, changes: Changes) -> View:
         """Return the view after further changes. Only the latest view may be changed, by one thread at a time.
 

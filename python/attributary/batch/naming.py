@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -25,6 +26,10 @@ PICTURES = frozenset(
         *(".jxl", ".heic", ".heif", ".hif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".qoi", ".tga", ".ppm"),
         *(".pgm", ".pnm", ".psd", ".exr", ".hdr", ".ico", ".svg"),
     }
+)
+# Those of them that are decoded: of several pictures of one generation, one of these is taken first.
+DECODED = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif", ".avifs"}
 )
 # Endings of texts that may hold a picture's prompt, the first that does first.
 TEXTS = (".txt", ".caption", ".json")
@@ -86,3 +91,8 @@ def derived(parts: Sequence[str]) -> str | None:
     if any(_GRIDS.fullmatch(part) for part in parts[:-1]) or _GRID.fullmatch(stem):
         return "a grid of pictures, by its name"
     return None
+
+
+def is_below(path: str, root: str) -> bool:
+    """Whether a real path is a real directory or below it."""
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)

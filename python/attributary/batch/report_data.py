@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from .totals import CREATORS, read_shard, shard_tables
 BINS = 20
 MOST_SLICES = 40
 _LOW, _HIGH = 2.5, 97.5
+_MOST_ERRORS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,11 @@ class ReportData:
     timeless: int = 0  # rows without a readable time
     most_certain: list[Example] = field(default_factory=list)
     least_certain: list[Example] = field(default_factory=list)
+    errors: list[Example] = field(default_factory=list)  # the first rows without an answer
+    known: int = (
+        0  # answered rows that totals are over: those out of distribution are left out unless asked for
+    )
+    strangers: bool = False  # whether they were asked for
 
 
 def gather(
@@ -82,8 +87,9 @@ def gather(
     seed: int = 0,
     time_column: str | None = None,
     time_unit: Unit = "auto",
+    strangers: bool = False,
 ) -> ReportData:
-    """Read a finished run.
+    """Read a finished run. Rows that are out of distribution count in no total unless `strangers` is set.
 
     Intervals are of a bootstrap over generations: each of `resamples` times every generation gets a Poisson(1) weight,
     and sums are scaled to the run's number of generations (Chamandy et al., Estimating uncertainty for massive data
@@ -95,45 +101,48 @@ def gather(
         raise OutputError(
             SUMMARY, f"is not there: {directory} is no finished run; run `attributary score` again"
         )
-    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY))
-    totals = _creators(directory)
-    top = totals.slice(0, creators)
+    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY), strangers=strangers)
+    try:
+        top = pq.read_table(directory / CREATORS, partitioning=None).slice(0, creators)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(CREATORS, f"cannot be read: {error}") from error
     boot = _Bootstrap([str(name) for name in top["creator"].to_pylist()], resamples, seed)
+    left_out = _LeftOut()
     place = _Slicer(directory, data.summary["rows"], time_column, time_unit)
-    certain, uncertain = _Heap(examples, 1.0), _Heap(examples, -1.0)
-    for number in range(_shards(data)):
+    for number in range(sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])):
         table = read_shard(directory / SHARDS / shard_name(number))
         answered = table.filter(pc.is_valid(table["creators"]))
+        if not strangers:
+            foreign = np.array(
+                [flag is True for flag in answered["out_of_distribution"].to_pylist()], np.bool_
+            )
+            left_out.add(answered.filter(pa.array(foreign)))
+            answered = answered.filter(pa.array(~foreign))
+        data.known += len(answered)
         boot.add(answered)
         place.add(table)
         _count(data, answered)
         for row in _candidates(table, examples):
-            # Only what the page shows: other columns may hold what Python has no value for.
-            shown = [name for name in (*OWN_COLUMNS, "prompt") if name in table.column_names]
-            values = table.select(shown).slice(row, 1).to_pylist()[0]
-            for heap in (certain, uncertain):
-                heap.add(Example(number, row, values))
+            example = Example(number, row, _shown(table, row))
+            data.most_certain = sorted([*data.most_certain, example], key=_certain)[:examples]
+            data.least_certain = sorted([*data.least_certain, example], key=_uncertain)[:examples]
+        for row in _wrong(table, _MOST_ERRORS - len(data.errors)):
+            data.errors.append(Example(number, row, _shown(table, row)))
     low, high = boot.intervals()
     data.creators = [
-        CreatorTotal(row["creator"], row["share"], float(low[code]), float(high[code]), row["generations"])
+        CreatorTotal(
+            row["creator"],
+            left_out.without(row["creator"], row["share"]),
+            float(low[code]),
+            float(high[code]),
+            row["generations"],
+        )
         for code, row in enumerate(top.to_pylist())
     ]
-    data.diffuse = (data.summary["diffuse_share"], float(low[-1]), float(high[-1]))
+    data.diffuse = (data.summary["diffuse_share"] - left_out.diffuse, float(low[-1]), float(high[-1]))
     data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
     data.timeless = place.timeless
-    data.most_certain, data.least_certain = certain.best(), uncertain.best()
     return data
-
-
-def _shards(data: ReportData) -> int:
-    return sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])
-
-
-def _creators(directory: Path) -> pa.Table:
-    try:
-        return pq.read_table(directory / CREATORS, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(CREATORS, f"cannot be read: {error}") from error
 
 
 def _count(data: ReportData, answered: pa.Table) -> None:
@@ -145,6 +154,35 @@ def _count(data: ReportData, answered: pa.Table) -> None:
         counts += np.histogram(np.clip(np.asarray(shares, np.float64), 0, 1), BINS, (0, 1))[0]
 
 
+def _shown(table: pa.Table, row: int) -> dict[str, Any]:
+    """Only what the page shows: other columns may hold what Python has no value for."""
+    names = [name for name in (*OWN_COLUMNS, "prompt") if name in table.column_names]
+    return dict(table.select(names).slice(row, 1).to_pylist()[0])
+
+
+def _wrong(table: pa.Table, count: int) -> list[int]:
+    """The first rows of a shard that have no answer."""
+    wrong = pc.is_valid(table["error_code"]).to_numpy()
+    return [int(row) for row in np.flatnonzero(wrong)[: max(0, count)]]
+
+
+class _LeftOut:
+    """What rows that are out of distribution would have added to totals: in runs of today nothing but diffuse."""
+
+    def __init__(self) -> None:
+        self.diffuse = 0.0
+        self._given: dict[str, float] = {}
+
+    def add(self, foreign: pa.Table) -> None:
+        self.diffuse += float(foreign["diffuse_share"].to_numpy().sum(dtype=np.float64))
+        for creators in foreign["creators"].to_pylist():
+            for total in creators or ():
+                self._given[total["creator"]] = self._given.get(total["creator"], 0.0) + total["share"]
+
+    def without(self, creator: str, share: float) -> float:
+        return share - self._given[creator] if self._given.get(creator) else share
+
+
 def _candidates(table: pa.Table, count: int) -> list[int]:
     """Rows of a shard that may be among the most or the least certain of the run."""
     diffuse = table["diffuse_share"].to_numpy().astype(np.float64)
@@ -153,21 +191,12 @@ def _candidates(table: pa.Table, count: int) -> list[int]:
     return sorted({*order[:count].tolist(), *order[-count:].tolist()})
 
 
-class _Heap:
-    """Keeps the rows of smallest (sign 1) or largest (sign -1) diffuse share."""
+def _certain(example: Example) -> tuple[float, int, int]:
+    return example.values["diffuse_share"], example.shard, example.row
 
-    def __init__(self, count: int, sign: float) -> None:
-        self._count, self._sign = count, sign
-        self._kept: list[tuple[float, tuple[int, int], Example]] = []
 
-    def add(self, example: Example) -> None:
-        key = -self._sign * example.values["diffuse_share"]
-        heapq.heappush(self._kept, (key, (-example.shard, -example.row), example))
-        if len(self._kept) > self._count:
-            heapq.heappop(self._kept)
-
-    def best(self) -> list[Example]:
-        return [example for _, _, example in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+def _uncertain(example: Example) -> tuple[float, int, int]:
+    return -example.values["diffuse_share"], example.shard, example.row
 
 
 class _Bootstrap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attributary.attribution.engine import Engine
 from attributary.attribution.golden import MIN_COSINE, golden_queries, make_golden
 from attributary.attribution.types import Filter, Prepared
-from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.bundle.items import ITEMS, ItemTable
@@ -30,12 +30,14 @@ from attributary.bundle.manifest import (
     Manifest,
     SubjectEntry,
 )
+from attributary.bundle.thumbnails import THUMBNAILS, write_thumbnails
 from attributary.delta.journal.place import begin, check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.tuning import TunedIndex
 
 from .embed import Probes
+from .thumbnails import shrunk
 
 PREPROCESSING = "pillow-13 bicubic, antialiased, short side; centre crop; uint8 RGB"
 _GOLDEN_QUERIES = 8
@@ -66,6 +68,8 @@ class Parts:
     subject: SubjectEntry
     notes: Mapping[str, str]
     vectors_made_by: Literal["encoder", "trained"]
+    looks: NDArray[np.int8] | None = None  # [N, *LOOK]; None where no picture was read
+    thumbnails: dict[int, Path] = field(default_factory=dict)  # pictures to show, by item id
 
 
 def require_encoder(directory: Path) -> None:
@@ -84,7 +88,11 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
         _copy_encoder(parts.encoder_dir, scratch)
         parts.tuned.index.write(scratch / INDEX)
         np.save(scratch / VECTORS, parts.vectors)
+        if parts.looks is not None:
+            np.save(scratch / LOOKS, parts.looks)
         pq.write_table(parts.table, scratch / ITEMS, compression="zstd")
+        if parts.thumbnails:
+            write_thumbnails(shrunk(parts.thumbnails), scratch / THUMBNAILS)
         items = ItemTable(parts.table)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,

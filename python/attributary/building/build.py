@@ -18,7 +18,9 @@ from attributary.index.tuning import build_index
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .calibrate import calibrate
 from .embed import Progress, embed_items, make_probes
+from .groups import grouped
 from .source import Source, read_source
+from .thumbnails import pictured_in
 
 UNTUNED = SubjectEntry(id="none (untuned encoder)", weights_digest="")
 
@@ -37,13 +39,15 @@ def build_bundle(
     probes: int = 2_000,
     seed: int = 0,
     workers: int | None = None,
+    thumbnails: tuple[str, ...] | None = None,
     force: bool = False,
     progress: Progress = lambda phase, done, total: None,
 ) -> BuildReport:
     """Build a bundle in `out` from a corpus directory and an exported encoder directory.
 
-    `encoder_dir` holds encoder.onnx, tokenizer.json and possibly encoder.int8.onnx. The directory appears whole or
-    not at all. Raises InvalidArgumentError naming what is wrong, FileExistsError if `out` exists and not `force`.
+    `encoder_dir` holds encoder.onnx, tokenizer.json and possibly encoder.int8.onnx. `thumbnails`, if given, puts
+    small pictures of the items in: of those under these licences, or of all if it is empty. The directory appears whole
+    or not at all. Raises InvalidArgumentError naming what is wrong, FileExistsError if `out` exists and not `force`.
     """
     workers = workers or os.cpu_count() or 1
     check_replaceable(out, force)
@@ -51,7 +55,8 @@ def build_bundle(
     source = read_source(corpus, exclude_creators, limit)
     encoder = OnnxEncoder(encoder_dir / ENCODER, threads=workers)
     tokenizer = PromptTokenizer.from_file(encoder_dir / TOKENIZER, encoder.spec.max_tokens)
-    vectors = embed_items(source, encoder, tokenizer, workers, progress)
+    vectors, looks = embed_items(source, encoder, tokenizer, workers, progress)
+    table = source.table if source.grouped else grouped(source.table, looks)
     # Tiny corpora still need enough probes to measure recall with; repeats of an item differ by their crop.
     asked = make_probes(source, encoder, tokenizer, probes, seed, workers, progress)
     progress("building the index", 0, 1)
@@ -60,16 +65,18 @@ def build_bundle(
     parts = Parts(
         encoder_dir=encoder_dir,
         encoder=encoder,
-        table=source.table,
+        table=table,
         vectors=vectors,
         tuned=tuned,
-        calibration=calibrate(asked, vectors, ItemTable(source.table), tuned.index, tuned.candidates),
+        calibration=calibrate(asked, vectors, ItemTable(table), tuned.index, tuned.candidates),
         asked=asked,
         version=version,
         student=student,
         subject=subject,
         notes=_notes(corpus, source),
         vectors_made_by="encoder",
+        looks=looks,
+        thumbnails={} if thumbnails is None else pictured_in(source, licences=thumbnails),
     )
     return write_bundle(parts, out, force)
 

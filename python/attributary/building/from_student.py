@@ -13,11 +13,12 @@ from attributary.errors import InvalidArgumentError
 from attributary.index.planning import IndexBudget
 from attributary.index.tuning import build_index
 
-from .asked import asked_probes, read_asked
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .calibration_file import CALIBRATION, CalibrationFile
+from .queries import query_probes, read_queries
 from .source import read_rows
 from .student import StudentFolder, read_student
+from .thumbnails import pictured
 
 
 def build_from_student(
@@ -30,13 +31,15 @@ def build_from_student(
     budget: IndexBudget | None = None,
     version: str = "1",
     seed: int = 0,
+    thumbnails: tuple[str, ...] | None = None,
     force: bool = False,
 ) -> BuildReport:
-    """Build a bundle in `out` that holds exactly the items of a student; no picture of an item is read.
+    """Build a bundle in `out` that holds exactly the items of a student; only thumbnails read their pictures.
 
     `corpus` is a corpus directory or an items.parquet with those items; `queries` a folder of generated pictures with
     `queries.json`, with which the index is measured and golden queries are recorded; `calibration` a file of
-    `attributary-train calibrate fit`, by default the one in the student's folder. Raises InvalidArgumentError where
+    `attributary-train calibrate fit`, by default the one in the student's folder; `thumbnails`
+    as in `build_bundle`. Raises InvalidArgumentError where
     parts do not belong together, FileExistsError if `out` exists and not `force`.
     """
     check_replaceable(out, force)
@@ -51,7 +54,7 @@ def build_from_student(
             "student", f"vectors have {student.vectors.shape[1]} dimensions, the encoder {encoder.spec.dim}"
         )
     tokenizer = PromptTokenizer.from_file(student.tokenizer_path, encoder.spec.max_tokens)
-    asked = asked_probes(read_asked(queries), encoder, tokenizer)
+    asked = query_probes(read_queries(queries), encoder, tokenizer)
     # Shares compete among as many candidates as they were calibrated with; fewer would inflate them.
     candidates = min(shares.candidates, len(student.ids))
     budget = budget or IndexBudget()
@@ -69,6 +72,7 @@ def build_from_student(
         subject=student.subject,
         notes=_notes(student, shares),
         vectors_made_by=student.vectors_made_by,
+        thumbnails={} if thumbnails is None else pictured(corpus, student.ids, thumbnails),
     )
     return write_bundle(parts, out, force)
 

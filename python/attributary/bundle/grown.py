@@ -139,6 +139,10 @@ class GrownItems(ItemTable):
         """The creator's page, possibly empty."""
         return self._growth.base.creator_url(row) if row < self._split else self.record(row).creator_url
 
+    def ids_of(self, creator: str) -> tuple[str, ...]:
+        """Identifiers of a creator, of the bundle's own rows."""
+        return self._growth.base.ids_of(creator)
+
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
         return self._growth.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group
@@ -166,6 +170,11 @@ class GrownItems(ItemTable):
             rows, ids = rows[before:], ids[before:]
         for start in range(0, len(rows), chunk):
             yield rows[start : start + chunk]
+
+    def rows_with(self, text: str) -> NDArray[np.bool_]:
+        """Which rows' captions hold `text`, whatever its case; bool [N]."""
+        tail = [text.lower() in item.caption.lower() for item in self._growth.tail[: len(self) - self._split]]
+        return np.concatenate([self._growth.base.rows_with(text), np.array(tail, bool)])
 
     def rows_from(self, source: str) -> NDArray[np.int64]:
         """Rows whose uri begins with `source`, ascending."""

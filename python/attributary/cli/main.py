@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -11,15 +12,24 @@ from attributary import __version__
 from attributary.errors import AttributaryError
 from attributary.plain import plain
 
+from .examples import with_examples
+
 _VERBS = {
     "serve": "attributary.cli.serve:serve_command",
+    "ui": "attributary.cli.ui:ui_command",
     "query": "attributary.cli.query:query_command",
+    "describe": "attributary.cli.ask:describe_command",
+    "item": "attributary.cli.ask:item_command",
     "score": "attributary.cli.score:score_command",
     "report": "attributary.cli.report:report_command",
     "bundle": "attributary.cli.bundle:bundle_group",
+    "verify-receipt": "attributary.cli.verify_receipt:verify_receipt_command",
+    "receipts": "attributary.cli.receipts:receipts_group",
+    "payout": "attributary.cli.payout:payout_command",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
-    "demo": "attributary.cli.demo:demo_command",
+    "doctor": "attributary.cli.doctor:doctor_command",
+    "completion": "attributary.cli.completion:completion_command",
 }
 
 
@@ -35,7 +45,7 @@ class _LazyGroup(click.Group):
         module, name = _VERBS[cmd_name].split(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
-        return command
+        return with_examples(command, cmd_name)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,9 +59,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; what this package raises on purpose becomes one line on standard error, status 2."""
+    """Run the command line."""
+    run(cli, auto_envvar_prefix="ATTRIBUTARY")
+
+
+def run(command: click.Command, **settings: Any) -> None:
+    """Run a command; what this package raises on purpose becomes one line on standard error, status 2."""
     try:
-        cli(auto_envvar_prefix="ATTRIBUTARY")
+        command(**settings)
     except (AttributaryError, FileExistsError) as error:
         click.echo(f"attributary: {plain(str(error))}", err=True)
         sys.exit(2)

@@ -16,6 +16,7 @@ from attributary.errors import AttributaryError, UnavailableError
 from attributary.plain import json_line, plain
 
 from .connection import tls_options
+from .receipt_files import write_receipt
 from .show import answer_json, answer_table
 
 
@@ -29,6 +30,12 @@ from .show import answer_json, answer_table
 @click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
 @click.option("--include-licence", multiple=True, help="search only items under this licence; repeatable")
 @click.option("--exclude-licence", multiple=True, help="leave items under this licence out; repeatable")
+@click.option(
+    "--receipts",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="ask for signed receipts and write them to this folder, NAME.receipt.json for each picture",
+)
 @click.option("--timings", is_flag=True, help="show the server's phase timings")
 @click.option("--timeout", "timeout_s", type=float, default=10.0, show_default=True, help="seconds")
 @click.option("--token", default=None, help="bearer token")
@@ -50,6 +57,7 @@ def query_command(
     exclude_creator: tuple[str, ...],
     include_licence: tuple[str, ...],
     exclude_licence: tuple[str, ...],
+    receipts: Path | None,
     timings: bool,
     timeout_s: float,
     token: str | None,
@@ -74,8 +82,16 @@ def query_command(
                     # It was waited for once.
                     raise away
                 answer = client.attribute(
-                    image, prompt=prompt, top_k=top_k, filter=wanted, timings=timings, bundle_id=bundle
+                    image,
+                    prompt=prompt,
+                    top_k=top_k,
+                    filter=wanted,
+                    timings=timings,
+                    bundle_id=bundle,
+                    receipt=receipts is not None,
                 )
+                if receipts is not None:
+                    write_receipt(receipts, image.name, answer)
             except AttributaryError as error:
                 if len(images) == 1 and not as_json:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,7 +35,10 @@ from attributary.batch.report_times import Unit
     help="as the run had it, for pictures; repeatable",
 )
 @click.option(
-    "--corpus", type=click.Path(path_type=Path), default=None, help="corpus directory, for items' pictures"
+    "--corpus",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="corpus directory, for items' pictures and captions",
 )
 @click.option(
     "--time-column", default=None, help="a column that passed through; default: position in the log"
@@ -45,6 +49,9 @@ from attributary.batch.report_times import Unit
     default="auto",
     show_default=True,
     help="of a time column of numbers; auto: by their size",
+)
+@click.option(
+    "--strangers", is_flag=True, help="count generations that are out of distribution in totals, too"
 )
 @click.option("--creators", type=click.IntRange(1, 200), default=20, show_default=True, help="bars to draw")
 @click.option("--examples", type=click.IntRange(0, 100), default=6, show_default=True, help="of each kind")
@@ -62,6 +69,7 @@ def report_command(
     corpus: Path | None,
     time_column: str | None,
     time_unit: Unit,
+    strangers: bool,
     creators: int,
     examples: int,
     resamples: int,
@@ -77,6 +85,7 @@ def report_command(
         seed=seed,
         time_column=time_column,
         time_unit=time_unit,
+        strangers=strangers,
     )
     shown = [*data.most_certain, *data.least_certain]
     pictures = (
@@ -85,7 +94,7 @@ def report_command(
         else {}
     )
     target = out or run / "report.html"
-    text = page(data, f"Attribution of {run.resolve().name}", pictures, _item_pictures(corpus))
+    text = page(data, f"Attribution of {run.resolve().name}", pictures, *_items(corpus))
     commit(target, text.encode("utf-8", "backslashreplace"), str(target))
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
@@ -98,11 +107,14 @@ def report_command(
         click.echo(f"wrote {target}")
 
 
-def _item_pictures(corpus: Path | None) -> ItemPicture:
+def _items(corpus: Path | None) -> tuple[ItemPicture, Callable[[int], str]]:
+    """Where an item's picture lies, and its caption, as far as a corpus says."""
     if corpus is None:
-        return lambda item_id: None
+        return lambda item_id: None, lambda item_id: ""
     from attributary.building.source import read_source
 
     source = read_source(corpus)
-    paths = dict(zip(source.table["id"].to_pylist(), source.pictures, strict=True))
-    return paths.get
+    ids = source.table["id"].to_pylist()
+    pictures = dict(zip(ids, source.pictures, strict=True))
+    captions = dict(zip(ids, source.table["caption"].to_pylist(), strict=True))
+    return pictures.get, lambda item_id: str(captions.get(item_id, ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,18 +14,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from attributary.attribution.types import Filter
-from attributary.batch.access import Access
-from attributary.batch.counting import Counts, Progress
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
-from attributary.batch.job import Result, cores, score
+from attributary.batch.engines import ScorerSource
+from attributary.batch.job import Counts, Progress, Result, score
+from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
-from attributary.batch.source import ScorerSource
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
-from attributary.plain import json_line, plain
+from attributary.machine import cores
+from attributary.plain import counted, json_line, plain
 
 from .connection import tls_options
 
@@ -40,6 +40,7 @@ _LINE_EVERY_S = 10.0
 )
 @click.option("--bundle", type=click.Path(path_type=Path), default=None, help="bundle directory")
 @click.option("--endpoint", default=None, help="host:port of a gateway that answers instead of this process")
+@click.option("--alias", default="", help="alias or id of the bundle at --endpoint; default: the server's")
 @click.option("--triton-url", default=None, help="host:port of a Triton that serves the bundle")
 @click.option("--id-column", default=None, help="unique; default: generation_id, or file and row number")
 @click.option("--image-column", default=None, help="bytes, paths or URIs; default: image, uri or path")
@@ -93,6 +94,12 @@ _LINE_EVERY_S = 10.0
 @click.option(
     "--ray-gpus-per-actor", type=float, default=0.0, show_default=True, help="GPUs that an actor holds"
 )
+@click.option(
+    "--receipt-key-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="sign the finished run with the first key of this file: receipt.json",
+)
 @click.option("--token", default=None, help="the gateway's bearer token")
 @tls_options
 @click.option("--strict", is_flag=True, help="refuse inputs with members that are no rows")
@@ -103,6 +110,7 @@ def score_command(
     out: Path | None,
     bundle: Path | None,
     endpoint: str | None,
+    alias: str,
     triton_url: str | None,
     workers: int | None,
     max_error_rate: float,
@@ -110,6 +118,7 @@ def score_command(
     ray_address: str,
     ray_actors: int | None,
     ray_gpus_per_actor: float,
+    receipt_key_file: Path | None,
     token: str | None,
     tls: Tls | None,
     strict: bool,
@@ -125,6 +134,8 @@ def score_command(
     engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
     if endpoint and (bundle or triton_url):
         raise InvalidArgumentError("endpoint", "stands alone: the gateway has the bundle")
+    if alias and not endpoint:
+        raise InvalidArgumentError("alias", "is for --endpoint: which of the gateway's bundles answers")
     if out is None and not dry_run:
         raise InvalidArgumentError("out", "name a run directory, new or to go on with")
     if not endpoint and bundle is None and not dry_run:
@@ -133,6 +144,7 @@ def score_command(
         raise InvalidArgumentError("workers", "is for threads of one machine; with --ray give --ray-actors")
     if not on_ray and (ray_address or ray_actors or ray_gpus_per_actor):
         raise InvalidArgumentError("ray_address", "the options of Ray need --ray")
+    sign = None if receipt_key_file is None else _signer(receipt_key_file)
     settings = _settings(asked, engine)
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
@@ -146,7 +158,7 @@ def score_command(
     if dry_run:
         return
     assert out is not None
-    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls)
+    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls, alias)
     if on_ray:
         options = (ray_address, ray_actors, ray_gpus_per_actor)
         with _progress(console) as progress:
@@ -161,19 +173,30 @@ def score_command(
                 )
         finally:
             scorer.close()
+    if sign is not None:
+        sign(out, bundle)
     summary = result.summary
     if as_json:
         click.echo(json_line(summary))
         if left_out:
             click.echo(plain(left_out), err=True)
         return
-    errors = sum(summary["errors"].values())
     click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
+    rows, wrong = counted(summary["rows"], "row"), counted(sum(summary["errors"].values()), "error row")
     click.echo(
-        f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
-        f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+        f"{out}: {rows}, {wrong}, {summary['out_of_distribution']:,} out of distribution, "
+        f"{counted(summary['creators'], 'creator')} (run {summary['run']}, bundle {summary['bundle_id']})"
         + (f"; {plain(left_out)}" if left_out else "")
     )
+
+
+def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
+    """What signs a run; a key that cannot be used is an error before the run, not after it."""
+    # The verbs' module says what to install where the extra is missing.
+    from . import receipts
+
+    receipts.check_key_file(key_file)
+    return lambda out, bundle: receipts.sign(out, key_file, bundle)
 
 
 def _settings(asked: dict[str, Any], engine: str) -> Settings:
@@ -219,8 +242,7 @@ def _score_on_ray(
     progress: Progress,
 ) -> Result:
     try:
-        from attributary.batch.ray_runner import score_on_ray
-        from attributary.batch.ray_stream import RayOptions
+        from attributary.batch.ray_runner import RayOptions, score_on_ray
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[ray]") from None
     return score_on_ray(

@@ -22,6 +22,7 @@ from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.server import serve
 
 from .index import milvus_options, opener
+from .waiting import told_if_slow
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
@@ -181,7 +182,10 @@ def serve_command(
         open_bundle = _embedded_opener(open_engine_, config)
     # A directory under two aliases is opened once: it has one writer.
     once = {place.resolve(): place for place in places.values()}
-    engines = {key: open_bundle(place) for key, place in once.items()}
+    engines = {}
+    for key, place in once.items():
+        with told_if_slow(f"opening {place}: its hashes and golden queries are checked"):
+            engines[key] = open_bundle(place)
     opened = {alias: engines[place.resolve()] for alias, place in places.items()}
     first = opened.pop(default)
     sys.exit(

@@ -18,14 +18,16 @@ _NARROWEST = 8
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON-ready values; shares in [0, 1], timings in milliseconds."""
-    return asdict(answer)
+    """The answer as JSON-ready values; shares in [0, 1], timings in milliseconds. A receipt is a file of its own."""
+    told = asdict(answer)
+    del told["receipt"]
+    return told
 
 
 def answer_table(title: str, answer: Answer) -> RenderableType:
     """A table of the ranked items, then one line of creators and one of timings; as wide as the terminal allows.
 
-    Rank, similarity, share and creator are always whole or nearly so; captions and then licences give way.
+    Rank, id and share are always whole, and the creator nearly so; captions, then licences, then similarities give way.
     """
     return _AnswerTable(title, answer)
 
@@ -46,17 +48,19 @@ class _AnswerTable:
 
     def _table(self, width: int) -> Table:
         items = self.answer.items
-        numbers = [(str(item.rank), f"{item.similarity:.3f}", percent(item.share)) for item in items]
+        numbers = [
+            (str(item.rank), str(item.id), percent(item.share), f"{item.similarity:.3f}") for item in items
+        ]
         names = [[plain(item.creator), plain(item.caption), plain(item.licence)] for item in items]
-        heads = ("#", "similarity", "share")
-        left = (
-            width
-            - 1
-            - sum(
-                _FRAME + max(len(head), *(len(row[place]) for row in numbers), 0)
-                for place, head in enumerate(heads)
-            )
-        )
+        heads: tuple[str, ...] = ("#", "id", "share", "similarity")
+        sizes = [
+            _FRAME + max(len(head), *(len(row[place]) for row in numbers), 0)
+            for place, head in enumerate(heads)
+        ]
+        left = width - 1 - sum(sizes)
+        if left < _FRAME + _NARROWEST:
+            # Rank, id and share stay at any width.
+            heads, left = heads[:3], left + sizes[3]
         creator, caption, licence = _widths(names, left)
         title = Text(plain(self.title), style="bold")
         table = Table(title=title, title_justify="left", expand=False)
@@ -67,7 +71,7 @@ class _AnswerTable:
         for name, size, _ in shown:
             table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=size)
         for row, texts in zip(numbers, names, strict=True):
-            table.add_row(*row, *(Text(texts[place]) for _, _, place in shown))
+            table.add_row(*row[: len(heads)], *(Text(texts[place]) for _, _, place in shown))
         return table
 
 
@@ -77,7 +81,7 @@ def _widths(names: list[list[str]], left: int) -> tuple[int, int, int]:
         max(len(head), *(cell_len(row[place]) for row in names), 0)
         for place, head in enumerate(("creator", "caption", "licence"))
     )
-    creator = max(_NARROWEST, min(creator, left - _FRAME))
+    creator = max(0, min(creator, left - _FRAME))
     left -= creator + _FRAME
     caption_least = min(caption, _NARROWEST) + _FRAME
     licence = licence if licence + _FRAME + caption_least <= left else 0

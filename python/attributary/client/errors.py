@@ -17,6 +17,7 @@ from attributary.errors import (
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     UnavailableError,
 )
@@ -44,6 +45,9 @@ def from_rpc(error: grpc.RpcError, address: str = "this address") -> Attributary
     code, details = call.code().name, str(call.details() or "")
     if code == "UNAVAILABLE":
         details = unreachable(details, address) or details
+    if code == "DEADLINE_EXCEEDED" and details == "Deadline Exceeded":
+        # gRPC's own words: nothing was heard in time, not even that nobody is there.
+        details = f"there was no answer from {address} in time; is a server running there?"
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         details = blamed(details, proxy_of(address))
     return _error(code, details, _status(call.trailing_metadata()))
@@ -113,6 +117,11 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
         failure = _detail(status, error_details_pb2.PreconditionFailure)
         if failure is not None and failure.violations:
             return PreconditionError(failure.violations[0].subject, failure.violations[0].description)
+        return ServerError(code, message)
+    if code == "PERMISSION_DENIED":
+        info = _detail(status, error_details_pb2.ErrorInfo)
+        if info is not None and info.reason == "ROLE_MISSING":
+            return PermissionDeniedError(info.metadata.get("role", ""))
         return ServerError(code, message)
     if code == "UNAVAILABLE":
         if "DNS resolution failed" in message or "errors resolving" in message:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeAlias, TypedDict, TypeVar
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Limits, Query
 from attributary.errors import InvalidArgumentError
+from attributary.notebook import Shown
+
+if TYPE_CHECKING:
+    # Loaded where arrays are: pictures in files and their answers need none.
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 T = TypeVar("T")
 # Encoded bytes, the path of a picture file, or uint8 RGB [H, W, 3].
-Picture: TypeAlias = bytes | str | Path | NDArray[np.uint8]
+Picture: TypeAlias = "bytes | str | Path | NDArray[np.uint8]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class ReplyTimings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Shown):
     """The answer to one query."""
 
     items: tuple[AttributedItem, ...]  # by descending similarity
@@ -52,6 +55,7 @@ class Answer:
     bundle_version: str
     timings: ReplyTimings | None  # only if asked for
     revision: int = 0  # of the bundle's delta that was in force
+    receipt: bytes = b""  # only if asked for; keep the bytes as they are (docs/receipts.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Item:
     licence: str  # SPDX identifier
     uri: str
     near_dup_group: int
+    creator_ids: tuple[str, ...] = ()  # "isni:...", "orcid:..."; as far as they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,16 @@ class CreatorEntry:
     name: str
     creator_url: str  # of one of the items; may be empty
     item_count: int
+    creator_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptKey:
+    """A public key of a server's receipts."""
+
+    key_id: str
+    pem: str
+    signs: bool  # whether new receipts are signed with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +118,10 @@ class ShareParameters:
     background: float  # cosine of the item that stands for nobody
     ood_similarity: float
     diffuse_floor: float
+    ood_margin: float = (
+        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
+    )
+    reach: int = 0  # at most so many near-duplicate groups have a share; 0: all candidates may
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +160,7 @@ class BundleInfo:
     calibration: CalibrationInfo
     candidates: int  # R: how many candidates shares are over
     encoder_digest: str  # SHA-256 of the encoder that made the vectors
+    thumbnail_count: int = 0  # items that the server shows a picture of
 
 
 class Asked(TypedDict, total=False):
@@ -150,6 +170,7 @@ class Asked(TypedDict, total=False):
     top_creators: int | None  # creators to return; the server's default is 10
     filter: Filter | None  # restricts the search
     timings: bool  # return the server's phase timings
+    receipt: bool  # return a signed receipt
     bundle_id: str  # alias or id of the bundle that must answer; the server's default
 
 
@@ -168,24 +189,28 @@ def query(
     if (image is None) == (embedding is None):
         raise InvalidArgumentError("query", "exactly one of image and embedding must be given")
     if embedding is not None:
-        values = np.asarray(embedding, np.float32)
+        import numpy
+
+        values = numpy.asarray(embedding, numpy.float32)
         if values.ndim != 1:
             raise InvalidArgumentError("query.embedding", f"must be a vector, got shape {list(values.shape)}")
         return Query(embedding=values, prompt=prompt, has_prompt=has_prompt)
-    if isinstance(image, np.ndarray):
-        return Query(pixels=_checked(image), prompt=prompt)
     if isinstance(image, str | Path):
         return Query(image=_read(Path(image)), prompt=prompt)
-    assert image is not None
-    return Query(image=bytes(image), prompt=prompt)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Query(image=bytes(image), prompt=prompt)
+    return Query(pixels=_checked(image), prompt=prompt)
 
 
-def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+def _checked(pixels: Any) -> NDArray[np.uint8]:
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    kind = str(getattr(pixels, "dtype", type(pixels).__name__))
+    if kind != "uint8" or len(shape) != 3 or shape[2] != 3:
         raise InvalidArgumentError(
-            "query.pixels", f"must be uint8 RGB [height, width, 3], got {pixels.dtype} {list(pixels.shape)}"
+            "query.pixels", f"must be uint8 RGB [height, width, 3], got {kind} {list(shape)}"
         )
-    return pixels
+    array: NDArray[np.uint8] = pixels
+    return array
 
 
 def _read(path: Path) -> bytes:

@@ -17,14 +17,21 @@ import grpc
 import structlog
 from grpc import aio
 
-from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError, UnavailableError
+from attributary.errors import (
+    DeadlineError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 from . import callers
+from .access import Gate, Need
 from .admission import Admission, Pool
-from .auth import Gate
+from .auth import presented
 from .callers import Caller
 from .config import GatewayConfig
-from .errors import UnauthenticatedError, abort, code_name, is_expected, presentable, to_status
+from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
 from .shedding import METHOD as PROBE
 from .shedding import Shedder
@@ -37,6 +44,8 @@ Access: TypeAlias = Literal["query", "admin", "open"]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 UnaryMethod: TypeAlias = Callable[[bytes, "Call"], Awaitable[bytes]]
 StreamMethod: TypeAlias = Callable[["Call"], Awaitable[None]]
+# A method behind the way in: from a transport's context to the reply.
+Answer: TypeAlias = Callable[["aio.ServicerContext[bytes, bytes]"], Awaitable[Any]]
 
 _SERVICES: Final = {"query": "AttributionService", "admin": "AdminService"}
 _SWEEP_S = 0.25
@@ -53,6 +62,12 @@ class Kind:
     access: Access = "query"
     permit: bool = False
     bulk: bool = False
+    need: Need | None = None  # the role; None: the one that is called as the service
+
+    @property
+    def role(self) -> Need:
+        """What a caller must be."""
+        return self.need or self.access
 
 
 class Call:
@@ -140,14 +155,23 @@ class Front:
 
     def unary(self, name: str, method: UnaryMethod, kind: Kind) -> Handler:
         """Return the handler of a method with one message and one reply."""
+        answer = self.answer(name, method, kind)
+
+        async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> Any:
+            return await answer(context)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def answer(self, name: str, method: UnaryMethod, kind: Kind) -> Answer:
+        """Return the way in to such a method for any transport whose context does what gRPC's does."""
 
         async def work(call: Call) -> bytes:
             return await self._unary(method, kind, call)
 
-        async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> Any:
+        async def serve(context: aio.ServicerContext[bytes, bytes]) -> Any:
             return await self._serve(name, kind, work, context)
 
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return serve
 
     def stream(self, name: str, method: StreamMethod, kind: Kind) -> Handler:
         """Return the handler of a method with any number of messages and replies."""
@@ -241,12 +265,13 @@ class Front:
         if peer.startswith("unix"):
             # The socket on which the server calls itself is not for others.
             raise UnauthenticatedError
-        name = self._gate.identify(kind.access, context) or callers.address_of(peer)
+        owner = self._gate.admit(kind.role, *presented(context))
+        name = owner.name or callers.address_of(peer)
         if self._closed and kind.access != "open":
             raise UnavailableError("the server is draining; ask another one")
         if kind.access == "query":
             self._shedder.admit(name)
-        return Caller(name, peer, kind.bulk)
+        return Caller(name, peer, kind.bulk, owner)
 
     async def _unary(self, method: UnaryMethod, kind: Kind, call: Call) -> bytes:
         size = 0

@@ -16,6 +16,7 @@ from attributary.errors import InvalidArgumentError
 Value: TypeAlias = bool | int | float | str | Path | None
 
 ENVIRONMENT_PREFIX = "ATTRIBUTARY_"
+_UI_PORT = 8080
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,23 @@ class GatewayConfig:
     port: int = field(default=50051, metadata={"help": "port of the gRPC service; 0 picks a free one"})
     metrics_port: int = field(
         default=9464, metadata={"help": "port of the Prometheus page; 0 picks a free one, -1 turns it off"}
+    )
+    http_port: int = field(
+        default=-1,
+        metadata={
+            "help": "port of HTTP and JSON beside gRPC; 0 picks a free one, -1 turns it off; needs attributary[http]"
+        },
+    )
+    http_hosts: str = field(
+        default="",
+        metadata={
+            "help": "names, with commas between, that HTTP answers to; default: any, or only this machine's where the "
+            "server listens to this machine alone"
+        },
+    )
+    ui: bool = field(default=False, metadata={"help": "a page to look at, on the port of HTTP (8080 if off)"})
+    ui_report: Path | None = field(
+        default=None, metadata={"help": "report.html of a run of `attributary score`, for a tab of the page"}
     )
     max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
     max_encode_batch: int = field(
@@ -64,7 +82,8 @@ class GatewayConfig:
         },
     )
     remote_inflight: int = field(
-        default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
+        default=4,
+        metadata={"help": "batches of one queue that are under way at once to an engine on the network"},
     )
     remote_timeout_s: float = field(
         default=10.0, metadata={"help": "how long an engine on the network may take; then it counts as away"}
@@ -139,11 +158,55 @@ class GatewayConfig:
         default=None,
         metadata={"help": "file of admin tokens, NAME TOKEN a line; turns the admin service on"},
     )
+    jwt_jwks: str = field(
+        default="",
+        metadata={
+            "help": "JWKS file, or its https address: signed tokens (JWT) by these keys are accepted; needs "
+            "attributary[jwt]"
+        },
+    )
+    jwt_issuer: str = field(default="", metadata={"help": "issuer (iss) that signed tokens must name"})
+    jwt_audience: str = field(default="", metadata={"help": "audience (aud) that signed tokens must name"})
+    jwt_roles_claim: str = field(
+        default="roles",
+        metadata={
+            "help": "claim that holds a signed token's roles; without it: query, embeddings, read-items"
+        },
+    )
+    redact: str = field(
+        default="",
+        metadata={
+            "help": "what answers hide from callers without the role read-items: of uri,caption,creator"
+        },
+    )
+    query_log: Path | None = field(
+        default=None, metadata={"help": "folder for a log of queries and their answers; off without it"}
+    )
+    query_log_days: int = field(default=30, metadata={"help": "how long a day of the query log is kept"})
+    query_log_prompts: bool = field(
+        default=False, metadata={"help": "keep prompts in the query log; else only whether there was one"}
+    )
+    contributed_caption_weight: float = field(
+        default=0.25,
+        metadata={
+            "help": "part of the way that a contribution's caption moves it from where its picture stands"
+        },
+    )
+    contributed_items_a_day: int = field(
+        default=100, metadata={"help": "additions of one contributor in 24 hours, unless its line has items="}
+    )
     writer: bool = field(
         default=True,
         metadata={
             "help": "with the admin service: be the one writer of the bundles; else follow whoever is, and only load "
             "and turn bundles"
+        },
+    )
+    receipt_key_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "PEM file of Ed25519 keys, the first of which signs the receipts that callers ask for; needs "
+            "attributary[receipts]"
         },
     )
     max_added_items: int = field(
@@ -159,6 +222,12 @@ class GatewayConfig:
             "help": "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
         },
     )
+    thumbnails: str = field(
+        default="callers",
+        metadata={
+            "help": "who sees the pictures of items that a bundle may hold: callers (whoever may ask) or nobody"
+        },
+    )
     reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
     event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
     log_format: str = field(default="json", metadata={"help": "json or console"})
@@ -171,7 +240,12 @@ class GatewayConfig:
             # Not "< least": a NaN is below nothing.
             if not getattr(self, name) >= least:
                 raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
-        for name, most in (("port", 65535), ("metrics_port", 65535), ("pinned_s", 86_400)):
+        for name, most in (
+            ("port", 65535),
+            ("metrics_port", 65535),
+            ("http_port", 65535),
+            ("pinned_s", 86_400),
+        ):
             if getattr(self, name) > most:
                 raise InvalidArgumentError(name, f"must be at most {most}, got {getattr(self, name)}")
         for name, choices in _CHOICES.items():
@@ -185,6 +259,18 @@ class GatewayConfig:
             raise InvalidArgumentError("tls_client_ca", "needs tls_cert and tls_key")
         if self.metrics_tls and self.tls_cert is None:
             raise InvalidArgumentError("metrics_tls", "needs tls_cert and tls_key")
+        if self.ui_report is not None and not self.ui:
+            raise InvalidArgumentError("ui_report", "needs ui")
+        if self.ui and self.http_port < 0:
+            object.__setattr__(self, "http_port", _UI_PORT)
+        if not self.contributed_caption_weight <= 1:
+            raise InvalidArgumentError(
+                "contributed_caption_weight", f"must be at most 1, got {self.contributed_caption_weight}"
+            )
+        if unknown := set(filter(None, self.redact.split(","))) - set(REDACTABLE):
+            raise InvalidArgumentError(
+                "redact", f"must be of {', '.join(REDACTABLE)}, got {', '.join(sorted(unknown))}"
+            )
         if not self.single_share < 1:
             raise InvalidArgumentError("single_share", f"must be below 1, got {self.single_share}")
 
@@ -200,16 +286,19 @@ class GatewayConfig:
         return cls(**values, **given)  # type: ignore[arg-type]
 
 
+REDACTABLE = ("uri", "caption", "creator")
 _LEAST: dict[str, float] = {
-    "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
-    "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
-    "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
+    "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0,
+    "encode_workers": 0, "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0,
+    "search_workers": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,
     "max_streams": 1, "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1,
+    "query_log_days": 1, "contributed_caption_weight": 0, "contributed_items_a_day": 1,
     "max_connection_age_s": 1, "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
 }  # fmt: skip
 _CHOICES = {
+    "thumbnails": ("callers", "nobody"),
     "event_loop": ("uvloop", "asyncio"),
     "log_format": ("json", "console"),
     "log_level": ("debug", "info", "warning", "error"),

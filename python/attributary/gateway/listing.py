@@ -17,10 +17,11 @@ from . import translate
 
 _DEFAULT_SIZE, _MAX_SIZE = 100, 1_000
 _CHUNK = 8_192
+_MAX_SEARCH = 200
 
 
 def items(view: View, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
-    """Return one page of items by ascending id; raises InvalidArgumentError for page_size, page_token, creator."""
+    """Return one page of items by ascending id; raises InvalidArgumentError naming the field."""
     size = _size(request)
     after = _id_of(request.page_token) if request.page_token else None
     table = view.bundle.items
@@ -29,12 +30,15 @@ def items(view: View, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
         wanted = table.creator_codes.get(request.creator)
         if wanted is None:
             raise InvalidArgumentError("creator", f"no item has the creator {request.creator[:80]!r}")
+    holds = _search(view, request.search) if request.search else None
     found: list[int] = []
-    # A whole page and one more say whether there are more; without a creator the first chunk has them.
-    for chunk in table.rows_by_id(after, _CHUNK if wanted is not None else size + 1):
+    # A whole page and one more say whether there are more; without a condition the first chunk has them.
+    for chunk in table.rows_by_id(after, size + 1 if wanted is None and holds is None else _CHUNK):
         rows = chunk if view.alive is None else chunk[view.alive[chunk]]
         if wanted is not None:
             rows = rows[table.creator_of_row[rows] == wanted]
+        if holds is not None:
+            rows = rows[holds[rows]]
         found += rows[: size + 1 - len(found)].tolist()
         if len(found) > size:
             break
@@ -45,8 +49,9 @@ def items(view: View, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
 
 
 def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResponse:
-    """Return one page of creators by name; raises InvalidArgumentError for page_size, page_token."""
+    """Return one page of creators by name; raises InvalidArgumentError naming the field."""
     size = _size(request)
+    text = _text(request.search)
     after = _key_of(request.page_token) if request.page_token else None
     table, counts = view.bundle.items, view.filters.creators
     found = heapq.nsmallest(
@@ -54,12 +59,17 @@ def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResp
         (
             (name, code)
             for code, name in enumerate(table.creator_names[: len(counts)])
-            if counts[code] and (after is None or name > after)
+            if counts[code] and (after is None or name > after) and text in name.lower()
         ),
     )
     first = _first_rows(view, len(counts))
     page = [
-        pb.Creator(name=name, creator_url=table.creator_url(int(first[code])), item_count=int(counts[code]))
+        pb.Creator(
+            name=name,
+            creator_url=table.creator_url(int(first[code])),
+            item_count=int(counts[code]),
+            creator_ids=table.ids_of(name),
+        )
         for name, code in found[:size]
     ]
     return pb.ListCreatorsResponse(
@@ -75,6 +85,20 @@ def _first_rows(view: View, codes: int) -> NDArray[np.int64]:
     # Of values for one place the last stays: from behind, that is the first.
     first[of_row[rows[::-1]]] = rows[::-1]
     return first
+
+
+def _search(view: View, search: str) -> NDArray[np.bool_]:
+    """Which rows hold a text in caption or creator, whatever its case; bool [N]."""
+    table, text = view.bundle.items, _text(search)
+    holds = table.rows_with(text)
+    named = np.array([text in name.lower() for name in table.creator_names])
+    return np.asarray(holds | named[table.creator_of_row])
+
+
+def _text(search: str) -> str:
+    if len(search) > _MAX_SEARCH:
+        raise InvalidArgumentError("search", f"has {len(search)} characters, the limit is {_MAX_SEARCH}")
+    return search.lower()
 
 
 def _size(request: pb.ListItemsRequest | pb.ListCreatorsRequest) -> int:

@@ -12,17 +12,21 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from attributary.attribution.types import Attribution, Options
-from attributary.errors import InvalidArgumentError
+from attributary.attribution.types import Attribution, Options, Query
+from attributary.errors import InvalidArgumentError, NotFoundError
+from attributary.receipts.statement import Asked
 from attributary.v1 import attribution_pb2 as pb
 
-from . import listing, tracing, translate
+from . import callers, listing, tracing, translate
+from .access import check_role
 from .admission import Admission
 from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
 from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, milliseconds_since
+from .query_log import QueryLog, redact
+from .receipts import Receipts
 from .registry import Registry
 from .wire import check_outline
 
@@ -30,7 +34,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
 # What needs more than a token. A page looks at every row: as much work as a query.
 _KINDS = {
-    **dict.fromkeys(("Attribute", "Embed", "ListItems", "ListCreators"), Kind(permit=True)),
+    **dict.fromkeys(("Attribute", "Embed"), Kind(permit=True)),
+    **dict.fromkeys(("ListItems", "ListCreators"), Kind(permit=True, need="read-items")),
+    "GetItem": Kind(need="read-items"),
+    "DescribeBundle": Kind(need="any"),
     "AttributeBatch": Kind(permit=True, bulk=True),
 }
 _NO_OPTIONS = Options()
@@ -40,12 +47,20 @@ class AttributionService:
     """The unary methods of attributary.v1.AttributionService."""
 
     def __init__(
-        self, registry: Registry, admission: Admission, metrics: Metrics, config: GatewayConfig
+        self,
+        registry: Registry,
+        admission: Admission,
+        metrics: Metrics,
+        config: GatewayConfig,
+        receipts: Receipts,
     ) -> None:
         self.registry = registry
         self.admission = admission
         self.metrics = metrics
         self.config = config
+        self.receipts = receipts
+        self._hidden = frozenset(filter(None, config.redact.split(",")))
+        self.query_log = QueryLog.of(config)
 
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
@@ -86,7 +101,7 @@ class AttributionService:
         with self.registry.use(request.bundle_id) as pipeline:
             query = translate.to_query(request.query, pipeline.engine.limits, "query")
             found = await pipeline.embed(query, "query", deadline_of(context), arrived)
-            tracing.tell(found[0].timings, arrived)
+            tracing.add_phases(found[0].timings, arrived)
             return translate.from_embedding(pipeline.engine, *found).SerializeToString()
 
     async def get_item(self, data: bytes, context: Context) -> bytes:
@@ -94,6 +109,15 @@ class AttributionService:
         request = translate.parse(pb.GetItemRequest, data)
         engine = self.registry.find(request.bundle_id).pipeline.engine
         return pb.GetItemResponse(item=translate.item(engine, request.id)).SerializeToString()
+
+    async def get_thumbnail(self, data: bytes, context: Context) -> bytes:
+        """A small picture of one training item."""
+        request = translate.parse(pb.GetThumbnailRequest, data)
+        engine = self.registry.find(request.bundle_id).pipeline.engine
+        picture = engine.view.thumbnail(request.id) if self.config.thumbnails == "callers" else None
+        if picture is None:
+            raise NotFoundError("thumbnail", str(request.id))
+        return pb.GetThumbnailResponse(image=picture).SerializeToString()
 
     async def list_items(self, data: bytes, context: Context) -> bytes:
         """Training items by ascending id, a page at a time."""
@@ -113,7 +137,15 @@ class AttributionService:
         """What is served."""
         request = translate.parse(pb.DescribeBundleRequest, data)
         engine = self.registry.find(request.bundle_id).pipeline.engine
-        return translate.describe(engine).SerializeToString()
+        told = translate.describe(engine)
+        if self.config.thumbnails == "callers":
+            told.thumbnail_count = len(engine.bundle.thumbnails or ())
+        return told.SerializeToString()
+
+    async def list_receipt_keys(self, data: bytes, context: Context) -> bytes:
+        """The public keys of receipts."""
+        translate.parse(pb.ListReceiptKeysRequest, data)
+        return self.receipts.list_keys().SerializeToString()
 
     async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> pb.Attribution:
         """Answer one request; raises the errors of `attributary.errors`."""
@@ -122,9 +154,13 @@ class AttributionService:
                 options = (
                     translate.to_options(request.options) if request.HasField("options") else _NO_OPTIONS
                 )
+                if options.digests:
+                    self.receipts.check()
+                self._check_roles(request.query, request.options)
                 query = translate.to_query(request.query, pipeline.engine.limits, "query")
                 answer = await pipeline.submit(query, options, "query", deadline, arrived)
-                return self._reply(pipeline, answer, request.options.timings, arrived)
+                receipt = await self._receipt(pipeline, answer, query, options)
+                return self._reply(pipeline, query, answer, request.options.timings, arrived, receipt)
         except Exception as error:
             self.metrics.query(code_name(error))
             raise
@@ -133,13 +169,21 @@ class AttributionService:
         self, pipeline: Pipeline, request: pb.AttributeBatchRequest, deadline: float, arrived: float
     ) -> list[pb.AttributeResult]:
         options = translate.to_options(request.options)
+        if options.digests:
+            self.receipts.check()
+        for message in request.queries:
+            self._check_roles(message, request.options)
+        queries: list[Query] = []
         tasks: list[asyncio.Future[Attribution] | Exception] = []
         for number, message in enumerate(request.queries):
             field = f"queries[{number}]"
             try:
                 query = translate.to_query(message, pipeline.engine.limits, field)
+                queries.append(query)
                 tasks.append(pipeline.submit(query, options, field, deadline, arrived))
             except Exception as error:
+                # One place a query, whatever became of it.
+                queries[number:] = [Query()]
                 tasks.append(presentable(error, "prepare"))
         outcomes = await _settle(tasks)
         # Options belong to the envelope: what is wrong with them is wrong with every query.
@@ -147,23 +191,56 @@ class AttributionService:
             if isinstance(outcome, InvalidArgumentError) and outcome.field.startswith("options"):
                 raise outcome
         results = []
-        for outcome in outcomes:
+        for query, outcome in zip(queries, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self.metrics.query(code_name(outcome))
                 results.append(pb.AttributeResult(error=to_result(outcome)))
             else:
-                reply = self._reply(pipeline, outcome, request.options.timings, arrived)
+                receipt = await self._receipt(pipeline, outcome, query, options)
+                reply = self._reply(pipeline, query, outcome, request.options.timings, arrived, receipt)
                 results.append(pb.AttributeResult(attribution=reply))
         return results
 
+    async def _receipt(
+        self, pipeline: Pipeline, answer: Attribution, query: Query, options: Options
+    ) -> bytes:
+        """The receipt of an answer, empty where none was asked for."""
+        if not options.digests:
+            return b""
+        return await self.receipts.sign(pipeline, answer, Asked(query.prompt, options.filter))
+
+    def _check_roles(self, query: pb.Query, options: pb.Options) -> None:
+        """Raise PermissionDeniedError for what a caller may not ask: to choose an embedding, or to guess at names."""
+        owner = callers.current().owner
+        if query.HasField("embedding"):
+            check_role(owner, "embeddings")
+        named = options.filter.include_creators or options.filter.exclude_creators
+        if named and "creator" in self._hidden:
+            check_role(owner, "read-items")
+        if options.receipt and self._hidden:
+            # What is signed is signed whole.
+            check_role(owner, "read-items")
+
     def _reply(
-        self, pipeline: Pipeline, answer: Attribution, with_timings: bool, arrived: float
+        self,
+        pipeline: Pipeline,
+        query: Query,
+        answer: Attribution,
+        with_timings: bool,
+        arrived: float,
+        receipt: bytes = b"",
     ) -> pb.Attribution:
         started = perf_counter()
         reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
+        reply.receipt = receipt
+        caller = callers.current()
+        if self.query_log is not None:
+            self.query_log.put(caller.name, query, reply)
+        if self._hidden and not caller.owner.may("read-items"):
+            redact(reply, self._hidden)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
-        tracing.tell(answer.timings, arrived)
+        tracing.add_phases(answer.timings, arrived)
         if with_timings:
             reply.timings.CopyFrom(translate.from_timings(answer.timings, milliseconds_since(arrived)))
         return reply
@@ -183,21 +260,28 @@ async def _settle(tasks: list[asyncio.Future[Attribution] | Exception]) -> list[
     return outcomes
 
 
-def method_handlers(
-    service: AttributionService, front: Front, stream: StreamMethod
-) -> grpc.GenericRpcHandler:
-    """Return the handlers of the whole service; `stream` is AttributeStream."""
-    unary: dict[str, UnaryMethod] = {
+def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, Kind]]:
+    """Return the methods with one message and one reply, and what each needs; every transport serves these."""
+    methods: dict[str, UnaryMethod] = {
         "Attribute": service.attribute,
         "AttributeBatch": service.attribute_batch,
         "Embed": service.embed,
         "GetItem": service.get_item,
+        "GetThumbnail": service.get_thumbnail,
         "ListItems": service.list_items,
         "ListCreators": service.list_creators,
         "DescribeBundle": service.describe_bundle,
+        "ListReceiptKeys": service.list_receipt_keys,
     }
+    return {name: (method, _KINDS.get(name, Kind())) for name, method in methods.items()}
+
+
+def method_handlers(
+    service: AttributionService, front: Front, stream: StreamMethod
+) -> grpc.GenericRpcHandler:
+    """Return the handlers of the whole service; `stream` is AttributeStream."""
     handlers: dict[str, Any] = {
-        name: front.unary(name, method, _KINDS.get(name, Kind())) for name, method in unary.items()
+        name: front.unary(name, method, kind) for name, (method, kind) in unary_methods(service).items()
     }
     handlers["AttributeStream"] = front.stream("AttributeStream", stream, Kind(bulk=True))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from io import BytesIO
 
 import numpy as np
@@ -67,6 +68,16 @@ def prepare_pixels(image: NDArray[np.uint8], size: int, *, field: str = "query.p
             field, f"must be uint8 [height, width, 3] of at least one pixel, not {image.dtype} {shape}"
         )
     return resize_crop(image, size)
+
+
+def pixels_digest(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 (hex) of a picture's height, width, channels and RGB bytes, uint8 [H, W, 3]: "64x48x3" and the rows.
+
+    The same for every file that decodes to these pixels.
+    """
+    digest = hashlib.sha256("x".join(map(str, pixels.shape)).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _plain_jpeg(walked: Walked) -> NDArray[np.uint8] | None:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidArgumentError, UnavailableError
-from .decode import decode_walked, prepare_pixels
+from ..machine import cores
+from .decode import decode_walked, pixels_digest, prepare_pixels
 from .formats import MAX_BYTES, MAX_CPU_S, MAX_MEMORY, MAX_PIXELS, cost_ms, inspect
 
 # CPU milliseconds above which a picture goes to another process, which takes it a millisecond or two. What image
@@ -39,6 +40,7 @@ class ReadPicture:
     pixels: NDArray[np.uint8]
     decode_ms: float
     resize_ms: float
+    digest: str = ""  # of all pixels, where it was asked for: `decode.pixels_digest`
 
 
 def read(
@@ -49,8 +51,11 @@ def read(
     max_pixels: int = MAX_PIXELS,
     field: str = "query.image",
     wait: bool = True,
+    digest: bool = False,
 ) -> ReadPicture:
     """`decode` and `prepare_pixels` in bounded time and memory; safe to call from several threads.
+
+    `digest` asks for the digest of all pixels, too.
 
     Raises `InvalidArgumentError` as they do, and for a picture that takes more than `formats.MAX_CPU_S` seconds of CPU
     time or `formats.MAX_MEMORY` bytes, or brings its decoder down; `UnavailableError` where no process is to be had;
@@ -62,11 +67,13 @@ def read(
     if cost_ms(kind, walked) > COSTLY_MS:
         if not wait:
             raise CostlyPicture(field)
-        return _pool.read(data, size, max_bytes, max_pixels, field)
+        return _pool.read(data, size, max_bytes, max_pixels, field, digest)
     pixels = decode_walked(kind, walked, max_pixels, field)
     decoded = perf_counter()
     prepared = prepare_pixels(pixels, size)
-    return ReadPicture(prepared, (decoded - started) * 1e3, (perf_counter() - decoded) * 1e3)
+    resized = perf_counter()
+    told = pixels_digest(pixels) if digest else ""
+    return ReadPicture(prepared, (decoded - started) * 1e3, (resized - decoded) * 1e3, told)
 
 
 class _Worker:
@@ -118,11 +125,13 @@ class DecodePool:
         self._turns = threading.Semaphore(most)
         self._idle: list[_Worker] = []
 
-    def read(self, data: bytes, size: int, max_bytes: int, max_pixels: int, field: str) -> ReadPicture:
+    def read(
+        self, data: bytes, size: int, max_bytes: int, max_pixels: int, field: str, digest: bool = False
+    ) -> ReadPicture:
         """`read` in a process of its own, in turn."""
         request = {
             "bytes": len(data), "cpu_s": self._cpu_s, "size": size,
-            "max_bytes": max_bytes, "max_pixels": max_pixels, "field": field,
+            "max_bytes": max_bytes, "max_pixels": max_pixels, "field": field, "digest": digest,
         }  # fmt: skip
         with self._turns:
             worker = self._take()
@@ -140,7 +149,7 @@ class DecodePool:
         if "refused" in reply:
             raise InvalidArgumentError(field, reply["refused"])
         pixels = np.frombuffer(found, np.uint8).reshape(size, size, 3)
-        return ReadPicture(pixels, reply["decode_ms"], reply["resize_ms"])
+        return ReadPicture(pixels, reply["decode_ms"], reply["resize_ms"], reply["digest"])
 
     def _take(self) -> _Worker:
         try:
@@ -174,17 +183,13 @@ class DecodePool:
             self._idle.pop().kill()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start_afresh() -> None:
     """After a fork: the processes belong to the parent."""
     global _pool
-    _pool = DecodePool(_cores())
+    _pool = DecodePool(cores())
 
 
-_pool = DecodePool(_cores())
+_pool = DecodePool(cores())
 atexit.register(lambda: _pool.close())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import IO, Any
 
 from ..errors import InvalidArgumentError
-from .decode import decode, prepare_pixels
+from .decode import decode, pixels_digest, prepare_pixels
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def answer(
-    data: bytes, size: int, max_bytes: int, max_pixels: int, field: str
+    data: bytes, size: int, max_bytes: int, max_pixels: int, field: str, digest: bool = False
 ) -> tuple[dict[str, Any], bytes]:
     """Decode and resize one picture; returns (reply, pixels, empty where the picture is refused)."""
     started = perf_counter()
@@ -52,13 +52,15 @@ def answer(
         pixels = decode(data, max_bytes=max_bytes, max_pixels=max_pixels, field=field)
         decoded = perf_counter()
         prepared = prepare_pixels(pixels, size)
+        resized = perf_counter()
+        told = pixels_digest(pixels) if digest else ""
     except InvalidArgumentError as error:
         return {"refused": error.message}, b""
     except MemoryError:
         limit = int(sys.argv[1]) >> 20
         return {"refused": f"needs more than {limit} MiB of memory to be decoded, the limit"}, b""
-    timings = {"decode_ms": (decoded - started) * 1e3, "resize_ms": (perf_counter() - decoded) * 1e3}
-    return timings, prepared.tobytes()
+    timings = {"decode_ms": (decoded - started) * 1e3, "resize_ms": (resized - decoded) * 1e3}
+    return {**timings, "digest": told}, prepared.tobytes()
 
 
 def _tell(replies: IO[bytes], reply: dict[str, Any], pixels: bytes = b"") -> None:

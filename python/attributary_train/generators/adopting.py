@@ -12,10 +12,10 @@ from typing import Any
 from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
+from attributary_train.files import writing
 from attributary_train.subject.checkpoint import load_subject, write_manifest
 from attributary_train.subject.data import load_data
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText, open_text
 from attributary_train.subject.own_text import text_digest as clip_digest
@@ -109,7 +109,7 @@ def adopt_pipeline(
     family, pipeline = found.family, found.pipeline
     module = getattr(pipeline, family.part).eval().requires_grad_(False)
     part = out.with_name(out.name + ".part")
-    with writing(out):
+    with writing(out, SubjectError):
         shutil.rmtree(part, ignore_errors=True)
         _save(checkpoint, pipeline, family, part, lora)
     clip = _clip(part)
@@ -140,7 +140,7 @@ def adopt_pipeline(
         "held_out": [],
         "unseen": [],
     }  # fmt: skip
-    with writing(out):
+    with writing(out, SubjectError):
         write_manifest(part, module, pipeline.vae, found.recipe, data, facts)
         part.replace(out)
     return load_subject(out)

@@ -8,10 +8,11 @@ from typing import Any
 import diffusers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from attributary_train.subject.data import weights_digest
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
+from attributary_train.subject.parts import open_part
+from attributary_train.towers.weights import weights_digest
 
 from .conditions import Layout
 from .families import BY_NAME
@@ -50,8 +51,6 @@ def open_adopted(folder: Path, facts: dict[str, Any]) -> SubjectModel:
 
 def open_denoiser(folder: Path, family: Family, factor: int) -> Any:
     """The denoiser, float32; `factor`: pixels of a latent's side, which some are told of."""
-    from attributary_train.subject.checkpoint import open_part
-
     module = open_part(getattr(diffusers, family.model), folder / family.part)
     module.pixels_a_latent = factor
     return module
@@ -59,8 +58,6 @@ def open_denoiser(folder: Path, family: Family, factor: int) -> Any:
 
 def autoencoder_of(folder: Path, facts: dict[str, Any]) -> Any:
     """The autoencoder, float32, in evaluation mode; it knows the size of the pictures."""
-    from attributary_train.subject.checkpoint import open_part
-
     family = BY_NAME[facts["family"]["name"]]
     found = open_part(getattr(diffusers, family.autoencoder), folder / "vae").eval().requires_grad_(False)
     found.register_to_config(sample_size=int(facts["recipe"]["image_size"]))

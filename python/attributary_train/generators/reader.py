@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from attributary_train.subject.data import weights_digest
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.own_text import OwnText
+from attributary_train.towers.weights import weights_digest
 
 from .conditions import Layout
 from .family import Family

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,13 +215,3 @@ def _size(shape: Sequence[int]) -> int:
     for side in shape:
         total *= side
     return total
-
-
-def clock(work: Any, least: int = 2) -> float:
-    """Core seconds of the fastest of a few runs: what others do on the machine is not counted."""
-    best = float("inf")
-    for _ in range(least):
-        began = time.process_time()
-        work()
-        best = min(best, time.process_time() - began)
-    return best

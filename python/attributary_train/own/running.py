@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from attributary_train.files import write_text
+
 from .errors import OwnError
 from .road import MODULES, Step
 
@@ -96,6 +98,4 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, steps: dict[str, dict[str, Any]]) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps({"steps": steps}, indent=1) + "\n")
-    part.replace(path)
+    write_text(path, json.dumps({"steps": steps}, indent=1) + "\n", OwnError)

@@ -22,9 +22,9 @@ from attributary_train.generators.reader import PipelineText
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.text import token_states, tokenizer
+from attributary_train.towers.text import MiniLM, minilm_directory
 
 from .errors import StudentError
-from .text_tower import MiniLM, minilm_directory
 
 
 class ClipText(nn.Module):

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
-from safetensors import SafetensorError
 
 from attributary_train.corpus import Corpus
-from attributary_train.subject.data import SubjectData, load_data, weights_digest
+from attributary_train.files import writing
+from attributary_train.subject.data import SubjectData, load_data
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
+from attributary_train.subject.parts import open_part
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import text_encoder, tokenizer
+from attributary_train.towers.weights import weights_digest
 
 MANIFEST = "subject.json"
 # The U-Net that the training of a model in two stages starts from.
@@ -44,7 +45,7 @@ def save_subject(
     MiniLM (90 MB) comes with an installed package and is not written; `open_pipeline` adds it. Raises `SubjectError` if
     a file cannot be written.
     """
-    with writing(folder):
+    with writing(folder, SubjectError):
         unet.half().save_pretrained(folder / "unet")
         unet.float()
         autoencoder.half().save_pretrained(folder / "vae")
@@ -107,20 +108,6 @@ def forget_path(path: Path) -> None:
     values = json.loads(path.read_text())
     values.pop("_name_or_path", None)
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def open_part(kind: Any, folder: Path) -> Any:
-    """A model of diffusers from its folder, float32; raises `SubjectError` if it is damaged or lacks weights."""
-    try:
-        model, info = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise SubjectError(str(folder), f"not a readable {kind.__name__}: {error}") from error
-    # diffusers leaves what is missing as chance made it, with a warning.
-    if info["missing_keys"]:
-        raise SubjectError(str(folder), f"lacks weights of {kind.__name__}, e.g. {min(info['missing_keys'])}")
-    return model
 
 
 def _scheduler(folder: Path) -> DDIMScheduler:

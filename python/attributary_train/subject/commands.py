@@ -243,7 +243,6 @@ def show(subject_dir: Path) -> None:
 
     from attributary_train.subject.checkpoint import load_subject
     from attributary_train.subject.errors import SubjectError
-    from attributary_train.teacher.parameters import module_names
 
     try:
         model = load_subject(subject_dir)
@@ -251,6 +250,5 @@ def show(subject_dir: Path) -> None:
         raise click.ClickException(str(error)) from error
     facts = {name: value for name, value in model.facts.items() if name not in ("training_set", "held_out")}
     facts["parameters"] = sum(p.numel() for p in model.unet.parameters())
-    facts["cross_attention_modules"] = len(module_names(model.unet, "cross_kv"))
     facts["training_items"] = model.facts.get("training_set", {}).get("count")
     click.echo(json.dumps(facts, indent=2))

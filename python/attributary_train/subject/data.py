@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +15,15 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary_train.corpus import Corpus
+from attributary_train.files import whole
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.captions import Captions, captions_of
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import token_states
+from attributary_train.towers.weights import weights_digest
 
 if TYPE_CHECKING:
     from attributary_train.generators.reader import PipelineText
@@ -99,15 +99,6 @@ class SubjectData:
             None if self.captions is None else self.captions.select(pick),
             self.start,
         )
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of a module's weights, hexadecimal."""
-    total = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().contiguous().cpu().float().numpy().tobytes())
-    return total.hexdigest()
 
 
 def load_data(
@@ -207,29 +198,22 @@ def kept_rows(
     name = f"{kind}16" if half else kind
     path = cache / f"{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with writing(path):
-            cache.mkdir(parents=True, exist_ok=True)
-            try:
-                _write_rows(part, count, make(), np.dtype(np.float16 if half else np.float32))
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-    # Private to this process should anybody write to it: torch takes no array that is read-only.
+        with whole(path, SubjectError) as stream:
+            _write_rows(stream, path, count, make(), np.dtype(np.float16 if half else np.float32))
+    # Mapped, and private to this process should anybody write to it: torch takes no array that is read-only.
     kept: npt.NDArray[Any] = np.load(path, mmap_mode="c")
     return kept
 
 
 def _write_rows(
-    path: Path, count: int, pieces: Iterator[npt.NDArray[np.float32]], dtype: np.dtype[Any]
+    stream: IO[bytes], path: Path, count: int, pieces: Iterator[npt.NDArray[np.float32]], dtype: np.dtype[Any]
 ) -> None:
-    with path.open("wb") as stream:
-        for at, piece in enumerate(pieces):
-            if at == 0:
-                descr = np.lib.format.dtype_to_descr(dtype)
-                header = {"descr": descr, "fortran_order": False, "shape": (count, *piece.shape[1:])}
-                np.lib.format.write_array_header_1_0(stream, header)
-            rounded = piece.astype(dtype)
-            if not np.isfinite(rounded).all():
-                raise SubjectError(str(path), f"a value is beyond {dtype.name}, or not finite")
-            stream.write(np.ascontiguousarray(rounded).data)
+    for at, piece in enumerate(pieces):
+        if at == 0:
+            descr = np.lib.format.dtype_to_descr(dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": (count, *piece.shape[1:])}
+            np.lib.format.write_array_header_1_0(stream, header)
+        rounded = piece.astype(dtype)
+        if not np.isfinite(rounded).all():
+            raise SubjectError(str(path), f"a value is beyond {dtype.name}, or not finite")
+        stream.write(np.ascontiguousarray(rounded).data)

@@ -5,17 +5,18 @@ import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
-from attributary.batch.report_data import gather
-from attributary.batch.report_page import page, plots_of
+from attributary.batch.report_data import _LeftOut, gather
+from attributary.batch.report_page import page, plots_of, wilson
 from attributary.batch.report_pictures import generation_pictures
-from attributary.batch.report_plots import wilson
 from attributary.batch.totals import shard_tables
 from attributary.cli.report import report_command
 from attributary.errors import InputError, OutputError, RunError
@@ -163,6 +164,53 @@ def test_pictures_that_were_changed_since_are_not_shown(tmp_path, run_score, pic
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "a.png").write_bytes(picture(0))
         generation_pictures(data.run, [tmp_path / "other"], data.most_certain)
+
+
+def test_strangers_count_in_totals_only_if_they_are_asked_for(tmp_path, run_score, picture):
+    rng = np.random.default_rng(1)
+    noise = Image.fromarray(rng.choice(np.array([0, 255], np.uint8), (64, 64, 3)))
+    out = BytesIO()
+    noise.save(out, "PNG")
+    rows = [{"image": picture(number), "prompt": "a red ellipse"} for number in range(5)]
+    rows += [{"image": out.getvalue(), "prompt": ""} for _ in range(7)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    run_score(tmp_path / "log.parquet", tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["out_of_distribution"] == 7
+    data, everything = gather(tmp_path / "run"), gather(tmp_path / "run", strangers=True)
+    assert (data.known, everything.known) == (5, 12)
+    assert (int(data.diffuse_share.sum()), int(everything.diffuse_share.sum())) == (5, 12)
+    assert data.diffuse[0] == pytest.approx(everything.diffuse[0] - 7, abs=1e-4)
+
+
+def test_what_an_old_run_gave_away_for_strangers_is_taken_off():
+    left = _LeftOut()
+    given = [[{"creator": "Ann", "share": 0.5, "item_count": 1}]] * 3
+    left.add(pa.table({"creators": given, "diffuse_share": pa.array([0.5] * 3, pa.float32())}))
+    assert (left.diffuse, left.without("Ann", 4.0), left.without("Bo", 4.0)) == (1.5, 2.5, 4.0)
+
+
+def test_rows_without_an_answer_are_listed_and_long_names_are_whole(tmp_path, run_score, picture):
+    rows = [{"image": picture(number), "prompt": "a red ellipse"} for number in range(5)]
+    rows += [{"image": b"no picture", "prompt": ""} for _ in range(30)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    run_score(tmp_path / "log.parquet", tmp_path / "run")
+    finished = tmp_path / "run"
+    data = gather(finished)
+    wrong = [row for row in rows_of(finished) if row["error_code"]]
+    assert [one.values["generation_id"] for one in data.errors] == [row["generation_id"] for row in wrong][
+        :20
+    ]
+    name = "The Very Long Name Of A Collective, " * 6 + "whole"
+    data.creators[0] = replace(data.creators[0], name=name)
+    text = page(data, "t", {}, lambda _: None, lambda item: f"caption of {item}")
+    shown = Page(text).text
+    assert all(part in shown for part in (name[:100], name[100:200], name[200:]))
+    assert wrong[0]["error_message"] in shown
+    prompts = [one.values["prompt_used"] for one in data.most_certain if one.values["prompt_used"]]
+    assert prompts and all(prompt[:100] in shown for prompt in prompts)
+    assert "caption of 1" in shown
+    assert "name='viewport'" in text and "sum of shares, in generations" in shown
 
 
 def test_an_unfinished_run_has_no_report(finished):

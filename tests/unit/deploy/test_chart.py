@@ -128,6 +128,33 @@ def test_values_file_and_schema_name_the_same_things():
     compare(values, schema, "values")
 
 
+def test_a_setting_that_serve_does_not_have_is_refused(helm):
+    assert "max-batchh" in helm({"gateway": {"settings": {"max-batchh": 1}}})[0].get("error", "rendered")
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    named = set(schema["properties"]["gateway"]["properties"]["settings"]["propertyNames"]["enum"])
+    flags = {
+        option.envvar.removeprefix("ATTRIBUTARY_").lower().replace("_", "-")
+        for option in serve_command.params
+        if option.envvar
+    }
+    # Milvus is not the chart's; the rest is set by other values.
+    own = {
+        "host",
+        "port",
+        "metrics-port",
+        "bundle",
+        "engine",
+        "triton-url",
+        "tls-cert",
+        "tls-key",
+        "tls-client-ca",
+    }
+    own |= {"tokens-file", "admin-tokens-file", "writer", "index"} | {
+        name for name in flags if "milvus" in name
+    }
+    assert named == flags - own
+
+
 @pytest.mark.parametrize("values", [{}, SECURED], ids=["default", "secured"])
 def test_every_variable_is_one_of_serve(manifests, values):
     known = {option.envvar for option in serve_command.params if option.envvar}

@@ -46,7 +46,7 @@ class FakeEngine:
             calibration=SimpleNamespace(method="by hand", image=SHARES, image_and_prompt=SHARES),
         )
         self.bundle = SimpleNamespace(
-            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id
+            manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id, thumbnails=None
         )
         self.view = SimpleNamespace(
             bundle=self.bundle,
@@ -58,10 +58,14 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
+            tail=np.zeros((0, DIM), np.float32),
+            alive=None,
+            thumbnail=self.thumbnail,
         )
         self.gate = threading.Event()
         self.gate.set()
         self.costly_gate = threading.Event()
+        self.costly_begun = threading.Event()
         self.started = threading.Semaphore(0)
         self.batches = []
 
@@ -78,7 +82,8 @@ class FakeEngine:
         elif query.image == b"costly":
             if not wait:
                 raise CostlyPicture(field)
-            assert self.costly_gate.wait(30)
+            self.costly_begun.set()
+            assert self.costly_gate.wait(120)
             prepared.pixels = np.zeros((4, 4, 3), np.uint8)
         elif query.image == b"defect":
             raise ZeroDivisionError("secret of the server")
@@ -89,13 +94,16 @@ class FakeEngine:
     def run(self, batch):
         self.batches.append([_value(prepared) for prepared in batch])
         self.started.release()
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         if any(_value(prepared) == -13 for prepared in batch):
             raise ZeroDivisionError("secret of the server")
         return [_answer(prepared) for prepared in batch]
 
     def embed(self, batch):
         return np.stack([np.full(DIM, _value(prepared), np.float32) for prepared in batch])
+
+    def thumbnail(self, item_id):
+        self.row_of(item_id)
 
     def row_of(self, item_id):
         if item_id != 7:
@@ -104,6 +112,8 @@ class FakeEngine:
 
 
 class FakeItems:
+    nbytes = 30
+
     def id_of(self, row):
         return 7
 
@@ -127,6 +137,9 @@ class FakeItems:
 
     def near_dup_group(self, row):
         return 5
+
+    def ids_of(self, creator):
+        return ()
 
 
 def _value(prepared):

@@ -12,6 +12,7 @@ from PIL import Image
 from attributary.building import build_bundle
 from attributary_train.cli import main
 from attributary_train.corpus import Corpus
+from attributary_train.corpus.build import build
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.generators import counting
 from attributary_train.own import running
@@ -206,7 +207,7 @@ def test_the_steps_of_both_roads_are_commands_that_exist(brought, tmp_path):
 def untuned(brought, tiny_encoder_dir, tmp_path):
     """What the road without a checkpoint leaves, with an encoder of a few nodes."""
     source = Folder(brought / "pictures", brought / "items.csv")
-    Corpus.build(tmp_path / "corpus", [source], cache=tmp_path / "cache", workers=1)
+    build(tmp_path / "corpus", [source], cache=tmp_path / "cache", workers=1)
     build_bundle(tmp_path / "corpus", tiny_encoder_dir, tmp_path / "bundle", probes=20, workers=1)
     return request_of(brought, tmp_path)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,12 +14,12 @@ from attributary_train.subject import autoencoder as training
 from attributary_train.subject.autoencoder import MADE_FROM, new_autoencoder, train_autoencoder
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import load_state
 from attributary_train.subject.model import new_unet
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Queries, load_queries, save_queries
 from attributary_train.subject.recipe import preset
 from attributary_train.subject.run import checked_device, ready_autoencoder, train_subject
+from attributary_train.subject.state import load_state
 from attributary_train.subject.text import DIM, token_states
 from attributary_train.subject.train import STATE, Run, train_unet
 
@@ -129,7 +130,7 @@ def test_a_full_disk_is_named(corpus, tmp_path):
         ("test-0000",), ("test",), ("seen",), ("a",), (0,), torch.zeros(1, 4, 4, 4), torch.zeros(1, 16, DIM),
         "w", 1, 1.0,
     )  # fmt: skip
-    full(tmp_path / "queries.part")
+    full(tmp_path / f".queries.parquet.{os.getpid()}.part")
     with pytest.raises(SubjectError, match=r"queries\.parquet: cannot be written"):
         save_queries(states, tmp_path / "queries.parquet")
     path = tmp_path / "whole.parquet"

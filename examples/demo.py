@@ -1,0 +1,214 @@
+"""An example: start a server on a bundle, ask it about held-out pictures, and show what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attributary.cli.main import run
+from attributary.cli.process import ServerProcess
+from attributary.cli.receipt_files import signing_options, write_and_verify
+from attributary.cli.sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
+from attributary.cli.show import answer_json, percent
+from attributary.client.sync import Client
+from attributary.client.types import Answer
+from attributary.errors import InvalidArgumentError
+from attributary.plain import plain
+from demo_queries import DemoQuery, copies, drawings, generated
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    query: DemoQuery
+    answer: Answer
+
+    @property
+    def found_at(self) -> int | None:
+        """Rank of the first item that was expected, None if it is not among the answer's items."""
+        return next((item.rank for item in self.answer.items if item.id in self.query.expected), None)
+
+    @property
+    def verdict(self) -> str:
+        """What came of the expectation, in a few words."""
+        foreign = self.query.kind == "foreign"
+        if self.answer.out_of_distribution:
+            return "flagged, as it should be" if foreign else "flagged"
+        if foreign:
+            return "not flagged"
+        if self.query.kind == "generated":
+            wanted = self.query.expected
+            hits = sum(item.id in wanted for item in self.answer.items)
+            return f"{hits} of the teacher's {len(wanted)}" if wanted else "nothing recorded"
+        place = self.found_at
+        return f"rank {place}" if place else f"not in the top {len(self.answer.items)}"
+
+
+@click.command("demo")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="bundle directory to serve")
+@click.option(
+    "--queries",
+    "asked",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="generated pictures to ask about",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="with --queries: folder of the items' pictures, <id>.png, for the contact sheet",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="without --queries: the bundle's corpus; changed copies of its items are asked about",
+)
+@click.option(
+    "--held-out", type=click.Path(path_type=Path), default=None, help="corpus of a creator outside the index"
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="report and contact sheet go here"
+)
+@click.option(
+    "--receipts", is_flag=True, help="ask for signed receipts, by a key made for it, and verify each"
+)
+@click.option("--drawings", "drawing_count", type=click.IntRange(min=0), default=6, show_default=True)
+@click.option("--copies", "copy_count", type=click.IntRange(min=0), default=4, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True)
+def demo_command(
+    bundle: Path,
+    asked: Path | None,
+    pictures: Path | None,
+    corpus: Path | None,
+    held_out: Path | None,
+    out: Path,
+    receipts: bool,
+    drawing_count: int,
+    copy_count: int,
+    seed: int,
+) -> None:
+    """Attribute pictures at a real server; write report.json and contact_sheet.png.
+
+    Either pictures that the bundle's generator made (--queries), or held-out drawings and changed copies (--corpus).
+    """
+    if (asked is None) == (corpus is None):
+        raise click.UsageError("give either --queries or --corpus")
+    if asked is not None:
+        _run(bundle, generated(asked), read_pictures(pictures), out, receipts)
+    elif corpus is not None:
+        queries = copies(corpus, copy_count, seed)
+        if held_out is not None:
+            queries = drawings(corpus, held_out, drawing_count, seed) + queries
+        if not queries:
+            raise InvalidArgumentError(
+                "queries", "nothing to ask: give --copies or --drawings with --held-out"
+            )
+        _run(bundle, queries, read_corpus_pictures(corpus), out, receipts)
+
+
+def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path, receipts: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    signing = signing_options(out / "receipts") if receipts else ()
+    with ServerProcess(bundle, *signing) as server, Client(server.address) as client:
+        described = client.describe()
+        for _ in range(_WARM_UP):
+            client.attribute(queries[0].picture)
+        asked = [
+            _Asked(
+                query, client.attribute(query.picture, prompt=query.prompt, timings=True, receipt=receipts)
+            )
+            for query in queries
+        ]
+        if receipts:
+            verified = [(entry.query.picture, entry.answer) for entry in asked]
+            click.echo(plain(write_and_verify(out / "receipts", client, verified)))
+    console = Console(width=120)
+    console.print(
+        f"bundle {described.bundle_id}: {described.item_count:,} items by {described.creator_count:,} creators, "
+        f"{described.encoder}, {described.index}, recall@10 {described.recall_at_10:.3f}\n"
+        f"generator: {described.subject_model}\n",
+        markup=False,
+    )
+    console.print(_table(asked))
+    rows = [
+        Row(entry.query.picture, entry.query.title, entry.answer, entry.query.note, entry.query.expected)
+        for entry in asked
+    ]
+    sheet = out / "contact_sheet.png"
+    contact_sheet(rows, pictures).save(sheet)
+    report = out / "report.json"
+    report.write_text(json.dumps(_report(described.bundle_id, asked), indent=1, ensure_ascii=False) + "\n")
+    console.print(f"\nwrote {plain(str(sheet))}\nwrote {plain(str(report))}\n", markup=False)
+    console.print(_phases(asked))
+
+
+def _table(asked: list[_Asked]) -> Table:
+    table = Table(title="Who influenced these pictures?", title_justify="left", title_style="bold")
+    # Numbers are never cut; titles and names give way.
+    for name, width in (("query", 30), ("found", 24), ("top source", 22), ("creator", 18)):
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
+    for name in ("share", "diffuse"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    for entry in asked:
+        top = entry.answer.items[0]
+        table.add_row(
+            *(Text(plain(text)) for text in (entry.query.title, entry.verdict, top.caption, top.creator)),
+            percent(top.share),
+            percent(entry.answer.diffuse_share),
+        )
+    return table
+
+
+def _phases(asked: list[_Asked]) -> Table:
+    table = Table(
+        title="Where the server's time went (median ms a query)", title_justify="left", title_style="bold"
+    )
+    spent = _median_phases(asked)
+    for name in spent:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in spent.values()))
+    return table
+
+
+def _median_phases(asked: list[_Asked]) -> Mapping[str, float]:
+    timings = [entry.answer.timings for entry in asked if entry.answer.timings is not None]
+    phases = {name: median(timing.phases()[name] for timing in timings) for name in timings[0].phases()}
+    return {**phases, "total": median(timing.total for timing in timings)}
+
+
+def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
+    return {
+        "bundle_id": bundle_id,
+        "queries": [
+            {
+                "title": entry.query.title,
+                "kind": entry.query.kind,
+                "prompt": entry.query.prompt,
+                "expected": {
+                    "what": entry.query.note,
+                    "item_ids": sorted(entry.query.expected),
+                    "found_at_rank": entry.found_at,
+                    "verdict": entry.verdict,
+                },
+                **answer_json(entry.answer),
+            }
+            for entry in asked
+        ],
+        "median_phase_ms": _median_phases(asked),
+    }
+
+
+if __name__ == "__main__":
+    run(demo_command)

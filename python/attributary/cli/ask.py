@@ -1,0 +1,80 @@
+"""`attributary describe` and `attributary item`: what a server serves, and what it knows of an item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from attributary.client import Client
+from attributary.plain import json_line, plain
+
+from .connection import tls_options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _server(command: F) -> F:
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="print JSON"),
+        tls_options,
+        click.option("--token", default=None, help="bearer token"),
+        click.option("--timeout", "timeout_s", type=float, default=10.0, show_default=True, help="seconds"),
+        click.option("--bundle", "bundle_id", default="", help="alias or id of the bundle"),
+        click.option(
+            "--address", default="127.0.0.1:50051", show_default=True, help="host:port of the server"
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command("describe")
+@_server
+def describe_command(bundle_id: str, as_json: bool, **where: Any) -> None:
+    """Show what a running server serves: bundle, generator, encoder, index, what its shares mean, limits."""
+    with Client(**where) as client:
+        found = client.describe(bundle_id=bundle_id)
+    if as_json:
+        click.echo(json_line(asdict(found)))
+        return
+    limits = found.limits
+    _print(
+        ("bundle", f"{found.bundle_id} (version {found.bundle_version}), revision {found.revision}"),
+        ("generator", found.subject_model),
+        ("items", f"{found.item_count:,} by {found.creator_count:,} creators"),
+        ("changes", f"{found.added_count:,} added, {found.deleted_count:,} deleted since it was made"),
+        ("encoder", f"{found.encoder}, {found.dim} dimensions, {found.image_size} px, {found.max_tokens} tokens"),
+        ("index", f"{found.index}, recall@10 {found.recall_at_10:.4f}, {found.candidates} candidates re-scored"),
+        ("shares", found.calibration.method),
+        ("limits", f"{limits.max_image_bytes >> 20} MiB and {limits.max_image_pixels / 1e6:.0f} megapixels a picture, "
+                   f"{limits.max_prompt_bytes} bytes of prompt, top_k {limits.max_top_k}, "
+                   f"{limits.max_batch_queries} queries a batch"),
+    )  # fmt: skip
+
+
+@click.command("item")
+@click.argument("ids", nargs=-1, required=True, type=int)
+@_server
+def item_command(ids: tuple[int, ...], bundle_id: str, as_json: bool, **where: Any) -> None:
+    """Show what a running server knows of training items, by their IDS."""
+    with Client(**where) as client:
+        for item_id in ids:
+            item = client.get_item(item_id, bundle_id=bundle_id)
+            if as_json:
+                click.echo(json_line(asdict(item)))
+            else:
+                _print(
+                    *(
+                        (name.replace("_", " "), str(value))
+                        for name, value in asdict(item).items()
+                        if value != ""
+                    )
+                )
+
+
+def _print(*facts: tuple[str, str]) -> None:
+    for name, value in facts:
+        click.echo(f"{name:16}{plain(value)}")

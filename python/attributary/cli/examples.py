@@ -1,0 +1,56 @@
+"""An example or two of every verb, shown at the end of its help."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "serve": (
+        "attributary serve out/bundle",
+        "attributary serve next=out/new stable=out/bundle --default stable --ui",
+    ),
+    "ui": ("attributary ui out/bundle",),
+    "query": (
+        'attributary query picture.png --prompt "a red apple"',
+        "attributary query *.png --json > answers.jsonl",
+    ),
+    "describe": ("attributary describe", "attributary describe --address host:50051 --json"),
+    "item": ("attributary item 1003 1004",),
+    "doctor": ("attributary doctor", "attributary doctor --json"),
+    "completion": ("attributary completion bash > ~/.local/share/bash-completion/completions/attributary",),
+    "score": ("attributary score logs/ --bundle out/bundle --out runs/november",),
+    "report": ("attributary report runs/november --inputs logs/",),
+    "bundle build": ("attributary bundle build --corpus out/corpus --encoder out/encoder --out out/bundle",),
+    "bundle items": (
+        "attributary bundle items --student out/student --corpus out/corpus --out items.parquet",
+    ),
+    "bundle verify": ("attributary bundle verify out/bundle",),
+    "bundle inspect": ("attributary bundle inspect out/bundle",),
+    "bundle add": ("attributary bundle add out/bundle --corpus additions/ --why 'licensed in May'",),
+    "bundle delete": ("attributary bundle delete out/bundle --creator Ada --why 'opted out'",),
+    "bundle compact": ("attributary bundle compact out/bundle --why 'monthly'",),
+    "bundle adopt": ("attributary bundle adopt out/bundle",),
+    "bundle log": ("attributary bundle log out/bundle",),
+    "bundle load": ("attributary bundle load newer --alias next --why 'trained on May'",),
+    "bundle unload": ("attributary bundle unload next --why 'served as stable'",),
+    "bundle alias": ("attributary bundle alias stable next --why 'next holds'",),
+    "bundle served": ("attributary bundle served --address host:50051",),
+    "triton build-engine": ("attributary triton build-engine --bundle out/bundle --out engines",),
+    "triton load": ("attributary triton load --bundle out/new --repository models --url host:8001",),
+    "triton materialize": ("attributary triton materialize --bundle out/bundle --out models",),
+    "index push": ("attributary index push out/bundle --milvus-uri http://milvus:19530",),
+    "index status": ("attributary index status out/bundle --milvus-uri http://milvus:19530",),
+    "index drop": ("attributary index drop --milvus-uri http://milvus:19530 --milvus-collection old",),
+}
+
+
+def with_examples(command: click.Command, name: str) -> click.Command:
+    """Give a verb, and those below it, their examples at the end of the help text."""
+    if isinstance(command, click.Group):
+        for below, inner in command.commands.items():
+            with_examples(inner, f"{name} {below}")
+    elif name in EXAMPLES and command.epilog is None:
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])
+    return command

@@ -1,0 +1,138 @@
+"""`attributary payout`: a statement of who is paid what of a pool, from a finished run."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import click
+from rich.cells import cell_len, set_cell_size
+
+from attributary.bundle.items import ITEMS, ItemTable
+from attributary.bundle.manifest import Manifest
+from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.plain import json_line, plain
+from attributary.receipts import money
+from attributary.receipts.payout import Payout, Terms, as_json, payout, read_brought
+from attributary.receipts.payout_words import csv_bytes, method, page, totals
+
+_PATH = click.Path(path_type=Path)
+_SHOWN = 10
+_NAME, _WORDS = 40, 54
+
+
+@click.command("payout")
+@click.argument("run", type=_PATH)
+@click.option("--pool", required=True, help="what is to be divided, like 1000 or 1000.50")
+@click.option("--currency", required=True, help="code of ISO 4217, like EUR")
+@click.option(
+    "--minimum", default="0", show_default=True, help="whoever is due less is paid by a later statement"
+)
+@click.option(
+    "--exclude-creator", multiple=True, help="is not paid; nobody else gets more for it; repeatable"
+)
+@click.option("--brought-forward", type=_PATH, default=None, help="payout.json of the statement before")
+@click.option(
+    "--bundle", type=_PATH, default=None, help="the run's bundle: how shares were found, how good they are"
+)
+@click.option("--title", default=None, help="of the page; default: the run's name")
+@click.option(
+    "--out", type=_PATH, default=None, help="default: RUN/payout; payout.csv, .json, .html and .pdf go there"
+)
+@click.option("--pdf", is_flag=True, help="also write a PDF; needs attributary[pdf]")
+@click.option(
+    "--font", type=_PATH, default=None, help="TrueType file for the PDF, for names in other scripts"
+)
+@click.option("--json", "as_json_", is_flag=True, help="print payout.json")
+def payout_command(
+    run: Path,
+    pool: str,
+    currency: str,
+    minimum: str,
+    exclude_creator: tuple[str, ...],
+    brought_forward: Path | None,
+    bundle: Path | None,
+    title: str | None,
+    out: Path | None,
+    pdf: bool,
+    font: Path | None,
+    as_json_: bool,
+) -> None:
+    """Divide a pool of money by the creators' totals of a finished RUN of `attributary score`.
+
+    What belongs to nobody in particular, was withheld, or was made of nothing known stays in the pool.
+    """
+    digits = money.digits_of(currency)
+    manifest, ids = (None, {}) if bundle is None else _of_bundle(bundle)
+    terms = Terms(
+        pool=money.amount(pool, digits, "pool", least=Decimal(1).scaleb(-digits)),
+        currency=currency,
+        minimum=money.amount(minimum, digits, "minimum"),
+        excluded=frozenset(exclude_creator),
+        brought={} if brought_forward is None else read_brought(brought_forward, currency),
+        ids=ids,
+    )
+    statement = payout(run, terms)
+    if manifest is not None and manifest.bundle_id != statement.summary["bundle_id"]:
+        raise InvalidArgumentError(
+            "bundle", f"is {manifest.bundle_id}, the run was answered by {statement.summary['bundle_id']}"
+        )
+    told = method(statement, manifest)
+    name = title or f"Payout of {run.resolve().name}"
+    files = {
+        "payout.csv": csv_bytes(statement),
+        "payout.json": json_line(as_json(statement, told)).encode() + b"\n",
+        "payout.html": page(statement, name, told).encode("utf-8", "backslashreplace"),
+    }
+    if pdf:
+        files["payout.pdf"] = _pdf(statement, name, told, font)
+    folder = out or run / "payout"
+    for file, data in files.items():
+        _write(folder / file, data)
+    if as_json_:
+        click.echo(files["payout.json"].decode(), nl=False)
+        return
+    for line in _lines(statement):
+        click.echo(plain(line))
+    click.echo(plain(f"wrote {', '.join(files)} to {folder}"))
+
+
+def _lines(statement: Payout) -> list[str]:
+    """The largest amounts and what became of the pool, in 80 columns."""
+    currency = statement.terms.currency
+    width = max(len(f"{amount:,}") for _, amount in totals(statement))
+    shown = [
+        f"{_fit(plain(line.creator), _NAME)} {line.amount:>{width},} {currency}  {line.status}"
+        for line in statement.lines[:_SHOWN]
+    ]
+    more = len(statement.lines) - len(shown)
+    shown += [f"and {more:,} more creators"] if more else []
+    sums = [f"{_fit(what, _WORDS)} {amount:>{width},} {currency}" for what, amount in totals(statement)]
+    return [*shown, "", *sums]
+
+
+def _fit(text: str, cells: int) -> str:
+    """A text in so many cells of a terminal."""
+    return set_cell_size(text, cells) if cell_len(text) <= cells else set_cell_size(text, cells - 1) + "…"
+
+
+def _of_bundle(bundle: Path) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
+    """What a bundle says of itself, and who its creators are as far as it knows."""
+    manifest, items = Manifest.read(bundle), ItemTable.read(bundle / ITEMS)
+    return manifest, {name: ids for name in items.creator_names if (ids := items.ids_of(name))}
+
+
+def _pdf(statement: Payout, title: str, told: list[str], font: Path | None) -> bytes:
+    try:
+        from attributary.receipts.payout_pdf import pdf_bytes
+    except ImportError as error:
+        raise UnavailableError(f"{error}; install attributary[pdf]") from None
+    return pdf_bytes(statement, title, told, font)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise InvalidArgumentError("out", f"{path} cannot be written: {error.strerror}") from None

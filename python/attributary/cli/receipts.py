@@ -1,0 +1,173 @@
+"""`attributary receipts ...`: keys that sign, keys that verify, signed runs and proofs of their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+from attributary.bundle.bundle import Bundle
+from attributary.client.channel import Tls
+from attributary.client.sync import Client
+from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from attributary.plain import json_line, plain
+
+from .connection import tls_options
+
+try:
+    from attributary.receipts import keys
+except ImportError as error:
+    raise UnavailableError(f"{error}; install attributary[receipts]") from None
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group("receipts")
+def receipts_group() -> None:
+    """Keys of signed answers, signed runs, proofs of their rows. `attributary verify-receipt` checks them."""
+
+
+@receipts_group.command("new-key")
+@click.argument("file", type=_PATH)
+def new_key_command(file: Path) -> None:
+    """Make FILE, a new Ed25519 key that signs; only its owner may read it."""
+    click.echo(f"{plain(str(file))}: key {keys.create(file).public.key_id}")
+
+
+@receipts_group.command("rotate-key")
+@click.argument("file", type=_PATH)
+def rotate_key_command(file: Path) -> None:
+    """Put a new key first in FILE. The one before signs no more, and its receipts still verify.
+
+    A server that reads FILE signs with the new key within about a second.
+    """
+    click.echo(f"{plain(str(file))}: key {keys.rotate(file).public.key_id}")
+
+
+@receipts_group.command("keys")
+@click.argument("file", type=_PATH, required=False)
+@click.option("--address", default="", help="host:port of a server, in place of FILE")
+@click.option("--token", default=None, help="bearer token of that server")
+@tls_options
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def keys_command(file: Path | None, address: str, token: str | None, tls: Tls | None, as_json: bool) -> None:
+    """Print the public keys of FILE, or of the server at --address, as PEM: what `verify-receipt --keys` takes.
+
+    The first one signs; the others did.
+    """
+    if (file is None) == (not address):
+        raise InvalidArgumentError("file", "either FILE or --address must be given")
+    if file is not None:
+        found = [(key.key_id, key.pem()) for key in keys.read_public_keys(file, "file").values()]
+    else:
+        with Client(address, tls=tls, token=token) as client:
+            found = [(key.key_id, key.pem) for key in client.list_receipt_keys()]
+        if not found:
+            raise PreconditionError("receipts", f"the server at {address} signs none")
+    if as_json:
+        click.echo(json_line({"keys": [{"key_id": key_id, "pem": pem} for key_id, pem in found]}))
+        return
+    for key_id, pem in found:
+        # Readers of PEM skip what is between the blocks.
+        click.echo(f"key {plain(key_id)}")
+        click.echo("\n".join(plain(line) for line in pem.splitlines()))
+
+
+@receipts_group.command("sign-run")
+@click.argument("run", type=_PATH)
+@click.option(
+    "--receipt-key-file", "key_file", type=_PATH, required=True, help="PEM; the first private key signs"
+)
+@click.option("--bundle", type=_PATH, default=None, help="the run's bundle, for its model and calibration")
+def sign_run_command(run: Path, key_file: Path, bundle: Path | None) -> None:
+    """Sign the summary of a finished RUN and a Merkle root over its rows: RUN/receipt.json."""
+    click.echo(f"wrote {plain(str(sign(run, key_file, bundle)))}")
+
+
+@receipts_group.command("prove")
+@click.argument("run", type=_PATH)
+@click.argument("generation_id")
+@click.option("--out", type=_PATH, default=None, help="default: GENERATION_ID.proof.json in this folder")
+def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
+    """Prove that GENERATION_ID was answered in a signed RUN, and how: a file for `verify-receipt`."""
+    from attributary.batch.signing import prove_row
+
+    data = prove_row(run, generation_id)
+    target = out or Path(f"{file_stem(generation_id)}.proof.json")
+    write(target, data)
+    click.echo(f"wrote {plain(str(target))}")
+
+
+@receipts_group.command("embed")
+@click.argument("picture", type=_PATH)
+@click.option("--receipt", type=_PATH, required=True, help="of this picture")
+@click.option("--cert", type=_PATH, required=True, help="PEM: the signer's certificate and those above it")
+@click.option("--key", type=_PATH, required=True, help="PEM: the signer's private key; not that of receipts")
+@click.option("--out", type=_PATH, required=True, help="the picture with Content Credentials")
+def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path) -> None:
+    """Write PICTURE with Content Credentials (C2PA) that hold its receipt; its pixels stay as they are."""
+    credentials = _credentials()
+    assertion = credentials.attribution(_read(receipt, "receipt"))
+    data = credentials.add_credentials(
+        _read(picture, "picture"), [assertion], _read(cert, "cert"), _read(key, "key")
+    )
+    write(out, data)
+    click.echo(f"wrote {plain(str(out))}")
+
+
+@receipts_group.command("extract")
+@click.argument("picture", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="the receipt, for `verify-receipt`")
+def extract_command(picture: Path, out: Path) -> None:
+    """Write the receipt in PICTURE's Content Credentials to a file. It is not verified."""
+    write(out, _credentials().read_receipt(_read(picture, "picture")))
+    click.echo(f"wrote {plain(str(out))}")
+
+
+def _credentials() -> ModuleType:
+    try:
+        from attributary.receipts import credentials
+    except ImportError as error:
+        raise UnavailableError(f"{error}; install attributary[c2pa]") from None
+    return credentials
+
+
+def _read(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_key_file(key_file: Path) -> None:
+    """Raise InvalidArgumentError for a file that cannot sign."""
+    keys.read_key_file(key_file)
+
+
+def sign(run: Path, key_file: Path, bundle: Path | None) -> Path:
+    """Sign a run with the keys of a file."""
+    from attributary.batch.signing import sign_run
+    from attributary.receipts.statement import bundle_facts
+
+    facts: dict[str, Any] | None = None
+    if bundle is not None:
+        facts = bundle_facts(Bundle.open(bundle, verify=False).manifest)
+    return sign_run(run, keys.read_key_file(key_file), facts)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file; raises InvalidArgumentError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise InvalidArgumentError("out", f"{path} cannot be written: {error.strerror}") from None
+
+
+def file_stem(name: str) -> str:
+    """A name that any text can be stored under: nothing of it is a directory."""
+    return (
+        "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in name).lstrip(".")[:120] or "row"
+    )

@@ -1,0 +1,176 @@
+"""`attributary verify-receipt`: whether a receipt holds, and what of it differs; no server is asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attributary.bundle.manifest import Manifest
+from attributary.errors import InvalidArgumentError, ReceiptError, UnavailableError
+from attributary.plain import json_line, plain
+from attributary.receipts.statement import ANSWER, bundle_facts
+
+try:
+    from attributary.receipts import keys, proof, strict_json, verify
+except ImportError as error:
+    raise UnavailableError(f"{error}; install attributary[receipts]") from None
+
+_PATH = click.Path(path_type=Path)
+_MARKS = {"ok": "ok", "differs": "DIFFERS", "refused": "REFUSED", "not compared": "not compared"}
+_BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
+_SHOWN_CREATORS = 5
+
+
+@click.command("verify-receipt")
+@click.argument("receipt", type=_PATH)
+@click.option(
+    "--keys", "key_file", type=_PATH, default=None, help="public keys, PEM: `attributary receipts keys`"
+)
+@click.option(
+    "--picture", type=_PATH, default=None, help="the picture that it should be about, under any name"
+)
+@click.option("--bundle", default="", help="the bundle that should have answered: its directory or its id")
+@click.option(
+    "--answer", type=_PATH, default=None, help="the answer that was given, as `query --json` prints it"
+)
+@click.option("--run", type=_PATH, default=None, help="of a run's receipt: the run's directory")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def verify_receipt_command(
+    receipt: Path,
+    key_file: Path | None,
+    picture: Path | None,
+    bundle: str,
+    answer: Path | None,
+    run: Path | None,
+    as_json: bool,
+) -> None:
+    """Check RECEIPT, of an answer or of a run, or the proof of a run's row.
+
+    Ends with status 0 if it was signed by one of the keys and nothing that was given differs, else with 1.
+    """
+    known = None if key_file is None else keys.read_public_keys(key_file)
+    row: Mapping[str, Any] | None = None
+    findings: list[verify.Finding] = []
+    opened: verify.Receipt | None = None
+    try:
+        data = _read(receipt, "receipt", strict_json.MAX_BYTES)
+        if proof.is_proof(data):
+            proven = proof.open_proof(data, known)
+            opened, row = proven.receipt, proven.row
+            findings = [verify.signature_finding(opened), proven.finding]
+        else:
+            opened = verify.open_receipt(data, known)
+            findings = [verify.signature_finding(opened)]
+    except ReceiptError as error:
+        findings.append(verify.Finding("receipt", "refused", str(error)))
+    if opened is not None:
+        if picture is not None:
+            findings.append(_picture(opened, row, _read(picture, "picture")))
+        if bundle:
+            findings.append(verify.compare_bundle(opened, _bundle(bundle)))
+        if answer is not None:
+            findings.append(verify.compare_answer(opened, _answer(answer)))
+        if run is not None:
+            from attributary.batch.signing import compare_run
+
+            findings += compare_run(opened, run)
+    verified = all(finding.state == "ok" for finding in findings)
+    if as_json:
+        told = {"verified": verified, "findings": [asdict(finding) for finding in findings]}
+        if opened is not None:
+            told |= {
+                "kind": opened.kind,
+                "subjects": dict(opened.subjects),
+                "predicate": dict(opened.predicate),
+            }
+        if row is not None:
+            told["row"] = dict(row)
+        click.echo(json_line(told))
+    else:
+        for line in [*_lines(findings), *([] if opened is None else _told(opened, row))]:
+            click.echo(plain(line))
+        click.echo("verified" if verified else "NOT VERIFIED")
+    if not verified:
+        sys.exit(1)
+
+
+def _lines(findings: list[verify.Finding]) -> list[str]:
+    return [f"{finding.what}: {_MARKS[finding.state]}: {finding.text}" for finding in findings]
+
+
+def _told(receipt: verify.Receipt, row: Mapping[str, Any] | None) -> list[str]:
+    """What the receipt says, for people."""
+    predicate, bundle = receipt.predicate, receipt.predicate["bundle"]
+    model = f", model {bundle['model']}" if bundle.get("model") else ""
+    lines = [f"signed at {predicate['time']} for bundle {bundle['id']}{model}"]
+    answer = predicate["answer"] if receipt.kind == ANSWER else row
+    if answer is None:
+        return [*lines, f"a run of {predicate['rows']} rows"]
+    for total in (answer.get("creators") or [])[:_SHOWN_CREATORS]:
+        interval = {
+            name: value for name, value in total.items() if name not in ("creator", "share", "item_count")
+        }
+        lines.append(
+            f"  {total.get('creator')}: {_percent(total.get('share'))}"
+            + (f"  {json.dumps(interval, ensure_ascii=False)}" if interval else "")
+        )
+    lines.append(
+        f"  nobody in particular: {_percent(answer.get('diffuse_share'))}, withheld: "
+        f"{_percent(answer.get('withheld_share'))}"
+        + (", out of distribution" if answer.get("out_of_distribution") else "")
+    )
+    if receipt.kind == ANSWER and predicate["query"].get("filter"):
+        lines.append(
+            f"  asked with the filter {json.dumps(predicate['query']['filter'], ensure_ascii=False)}"
+        )
+    return lines
+
+
+def _percent(share: Any) -> str:
+    return f"{share:.1%}" if isinstance(share, int | float) else "not told"
+
+
+def _picture(receipt: verify.Receipt, row: Mapping[str, Any] | None, data: bytes) -> verify.Finding:
+    """Of a row, the file is all that was noted."""
+    if row is None:
+        return verify.compare_picture(receipt, data)
+    return verify.compare_file(str(row.get("image_sha256", "")), data)
+
+
+def _bundle(given: str) -> Mapping[str, Any]:
+    place = Path(given)
+    if place.is_dir():
+        return bundle_facts(Manifest.read(place))
+    if not _BUNDLE_ID.fullmatch(given):
+        raise InvalidArgumentError(
+            "bundle", f"{given} is neither a directory that is there nor a bundle's id"
+        )
+    return {"id": given}
+
+
+def _answer(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(_read(path, "answer"))
+    except ValueError as error:
+        raise InvalidArgumentError("answer", f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidArgumentError("answer", f"{path} must hold one JSON object")
+    return found
+
+
+def _read(path: Path, field: str, most: int | None = None) -> bytes:
+    try:
+        if not path.is_file():
+            raise InvalidArgumentError(field, f"{path} is no file that is there")
+        with path.open("rb") as file:
+            # One more byte than allowed is enough to refuse it.
+            return file.read() if most is None else file.read(most + 1)
+    except OSError as error:
+        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None

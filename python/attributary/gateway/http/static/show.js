@@ -1,0 +1,101 @@
+// Answers as elements. Every text from the server is set as text, never as markup.
+
+import { thumbnail } from "./api.js";
+
+const COLOURS = ["#1f77b4", "#d1495b", "#2e933c", "#8456b8", "#c46a00", "#008b8b", "#a4508b", "#6b6b00", "#3d5a98", "#b23a48"];
+const SVG = "http://www.w3.org/2000/svg";
+
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role") element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
+
+function link(address, text) {
+  // Only addresses of the web: a creator's page may be anything that somebody wrote.
+  if (!/^https?:\/\//i.test(address || "")) return document.createTextNode(text);
+  return make("a", { href: address, rel: "noopener noreferrer nofollow", target: "_blank", textContent: text });
+}
+
+export function bar(answer) {
+  const parts = answer.creators.filter((creator) => creator.share > 0)
+    .map((creator, place) => ({ name: creator.creator, share: creator.share, colour: COLOURS[place % COLOURS.length] }));
+  const named = parts.reduce((sum, part) => sum + part.share, 0);
+  const others = Math.max(0, 1 - named - answer.diffuse_share - answer.withheld_share);
+  if (others > 0.0005) parts.push({ name: "further creators", share: others, colour: "#5f7a8a" });
+  if (answer.withheld_share > 0) parts.push({ name: "withheld", share: answer.withheld_share, colour: "#c79a2b" });
+  if (answer.diffuse_share > 0) parts.push({ name: "nobody in particular", share: answer.diffuse_share, colour: "#8b949d" });
+  const drawing = document.createElementNS(SVG, "svg");
+  drawing.setAttribute("viewBox", "0 0 1000 10");
+  drawing.setAttribute("preserveAspectRatio", "none");
+  drawing.setAttribute("role", "img");
+  drawing.setAttribute("aria-label", `Shares: ${parts.map((part) => `${part.name} ${percent(part.share)}`).join(", ")}`);
+  let left = 0;
+  for (const part of parts) {
+    const piece = document.createElementNS(SVG, "rect");
+    for (const [name, value] of Object.entries({ x: left, y: 0, width: 1000 * part.share, height: 10, fill: part.colour })) {
+      piece.setAttribute(name, String(value));
+    }
+    drawing.append(piece);
+    left += 1000 * part.share;
+  }
+  const legend = make("ul", { className: "legend" }, ...parts.slice(0, 8).concat(parts.slice(8).filter((part) => /^(withheld|nobody)/.test(part.name))).map((part) => {
+    const key = document.createElementNS(SVG, "svg");
+    key.setAttribute("class", "key");
+    key.setAttribute("viewBox", "0 0 1 1");
+    key.setAttribute("aria-hidden", "true");
+    const fill = document.createElementNS(SVG, "rect");
+    fill.setAttribute("width", "1"); fill.setAttribute("height", "1"); fill.setAttribute("fill", part.colour);
+    key.append(fill);
+    return make("li", {}, key, make("span", { className: "name", textContent: part.name }),
+      make("span", { className: "share", textContent: percent(part.share) }));
+  }));
+  return make("div", {}, make("div", { className: "bar" }, drawing), legend);
+}
+
+export function card(item, pictures, extra = []) {
+  const picture = make("div", { className: "picture" });
+  if (pictures) {
+    thumbnail(item.id).then((address) => {
+      const image = make("img", { alt: item.caption || `item ${item.id}`, src: address });
+      image.addEventListener("load", () => URL.revokeObjectURL(address));
+      picture.replaceChildren(image);
+    }).catch(() => { picture.textContent = "no picture"; });
+  } else picture.textContent = "no pictures in this bundle";
+  return make("li", { className: "card" }, picture, ...extra,
+    make("p", { textContent: item.caption || "(no caption)" }),
+    make("p", { className: "who" }, link(item.creator_url, item.creator || "(unknown)"), ` · ${item.licence}`),
+    make("p", { className: "soft" }, link(item.uri, `item ${item.id}`)));
+}
+
+export function answerOf(answer, title, pictures) {
+  const parts = [];
+  if (title) parts.push(make("h3", { textContent: title }));
+  if (answer.out_of_distribution) {
+    parts.push(make("p", {
+      className: "banner", role: "alert",
+      textContent: "This picture resembles nothing that this bundle knows well enough. Nothing is given to anybody.",
+    }));
+  }
+  parts.push(make("h3", { textContent: "Whose it is" }), bar(answer));
+  parts.push(make("h3", { textContent: answer.out_of_distribution ? "Nearest items (no sources)" : "Sources, nearest first" }));
+  parts.push(make("ol", { className: "cards" }, ...answer.items.map((item) => card(item, pictures, [
+    make("p", { className: "share", textContent: `${item.rank}. ${percent(item.share)}` }),
+    make("p", { className: "soft", textContent: `similarity ${item.similarity.toFixed(3)}` }),
+  ]))));
+  const file = new Blob([JSON.stringify(answer, null, 1)], { type: "application/json" });
+  const download = make("button", { type: "button", className: "plain", textContent: "Download this answer" });
+  download.addEventListener("click", () => {
+    const address = URL.createObjectURL(file);
+    make("a", { href: address, download: "attribution.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  });
+  parts.push(download, make("p", { className: "soft", textContent: `Answered by bundle ${answer.bundle_id}, revision ${answer.revision}.` }));
+  return make("div", { className: "answer" }, ...parts);
+}

@@ -1,0 +1,59 @@
+"""Amounts of money, exactly: a pool is divided into its smallest units, and not one of them is lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Final
+
+from attributary.errors import InvalidArgumentError
+
+# Digits behind the point by ISO 4217; every other currency has two.
+_NONE: Final = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_THREE: Final = "BHD IQD JOD KWD LYD OMR TND"
+_MOST: Final = Decimal(10) ** 15
+
+
+def digits_of(currency: str) -> int:
+    """Return how many digits a currency has behind the point; raises InvalidArgumentError for what is no code."""
+    if not re.fullmatch(r"[A-Z]{3}", currency):
+        raise InvalidArgumentError("currency", f"must be a code of ISO 4217 like EUR, got {currency[:80]!r}")
+    return 0 if currency in _NONE else 3 if currency in _THREE else 2
+
+
+def amount(text: str, digits: int, field: str, least: Decimal = Decimal(0)) -> Decimal:
+    """Return an amount as it is written; raises InvalidArgumentError naming `field`, also for fractions of a unit."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise InvalidArgumentError(
+            field, f"must be an amount like 1000 or 12.50, got {text[:80]!r}"
+        ) from None
+    if not value.is_finite() or not least <= value <= _MOST:
+        raise InvalidArgumentError(field, f"must be from {least} to {_MOST:.0f}, got {text[:80]}")
+    if value != round(value, digits):
+        raise InvalidArgumentError(field, f"has more than {digits} digits behind the point: {text[:80]}")
+    return abs(round(value, digits))
+
+
+def of_pool(pool: Decimal, part: Fraction, digits: int) -> Decimal:
+    """Return a part of a pool, rounded to a unit."""
+    return Decimal(round(Fraction(pool.scaleb(digits)) * part)).scaleb(-digits)
+
+
+def divide(pool: Decimal, weights: Sequence[Fraction], digits: int) -> list[Decimal]:
+    """Divide a pool by weights into amounts that add up to it exactly.
+
+    Each is its exact part, rounded down to a unit; the units that are left go to the largest remainders, among equal
+    ones to the first.
+    """
+    units = int(pool.scaleb(digits))
+    whole = sum(weights, Fraction(0))
+    exact = [weight * units / whole for weight in weights]
+    parts = [int(part) for part in exact]
+    order = sorted(range(len(exact)), key=lambda place: (parts[place] - exact[place], place))
+    for place in order[: units - sum(parts)]:
+        parts[place] += 1
+    return [Decimal(part).scaleb(-digits) for part in parts]

@@ -1,0 +1,231 @@
+"""From a run's creators' totals to a statement: who is paid what of a pool, and what becomes of the rest of it.
+
+A creator's part of the pool is the creator's part of the run: the total of the shares in pictures that are no
+strangers, divided by the number of answered pictures. What belongs to nobody stays with whoever pays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attributary.errors import InvalidArgumentError, OutputError
+
+from . import money
+
+Status = Literal["paid", "carried forward", "excluded", "no payee"]
+# What corpora call a creator whom nobody named.
+_NOBODY: Final = ("", "unknown")
+_SUMMARY, _CREATORS = "summary.json", "creators.parquet"
+# Ends of a creator's interval, in the unit of `share_in_distribution`; runs from before have none.
+_INTERVAL: Final = ("share_low", "share_high")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is paid out, and to whom not."""
+
+    pool: Decimal
+    currency: str
+    minimum: Decimal = Decimal(0)  # whoever is due less is paid later
+    excluded: frozenset[str] = frozenset()
+    brought: Mapping[str, Decimal] = field(default_factory=dict)  # carried forward by the statement before
+    ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
+
+    @property
+    def digits(self) -> int:
+        """Digits behind the point."""
+        return money.digits_of(self.currency)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One creator."""
+
+    creator: str
+    ids: tuple[str, ...]  # who that is, as far as it is known
+    generations: int
+    part: float  # of the pool, in [0, 1]
+    interval: tuple[Decimal, Decimal] | None  # of the amount
+    amount: Decimal  # of this pool
+    brought: Decimal  # from the statement before
+    status: Status
+
+    @property
+    def due(self) -> Decimal:
+        """Of this pool and from before."""
+        return self.amount + self.brought
+
+    @property
+    def paid(self) -> Decimal:
+        """What is paid now."""
+        return self.due if self.status == "paid" else self.due * 0
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """A statement. The amounts of `lines` and `rest` add up to the pool."""
+
+    terms: Terms
+    lines: tuple[Line, ...]  # by descending amount
+    rest: tuple[tuple[str, Decimal], ...]  # what goes to no creator, in words
+    summary: Mapping[str, Any]  # of the run
+
+    def total(self, status: Status) -> Decimal:
+        """What is due to creators of one status."""
+        zero = self.terms.pool * 0
+        return sum((line.due for line in self.lines if line.status == status), zero)
+
+
+def payout(run: Path, terms: Terms) -> Payout:
+    """Divide a pool by the totals of a finished run.
+
+    Raises OutputError naming a file of the run that is missing or changed, InvalidArgumentError for a run without
+    answers and for an excluded creator whom the run does not know.
+    """
+    summary, table = _read(run)
+    answered = summary["answered"]
+    if not answered:
+        raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
+    rows = table.to_pylist()
+    names = [row["creator"] for row in rows]
+    if strangers := sorted(terms.excluded.difference(names, terms.brought)):
+        raise InvalidArgumentError("exclude_creator", f"the run has no creator {strangers[0][:80]!r}")
+    weights = [max(Fraction(0), Fraction(row["share_in_distribution"])) for row in rows]
+    rest = _rest(summary, answered - sum(weights, Fraction(0)))
+    amounts = money.divide(terms.pool, [*weights, *rest.values()], terms.digits)
+    whole = sum(weights, Fraction(0)) + sum(rest.values(), Fraction(0))
+    lines = [
+        _line(terms, row, amount, weight / whole, whole)
+        for row, amount, weight in zip(rows, amounts, weights, strict=False)
+    ]
+    lines += [
+        _line(terms, {"creator": name, "generations": 0}, terms.pool * 0, Fraction(0), whole)
+        for name in sorted(terms.brought.keys() - set(names))
+    ]
+    lines.sort(key=lambda line: (-line.due, line.creator))
+    return Payout(terms, tuple(lines), tuple(zip(rest, amounts[len(weights) :], strict=True)), summary)
+
+
+def read_brought(path: Path, currency: str) -> dict[str, Decimal]:
+    """Return what a statement before (its payout.json) carried forward, by creator; raises InvalidArgumentError."""
+    digits = money.digits_of(currency)
+    try:
+        told = json.loads(path.read_bytes())
+        if told["currency"] != currency:
+            raise InvalidArgumentError(
+                "brought_forward", f"{path} is in {told['currency']}, not in {currency}"
+            )
+        return {
+            line["creator"]: money.amount(line["due"], digits, "brought_forward")
+            for line in told["creators"]
+            if line["status"] == "carried forward"
+        }
+    except OSError as error:
+        raise InvalidArgumentError("brought_forward", f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InvalidArgumentError("brought_forward", f"{path} is no payout.json") from None
+
+
+def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
+    """Return a statement as JSON-ready values: amounts are texts, for numbers of JSON are read as binary fractions."""
+    terms = statement.terms
+    return {
+        "run": statement.summary["run"],
+        "bundle_id": statement.summary["bundle_id"],
+        "currency": terms.currency,
+        "pool": str(terms.pool),
+        "minimum": str(terms.minimum),
+        "paid": str(statement.total("paid")),
+        "creators": [
+            {
+                "creator": line.creator,
+                "ids": list(line.ids),
+                "generations": line.generations,
+                "part": line.part,
+                "interval": None if line.interval is None else [str(end) for end in line.interval],
+                "amount": str(line.amount),
+                "brought_forward": str(line.brought),
+                "due": str(line.due),
+                "paid": str(line.paid),
+                "status": line.status,
+            }
+            for line in statement.lines
+        ],
+        "unattributed": [{"what": what, "amount": str(amount)} for what, amount in statement.rest],
+        "method": list(method),
+    }
+
+
+def _line(terms: Terms, row: Mapping[str, Any], amount: Decimal, part: Fraction, whole: Fraction) -> Line:
+    name = row["creator"]
+    brought = terms.brought.get(name, terms.pool * 0)
+    due = amount + brought
+    status: Status = "paid" if due and due >= terms.minimum else "carried forward"
+    if name in _NOBODY:
+        status = "no payee"
+    elif name in terms.excluded:
+        status = "excluded"
+    low, high = (row.get(end) for end in _INTERVAL)
+    interval = None
+    if low is not None and high is not None:
+        interval = (_bounded(terms, low, whole), _bounded(terms, high, whole))
+    return Line(
+        name,
+        terms.ids.get(name, ()),
+        row["generations"],
+        float(part),
+        interval,
+        amount,
+        brought,
+        status,
+    )
+
+
+def _bounded(terms: Terms, end: float, whole: Fraction) -> Decimal:
+    """An end of an interval as an amount."""
+    return money.of_pool(terms.pool, min(Fraction(1), max(Fraction(0), Fraction(end) / whole)), terms.digits)
+
+
+def _rest(summary: Mapping[str, Any], rest: Fraction) -> dict[str, Fraction]:
+    """What belongs to no creator, by why; shares are float32, so their sums miss 1 a little."""
+    rest = max(Fraction(0), rest)
+    strangers = min(rest, Fraction(summary["out_of_distribution"]))
+    withheld = min(rest - strangers, Fraction(max(0.0, summary.get("withheld_share", 0.0))))
+    return {
+        "nobody in particular": rest - strangers - withheld,
+        "withheld: items deleted or filtered out": withheld,
+        "pictures that resemble nothing known": strangers,
+    }
+
+
+def _read(run: Path) -> tuple[dict[str, Any], pa.Table]:
+    try:
+        summary = json.loads((run / _SUMMARY).read_bytes())
+        data = (run / _CREATORS).read_bytes()
+    except OSError as error:
+        name = Path(str(error.filename)).name
+        raise OutputError(name, f"cannot be read: {error.strerror}; is {run} a finished run?") from None
+    except ValueError:
+        raise OutputError(_SUMMARY, "is not JSON") from None
+    try:
+        told = summary["files"][_CREATORS]
+        for name in ("run", "bundle_id", "answered", "out_of_distribution"):
+            summary[name]
+        table = pq.read_table(pa.BufferReader(data))
+        table.select(["creator", "share_in_distribution", "generations"])
+    except (KeyError, TypeError, pa.ArrowException) as error:
+        raise OutputError(_SUMMARY, f"is not that of a finished run: {error}") from None
+    if hashlib.sha256(data).hexdigest() != told:
+        # Money hangs on it: totals that somebody edited are nobody's totals.
+        raise OutputError(_CREATORS, "is not the file that summary.json names")
+    return summary, table

@@ -1,0 +1,169 @@
+"""A statement in words and as files for people: how shares were found, a table for spreadsheets, a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from html import escape
+from typing import Final
+
+from attributary.bundle.manifest import Manifest
+from attributary.plain import cell, plain
+
+from .payout import Payout
+
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1e1e22; max-width: 860px; margin: 2em auto }
+h1 { font-size: 1.6em; margin-bottom: 0 } h2 { margin-top: 2em; font-size: 1.2em }
+table { border-collapse: collapse; width: 100% }
+td, th { padding: 2px 14px 2px 0; text-align: left; vertical-align: top }
+td.n, th.n { text-align: right; white-space: nowrap } .faded { color: #6c6c76; font-size: 0.9em }
+thead { border-bottom: 1px solid #1e1e22 } tfoot { border-top: 1px solid #1e1e22 } td { overflow-wrap: anywhere }
+@media print { body { max-width: none; margin: 0 } thead { display: table-header-group } tr { break-inside: avoid } }
+"""
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+HEADS: Final = ("creator", "share of pool", "interval", "amount", "from before", "paid now", "status")
+CSV_COLUMNS: Final = (
+    "creator", "creator_ids", "generations", "part_of_pool", "currency", "amount", "amount_low", "amount_high",
+    "brought_forward", "due", "paid", "status",
+)  # fmt: skip
+
+
+def method(statement: Payout, manifest: Manifest | None) -> list[str]:
+    """Say in plain words how the shares were found and how well that was measured."""
+    summary = statement.summary
+    told = [
+        f"Each of {summary['answered']:,} generated pictures counts as one. A creator's part of the pool is the sum of "
+        "the creator's shares in them, divided by their number. A picture that resembles nothing known pays nobody. "
+        "What belongs to nobody, or was withheld, raises nobody's part.",
+        "Amounts are divided exactly, to the smallest unit of the currency; units that are left over go to the largest "
+        "remainders.",
+    ]
+    if manifest is None:
+        return [
+            *told,
+            "The bundle was not at hand, so this page cannot say how its shares were found or how good they are.",
+        ]
+    told.append(f"How shares were found: {manifest.calibration.method}.")
+    if not manifest.notes.get("calibration_labels_digest"):
+        told.append(
+            "They were not fitted to measured influence: they say how much a picture resembles a creator's, not how "
+            "much it owes to them."
+        )
+    figures = dict(_figures(json.loads(manifest.notes.get("measured", "{}") or "{}"), ""))
+    skills = [f"{name} {value:.3g}" for name, value in figures.items() if "skill" in name]
+    if skills:
+        told.append(
+            "Measured on pictures that were not used in fitting; 0 is what a constant reaches, 1 is perfect: "
+            + "; ".join(skills) + "."
+        )  # fmt: skip
+    else:
+        errors = [f"{name} {value:.3g}" for name, value in figures.items() if "error" in name][:6]
+        told.append(
+            "No skill against a constant was measured. "
+            + (
+                f"Errors that were measured, which a constant may reach as well: {'; '.join(errors)}."
+                if errors
+                else ""
+            )
+        )
+    return told
+
+
+def intervals_line(statement: Payout) -> str:
+    """Say what intervals there are."""
+    if any(line.interval is not None for line in statement.lines):
+        return "Intervals say within what the amount lies if the shares are as uncertain as was measured."
+    return "No interval is known for the shares of this run."
+
+
+def csv_bytes(statement: Payout) -> bytes:
+    """Return the statement as CSV; no text in it is a spreadsheet's formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    currency = statement.terms.currency
+    for line in statement.lines:
+        low, high = line.interval or ("", "")
+        values = (
+            plain(line.creator), " ".join(line.ids), line.generations, f"{line.part:.9f}", currency,
+            line.amount, low, high, line.brought, line.due, line.paid, line.status,
+        )  # fmt: skip
+        writer.writerow([cell(value) for value in values])
+    for what, amount in statement.rest:
+        writer.writerow(["", "", "", "", currency, amount, "", "", "", "", "", f"unattributed: {what}"])
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def rows(statement: Payout) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of HEADS for each creator."""
+    for line in statement.lines:
+        ids = f" ({', '.join(line.ids)})" if line.ids else ""
+        yield (
+            plain(line.creator + ids),
+            f"{line.part:.3%}",
+            "not known" if line.interval is None else f"{line.interval[0]:,} to {line.interval[1]:,}",
+            f"{line.amount:,}",
+            f"{line.brought:,}" if line.brought else "",
+            f"{line.paid:,}" if line.paid else "",
+            line.status,
+        )
+
+
+def totals(statement: Payout) -> list[tuple[str, Decimal]]:
+    """What became of the pool, and of what was brought forward, line by line."""
+    brought = sum((line.brought for line in statement.lines), statement.terms.pool * 0)
+    found: list[tuple[str, Decimal]] = [("pool", statement.terms.pool)]
+    found += [("brought forward from the statement before", brought)] if brought else []
+    found += [
+        ("paid now", statement.total("paid")),
+        ("carried forward: below the minimum", statement.total("carried forward")),
+        ("excluded creators, not paid", statement.total("excluded")),
+        ("creators without a name, nobody to pay", statement.total("no payee")),
+    ]
+    return found + [(f"unattributed: {what}", amount) for what, amount in statement.rest]
+
+
+def page(statement: Payout, title: str, told: Sequence[str]) -> str:
+    """Return the whole statement as one HTML page: no script, nothing fetched, everything from outside escaped."""
+    terms, summary = statement.terms, statement.summary
+    numbers = range(1, 6)
+    heads = "".join(f"<th{_n(place in numbers)}>{_e(head)}</th>" for place, head in enumerate(HEADS))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{_n(place in numbers)}>{_e(text)}</td>" for place, text in enumerate(row))
+        + "</tr>"
+        for row in rows(statement)
+    )
+    sums = "".join(
+        f"<tr><td>{_e(what)}</td><td class='n'>{amount:,}</td></tr>" for what, amount in totals(statement)
+    )
+    words = "".join(f"<p>{_e(plain(line))}</p>" for line in (*told, intervals_line(statement)))
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{_e(plain(title))}</title><style>{_STYLE}</style></head><body><h1>{_e(plain(title))}</h1>"
+        f"<p class='faded'>run {_e(summary['run'])}, bundle {_e(summary['bundle_id'])}; amounts in "
+        f"{_e(terms.currency)}, minimum payout {terms.minimum:,}</p><h2>The pool</h2><table>{sums}</table>"
+        f"<h2>Creators</h2><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+        f"<h2>How this was found</h2>{words}</body></html>\n"
+    )
+
+
+def _figures(value: object, path: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _figures(inner, f"{path} {name}".strip())
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path.replace("_", " "), float(value)
+
+
+def _n(number: bool) -> str:
+    return " class='n'" if number else ""
+
+
+def _e(text: object) -> str:
+    return escape(str(text))

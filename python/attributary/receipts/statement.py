@@ -1,0 +1,119 @@
+"""What a receipt says: an in-toto statement about a picture (its answer) or about a run (its summary and its rows)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from attributary import __version__
+from attributary.attribution.types import Attribution, Filter, PictureDigests
+from attributary.bundle.manifest import Manifest
+
+from . import strict_json
+
+STATEMENT: Final = "https://in-toto.io/Statement/v1"
+ANSWER: Final = "https://attributary.dev/attribution/v1"
+RUN: Final = "https://attributary.dev/attribution-run/v1"
+# Names of subjects. A file may be renamed, its bytes and its pixels are what it is.
+BYTES: Final = "picture"
+PIXELS: Final = "pixels"
+SUMMARY: Final = "summary.json"
+# Of an answer, but not about the picture.
+_NOT_TOLD: Final = ("timings", "picture")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for beside the picture, as far as the answer depends on it."""
+
+    prompt: str = ""
+    filter: Filter = field(default_factory=Filter)
+
+
+def bundle_facts(manifest: Manifest) -> dict[str, Any]:
+    """What a receipt says of the bundle that answered; SHA-256 in hex."""
+    calibration = json.dumps(asdict(manifest.calibration), sort_keys=True, separators=(",", ":"))
+    return {
+        "id": manifest.bundle_id,
+        "version": manifest.version,
+        "manifest_sha256": manifest.digest,
+        "model": manifest.subject.id,
+        "model_weights_sha256": manifest.subject.weights_digest,
+        "encoder_sha256": manifest.encoder.digest,
+        "calibration": {
+            "method": manifest.calibration.method,
+            "sha256": hashlib.sha256(calibration.encode()).hexdigest(),
+        },
+    }
+
+
+def answer_facts(answer: Attribution) -> dict[str, Any]:
+    """The answer as it is told everywhere: items, creators and their shares (intervals, where there are some), rest.
+
+    A number is written with as many digits as tell it from every other; nothing that is not known is told.
+    """
+    told = asdict(answer)
+    return {name: _known(value) for name, value in told.items() if name not in _NOT_TOLD}
+
+
+def answer_statement(
+    answer: Attribution, picture: PictureDigests, bundle: Mapping[str, Any], asked: Asked, at: str = ""
+) -> bytes:
+    """Return the bytes to sign: this answer about this picture, by this bundle (`bundle_facts`)."""
+    subjects = [
+        {"name": name, "digest": {"sha256": digest}}
+        for name, digest in ((BYTES, picture.data), (PIXELS, picture.pixels))
+        if digest
+    ]
+    return _statement(
+        subjects,
+        ANSWER,
+        {
+            "time": at or now(),
+            "software": f"attributary {__version__}",
+            "bundle": bundle,
+            "query": {
+                "prompt_sha256": prompt_digest(asked.prompt),
+                "filter": asdict(asked.filter) if asked.filter else None,
+            },
+            "answer": answer_facts(answer),
+        },
+    )
+
+
+def run_statement(summary: bytes, facts: Mapping[str, Any], at: str = "") -> bytes:
+    """Return the bytes to sign: this summary.json, and `facts` of the run's rows."""
+    return _statement(
+        [{"name": SUMMARY, "digest": {"sha256": hashlib.sha256(summary).hexdigest()}}],
+        RUN,
+        {"time": at or now(), "software": f"attributary {__version__}", **facts},
+    )
+
+
+def prompt_digest(prompt: str) -> str | None:
+    """SHA-256 of a prompt's UTF-8, hex; None without one. A receipt may be shown to others, a prompt need not be."""
+    return hashlib.sha256(prompt.encode()).hexdigest() if prompt else None
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _statement(subjects: list[dict[str, Any]], kind: str, predicate: Mapping[str, Any]) -> bytes:
+    return strict_json.write(
+        {"_type": STATEMENT, "subject": subjects, "predicateType": kind, "predicate": predicate}
+    )
+
+
+def _known(value: Any) -> Any:
+    """Leave out what is None or empty, here and below."""
+    if isinstance(value, dict):
+        return {name: _known(inner) for name, inner in value.items() if inner not in (None, "", ())}
+    if isinstance(value, list | tuple):
+        return [_known(inner) for inner in value]
+    return value

@@ -1,0 +1,260 @@
+"""Money out of a run's totals: not a unit lost, nobody paid for strangers, nothing a spreadsheet runs."""
+
+import csv
+import hashlib
+import io
+import json
+from decimal import Decimal
+from fractions import Fraction
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attributary.cli.main import cli
+from attributary.errors import InvalidArgumentError, OutputError
+from attributary.receipts import money
+from attributary.receipts.payout import Terms, as_json, payout, read_brought
+from attributary.receipts.payout_words import csv_bytes, method, page, totals
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Function: creators {name: total} -> a run directory; further columns and facts may be given."""
+
+    def write(creators, answered=10, foreign=0, withheld=0.0, columns=None, **facts):
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        table = {
+            "creator": list(creators),
+            "share": list(creators.values()),
+            "share_in_distribution": list(creators.values()),
+            "generations": [answered] * len(creators),
+            "mean_share": [total / answered if answered else 0.0 for total in creators.values()],
+        }
+        pq.write_table(pa.table(table | (columns or {})), run / "creators.parquet")
+        digest = hashlib.sha256((run / "creators.parquet").read_bytes()).hexdigest()
+        summary = {
+            "run": "00000000000000aa", "bundle_id": "00000000000000bb", "answered": answered,
+            "out_of_distribution": foreign, "withheld_share": withheld, "files": {"creators.parquet": digest}, **facts,
+        }  # fmt: skip
+        (run / "summary.json").write_text(json.dumps(summary))
+        return run
+
+    return write
+
+
+def euros(pool, **more):
+    return Terms(Decimal(pool), "EUR", **more)
+
+
+def whole(statement):
+    return sum((line.amount for line in statement.lines), Decimal(0)) + sum(
+        amount for _, amount in statement.rest
+    )
+
+
+@given(
+    st.integers(1, 10**12),
+    st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=50).filter(any),
+    st.sampled_from([0, 2, 3]),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_unit_is_lost_whatever_is_divided(units, weights, digits):
+    pool = Decimal(units).scaleb(-digits)
+    exact = [Fraction(weight) for weight in weights]
+    parts = money.divide(pool, exact, digits)
+    assert sum(parts) == pool
+    for part, weight in zip(parts, exact, strict=True):
+        assert abs(Fraction(part) - Fraction(pool) * weight / sum(exact)) < Fraction(1, 10**digits)
+        assert part == round(part, digits) >= 0
+
+
+def test_a_pool_is_divided_by_parts_of_all_pictures(write_run):
+    run = write_run({"Ann": 3.0, "Bo": 1.0}, answered=10, foreign=2, withheld=0.5)
+    statement = payout(run, euros("1000.00"))
+    assert [(line.creator, line.amount, line.status) for line in statement.lines] == [
+        ("Ann", Decimal("300.00"), "paid"),
+        ("Bo", Decimal("100.00"), "paid"),
+    ]
+    assert [amount for _, amount in statement.rest] == [
+        Decimal("350.00"),
+        Decimal("50.00"),
+        Decimal("200.00"),
+    ]
+    assert whole(statement) == 1000
+
+
+def test_thirds_of_a_pool_add_up(write_run):
+    statement = payout(write_run({"A": 1 / 3, "B": 1 / 3, "C": 1 / 3}, answered=1), euros("100.00"))
+    assert sorted(line.amount for line in statement.lines) == [
+        Decimal("33.33"),
+        Decimal("33.33"),
+        Decimal("33.34"),
+    ]
+    assert whole(statement) == 100
+
+
+def test_strangers_pay_nobody(write_run):
+    run = write_run({"Ann": 0.0}, answered=4, foreign=4, columns={"share": [3.0]})
+    statement = payout(run, euros("1000.00"))
+    assert statement.total("paid") == 0
+    assert dict(statement.rest)["pictures that resemble nothing known"] == 1000
+
+
+def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, tmp_path):
+    run = write_run({"Ann": 5.0, "Bo": 0.04}, answered=10)
+    first = payout(run, euros("1000.00", minimum=Decimal("5.00")))
+    assert [(line.creator, line.due, line.paid) for line in first.lines] == [("Ann", 500, 500), ("Bo", 4, 0)]
+    (tmp_path / "payout.json").write_text(json.dumps(as_json(first, [])))
+    brought = read_brought(tmp_path / "payout.json", "EUR")
+    assert brought == {"Bo": Decimal("4.00")}
+    second = payout(
+        run, euros("1000.00", minimum=Decimal("5.00"), brought={**brought, "Cy": Decimal("6.00")})
+    )
+    paid = {line.creator: (line.amount, line.paid) for line in second.lines}
+    assert paid == {"Ann": (500, 500), "Bo": (4, 8), "Cy": (0, 6)}
+    assert whole(second) == 1000
+    with pytest.raises(InvalidArgumentError, match="not in USD"):
+        read_brought(tmp_path / "payout.json", "USD")
+    (tmp_path / "payout.json").write_text("[]")
+    with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
+        read_brought(tmp_path / "payout.json", "EUR")
+
+
+def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
+    run = write_run({"Ann": 5.0, "Bo": 1.0, "unknown": 2.0}, answered=10)
+    before = payout(run, euros("1000.00"))
+    after = payout(run, euros("1000.00", excluded=frozenset({"Ann"})))
+    assert [line.amount for line in before.lines] == [line.amount for line in after.lines]
+    assert {line.creator: line.status for line in after.lines} == {
+        "Ann": "excluded",
+        "Bo": "paid",
+        "unknown": "no payee",
+    }
+    assert (after.total("paid"), after.total("excluded"), after.total("no payee")) == (100, 500, 200)
+    with pytest.raises(InvalidArgumentError, match="no creator 'Zoe'"):
+        payout(run, euros("1000.00", excluded=frozenset({"Zoe"})))
+
+
+def test_intervals_are_told_where_a_run_has_them(write_run):
+    columns = {"share_low": [2.0, None], "share_high": [12.0, None]}
+    lines = payout(write_run({"Ann": 5.0, "Bo": 1.0}, columns=columns), euros("1000.00")).lines
+    assert [line.interval for line in lines] == [(Decimal("200.00"), Decimal("1000.00")), None]
+    assert payout(write_run({"Ann": 5.0}), euros("1000.00")).lines[0].interval is None
+
+
+def test_totals_that_somebody_edited_are_refused(write_run):
+    run = write_run({"Ann": 5.0})
+    table = pq.read_table(run / "creators.parquet")
+    pq.write_table(table.set_column(2, "share_in_distribution", pa.array([9.0])), run / "creators.parquet")
+    with pytest.raises(OutputError, match=r"creators\.parquet"):
+        payout(run, euros("1000.00"))
+    (run / "creators.parquet").unlink()
+    with pytest.raises(OutputError, match=r"is .* a finished run"):
+        payout(run, euros("1000.00"))
+    (run / "summary.json").write_text("{}")
+    with pytest.raises(OutputError):
+        payout(run, euros("1000.00"))
+    with pytest.raises(InvalidArgumentError, match="no answered generation"):
+        payout(write_run({}, answered=0), euros("1000.00"))
+
+
+def test_shares_whose_float_sum_is_above_one_are_not_paid_twice(write_run):
+    statement = payout(write_run({"Ann": 0.7000001, "Bo": 0.3000001}, answered=1), euros("1000000.00"))
+    assert whole(statement) == 1_000_000
+
+
+HOSTILE = (
+    '=HYPERLINK("http://x")',
+    "+1",
+    "-2",
+    "@SUM(A1)",
+    "\t=1",
+    "Ann, Bo",
+    'A"nn',
+    "<script>alert(1)</script>",
+    "\u202eevil",
+    "a\nb",
+)
+
+
+def test_no_name_is_a_formula_or_markup(write_run):
+    statement = payout(write_run(dict.fromkeys(HOSTILE, 1.0)), euros("1000.00"))
+    rows = list(csv.reader(io.StringIO(csv_bytes(statement).decode())))
+    names = [row[0] for row in rows[1 : len(HOSTILE) + 1]]
+    assert len({len(row) for row in rows}) == 1
+    assert not [name for name in names if name[:1] in "=+-@\t\r\n"]
+    told = page(statement, "<b>title</b>", ["<i>words</i>"])
+    assert "<script" not in told
+    assert "<b>" not in told
+    assert "<i>" not in told
+    assert "\u202e" not in told
+    assert "default-src 'none'" in told
+
+
+NO_AMOUNTS = [
+    ("eur", "1", "currency"),
+    ("EURO", "1", "currency"),
+    ("EUR", "1.005", "more than 2 digits"),
+    ("JPY", "1.5", "more than 0 digits"),
+    ("EUR", "many", "must be an amount"),
+    *(("EUR", pool, "must be from") for pool in ("-1", "NaN", "0", "1e99", "Infinity")),
+]
+
+
+@pytest.mark.parametrize(("currency", "pool", "said"), NO_AMOUNTS)
+def test_amounts_that_are_none_are_named(currency, pool, said, write_run):
+    run = write_run({"Ann": 1.0})
+    result = CliRunner().invoke(cli, ["payout", str(run), "--pool", pool, "--currency", currency])
+    assert isinstance(result.exception, InvalidArgumentError)
+    assert said in str(result.exception)
+
+
+def test_currencies_have_their_own_units(write_run):
+    run = write_run({"Ann": 1.0, "Bo": 1.0}, answered=3)
+    assert [line.amount for line in payout(run, Terms(Decimal(100), "JPY")).lines] == [34, 33]
+    assert payout(run, Terms(Decimal("100.000"), "KWD")).lines[0].amount == Decimal("33.334")
+
+
+def test_the_words_say_how_good_shares_are(write_run, tiny_engine):
+    statement = payout(write_run({"Ann": 5.0}), euros("1000.00"))
+    assert "cannot say" in method(statement, None)[-1]
+    told = " ".join(method(statement, tiny_engine.bundle.manifest))
+    assert tiny_engine.bundle.manifest.calibration.method in told
+    assert "not fitted to measured influence" in told
+    assert "No skill against a constant was measured" in told
+
+
+def test_the_verb_writes_every_form(write_run):
+    pytest.importorskip("reportlab")
+    run = write_run({"Ann": 5.0, "\u5c71\u7530": 1.0, **{f"creator {number}": 0.01 for number in range(60)}})
+    words = ["payout", str(run), "--pool", "1000", "--currency", "EUR", "--minimum", "5", "--pdf"]
+    result = CliRunner().invoke(cli, words, catch_exceptions=False, env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert all(len(line) <= 80 for line in result.output.splitlines()[:-1])
+    assert "500.00 EUR  paid" in result.output
+    told = json.loads((run / "payout" / "payout.json").read_text())
+    amounts = [Decimal(line["amount"]) for line in (*told["creators"], *told["unattributed"])]
+    assert sum(amounts) == 1000
+    pdf = (run / "payout" / "payout.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert (run / "payout" / "payout.pdf").read_bytes() == pdf
+    result = CliRunner().invoke(cli, [*words, "--font", str(run / "summary.json")])
+    assert "font" in str(result.exception)
+    result = CliRunner().invoke(cli, [*words, "--bundle", str(run)])
+    assert "manifest.json" in str(result.exception)
+
+
+def test_what_became_of_the_pool_adds_up(write_run):
+    run = write_run({"Ann": 5.0, "Bo": 0.01, "Cy": 1.0, "unknown": 1.0}, foreign=1, withheld=0.7)
+    terms = euros(
+        "999.99", minimum=Decimal("5.00"), excluded=frozenset({"Cy"}), brought={"Bo": Decimal("1.00")}
+    )
+    told = dict(totals(payout(run, terms)))
+    pool, brought = told.pop("pool"), told.pop("brought forward from the statement before")
+    assert pool + brought == sum(told.values())
