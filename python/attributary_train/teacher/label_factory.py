@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from attributary.bundle.files import sha256
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
@@ -30,7 +31,6 @@ from attributary_train.teacher.labels import (
     SHARDS,
     LabelSettings,
     Planned,
-    file_digest,
     forget_failures,
     read_facts,
     read_labels,
@@ -97,7 +97,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
         "schema_version": SCHEMA_VERSION,
         "settings": json.loads(json.dumps(settings.to_json())),
         "weights": model.weights,
-        "queries": file_digest(job.queries),
+        "queries": sha256(job.queries),
         "splits": list(job.splits),
         "limit": job.limit,
     }
