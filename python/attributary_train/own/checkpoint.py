@@ -66,6 +66,10 @@ def measured(request: Request, batch: int = 4) -> Measured:
     return Measured(seconds / batch, counter.get_total_flops() / batch, latent, text, weights)
 
 
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
 def _clock(work: Callable[[], object], least: int = 2) -> float:
     """Core seconds of the fastest of a few runs: what others do on the machine is not counted."""
     best = float("inf")
@@ -74,7 +78,3 @@ def _clock(work: Callable[[], object], least: int = 2) -> float:
         work()
         best = min(best, time.process_time() - began)
     return best
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
