@@ -16,7 +16,8 @@ AXE = "axe-core@4.11.0"
 NASTY = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it runs, playwright's loop is the running one, and no test of asyncio can have its own.
+@pytest.fixture(scope="module")
 def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -32,6 +32,7 @@ def test_a_picture_is_sent_and_its_sources_are_shown(page, site):
     assert page.locator(".banner").count() == 0
 
 
+@pytest.mark.slow
 def test_shares_of_the_bar_and_what_is_nobodys_add_up(page, site):
     ask(page, site.picture(5))
     label = page.locator("#ask-answer .bar svg").get_attribute("aria-label")
@@ -46,6 +47,7 @@ def test_noise_gets_a_banner_and_gives_nothing_to_anybody(page, noise):
     assert "nobody in particular 100.0 %" in page.locator("#ask-answer .bar svg").get_attribute("aria-label")
 
 
+@pytest.mark.slow
 def test_with_and_without_the_prompt_stand_side_by_side(page, site):
     page.check("#ask-both")
     ask(page, site.picture(3), "a orange rectangle")
@@ -53,6 +55,7 @@ def test_with_and_without_the_prompt_stand_side_by_side(page, site):
     assert titles == ["With its prompt", "Without it"]
 
 
+@pytest.mark.slow
 def test_two_pictures_are_compared(page, site):
     page.click("#tab-compare")
     page.set_input_files("#left-file", str(site.picture(3)))
@@ -62,6 +65,7 @@ def test_two_pictures_are_compared(page, site):
     assert "Dee" in page.locator("#compare-shared").inner_text()
 
 
+@pytest.mark.slow
 def test_items_and_creators_are_browsed_and_searched(page):
     page.click("#tab-browse")
     page.wait_for_selector("#browse-found .card")
@@ -80,6 +84,7 @@ def test_items_and_creators_are_browsed_and_searched(page):
     expect(page.locator("#browse-status")).to_contain_text("by Bo")
 
 
+@pytest.mark.slow
 def test_the_answer_is_downloaded(page, site):
     ask(page, site.picture(3))
     with page.expect_download() as waiting:
@@ -103,6 +108,7 @@ def test_text_of_others_is_shown_as_it_is(page, site):
     assert ask_again.locator("script, img[onerror]").count() == 0
 
 
+@pytest.mark.slow
 def test_a_picture_is_pasted(page, site):
     page.evaluate(
         """async (data) => {
@@ -119,6 +125,7 @@ def test_a_picture_is_pasted(page, site):
     page.wait_for_selector("#ask-answer .card")
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_said_in_words(page, tmp_path):
     (tmp_path / "x.png").write_bytes(b"no picture")
     page.set_input_files("#ask-file", str(tmp_path / "x.png"))
@@ -127,6 +134,7 @@ def test_what_is_no_picture_is_said_in_words(page, tmp_path):
     assert "image" in page.locator("#ask-status").inner_text()
 
 
+@pytest.mark.slow
 def test_the_keyboard_is_enough(page):
     page.focus("#tab-ask")
     page.keyboard.press("ArrowRight")
@@ -151,6 +159,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page, site):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+@pytest.mark.slow
 def test_a_report_is_shown_and_its_scripts_are_not_run(page):
     page.wait_for_selector("#tab-report:visible")
     page.click("#tab-report")
@@ -159,7 +168,7 @@ def test_a_report_is_shown_and_its_scripts_are_not_run(page):
     assert heading.evaluate("element => getComputedStyle(element).color") == "rgb(1, 2, 3)"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious(page, site, axe, scheme):
     page.emulate_media(color_scheme=scheme)
     ask(page, site.picture(3), "a orange rectangle")
@@ -178,6 +187,7 @@ def test_axe_finds_nothing_serious(page, site, axe, scheme):
     assert found == {}
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_used(chromium, pictured_bundle, tmp_path):
     corpus, bundle = pictured_bundle
     (tmp_path / "tokens").write_text("ada secret\n")

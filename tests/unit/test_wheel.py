@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+# Compiling and fetching take minutes.
+@pytest.mark.timeout(1_800)
 @pytest.mark.network
 def test_a_wheel_installs_and_serves_without_a_compiler(tmp_path, tiny_bundle_dir):
     options = ["--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
