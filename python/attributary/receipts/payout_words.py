@@ -25,6 +25,13 @@ thead { border-bottom: 1px solid #1e1e22 } tfoot { border-top: 1px solid #1e1e22
 @media print { body { max-width: none; margin: 0 } thead { display: table-header-group } tr { break-inside: avoid } }
 """
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+# Levels of what was measured; the outer ones go without saying.
+_WORDS: Final = {
+    "held_out": "",
+    "skill": "",
+    "image": "without a prompt,",
+    "image_and_prompt": "with the prompt,",
+}
 HEADS: Final = ("creator", "share of pool", "interval", "amount", "from before", "paid now", "status")
 CSV_COLUMNS: Final = (
     "creator", "creator_ids", "generations", "part_of_pool", "currency", "amount", "amount_low", "amount_high",
@@ -53,23 +60,17 @@ def method(statement: Payout, manifest: Manifest | None) -> list[str]:
             "They were not fitted to measured influence: they say how much a picture resembles a creator's, not how "
             "much it owes to them."
         )
-    figures = dict(_figures(json.loads(manifest.notes.get("measured", "{}") or "{}"), ""))
-    skills = [f"{name} {value:.3g}" for name, value in figures.items() if "skill" in name]
+    try:
+        skills = list(_skills(json.loads(manifest.notes.get("measured", "")), ""))
+    except ValueError:
+        skills = []
     if skills:
         told.append(
-            "Measured on pictures that were not used in fitting; 0 is what a constant reaches, 1 is perfect: "
-            + "; ".join(skills) + "."
-        )  # fmt: skip
-    else:
-        errors = [f"{name} {value:.3g}" for name, value in figures.items() if "error" in name][:6]
-        told.append(
-            "No skill against a constant was measured. "
-            + (
-                f"Errors that were measured, which a constant may reach as well: {'; '.join(errors)}."
-                if errors
-                else ""
-            )
+            "Skill, measured on pictures that were not used in fitting, with 95% intervals; 0 is what a constant "
+            f"reaches, 1 is perfect: {'; '.join(skills)}."
         )
+    else:
+        told.append("No skill of these shares against a constant was measured.")
     return told
 
 
@@ -153,12 +154,16 @@ def page(statement: Payout, title: str, told: Sequence[str]) -> str:
     )
 
 
-def _figures(value: object, path: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _figures(inner, f"{path} {name}".strip())
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield path.replace("_", " "), float(value)
+def _skills(value: object, path: str) -> Iterator[str]:
+    """Each skill in what was measured, with its interval, in words."""
+    if not isinstance(value, dict):
+        return
+    if all(isinstance(value.get(name), int | float) for name in ("skill", "low", "high")):
+        yield f"{path} {value['skill']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+        return
+    for name, inner in value.items():
+        words = _WORDS.get(name, name.replace("_", " "))
+        yield from _skills(inner, f"{path} {words}".strip())
 
 
 def _n(number: bool) -> str:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -226,7 +227,15 @@ def test_the_words_say_how_good_shares_are(write_run, tiny_engine):
     told = " ".join(method(statement, tiny_engine.bundle.manifest))
     assert tiny_engine.bundle.manifest.calibration.method in told
     assert "not fitted to measured influence" in told
-    assert "No skill against a constant was measured" in told
+    assert "No skill of these shares against a constant was measured" in told
+    skill = {"skill": {"image_and_prompt": {"creators, Brier": {"skill": 0.725, "low": 0.617, "high": 0.8}}}}
+    notes = {
+        "calibration_labels_digest": "00",
+        "measured": json.dumps({"held_out": {"queries": 100, **skill}}),
+    }
+    told = " ".join(method(statement, replace(tiny_engine.bundle.manifest, notes=notes)))
+    assert "perfect: with the prompt, creators, Brier 0.72 [0.62, 0.80]." in told
+    assert "not fitted to measured influence" not in told
 
 
 def test_the_verb_writes_every_form(write_run):
