@@ -229,24 +229,28 @@ def main() -> None:
         return
     from attributary_train.evaluation.tables import commit, machine
 
-    runs = []
+    runs: list[dict[str, Any]] = []
     for size in options.sizes:
         command = [sys.executable, __file__, "--child", str(size), "--queries", str(options.queries)]
         done = subprocess.run([*command, "--cache", str(options.cache)], check=True, stdout=subprocess.PIPE)
         runs.append(json.loads(done.stdout.decode().strip().splitlines()[-1]))
-    rows = slopes(runs)
-    report = {
-        "script": "training_set",
-        "machine": machine(),
-        "commit": commit(),
-        "config": {"sizes": options.sizes, "queries": options.queries, "candidates": 400},
-        "results": {"runs": runs, "slopes": rows, "plan": plan(rows)},
-        "aims": [],
-    }
-    text = json.dumps(report, indent=1)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
-    print(text if options.json else "\n".join(json.dumps(row) for row in [*rows, *plan(rows)]))
+        print(json.dumps(runs[-1]), file=sys.stderr)
+        rows = slopes(runs) if len(runs) > 1 else []
+        report = {
+            "script": "training_set",
+            "machine": machine(),
+            "commit": commit(),
+            "config": {"sizes": options.sizes, "queries": options.queries, "candidates": 400},
+            "results": {"runs": runs, "slopes": rows, "plan": plan(rows) if rows else []},
+            "aims": [],
+        }
+        text = json.dumps(report, indent=1)
+        if options.out is not None:
+            # After each size: the largest takes longest, and may be stopped.
+            options.out.write_text(text + "\n")
+    print(
+        text if options.json else "\n".join(json.dumps(row) for row in [*rows, *(plan(rows) if rows else [])])
+    )
 
 
 if __name__ == "__main__":
