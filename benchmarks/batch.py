@@ -28,11 +28,12 @@ from serving_child import encoded
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Query
-from attributary.batch.job import cores, score
+from attributary.batch.job import score
 from attributary.batch.plan import make_plan
 from attributary.batch.scoring import EngineScorer, engine_limits
 from attributary.batch.settings import Settings
 from attributary.bundle.manifest import Manifest
+from attributary.machine import cores
 
 CHILD = Path(__file__).with_name("batch_child.py")
 DISTINCT = 256

@@ -231,8 +231,9 @@ def _search_at(bundle: Path, count: int) -> float:
     index.add(vectors)
     wrapped, stored = FaissIndex(index, nprobe=min(64, plan.lists), threads=1), vectors.astype(np.float16)
     codes, groups = np.zeros(count, np.int32), np.arange(count, dtype=np.int32)
-    columns = (shares.temperature, shares.threshold, shares.background)
-    calibration = np.array([[*columns, shares.diffuse_floor, shares.ood_similarity]], np.float32)
+    columns = (shares.temperature, shares.threshold, shares.background, shares.diffuse_floor)
+    known = (shares.ood_similarity, shares.ood_margin, shares.reach)
+    calibration = np.array([[*columns, *known]], np.float32)
     spent = []
     for row in range(60):
         query = vectors[row : row + 1]

@@ -164,8 +164,8 @@ def asking(tuned: TunedIndex, vectors: np.ndarray, queries: np.ndarray) -> Any:
     turn = iter(np.resize(np.arange(len(queries)), 100_000).tolist())
     people = np.zeros(len(vectors), np.int32)
     groups = np.arange(len(vectors), dtype=np.int32)
-    # Temperature, threshold, background, floor, foreign_below.
-    calibration = np.array([[0.05, 0.02, 0.5, 0, -1]], np.float32)
+    # As kernels.CALIBRATION names them.
+    calibration = np.array([[0.05, 0.02, 0.5, 0, -1, 0, 0]], np.float32)
 
     def ask() -> None:
         query = queries[[next(turn)]]

@@ -125,7 +125,7 @@ class Ours(Engine):
         from attributary.kernels import rescore
 
         found = self.index.probe(queries, self.candidates, self.nprobe)
-        calibration = np.tile(np.float32([0.05, 0.02, 0.5, 0, -1]), (len(queries), 1))
+        calibration = np.tile(np.float32([0.05, 0.02, 0.5, 0, -1, 0, 0]), (len(queries), 1))
         return rescore(
             queries, found, self.store, self.creators, self.groups, calibration, top_k=k, top_creators=1,
             threads=self.threads,

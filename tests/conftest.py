@@ -30,6 +30,12 @@ def students():
 
 
 @pytest.fixture(scope="session")
+def certificates():
+    """The module tests/support/certificates.py."""
+    return _support("certificates")
+
+
+@pytest.fixture(scope="session")
 def rude():
     """The module tests/support/rude.py."""
     return _support("rude")
@@ -88,7 +94,7 @@ class ServerProcess:
         """Send a signal, wait, and return (exit status, what was logged)."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        _, log = self.process.communicate(timeout=30)
+        _, log = self.process.communicate(timeout=120)
         return self.process.returncode, log
 
 

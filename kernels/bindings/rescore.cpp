@@ -42,7 +42,7 @@ using Bitmap = std::optional<Array<const std::uint8_t, 1>>;
 using Candidates = Array<const std::int64_t, 2>;
 using Codes = Array<const std::int32_t, 1>;
 
-static_assert(sizeof(rescore::Calibration) == 5 * sizeof(float));
+static_assert(sizeof(rescore::Calibration) == 7 * sizeof(float));
 
 bool view_store(const Vectors& vectors, const Scales& scales, Store& store) {
   const auto code = static_cast<nb::dlpack::dtype_code>(vectors.dtype().code);
@@ -85,7 +85,8 @@ bool view_queries(const Array<const float, 2>& queries, const Store& store, Batc
 bool fits(const rescore::Calibration& c) {
   return c.temperature > 0.0f && std::isfinite(c.temperature) && c.threshold >= 0.0f && c.threshold < 1.0f &&
          c.background < std::numeric_limits<float>::infinity() && c.floor >= 0.0f && c.floor < 1.0f &&
-         !std::isnan(c.foreign_below);
+         !std::isnan(c.foreign_below) && c.margin >= 0.0f && std::isfinite(c.margin) && c.reach >= 0.0f &&
+         c.reach <= 16777216.0f;
 }
 
 // Where `answer` writes; the arrays are Python's.
@@ -162,7 +163,7 @@ bool answer(const std::optional<Vectors>& vectors, const Scales& scales,
     if (!has_shape(*similarity, batch.count, batch.width)) return false;
     batch.similarity = similarity->data();
   }
-  if (!has_shape(calibration, batch.count, 5)) return false;
+  if (!has_shape(calibration, batch.count, 7)) return false;
   batch.calibration = reinterpret_cast<const rescore::Calibration*>(calibration.data());
   if (!std::all_of(batch.calibration, batch.calibration + batch.count, fits)) return false;
   const Output out{out_rows, out_similarity, out_share,         out_diffuse,      out_withheld,

@@ -21,13 +21,15 @@ struct Store {
   const std::int32_t* groups = nullptr;    // [rows] near-duplicate group
 };
 
-// How the similarities of one query become shares. The order is that of the columns of a [Q, 5] array.
+// How the similarities of one query become shares. The order is that of the columns of a [Q, 7] array.
 struct Calibration {
   float temperature = 1;    // T, above 0
   float threshold = 0;      // u, in [0, 1)
   float background = 0;     // b, similarity of the null item; may be minus infinity
   float floor = 0;          // f, in [0, 1): nobody's, whatever the query resembles
   float foreign_below = 0;  // a query whose best similarity is below this gives everything to nobody
+  float margin = 0;  // above it the shares rise from nothing to whole over this much similarity; 0: at once
+  float reach = 0;   // K: at most so many near-duplicate groups get a share; 0: all of them
 };
 
 // Q queries with R candidates each. Similarities are computed from `queries` and the store's vectors, or

@@ -51,18 +51,33 @@ Expected expect(const Problem& p, std::int64_t q) {
   for (const auto& [row, s] : e.similarity) e.share[row] = 0;
   if (e.similarity.empty() || e.peak < c.foreign_below) return e;
   const double highest = std::max<double>(e.peak, c.background);
-  std::map<std::int32_t, double> best, total;
+  std::map<std::int32_t, double> best, total, nearest;
   std::map<std::int64_t, double> weight;
   for (const auto& [row, s] : e.similarity) {
-    weight[row] = std::max(std::exp((s - highest) / c.temperature) - c.threshold, 0.0);
+    double& of_group = nearest.emplace(p.groups[static_cast<std::size_t>(row)], s).first->second;
+    of_group = std::max(of_group, s);
+  }
+  std::vector<double> ordered;
+  for (const auto& [group, s] : nearest) ordered.push_back(s);
+  std::sort(ordered.rbegin(), ordered.rend());
+  double cut = c.threshold, faint = 0;
+  const auto reach = static_cast<std::size_t>(c.reach);
+  if (reach > 0 && reach < ordered.size()) {
+    faint = std::exp((ordered[reach] - highest) / c.temperature);
+    cut = std::max(cut, faint);
+  }
+  for (const auto& [row, s] : e.similarity) {
+    weight[row] = std::max(std::exp((s - highest) / c.temperature) - cut, 0.0);
     const std::int32_t group = p.groups[static_cast<std::size_t>(row)];
     best[group] = std::max(best[group], weight[row]);
     total[group] += weight[row];
   }
-  const double null_weight = std::exp((c.background - highest) / c.temperature), named = 1.0 - c.floor;
+  const double null_weight = std::exp((c.background - highest) / c.temperature) + faint;
+  const double whole = c.margin > 0 ? std::clamp((e.peak - c.foreign_below) / c.margin, 0.0, 1.0) : 1.0;
+  const double named = (1.0 - c.floor) * whole;
   double norm = null_weight;
   for (const auto& [group, w] : best) norm += w;
-  e.diffuse = c.floor + named * null_weight / norm;
+  e.diffuse = 1.0 - named + named * null_weight / norm;
   for (const auto& [row, w] : weight) {
     const std::int32_t group = p.groups[static_cast<std::size_t>(row)];
     if (w > 0) e.share[row] = named * w / total[group] * best[group] / norm;
@@ -106,11 +121,11 @@ void compare(const Problem& p, const Answer& answer, std::int64_t q, std::size_t
   }
 }
 
-// The same problem six times: plain, rows hidden, a floor, a query that resembles nothing, similarities
-// given, and all of it.
+// The same problem eight times: plain, rows hidden, a floor, a query that resembles nothing, similarities
+// given, all of it, groups out of reach, and queries just above the flag's threshold with all of it.
 std::vector<Problem> variations(std::int64_t dim) {
   const Problem plain = make_problem(61, dim, 2, 150, static_cast<std::uint32_t>(dim));
-  std::vector<Problem> all(6, plain);
+  std::vector<Problem> all(8, plain);
   hide_some(all[1], 7);
   for (Calibration& c : all[2].calibration) c.floor = 0.25f;
   all[3].calibration[1].foreign_below = 1e6f;
@@ -120,6 +135,13 @@ std::vector<Problem> variations(std::int64_t dim) {
   all[5] = all[4];
   hide_some(all[5], 8);
   for (Calibration& c : all[5].calibration) c.floor = 0.5f;
+  for (Calibration& c : all[6].calibration) c.reach = 5;
+  all[7] = all[5];
+  for (Calibration& c : all[7].calibration) {
+    c.reach = 12;
+    c.foreign_below = 0.9f;
+    c.margin = 0.3f;
+  }
   return all;
 }
 

@@ -15,6 +15,7 @@ struct Scratch {
   std::vector<float> similarity;         // beside rows
   std::vector<float> share;              // beside rows; holds the weights first
   std::vector<std::uint64_t> keys;       // of the top-k
+  std::vector<std::uint32_t> nearest;    // places in rows, the most similar first
 
   std::vector<std::uint32_t> positive;  // places in rows whose weight is above 0
   std::vector<float> weight;            // beside positive: weights, then shares

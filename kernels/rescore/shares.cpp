@@ -40,17 +40,66 @@ inline float exp_branchless(float x) {
   return vanishes ? 0.0f : p * scale;
 }
 
-// The weight of every candidate, into scratch.share.
-void weigh(const Calibration& calibration, float peak, Scratch& scratch) {
+// Leaves the places of the `count` most similar candidates in scratch.nearest, best first.
+void list_nearest(Scratch& scratch, std::size_t count) {
+  std::vector<std::uint32_t>& places = scratch.nearest;
+  const float* similarity = scratch.similarity.data();
+  const auto nearer = [similarity](std::uint32_t a, std::uint32_t b) {
+    return similarity[a] > similarity[b];
+  };
+  places.resize(scratch.similarity.size());
+  for (std::size_t i = 0; i < places.size(); ++i) places[i] = static_cast<std::uint32_t>(i);
+  const auto end = places.begin() + static_cast<std::ptrdiff_t>(count);
+  if (count < places.size()) std::nth_element(places.begin(), end, places.end(), nearer);
+  places.resize(count);
+  std::sort(places.begin(), places.end(), nearer);
+}
+
+// The similarity of the best member of the first near-duplicate group that is out of reach; minus infinity
+// where all are within. Groups are counted and not items, so that copies push nobody out.
+float out_of_reach(const Store& store, float reach, Scratch& scratch) {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const std::size_t count = scratch.similarity.size();
+  if (!(reach > 0.0f) || static_cast<float>(count) <= reach) return kNone;
+  const auto kept = static_cast<std::size_t>(reach);
+  for (std::size_t walked = std::min(count, kept + 1 + kept / 4);; walked = std::min(count, walked * 2)) {
+    list_nearest(scratch, walked);
+    scratch.shared_groups.resize(walked);
+    for (std::size_t i = 0; i < walked; ++i) {
+      scratch.shared_groups[i] = store.groups[scratch.rows[scratch.nearest[i]]];
+    }
+    scratch.table.reset(scratch.shared_groups.data(), walked);
+    for (std::size_t i = 0; i < walked; ++i) {
+      if (scratch.table.number(scratch.shared_groups[i]) == kept) {
+        return scratch.similarity[scratch.nearest[i]];
+      }
+    }
+    if (walked == count) return kNone;
+  }
+}
+
+// The part of an answer that its items may have: 0 where it resembles nothing known, all above the margin.
+double certainty(const Calibration& calibration, float peak) {
+  if (!(calibration.margin > 0.0f)) return 1.0;
+  const double above = static_cast<double>(peak) - calibration.foreign_below;
+  return std::clamp(above / calibration.margin, 0.0, 1.0);
+}
+
+// The weight of every candidate, into scratch.share; returns that of the first group out of reach, which all
+// lose.
+float weigh(const Store& store, const Calibration& calibration, float peak, Scratch& scratch) {
   const std::size_t count = scratch.rows.size();
+  const float beyond = out_of_reach(store, calibration.reach, scratch);
   const float* similarity = scratch.similarity.data();
   float* weight = scratch.share.data();
   const float inverse = 1.0f / calibration.temperature;
-  const float threshold = calibration.threshold;
+  const float faint = exp_branchless((beyond - peak) * inverse);
+  const float threshold = std::max(calibration.threshold, faint);
   for (std::size_t i = 0; i < count; ++i) {
     const float excess = exp_branchless((similarity[i] - peak) * inverse) - threshold;
     weight[i] = excess > 0.0f ? excess : 0.0f;
   }
+  return faint;
 }
 
 // Lists the places with a weight above 0, and what is known of them side by side: one walk over both code
@@ -149,23 +198,24 @@ float compute_shares(const Store& store, const Calibration& calibration, float p
   scratch.creators.clear();
   if (scratch.rows.empty() || peak < calibration.foreign_below) return 1.0f;
   const float highest = std::max(peak, calibration.background);
-  weigh(calibration, highest, scratch);
+  const float faint = weigh(store, calibration, highest, scratch);
   list_positive(store, scratch);
   list_shared(scratch);
   merge_groups(scratch);
 
+  // What all of them lose goes to nobody once, so that a crowd of equals is not told apart by rounding.
   const double null_weight =
-      std::exp((static_cast<double>(calibration.background) - highest) / calibration.temperature);
+      std::exp((static_cast<double>(calibration.background) - highest) / calibration.temperature) + faint;
   double norm = null_weight;
   for (const float weight : scratch.weight) norm += weight;
-  const double named = 1.0 - static_cast<double>(calibration.floor);
+  const double named = (1.0 - static_cast<double>(calibration.floor)) * certainty(calibration, peak);
   const double scale = named / norm;
   for (std::size_t p = 0; p < scratch.positive.size(); ++p) {
     const auto share = static_cast<float>(scratch.weight[p] * scale);
     scratch.weight[p] = share >= kSmallestNormal ? share : 0.0f;
     scratch.share[scratch.positive[p]] = scratch.weight[p];
   }
-  return static_cast<float>(calibration.floor + null_weight * scale);
+  return static_cast<float>(1.0 - named + null_weight * scale);
 }
 
 float withhold(const std::uint8_t* visible, Scratch& scratch) {

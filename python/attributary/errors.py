@@ -72,6 +72,21 @@ class OverloadedError(AttributaryError):
         self.retry_after_s = retry_after_s
 
 
+class UnauthenticatedError(AttributaryError):
+    """A call without a token that its service accepts."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid bearer token is needed")
+
+
+class PermissionDeniedError(AttributaryError):
+    """A caller who is known and lacks a role; `role` is which."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"the role {role!r} is needed")
+        self.role = role
+
+
 class DeadlineError(AttributaryError):
     """The caller's deadline passed, or the caller left, before the answer was ready."""
 

@@ -23,6 +23,11 @@ def plain(text: str) -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(_escaped, text))
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many there are, e.g. "1 row", "1,204 rows"; nouns that take an s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def json_line(value: Any) -> str:
     """Return a JSON-ready value as one line of JSON, readable, and as harmless to a terminal as `plain`."""
     text = json.dumps(value, ensure_ascii=False)

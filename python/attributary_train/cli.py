@@ -19,9 +19,17 @@ GROUPS = {
     "label": "attributary_train.teacher.commands:label",
     "student": "attributary_train.student.student_commands:student",
     "own": "attributary_train.own.commands:own",
+    "own-example": "attributary_train.own.commands:own_example",
     "pack-labels": "attributary_train.teacher.packing:pack",
     "subject": "attributary_train.subject.commands:subject",
     "evaluate": "attributary_train.evaluation.commands:evaluate",
+}
+# What a part above adds to a group.
+ADDED = {
+    "evaluate": (
+        "attributary_train.student.evaluate_commands:student",
+        "attributary_train.student.evaluate_commands:retrieval",
+    ),
 }
 
 
@@ -32,9 +40,17 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in GROUPS:
             return None
-        module, _, name = GROUPS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command = _loaded(GROUPS[cmd_name])
+        for place in ADDED.get(cmd_name, ()):
+            assert isinstance(command, click.Group)
+            command.add_command(_loaded(place))
         return command
+
+
+def _loaded(place: str) -> click.Command:
+    module, _, name = place.partition(":")
+    command: click.Command = getattr(import_module(module), name)
+    return command
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

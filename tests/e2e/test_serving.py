@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+import time
 import urllib.request
 
 import numpy as np
@@ -124,9 +125,10 @@ def test_a_signal_drains_with_a_request_in_flight(start_server, indexed, number)
             client.attribute(indexed)
 
 
-def test_a_second_signal_ends_the_grace(start_server, indexed):
+def test_a_second_signal_ends_the_grace(start_server, indexed, tmp_path):
+    over = tmp_path / "over"
     with (
-        start_server(hold_s=2.0, config={"encode_workers": 1, "drain_s": 1000.0}) as server,
+        start_server(hold_until=str(over), config={"encode_workers": 1, "drain_s": 1000.0}) as server,
         server.client() as client,
     ):
         failures = []
@@ -143,17 +145,18 @@ def test_a_second_signal_ends_the_grace(start_server, indexed):
         server.process.send_signal(signal.SIGTERM)
         while "draining" not in server.process.stderr.readline():
             pass
+        server.process.send_signal(signal.SIGTERM)
+        asking.join()  # its call has failed, though its batch is still held
+        over.touch()
         status, _ = server.stop()
-        asking.join()
         assert status == 0
         assert len(failures) == 1
 
 
-def test_overload_is_refused_while_accepted_queries_finish(start_server, indexed):
-    with (
-        start_server(hold_s=1.5, config={"permits": 2, "max_encode_batch": 1, "encode_workers": 2}) as server,
-        server.client() as client,
-    ):
+def test_overload_is_refused_while_accepted_queries_finish(start_server, indexed, tmp_path):
+    over = tmp_path / "over"
+    config = {"permits": 2, "max_encode_batch": 1, "encode_workers": 2}
+    with start_server(hold_until=str(over), config=config) as server, server.client(timeout_s=200) as client:
         outcomes = []
 
         def ask():
@@ -165,6 +168,9 @@ def test_overload_is_refused_while_accepted_queries_finish(start_server, indexed
         asking = [threading.Thread(target=ask) for _ in range(6)]
         for thread in asking:
             thread.start()
+        while len(outcomes) < 4 and any(thread.is_alive() for thread in asking):
+            time.sleep(0.01)
+        over.touch()
         for thread in asking:
             thread.join()
         assert sum(isinstance(outcome, Answer) for outcome in outcomes) == 2

@@ -106,10 +106,12 @@ async def test_what_is_in_flight_at_sigterm_is_answered_or_unavailable(start_ser
     assert codes["OK"] > 0
 
 
-async def test_what_outlasts_the_grace_is_unavailable(start_server, picture):
+async def test_what_outlasts_the_grace_is_unavailable(start_server, picture, tmp_path):
     body = pb.AttributeRequest(query=pb.Query(image=picture(3))).SerializeToString()
-    with start_server(hold_s=2.0, config={"log_level": "error", "drain_s": 0.1}) as server:
+    over, config = tmp_path / "over", {"log_level": "error", "drain_s": 0.1}
+    with start_server(hold_until=str(over), config=config) as server:
         codes = await in_flight_at_sigterm(server, body, 40, 4)
+        over.touch()
         await asyncio.to_thread(server.stop)
     assert set(codes) == {"UNAVAILABLE"}
 

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from attributary.attribution.open import open_engine
-from attributary.batch import files, job
+from attributary.batch import job
 from attributary.batch.plan import make_plan
 from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
+from attributary.bundle import files
 
 
 class Deadly:

@@ -1,6 +1,7 @@
 """Serve a bundle in a process of its own: serve_bundle.py '{"bundle": ..., "config": {...}, "limits": {...}}'.
 
-"hold_s" makes every batch take that long; "fail" makes an engine that fails for every picture.
+"hold_s" makes every batch take that long, "hold_until" lets it wait for a file of that name; "fail" makes an engine
+that fails for every picture.
 """
 
 import json
@@ -27,13 +28,19 @@ def main(text: str) -> int:
     if "admin_tokens_file" in asked.get("config", {}):
         store = Store(Path(asked["bundle"]), opened)
     engine = store.engine if store else opened(Path(asked["bundle"]))
-    hold = asked.get("hold_s", 0)
-    if hold:
+    hold, release = asked.get("hold_s", 0), asked.get("hold_until")
+    if hold or release:
         run = engine.run
 
         def held(batch):
-            print(json.dumps({"batch": len(batch)}), flush=True)
+            # One write: batches run in several threads, and print writes a line's end by itself.
+            sys.stdout.write(json.dumps({"batch": len(batch)}) + "\n")
+            sys.stdout.flush()
             time.sleep(hold)
+            for _ in range(20_000 if release else 0):  # 200 s
+                if Path(release).exists():
+                    break
+                time.sleep(0.01)
             return run(batch)
 
         engine.run = held

@@ -49,9 +49,9 @@ def part_of(names) -> str:
     return "delta.journal" if tuple(names[:2]) == ("delta", "journal") else names[0]
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names that a module imports, relative ones resolved."""
-    package = ["attributary", *path.relative_to(SERVING).parts[:-1]]
+def imports(path: Path, root: Path = SERVING) -> set[str]:
+    """Dotted names that a module of the package in `root` imports, relative ones resolved."""
+    package = [root.name, *path.relative_to(root).parts[:-1]]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -84,9 +84,94 @@ def test_every_part_is_listed():
     assert parts - ANYWHERE == {part.split(".")[0] for part in ALLOWED}
 
 
+def test_the_page_on_architecture_has_a_row_for_every_part():
+    page = (SERVING.parents[1] / "docs" / "architecture.md").read_text()
+    table = page[page.index("| part |") :].split("\n\n")[0]
+    rows = [line.split("`")[1] for line in table.splitlines()[2:]]
+    assert sorted(rows) == sorted(ALLOWED)
+
+
+def test_nothing_imports_tools_or_examples():
+    beside = {
+        path.stem for folder in ("tools", "examples") for path in (SERVING.parents[1] / folder).iterdir()
+    }
+    assert {name.split(".")[0] for path in MODULES for name in imports(path)} & beside == set()
+
+
+TRAINING = SERVING.with_name("attributary_train")
+_GROUND = {"corpus", "generators", "subject", "towers"}
+_TAUGHT = _GROUND | {"jobs", "teacher", "evaluation"}
+# What each part of `attributary_train` may import of the others; `attributary`, what is common, and itself always.
+TRAINING_ALLOWED = {
+    "jobs": set(),
+    "towers": set(),
+    "corpus": set(),
+    "generators": {"corpus", "subject", "towers"},
+    "subject": {"corpus", "generators", "towers"},
+    "teacher": _GROUND | {"jobs"},
+    "evaluation": _GROUND | {"jobs", "teacher"},
+    "student": _TAUGHT,
+    "calibration": _TAUGHT,
+    "customization": _TAUGHT | {"calibration", "student"},
+    "audit": _TAUGHT | {"calibration"},
+    "own": _TAUGHT | {"calibration"},
+}
+TRAINING_MODULES = sorted(TRAINING.rglob("*.py"))
+
+
+def training_imports(path: Path) -> set[str]:
+    """Modules of attributary_train that one of them imports, at its head or in a function, by dotted name."""
+    found = set()
+    for name in imports(path, TRAINING):
+        parts = name.split(".")
+        if parts[0] == TRAINING.name:
+            while len(parts) > 1 and not TRAINING.parent.joinpath(*parts).with_suffix(".py").is_file():
+                if TRAINING.parent.joinpath(*parts, "__init__.py").is_file():
+                    break
+                parts.pop()
+            found.add(".".join(parts[1:]))
+    here = ".".join(path.relative_to(TRAINING).with_suffix("").parts).removesuffix(".__init__")
+    return found - {"", here}
+
+
+@pytest.mark.parametrize("path", TRAINING_MODULES, ids=lambda path: str(path.relative_to(TRAINING)))
+def test_arrows_of_training_run_one_way(path):
+    parts = path.relative_to(TRAINING).parts
+    if len(parts) == 1:
+        return  # What is common, and the command line.
+    for name in training_imports(path):
+        assert name.split(".")[0] in TRAINING_ALLOWED[parts[0]] | {"console", "errors", "files", parts[0]}, (
+            f"{'/'.join(parts)} imports {name}"
+        )
+
+
+def test_no_modules_of_training_import_each_other_in_a_circle():
+    names = {path: ".".join(path.relative_to(TRAINING).with_suffix("").parts) for path in TRAINING_MODULES}
+    arrows = {name.removesuffix(".__init__"): training_imports(path) for path, name in names.items()}
+    # Take away, again and again, what imports nothing that is left, or is imported by nothing: circles are what stays.
+    free = {""}
+    while free:
+        wanted = set().union(*arrows.values())
+        free = {name for name, others in arrows.items() if not others & arrows.keys() or name not in wanted}
+        arrows = {name: others for name, others in arrows.items() if name not in free}
+    assert not arrows, f"in a circle, or between two: {sorted(arrows)}"
+
+
+def test_every_part_of_training_is_listed():
+    assert {path.parent.name for path in TRAINING.glob("*/__init__.py")} == TRAINING_ALLOWED.keys()
+
+
+def test_pictures_are_rendered_without_torch():
+    code = (
+        "import sys, attributary_train.corpus.commands, attributary_train.corpus.build; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'safetensors', 'filelock')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_serving_loads_no_torch():
     code = (
-        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.demo, "
+        "import sys, attributary.cli.serve, attributary.cli.query, attributary.cli.bundle, attributary.cli.score, "
         "attributary.building; sys.exit('torch' in sys.modules or 'attributary_train' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

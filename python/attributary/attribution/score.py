@@ -119,7 +119,7 @@ class Scores:
 
 
 def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDArray[np.float32]:
-    """The kernels' calibration of each query, float32 [Q, 5] (`attributary.kernels.types.CALIBRATION`)."""
+    """The kernels' calibration of each query, float32 [Q, 7] (`attributary.kernels.types.CALIBRATION`)."""
     return np.array(
         [
             (
@@ -128,6 +128,8 @@ def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDAr
                 shares.background,
                 shares.diffuse_floor,
                 shares.ood_similarity,
+                shares.ood_margin,
+                shares.reach,
             )
             for shares in map(calibration.of, has_prompt)
         ],
@@ -152,13 +154,16 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
                 uri=items.uri(item),
                 creator_url=items.creator_url(item),
                 near_dup_group=items.near_dup_group(item),
+                creator_ids=items.ids_of(items.creator(item)),
             )
             for rank, (item, similarity, share) in enumerate(
                 zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1
             )
         ),
         creators=tuple(
-            CreatorShare(items.creator_names[code], total, count)
+            CreatorShare(
+                items.creator_names[code], total, count, creator_ids=items.ids_of(items.creator_names[code])
+            )
             for code, total, count in zip(
                 scored.creators[row, : prepared.top_creators].tolist(),
                 scored.creator_share[row].tolist(),

@@ -126,6 +126,7 @@ class AttributedItem:
     uri: str
     creator_url: str = ""
     near_dup_group: int = 0  # items of one group share credit
+    creator_ids: tuple[str, ...] = ()  # "isni:...", "orcid:..."; as far as they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class CreatorShare:
     creator: str
     share: float
     item_count: int
+    creator_ids: tuple[str, ...] = ()  # as in AttributedItem
 
 
 @dataclass(frozen=True, slots=True)

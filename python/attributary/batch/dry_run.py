@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from attributary.attribution.types import Query
+from attributary.plain import counted
 
 from .plan import Plan
 from .scoring import prepare_rows
@@ -33,7 +34,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
                             {
                                 "generation_id": row.generation_id,
                                 "model_id": row.model_id,
-                                "image": row.uri or f"{len(row.image or b'')} bytes",
+                                "image": row.uri or counted(len(row.image or b""), "byte"),
                                 "prompt": prompt.text,
                                 "prompt_source": prompt.source,
                                 "problem": f"{problem.field}: {problem.message}" if problem else None,
@@ -60,15 +61,15 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 def told(found: dict[str, Any]) -> list[str]:
     """The findings as lines for people."""
     files = found["files"]
-    lines = [f"{len(files)} inputs, {found['rows']:,} rows"]
+    lines = [f"{counted(len(files), 'input')}, {counted(found['rows'], 'row')}"]
     lines += [
-        f"  {file['name']}  {file['kind']}  {file['rows']:,} rows  {file['bytes']:,} bytes"
+        f"  {file['name']}  {file['kind']}  {counted(file['rows'], 'row')}  {counted(file['bytes'], 'byte')}"
         for file in files[:20]
     ]
     lines += [f"  and {len(files) - 20} more"] if len(files) > 20 else []
     lines.append("columns that pass through: " + (", ".join(found["columns"]) or "none"))
     lines.append(prompts_line(found["prompts"], found["rows"]))
-    lines += [f"error row, {count:,} times: {message}" for message, count in found["error_rows"].items()]
+    lines += [f"{counted(count, 'error row')}: {message}" for message, count in found["error_rows"].items()]
     for word in ("skipped", "ignored"):
         for reason, count in found[word].items():
             lines.append(f"{word} {count:,}: {reason} (such as {found['examples'].get(reason, '?')})")
@@ -82,7 +83,7 @@ def told(found: dict[str, Any]) -> list[str]:
 def prompts_line(prompts: dict[str, Any], rows: int) -> str:
     """How many rows have a prompt, and from where."""
     sources = ", ".join(f"{source} {count:,}" for source, count in prompts["by_source"].items())
-    return f"{prompts['rows']:,} of {rows:,} rows have a prompt{f' ({sources})' if sources else ''}"
+    return f"{prompts['rows']:,} of {counted(rows, 'row')} with a prompt{f' ({sources})' if sources else ''}"
 
 
 def skipped_line(skipped: dict[str, int]) -> str:

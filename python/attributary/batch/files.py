@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.bundle.files import sync, write_whole
 from attributary.errors import OutputError
 from attributary.plain import cell
 
 TEMPORARY = ".tmp"
-_PIECE = 1 << 20
 
 
 def parquet_bytes(table: pa.Table, facts: Mapping[str, str]) -> bytes:
@@ -58,22 +58,16 @@ def commit(path: Path, data: bytes, name: str) -> None:
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        _write(scratch, data)
-        os.replace(scratch, path)  # noqa: PTH105 - one call, so that tests can stand in its way
-        sync_directory(path.parent)
+        write_whole(path, data, scratch)
     except OSError as error:
-        _remove(scratch)
         raise _refused(error, name) from error
-    except BaseException:
-        _remove(scratch)
-        raise
 
 
 def make_directory(path: Path, name: str) -> None:
     """Make a directory that outlives a power cut; no error if it is there. Raises OutputError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _refused(error, name) from error
 
@@ -85,34 +79,6 @@ def remove_unfinished(directory: Path) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise _refused(error, path.name) from error
-
-
-def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view[:_PIECE]) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        # It will be found by `remove_unfinished`; the error to tell is the first one.
-        return
 
 
 def _refused(error: OSError, name: str) -> OutputError:

@@ -181,8 +181,9 @@ def _expand_directory(
         links = "".join(f"; {reason}" for reason in of_walk.skipped)
         raise InputError(said, f"holds no Parquet file, no tar and no picture{links}")
     found.fates.add(of_walk)
+    holders = " in the tars" if kinds["webdataset"] else " in the records" if tars else ""
     for file in beside:
-        found.fates.ignore(text_of(file), "a table about the pictures in the tars")
+        found.fates.ignore(text_of(file), f"a table about the pictures{holders}")
         if failed := failed_downloads(file):
             found.fates.skip(text_of(file), FAILED, failed)
     for file in rest:

@@ -7,7 +7,6 @@ is bounded in batches, so memory does not grow with the log.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from attributary.errors import RunError
+from attributary.machine import cores
 
 from .plan import Plan
 from .rows import Batch, BundleState, Shard
@@ -88,11 +88,6 @@ class Result:
     directory: Path
     counts: Counts
     summary: dict[str, Any]  # summary.json
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def score(
@@ -195,7 +190,6 @@ class _Line:
 
 def _read(plan: Plan, shards: list[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
     """Yield each shard with its batches; one file is open at a time, and read on where the last shard of it ended."""
-    size = plan.settings.batch_size
     place, reader = -1, None
     try:
         for shard in shards:
@@ -203,7 +197,7 @@ def _read(plan: Plan, shards: list[Shard]) -> Iterator[tuple[Shard, Iterator[Bat
                 if reader is not None:
                     reader.close()
                 place, reader = shard.file, plan.reader(shard.file)
-            yield shard, reader.batches(shard, size)
+            yield shard, plan.batches(reader, shard)
     finally:
         if reader is not None:
             reader.close()

@@ -27,6 +27,10 @@ PICTURES = frozenset(
         *(".pgm", ".pnm", ".psd", ".exr", ".hdr", ".ico", ".svg"),
     }
 )
+# Those of them that are decoded: of several pictures of one generation, one of these is taken first.
+DECODED = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif", ".avifs"}
+)
 # Endings of texts that may hold a picture's prompt, the first that does first.
 TEXTS = (".txt", ".caption", ".json")
 TABLES = frozenset({".parquet", ".pq"})

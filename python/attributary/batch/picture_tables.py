@@ -42,10 +42,10 @@ def failed_downloads(path: Path) -> int:
     try:
         if "status" not in pq.read_schema(path).names:
             return 0
-        told = pq.read_table(path, columns=["status"], partitioning=None)["status"].to_pylist()
+        found = pq.read_table(path, columns=["status"], partitioning=None)["status"].to_pylist()
     except (OSError, ValueError, pa.ArrowException):
         return 0
-    return sum(isinstance(status, str) and status.startswith("failed") for status in told)
+    return sum(isinstance(status, str) and status.startswith("failed") for status in found)
 
 
 def is_table(path: Path) -> bool:

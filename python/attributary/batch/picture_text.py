@@ -151,12 +151,12 @@ def _comment(value: bytes, order: str) -> str:
                 return text.decode("utf-8")
             except UnicodeDecodeError:
                 pass
-        told = {name: text.decode(name, "replace").rstrip("\0") for name in ("utf-16-be", "utf-16-le")}
+        read = {name: text.decode(name, "replace").rstrip("\0") for name in ("utf-16-be", "utf-16-le")}
         # Read the wrong way round, one script's characters scatter over all of them.
-        spread = {name: len({ord(sign) >> 8 for sign in found}) for name, found in told.items()}
+        spread = {name: len({ord(sign) >> 8 for sign in found}) for name, found in read.items()}
         if spread["utf-16-be"] == spread["utf-16-le"]:
-            return told["utf-16-le" if order == "<" else "utf-16-be"]
-        return told[min(spread, key=lambda name: spread[name])]
+            return read["utf-16-le" if order == "<" else "utf-16-be"]
+        return read[min(spread, key=lambda name: spread[name])]
     known = code in (b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))
     return _decoded((text if known else value).rstrip(b"\0"))
 

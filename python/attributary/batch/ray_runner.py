@@ -24,6 +24,7 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from attributary.errors import AttributaryError, InvalidArgumentError, RunError, UnavailableError
+from attributary.machine import cores
 
 from .engines import ScorerSource
 from .job import Counts, Progress, Result, Tally, run_job
@@ -215,7 +216,7 @@ def cluster(options: RayOptions) -> Iterator[None]:
         else:
             ray.init(
                 address="local",
-                num_cpus=len(os.sched_getaffinity(0)),
+                num_cpus=cores(),
                 object_store_memory=_STORE_BYTES,
                 include_dashboard=False,
                 **quiet,

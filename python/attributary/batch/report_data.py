@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,13 +102,14 @@ def gather(
             SUMMARY, f"is not there: {directory} is no finished run; run `attributary score` again"
         )
     data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY), strangers=strangers)
-    totals = _creators(directory)
-    top = totals.slice(0, creators)
+    try:
+        top = pq.read_table(directory / CREATORS, partitioning=None).slice(0, creators)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(CREATORS, f"cannot be read: {error}") from error
     boot = _Bootstrap([str(name) for name in top["creator"].to_pylist()], resamples, seed)
     left_out = _LeftOut()
     place = _Slicer(directory, data.summary["rows"], time_column, time_unit)
-    certain, uncertain = _Heap(examples, 1.0), _Heap(examples, -1.0)
-    for number in range(_shards(data)):
+    for number in range(sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])):
         table = read_shard(directory / SHARDS / shard_name(number))
         answered = table.filter(pc.is_valid(table["creators"]))
         if not strangers:
@@ -123,9 +123,9 @@ def gather(
         place.add(table)
         _count(data, answered)
         for row in _candidates(table, examples):
-            values = _shown(table, row)
-            for heap in (certain, uncertain):
-                heap.add(Example(number, row, values))
+            example = Example(number, row, _shown(table, row))
+            data.most_certain = sorted([*data.most_certain, example], key=_certain)[:examples]
+            data.least_certain = sorted([*data.least_certain, example], key=_uncertain)[:examples]
         for row in _wrong(table, _MOST_ERRORS - len(data.errors)):
             data.errors.append(Example(number, row, _shown(table, row)))
     low, high = boot.intervals()
@@ -142,19 +142,7 @@ def gather(
     data.diffuse = (data.summary["diffuse_share"] - left_out.diffuse, float(low[-1]), float(high[-1]))
     data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
     data.timeless = place.timeless
-    data.most_certain, data.least_certain = certain.best(), uncertain.best()
     return data
-
-
-def _shards(data: ReportData) -> int:
-    return sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])
-
-
-def _creators(directory: Path) -> pa.Table:
-    try:
-        return pq.read_table(directory / CREATORS, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(CREATORS, f"cannot be read: {error}") from error
 
 
 def _count(data: ReportData, answered: pa.Table) -> None:
@@ -203,21 +191,12 @@ def _candidates(table: pa.Table, count: int) -> list[int]:
     return sorted({*order[:count].tolist(), *order[-count:].tolist()})
 
 
-class _Heap:
-    """Keeps the rows of smallest (sign 1) or largest (sign -1) diffuse share."""
+def _certain(example: Example) -> tuple[float, int, int]:
+    return example.values["diffuse_share"], example.shard, example.row
 
-    def __init__(self, count: int, sign: float) -> None:
-        self._count, self._sign = count, sign
-        self._kept: list[tuple[float, tuple[int, int], Example]] = []
 
-    def add(self, example: Example) -> None:
-        key = -self._sign * example.values["diffuse_share"]
-        heapq.heappush(self._kept, (key, (-example.shard, -example.row), example))
-        if len(self._kept) > self._count:
-            heapq.heappop(self._kept)
-
-    def best(self) -> list[Example]:
-        return [example for _, _, example in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+def _uncertain(example: Example) -> tuple[float, int, int]:
+    return -example.values["diffuse_share"], example.shard, example.row
 
 
 class _Bootstrap:

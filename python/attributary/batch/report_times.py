@@ -41,7 +41,7 @@ class Times:
 
         Numbers are all of one unit: `unit`, or by "auto" the one that puts the largest of them between 1973 and 5138.
         """
-        told = cls(name)
+        times = cls(name)
         low, high, numbers = math.inf, -math.inf, False
         for column in columns:
             values, of_numbers = _values(column, name)
@@ -53,9 +53,9 @@ class Times:
             raise InputError(RUN, "must be a time; no cell of it can be read as one", f"column {name}")
         if numbers:
             largest = max(abs(low), abs(high))
-            told.unit = unit if unit != "auto" else next(unit for unit, most in _MOST if largest < most)
-        told.first, told.last = low / _PER_SECOND[told.unit], high / _PER_SECOND[told.unit]
-        return told
+            times.unit = unit if unit != "auto" else next(unit for unit, most in _MOST if largest < most)
+        times.first, times.last = low / _PER_SECOND[times.unit], high / _PER_SECOND[times.unit]
+        return times
 
     def seconds(self, column: pa.ChunkedArray[Any]) -> NDArray[np.float64]:
         """Seconds since 1970 of each cell; NaN for what is no time."""

@@ -154,10 +154,10 @@ class Run:
                     difference[0], f"{difference[1]}; finish the run as it began, or choose another --out"
                 )
         else:
-            strangers = sorted(entry.name for entry in self.directory.iterdir() if entry.name != LOCK)
-            if strangers:
+            others = sorted(entry.name for entry in self.directory.iterdir() if entry.name != LOCK)
+            if others:
                 raise RunError(
-                    "out", f"{self.directory} holds {strangers[0]} and no {RUN}: it is no run's directory"
+                    "out", f"{self.directory} holds {others[0]} and no {RUN}: it is no run's directory"
                 )
             commit(path, self._content, RUN)
         make_directory(self.directory / SHARDS, SHARDS)

@@ -82,8 +82,8 @@ def batch_table(
         "has_prompt": [outcome.has_prompt for outcome in outcomes],
         "bundle_id": [bundle_id] * len(ids),
         "bundle_revision": [outcome.scored and outcome.scored.revision for outcome in outcomes],
-        "items": [_items(outcome) for outcome in outcomes],
-        "creators": [_creators(outcome) for outcome in outcomes],
+        "items": [_structs(outcome, "items", _ITEM) for outcome in outcomes],
+        "creators": [_structs(outcome, "creators", _CREATOR) for outcome in outcomes],
         "diffuse_share": [outcome.scored and outcome.scored.diffuse_share for outcome in outcomes],
         "withheld_share": [outcome.scored and outcome.scored.withheld_share for outcome in outcomes],
         "out_of_distribution": [
@@ -106,22 +106,12 @@ def batch_table(
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _items(outcome: Outcome) -> list[dict[str, Any]] | None:
+def _structs(outcome: Outcome, name: str, kind: pa.StructType) -> list[dict[str, Any]] | None:
+    """Items or creators of an answer, as the output has them."""
     if outcome.scored is None:
         return None
-    return [
-        {"id": item.id, "similarity": item.similarity, "share": item.share, "creator": item.creator}
-        for item in outcome.scored.items
-    ]
-
-
-def _creators(outcome: Outcome) -> list[dict[str, Any]] | None:
-    if outcome.scored is None:
-        return None
-    return [
-        {"creator": total.creator, "share": total.share, "item_count": total.item_count}
-        for total in outcome.scored.creators
-    ]
+    names = [kind.field(place).name for place in range(kind.num_fields)]
+    return [{part: getattr(one, part) for part in names} for one in getattr(outcome.scored, name)]
 
 
 def _clean(message: str) -> str:

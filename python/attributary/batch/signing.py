@@ -23,6 +23,8 @@ from .run import SUMMARY, read_json
 from .totals import shard_tables
 
 RECEIPT: Final = "receipt.json"
+# Of the output: rows of earlier runs do not say all that is signed.
+_FIRST_VERSION: Final = 2
 # Told by their digest: whoever is shown a row need not see what was asked for.
 _PROMPTS: Final = ("prompt_used", "prompt_original", "prompt_source")
 _ROW: Final = (
@@ -38,6 +40,11 @@ def sign_run(directory: Path, keys: KeyFile, bundle: Mapping[str, Any] | None = 
     run that is not finished or whose files are not those of its summary, InvalidArgumentError for another bundle.
     """
     summary = read_json(directory / SUMMARY)
+    version = summary.get("schema_version") if isinstance(summary, dict) else None
+    if not isinstance(version, int) or version < _FIRST_VERSION:
+        raise OutputError(
+            SUMMARY, f"is of output schema version {version}; score the log again to have it signed"
+        )
     if problem := _changed_file(directory, summary):
         raise OutputError(problem, "is not the file that the summary names; it cannot be signed")
     if bundle is not None and bundle["id"] != summary["bundle_id"]:

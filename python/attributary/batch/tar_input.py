@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from .inputs import InputFile, count_other
-from .naming import PICTURES, TARS, TEXTS, bookkeeping, derived, hidden
+from .naming import DECODED, PICTURES, TARS, TEXTS, bookkeeping, derived, hidden
 from .reader import MAX_TEXT_BYTES, StreamReader, decoded, facts_of, prompt_of_file
 from .rows import Fates, Row, invalid
 from .settings import Settings
@@ -87,11 +87,14 @@ class TarInput(StreamReader[_Sample]):
         """Samples of a run of members.
 
         The format's rule: a key ends at the first dot of a file name, and what is behind it names a field. Where no
-        field of a run is a picture by that rule, names have dots of their own: a key then ends at the last one.
+        field of a run is a picture by that rule, names have dots of their own: a key then ends at the last one. Of
+        several pictures of a key one that is decoded is taken, the first by the name of its ending, and the rest are
+        skipped by name.
         """
         base = _base(group[0])
         fields = {_field(member): member for member in group}
-        main = next((name for name in sorted(fields) if f".{name}" in PICTURES), None)
+        pictures = [name for name in fields if f".{name}" in PICTURES]
+        main = min(pictures, key=lambda name: (f".{name}" not in DECODED, name), default=None)
         if main is not None:
             texts = {
                 last: fields[name] for last in TEXTS for name in (main + last, last[1:]) if name in fields
@@ -104,12 +107,16 @@ class TarInput(StreamReader[_Sample]):
                     fates.skip(member.name, "a member of the same name behind it")
             return [_Sample(base, fields[main], texts)]
         samples: dict[str, _Sample] = {}
+        pictures_of: dict[str, list[Member]] = {}
         for member in group:
             if _last(member) in PICTURES or (not _last(member) and self._is_picture(member)):
-                key = _stem(member)
-                if key in samples and fates is not None:
+                pictures_of.setdefault(_stem(member), []).append(member)
+        for key, several in pictures_of.items():
+            taken = min(several, key=lambda member: _last(member) in PICTURES - DECODED)
+            samples[key] = _Sample(key, taken)
+            for member in several:
+                if member is not taken and fates is not None:
                     fates.skip(member.name, "a further picture of its sample")
-                samples.setdefault(key, _Sample(key, member))
         for member in group:
             last, stem = _last(member), _stem(member)
             if last in TEXTS and stem in samples:

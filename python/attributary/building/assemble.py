@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attributary.attribution.engine import Engine
 from attributary.attribution.golden import MIN_COSINE, golden_queries, make_golden
 from attributary.attribution.types import Filter, Prepared
-from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.bundle.items import ITEMS, ItemTable
@@ -68,6 +68,7 @@ class Parts:
     subject: SubjectEntry
     notes: Mapping[str, str]
     vectors_made_by: Literal["encoder", "trained"]
+    looks: NDArray[np.int8] | None = None  # [N, *LOOK]; None where no picture was read
     thumbnails: dict[int, Path] = field(default_factory=dict)  # pictures to show, by item id
 
 
@@ -87,6 +88,8 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
         _copy_encoder(parts.encoder_dir, scratch)
         parts.tuned.index.write(scratch / INDEX)
         np.save(scratch / VECTORS, parts.vectors)
+        if parts.looks is not None:
+            np.save(scratch / LOOKS, parts.looks)
         pq.write_table(parts.table, scratch / ITEMS, compression="zstd")
         if parts.thumbnails:
             write_thumbnails(shrunk(parts.thumbnails), scratch / THUMBNAILS)

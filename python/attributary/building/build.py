@@ -18,6 +18,7 @@ from attributary.index.tuning import build_index
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .calibrate import calibrate
 from .embed import Progress, embed_items, make_probes
+from .groups import grouped
 from .source import Source, read_source
 from .thumbnails import pictured_in
 
@@ -54,7 +55,8 @@ def build_bundle(
     source = read_source(corpus, exclude_creators, limit)
     encoder = OnnxEncoder(encoder_dir / ENCODER, threads=workers)
     tokenizer = PromptTokenizer.from_file(encoder_dir / TOKENIZER, encoder.spec.max_tokens)
-    vectors = embed_items(source, encoder, tokenizer, workers, progress)
+    vectors, looks = embed_items(source, encoder, tokenizer, workers, progress)
+    table = source.table if source.grouped else grouped(source.table, looks)
     # Tiny corpora still need enough probes to measure recall with; repeats of an item differ by their crop.
     asked = make_probes(source, encoder, tokenizer, probes, seed, workers, progress)
     progress("building the index", 0, 1)
@@ -63,16 +65,17 @@ def build_bundle(
     parts = Parts(
         encoder_dir=encoder_dir,
         encoder=encoder,
-        table=source.table,
+        table=table,
         vectors=vectors,
         tuned=tuned,
-        calibration=calibrate(asked, vectors, ItemTable(source.table), tuned.index, tuned.candidates),
+        calibration=calibrate(asked, vectors, ItemTable(table), tuned.index, tuned.candidates),
         asked=asked,
         version=version,
         student=student,
         subject=subject,
         notes=_notes(corpus, source),
         vectors_made_by="encoder",
+        looks=looks,
         thumbnails={} if thumbnails is None else pictured_in(source, licences=thumbnails),
     )
     return write_bundle(parts, out, force)

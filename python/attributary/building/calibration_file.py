@@ -79,11 +79,9 @@ def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
     shares = ShareCalibration(
         **{name: float(raw[name]) for name in ("temperature", "threshold", "background", "ood_similarity")},
         diffuse_floor=float(raw.get("diffuse_floor", 0.0)),
+        ood_margin=float(raw.get("ood_margin", 0.0)),
+        reach=int(raw.get("reach", 0)),
     )
-    if not shares.temperature > 0:
-        raise ValueError(f"temperature {shares.temperature}, must be above 0")
-    if not 0 <= shares.threshold < 1:
-        raise ValueError(f"threshold {shares.threshold}, must be in [0, 1)")
-    if not 0 <= shares.diffuse_floor < 1:
-        raise ValueError(f"diffuse_floor {shares.diffuse_floor}, must be in [0, 1)")
+    if problem := shares.problem():
+        raise ValueError(problem)
     return shares

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary.bundle.items import LOOK
 from attributary.encoder.base import Encoder
 from attributary.encoder.image import MAX_BYTES, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.pictures import decode, read
+from attributary.pictures.looks import look_of
 
 from .source import Source
 
@@ -53,20 +55,26 @@ class Probes:
 
 def embed_items(
     source: Source, encoder: Encoder, tokenizer: PromptTokenizer, workers: int, progress: Progress
-) -> NDArray[np.float16]:
-    """Embed every picture with its caption; returns fp16 [N, D]. Pictures are read by `workers` threads."""
+) -> tuple[NDArray[np.float16], NDArray[np.int8]]:
+    """Embed every picture with its caption; returns fp16 [N, D], and what each looks like, int8 [N, *LOOK].
+
+    Pictures are read by `workers` threads.
+    """
     captions = [str(caption) for caption in source.table["caption"].to_pylist()]
     vectors = np.empty((len(source), encoder.spec.dim), np.float16)
+    looks = np.empty((len(source), *LOOK), np.int8)
     size = encoder.spec.image_size
 
     def prepare(row: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        return read_picture(source.pictures[row], size), tokenizer.encode(captions[row])
+        pixels = read_picture(source.pictures[row], size)
+        looks[row] = look_of(pixels)
+        return pixels, tokenizer.encode(captions[row])
 
     with ThreadPoolExecutor(workers) as pool:
         for rows, prepared in _in_batches(pool, prepare, range(len(source))):
             vectors[rows] = encode(encoder, tokenizer, prepared)
             progress("embedding items", rows.stop, len(source))
-    return vectors
+    return vectors, looks
 
 
 def make_probes(

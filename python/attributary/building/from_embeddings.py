@@ -208,7 +208,7 @@ def _belongs(
     )
     reached = []
     for one in (few, Source(blank, few.pictures)):
-        made = embed_items(one, encoder, tokenizer, workers, lambda *_: None).astype(np.float32)
+        made = embed_items(one, encoder, tokenizer, workers, lambda *_: None)[0].astype(np.float32)
         reached.append(float(np.median((made * given).sum(axis=1))))
     if max(reached) < SAME_ENCODER:
         raise InvalidArgumentError(

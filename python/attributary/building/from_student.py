@@ -13,9 +13,9 @@ from attributary.errors import InvalidArgumentError
 from attributary.index.planning import IndexBudget
 from attributary.index.tuning import build_index
 
-from .asked import asked_probes, read_asked
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .calibration_file import CALIBRATION, CalibrationFile
+from .queries import query_probes, read_queries
 from .source import read_rows
 from .student import StudentFolder, read_student
 from .thumbnails import pictured
@@ -54,7 +54,7 @@ def build_from_student(
             "student", f"vectors have {student.vectors.shape[1]} dimensions, the encoder {encoder.spec.dim}"
         )
     tokenizer = PromptTokenizer.from_file(student.tokenizer_path, encoder.spec.max_tokens)
-    asked = asked_probes(read_asked(queries), encoder, tokenizer)
+    asked = query_probes(read_queries(queries), encoder, tokenizer)
     # Shares compete among as many candidates as they were calibrated with; fewer would inflate them.
     candidates = min(shares.candidates, len(student.ids))
     budget = budget or IndexBudget()

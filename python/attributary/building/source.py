@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from attributary.bundle.items import ITEMS, SCHEMA, table_problem
-from attributary.errors import InvalidArgumentError
+from attributary.bundle.items import GROUP, ITEMS, select_columns, table_problem
+from attributary.errors import BundleError, InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Source:
 
     table: pa.Table  # the columns of a bundle's items.parquet
     pictures: list[Path]
+    grouped: bool = True  # whether the corpus says which items are near duplicates
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -40,7 +41,7 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
         table = table.filter(pc.invert(pc.is_in(table["creator"], pa.array(exclude_creators))))
     table = table if limit is None else table.slice(0, limit)
     pictures = _pictures(directory, table)
-    return Source(items_table(table, path), pictures)
+    return Source(items_table(table, path), pictures, GROUP in table.column_names)
 
 
 def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:
@@ -75,7 +76,10 @@ def items_table(table: pa.Table, path: Path) -> pa.Table:
         raise InvalidArgumentError("corpus", f"{path}: {problem}")
     if len(items) == 0:
         raise InvalidArgumentError("corpus", f"{path} has no items")
-    return items.select(SCHEMA.names).cast(SCHEMA)
+    try:
+        return select_columns(items)
+    except BundleError as error:
+        raise InvalidArgumentError("corpus", f"{path}: {error.message}") from None
 
 
 def _bundle_columns(table: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ from attributary.errors import BundleError
 
 from .files import verify_files
 from .golden import GOLDEN, Golden
-from .items import ITEMS, ItemTable
+from .items import ITEMS, LOOK, ItemTable
 from .manifest import CROP, MANIFEST, Manifest
 from .thumbnails import THUMBNAILS, Thumbnails
 
@@ -21,6 +21,7 @@ ENCODER_INT8 = "encoder.int8.onnx"
 TOKENIZER = "tokenizer.json"
 INDEX = "index.faiss"
 VECTORS = "vectors.npy"
+LOOKS = "looks.npy"
 DELTA = "delta"
 REQUIRED = (ENCODER, TOKENIZER, INDEX, VECTORS, ITEMS, GOLDEN)
 
@@ -34,6 +35,8 @@ class Bundle:
     items: ItemTable
     vectors: NDArray[np.float16]
     golden: Golden
+    # What the items look like, int8 [N, *LOOK], zeros where that is not known; None in bundles that know no pictures.
+    looks: NDArray[np.int8] | None = None
     thumbnails: Thumbnails | None = None
 
     @classmethod
@@ -69,8 +72,9 @@ class Bundle:
         vectors = _map_vectors(directory / VECTORS, manifest)
         if len(items) != len(vectors):
             raise BundleError(ITEMS, f"has {len(items)} rows, vectors.npy has {len(vectors)}")
+        golden = Golden.read(directory / GOLDEN)
         thumbnails = Thumbnails(directory / THUMBNAILS) if THUMBNAILS in manifest.files else None
-        return cls(directory, manifest, items, vectors, Golden.read(directory / GOLDEN), thumbnails)
+        return cls(directory, manifest, items, vectors, golden, _map_looks(directory, manifest), thumbnails)
 
     @property
     def encoder_path(self) -> Path:
@@ -127,3 +131,16 @@ def _map_vectors(path: Path, manifest: Manifest) -> NDArray[np.float16]:
             VECTORS, f"must be float16 {list(wanted)}, is {vectors.dtype} {list(vectors.shape)}"
         )
     return np.asarray(vectors)
+
+
+def _map_looks(directory: Path, manifest: Manifest) -> NDArray[np.int8] | None:
+    if LOOKS not in manifest.files:
+        return None
+    try:
+        looks = np.load(directory / LOOKS, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(LOOKS, f"cannot be mapped: {error}") from error
+    wanted = (manifest.item_count, *LOOK)
+    if looks.dtype != np.int8 or looks.shape != wanted:
+        raise BundleError(LOOKS, f"must be int8 {list(wanted)}, is {looks.dtype} {list(looks.shape)}")
+    return np.asarray(looks)

@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attributary.errors import BundleError
+
+_PIECE = 1 << 20
 
 
 def sha256(path: Path) -> str:
@@ -72,16 +74,24 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole, or is replaced whole, durably. Raises OSError, and then nothing has changed."""
-    scratch = path.with_name(path.name + ".new")
+def write_whole(path: Path, data: bytes, scratch: Path | None = None) -> None:
+    """Write a file that appears whole, or is replaced whole, durably. Raises OSError, and then nothing has changed.
+
+    `scratch` is where it is written first: beside it, and left there by a kill.
+    """
+    scratch = scratch or path.with_name(path.name + ".new")
     try:
-        with scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError:
-        scratch.unlink(missing_ok=True)
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view[:_PIECE]) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(scratch, path)  # noqa: PTH105 - of one module, so that tests can stand in the way of every call
+        sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
         raise
-    sync(path.parent)

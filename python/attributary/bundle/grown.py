@@ -139,6 +139,10 @@ class GrownItems(ItemTable):
         """The creator's page, possibly empty."""
         return self._growth.base.creator_url(row) if row < self._split else self.record(row).creator_url
 
+    def ids_of(self, creator: str) -> tuple[str, ...]:
+        """Identifiers of a creator, of the bundle's own rows."""
+        return self._growth.base.ids_of(creator)
+
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
         return self._growth.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from attributary.errors import BundleError
 
 ITEMS = "items.parquet"
+# What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
+LOOK = (2, 260)
+GROUP = "near_dup_group"
 _COLUMNS: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "caption": pa.string(),
@@ -28,6 +31,9 @@ _COLUMNS: dict[str, pa.DataType] = {
 # True for rows of deleted items that a compaction has kept for the sum of shares: nothing is known of them but their
 # vector and group, and no id leads to them. Without the column there are none.
 WITHHELD = "withheld"
+# Identifiers of the row's creator (`creator_ids`), a list; without the column none are known.
+CREATOR_IDS = "creator_ids"
+_IDS_TYPE = pa.list_(pa.string())
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 
 
@@ -56,6 +62,7 @@ class ItemTable:
         if problem:
             raise BundleError(ITEMS, problem)
         self.withheld = _withheld(table)
+        ids = creator_ids_column(table)
         table = table.select(SCHEMA.names).cast(SCHEMA)
         self._ids = _numpy(table, "id")
         known = np.arange(len(table)) if self.withheld is None else np.flatnonzero(~self.withheld)
@@ -68,6 +75,7 @@ class ItemTable:
         self.licence_of_row, self.licence_names = _codes(table, "licence")
         self.creator_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.creator_names)}
         self.licence_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.licence_names)}
+        self._ids_of_creator = _ids_by_name(table, ids)
         self._groups = _numpy(table, "near_dup_group")
         # Dense codes, as the rescoring kernel wants them.
         self.group_of_row: NDArray[np.int32] = np.unique(self._groups, return_inverse=True)[1].astype(
@@ -111,6 +119,10 @@ class ItemTable:
     def creator(self, row: int) -> str:
         """Who made the item."""
         return self.creator_names[int(self.creator_of_row[row])]
+
+    def ids_of(self, creator: str) -> tuple[str, ...]:
+        """Identifiers of a creator, of all of their rows, sorted; none where none are known."""
+        return self._ids_of_creator.get(creator, ())
 
     def licence(self, row: int) -> str:
         """SPDX identifier."""
@@ -186,6 +198,40 @@ def _withheld(table: pa.Table) -> NDArray[np.bool_] | None:
         raise BundleError(ITEMS, f"column {WITHHELD} must be bool without nulls, is {column.type}")
     rows: NDArray[np.bool_] = column.to_numpy()
     return rows if rows.any() else None
+
+
+def creator_ids_column(table: pa.Table) -> pa.Array[Any] | None:
+    """The identifiers of the rows' creators, None without the column; raises BundleError for another type."""
+    if CREATOR_IDS not in table.column_names:
+        return None
+    try:
+        column = table.column(CREATOR_IDS).cast(_IDS_TYPE).combine_chunks()
+        return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    except pa.ArrowException:
+        raise BundleError(
+            ITEMS, f"column {CREATOR_IDS} must be {_IDS_TYPE}, is {table.column(CREATOR_IDS).type}"
+        ) from None
+
+
+def select_columns(table: pa.Table) -> pa.Table:
+    """The columns of a bundle's items, of their types; that of identifiers only where some are known."""
+    ids = creator_ids_column(table)
+    found = table.select(SCHEMA.names).cast(SCHEMA)
+    if ids is None or not len(pc.list_flatten(ids)):
+        return found
+    return found.append_column(pa.field(CREATOR_IDS, _IDS_TYPE), ids)
+
+
+def _ids_by_name(table: pa.Table, ids: pa.Array[Any] | None) -> dict[str, tuple[str, ...]]:
+    """Identifiers by creator; a creator is a name, so one row's are all rows'."""
+    if ids is None:
+        return {}
+    names = table.column("creator").take(pc.list_parent_indices(ids))
+    pairs = pa.table({"creator": names, "id": pc.list_flatten(ids)})
+    found: dict[str, list[str]] = {}
+    for pair in pairs.group_by(["creator", "id"]).aggregate([]).to_pylist():
+        found.setdefault(pair["creator"], []).append(pair["id"])
+    return {name: tuple(sorted(entries)) for name, entries in found.items()}
 
 
 def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -16,6 +17,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 # How a picture becomes the encoder's square: its short side is scaled, and the centre of the long one is kept.
 CROP = "crop"
+# How many groups can be told to have a share at most: the kernels count in float32.
+MAX_REACH = 2**24
 # The note that says why a bundle has no int8 encoder although its export brought one.
 INT8_LEFT_OUT = "int8_left_out"
 
@@ -29,6 +32,26 @@ class ShareCalibration:
     background: float  # cosine of the null item that takes the diffuse share
     ood_similarity: float  # a query whose best cosine is below this resembles nothing known
     diffuse_floor: float = 0.0  # part of every answer that is nobody's, whatever it resembles; in [0, 1)
+    ood_margin: float = (
+        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
+    )
+    reach: int = 0  # at most so many near-duplicate groups get a share; 0: all of them
+
+    def problem(self) -> str | None:
+        """What is out of range, by its name; None if nothing is."""
+        # What copies are calibrated from may have no null item and no flag: minus infinity.
+        for name, fits, wanted in (
+            ("temperature", 0 < self.temperature < math.inf, "above 0 and finite"),
+            ("threshold", 0 <= self.threshold < 1, "in [0, 1)"),
+            ("background", self.background < math.inf, "a number below infinity"),
+            ("ood_similarity", self.ood_similarity < math.inf, "a number below infinity"),
+            ("diffuse_floor", 0 <= self.diffuse_floor < 1, "in [0, 1)"),
+            ("ood_margin", 0 <= self.ood_margin < math.inf, "at least 0 and finite"),
+            ("reach", 0 <= self.reach <= MAX_REACH, f"from 0 to {MAX_REACH}"),
+        ):
+            if not fits:
+                return f"{name} {getattr(self, name)}, must be {wanted}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +169,9 @@ class Manifest:
         claimed = raw.pop("bundle_id", None)
         manifest = _parse(cls, raw, "")
         assert isinstance(manifest, cls)
+        for kind in ("image", "image_and_prompt"):
+            if problem := getattr(manifest.calibration, kind).problem():
+                raise BundleError(MANIFEST, f"calibration.{kind}.{problem}")
         if claimed != manifest.bundle_id:
             raise BundleError(
                 MANIFEST, f"bundle_id is {claimed!r} but its contents say {manifest.bundle_id!r}"
@@ -163,8 +189,9 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     if not told["encoder"]["fit"]:
         del told["encoder"]["fit"]
     for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
-        if shares["diffuse_floor"] == 0:
-            del shares["diffuse_floor"]
+        for name in ("diffuse_floor", "ood_margin", "reach"):
+            if shares[name] == 0:
+                del shares[name]
     return told
 
 

@@ -1,1 +1,1 @@
-"""`attributary <verb>`: serve, query, bundle, demo."""
+"""`attributary <verb>`: serve, query, score, report, bundle, index, triton."""

@@ -27,6 +27,7 @@ from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
 
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
+from .opt_out import opt_out_command
 from .served import alias_command, load_command, served_command, unload_command
 
 _DEFAULT = IndexBudget()
@@ -37,7 +38,7 @@ def bundle_group() -> None:
     """Make, change and look at bundles."""
 
 
-for _command in (add_command, delete_command, compact_command, adopt_command, log_command):
+for _command in (add_command, delete_command, opt_out_command, compact_command, adopt_command, log_command):
     bundle_group.add_command(_command)
 for _command in (load_command, unload_command, alias_command, served_command):
     bundle_group.add_command(_command)

@@ -50,7 +50,6 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "index push": ("attributary index push out/bundle --milvus-uri http://milvus:19530",),
     "index status": ("attributary index status out/bundle --milvus-uri http://milvus:19530",),
     "index drop": ("attributary index drop --milvus-uri http://milvus:19530 --milvus-collection old",),
-    "demo": ("attributary demo --bundle out/bundle --queries models/demo-queries --out out/demo",),
 }
 
 

@@ -134,14 +134,14 @@ def status_command(
 
     assert isinstance(index, MilvusIndex)
     bundle_id = opened.manifest.bundle_id
-    told = {
+    status = {
         "collection": milvus_collection or collection_of(bundle_id),
         "bundle_id": bundle_id,
         "items": index.size,
         "plan": asdict(index.plan),
         "golden_recall": golden_recall(index, opened),
     }
-    click.echo(json.dumps(told))
+    click.echo(json.dumps(status))
 
 
 @index_group.command("drop")

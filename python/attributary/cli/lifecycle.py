@@ -33,7 +33,7 @@ _BATCH = 64
 _ALIAS = "attributary.alias"
 
 
-def _where(command: F) -> F:
+def where_options(command: F) -> F:
     """The bundle's directory, or the server that has it open."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="print JSON, one object a line"),
@@ -64,7 +64,7 @@ def _audited(command: F) -> F:
 
 
 @click.command("add")
-@_where
+@where_options
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path),
@@ -119,7 +119,7 @@ def add_command(
 
 
 @click.command("delete")
-@_where
+@where_options
 @click.option("--id", "ids", type=int, multiple=True, help="repeatable")
 @click.option("--creator", default="", help="everything by this creator")
 @click.option("--licence", default="", help="everything under this licence")
@@ -146,7 +146,7 @@ def delete_command(
     """
     chosen = Selection(ids, creator, licence, source)
     if address:
-        with _admin(bundle, address, token, tls) as client:
+        with admin_client(bundle, address, token, tls) as client:
             told = client.delete_items(
                 ids=ids,
                 creator=creator,
@@ -154,12 +154,12 @@ def delete_command(
                 source=source,
                 why=why,
                 dry_run=dry_run,
-                bundle=_alias(),
+                bundle=alias_of(),
             )
         count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
     else:
-        with _store(bundle) as store:
-            done = store.delete(chosen, who=_user(who), why=why, dry_run=dry_run)
+        with open_store(bundle) as store:
+            done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
         count, already, unknown, revision = len(done.ids), done.already, done.unknown, done.revision
     if as_json:
         facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
@@ -174,7 +174,7 @@ def delete_command(
 
 
 @click.command("compact")
-@_where
+@where_options
 @click.option(
     "--erase",
     is_flag=True,
@@ -198,12 +198,12 @@ def compact_command(
     if address and erase:
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
-        with _admin(bundle, address, token, tls) as client:
-            told = client.compact(why=why, bundle=_alias())
+        with admin_client(bundle, address, token, tls) as client:
+            told = client.compact(why=why, bundle=alias_of())
         bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
     else:
-        with _store(bundle) as store:
-            done = store.compact(who=_user(who), why=why, erase=erase)
+        with open_store(bundle) as store:
+            done = store.compact(who=user(who), why=why, erase=erase)
         bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
     if as_json:
         facts = {"bundle_id": bundle_id, "parent": parent, "added": added, "deleted": deleted}
@@ -228,16 +228,16 @@ def adopt_command(bundle: Path) -> None:
 
 
 @click.command("log")
-@_where
+@where_options
 def log_command(bundle: Path | None, address: str, token: str, tls: Tls | None, as_json: bool) -> None:
     """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
     lines: list[dict[str, Any]]
     if address:
-        with _admin(bundle, address, token, tls) as client:
+        with admin_client(bundle, address, token, tls) as client:
             lines = [
                 {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
                 | {"items": change.item_count, "ids": change.ids}
-                for change in client.changes(bundle=_alias())
+                for change in client.changes(bundle=alias_of())
             ]
     else:
         lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
@@ -282,17 +282,17 @@ def _add(
                 sent.append(item)
                 yield item
 
-        with _admin(bundle, address, token, tls) as client:
-            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=_alias())):
+        with admin_client(bundle, address, token, tls) as client:
+            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=alias_of())):
                 yield sent[number], outcome
         return
-    with _store(bundle) as store:
+    with open_store(bundle) as store:
         while batch := list(islice(items, _BATCH)):
             together = [
                 NewItem(**{name: getattr(item, name) for name in Addition.__dataclass_fields__})
                 for item in batch
             ]
-            result = store.add(together, who=_user(who), why=why)
+            result = store.add(together, who=user(who), why=why)
             for item, failure in zip(batch, result.outcomes, strict=True):
                 yield item, failure or Added(item.id, result.revision)
 
@@ -323,18 +323,20 @@ def _read(picture: Path) -> bytes:
         raise InvalidArgumentError("picture", f"{picture} cannot be read: {error.strerror}") from None
 
 
-def _store(bundle: Path | None) -> Store:
+def open_store(bundle: Path | None) -> Store:
+    """The one writer of a bundle's directory."""
     if bundle is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     return Store(bundle)
 
 
-def _alias() -> str:
+def alias_of() -> str:
     """Which of a server's bundles is meant."""
     return str(click.get_current_context().meta.get(_ALIAS, ""))
 
 
-def _admin(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
+def admin_client(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
+    """A client of the server at an address."""
     if bundle is not None:
         raise InvalidArgumentError(
             "bundle", "a directory and --address exclude each other: the server has its own"
@@ -344,7 +346,8 @@ def _admin(bundle: Path | None, address: str, token: str, tls: Tls | None) -> Ad
     return AdminClient(address, token=token, tls=tls)
 
 
-def _user(who: str | None) -> str:
+def user(who: str | None) -> str:
+    """Who changes something, by default the user of this process."""
     if who:
         return who
     try:

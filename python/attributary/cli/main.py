@@ -28,7 +28,6 @@ _VERBS = {
     "payout": "attributary.cli.payout:payout_command",
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
-    "demo": "attributary.cli.demo:demo_command",
     "doctor": "attributary.cli.doctor:doctor_command",
     "completion": "attributary.cli.completion:completion_command",
 }

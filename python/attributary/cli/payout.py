@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.cells import cell_len, set_cell_size
 
+from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.plain import json_line, plain
@@ -62,15 +63,21 @@ def payout_command(
     What belongs to nobody in particular, was withheld, or was made of nothing known stays in the pool.
     """
     digits = money.digits_of(currency)
+    manifest, ids = (None, {}) if bundle is None else _of_bundle(bundle)
     terms = Terms(
         pool=money.amount(pool, digits, "pool", least=Decimal(1).scaleb(-digits)),
         currency=currency,
         minimum=money.amount(minimum, digits, "minimum"),
         excluded=frozenset(exclude_creator),
         brought={} if brought_forward is None else read_brought(brought_forward, currency),
+        ids=ids,
     )
     statement = payout(run, terms)
-    told = method(statement, None if bundle is None else _manifest(bundle, statement))
+    if manifest is not None and manifest.bundle_id != statement.summary["bundle_id"]:
+        raise InvalidArgumentError(
+            "bundle", f"is {manifest.bundle_id}, the run was answered by {statement.summary['bundle_id']}"
+        )
+    told = method(statement, manifest)
     name = title or f"Payout of {run.resolve().name}"
     files = {
         "payout.csv": csv_bytes(statement),
@@ -109,13 +116,10 @@ def _fit(text: str, cells: int) -> str:
     return set_cell_size(text, cells) if cell_len(text) <= cells else set_cell_size(text, cells - 1) + "…"
 
 
-def _manifest(bundle: Path, statement: Payout) -> Manifest:
-    manifest = Manifest.read(bundle)
-    if manifest.bundle_id != statement.summary["bundle_id"]:
-        raise InvalidArgumentError(
-            "bundle", f"is {manifest.bundle_id}, the run was answered by {statement.summary['bundle_id']}"
-        )
-    return manifest
+def _of_bundle(bundle: Path) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
+    """What a bundle says of itself, and who its creators are as far as it knows."""
+    manifest, items = Manifest.read(bundle), ItemTable.read(bundle / ITEMS)
+    return manifest, {name: ids for name in items.creator_names if (ids := items.ids_of(name))}
 
 
 def _pdf(statement: Payout, title: str, told: list[str], font: Path | None) -> bytes:

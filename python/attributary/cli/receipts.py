@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -97,6 +98,52 @@ def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
     target = out or Path(f"{file_stem(generation_id)}.proof.json")
     write(target, data)
     click.echo(f"wrote {plain(str(target))}")
+
+
+@receipts_group.command("embed")
+@click.argument("picture", type=_PATH)
+@click.option("--receipt", type=_PATH, required=True, help="of this picture")
+@click.option("--cert", type=_PATH, required=True, help="PEM: the signer's certificate and those above it")
+@click.option("--key", type=_PATH, required=True, help="PEM: the signer's private key; not that of receipts")
+@click.option("--out", type=_PATH, required=True, help="the picture with Content Credentials")
+def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path) -> None:
+    """Write PICTURE with Content Credentials (C2PA) that hold its receipt; its pixels stay as they are."""
+    credentials = _credentials()
+    assertion = credentials.attribution(_read(receipt, "receipt"))
+    data = credentials.add_credentials(
+        _read(picture, "picture"), [assertion], _read(cert, "cert"), _read(key, "key")
+    )
+    write(out, data)
+    click.echo(f"wrote {plain(str(out))}")
+
+
+@receipts_group.command("extract")
+@click.argument("picture", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="the receipt, for `verify-receipt`")
+def extract_command(picture: Path, out: Path) -> None:
+    """Write the receipt in PICTURE's Content Credentials to a file. It is not verified."""
+    write(out, _credentials().read_receipt(_read(picture, "picture")))
+    click.echo(f"wrote {plain(str(out))}")
+
+
+def _credentials() -> ModuleType:
+    try:
+        from attributary.receipts import credentials
+    except ImportError as error:
+        raise UnavailableError(f"{error}; install attributary[c2pa]") from None
+    return credentials
+
+
+def _read(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_key_file(key_file: Path) -> None:
+    """Raise InvalidArgumentError for a file that cannot sign."""
+    keys.read_key_file(key_file)
 
 
 def sign(run: Path, key_file: Path, bundle: Path | None) -> Path:

@@ -17,14 +17,15 @@ from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
 from attributary.batch.engines import ScorerSource
-from attributary.batch.job import Counts, Progress, Result, cores, score
+from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
-from attributary.plain import json_line, plain
+from attributary.machine import cores
+from attributary.plain import counted, json_line, plain
 
 from .connection import tls_options
 
@@ -180,23 +181,22 @@ def score_command(
         if left_out:
             click.echo(plain(left_out), err=True)
         return
-    errors = sum(summary["errors"].values())
     click.echo(plain(prompts_line(summary["prompts"], summary["rows"])))
+    rows, wrong = counted(summary["rows"], "row"), counted(sum(summary["errors"].values()), "error row")
     click.echo(
-        f"{out}: {summary['rows']:,} rows, {errors:,} error rows, {summary['out_of_distribution']:,} out of "
-        f"distribution, {summary['creators']:,} creators (run {summary['run']}, bundle {summary['bundle_id']})"
+        f"{out}: {rows}, {wrong}, {summary['out_of_distribution']:,} out of distribution, "
+        f"{counted(summary['creators'], 'creator')} (run {summary['run']}, bundle {summary['bundle_id']})"
         + (f"; {plain(left_out)}" if left_out else "")
     )
 
 
 def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
     """What signs a run; a key that cannot be used is an error before the run, not after it."""
-    from attributary.receipts.keys import read_key_file
+    # The verbs' module says what to install where the extra is missing.
+    from . import receipts
 
-    from .receipts import sign
-
-    read_key_file(key_file)
-    return lambda out, bundle: sign(out, key_file, bundle)
+    receipts.check_key_file(key_file)
+    return lambda out, bundle: receipts.sign(out, key_file, bundle)
 
 
 def _settings(asked: dict[str, Any], engine: str) -> Settings:

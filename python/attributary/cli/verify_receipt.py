@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +23,8 @@ except ImportError as error:
     raise UnavailableError(f"{error}; install attributary[receipts]") from None
 
 _PATH = click.Path(path_type=Path)
-_MARKS = {"ok": "ok", "differs": "DIFFERS", "not compared": "not compared"}
+_MARKS = {"ok": "ok", "differs": "DIFFERS", "refused": "REFUSED", "not compared": "not compared"}
+_BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
 _SHOWN_CREATORS = 5
 
 
@@ -67,7 +69,7 @@ def verify_receipt_command(
             opened = verify.open_receipt(data, known)
             findings = [verify.signature_finding(opened)]
     except ReceiptError as error:
-        findings.append(verify.Finding("receipt", "differs", str(error)))
+        findings.append(verify.Finding("receipt", "refused", str(error)))
     if opened is not None:
         if picture is not None:
             findings.append(_picture(opened, row, _read(picture, "picture")))
@@ -144,7 +146,13 @@ def _picture(receipt: verify.Receipt, row: Mapping[str, Any] | None, data: bytes
 
 def _bundle(given: str) -> Mapping[str, Any]:
     place = Path(given)
-    return bundle_facts(Manifest.read(place)) if place.is_dir() else {"id": given}
+    if place.is_dir():
+        return bundle_facts(Manifest.read(place))
+    if not _BUNDLE_ID.fullmatch(given):
+        raise InvalidArgumentError(
+            "bundle", f"{given} is neither a directory that is there nor a bundle's id"
+        )
+    return {"id": given}
 
 
 def _answer(path: Path) -> Mapping[str, Any]:

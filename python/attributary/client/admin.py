@@ -44,6 +44,22 @@ class Added:
 
     id: int
     revision: int
+    held: str = ""  # why it waits for the operator and is not searched; empty if it does not
+
+
+@dataclass(frozen=True, slots=True)
+class HeldItem:
+    """An item that waits for the operator's decision."""
+
+    id: int
+    caption: str
+    creator: str
+    uri: str
+    at: str  # ISO 8601, UTC
+    who: str
+    why: str
+    reason: str  # why it waits
+    like: int | None  # the older item that it looks like
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,9 +163,10 @@ def describe(*, bundle_id: str = "", timeout_s: float | None = None) -> Call[Bun
 
 def list_receipt_keys(*, timeout_s: float | None = None) -> Call[tuple[ReceiptKey, ...]]:
     """Return the public keys of the server's receipts, the one that signs first; none if it signs nothing."""
+    request = pb.ListReceiptKeysRequest()
     return Call(
         "ListReceiptKeys",
-        pb.ListReceiptKeysRequest(),
-        lambda reply: tuple(ReceiptKey(key.key_id, key.pem, key.signs) for key in reply.keys),
+        request,
+        lambda reply: tuple(read(ReceiptKey, key) for key in reply.keys),
         timeout_s,
     )

@@ -17,6 +17,7 @@ from attributary.errors import (
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     UnavailableError,
 )
@@ -116,6 +117,11 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
         failure = _detail(status, error_details_pb2.PreconditionFailure)
         if failure is not None and failure.violations:
             return PreconditionError(failure.violations[0].subject, failure.violations[0].description)
+        return ServerError(code, message)
+    if code == "PERMISSION_DENIED":
+        info = _detail(status, error_details_pb2.ErrorInfo)
+        if info is not None and info.reason == "ROLE_MISSING":
+            return PermissionDeniedError(info.metadata.get("role", ""))
         return ServerError(code, message)
     if code == "UNAVAILABLE":
         if "DNS resolution failed" in message or "errors resolving" in message:

@@ -69,6 +69,7 @@ class Item:
     licence: str  # SPDX identifier
     uri: str
     near_dup_group: int
+    creator_ids: tuple[str, ...] = ()  # "isni:...", "orcid:..."; as far as they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class CreatorEntry:
     name: str
     creator_url: str  # of one of the items; may be empty
     item_count: int
+    creator_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ class ShareParameters:
     background: float  # cosine of the item that stands for nobody
     ood_similarity: float
     diffuse_floor: float
+    ood_margin: float = (
+        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
+    )
+    reach: int = 0  # at most so many near-duplicate groups have a share; 0: all candidates may
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from attributary.attribution.engine import Engine
 from attributary.attribution.golden import golden_queries, make_golden
 from attributary.attribution.view import View
-from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, TOKENIZER, VECTORS, Bundle
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, sha256
 from attributary.bundle.golden import GOLDEN
-from attributary.bundle.items import ITEMS, SCHEMA, WITHHELD, ItemTable
+from attributary.bundle.items import CREATOR_IDS, ITEMS, SCHEMA, WITHHELD, ItemTable, select_columns
 from attributary.bundle.manifest import IndexEntry, Manifest
 from attributary.bundle.thumbnails import THUMBNAILS, write_thumbnails
 from attributary.encoder.base import Encoder
@@ -52,11 +52,13 @@ def compacted(
     opened: Callable[[Manifest], Opened],
     check: Callable[[], None] = lambda: None,
     erase: bool = False,
+    looks: NDArray[np.int8] | None = None,
 ) -> Manifest:
     """Write a view as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
 
     `encoder` is the one that made the vectors, `opened` says with what the new bundle's journal begins. `check` is
-    called now and then and may raise to give up. `erase` leaves nothing of deleted items. Raises OSError, BundleError.
+    called now and then and may raise to give up. `erase` leaves nothing of deleted items. `looks`,
+    int8 [N, *LOOK], is what the view's rows look like, where that is known. Raises OSError, BundleError.
     """
     bundle = view.bundle
     old = bundle.manifest
@@ -78,6 +80,9 @@ def compacted(
             ids = table.column("id").to_numpy()[~withheld & (rows < split)]
             write_thumbnails(bundle.thumbnails.only(ids), scratch / THUMBNAILS)
         vectors = _write_vectors(view, rows, scratch / VECTORS, check)
+        if looks is not None:
+            # Of what was deleted nobody needs to know what it looked like.
+            np.save(scratch / LOOKS, np.where(withheld[:, None, None], np.int8(0), looks[rows]))
         index = FaissIndex.read(bundle.index_path, old.index.nprobe)
         index.refill(vectors, check)
         index.write(scratch / INDEX)
@@ -111,11 +116,11 @@ def _link(source: Path, target: Path) -> None:
 
 def _table(bundle: Bundle, rows: NDArray[np.int64], withheld: NDArray[np.bool_]) -> pa.Table:
     """The rows as a bundle has them; of withheld ones only the group is told."""
-    built = pq.read_table(bundle.directory / ITEMS).select(SCHEMA.names).cast(SCHEMA)
+    built = select_columns(pq.read_table(bundle.directory / ITEMS))
     split = len(built)
     added = [bundle.items.record(row).fields() for row in rows[rows >= split].tolist()]
     table = pa.concat_tables(
-        [built.take(rows[rows < split]), pa.Table.from_pylist(added, schema=SCHEMA)]
+        [built.take(rows[rows < split]), pa.Table.from_pylist(added, schema=built.schema)]
     ).combine_chunks()
     if not withheld.any():
         return table
@@ -124,6 +129,12 @@ def _table(bundle: Bundle, rows: NDArray[np.int64], withheld: NDArray[np.bool_])
         if entry.name != "near_dup_group":
             nothing = pa.scalar(0 if entry.type == pa.int64() else "", entry.type)
             table = table.set_column(place, entry, pc.if_else(mask, nothing, table.column(place)))
+    if CREATOR_IDS in table.column_names:
+        # Who was deleted is not told by a number either.
+        place, kind = table.column_names.index(CREATOR_IDS), table.schema.field(CREATOR_IDS)
+        table = table.set_column(
+            place, kind, pc.if_else(mask, pa.scalar(None, kind.type), table.column(place))
+        )
     return table.append_column(pa.field(WITHHELD, pa.bool_(), nullable=False), mask)
 
 

@@ -74,7 +74,7 @@ class Embedder:
     def __init__(
         self, bundle: Bundle, limits: Limits, encoder: Encoder | None = None, threads: int = 1
     ) -> None:
-        """`encoder` is used if it is the one that made the vectors, not its quantised twin; else it is opened late."""
+        """`encoder` is used if it made the vectors (its int8 form did not); else the bundle's is opened when needed."""
         entry = bundle.manifest.encoder
         self._bundle = bundle
         self.limits = limits

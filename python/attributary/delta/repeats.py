@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.view import View
+from attributary.bundle.items import ItemRecord
 from attributary.errors import AlreadyExistsError, InvalidArgumentError
 
 from .items import NO_LICENCE, NewItem
-from .journal.records import Entry
+from .journal.records import Added, Entry
 
 # Pictures are not kept; the same one comes out a little different beside others, another one does not.
 _SAME_COSINE: Final = 0.9995
@@ -44,9 +45,27 @@ def check_twin(item: NewItem, other: NewItem) -> None:
         raise _exists(item, "another item beside it has the same id")
 
 
+def check_held(item: NewItem, there: Added, vector: NDArray[np.float16]) -> None:
+    """Raise AlreadyExistsError if an item that waits under this id is another one."""
+    _check_facts(item, there.items[0], there.vectors[0], vector)
+
+
 def _check_same(view: View, row: int, item: NewItem, vector: NDArray[np.float16]) -> None:
     items = view.bundle.items
     there = items.record(row)
+    if item.near_dup_of is not None:
+        # Without one it may have joined a group for its looks.
+        other = items.row_of(item.near_dup_of)
+        # Of one that has been deleted since, and compacted away, nothing is left to compare.
+        gone = other is None and item.near_dup_of in view.deleted
+        if not gone and (other is None or items.near_dup_group(other) != there.near_dup_group):
+            raise _exists(item, "it has another near_dup_of")
+    _check_facts(item, there, view.vectors_of(np.array([row], np.int64))[0], vector)
+
+
+def _check_facts(
+    item: NewItem, there: ItemRecord, stored: NDArray[np.float16], vector: NDArray[np.float16]
+) -> None:
     for name, wanted in (
         ("caption", item.caption),
         ("creator", item.creator),
@@ -56,18 +75,7 @@ def _check_same(view: View, row: int, item: NewItem, vector: NDArray[np.float16]
     ):
         if getattr(there, name) != wanted:
             raise _exists(item, f"it has another {name}")
-    if item.near_dup_of is None:
-        # An item without one opens a group; later ones may have joined it.
-        same = np.flatnonzero(items.group_of_row[:row] == items.group_of_row[row]).size == 0
-    else:
-        other = items.row_of(item.near_dup_of)
-        # Of one that has been deleted since, and compacted away, nothing is left to compare.
-        gone = other is None and item.near_dup_of in view.deleted
-        same = gone or (other is not None and items.near_dup_group(other) == there.near_dup_group)
-    if not same:
-        raise _exists(item, "it has another near_dup_of")
-    stored = view.vectors_of(np.array([row], np.int64))[0].astype(np.float32)
-    if not float(stored @ vector.astype(np.float32)) >= _SAME_COSINE:
+    if not float(stored.astype(np.float32) @ vector.astype(np.float32)) >= _SAME_COSINE:
         raise _exists(item, "it has another picture")
 
 

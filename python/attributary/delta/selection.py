@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.view import View
+from attributary.bundle.items import ItemRecord
 from attributary.errors import InvalidArgumentError
 
 MAX_IDS = 1_000_000
@@ -48,6 +49,14 @@ class Selection:
             ),
             "",
         )
+
+    def chooses(self, item: ItemRecord) -> bool:
+        """Whether an item is one of the chosen."""
+        if self.ids:
+            return item.id in self.ids
+        if self.source:
+            return item.uri.startswith(self.source)
+        return item.creator == self.creator if self.creator else item.licence == self.licence
 
     def rows(self, view: View) -> NDArray[np.int64]:
         """Rows of the chosen items that are still there, ascending, int64."""

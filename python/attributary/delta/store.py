@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Limits
 from attributary.attribution.view import View
@@ -31,12 +33,15 @@ from attributary.errors import (
 )
 
 from .compact import compacted
+from .entry import OPERATOR, Entrance, Placed, Terms, Verdict, check_quota
+from .entry import place as place_items
+from .held import Held
 from .items import NO_LICENCE, Embedder, NewItem, check_item, check_line
 from .journal.log import Log
 from .journal.place import adopt, changes_of, check_opened
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, replay
 from .lock import WriterLock
-from .repeats import check_twin, revision_of
+from .repeats import check_held, check_twin, revision_of
 from .replace import exchange, next_of, recover
 from .selection import Selection
 
@@ -56,6 +61,7 @@ class AddResult:
     revisions: list[
         int
     ]  # of the change that each item belongs to: an earlier one for an addition that was repeated
+    held: list[str]  # why an accepted item waits for the operator; empty for those that are searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class DeleteResult:
     already: tuple[int, ...]
     unknown: tuple[int, ...]
     revision: int
+    held: tuple[int, ...] = ()  # that waited for the operator, and are gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +131,25 @@ class Store:
         with self._mutex:
             return list(self._changes.entries)
 
-    def add(self, items: Sequence[NewItem], *, who: str, why: str) -> AddResult:
-        """Add items; those accepted are durable and searched when this returns.
+    @property
+    def held(self) -> list[Added]:
+        """What waits for the operator, oldest first; each record has one item, and says why."""
+        with self._mutex:
+            return list(self._held.items.values())
+
+    def add(self, items: Sequence[NewItem], *, who: str, why: str, terms: Terms = OPERATOR) -> AddResult:
+        """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
         id is or ever was taken; an addition that is repeated as it was is none, and told the revision it had. Raises
         InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
-        already, or the bundle's vectors were not made by its encoder.
+        already, or the bundle's vectors were not made by its encoder, OverloadedError if `who` has added too many.
         """
         _check_words(who, why)
         self._check_space()
         outcomes: list[AttributaryError | None] = [None] * len(items)
         revisions = [0] * len(items)
+        waiting = [""] * len(items)
         prepared, places = [], []
         for place, item in enumerate(items):
             try:
@@ -144,37 +158,83 @@ class Store:
                 places.append(place)
             except InvalidArgumentError as error:
                 outcomes[place] = error
-        vectors = self._embedder.embed(prepared)
+        placed = place_items(self._embedder, [items[place] for place in places], prepared, terms)
         with self._mutex:
-            kept: list[int] = []
+            kept: list[Placed] = []
             records: list[ItemRecord] = []
+            held: list[Added] = []
             together: dict[int, NewItem] = {}
-            for number, place in enumerate(places):
-                item = items[place]
+            for place, one in zip(places, placed, strict=True):
+                item = one.item
                 try:
                     if item.id in together:
                         check_twin(item, together[item.id])
-                    elif earlier := revision_of(self._view, self._changes.entries, item, vectors[number]):
+                    elif earlier := revision_of(self._view, self._changes.entries, item, one.vector):
                         revisions[place] = earlier
+                    elif (waits := self._held.items.get(item.id)) is not None:
+                        check_held(item, waits, one.vector)
+                        waiting[place] = waits.held
                     else:
-                        records.append(self._record(item, records))
-                        kept.append(number)
+                        verdict = self._entrance.judge(self._view, one, terms, kept)
+                        record = self._record(item, records, verdict.like)
                         together[item.id] = item
+                        waiting[place] = verdict.held
+                        if verdict.held:
+                            held.append(self._waiting(one, record, verdict, who, why))
+                        else:
+                            records.append(record)
+                            kept.append(one)
                 except (InvalidArgumentError, AlreadyExistsError) as error:
                     outcomes[place] = error
-            if records and len(self._view.tail) + len(records) > self._max_added:
-                raise PreconditionError(
-                    "bundle",
-                    f"{len(self._view.tail)} added items wait for a compaction, the limit is {self._max_added}; "
-                    "compact first",
-                )
+            new = len(records) + len(held)
+            self._check_room(new)
+            if new:
+                waited = [record.at for record in self._held.items.values() if record.who == who]
+                check_quota(terms, who, new, self._changes.entries, waited)
+            if held:
+                self._check_open()
+                self._held.put(held)
             if records:
-                self._commit(Added(_now(), who, why, tuple(records), vectors[kept]))
+                vectors = np.stack([one.vector for one in kept])
+                looks = np.stack([one.newcomer.look for one in kept])
+                self._commit(Added(_now(), who, why, tuple(records), vectors, looks))
             revision = self._view.revision
             for place in places:
                 if outcomes[place] is None:
                     revisions[place] = revisions[place] or revision
-            return AddResult(outcomes, revision, revisions)
+            return AddResult(outcomes, revision, revisions, waiting)
+
+    def release(self, ids: Sequence[int], *, who: str, why: str) -> int:
+        """Let items that wait enter, as they were added; return the revision. Durable and searched on return.
+
+        One that looks like an older item shares that item's credit. Raises InvalidArgumentError for an id that does
+        not wait, PreconditionError if nothing can be written.
+        """
+        _check_words(who, why)
+        with self._mutex:
+            waits = [self._waits(number) for number in dict.fromkeys(ids)]
+            self._check_room(len(waits), entering=True)
+            records: list[ItemRecord] = []
+            for record in waits:
+                item = record.items[0]
+                row = None if record.like is None else self._view.bundle.items.row_of(record.like)
+                group = None if row is None else self._view.bundle.items.near_dup_group(row)
+                fresh = self._view.shared.items.fresh_group() + len(records)
+                records.append(replace(item, near_dup_group=fresh if group is None else group))
+            if waits:
+                vectors = np.concatenate([record.vectors for record in waits])
+                looks = np.concatenate([record.looks for record in waits if record.looks is not None])
+                self._commit(Added(_now(), who, why, tuple(records), vectors, looks))
+                self._held.drop(Deleted(_now(), who, why, "released", tuple(item.id for item in records)))
+            return self._view.revision
+
+    def refuse(self, ids: Sequence[int], *, who: str, why: str) -> None:
+        """Forget items that wait. Raises InvalidArgumentError for an id that does not wait."""
+        _check_words(who, why)
+        with self._mutex:
+            waits = [self._waits(number) for number in dict.fromkeys(ids)]
+            self._check_open()
+            self._held.drop(Deleted(_now(), who, why, "refused", tuple(one.items[0].id for one in waits)))
 
     def delete(self, selection: Selection, *, who: str, why: str, dry_run: bool = False) -> DeleteResult:
         """Delete the chosen items; they are gone from search and shares, durably, when this returns.
@@ -186,8 +246,13 @@ class Store:
         with self._mutex:
             view = self._view
             rows = selection.rows(view)
-            if not rows.size and not any(
-                entry.what == str(selection) != "" for entry in self._changes.entries
+            held = tuple(
+                number for number, record in self._held.items.items() if selection.chooses(record.items[0])
+            )
+            if (
+                not rows.size
+                and not held
+                and not any(entry.what == str(selection) != "" for entry in self._changes.entries)
             ):
                 selection.check_known(view)
             ids = tuple(view.bundle.items.id_of(row) for row in rows.tolist())
@@ -195,12 +260,15 @@ class Store:
                 raise InvalidArgumentError(
                     "selection", f"would delete all {len(ids)} items; take the bundle out of use"
                 )
-            rest = set(selection.ids).difference(ids)
+            rest = set(selection.ids).difference(ids, held)
             already = tuple(sorted(item_id for item_id in rest if item_id in view.deleted))
             unknown = tuple(sorted(rest.difference(already)))
             if ids and not dry_run:
                 self._commit(Deleted(_now(), who, why, str(selection), ids))
-            return DeleteResult(ids, already, unknown, self._view.revision)
+            if held and not dry_run:
+                self._check_open()
+                self._held.drop(Deleted(_now(), who, why, str(selection), held))
+            return DeleteResult(ids, already, unknown, self._view.revision, held)
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None
@@ -221,7 +289,7 @@ class Store:
         try:
             with self._mutex:
                 self._check_served()
-                view, past = self._view, tuple(self._changes.entries)
+                view, past, looks = self._view, tuple(self._changes.entries), self._entrance.looks
                 withheld = erase and view.alive is not None
                 if not view.deleted_count and not len(view.tail) and not withheld:
                     return CompactResult(self.bundle_id, "", 0, 0)
@@ -237,7 +305,7 @@ class Store:
                     return Opened(*identity, view.revision, (*past, done), former)
 
                 ready = next_of(self.directory)
-                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase)
+                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase, looks)
                 engine = None if self._open_engine is None else self._open_engine(ready)
                 new_view = _view_of(ready) if engine is None else engine.view
                 embedder = _embedder_of(new_view, engine)
@@ -276,23 +344,31 @@ class Store:
             if not self._closed:
                 self._closed = True
                 self._log.close()
+                self._held.close()
                 self._lock.release()
 
     def _start(self, view: View) -> None:
         self._log, self._changes = _continued(self.directory, view.bundle.manifest)
         self._view = view
         self._embedder = _embedder_of(view, self.engine)
+        self._entrance = Entrance(view, self._changes.looks)
+        self._held = Held(self.directory, view.bundle.manifest)
+        # A crash between the two logs leaves what was released in both.
+        entered = tuple(
+            number for number in self._held.items if self._view.bundle.items.row_of(number) is not None
+        )
+        self._held.drop(Deleted(_now(), "", "", "released", entered))
 
     def _commit(self, record: Added | Deleted) -> None:
         """Write, then show. The caller holds the mutex."""
-        if self._closing:
-            raise UnavailableError("the bundle is being closed; ask another server")
-        self._check_served()
+        self._check_open()
         self._log.append(encode(record))
         self._changes.take(record)
         if self._meanwhile is not None:
             self._meanwhile.append(record)
         self._view = self._view.apply(fold(Changes(self._view.revision, self._changes.dim), [record]))
+        if isinstance(record, Added):
+            self._entrance.entered(self._changes.looks[-len(record.items) :])
         if self.engine is not None:
             self.engine.view = self._view
 
@@ -313,7 +389,12 @@ class Store:
                 if engine is not None:
                     engine.view = view
                 self._check_compacting()
-                exchange(self.directory)
+                held = self._held.move(ready, view.bundle.manifest)
+                try:
+                    exchange(self.directory)
+                except BaseException:
+                    held.close()
+                    raise
             except BaseException:
                 log.close()
                 raise
@@ -322,6 +403,10 @@ class Store:
             raise
         # From here on the new bundle is the one that a restart finds.
         self._log.close()
+        self._held.close()
+        self._held = Held(self.directory, view.bundle.manifest)
+        held.close()
+        self._entrance = Entrance(view, changes.looks)
         self._lock.release()
         self._lock, self._log, self._changes, self._view, self.engine = lock, log, changes, view, engine
         embedder.move(view.bundle)
@@ -351,9 +436,16 @@ class Store:
                 "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
             )
 
-    def _record(self, item: NewItem, together: Sequence[ItemRecord]) -> ItemRecord:
+    def _record(self, item: NewItem, together: Sequence[ItemRecord], like: int | None) -> ItemRecord:
+        """What is known of an item; it joins the group that it names, else that of row `like`, else it opens one."""
         items = self._view.bundle.items
-        if item.near_dup_of is None:
+        if item.near_dup_of is None and like is not None:
+            group = (
+                items.near_dup_group(like)
+                if like < len(items)
+                else together[like - len(items)].near_dup_group
+            )
+        elif item.near_dup_of is None:
             group = self._view.shared.items.fresh_group() + len(together)
         else:
             row = items.row_of(item.near_dup_of)
@@ -364,6 +456,33 @@ class Store:
         return ItemRecord(
             item.id, item.caption, item.creator, item.creator_url, item.licence or NO_LICENCE, item.uri, group
         )
+
+    def _waiting(self, placed: Placed, record: ItemRecord, verdict: Verdict, who: str, why: str) -> Added:
+        items = self._view.bundle.items
+        like = None if verdict.like is None or verdict.like >= len(items) else items.id_of(verdict.like)
+        look, vector = placed.newcomer.look[None], placed.vector[None]
+        return Added(_now(), who, why, (record,), vector, look, verdict.held, like)
+
+    def _waits(self, number: int) -> Added:
+        record = self._held.items.get(number)
+        if record is None:
+            raise InvalidArgumentError(
+                "ids", f"item {number} does not wait (`attributary bundle held` lists those)"
+            )
+        return record
+
+    def _check_room(self, new: int, entering: bool = False) -> None:
+        waiting = len(self._view.tail) + (0 if entering else len(self._held.items))
+        if new and waiting + new > self._max_added:
+            raise PreconditionError(
+                "bundle",
+                f"{waiting} added items wait for a compaction, the limit is {self._max_added}; compact first",
+            )
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UnavailableError("the bundle is being closed; ask another server")
+        self._check_served()
 
     def _check_compacting(self) -> None:
         if self._giving_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import groupby
 
+from attributary.delta.entry import OPERATOR, Terms
 from attributary.delta.items import NewItem
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import admin_pb2 as pb
@@ -43,13 +44,20 @@ class AdditionHandler:
             if fault := no_id(request.item):
                 raise fault
             item, who = to_item(request.item), self._changes.who(call)
-            result = await self._changes.add(request.bundle, [item], who, request.why)
+            result = await self._changes.add(request.bundle, [item], who, request.why, self._terms(call))
             if (outcome := result.outcomes[0]) is not None:
                 raise outcome
-            added = pb.Added(id=item.id, revision=result.revisions[0])
+            added = pb.Added(id=item.id, revision=result.revisions[0], held=result.held[0])
             return pb.AddItemResponse(added=added).SerializeToString()
         finally:
             self._admission.release(1, len(data))
+
+    def _terms(self, call: Call) -> Terms:
+        """What a caller's additions are held to: an admin is the operator."""
+        owner, config = call.caller.owner, self._config
+        if owner.may("admin"):
+            return OPERATOR
+        return Terms(True, config.contributed_caption_weight, owner.items or config.contributed_items_a_day)
 
     async def _run(self, context: Call) -> None:
         most = self._config.max_encode_batch
@@ -116,12 +124,15 @@ class AdditionHandler:
         outcomes: list[Exception | None] = [_fault(request) for request in requests]
         places = [place for place, fault in enumerate(outcomes) if fault is None]
         revisions = [0] * len(requests)
+        held = [""] * len(requests)
         try:
             items = [to_item(requests[place].item) for place in places]
             if items:
-                result = await self._changes.add(bundle, items, self._changes.who(context), why)
-                for place, outcome, revision in zip(places, result.outcomes, result.revisions, strict=True):
-                    outcomes[place], revisions[place] = outcome, revision
+                who, terms = self._changes.who(context), self._terms(context)
+                result = await self._changes.add(bundle, items, who, why, terms)
+                told = zip(places, result.outcomes, result.revisions, result.held, strict=True)
+                for place, outcome, revision, reason in told:
+                    outcomes[place], revisions[place], held[place] = outcome, revision, reason
         except AttributaryError as error:
             for place in places:
                 outcomes[place] = error
@@ -130,8 +141,8 @@ class AdditionHandler:
             for place in places:
                 outcomes[place] = hidden
         return [
-            _response(request, outcome, revision)
-            for request, outcome, revision in zip(requests, outcomes, revisions, strict=True)
+            _response(request, outcome, revision, reason)
+            for request, outcome, revision, reason in zip(requests, outcomes, revisions, held, strict=True)
         ]
 
 
@@ -160,8 +171,11 @@ def to_item(message: pb.NewItem) -> NewItem:
     )
 
 
-def _response(request: pb.AddItemsRequest, outcome: Exception | None, revision: int) -> pb.AddItemsResponse:
+def _response(
+    request: pb.AddItemsRequest, outcome: Exception | None, revision: int, held: str
+) -> pb.AddItemsResponse:
     known = request.request_id if len(request.request_id.encode()) <= MAX_REQUEST_ID_BYTES else ""
     if outcome is None:
-        return pb.AddItemsResponse(request_id=known, added=pb.Added(id=request.item.id, revision=revision))
+        added = pb.Added(id=request.item.id, revision=revision, held=held)
+        return pb.AddItemsResponse(request_id=known, added=added)
     return pb.AddItemsResponse(request_id=known, error=to_result(outcome))

@@ -7,7 +7,7 @@ through the event loop while it holds changes up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -15,14 +15,16 @@ import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
+from attributary.delta.entry import OPERATOR, Terms
 from attributary.delta.items import NewItem
-from attributary.delta.journal.records import Entry
+from attributary.delta.journal.records import Added, Entry
 from attributary.delta.selection import Selection
 from attributary.delta.store import AddResult, CompactResult, DeleteResult, Store
 from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
+from .access import Need
 from .admission import Admission
 from .calls import Front, Kind, StreamMethod, UnaryMethod
 from .registry import Registry
@@ -35,6 +37,8 @@ MAX_IDS_TOLD: Final = 1_000
 _DEFAULT_CHANGES, _MAX_CHANGES = 100, 1_000
 # One turn of the event loop; longer means that it has stopped.
 _FLIP_S = 30.0
+# Everything else needs an admin.
+_NEEDS: Final[Mapping[str, Need]] = {"AddItem": "contribute"}
 
 
 class Changes:
@@ -74,12 +78,24 @@ class Changes:
             )
         return served.store
 
-    async def add(self, bundle: str, items: list[NewItem], who: str, why: str) -> AddResult:
+    async def add(
+        self, bundle: str, items: list[NewItem], who: str, why: str, terms: Terms = OPERATOR
+    ) -> AddResult:
         """Add items together."""
-        result = await asyncio.to_thread(self.store(bundle).add, items, who=who, why=why)
-        accepted = sum(outcome is None for outcome in result.outcomes)
-        log.info("added", who=who, items=accepted, refused=len(items) - accepted, revision=result.revision)
+        result = await asyncio.to_thread(self.store(bundle).add, items, who=who, why=why, terms=terms)
+        accepted, held = sum(outcome is None for outcome in result.outcomes), sum(map(bool, result.held))
+        refused = len(items) - accepted
+        log.info(
+            "added", who=who, items=accepted - held, held=held, refused=refused, revision=result.revision
+        )
         return result
+
+    async def decide(self, bundle: str, ids: Sequence[int], enter: bool, who: str, why: str) -> int:
+        """Let items that wait enter, or forget them; return the revision."""
+        store = self.store(bundle)
+        await asyncio.to_thread(store.release if enter else store.refuse, ids, who=who, why=why)
+        log.info("released" if enter else "refused", who=who, items=len(ids), revision=store.view.revision)
+        return store.view.revision
 
     async def delete(
         self, bundle: str, selection: Selection, who: str, why: str, dry_run: bool
@@ -141,7 +157,32 @@ class AdminService:
             already_deleted_ids=done.already[:MAX_IDS_TOLD],
             unknown_ids=done.unknown[:MAX_IDS_TOLD],
             revision=done.revision,
+            held_ids=done.held[:MAX_IDS_TOLD],
         ).SerializeToString()
+
+    async def list_held(self, data: bytes, context: Context) -> bytes:
+        """Items that wait for a decision, oldest first."""
+        request = translate.parse(pb.ListHeldRequest, data)
+        held = await asyncio.to_thread(lambda: self._changes.store(request.bundle).held)
+        after = [record for record in held if record.at > request.after]
+        return pb.ListHeldResponse(
+            items=[_held(record) for record in after[:MAX_IDS_TOLD]], more=len(after) > MAX_IDS_TOLD
+        ).SerializeToString()
+
+    async def decide_held(self, data: bytes, context: Context) -> bytes:
+        """Let items that wait enter, or forget them."""
+        request = translate.parse(pb.DecideHeldRequest, data)
+        if not 1 <= len(request.ids) <= MAX_IDS_TOLD:
+            raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_TOLD} ids, got {len(request.ids)}")
+        who = self._changes.who(context)
+        await self._admission.wait(len(data))
+        try:
+            revision = await self._changes.decide(
+                request.bundle, list(request.ids), request.enter, who, request.why
+            )
+        finally:
+            self._admission.release(1, len(data))
+        return pb.DecideHeldResponse(revision=revision).SerializeToString()
 
     async def compact(self, data: bytes, context: Context) -> bytes:
         """Build a new bundle of what is there now and serve it."""
@@ -182,14 +223,34 @@ def method_handlers(
     unary: dict[str, UnaryMethod] = {
         **others,
         "DeleteItems": service.delete_items,
+        "ListHeld": service.list_held,
+        "DecideHeld": service.decide_held,
         "Compact": service.compact,
         "ListChanges": service.list_changes,
     }
     handlers: dict[str, Any] = {
-        name: front.unary(name, method, Kind("admin")) for name, method in unary.items()
+        name: front.unary(name, method, Kind("admin", need=_NEEDS.get(name)))
+        for name, method in unary.items()
     }
-    handlers["AddItems"] = front.stream("AddItems", add, Kind("admin", bulk=True))
+    handlers["AddItems"] = front.stream("AddItems", add, Kind("admin", bulk=True, need="contribute"))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def _held(record: Added) -> pb.HeldItem:
+    item = record.items[0]
+    return pb.HeldItem(
+        id=item.id,
+        caption=item.caption,
+        creator=item.creator,
+        creator_url=item.creator_url,
+        licence=item.licence,
+        uri=item.uri,
+        at=record.at,
+        who=record.who,
+        why=record.why,
+        reason=record.held,
+        like=record.like,
+    )
 
 
 def _change(entry: Entry) -> pb.Change:

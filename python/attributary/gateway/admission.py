@@ -1,4 +1,4 @@
-"""One permit a query, taken at the door and given back at the end; nobody queues for one but a stream.
+"""One permit a query, taken when it comes in and given back at the end; nobody queues for one but a stream.
 
 Who is asked from is the current caller (`callers.py`). Three rules beside the number of permits:
 - streams and batches leave a share of the permits to single calls;
@@ -136,6 +136,11 @@ class Admission:
             self._waiting.pop()
         if self.in_use == 0:
             self._idle.set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._closed
 
     def close(self) -> None:
         """Admit nobody any more."""

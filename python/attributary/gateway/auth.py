@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens and TLS, one-sided or mutual, all optional. Their files are read again on a change."""
+"""TLS, one-sided or mutual, and what a call brings to say who it is from. Who may do what is in `access.py`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import grpc
 from attributary.errors import InvalidArgumentError
 
 from .config import GatewayConfig
-from .errors import UnauthenticatedError
 from .reload import Watched, read_guarded
-from .tokens import Rates, digest_of_token, read_owners
-
-_SCHEME = "bearer "
+from .tokens import ADMIN_ROLES, read_owners
 
 
 def read_tokens(path: Path) -> frozenset[bytes]:
@@ -26,54 +23,16 @@ def read_tokens(path: Path) -> frozenset[bytes]:
 
 def read_admin_tokens(path: Path) -> dict[bytes, str]:
     """Read a file of admin tokens, NAME TOKEN a line; return names by SHA-256 digest. Raises InvalidArgumentError."""
-    owners = read_owners(path, "admin_tokens_file", named=True)
+    owners = read_owners(path, "admin_tokens_file", ADMIN_ROLES, named=True)
     return {digest: owner.name for digest, owner in owners.items()}
 
 
-class Gate:
-    """Says who a call is from, by its headers alone. Queries and administration have tokens of their own."""
-
-    def __init__(self, config: GatewayConfig) -> None:
-        queries, admins = config.tokens_file, config.admin_tokens_file
-        self._queries = Watched(lambda: read_owners(queries, "tokens_file"), [queries]) if queries else None
-        self._rates = Rates()
-        self._admins = Watched(lambda: read_admin_tokens(admins), [admins]) if admins else None
-        self._certificates = config.tls_client_ca is not None
-
-    @property
-    def has_admins(self) -> bool:
-        """Whether there are admin tokens."""
-        return self._admins is not None
-
-    def identify(self, access: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
-        """Return the caller's name: of its token or certificate, empty where an address has to do.
-
-        `access` is "query", "admin" or "open" (probes: they carry no token and learn nothing but "up" or "down").
-        Raises UnauthenticatedError, and OverloadedError for a token that has asked more than it may.
-        """
-        if access == "admin":
-            digest = digest_of(context.invocation_metadata())
-            name = self._admins.value.get(digest) if self._admins is not None else None
-            if name is None:
-                raise UnauthenticatedError
-            return name
-        if access == "query" and self._queries is not None:
-            digest = digest_of(context.invocation_metadata())
-            owner = self._queries.value.get(digest)
-            if owner is None:
-                raise UnauthenticatedError
-            self._rates.take(owner)
-            return owner.name
-        return _certificate_name(context) if self._certificates else ""
-
-
-def digest_of(metadata: Any) -> bytes:
-    """Return the SHA-256 of a call's bearer token, empty without one.
-
-    Digests are compared, so the time that a look-up takes says nothing about a token.
-    """
-    given = str(dict(metadata or ()).get("authorization", ""))
-    return digest_of_token(given[len(_SCHEME) :]) if given[: len(_SCHEME)].lower() == _SCHEME else b""
+def presented(context: grpc.aio.ServicerContext[bytes, bytes]) -> tuple[str, str]:
+    """What a call brings: its authorization header, and the name in its client's certificate; empty where nothing."""
+    metadata: Any = dict(context.invocation_metadata() or ())
+    names = context.auth_context().get("x509_common_name") or ()
+    name = next((f"certificate {name.decode(errors='replace')}" for name in names), "")
+    return str(metadata.get("authorization", "")), name
 
 
 def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
@@ -138,8 +97,3 @@ def _context(config: GatewayConfig) -> ssl.SSLContext:
             raise InvalidArgumentError("tls_client_ca", f"holds no certificate in PEM: {error}") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _certificate_name(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
-    names = context.auth_context().get("x509_common_name") or ()
-    return next((f"certificate {name.decode(errors='replace')}" for name in names), "")

@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
@@ -26,14 +27,14 @@ from .fairness import FairQueue, Path
 
 log = structlog.get_logger(__name__)
 
-# What a lane gives for each query, an answer or an embedding; or why it cannot.
+# What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
 
 
 class Observer(Protocol):
     """Who is told about batches; called from worker threads."""
 
-    def batch(self, lane: str, size: int) -> None:
+    def batch(self, queue: str, size: int) -> None:
         """A batch of `size` queries starts."""
         ...
 
@@ -64,7 +65,7 @@ class Batcher:
 
     def __init__(
         self,
-        lane: str,
+        name: str,
         run: Callable[[Sequence[Prepared]], list[Any]],
         loop: asyncio.AbstractEventLoop,
         observer: Observer,
@@ -73,7 +74,7 @@ class Batcher:
         max_delay_s: float = 0.0,
         workers: int = 1,
     ) -> None:
-        self._lane = lane
+        self._name = name
         self._run = run
         self._loop = loop
         self._observer = observer
@@ -83,7 +84,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"{lane}-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(workers)
         ]
         for thread in self._threads:
@@ -108,7 +109,7 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            outcomes = self._answer(self._drop_dead(batch))
+            outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
             if outcomes:
                 _post(self._loop, outcomes)
 
@@ -130,22 +131,10 @@ class Batcher:
                 return
             self._changed.wait(left)
 
-    def _drop_dead(self, batch: list[Job]) -> list[Job]:
-        live = []
-        for job in batch:
-            reason = job.dead()
-            if reason is None:
-                live.append(job)
-                continue
-            self._observer.dropped(reason)
-            if reason == "expired":
-                fail(self._loop, job, DeadlineError("the deadline passed while the query was queued"))
-        return live
-
     def _answer(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
         if not batch:
             return []
-        self._observer.batch(self._lane, len(batch))
+        self._observer.batch(self._name, len(batch))
         prepared = [started(job) for job in batch]
         try:
             with deadline.until(max(job.deadline for job in batch)):
@@ -157,7 +146,7 @@ class Batcher:
             return [(job, error) for job in batch]
         except UnavailableError as error:
             # The reason names machines of the inside: it is for the log. Alone, no query would fare better.
-            log.warning("the index behind this server is away", lane=self._lane, reason=str(error))
+            log.warning("the index behind this server is away", queue=self._name, reason=str(error))
             return [(job, UnavailableError("the index behind this server is away")) for job in batch]
         except OverloadedError as error:
             # Asking again for each would be what it complains of.
@@ -165,13 +154,25 @@ class Batcher:
             return [(job, OverloadedError(full, error.retry_after_s)) for job in batch]
         except Exception as error:
             if len(batch) == 1:
-                return [(batch[0], of_engine(error, self._lane))]
+                return [(batch[0], of_engine(error, self._name))]
             # One of them is poison; alone, each gets what it deserves.
-            return [outcome for job in self._alone(batch) for outcome in self._answer([job])]
+            log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
+            left = living(batch, self._observer, partial(fail, self._loop))
+            return [outcome for job in left for outcome in self._answer([job])]
 
-    def _alone(self, batch: list[Job]) -> list[Job]:
-        log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
-        return self._drop_dead(batch)
+
+def living(jobs: list[Job], observer: Observer, fail: Callable[[Job, Exception], None]) -> list[Job]:
+    """Return the queries that work should be done for; the others are counted, and fail where their time is over."""
+    kept = []
+    for job in jobs:
+        reason = job.dead()
+        if reason is None:
+            kept.append(job)
+            continue
+        observer.dropped(reason)
+        if reason == "expired":
+            fail(job, DeadlineError("the deadline passed while the query was queued"))
+    return kept
 
 
 def fail(loop: asyncio.AbstractEventLoop, job: Job, error: Exception) -> None:

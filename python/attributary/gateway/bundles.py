@@ -78,7 +78,7 @@ class BundleService:
             "loaded", who=who, why=request.why, bundle_id=served.bundle_id, alias=request.alias, before=before
         )
         return pb.LoadBundleResponse(
-            bundle=_told(self._registry, served), replaced_bundle_id=before
+            bundle=_served(self._registry, served), replaced_bundle_id=before
         ).SerializeToString()
 
     async def unload(self, data: bytes, context: Call) -> bytes:
@@ -112,8 +112,10 @@ class BundleService:
     async def list_all(self, data: bytes, context: Call) -> bytes:
         """Every bundle that answers."""
         translate.parse(pb.ListBundlesRequest, data)
-        told = [_told(self._registry, served) for served in self._registry.bundles]
-        return pb.ListBundlesResponse(bundles=told, default_alias=self._registry.default).SerializeToString()
+        bundles = [_served(self._registry, served) for served in self._registry.bundles]
+        return pb.ListBundlesResponse(
+            bundles=bundles, default_alias=self._registry.default
+        ).SerializeToString()
 
     def _there(self, place: Path) -> Served | None:
         """A bundle that is served from a directory and held open for changes: nobody can have replaced it there."""
@@ -189,7 +191,7 @@ async def _check_there(engine: Preparer, timeout_s: float) -> None:
         raise PreconditionError("bundle", f"must not be served: {error}") from error
 
 
-def _told(registry: Registry, served: Served) -> pb.ServedBundle:
+def _served(registry: Registry, served: Served) -> pb.ServedBundle:
     engine = served.pipeline.engine
     view, manifest = engine.view, engine.bundle.manifest
     held, mapped = footprint(engine)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from .tokens import Owner
+
 
 class Caller(NamedTuple):
     """One caller on one connection; `bulk` is for streams and batches, which yield to single calls."""
@@ -16,6 +18,7 @@ class Caller(NamedTuple):
     name: str = ""
     connection: str = ""
     bulk: bool = False
+    owner: Owner = Owner("")
 
     @property
     def path(self) -> tuple[str, str, str]:

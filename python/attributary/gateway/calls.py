@@ -17,14 +17,21 @@ import grpc
 import structlog
 from grpc import aio
 
-from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError, UnavailableError
+from attributary.errors import (
+    DeadlineError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 from . import callers
+from .access import Gate, Need
 from .admission import Admission, Pool
-from .auth import Gate
+from .auth import presented
 from .callers import Caller
 from .config import GatewayConfig
-from .errors import UnauthenticatedError, abort, code_name, is_expected, presentable, to_status
+from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
 from .shedding import METHOD as PROBE
 from .shedding import Shedder
@@ -55,6 +62,12 @@ class Kind:
     access: Access = "query"
     permit: bool = False
     bulk: bool = False
+    need: Need | None = None  # the role; None: the one that is called as the service
+
+    @property
+    def role(self) -> Need:
+        """What a caller must be."""
+        return self.need or self.access
 
 
 class Call:
@@ -252,12 +265,13 @@ class Front:
         if peer.startswith("unix"):
             # The socket on which the server calls itself is not for others.
             raise UnauthenticatedError
-        name = self._gate.identify(kind.access, context) or callers.address_of(peer)
+        owner = self._gate.admit(kind.role, *presented(context))
+        name = owner.name or callers.address_of(peer)
         if self._closed and kind.access != "open":
             raise UnavailableError("the server is draining; ask another one")
         if kind.access == "query":
             self._shedder.admit(name)
-        return Caller(name, peer, kind.bulk)
+        return Caller(name, peer, kind.bulk, owner)
 
     async def _unary(self, method: UnaryMethod, kind: Kind, call: Call) -> bytes:
         size = 0

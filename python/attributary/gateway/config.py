@@ -82,7 +82,8 @@ class GatewayConfig:
         },
     )
     remote_inflight: int = field(
-        default=4, metadata={"help": "batches a lane that are under way at once to an engine on the network"}
+        default=4,
+        metadata={"help": "batches of one queue that are under way at once to an engine on the network"},
     )
     remote_timeout_s: float = field(
         default=10.0, metadata={"help": "how long an engine on the network may take; then it counts as away"}
@@ -157,6 +158,43 @@ class GatewayConfig:
         default=None,
         metadata={"help": "file of admin tokens, NAME TOKEN a line; turns the admin service on"},
     )
+    jwt_jwks: str = field(
+        default="",
+        metadata={
+            "help": "JWKS file, or its https address: signed tokens (JWT) by these keys are accepted; needs "
+            "attributary[jwt]"
+        },
+    )
+    jwt_issuer: str = field(default="", metadata={"help": "issuer (iss) that signed tokens must name"})
+    jwt_audience: str = field(default="", metadata={"help": "audience (aud) that signed tokens must name"})
+    jwt_roles_claim: str = field(
+        default="roles",
+        metadata={
+            "help": "claim that holds a signed token's roles; without it: query, embeddings, read-items"
+        },
+    )
+    redact: str = field(
+        default="",
+        metadata={
+            "help": "what answers hide from callers without the role read-items: of uri,caption,creator"
+        },
+    )
+    query_log: Path | None = field(
+        default=None, metadata={"help": "folder for a log of queries and their answers; off without it"}
+    )
+    query_log_days: int = field(default=30, metadata={"help": "how long a day of the query log is kept"})
+    query_log_prompts: bool = field(
+        default=False, metadata={"help": "keep prompts in the query log; else only whether there was one"}
+    )
+    contributed_caption_weight: float = field(
+        default=0.25,
+        metadata={
+            "help": "part of the way that a contribution's caption moves it from where its picture stands"
+        },
+    )
+    contributed_items_a_day: int = field(
+        default=100, metadata={"help": "additions of one contributor in 24 hours, unless its line has items="}
+    )
     writer: bool = field(
         default=True,
         metadata={
@@ -225,6 +263,14 @@ class GatewayConfig:
             raise InvalidArgumentError("ui_report", "needs ui")
         if self.ui and self.http_port < 0:
             object.__setattr__(self, "http_port", _UI_PORT)
+        if not self.contributed_caption_weight <= 1:
+            raise InvalidArgumentError(
+                "contributed_caption_weight", f"must be at most 1, got {self.contributed_caption_weight}"
+            )
+        if unknown := set(filter(None, self.redact.split(","))) - set(REDACTABLE):
+            raise InvalidArgumentError(
+                "redact", f"must be of {', '.join(REDACTABLE)}, got {', '.join(sorted(unknown))}"
+            )
         if not self.single_share < 1:
             raise InvalidArgumentError("single_share", f"must be below 1, got {self.single_share}")
 
@@ -240,6 +286,7 @@ class GatewayConfig:
         return cls(**values, **given)  # type: ignore[arg-type]
 
 
+REDACTABLE = ("uri", "caption", "creator")
 _LEAST: dict[str, float] = {
     "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0,
     "encode_workers": 0, "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0,
@@ -247,6 +294,7 @@ _LEAST: dict[str, float] = {
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,
     "max_streams": 1, "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1,
+    "query_log_days": 1, "contributed_caption_weight": 0, "contributed_items_a_day": 1,
     "max_connection_age_s": 1, "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
 }  # fmt: skip
 _CHOICES = {

@@ -22,7 +22,9 @@ from attributary.errors import (
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from attributary.v1 import attribution_pb2 as pb
@@ -34,13 +36,6 @@ DOMAIN = "attributary.dev"
 _MAX_TEXT = 500
 
 
-class UnauthenticatedError(AttributaryError):
-    """A call without a token that its service accepts."""
-
-    def __init__(self) -> None:
-        super().__init__("a valid bearer token is needed")
-
-
 _CODES: dict[type[AttributaryError], int] = {
     InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
     NotFoundError: code_pb2.NOT_FOUND,
@@ -50,6 +45,7 @@ _CODES: dict[type[AttributaryError], int] = {
     UnavailableError: code_pb2.UNAVAILABLE,
     PreconditionError: code_pb2.FAILED_PRECONDITION,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    PermissionDeniedError: code_pb2.PERMISSION_DENIED,
 }
 
 
@@ -163,6 +159,8 @@ def _detail(error: Exception) -> Message | None:
         delay = Duration()
         delay.FromMilliseconds(round(error.retry_after_s * 1e3))
         detail = error_details_pb2.RetryInfo(retry_delay=delay)
+    elif isinstance(error, PermissionDeniedError):
+        detail = _info("ROLE_MISSING", {"role": error.role})
     elif isinstance(error, DefectError):
         detail = _info("DEFECT", {"reference": error.reference})
     return detail

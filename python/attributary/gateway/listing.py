@@ -64,7 +64,12 @@ def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResp
     )
     first = _first_rows(view, len(counts))
     page = [
-        pb.Creator(name=name, creator_url=table.creator_url(int(first[code])), item_count=int(counts[code]))
+        pb.Creator(
+            name=name,
+            creator_url=table.creator_url(int(first[code])),
+            item_count=int(counts[code]),
+            creator_ids=table.ids_of(name),
+        )
         for name, code in found[:size]
     ]
     return pb.ListCreatorsResponse(

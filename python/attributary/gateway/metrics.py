@@ -18,11 +18,11 @@ from attributary.attribution.types import PHASES, Timings
 from attributary.errors import InvalidArgumentError
 
 from .metrics_page import MetricsPage
-from .pipeline import LANES
+from .pipeline import QUEUES
 
 METHODS = (
     *("Attribute", "AttributeBatch", "AttributeStream", "Embed"),
-    *("GetItem", "ListItems", "ListCreators", "DescribeBundle"),
+    *("GetItem", "ListItems", "ListCreators", "DescribeBundle", "ListReceiptKeys"),
     *("AddItem", "AddItems", "DeleteItems", "Compact", "ListChanges"),
     *("LoadBundle", "UnloadBundle", "SetAlias", "ListBundles"),
 )
@@ -75,7 +75,7 @@ class Metrics:
         )
         self._phases = tuple((phase, phases.labels(phase)) for phase in PHASES)
         sizes = self._histogram("attributary_batch_size", "Queries that shared a batch.", SIZES, "lane")
-        self._sizes = {lane: sizes.labels(lane) for lane in LANES}
+        self._sizes = {queue: sizes.labels(queue) for queue in QUEUES}
         self._counts: dict[tuple[str, str], Counter] = {}
         self._query_counts: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -104,9 +104,9 @@ class Metrics:
                 if spent:
                     histogram.observe(spent / 1e3)
 
-    def batch(self, lane: str, size: int) -> None:
+    def batch(self, queue: str, size: int) -> None:
         """A batch starts."""
-        self._sizes[lane].observe(size)
+        self._sizes[queue].observe(size)
 
     def dropped(self, reason: str) -> None:
         """A query was dropped before work."""
@@ -136,9 +136,9 @@ class Metrics:
         """Publish whether the engine on the network is there."""
         self.watch("attributary_engine_up", "Whether the engine on the network is there.", lambda: float(up))
 
-    def engine_times(self, told: dict[str, dict[str, float]]) -> None:
+    def engine_times(self, times: dict[str, dict[str, float]]) -> None:
         """Publish the engine's own account: part ("encoder", "index") -> phase ("queue", "compute") -> milliseconds."""
-        for part, phases in told.items():
+        for part, phases in times.items():
             for phase, spent in phases.items():
                 self.watch(
                     "attributary_engine_seconds",

@@ -66,7 +66,7 @@ class MetricsPage(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: what a stranger sends to this port is no event."""
+        """Say nothing: what anybody sends to this port is no event."""
 
 
 class _Page(BaseHTTPRequestHandler):

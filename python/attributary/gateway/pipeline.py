@@ -1,16 +1,15 @@
 """One engine with its threads: a query goes in on the event loop, its answer comes back as a future.
 
-pictures:   prepare threads (decode, resize, tokenise) -> encode lane (encode, search, re-score)
+pictures:   prepare threads (decode, resize, tokenise) -> batch queue `encode` (encode, search, re-score)
             costly ones first wait for a decoding process in threads of their own
-embeddings: checked on the loop, long filters not      -> search lane (search, re-score)
-embeddings wanted: prepare threads                     -> embed lane (encode)
-Lanes of their own, because half a millisecond of search must not queue behind a batch of pictures.
+embeddings: checked on the loop, long filters not      -> batch queue `search` (search, re-score)
+embeddings wanted: prepare threads                     -> batch queue `embed` (encode)
+Queues of their own, because half a millisecond of search must not queue behind a batch of pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
@@ -23,21 +22,22 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError
+from attributary.machine import cores
 from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
 from .errors import presentable
 from .fairness import FairPool
-from .remote import RemoteEngine, RemoteLane, State
+from .remote import RemoteEngine, RemoteQueue, State
 
-LANES = ("encode", "search", "embed")
+QUEUES = ("encode", "search", "embed")
 _ANY = Options()
 # Looking up more names than this would hold the event loop up.
 _AT_ONCE_NAMES = 64
 
 
-class Lane(Protocol):
+class BatchQueue(Protocol):
     """A queue of prepared queries with an engine at its end."""
 
     def __len__(self) -> int: ...
@@ -65,9 +65,9 @@ class Pipeline:
         self.bundle_version = engine.bundle.manifest.version
         self._loop = asyncio.get_running_loop()
         self._observer = observer
-        self._pool = FairPool(config.prepare_threads or _cores(), "prepare")
+        self._pool = FairPool(config.prepare_threads or cores(), "prepare")
         self._costly = FairPool(config.decode_processes, "costly")
-        self._lanes = {lane: self._lane(lane, config, state) for lane in LANES}
+        self._queues = {name: self._queue(name, config, state) for name in QUEUES}
         self._calls = 0
         self._left = asyncio.Event()
         self._left.set()
@@ -83,10 +83,10 @@ class Pipeline:
         job = Job(self._loop.create_future(), deadline, arrived)
         if query.embedding is not None and _names(options.filter) <= _AT_ONCE_NAMES:
             job.prepared = self.engine.prepare(query, options, field)
-            self._lanes["search"].put(job)
+            self._queues["search"].put(job)
         else:
-            lane = "encode" if query.embedding is None else "search"
-            self._pool.submit(job.path, partial(self._prepare, lane, job, query, options, field))
+            queue = "encode" if query.embedding is None else "search"
+            self._pool.submit(job.path, partial(self._prepare, queue, job, query, options, field))
         return job.future
 
     def embed(
@@ -99,9 +99,9 @@ class Pipeline:
         self._pool.submit(job.path, partial(self._prepare, "embed", job, query, _ANY, field))
         return job.future
 
-    def queued(self, lane: str) -> int:
-        """How many queries wait in a lane."""
-        return len(self._lanes[lane])
+    def queued(self, queue: str) -> int:
+        """How many queries wait in a batch queue."""
+        return len(self._queues[queue])
 
     @property
     def calls(self) -> int:
@@ -115,9 +115,9 @@ class Pipeline:
 
     def retire(self) -> None:
         """The bundle has been replaced: whether its engine is away says nothing of the one that serves."""
-        for lane in self._lanes.values():
-            if isinstance(lane, RemoteLane):
-                lane.detach()
+        for queue in self._queues.values():
+            if isinstance(queue, RemoteQueue):
+                queue.detach()
 
     def leave(self) -> None:
         """Count a call out."""
@@ -130,11 +130,11 @@ class Pipeline:
         await self._left.wait()
         await asyncio.to_thread(self._join)
 
-    def _lane(self, lane: str, config: GatewayConfig, state: State | None) -> Lane:
-        most = config.max_batch if lane == "search" else config.max_encode_batch
+    def _queue(self, name: str, config: GatewayConfig, state: State | None) -> BatchQueue:
+        most = config.max_batch if name == "search" else config.max_encode_batch
         if isinstance(self.engine, RemoteEngine):
-            return RemoteLane(
-                lane,
+            return RemoteQueue(
+                name,
                 self.engine,
                 self._loop,
                 self._observer,
@@ -142,27 +142,27 @@ class Pipeline:
                 max_batch=most,
                 inflight=config.remote_inflight,
                 timeout_s=config.remote_timeout_s,
-                embeds=lane == "embed",
+                embeds=name == "embed",
             )
         local = cast(Engine, self.engine)
         return Batcher(
-            lane,
-            partial(_embed, local) if lane == "embed" else local.run,
+            name,
+            partial(_embed, local) if name == "embed" else local.run,
             self._loop,
             self._observer,
             max_batch=most,
             max_delay_s=config.max_delay_ms / 1e3,
-            workers=config.search_workers if lane == "search" else config.encode_workers or _cores(),
+            workers=config.search_workers if name == "search" else config.encode_workers or cores(),
         )
 
     def _join(self) -> None:
         self._pool.shutdown()
         self._costly.shutdown()
-        for lane in self._lanes.values():
-            lane.close()
+        for queue in self._queues.values():
+            queue.close()
 
     def _prepare(
-        self, lane: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
+        self, queue: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
     ) -> None:
         reason = job.dead()
         if reason is not None:
@@ -173,11 +173,13 @@ class Pipeline:
         try:
             job.prepared = self.engine.prepare(query, options, field, wait=wait)
         except CostlyPicture:
-            self._costly.submit(job.path, partial(self._prepare, lane, job, query, options, field, wait=True))
+            self._costly.submit(
+                job.path, partial(self._prepare, queue, job, query, options, field, wait=True)
+            )
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:
-            self._lanes[lane].put(job)
+            self._queues[queue].put(job)
 
 
 def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, NDArray[np.float32]]]:
@@ -186,12 +188,6 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
     for prepared in batch:
         prepared.timings.encode = milliseconds_since(started)
     return list(zip(batch, vectors, strict=True))
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _names(filter_: Filter) -> int:

@@ -110,7 +110,9 @@ class Registry:
     @property
     def bundles(self) -> list[Served]:
         """Every bundle that answers: those that serve, then those that drain, the first to go first."""
-        return sorted(self._bundles.values(), key=lambda served: (served.draining, served.until))
+        # Copied at once: the page of metrics asks from threads of its own.
+        found = list(self._bundles.values())
+        return sorted(found, key=lambda served: (served.draining, served.until))
 
     def aliases_of(self, served: Served) -> list[str]:
         """Aliases that lead to a bundle, sorted."""

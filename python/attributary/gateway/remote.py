@@ -25,7 +25,7 @@ from attributary.errors import (
     UnavailableError,
 )
 
-from .batching import Job, Observer, Outcome, deliver, started
+from .batching import Job, Observer, Outcome, deliver, living, started
 from .config import GatewayConfig
 from .errors import of_engine
 from .fairness import FairQueue
@@ -86,7 +86,7 @@ class Link(Protocol):
 
 
 class State:
-    """Whether the engine is there. Shared by the lanes, which ask and may be first to see it go, and the watch."""
+    """Whether the engine is there. Shared by the queues, which ask and may be first to see it go, and the watch."""
 
     def __init__(self, *, watched: bool = True) -> None:
         # Nobody looks after an engine that is not watched: each request finds out for itself.
@@ -101,7 +101,7 @@ class State:
             self.changed.set()
 
 
-class RemoteLane:
+class RemoteQueue:
     """A queue in front of an engine on the network: no threads, a bounded number of batches under way.
 
     With nothing under way a query goes at once; while `inflight` batches are, those that come wait and go together.
@@ -110,7 +110,7 @@ class RemoteLane:
 
     def __init__(
         self,
-        lane: str,
+        name: str,
         engine: RemoteEngine,
         loop: asyncio.AbstractEventLoop,
         observer: Observer,
@@ -122,7 +122,7 @@ class RemoteLane:
         embeds: bool = False,
     ) -> None:
         self._embeds = embeds
-        self._lane, self._engine, self._loop, self._observer = lane, engine, loop, observer
+        self._name, self._engine, self._loop, self._observer = name, engine, loop, observer
         self._state = state
         self._max_batch, self._inflight, self._timeout_s = max_batch, inflight, timeout_s
         self._thread = threading.get_ident()
@@ -169,19 +169,10 @@ class RemoteLane:
         self._pump()
 
     def _living(self, jobs: list[Job]) -> list[Job]:
-        living = []
-        for job in jobs:
-            reason = job.dead()
-            if reason is None:
-                living.append(job)
-                continue
-            self._observer.dropped(reason)
-            if reason == "expired":
-                deliver([(job, DeadlineError("the deadline passed while the query was queued"))])
-        return living
+        return living(jobs, self._observer, lambda job, error: deliver([(job, error)]))
 
     async def _send(self, batch: list[Job]) -> None:
-        self._observer.batch(self._lane, len(batch))
+        self._observer.batch(self._name, len(batch))
         task = asyncio.current_task()
         left = len(batch)
 
@@ -216,7 +207,7 @@ class RemoteLane:
         except UnavailableError as error:
             # The reason names machines of the inside: it is for the log.
             if self._state.up:
-                log.warning("the engine was lost", lane=self._lane, reason=str(error))
+                log.warning("the engine was lost", queue=self._name, reason=str(error))
             self._state.lost()
             return [(job, UnavailableError(_AWAY)) for job in batch]
         except OverloadedError:
@@ -227,9 +218,9 @@ class RemoteLane:
             return [(job, error if monotonic() >= job.deadline else late) for job in batch]
         except Exception as error:
             if len(batch) == 1:
-                return [(batch[0], of_engine(error, self._lane))]
+                return [(batch[0], of_engine(error, self._name))]
             # One of them is poison; alone, each gets what it deserves.
-            log.warning("a batch failed; its members are tried one by one", lane=self._lane, size=len(batch))
+            log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
             return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
 
 
@@ -247,7 +238,7 @@ class _Found:
 class Watch:
     """Looks after the engine on the network: is it there, is it sound, which bundle does it serve, how busy is it.
 
-    `turn` says whether the gateway may be told healthy; `swap` serves another bundle; `tell` publishes times.
+    `turn` says whether the gateway is healthy; `swap` serves another bundle; `report` publishes times.
     """
 
     def __init__(
@@ -258,10 +249,10 @@ class Watch:
         current: Callable[[], Preparer],
         turn: Callable[[bool], Awaitable[None]],
         swap: Callable[[Preparer], Awaitable[None]],
-        tell: Callable[[dict[str, dict[str, float]]], None],
+        report: Callable[[dict[str, dict[str, float]]], None],
     ) -> None:
         self._link, self._state, self._config = link, state, config
-        self._current, self._turn, self._swap, self._tell = current, turn, swap, tell
+        self._current, self._turn, self._swap, self._report = current, turn, swap, report
         self._sound: Preparer | None = None
         self._told = False
         self._refused = ""
@@ -293,7 +284,7 @@ class Watch:
             log.exception("looking after the engine failed")
             up = False
         self._state.up = up
-        # Not against the state from before: a lane may have seen the engine go first.
+        # Not against the state from before: a queue may have seen the engine go first.
         if up != self._told:
             self._told = up
             log.info("the engine is there" if up else "the engine is gone")
@@ -317,7 +308,7 @@ class Watch:
             cosine = await engine.verify()
             self._sound = engine
             log.info("golden queries hold", cosine=round(cosine, 5))
-        self._tell(await engine.times(timeout))
+        self._report(await engine.times(timeout))
         return True
 
     async def _follow(self, timeout: float) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -22,15 +21,17 @@ from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
 from . import admin, health, logs
+from .access import Gate
 from .additions import AdditionHandler
 from .admission import Admission
-from .auth import Gate, server_context, server_credentials
+from .auth import server_context, server_credentials
 from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
 from .following import HEALTH, Following
+from .gauges import publish_served, watch_server
 from .metrics import Metrics
-from .pipeline import LANES, Pipeline
+from .pipeline import Pipeline
 from .receipts import Receipts
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
@@ -38,7 +39,7 @@ from .service import SERVICE, AttributionService, method_handlers
 from .shedding import Shedder
 from .stream import StreamHandler
 from .tracing import tracing_of
-from .transport import Receiver, hang_up, message_limit, options
+from .transport import Receiver, address_of, check_host, hang_up, message_limit, options
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
@@ -82,25 +83,12 @@ def run(main: Coroutine[Any, Any, int], event_loop: str) -> int:
     return asyncio.run(main)
 
 
-def address_of(host: str, port: int) -> str:
-    """Return host:port, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
-
-
 class More(TypedDict, total=False):
     """Bundles beside the one that a gateway begins with."""
 
     alias: str  # of the one it begins with, which is the default
     others: Mapping[str, Opened]  # by alias
     open_bundle: OpenBundle  # for LoadBundle; blocks
-
-
-def check_host(host: str) -> None:
-    """Raise InvalidArgumentError if nobody knows the host to listen on."""
-    try:
-        socket.getaddrinfo(host.strip("[]"), None)
-    except OSError as error:
-        raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
 
 
 class Gateway:
@@ -160,7 +148,7 @@ class Gateway:
         )
         self._server = self._build()
         self._http = self._build_http()
-        self._watch()
+        watch_server(self.metrics, self.registry, self.admission, self._receiver, self._shedder)
         self._stop_metrics: Callable[[], None] | None = None
 
     async def start(self) -> None:
@@ -187,7 +175,7 @@ class Gateway:
                 current=lambda: self.registry.current.engine,
                 turn=self._turn,
                 swap=self.swap,
-                tell=self.metrics.engine_times,
+                report=self.metrics.engine_times,
             )
             await watch.look()
             self._watching = asyncio.create_task(watch.run())
@@ -212,7 +200,7 @@ class Gateway:
                 current=lambda engine=engine: engine,  # type: ignore[misc]
                 turn=nobody,
                 swap=self.swap,
-                tell=lambda _: None,
+                report=lambda _: None,
             )
             state.changed.set()
             self._watches[engine] = asyncio.create_task(watch.run())
@@ -285,6 +273,8 @@ class Gateway:
         await self.registry.close()
         if self._link is not None:
             await self._link.close()
+        if self._service.query_log is not None:
+            await asyncio.to_thread(self._service.query_log.close)
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
         if self._tracing is not None:
@@ -370,57 +360,10 @@ class Gateway:
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
     def _publish(self) -> None:
-        bundles = self.registry.bundles
-        served_now = {served.pipeline.engine for served in bundles if not served.draining}
+        served_now = {served.pipeline.engine for served in self.registry.bundles if not served.draining}
         for engine in [engine for engine in self._watches if engine not in served_now]:
             self._watches.pop(engine).cancel()
-        facts = []
-        for served in bundles:
-            manifest = served.pipeline.engine.bundle.manifest
-            for alias in self.registry.aliases_of(served):
-                facts.append(
-                    {
-                        "alias": alias,
-                        "bundle_id": manifest.bundle_id,
-                        "version": manifest.version,
-                        "encoder": manifest.encoder.name,
-                        "index": manifest.index.factory,
-                    }
-                )
-        self.metrics.serving(facts)
-
-    def _watch(self) -> None:
-        self.metrics.watch("attributary_permits", "Permits that exist.", lambda: self.admission.permits)
-        self.metrics.watch(
-            "attributary_permits_in_use", "Permits that are taken.", lambda: self.admission.in_use
-        )
-        self.metrics.watch(
-            "attributary_inflight_bytes", "Bytes of admitted requests.", lambda: self.admission.bytes_in_use
-        )
-        self.metrics.watch(
-            "attributary_delta_revision",
-            "Revision of the bundle that is served: grows with every change.",
-            lambda: self.registry.current.engine.view.revision,
-        )
-        self.metrics.watch(
-            "attributary_unfinished_messages",
-            "Messages that are on their way in.",
-            lambda: self._receiver.unfinished,
-        )
-        self.metrics.watch(
-            "attributary_wait_seconds",
-            "How long a call waits before the server takes it.",
-            lambda: self._shedder.wait_s,
-        )
-        for lane in LANES:
-            self.metrics.watch(
-                "attributary_queue_length",
-                "Prepared queries that wait for a batch.",
-                lambda lane=lane: sum(  # type: ignore[misc]
-                    served.pipeline.queued(lane) for served in self.registry.bundles
-                ),
-                lane=lane,
-            )
+        publish_served(self.metrics, self.registry)
 
 
 async def _serve(

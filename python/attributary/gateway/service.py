@@ -17,13 +17,15 @@ from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.receipts.statement import Asked
 from attributary.v1 import attribution_pb2 as pb
 
-from . import listing, tracing, translate
+from . import callers, listing, tracing, translate
+from .access import check_role
 from .admission import Admission
 from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
 from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline, milliseconds_since
+from .query_log import QueryLog, redact
 from .receipts import Receipts
 from .registry import Registry
 from .wire import check_outline
@@ -32,7 +34,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
 # What needs more than a token. A page looks at every row: as much work as a query.
 _KINDS = {
-    **dict.fromkeys(("Attribute", "Embed", "ListItems", "ListCreators"), Kind(permit=True)),
+    **dict.fromkeys(("Attribute", "Embed"), Kind(permit=True)),
+    **dict.fromkeys(("ListItems", "ListCreators"), Kind(permit=True, need="read-items")),
+    "GetItem": Kind(need="read-items"),
+    "DescribeBundle": Kind(need="any"),
     "AttributeBatch": Kind(permit=True, bulk=True),
 }
 _NO_OPTIONS = Options()
@@ -54,6 +59,8 @@ class AttributionService:
         self.metrics = metrics
         self.config = config
         self.receipts = receipts
+        self._hidden = frozenset(filter(None, config.redact.split(",")))
+        self.query_log = QueryLog.of(config)
 
     async def attribute(self, data: bytes, context: Context) -> bytes:
         """One query, one answer."""
@@ -94,7 +101,7 @@ class AttributionService:
         with self.registry.use(request.bundle_id) as pipeline:
             query = translate.to_query(request.query, pipeline.engine.limits, "query")
             found = await pipeline.embed(query, "query", deadline_of(context), arrived)
-            tracing.tell(found[0].timings, arrived)
+            tracing.add_phases(found[0].timings, arrived)
             return translate.from_embedding(pipeline.engine, *found).SerializeToString()
 
     async def get_item(self, data: bytes, context: Context) -> bytes:
@@ -149,10 +156,11 @@ class AttributionService:
                 )
                 if options.digests:
                     self.receipts.check()
+                self._check_roles(request.query, request.options)
                 query = translate.to_query(request.query, pipeline.engine.limits, "query")
                 answer = await pipeline.submit(query, options, "query", deadline, arrived)
                 receipt = await self._receipt(pipeline, answer, query, options)
-                return self._reply(pipeline, answer, request.options.timings, arrived, receipt)
+                return self._reply(pipeline, query, answer, request.options.timings, arrived, receipt)
         except Exception as error:
             self.metrics.query(code_name(error))
             raise
@@ -163,6 +171,8 @@ class AttributionService:
         options = translate.to_options(request.options)
         if options.digests:
             self.receipts.check()
+        for message in request.queries:
+            self._check_roles(message, request.options)
         queries: list[Query] = []
         tasks: list[asyncio.Future[Attribution] | Exception] = []
         for number, message in enumerate(request.queries):
@@ -187,7 +197,7 @@ class AttributionService:
                 results.append(pb.AttributeResult(error=to_result(outcome)))
             else:
                 receipt = await self._receipt(pipeline, outcome, query, options)
-                reply = self._reply(pipeline, outcome, request.options.timings, arrived, receipt)
+                reply = self._reply(pipeline, query, outcome, request.options.timings, arrived, receipt)
                 results.append(pb.AttributeResult(attribution=reply))
         return results
 
@@ -199,9 +209,22 @@ class AttributionService:
             return b""
         return await self.receipts.sign(pipeline, answer, Asked(query.prompt, options.filter))
 
+    def _check_roles(self, query: pb.Query, options: pb.Options) -> None:
+        """Raise PermissionDeniedError for what a caller may not ask: to choose an embedding, or to guess at names."""
+        owner = callers.current().owner
+        if query.HasField("embedding"):
+            check_role(owner, "embeddings")
+        named = options.filter.include_creators or options.filter.exclude_creators
+        if named and "creator" in self._hidden:
+            check_role(owner, "read-items")
+        if options.receipt and self._hidden:
+            # What is signed is signed whole.
+            check_role(owner, "read-items")
+
     def _reply(
         self,
         pipeline: Pipeline,
+        query: Query,
         answer: Attribution,
         with_timings: bool,
         arrived: float,
@@ -210,9 +233,14 @@ class AttributionService:
         started = perf_counter()
         reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
         reply.receipt = receipt
+        caller = callers.current()
+        if self.query_log is not None:
+            self.query_log.put(caller.name, query, reply)
+        if self._hidden and not caller.owner.may("read-items"):
+            redact(reply, self._hidden)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
-        tracing.tell(answer.timings, arrived)
+        tracing.add_phases(answer.timings, arrived)
         if with_timings:
             reply.timings.CopyFrom(translate.from_timings(answer.timings, milliseconds_since(arrived)))
         return reply

@@ -40,7 +40,7 @@ class CallTrace:
         self._tracer, self._span = tracer, span
         self._told = 0
 
-    def tell(self, timings: Timings, arrived: float) -> None:
+    def add_phases(self, timings: Timings, arrived: float) -> None:
         """Add the phases of a query that arrived at `arrived` on perf_counter, end to end in the order of its way.
 
         How long each took was measured, where it lies was not: waiting, in pieces between them, comes first.
@@ -71,10 +71,10 @@ class CallTrace:
 _CURRENT: ContextVar[CallTrace | None] = ContextVar("attributary_trace", default=None)
 
 
-def tell(timings: Timings, arrived: float) -> None:
+def add_phases(timings: Timings, arrived: float) -> None:
     """Add a query's phases to the trace of the call that is being served, if there is one."""
     if (trace := _CURRENT.get()) is not None:
-        trace.tell(timings, arrived)
+        trace.add_phases(timings, arrived)
 
 
 class Tracing:

@@ -12,7 +12,16 @@ from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Filter, Limits, Options, Prepared, Query, Timings
+from attributary.attribution.types import (
+    PHASES,
+    Attribution,
+    Filter,
+    Limits,
+    Options,
+    Prepared,
+    Query,
+    Timings,
+)
 from attributary.attribution.view import View
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
@@ -22,6 +31,7 @@ from .wire import find_fault
 M = TypeVar("M", bound=Message)
 
 _NO_FILTER = Filter()
+_FIELDS: dict[tuple[type[Message], type], tuple[str, ...]] = {}
 # Names are checked on the event loop; this many take it about a millisecond.
 _MAX_NAMES = 10_000
 _PACKED_FLOATS = 0x0A  # field 1, length-delimited
@@ -34,6 +44,19 @@ def parse(kind: type[M], data: bytes) -> M:
     except DecodeError:
         field, problem = find_fault(data, kind.DESCRIPTOR)
         raise InvalidArgumentError(field, problem) from None
+
+
+def write(kind: type[M], source: object, **given: Any) -> M:
+    """Return a message made of the attributes of an object that have its fields' names; `given` are others.
+
+    A field that the object has no attribute for stays unset.
+    """
+    key = kind, type(source)
+    names = _FIELDS.get(key)
+    if names is None:
+        there = (name for name in kind.DESCRIPTOR.fields_by_name if hasattr(source, name))
+        names = _FIELDS.setdefault(key, tuple(there))
+    return kind(**{name: getattr(source, name) for name in names if name not in given}, **given)
 
 
 def to_query(message: pb.Query, limits: Limits, field: str) -> Query:
@@ -66,50 +89,22 @@ def from_attribution(
     answer: Attribution, bundle_id: str, bundle_version: str, timings: pb.Timings | None = None
 ) -> pb.Attribution:
     """Return the reply to one query."""
-    return pb.Attribution(
-        items=[
-            pb.AttributedItem(
-                id=item.id,
-                rank=item.rank,
-                similarity=item.similarity,
-                share=item.share,
-                caption=item.caption,
-                creator=item.creator,
-                licence=item.licence,
-                uri=item.uri,
-                creator_url=item.creator_url,
-                near_dup_group=item.near_dup_group,
-            )
-            for item in answer.items
-        ],
-        creators=[
-            pb.CreatorShare(creator=total.creator, share=total.share, item_count=total.item_count)
-            for total in answer.creators
-        ],
-        diffuse_share=answer.diffuse_share,
-        out_of_distribution=answer.out_of_distribution,
+    return write(
+        pb.Attribution,
+        answer,
+        items=[write(pb.AttributedItem, item) for item in answer.items],
+        creators=[write(pb.CreatorShare, total) for total in answer.creators],
+        receipt=b"",
         bundle_id=bundle_id,
         bundle_version=bundle_version,
         timings=timings,
-        withheld_share=answer.withheld_share,
-        revision=answer.revision,
     )
 
 
 def from_timings(timings: Timings, total_ms: float) -> pb.Timings:
     """Return the phases of one query, in milliseconds."""
-    return pb.Timings(
-        queue_ms=timings.queue,
-        decode_ms=timings.decode,
-        preprocess_ms=timings.preprocess,
-        tokenize_ms=timings.tokenize,
-        encode_ms=timings.encode,
-        search_ms=timings.search,
-        rescore_ms=timings.rescore,
-        assemble_ms=timings.assemble,
-        total_ms=total_ms,
-        batch_size=timings.batch_size,
-    )
+    spent = {f"{phase}_ms": getattr(timings, phase) for phase in PHASES}
+    return pb.Timings(**spent, total_ms=total_ms, batch_size=timings.batch_size)
 
 
 def describe(engine: Preparer) -> pb.DescribeBundleResponse:
@@ -127,14 +122,7 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
         creator_count=view.creator_count,
         index=manifest.index.factory,
         recall_at_10=manifest.index.recall_at_10,
-        limits=pb.Limits(
-            max_image_bytes=limits.max_image_bytes,
-            max_image_pixels=limits.max_image_pixels,
-            max_prompt_bytes=limits.max_prompt_bytes,
-            max_top_k=limits.max_top_k,
-            max_batch_queries=limits.max_batch_queries,
-            max_top_creators=max(limits.max_top_k, view.candidate_count),
-        ),
+        limits=write(pb.Limits, limits, max_top_creators=max(limits.max_top_k, view.candidate_count)),
         revision=view.revision,
         added_count=view.added_count,
         deleted_count=view.deleted_count,
@@ -172,6 +160,7 @@ def item_of_row(view: View, row: int) -> pb.Item:
         licence=items.licence(row),
         uri=items.uri(row),
         near_dup_group=items.near_dup_group(row),
+        creator_ids=items.ids_of(items.creator(row)),
     )
 
 
@@ -191,14 +180,8 @@ def _calibration(manifest: Any) -> pb.Calibration:
         held_out_labels_digest=str(digest or ""),
         held_out_queries=int(figures.get("held_out.queries", 0)),
         measured=figures,
-        image=_parameters(entry.image),
-        image_and_prompt=_parameters(entry.image_and_prompt),
-    )
-
-
-def _parameters(entry: Any) -> pb.ShareParameters:
-    return pb.ShareParameters(
-        **{name: getattr(entry, name) for name in pb.ShareParameters.DESCRIPTOR.fields_by_name}
+        image=write(pb.ShareParameters, entry.image),
+        image_and_prompt=write(pb.ShareParameters, entry.image_and_prompt),
     )
 
 

@@ -51,6 +51,19 @@ _AT_ONCE_BYTES: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
 
 
+def address_of(host: str, port: int) -> str:
+    """Return host:port, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def check_host(host: str) -> None:
+    """Raise InvalidArgumentError if nobody knows the host to listen on."""
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
+
+
 def message_limit(config: GatewayConfig, limits: Limits) -> int:
     """Return the largest gRPC message in bytes: unless it is set, the largest encoded picture and 1 MiB."""
     return config.max_message_bytes or max(limits.max_image_bytes, _CUSTOMARY_BYTES) + _ENVELOPE_BYTES

@@ -121,7 +121,7 @@ class MilvusIndex:
         filter_: RowFilter,
         allowed: NDArray[np.uint8] | None,
     ) -> NDArray[np.int64]:
-        asked = {
+        request = {
             "data": list(queries),
             "anns_field": "vector",
             "limit": limit,
@@ -129,10 +129,10 @@ class MilvusIndex:
             "search_params": {"metric_type": "IP", "params": self._plan.search(probes)},
         }
         try:
-            found = self._server.search(self._collection, **asked)
+            found = self._server.search(self._collection, **request)
         except NotLoadedError:
             self._server.call("load_collection", self._collection)
-            found = self._server.search(self._collection, **asked)
+            found = self._server.search(self._collection, **request)
         rows = np.full((len(queries), count), -1, np.int64)
         for place, hits in enumerate(found):
             ids = np.asarray(hits.ids, np.int64)

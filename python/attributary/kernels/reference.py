@@ -142,13 +142,22 @@ def _shares(
     background: float,
     floor: float,
     foreign_below: float,
+    margin: float,
+    reach: float,
 ) -> tuple[Float32Array, float]:
     """Shares of candidates sorted by descending similarity, and the diffuse remainder."""
     if similarity.size == 0 or float(similarity[0]) < foreign_below:
         return np.zeros(similarity.size, np.float32), 1.0
     peak = max(float(similarity[0]), background)
+    # Where each group is met first, and so with its best member; the first of those out of reach sets the cut.
+    first = np.sort(np.unique(groups, return_index=True)[1])
+    faint = 0.0
+    if 0 < reach < first.size:
+        beyond = float(similarity[first[int(reach)]])
+        faint = float(np.exp((beyond - peak) / temperature))
+        threshold = max(threshold, faint)
     weight = np.maximum(np.exp((similarity.astype(np.float64) - peak) / temperature) - threshold, 0.0)
-    null = float(np.exp((background - peak) / temperature))
+    null = float(np.exp((background - peak) / temperature)) + faint
     # A near-duplicate group counts once, with its best member's weight, divided in proportion to the members' own.
     _, member = np.unique(groups, return_inverse=True)
     best = np.zeros(member.max() + 1)
@@ -156,10 +165,16 @@ def _shares(
     total = np.bincount(member, weight)
     with np.errstate(invalid="ignore", divide="ignore"):
         factor = np.where(total > 0, best / total, 0.0)
-    scale = (1.0 - floor) / (null + float(best.sum()))
+    named = (1.0 - floor) * _certainty(float(similarity[0]), foreign_below, margin)
+    scale = named / (null + float(best.sum()))
     share = (weight * factor[member] * scale).astype(np.float32)
     share[share < np.finfo(np.float32).tiny] = 0
-    return share, floor + null * scale
+    return share, 1.0 - named + null * scale
+
+
+def _certainty(peak: float, foreign_below: float, margin: float) -> float:
+    """The part of an answer that its items may have: 0 at the flag's threshold, 1 a margin above it."""
+    return 1.0 if margin <= 0 else min(max((peak - foreign_below) / margin, 0.0), 1.0)
 
 
 def _creator_totals(

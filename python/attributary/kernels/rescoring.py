@@ -22,6 +22,7 @@ from .types import (
 )
 
 MAX_ROWS: Final = 2**31 - 1
+MAX_REACH: Final = 2**24  # a float32 counts no further
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -50,26 +51,33 @@ def rescore(
     | vectors | float16 or int8 [N, D] | the bundle's store, unit vectors; may be memory-mapped; never copied |
     | creators | int32 [N] | creator code of each row |
     | groups | int32 [N] | near-duplicate group of each row; a row of its own has a code of its own |
-    | calibration | float32 [Q, 5] | T above 0; u in [0, 1); b below infinity; f in [0, 1); s_min |
+    | calibration | float32 [Q, 7] | T above 0; u in [0, 1); b below infinity; f in [0, 1); s_min; h, K from 0 |
     | visible | uint8 [ceil(N / 8)] | bitmap over the rows, least significant bit first; a 0 bit hides the row |
     | scales | float32 [N] | only with int8 vectors: a vector is its scale times its codes |
 
     **Share.** With s_i the inner product of the query and candidate i, and m = max(max_i s_i, b):
 
-        w_i = max(exp((s_i - m) / T) - u, 0)                 weight of a candidate
-        w_0 = exp((b - m) / T)                               weight of the null item
+        w_i = max(exp((s_i - m) / T) - max(u, exp((s_K - m) / T)), 0)   weight of a candidate
+        w_0 = exp((b - m) / T) + exp((s_K - m) / T)          weight of the null item
         W_g = max of w_i over the members i of group g       a near-duplicate group counts once
-        share_i = (1 - f) (w_i / sum of w_j over j in g) * W_g / (w_0 + sum over groups of W_g)
-        diffuse = f + (1 - f) w_0 / (w_0 + sum over groups of W_g)
+        n = (1 - f) min(max((max_i s_i - s_min) / h, 0), 1)  what the items may have at most; 1 - f where h is 0
+        share_i = n (w_i / sum of w_j over j in g) * W_g / (w_0 + sum over groups of W_g)
+        diffuse = 1 - n + n w_0 / (w_0 + sum over groups of W_g)
         withheld = sum of share_i over the candidates that are not visible
 
     so that the shares of visible candidates, `diffuse` and `withheld` add up to 1. The sum runs over *all* R
     candidates, not over the k returned and not over the visible ones: hiding an item raises nobody's share. A query
-    whose best similarity is below s_min resembles nothing known: its shares are 0 and `diffuse` is 1.
+    whose best similarity is below s_min resembles nothing known: its shares are 0 and `diffuse` is 1. From there on
+    they rise with the best similarity, whole at s_min + h.
+    s_K is the similarity of the best member of group K + 1, groups in the order of their best members: only K groups
+    get a share, and the last of them next to none, so that no small change of a similarity moves a share much. The
+    null item gets once what each of them loses, so that a crowd of equals is nobody's. Without so many groups, or
+    where K is 0, s_K is minus infinity: nobody is out of reach.
     This is the calibrated soft score of Attribution by Customization (Wang et al., ICCV 2023): a softmax with a
-    learned temperature, cut below a learned threshold. The null item (b), the floor (f) and the groups are this
-    project's additions: the first two let the shares say "nobody in particular", the third keeps copies from
-    multiplying a claim. A share below the smallest normal float32 (1.2e-38) is 0.
+    learned temperature, cut below a learned threshold. The null item (b), the floor (f), the reach (K) and the groups
+    are this project's additions: the first two let the shares say "nobody in particular", the third leaves what is
+    faint to nobody, the last keeps copies from multiplying a claim. A share below the smallest normal float32
+    (1.2e-38) is 0.
 
     Items come by descending similarity, equal ones by ascending row; creators by descending total, equal ones by
     ascending code. A similarity is summed in float32 in an order of each instruction set's own, so that paths
@@ -231,13 +239,15 @@ def check_array(
 
 def check_calibration(calibration: Float32Array) -> None:
     """Raise `KernelArgumentError` for a value outside the ranges that `rescore` states."""
-    temperature, threshold, background, floor, foreign_below = calibration.T
+    temperature, threshold, background, floor, foreign_below, margin, reach = calibration.T
     for name, fits, problem in (
         ("temperature", (temperature > 0) & (temperature < np.inf), "must be finite and above 0"),
         ("threshold", (threshold >= 0) & (threshold < 1), "must be at least 0 and below 1"),
         ("background", background < np.inf, "must be finite or minus infinity"),
         ("floor", (floor >= 0) & (floor < 1), "must be at least 0 and below 1"),
         ("foreign_below", ~np.isnan(foreign_below), "must be a number"),
+        ("margin", (margin >= 0) & (margin < np.inf), "must be finite and at least 0"),
+        ("reach", (reach >= 0) & (reach <= MAX_REACH), f"must be from 0 to {MAX_REACH}"),
     ):
         if not fits.all():
             raise KernelArgumentError(f"calibration.{name}", problem)

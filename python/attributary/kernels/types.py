@@ -18,8 +18,16 @@ Float32Array: TypeAlias = NDArray[np.float32]
 BoolBitmap: TypeAlias = NDArray[np.uint8]
 
 
-# Columns of a query's calibration, float32 [Q, 5]; see `attributary.kernels.rescore`.
-CALIBRATION: Final = ("temperature", "threshold", "background", "floor", "foreign_below")
+# Columns of a query's calibration, float32 [Q, 7]; see `attributary.kernels.rescore`.
+CALIBRATION: Final = (
+    "temperature",
+    "threshold",
+    "background",
+    "floor",
+    "foreign_below",
+    "margin",
+    "reach",
+)
 
 
 @dataclass(frozen=True, slots=True)

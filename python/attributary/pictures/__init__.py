@@ -1,4 +1,4 @@
-"""Pictures that strangers send, read safely: walked, decoded, turned upright, brought to an encoder's size."""
+"""Pictures of unknown origin, read safely: walked, decoded, turned upright, brought to an encoder's size."""
 
 from __future__ import annotations
 

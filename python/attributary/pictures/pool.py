@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidArgumentError, UnavailableError
+from ..machine import cores
 from .decode import decode_walked, pixels_digest, prepare_pixels
 from .formats import MAX_BYTES, MAX_CPU_S, MAX_MEMORY, MAX_PIXELS, cost_ms, inspect
 
@@ -182,17 +183,13 @@ class DecodePool:
             self._idle.pop().kill()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start_afresh() -> None:
     """After a fork: the processes belong to the parent."""
     global _pool
-    _pool = DecodePool(_cores())
+    _pool = DecodePool(cores())
 
 
-_pool = DecodePool(_cores())
+_pool = DecodePool(cores())
 atexit.register(lambda: _pool.close())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)

@@ -39,6 +39,7 @@ class Terms:
     minimum: Decimal = Decimal(0)  # whoever is due less is paid later
     excluded: frozenset[str] = frozenset()
     brought: Mapping[str, Decimal] = field(default_factory=dict)  # carried forward by the statement before
+    ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
 
     @property
     def digits(self) -> int:
@@ -180,7 +181,7 @@ def _line(terms: Terms, row: Mapping[str, Any], amount: Decimal, part: Fraction,
         interval = (_bounded(terms, low, whole), _bounded(terms, high, whole))
     return Line(
         name,
-        tuple(row.get("creator_ids") or ()),
+        terms.ids.get(name, ()),
         row["generations"],
         float(part),
         interval,

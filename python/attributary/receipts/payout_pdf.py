@@ -25,7 +25,7 @@ from .payout import Payout
 from .payout_words import HEADS, intervals_line, rows, totals
 
 _FONT: Final = "statement"
-_WIDTHS: Final = tuple(width * mm for width in (50, 17, 31, 22, 18, 20, 22))
+_WIDTHS: Final = tuple(width * mm for width in (46, 17, 31, 22, 18, 20, 26))
 # A page is laid out at once; a longer list is for a spreadsheet.
 MAX_LINES: Final = 20_000
 

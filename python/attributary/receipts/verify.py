@@ -14,7 +14,7 @@ from . import envelope, strict_json
 from .keys import PublicKey
 from .statement import ANSWER, BYTES, PIXELS, RUN, STATEMENT, SUMMARY
 
-State = Literal["ok", "differs", "not compared"]
+State = Literal["ok", "differs", "refused", "not compared"]
 _HEX: Final = frozenset("0123456789abcdef")
 # A receipt is no reason to read a file of any size.
 _MAX_PICTURE: Final = 256 << 20

@@ -203,8 +203,8 @@ class TritonClient:
     async def _ask_all(self, method: str, request: Any, timeout_s: float) -> list[Any]:
         """Return the replies of all that answer; raises what the last one did where none does."""
         stubs = await self._replicas.in_turn()
-        asked = (_call(stub, method, request, timeout_s) for stub in stubs)
-        replies = await asyncio.gather(*asked, return_exceptions=True)
+        calls = (_call(stub, method, request, timeout_s) for stub in stubs)
+        replies = await asyncio.gather(*calls, return_exceptions=True)
         answered = [reply for reply in replies if not isinstance(reply, BaseException)]
         if not answered and isinstance(replies[-1], BaseException):
             raise replies[-1]

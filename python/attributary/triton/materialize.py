@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Literal
 
 from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
-from attributary.bundle.files import new_directory
+from attributary.bundle.files import new_directory, write_whole
 from attributary.errors import BundleError, InvalidArgumentError
+from attributary.machine import cores
 from attributary.triton.plans import check_plan
 
 from . import templates
@@ -128,7 +128,7 @@ def _values(bundle: Bundle, settings: Settings) -> dict[str, object]:
         "sha256_index": manifest.files[INDEX],
         "sha256_vectors": manifest.files[VECTORS],
         "threads": settings.encoder_threads,
-        "instances": settings.encoder_instances or (1 if settings.target == "gpu" else _cores()),
+        "instances": settings.encoder_instances or (1 if settings.target == "gpu" else cores()),
         "preferred_batch": min(settings.encoder_batch, settings.max_batch),
         "queue_delay_us": settings.queue_delay_us,
         "queue_policy": _queue_policy(settings),
@@ -194,10 +194,4 @@ def _write_alias(repository: Path, name: str, config: str) -> None:
     if not (repository / name).is_dir():
         _write_model(repository, name, config)
         return
-    scratch = repository / name / ".config.pbtxt"
-    scratch.write_text(config, encoding="utf-8")
-    scratch.replace(repository / name / "config.pbtxt")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    write_whole(repository / name / "config.pbtxt", config.encode())

@@ -101,9 +101,9 @@ def fit(
     for kind, fitted in losses.items():
         shares = fitted.calibration
         click.echo(
-            f"{kind}: temperature {shares.temperature:g}, background {shares.background:g}, floor "
-            f"{shares.diffuse_floor:g}, threshold {shares.threshold:g}, flag below {shares.ood_similarity:g}; "
-            f"loss {fitted.loss:.4f} nats; {fitted.hidden:.1%} of the mass unnamed"
+            f"{kind}: reach {shares.reach}, temperature {shares.temperature:g}, background {shares.background:g}, "
+            f"floor {shares.diffuse_floor:g}, flag below {shares.ood_similarity:g}, whole {shares.ood_margin:g} "
+            f"above; loss {fitted.loss:.4f} nats; {fitted.hidden:.1%} of the mass unnamed"
         )
     click.echo(f"wrote {target}")
 

@@ -1,44 +1,42 @@
 """Fitting the share formula to a teacher's mass.
 
-Four numbers for each kind of query (with and without prompt): temperature, background, threshold, and the diffuse
-floor, the part of every answer that is nobody's. Without a floor weak matches alone are diffuse; the teacher's diffuse
-part hardly follows how near the best items are. An item whose share is exactly 0 is not named; what it holds belongs to
-the diffuse part of that answer. The loss is the log loss of the teacher's mass:
+Whom an answer names is settled first, by evidence and not by a score: the best `reach` near-duplicate groups of a
+query, as many as are *more likely than not* to hold a mass that stands out of the teacher's noise. What lies beyond is
+nobody's: its influence is small, it is not known whose, and a little for each of many would pay by the number of items.
+
+Then three numbers for each kind of query (with and without a prompt): temperature, background, and the diffuse floor,
+the part of every answer that is nobody's. They minimise, in nats,
 
     loss = - mean over queries of ( sum_named mass_i log share_i + (1 - sum_named mass_i) log diffuse )
 
-It is least where a share is the expected mass (a proper score; Gneiting and Raftery, 2007). The published score is
-fitted to known exemplars in the same way (Wang et al., ICCV 2023). Temperature, background and floor minimise it with
-all items named; the background stays at or above the flag's threshold, so that an item no nearer than the best of a
-flagged query weighs no more than nobody. Naming fewer makes the loss smaller whatever they hold, so a threshold is not
-chosen by it: it is the largest one that leaves unnamed at most `HIDDEN` of the teacher's mass, with the floor moved so
-that the mean diffuse part is right.
+plus the same with items summed by creator, since creators' totals are what leaves as money. The loss is least where a
+share is the expected mass (a proper score; Gneiting and Raftery, 2007), and `named` does not depend on what is fitted,
+so that nothing is gained by naming less. The published score is fitted to known exemplars in the same way (Wang et al.,
+ICCV 2023).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.optimize import isotonic_regression, minimize  # type: ignore[import-untyped]
 
 from attributary.bundle.manifest import ShareCalibration
 
 from .errors import CalibrationError
 from .mass import Mass
-from .shares import Columns, Floats, shares_of
+from .shares import Columns, Floats, named_groups, shares_of
 
-# Part of the teacher's mass that items with an exact 0 may hold. Sharp answers hide several times the mean of it, which
-# no floor makes up for, so it is small.
-HIDDEN = 0.02
 MIN_QUERIES = 10
+# Named is what more likely than not stands out of the teacher's noise.
+LIKELY = 0.5
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 _BACKGROUNDS = (0.5, 0.75, 0.9, 0.97)  # quantiles of the cosines, of all queries and items
-_FLOORS = (0.05, 0.2)
+_FLOORS = (0.02, 0.2)
 _MOST_FLOOR = 0.95
-THRESHOLDS = (0.0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1)
 _LEAST = 1e-12
 
 
@@ -47,18 +45,21 @@ class Target:
     """What shares are fitted to: masses of the queries, on the columns of the similarity matrix.
 
     `mass`: float64 [Q, N], each candidate's mass times the items it stands for; 0 elsewhere. `diffuse`: float64 [Q].
+    `asked`: float64 [Q, N], how many items each candidate stands for; 0 where the teacher was not asked.
     """
 
     mass: Floats
     diffuse: Floats
+    asked: Floats
 
     @classmethod
     def of(cls, masses: Sequence[Mass], columns: Sequence[npt.NDArray[np.int64]], total: int) -> Target:
         """`columns`: for each query the column of every candidate, int64 [C]; `total`: N."""
-        mass = np.zeros((len(masses), total))
+        mass, asked = np.zeros((len(masses), total)), np.zeros((len(masses), total))
         for row, (one, places) in enumerate(zip(masses, columns, strict=True)):
             mass[row, places] = one.weights * one.items
-        return cls(mass, np.array([one.diffuse for one in masses]))
+            asked[row, places] = one.weights
+        return cls(mass, np.array([one.diffuse for one in masses]), asked)
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,37 @@ def unnamed(target: Target, shares: Floats) -> Floats:
     return np.asarray((target.mass * (shares == 0)).sum(axis=1), np.float64)
 
 
-def log_losses(target: Target, shares: Floats, diffuse: Floats) -> Floats:
-    """The loss of every query, float64 [Q], in nats."""
-    named = np.where(shares > 0, target.mass, 0.0)
+def log_losses(
+    target: Target, shares: Floats, diffuse: Floats, named: npt.NDArray[np.bool_] | None = None
+) -> Floats:
+    """The loss of every query, float64 [Q], in nats; `named` [Q, N]: by default what has a share."""
+    named = shares > 0 if named is None else named
+    held = np.where(named, target.mass, 0.0)
     told = np.log(np.maximum(shares, _LEAST))
     nobody = np.log(np.maximum(diffuse, _LEAST))
-    return np.asarray(-(named * told).sum(axis=1) - (1.0 - named.sum(axis=1)) * nobody, np.float64)
+    return np.asarray(-(held * told).sum(axis=1) - (1.0 - held.sum(axis=1)) * nobody, np.float64)
+
+
+def by_creator(values: Floats, creator_of_item: npt.NDArray[np.int64]) -> Floats:
+    """Sums over creators, [Q, N] -> [Q, K]."""
+    out = np.zeros((len(values), int(creator_of_item.max()) + 1))
+    for row, found in zip(out, values, strict=True):
+        row += np.bincount(creator_of_item, found, minlength=out.shape[1])
+    return out
+
+
+def likely_reach(similarity: npt.NDArray[np.float32], columns: Columns, target: Target) -> int:
+    """How many groups of a query are more likely than not to hold a mass that stands out; at least 1.
+
+    The chance at each rank is made to fall with the rank (isotonic regression), so that no single rank decides.
+    """
+    rank = columns.ranks(similarity)
+    found = np.bincount(rank.ravel(), (target.asked * (target.mass > 0)).ravel())
+    asked = np.bincount(rank.ravel(), target.asked.ravel())
+    known = asked > 0
+    chance = isotonic_regression(found[known] / asked[known], weights=asked[known], increasing=False).x
+    likely = np.flatnonzero(known)[chance >= LIKELY]
+    return int(likely.max()) + 1 if len(likely) else 1
 
 
 def fit_shares(
@@ -88,66 +114,69 @@ def fit_shares(
     columns: Columns,
     target: Target,
     *,
+    creators: npt.NDArray[np.int64] | None = None,
     candidates: int | None = None,
     ood_similarity: float,
+    ood_margin: float = 0.0,
+    reach: int | None = None,
 ) -> Fitted:
-    """Find temperature, background, floor and threshold of one kind of query.
+    """Find reach, temperature, background and floor of one kind of query.
 
-    `similarity`: cosines float32 [Q, N]. All but the threshold by Nelder and Mead from a grid of starts. Raises
-    `CalibrationError` with fewer than 10 queries.
+    `similarity`: cosines float32 [Q, N]; `creators`: a number of each item's creator [N], None to leave them out;
+    `reach`: None finds it. Nelder and Mead from a grid of starts. Raises `CalibrationError` with fewer than 10 queries.
     """
     if len(similarity) < MIN_QUERIES:
         raise CalibrationError("queries", f"{len(similarity)}; at least {MIN_QUERIES} are needed")
+    reach = likely_reach(similarity, columns, target) if reach is None else reach
+    named = named_groups(similarity, columns, reach)
+    totals = None if creators is None else _Totals.of(target, named, creators)
 
-    def made(point: npt.ArrayLike) -> ShareCalibration:
+    def made(point: npt.ArrayLike, flag: float, margin: float) -> ShareCalibration:
         log_temperature, background, floor = np.asarray(point, np.float64).tolist()
         return ShareCalibration(
-            temperature=float(np.exp(np.clip(log_temperature, -8.0, 2.0))),
+            temperature=round(float(np.exp(np.clip(log_temperature, -8.0, 2.0))), 6),
             threshold=0.0,
-            background=float(np.clip(background, ood_similarity, 2.0)),
-            ood_similarity=ood_similarity,
-            diffuse_floor=float(np.clip(floor, 0.0, _MOST_FLOOR)),
+            background=round(float(np.clip(background, ood_similarity, 2.0)), 6),
+            ood_similarity=round(flag, 6),
+            diffuse_floor=round(float(np.clip(floor, 0.0, _MOST_FLOOR)), 6),
+            ood_margin=round(margin, 6),
+            reach=reach,
         )
 
-    def loss(calibration: ShareCalibration) -> float:
-        told, diffuse = shares_of(similarity, columns, calibration, candidates)
-        return float(log_losses(target, told, diffuse).mean())
+    def loss(point: npt.ArrayLike) -> float:
+        # What generated pictures are told is fitted; that some of them look like strangers is the flag's cost.
+        told, diffuse = shares_of(similarity, columns, made(point, -1.0, 0.0), candidates)
+        found = float(log_losses(target, told, diffuse, named).mean())
+        return found if totals is None else found + totals.loss(told, diffuse)
 
     levels = np.maximum(np.quantile(similarity, _BACKGROUNDS), ood_similarity)
     starts = [(float(np.log(t)), float(b), floor) for t in _TEMPERATURES for b in levels for floor in _FLOORS]
     found = minimize(
-        lambda point: loss(made(point)),
-        min(starts, key=lambda at: loss(made(at))),
+        loss,
+        min(starts, key=loss),
         method="Nelder-Mead",
         options={"xatol": 1e-3, "fatol": 1e-5, "maxfev": 300},
     )
-    smooth = made(found.x)
-    chosen: Fitted | None = None
-    for threshold in THRESHOLDS:
-        cut = replace(
-            smooth, threshold=threshold, diffuse_floor=smooth.diffuse_floor if not threshold else 0.0
-        )
-        told, diffuse = shares_of(similarity, columns, cut, candidates)
-        if threshold:
-            # What is unnamed does not depend on the floor, so the floor that sets the mean right has a closed form.
-            wanted = float((target.diffuse + unnamed(target, told)).mean())
-            floor = (wanted - float(diffuse.mean())) / max(1.0 - float(diffuse.mean()), _LEAST)
-            cut = replace(cut, diffuse_floor=float(np.clip(floor, 0.0, _MOST_FLOOR)))
-        cut = _rounded(cut)
-        told, diffuse = shares_of(similarity, columns, cut, candidates)
-        hidden = float(unnamed(target, told).mean())
-        if chosen is not None and hidden > HIDDEN:
-            break
-        chosen = Fitted(cut, float(log_losses(target, told, diffuse).mean()), hidden)
-    assert chosen is not None
-    return chosen
-
-
-def _rounded(calibration: ShareCalibration) -> ShareCalibration:
-    return ShareCalibration(
-        round(calibration.temperature, 6),
-        calibration.threshold,
-        round(calibration.background, 6),
-        round(calibration.ood_similarity, 6),
-        round(calibration.diffuse_floor, 6),
+    told, diffuse = shares_of(similarity, columns, made(found.x, -1.0, 0.0), candidates)
+    return Fitted(
+        made(found.x, ood_similarity, ood_margin),
+        float(log_losses(target, told, diffuse, named).mean()),
+        float((target.mass * ~named).sum(axis=1).mean()),
     )
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """The same loss over creators: what each holds of the named items, float64 [Q, K]."""
+
+    mass: Floats
+    creators: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, target: Target, named: npt.NDArray[np.bool_], creators: npt.NDArray[np.int64]) -> _Totals:
+        return cls(by_creator(np.where(named, target.mass, 0.0), creators), creators)
+
+    def loss(self, shares: Floats, diffuse: Floats) -> float:
+        told = np.log(np.maximum(by_creator(shares, self.creators), _LEAST))
+        nobody = np.log(np.maximum(diffuse, _LEAST))
+        return float((-(self.mass * told).sum(axis=1) - (1.0 - self.mass.sum(axis=1)) * nobody).mean())

@@ -13,6 +13,7 @@ from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import aim, report
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.queries import Queries
+from attributary_train.subject.recipe import ADOPTED
 
 from .foreign import Picture, noise, pictures_in, untrained
 from .held import KINDS, Cosines, StudentEncoder
@@ -40,7 +41,9 @@ def compare(
         name: pictures_in(folder, count, size, seed) for name, folder in folders.items()
     }
     sets["noise"] = noise(count, size, seed)
-    sets["untrained generator"] = untrained(subject, test, count, seed)
+    if subject.recipe.name != ADOPTED:
+        # Of an adopted model it is not known how one without training would begin.
+        sets["untrained generator"] = untrained(subject, test, count, seed)
     alarms = float(file.measured.get("fit", {}).get("false_alarms", FALSE_ALARMS)) if file else FALSE_ALARMS
     results: dict[str, Any] = {}
     aims = []
@@ -74,7 +77,7 @@ def compare(
         "test": len(test),
         "foreign": {name: len(found) for name, found in sets.items()},
     }
-    return report("flag", config, results, aims)
+    return report("flag", config, results, aims, subject.recipe.name)
 
 
 def _pictures(subject: Subject, queries: Queries) -> list[Picture]:

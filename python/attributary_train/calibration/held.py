@@ -95,6 +95,11 @@ class Held:
         return Columns.of(self.items.groups)
 
     @property
+    def creator_of_item(self) -> npt.NDArray[np.int64]:
+        """A number of each item's creator, int64 [N]."""
+        return np.asarray(np.unique(self.items.creators, return_inverse=True)[1], np.int64)
+
+    @property
     def complete(self) -> bool:
         """Whether the teacher was asked about every item."""
         return all(len(places) == len(self.items.ids) for places in self.columns)

@@ -17,6 +17,8 @@ Cosines = npt.NDArray[np.float32]
 
 # Share of generated pictures that may be flagged.
 FALSE_ALARMS = 0.02
+# Of that share, how many times as many generated pictures have shares that are less than whole.
+MARGIN = 3.0
 # What the served engine computes; the others are rivals that it could compute from the candidates it has.
 SERVED = "best cosine"
 
@@ -48,7 +50,10 @@ SCORES: Mapping[str, Callable[[Cosines], Floats]] = {
 
 
 def threshold(scores: Floats, false_alarms: float = FALSE_ALARMS) -> float:
-    """The value below which `false_alarms` of the generated pictures fall.
+    """The value below which a further generated picture falls with a chance of at most `false_alarms`.
+
+    Of n + 1 pictures of one source each is as likely as any other to have one of the k smallest scores (split conformal
+    prediction; Vovk et al., 2005): one more lies below the k-th smallest of n with a chance of at most k / (n + 1).
 
     Raises `CalibrationError` where not even one picture stands for that share.
     """
@@ -61,7 +66,20 @@ def threshold(scores: Floats, false_alarms: float = FALSE_ALARMS) -> float:
             f"{len(scores)} labelled; a false-alarm rate of {false_alarms:g} needs at least {needed}: make them with "
             f"`subject queries --validation {needed}` and label that split, or allow more with --false-alarms",
         )
-    return float(np.quantile(scores, false_alarms))
+    return _smallest(scores, false_alarms)
+
+
+def margin(scores: Floats, false_alarms: float = FALSE_ALARMS) -> float:
+    """How far above the threshold shares are whole again: where `MARGIN` times as many pictures lie below.
+
+    An answer just above the threshold is hardly surer than one just below, so it must not differ by its whole sum.
+    """
+    return _smallest(scores, min(1.0, MARGIN * false_alarms)) - _smallest(scores, false_alarms)
+
+
+def _smallest(scores: Floats, part: float) -> float:
+    count = max(1, math.floor(part * (len(scores) + 1) * (1 + 1e-12)))
+    return float(np.sort(scores)[min(count, len(scores)) - 1])
 
 
 def detection(

@@ -27,9 +27,11 @@ def tell(told: Row, as_object: bool, out: Path | None) -> None:
 
 
 def _shares(results: Row) -> dict[str, list[Row]]:
-    errors, masses, agreement = [], [], []
+    skill, errors, masses, agreement = [], [], [], []
     for kind in KINDS:
         found = results[kind]
+        for name, row in found["skill"].items():
+            skill.append({"kind": kind, "of": name, **{key: _round(value) for key, value in row.items()}})
         for name, row in found["reliability"].items():
             errors.append(
                 {
@@ -45,7 +47,7 @@ def _shares(results: Row) -> dict[str, list[Row]]:
         masses.append({"kind": kind, **plain})
         means = {name: _round(row["mean"]) for name, row in results["agreement"][kind].items()}
         agreement.append({"kind": kind, **means})
-    return {"expected calibration error": errors, "mass": masses, "agreement": agreement}
+    return {"skill": skill, "expected calibration error": errors, "mass": masses, "agreement": agreement}
 
 
 def _flags(results: Row) -> dict[str, list[Row]]:

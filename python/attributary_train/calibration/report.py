@@ -1,4 +1,4 @@
-"""What a calibration reaches on queries that it was not fitted to: reliability, zeros, sums, creators' totals."""
+"""What a calibration reaches on queries that it was not fitted to: skill, reliability, sums, creators' totals."""
 
 from __future__ import annotations
 
@@ -13,36 +13,43 @@ from attributary.bundle.manifest import Calibration, ShareCalibration
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
 from .errors import CalibrationError
-from .fit import Target, log_losses, unnamed
+from .fit import Target, by_creator, log_losses, unnamed
 from .held import KINDS, Held
 from .reliability import Floats, Reliability, reliability
-from .shares import shares_of
+from .shares import named_groups, shares_of
+from .skill import Climatology, skills
 
 TOP = 10
 # Most creators of a query have nearly nothing: these are the ones that an answer shows.
 TOP_CREATORS = 3
-ECE_AIM = 0.05
-# The readings that are drawn and held to the aim.
+CREATORS_AIM = 0.3
+LARGEST_AIM = 0.1
+# The readings that are drawn.
 PANELS = (f"top {TOP} items", "items with a share", f"top {TOP_CREATORS} creators", "diffuse part")
 _DRAWS = 2000
 _CREATORS_SHOWN = 12
+_RANKS = (10, 50, 100)
 Row = dict[str, Any]
 
 
-def measure(held: Held, calibration: Calibration, candidates: int | None) -> Row:
+def measure(
+    held: Held, calibration: Calibration, candidates: int | None, climatologies: Mapping[str, Climatology]
+) -> Row:
     """Tables of a report by kind of query; raises `CalibrationError` if the teacher was not asked about every item."""
     if not held.complete:
         raise CalibrationError("labels", "cover candidates only; a report needs the teacher on every item")
     by_kind = {"image": calibration.image, "image_and_prompt": calibration.image_and_prompt}
-    return {kind: _kind(held, kind, by_kind[kind], candidates) for kind in KINDS}
+    return {kind: _kind(held, kind, by_kind[kind], candidates, climatologies[kind]) for kind in KINDS}
 
 
-def _kind(held: Held, kind: str, shares_by: ShareCalibration, candidates: int | None) -> Row:
+def _kind(
+    held: Held, kind: str, shares_by: ShareCalibration, candidates: int | None, climatology: Climatology
+) -> Row:
     similarity, target = held.similarity[kind], held.target
     told, diffuse = shares_of(similarity, held.grouped, shares_by, candidates)
     queries = np.arange(len(told))
     top = np.argsort(-similarity, axis=1, kind="stable")[:, :TOP]
-    creators, of_item = np.unique(held.items.creators, return_inverse=True)
+    creators, of_item = np.unique(held.items.creators), held.creator_of_item
     told_creators, seen_creators = by_creator(told, of_item), by_creator(target.mass, of_item)
     named = told_creators > 0
     unseen = target.diffuse + unnamed(target, told)
@@ -58,17 +65,32 @@ def _kind(held: Held, kind: str, shares_by: ShareCalibration, candidates: int | 
         "diffuse part": reliability(diffuse, unseen, queries),
     }
     sums = told.sum(axis=1)
-    losses = log_losses(target, told, diffuse)
+    named_items = named_groups(similarity, held.grouped, shares_by.reach)
+    flagged = similarity.max(axis=1) < shares_by.ood_similarity
+    known = ~flagged
+    losses = log_losses(target, told, diffuse, named_items)[known]
     return {
+        # A flagged answer says nothing of its items, so it has no log loss; how many there are stands beside.
+        "flagged": int(flagged.sum()),
+        "skill": skills(
+            similarity[known],
+            held.grouped,
+            Target(target.mass[known], target.diffuse[known], target.asked[known]),
+            of_item,
+            climatology,
+            told[known],
+            diffuse[known],
+        ),
         "calibration": asdict(shares_by),
         "loss": float(losses.mean()),
-        "least loss": float(log_losses(target, np.where(told > 0, target.mass, 0.0), unseen).mean()),
-        "loss of even shares": _even_loss(target),
+        "least loss": float(_least_losses(target, named_items)[known].mean()),
+        "loss of even shares": float(_even_losses(target, named_items)[known].mean()),
         "reliability": {name: _reliability_row(found) for name, found in pairs.items()},
         "shares that are exactly 0": float((told == 0).mean()),
         "mass that got an exact 0": float(unnamed(target, told).mean()),
         "items with a share, a query": float((told > 0).sum(axis=1).mean()),
         "items with mass, a query": float((target.mass > 0).sum(axis=1).mean()),
+        "part of what is paid that lies below a rank": _below(similarity, told),
         "largest sum of shares": float(sums.max()),
         "diffuse part": {
             "predicted": float(diffuse.mean()),
@@ -79,14 +101,6 @@ def _kind(held: Held, kind: str, shares_by: ShareCalibration, candidates: int | 
         "by prompt": _by_prompt(held, told, diffuse, target),
         "creators": creator_totals(told_creators, seen_creators, creators.tolist()),
     }
-
-
-def by_creator(values: Floats, creator_of_item: npt.NDArray[np.int64]) -> Floats:
-    """Sums over creators, [Q, N] -> [Q, K]."""
-    out = np.zeros((len(values), int(creator_of_item.max()) + 1))
-    for row, found in zip(out, values, strict=True):
-        row += np.bincount(creator_of_item, found, minlength=out.shape[1])
-    return out
 
 
 def creator_totals(told: Floats, seen: Floats, names: list[str]) -> Row:
@@ -127,23 +141,44 @@ def interval(found: Interval) -> Row:
 
 
 def aims(results: Row) -> list[Row]:
-    """Expected calibration error of both kinds against the aim, in the readings that could hide nothing."""
+    """Skill of both kinds against what was asked for. Nothing is called met that a constant meets as well."""
     found = []
     for kind in KINDS:
-        rows = results[kind]["reliability"]
-        for name in PANELS:
-            value = rows[name]["expected calibration error"]["value"]
-            found.append(
-                {
-                    "name": f"expected calibration error, {name}, {kind}",
-                    "value": round(value, 5),
-                    "aim": ECE_AIM,
-                    "unit": "share",
-                    "met": value <= ECE_AIM,
-                    "note": f"{len(rows[name]['bins'])} bins of equally many predictions",
-                }
-            )
+        skill = results[kind]["skill"]
+        for name, least, clear in (
+            ("items, log loss", 0.0, True),
+            ("creators, Brier", CREATORS_AIM, False),
+            ("diffuse part, Brier", 0.0, True),
+        ):
+            row = skill[name]
+            # The climatology's own skill is 0. What every answer says alike, by rank alone, may still tell creators.
+            constant = row.get("skill of the rank profile", 0.0)
+            met = row["low"] > least if clear else row["skill"] >= least and row["skill"] > constant
+            note = f"95% [{row['low']:.3f}, {row['high']:.3f}]; climatology {row['climatology']:.4f}"
+            note += f"; the rank profile's skill {constant:.3f}" if constant else ""
+            found.append(_aim(f"skill, {name}, {kind}", row["skill"], least, met, note))
+        largest = skill["largest tenth of the items' shares"]
+        off, constant = (
+            abs(largest[f"{who}told"] / max(largest[f"{who}seen"], 1e-9) - 1.0)
+            for who in ("", "climatology, ")
+        )
+        met = off <= LARGEST_AIM < constant
+        note = f"told {largest['told']:.3f}, seen {largest['seen']:.3f}; a constant is off by {constant:.3f}"
+        if constant <= LARGEST_AIM:
+            note += ": it meets this too, so it is not called met"
+        found.append(_aim(f"largest tenth, part that it is off by, {kind}", off, LARGEST_AIM, met, note))
     return found
+
+
+def _aim(name: str, value: float, wanted: float, met: bool, note: str) -> Row:
+    return {
+        "name": name,
+        "value": round(value, 5),
+        "aim": wanted,
+        "unit": "share",
+        "met": bool(met),
+        "note": note,
+    }
 
 
 def _largest(told: Floats, seen: Floats) -> tuple[Floats, Floats]:
@@ -169,10 +204,22 @@ def _reliability_row(found: Reliability) -> Row:
     }
 
 
-def _even_loss(target: Target) -> float:
-    count = target.mass.shape[1] + 1
-    even = np.full(target.mass.shape, 1.0 / count)
-    return float(log_losses(target, even, np.full(len(even), 1.0 / count)).mean())
+def _below(similarity: npt.NDArray[np.float32], told: Floats) -> Mapping[str, float]:
+    """Of the shares told, the part of items that an answer's list of so many does not show."""
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    by_rank = np.take_along_axis(told, order, axis=1)
+    paid = max(float(by_rank.sum()), 1e-12)
+    return {f"{rank}": float(by_rank[:, rank:].sum()) / paid for rank in _RANKS}
+
+
+def _least_losses(target: Target, named: npt.NDArray[np.bool_]) -> Floats:
+    held = np.where(named, target.mass, 0.0)
+    return log_losses(target, held, 1.0 - held.sum(axis=1), named)
+
+
+def _even_losses(target: Target, named: npt.NDArray[np.bool_]) -> Floats:
+    even = 1.0 / (named.sum(axis=1) + 1.0)
+    return log_losses(target, np.broadcast_to(even[:, None], named.shape), even, named)
 
 
 def _variation(told: Floats, diffuse: Floats, target: Target) -> Floats:

@@ -17,6 +17,7 @@ from .held import KINDS, Held
 from .mass import LEVEL, stand_for, teacher_mass
 from .report import PANELS, aims, measure
 from .shares import shares_of
+from .skill import Climatology
 
 # Queries come with a prompt where they come from a generator's own log: that is what an audit compares with.
 _AUDITED = "image_and_prompt"
@@ -38,7 +39,9 @@ def full_report(
             )
     if file.labels_digest == held.labels_digest:
         raise CalibrationError("labels", "are those that the calibration was fitted to; report on others")
-    results = measure(held, file.calibration, file.candidates)
+    constants = file.measured.get("fit", {}).get("climatology", {})
+    climatologies = {kind: Climatology.read(constants.get(kind)) for kind in KINDS}
+    results = measure(held, file.calibration, file.candidates, climatologies)
     agreement = {kind: summarise(agreement_rows(held, kind, file)) for kind in KINDS}
     config = {
         "student": folder.name,
@@ -52,12 +55,22 @@ def full_report(
         "candidates": file.candidates,
         "method": file.calibration.method,
     }
-    told = report("calibration", config, {**results, "agreement": agreement}, aims(results))
+    told = report(
+        "calibration", config, {**results, "agreement": agreement}, aims(results), folder.subject.id
+    )
     measured = {
         "split": split,
         "queries": len(held.queries),
         "labels_digest": held.labels_digest,
         "agreement": agreement[_AUDITED],
+        "skill": {
+            kind: {
+                name: {figure: row[figure] for figure in ("skill", "low", "high")}
+                for name, row in results[kind]["skill"].items()
+                if "skill" in row
+            }
+            for kind in KINDS
+        },
         "expected_calibration_error": {
             kind: results[kind]["reliability"][PANELS[0]]["expected calibration error"]["value"]
             for kind in KINDS

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+from tqdm import tqdm
 
 from attributary_train.corpus import near_dup, pins
 from attributary_train.corpus.corpus import (
@@ -30,6 +30,7 @@ from attributary_train.corpus.corpus import (
     ITEMS_FILE,
     ORIGINALS_DIR,
     SCHEMA_VERSION,
+    Corpus,
     image_path,
     original_path,
 )
@@ -37,6 +38,8 @@ from attributary_train.corpus.errors import CorpusError, FetchError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.item import Item, ids_digest, item_id, to_table
 from attributary_train.corpus.names import ConceptNames, read_json
+from attributary_train.corpus.opt_out.reading import Reader
+from attributary_train.corpus.opt_out.signal import SIGNALS_FILE
 from attributary_train.corpus.own import VERSION as OWN_VERSION
 from attributary_train.corpus.own import render_own
 from attributary_train.corpus.raster import (
@@ -60,6 +63,7 @@ class _Built:
     items: list[Item]
     embeddings: list[NDArray[np.float16]]
     seen: dict[int, str]  # id -> key
+    opt_outs: Reader
 
 
 def build(
@@ -72,8 +76,8 @@ def build(
     workers: int = 2,
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Build the corpus of `sources` (the default ones if None) into the directory `out`.
+) -> Corpus:
+    """Build the corpus of `sources` (the default ones if None) into the directory `out`, and open it.
 
     At most `limit` drawings are taken from each source, and of those the ones whose ids are in `only`. `say` is told
     of packages that cannot be fetched; the rest goes on. Raises `CorpusError` for a bad option, a directory that holds
@@ -88,7 +92,7 @@ def build(
     _refuse_foreign_directory(out)
     packages = PackageCache(cache)
     names = _concept_names(packages) if any(source.uses_names for source in sources) else ConceptNames()
-    built = _Built([], [], {})
+    built = _Built([], [], {}, Reader(out / SIGNALS_FILE))
     only = None if only is None else frozenset(only)
     entries = []
     for source in sources:
@@ -111,6 +115,7 @@ def build(
             "sources", f"no usable image in {', '.join(s.name for s in sources)}. {reasons}".strip()
         )
     _write(out, built, entries, limit)
+    return Corpus.open(out)
 
 
 def _refuse_foreign_directory(out: Path) -> None:
@@ -160,6 +165,8 @@ def _take(
         else:
             _place(cached_png(rasters, rendered.digest), image_path(out, number))
             file = _keep(drawing, rendered, out, number) if drawing.own else image_path(out, number)
+            if drawing.own:
+                built.opt_outs.read(number, drawing.uri, drawing.payload, drawing.folder)
             built.items.append(_item(drawing, number, rendered, file.relative_to(out).as_posix()))
             built.embeddings.append(rendered.embedding)
 
@@ -247,6 +254,7 @@ def _item(drawing: Drawing, number: int, rendered: Rendered, file: str) -> Item:
         sha256=rendered.sha256,
         near_dup_group=-1,
         file=file,
+        creator_ids=drawing.creator_ids,
     )
 
 
@@ -273,6 +281,7 @@ def _write(out: Path, built: _Built, entries: list[dict[str, Any]], limit: int |
         for item, label in zip(built.items, groups.labels, strict=True)
     ]
     sizes = np.bincount(groups.labels)
+    signals, opt_outs = built.opt_outs.result()
     facts = {
         "schema_version": SCHEMA_VERSION,
         "image": {
@@ -299,12 +308,17 @@ def _write(out: Path, built: _Built, entries: list[dict[str, Any]], limit: int |
             "items_grouped": int(sizes[sizes > 1].sum()),
             "largest": int(sizes.max()),
         },
+        "opt_out": opt_outs,
         "sources": entries,
     }
     stream = io.BytesIO()
     pq.write_table(to_table(items), stream)
     _remove_strangers(out, items)
     write_atomically(out / ITEMS_FILE, stream.getvalue())
+    if len(signals):
+        stream = io.BytesIO()
+        pq.write_table(signals, stream)
+        write_atomically(out / SIGNALS_FILE, stream.getvalue())
     write_atomically(out / FACTS_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
 
 

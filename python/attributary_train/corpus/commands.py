@@ -11,6 +11,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.plain import plain
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
 from attributary_train.corpus.errors import CorpusError
@@ -67,7 +68,7 @@ def build_command(
     started = time.monotonic()
     try:
         sources = _chosen(names, folder, captions, webdataset)
-        build(
+        built = build(
             out,
             sources,
             cache=cache,
@@ -77,16 +78,16 @@ def build_command(
             progress=True,
             say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
         )
-        built = Corpus.open(out)
     except CorpusError as error:
         raise click.ClickException(str(error)) from error
     _print_facts(built)
+    _print_opt_outs(built, out)
     click.echo(f"built in {time.monotonic() - started:.0f} s")
 
 
 def _ids(path: Path) -> frozenset[int]:
     try:
-        return frozenset(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        return frozenset(pq.read_table(path, columns=["id"])["id"].to_numpy().tolist())
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorpusError(str(path), f"holds no ids: {error}") from error
 
@@ -101,6 +102,7 @@ def show_command(directory: Path, creator_count: int, sheet: Path | None, groups
     try:
         opened = Corpus.open(directory)
         _print_facts(opened)
+        _print_opt_outs(opened, directory)
         _print_counter("licence", Counter(item.licence_spdx for item in opened), None)
         _print_counter("creator", Counter(item.creator for item in opened), creator_count)
         if sheet:
@@ -148,6 +150,19 @@ def _print_facts(opened: Corpus) -> None:
         f"({counts['concepts_shared']} drawn by two creators or more), "
         f"{near['items_grouped']} items in {near['groups_shared']} near-duplicate groups"
     )
+
+
+def _print_opt_outs(opened: Corpus, directory: Path) -> None:
+    told = opened.facts.get("opt_out") or {}
+    for entry in told.get("signals", []):
+        click.echo(f"opt-out signals, {entry['kind']}: {entry['items']} items {entry['means']}")
+    for reason in told.get("not_read", []):
+        click.echo(f"opt-out signals not read, {reason}")
+    if told.get("items_reserved") or told.get("items_conditional"):
+        click.echo(
+            f"{told['items_reserved']} items are reserved, {told['items_conditional']} under conditions; take them "
+            f"out of a bundle with: attributary bundle opt-out BUNDLE --signals {plain(str(directory))}"
+        )
 
 
 def _print_counter(title: str, counter: Counter[str], most: int | None) -> None:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,6 @@ from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.item import Item, from_table
-
-if TYPE_CHECKING:
-    from attributary_train.corpus.sources.base import Source
 
 SCHEMA_VERSION = 1
 ITEMS_FILE = "items.parquet"
@@ -45,7 +42,7 @@ def original_path(root: Path, number: int, suffix: str) -> Path:
 class Corpus:
     """Training items in a fixed order, with their pictures: each as a square of 256 x 256 RGB, and as it is embedded.
 
-    Open one with `Corpus.open`, make one with `Corpus.build`. Iterating yields `Item`s.
+    Open one with `Corpus.open`, make one with `build.build`. Iterating yields `Item`s.
     """
 
     def __init__(self, root: Path, items: Sequence[Item], facts: dict[str, Any]) -> None:
@@ -75,23 +72,6 @@ class Corpus:
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(str(root / ITEMS_FILE), f"not readable: {error}") from error
         return cls(root, from_table(table, str(root / ITEMS_FILE)), facts)
-
-    @classmethod
-    def build(
-        cls,
-        out: str | Path,
-        sources: Sequence[Source] | None = None,
-        *,
-        cache: str | Path = "out/cache",
-        limit: int | None = None,
-        workers: int = 2,
-        progress: bool = False,
-    ) -> Corpus:
-        """Build a corpus into `out` and open it; see `attributary_train.corpus.build.build`."""
-        from attributary_train.corpus.build import build
-
-        build(Path(out), sources, cache=Path(cache), limit=limit, workers=workers, progress=progress)
-        return cls.open(out)
 
     def __len__(self) -> int:
         return len(self._items)

@@ -38,11 +38,13 @@ class Item:
     file: str = (
         ""  # the picture that is embedded, below the corpus; empty in corpora from before it was noted
     )
+    creator_ids: tuple[str, ...] = ()  # who the creator is: "isni:...", "orcid:..."; as far as it is known
 
 
 _TYPES: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "keywords": pa.list_(pa.string()),
+    "creator_ids": pa.list_(pa.string()),
     "near_dup_group": pa.int64(),
 }
 SCHEMA = pa.schema(
@@ -79,5 +81,6 @@ def from_table(table: pa.Table, where: str) -> list[Item]:
         raise CorpusError(where, f"columns missing: {', '.join(missing)}")
     rows = table.select([name for name in SCHEMA.names if name in table.column_names]).to_pylist()
     for row in rows:
-        row["keywords"] = tuple(row["keywords"])
+        for name in ("keywords", "creator_ids"):
+            row[name] = tuple(row.get(name) or ())
     return [Item(**row) for row in rows]

@@ -73,3 +73,13 @@ OPENCLIPART_SVG = DebianPin(
     "1:0.18+dfsg-19",
     "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
 )
+ENDLESS_SKY = DebianPin(
+    "endless-sky-data",
+    "0.9.8-1.2",
+    "e45835e05a11e84bb1a890a0ded390246a53b8318f21a25925aa70fa54f80c13",
+)
+FASHION_MNIST = DebianPin(
+    "dataset-fashion-mnist",
+    "0.0~git20200523.55506a9-1",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+)

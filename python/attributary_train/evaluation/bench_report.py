@@ -49,9 +49,9 @@ def judge(
 
     Raises `EvaluationError` if a file does not fit the benchmark, or two have a method's name.
     """
-    whole = open_world(folder, split)
-    chosen = _rows_of(whole, kinds)
-    world = _taken(whole, chosen)
+    everything = open_world(folder, split)
+    chosen = _rows_of(everything, kinds)
+    world = _taken(everything, chosen)
     bench = Bench(world, draws)
     own = [CONSTANT, CHANCE]
     methods: dict[str, Floats] = {
@@ -61,7 +61,7 @@ def judge(
     place = rivals or folder / RIVALS / split
     simple = sorted(place.glob("*.npz")) if place.is_dir() else []
     for path in (*simple, *score_files):
-        name, scores = read_scores(path, whole)
+        name, scores = read_scores(path, everything)
         if path in simple:
             own.append(name)
         if name in methods:
@@ -88,7 +88,7 @@ def judge(
         "draws": draws,
     }
     tables = _tables(bench, world, figures, asked, best)
-    creators = open_creators(folder, whole)
+    creators = open_creators(folder, everything)
     if creators is not None:
         some = replace(creators, effect=creators.effect[chosen])
         tables["creators, against leave-one-creator-out"] = _creators(CreatorBench(some, draws), methods)

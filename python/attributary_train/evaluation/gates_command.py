@@ -80,6 +80,7 @@ def gates(
             {"split": split, "queries": len(some)},
             {"recognised": rows, "kept": swaps},
             aims,
+            subject.recipe.name,
         ),
         as_json,
         out,

@@ -23,10 +23,11 @@ from safetensors.torch import save as to_bytes
 
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.files import whole, write_text
-from attributary_train.subject.data import SubjectData, weights_digest
+from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, new_unet
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.train import Run, finished
+from attributary_train.towers.weights import weights_digest
 
 Mask = npt.NDArray[np.bool_]
 

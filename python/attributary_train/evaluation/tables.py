@@ -18,6 +18,7 @@ from attributary_train.evaluation.lds import Ceiling, LdsResult, difference
 from attributary_train.evaluation.leave_k_out import OTHER_SEEDS, LeaveKOut
 from attributary_train.evaluation.stats import Interval
 from attributary_train.evaluation.strict_json import strict_json
+from attributary_train.subject.recipe import ADOPTED
 
 # Methods that look at pictures and captions only; a teacher that cannot beat them explains nothing.
 BASELINES = ("random", "pixels", "image", "text", "joined")
@@ -52,15 +53,18 @@ def aim(name: str, value: float, wanted: float, unit: str, met: bool, note: str 
     return {"name": name, "value": _short(value), "aim": wanted, "unit": unit, "met": bool(met), "note": note}
 
 
-def report(script: str, config: Mapping[str, Any], results: Mapping[str, Any], aims: Sequence[Row]) -> Row:
-    """The object that --json prints."""
+def report(
+    script: str, config: Mapping[str, Any], results: Mapping[str, Any], aims: Sequence[Row], subject: str = ""
+) -> Row:
+    """The object that --json prints. `subject`: name of the recipe of the model that it is about; aims are this
+    house's, about its own models: of an adopted one none is told."""
     return {
         "script": script,
         "machine": machine(),
         "commit": commit(),
         "config": dict(config),
         "results": dict(results),
-        "aims": list(aims),
+        "aims": [] if subject == ADOPTED else list(aims),
     }
 
 

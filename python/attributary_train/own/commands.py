@@ -24,8 +24,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     required=True,
     help="Folder of all that is made.",
 )
+@click.option("--checkpoint", type=_FOLDER, help="Diffusers directory; without one the bundle is untuned.")
 @click.option(
-    "--checkpoint", type=_FOLDER, help="Stable-Diffusion-style directory; without one the bundle is untuned."
+    "--lora",
+    type=click.Path(exists=True, path_type=Path),
+    help="LoRA on it that the pictures were used to train.",
 )
 @click.option(
     "--queries", "prompts", type=_FILE, help="Prompts really asked: lines, or a log with a column prompt."
@@ -63,7 +66,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
         plan = make_plan(request)
         if as_json and only_plan:
             told = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
-            told |= {"disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
+            told |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
             click.echo(json.dumps({**asdict(plan), **told, "steps": [step.command for step in steps]}))
             return
         for line in plan.lines():
@@ -73,8 +76,52 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
                 click.echo(f"  {step.command}")
             return
         run_steps(steps, request.out, plan.inputs, lambda line: click.echo(f"== {line}"))
-        page = write_page(request, steps)
+        page = write_page(request, steps, plan)
     except (OwnError, AttributaryError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(page.read_text(encoding="utf-8"))
     click.echo(f"wrote {page}")
+
+
+@click.command("own-example")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of pictures/, items.csv and checkpoint/.",
+)
+@click.option(
+    "--family",
+    type=click.Choice(["stable-diffusion", "sdxl", "sd3", "flux", "sana", "pixart"]),
+    default="stable-diffusion",
+    show_default=True,
+)
+@click.option("--steps", default=1200, show_default=True, help="Of the denoiser's training.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/cache"),
+    show_default=True,
+    help="Folder of downloaded packages.",
+)
+@click.option("--threads", default=1, show_default=True)
+def own_example(out: Path, family: str, steps: int, cache: Path, threads: int) -> None:
+    """Something to try `own` with: 290 photographs of a Debian package, and a tiny generator trained on them."""
+    import torch
+
+    from attributary_train.corpus import CorpusError
+    from attributary_train.corpus.fetch import PackageCache
+    from attributary_train.corpus.sources.photographs import write_photographs
+    from attributary_train.subject.errors import SubjectError
+
+    from .errors import OwnError
+    from .example import train_example
+
+    torch.set_num_threads(threads)
+    try:
+        count = write_photographs(out, PackageCache(cache))
+        click.echo(f"{out}: {count} photographs")
+        where = train_example(out, family, steps=steps, log=click.echo)
+    except (OwnError, CorpusError, SubjectError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{where}: a {family} pipeline")

@@ -14,7 +14,9 @@ from attributary.attribution.types import Options, Query
 from attributary.bundle.manifest import INT8_LEFT_OUT
 from attributary_train.corpus import Corpus
 
+from .plan import Plan
 from .road import Request, Step
+from .running import used_by
 
 PAGE = "page.md"
 _MOST = 500  # items asked for themselves
@@ -33,8 +35,8 @@ class Found:
     share: float
 
 
-def write_page(request: Request, steps: Sequence[Step]) -> Path:
-    """Ask the bundle and write what it answers to `page.md` below the folder of the road."""
+def write_page(request: Request, steps: Sequence[Step], plan: Plan | None = None) -> Path:
+    """Ask the bundle and write what it answers, and what was used, to `page.md` below the folder of the road."""
     engine = open_engine(request.bundle)
     manifest = engine.bundle.manifest
     lines = [f"# {request.out.name}", ""]
@@ -63,6 +65,7 @@ def write_page(request: Request, steps: Sequence[Step]) -> Path:
     lines += ["## What a share means here", "", manifest.calibration.method, ""]
     if why := manifest.notes.get(INT8_LEFT_OUT):
         lines += [f"No int8 encoder: {why}.", ""]
+    lines += _used(request, plan) if plan is not None else []
     lines += ["## Ask it", "", f"    attributary serve {request.bundle}", "    attributary query PICTURE", ""]
     lines += ["## The road", "", *(f"    {step.command}" for step in steps), ""]
     path = request.out / PAGE
@@ -99,6 +102,22 @@ def own_files(request: Request, corpus: Corpus) -> list[Found]:
             )
         )
     return found
+
+
+def _used(request: Request, plan: Plan) -> list[str]:
+    """Passes, core hours and gigabytes beside the plan."""
+    used = used_by(request.out)
+    size = sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file())
+    rows = (
+        ("passes", plan.total, sum(step["passes"] for step in used.values()), ",.0f"),
+        ("core hours", plan.core_hours, sum(step["core_seconds"] for step in used.values()) / 3600, ".3f"),
+        ("gigabytes", plan.disk_gb, size / 1e9, ".3f"),
+    )
+    lines = ["## What it used", "", "| | planned | used | used / planned |", "| - | - | - | - |"]
+    for name, planned, spent, form in rows:
+        ratio = f"{spent / planned:.2f}" if planned else "-"
+        lines.append(f"| {name} | {planned:{form}} | {spent:{form}} | {ratio} |")
+    return [*lines, "", "A step that was stopped and went on counts from where it went on.", ""]
 
 
 def _agreement(request: Request) -> list[str]:

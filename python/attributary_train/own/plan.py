@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,34 @@ import pyarrow.parquet as pq
 from .errors import OwnError
 from .road import Request
 
-# U-Net passes, forward, that one of each stands for.
+# Denoiser passes, forward, that one of each stands for.
 _BACKWARD = 3  # forward and backward together
 _FACTORS = 30  # an item's part in the Fisher factors: five draws, twice over them
-_PROBES = 200  # a try at the size of a query's step
-_TRIES = 3
-# What one GPU is taken to reach on such a U-Net in float32 with TF32, floating-point operations a second.
+# A query's step is tried on so many items at every other timestep, about so many times (`teacher.abu`).
+_PROBE_ITEMS, _TRIES = 96, 3
+# Rows that a sampling pass is filled up to (`subject.sample`).
+_SAMPLED = 32
+# What one GPU is taken to reach on such a denoiser in float32 with TF32, floating-point operations a second.
 GPU_FLOPS = 3e13
 KEPT_NOISE = 256 * 1024 * 1024  # bytes; `teacher.draws.MOST_KEPT_BYTES`, which would bring torch along
-# Seconds that one picture takes on one core in the untuned towers, a dozen changed copies of it included.
-_TOWER_S = 0.25
+# Core seconds besides passes, as measured on the example of docs/own-generator.md: a program that starts with torch (of
+# which the road with a checkpoint has seven, the other one) and all that start without; a picture that is read and
+# squared, one through the untuned towers (twice on the way), a dozen changed copies of one too; and the export of a
+# student's encoder, or of the untuned one with its int8 variant.
+_START_S, _STARTS, _OTHER_STARTS_S = 7.5, 7, 5.0
+_PICTURE_S, _TOWER_S, _COPIES_S = 0.02, 0.06, 0.25
+_EXPORT_S, _UNTUNED_EXPORT_S = 30.0, 60.0
+# Bytes of the untuned towers in the cache, of an encoder in student and in bundle (MiniLM's included where there is no
+# checkpoint's), of a picture's features in the cache; and how much of their own size pictures take as they are kept.
+_TOWERS, _ENCODER, _UNTUNED_ENCODER, _FEATURES, _KEPT = 104e6, 22e6, 135e6, 3 * 4 * 2768, 2.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """items and captions: of the table; passes: of the U-Net by step; seconds_a_pass and flops_a_pass: measured here;
-    inputs: digest of what the user brought, by names, sizes and times of change."""
+    """items and captions: of the table; passes: of the denoiser by step; seconds_a_pass (of one core) and flops_a_pass:
+    measured here; queries: of all splits; checkpoint_bytes: of its parts, and of the text
+    tower that student and bundle take from it; inputs: digest of what the user brought, by
+    names, sizes and times of change."""
 
     items: int
     captions: int
@@ -43,6 +54,8 @@ class Plan:
     text: tuple[int, int]
     workers: int
     timesteps: int
+    queries: int
+    checkpoint_bytes: int
     inputs: str
 
     @property
@@ -51,9 +64,22 @@ class Plan:
         return sum(self.passes.values())
 
     @property
+    def core_hours(self) -> float:
+        """Of this machine: passes, pictures through towers, programs that start."""
+        if not self.passes:
+            towers = self.items * (_PICTURE_S + _COPIES_S)
+            seconds = _START_S + _OTHER_STARTS_S + towers + _UNTUNED_EXPORT_S
+        else:
+            towers = self.items * (_PICTURE_S + 2 * _TOWER_S) + self.queries * 2 * _TOWER_S
+            starts = _STARTS * _START_S + _OTHER_STARTS_S
+            seconds = starts + towers + _EXPORT_S + self.total * self.seconds_a_pass
+        return seconds / 3600
+
+    @property
     def hours_here(self) -> float:
-        """On this machine: passes by one core each, pictures through the towers."""
-        return (self.total * self.seconds_a_pass / self.workers + self.items * _TOWER_S) / 3600
+        """On this machine while nothing else runs: labels by all workers, the rest by one."""
+        shared = self.passes.get("labels", 0) * self.seconds_a_pass / 3600
+        return self.core_hours - shared + shared / self.workers
 
     @property
     def hours_gpu(self) -> float:
@@ -62,32 +88,38 @@ class Plan:
 
     @property
     def disk_gb(self) -> float:
-        """Pictures as they came and as squares, latents and text states, features."""
-        values = self.items * (_size(self.latent) + _size(self.text) + 2 * 2768)
-        return (2 * self.bytes_of_pictures + self.items * 130_000 + 4 * values) / 1e9
+        """Pictures as they came, as they are embedded and as squares, latents and conditions, towers, encoders."""
+        side = self.latent[-1] * 8
+        values = self.items * (_size(self.latent) + _size(self.text))
+        total = _KEPT * self.bytes_of_pictures + self.items * (3 * side**2 + _FEATURES) + 2 * values
+        encoders = 2 * (_ENCODER if self.passes else _UNTUNED_ENCODER)
+        return (total + self.checkpoint_bytes + _TOWERS + encoders) / 1e9
 
     @property
     def memory_gb(self) -> float:
-        """Of each labelling worker: latents, text states, and a small grid of noise; of a large one nothing is kept."""
-        latents = 4 * self.items * _size(self.latent)
-        noise = latents * 2 * self.timesteps
-        return (latents + (noise if noise <= KEPT_NOISE else 0) + 4 * self.items * _size(self.text)) / 1e9
+        """Of each labelling worker: a small grid of noise; latents and conditions are mapped, in half precision."""
+        values = self.items * _size(self.latent)
+        noise = 4 * values * 2 * self.timesteps
+        return ((noise if noise <= KEPT_NOISE else 0) + 2 * (values + self.items * _size(self.text))) / 1e9
 
     def lines(self) -> list[str]:
         """For a reader."""
         told = [f"{self.items:,} pictures, {self.captions:,} different captions"]
-        told += [f"{name:<8} {count:>14,} U-Net passes" for name, count in self.passes.items()]
+        told += [f"{name:<8} {count:>14,} passes of the denoiser" for name, count in self.passes.items()]
         if self.passes:
             told.append(
                 f"a pass takes {self.seconds_a_pass * 1e3:.1f} ms on one core here, {self.flops_a_pass / 1e9:.2f} GFLOP"
             )
-        told.append(f"hours    {self.hours_here:.1f} on this machine with {self.workers} workers")
+        told.append(
+            f"hours    {self.hours_here:.2f} on this machine with {self.workers} workers; "
+            f"{self.core_hours:.2f} of one core"
+        )
         if self.passes:
             told.append(
-                f"         {self.hours_gpu:.1f} of passes on one GPU at {GPU_FLOPS / 1e12:.0f} TFLOP/s"
+                f"         {self.hours_gpu:.2f} of passes on one GPU at {GPU_FLOPS / 1e12:.0f} TFLOP/s"
             )
-            told.append(f"memory   {self.memory_gb:.1f} GB in each worker that labels")
-        told.append(f"disk     {self.disk_gb:.1f} GB below the folder of --out")
+            told.append(f"memory   {self.memory_gb:.2f} GB in each worker that labels, most of it mapped")
+        told.append(f"disk     {self.disk_gb:.2f} GB below the folder of --out")
         return told
 
 
@@ -96,9 +128,22 @@ def make_plan(request: Request) -> Plan:
     files, captions = listed(request)
     size = sum((request.pictures / name).stat().st_size for name in files)
     if request.checkpoint is None:
+        if request.lora is not None:
+            raise OwnError("--lora", "needs the --checkpoint that it was trained on")
         nothing = (0, 0, 0), (0, 0)
         return Plan(
-            len(files), captions, size, {}, 0.0, 0.0, *nothing, request.workers, 0, _inputs(request, files)
+            len(files),
+            captions,
+            size,
+            {},
+            0.0,
+            0.0,
+            *nothing,
+            request.workers,
+            0,
+            0,
+            0,
+            _inputs(request, files),
         )
     asking = [("validation", request.validation, 10), ("train", request.train, 1), ("test", request.test, 1)]
     for name, count, least in asking:
@@ -111,15 +156,17 @@ def make_plan(request: Request) -> Plan:
     columns = 2 * request.timesteps
     everything = request.nearest + request.outside in range(1, items)
     candidates = request.nearest + request.outside if everything else items
+    every_other = [at for at in range(request.timesteps) if at % 2 == (1 if request.timesteps > 1 else 0)]
+    probes = _TRIES * min(_PROBE_ITEMS, items) * 2 * len(every_other)
     passes = {
-        "queries": queries * request.steps * 2,
+        "queries": -(-queries // _SAMPLED) * _SAMPLED * request.steps * 2,
         "factors": items * _FACTORS,
         "labels": items * columns
-        + queries * (_BACKWARD * request.gradient_draws + columns * candidates + _TRIES * _PROBES),
+        + queries * (_BACKWARD * request.gradient_draws + columns * candidates + probes),
     }
     return Plan(
         items, captions, size, passes, found.seconds, found.flops, found.latent, found.text, request.workers,
-        request.timesteps, _inputs(request, files),
+        request.timesteps, queries, found.bytes, _inputs(request, files),
     )  # fmt: skip
 
 
@@ -144,8 +191,9 @@ def _inputs(request: Request, files: Sequence[str]) -> str:
     digest = hashlib.sha256()
     brought = [request.pictures / name for name in files]
     brought += [path for path in (request.captions, request.prompts) if path is not None]
-    if request.checkpoint is not None:
-        brought += sorted(path for path in request.checkpoint.rglob("*") if path.is_file())
+    for root in (request.checkpoint, request.lora):
+        if root is not None:
+            brought += sorted(path for path in [root, *root.rglob("*")] if path.is_file())
     for path in brought:
         facts = path.stat()
         digest.update(f"{path}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode())
@@ -167,13 +215,3 @@ def _size(shape: Sequence[int]) -> int:
     for side in shape:
         total *= side
     return total
-
-
-def clock(work: Any, least: int = 2) -> float:
-    """Seconds of the fastest of a few runs."""
-    best = float("inf")
-    for _ in range(least):
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return best

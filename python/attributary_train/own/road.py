@@ -14,15 +14,17 @@ MODULES = {SERVING: "attributary.cli.main", TRAINING: "attributary_train"}
 class Request:
     """What the user has and wants.
 
-    pictures, captions: as `corpus build` takes them; checkpoint: a Stable-Diffusion-style directory, None for an
-    untuned bundle; prompts: prompts really asked, for the queries; train, validation, test: queries to label;
-    nearest, outside: candidates of each, both 0 for every item; config: of the student, a name or a file.
+    pictures, captions: as `corpus build` takes them; checkpoint: a diffusers directory, None for an untuned bundle;
+    lora: low-rank weights on it that the pictures were used to train; prompts: prompts really asked, for the queries;
+    train, validation, test: queries to label; nearest, outside: candidates of each, both 0 for every item; config: of
+    the student, a name or a file.
     """
 
     pictures: Path
     captions: Path
     out: Path
     checkpoint: Path | None = None
+    lora: Path | None = None
     prompts: Path | None = None
     train: int = 1000
     validation: int = 100
@@ -117,11 +119,12 @@ def _tuned(out: Path, request: Request, checkpoint: Path) -> list[Step]:
     model = (*plain, "--cache", out / "cache")
     asked = (*model, "--queries", queries)
     prompts = () if request.prompts is None else ("--prompts", request.prompts)
+    lora = () if request.lora is None else ("--lora", request.lora)
     size = () if request.image_size is None else ("--image-size", request.image_size)
     return [
         _step(
             "adopt", TRAINING, subject / "subject.json", "subject", "adopt", "--checkpoint", checkpoint, "--corpus",
-            out / "corpus", "--out", subject, "--cache", out / "cache", "--threads", request.threads, *size,
+            out / "corpus", "--out", subject, "--cache", out / "cache", "--threads", request.threads, *size, *lora,
         ),
         _step(
             "queries", TRAINING, queries, "subject", "queries", *plain, "--out", queries, "--train", request.train,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ from .errors import OwnError
 from .road import MODULES, Step
 
 STATE = "own.json"
+# `generators.counting.VARIABLE`, which would bring torch along.
+VARIABLE = "ATTRIBUTARY_PASSES"
 
 
 def run_steps(steps: Sequence[Step], out: Path, inputs: str, say: Callable[[str], None]) -> list[str]:
@@ -31,7 +37,7 @@ def run_steps(steps: Sequence[Step], out: Path, inputs: str, say: Callable[[str]
     for step in steps:
         chain = hashlib.sha256(f"{chain}\n{step.command}".encode()).hexdigest()
         before = known.get(step.name, {})
-        if before == {"chain": chain, "done": True} and step.makes.exists():
+        if before.get("chain") == chain and before.get("done") is True and step.makes.exists():
             say(f"{step.name}: done before")
             continue
         if before and before.get("chain") != chain and not step.looks:
@@ -39,17 +45,39 @@ def run_steps(steps: Sequence[Step], out: Path, inputs: str, say: Callable[[str]
         known[step.name] = {"chain": chain, "done": False}
         _write(out / STATE, known)
         say(f"{step.name}: {step.command}")
-        status = subprocess.run(
-            [sys.executable, "-m", MODULES[step.tool], *step.argv], check=False
-        ).returncode
+        status, used = _run(step, out)
         if status:
             raise OwnError(
                 step.name, f"ended with status {status}; mend what it said and run the same command again"
             )
-        known[step.name] = {"chain": chain, "done": True}
+        known[step.name] = {"chain": chain, "done": True, "used": used}
         _write(out / STATE, known)
         ran.append(step.name)
     return ran
+
+
+def used_by(out: Path) -> dict[str, dict[str, float]]:
+    """What each finished step used: core seconds, seconds, passes of the denoiser; of its last run alone."""
+    return {
+        name: facts["used"]
+        for name, facts in _read(out / STATE).items()
+        if facts.get("done") and "used" in facts
+    }
+
+
+def _run(step: Step, out: Path) -> tuple[int, dict[str, float]]:
+    """Run a step's command; returns its status and what it used."""
+    with tempfile.TemporaryDirectory(dir=out, prefix=".passes-") as folder:
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        status = subprocess.run(
+            [sys.executable, "-m", MODULES[step.tool], *step.argv],
+            check=False,
+            env={**os.environ, VARIABLE: folder},
+        ).returncode
+        after, spent = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+        cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        passes = sum(int(path.read_text()) for path in Path(folder).glob("*.json"))
+    return status, {"core_seconds": round(cores, 1), "seconds": round(spent, 1), "passes": passes}
 
 
 def _clear(path: Path) -> None:

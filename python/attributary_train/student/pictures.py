@@ -13,8 +13,8 @@ from attributary.kernels import resize_crop
 from attributary_train.towers.cache import FloatArray
 
 from ..corpus import Corpus
-from ..evaluation.copies import changed_copy
-from ..evaluation.retrieval import CopyQueries
+from .copies import changed_copy
+from .retrieval import CopyQueries
 
 _COPY_SIDE = 512  # pixels of the short side; from twice that on, pictures are reduced before they are changed
 
@@ -38,6 +38,11 @@ class Pictures:
     def open(cls, folder: Path) -> Pictures:
         """Open the corpus in a folder."""
         return cls(Corpus.open(folder))
+
+    @property
+    def own(self) -> bool:
+        """Whether there are pictures of a user's own among them."""
+        return any(self._corpus.is_own(number) for number in self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

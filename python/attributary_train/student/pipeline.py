@@ -13,12 +13,12 @@ from attributary.encoder.text import PromptTokenizer
 from attributary_train.towers.features import TowerFeatures
 from attributary_train.towers.text import minilm_directory
 
-from ..evaluation.splits import sample_order
 from .export import Samples, export_encoder
 from .head import Head
 from .model import TwoTowerStudent
 from .pictures import Pictures
 from .selection import HeadFitter, HeadSettings, choose
+from .splits import sample_order
 
 # Half of them set the scales of the int8 variant, the other half measures it.
 SAMPLES = 256

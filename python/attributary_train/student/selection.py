@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from attributary_train.towers.features import TowerFeatures
 from attributary_train.towers.rows import FloatArray
 
-from ..evaluation.retrieval import (
+from .head import Head, Projection
+from .pictures import Pictures
+from .projections import Basis, Scatter, discriminant, principal
+from .retrieval import (
     CopyQueries,
     Split,
     draw_concepts,
@@ -19,9 +22,6 @@ from ..evaluation.retrieval import (
     measure_concepts,
     measure_copies,
 )
-from .head import Head, Projection
-from .pictures import Pictures
-from .projections import Basis, Scatter, discriminant, principal
 
 # Copies that the discriminant is fitted on, and queries of each measurement.
 FIT_COPIES = 3000
@@ -105,7 +105,7 @@ class HeadFitter:
         return self._bases[key]
 
     def measure(self, head: Head, split: Split) -> dict[str, object]:
-        """Both questions of `evaluation.retrieval` on the queries of one split."""
+        """Both questions of `retrieval.py` on the queries of one split."""
         index = head.apply(self._image, self._text)
         queries, features = self._copy_queries(split)
         results: dict[str, object] = {"dim": head.dim}

@@ -64,7 +64,7 @@ def item_pictures(
     its latent through the autoencoder, with the softness of what the generator draws.
     """
     if kind == "decoded":
-        return decode(autoencoder, data.latents)
+        return decode(autoencoder, data.latents.float())
     if kind != "served":
         raise StudentError("items", f"{kind!r}; there are {', '.join(get_args(ItemPictures))}")
     return np.stack([resize_crop(corpus.pixels(int(number)), size) for number in data.ids])

@@ -19,7 +19,7 @@ from .errors import StudentError
 from .fitting import Material
 from .labelled import Labelled, from_folder, rows_of
 from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features
-from .words import Words
+from .words import Words, words_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Studio:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the generator reads."""
-        return int(self.subject.data.text.shape[1])
+        """How many tokens of a prompt are read."""
+        return self.words.tokens
 
     @property
     def words(self) -> Words:
-        """How the generator reads prompts."""
-        return Words(self.tokens, self.subject.model.text)
+        """How prompts are read."""
+        return words_of(self.subject.model, int(self.subject.data.text.shape[1]))
 
     @property
     def size(self) -> int:
@@ -68,13 +68,18 @@ class Studio:
 
     def see(self, queries: Queries) -> Seen:
         """Tower features of queries."""
-        mask = self.words.mask(queries.prompts)
-        return tower_features(self.towers, self.pictures(queries), queries.text, mask)
+        told, mask = self._told(queries.prompts, queries.text), self.words.mask(queries.prompts)
+        return tower_features(self.towers, self.pictures(queries), told, mask)
 
     def see_items(self, kind: ItemPictures) -> Seen:
         """Tower features of the training items."""
         data = self.subject.data
-        return tower_features(self.towers, self.item_pictures(kind), data.text, self.words.mask(data.prompts))
+        told, mask = self._told(data.prompts, data.text), self.words.mask(data.prompts)
+        return tower_features(self.towers, self.item_pictures(kind), told, mask)
+
+    def _told(self, prompts: Sequence[str], known: Tensor) -> Tensor:
+        """Token states as `words` reads them: those that are `known`, unless a family's conditions are more."""
+        return known.float() if self.subject.model.layout is None else self.words.states(prompts)
 
     def labelled_queries(self, labels: Labelled) -> Queries:
         """The queries that labels are about, in their order."""

@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from attributary.encoder.text import PromptTokenizer
+from attributary_train.generators.reader import PipelineText
+from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.text import token_states, tokenizer
 from attributary_train.towers.text import MiniLM, minilm_directory
@@ -109,3 +111,16 @@ class Words:
 
     def _cut(self) -> Any:
         return tokenizer(self.tokens) if self.own is None else self.own.parts[1]
+
+
+# Tokens that MiniLM reads for a generator whose own encoders are no CLIP.
+_PACKAGED_TOKENS = 48
+
+
+def words_of(model: SubjectModel, tokens: int) -> Words:
+    """How a student of a generator reads prompts: as the generator does, else by its first encoder if that is a CLIP,
+    else by MiniLM. `tokens`: places of the generator's own states."""
+    text = model.text
+    if not isinstance(text, PipelineText):
+        return Words(tokens, text)
+    return Words(_PACKAGED_TOKENS, None) if text.clip is None else Words(text.clip.tokens, text.clip)

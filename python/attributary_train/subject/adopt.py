@@ -13,6 +13,8 @@ from diffusers import __version__ as diffusers_version
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.raster import IMAGE_SIZE
 from attributary_train.files import writing
+from attributary_train.generators.families import STABLE
+from attributary_train.generators.reader import pipeline_class
 from attributary_train.subject.checkpoint import (
     load_autoencoder,
     load_subject,
@@ -47,16 +49,27 @@ def adopt(
     cache: Path,
     image_size: int | None = None,
     subset: bool = False,
+    lora: Path | None = None,
     command: str = "",
     log: Callable[[str], None] = print,
 ) -> SubjectModel:
-    """Write a subject folder from a Stable-Diffusion-style directory and the items of a corpus it was trained on.
+    """Write a subject folder from a diffusers directory and the items of a corpus it was trained on.
+
+    `lora`: a file, or the folder of one, of low-rank weights that the corpus was used to train on the checkpoint. What
+    is no plain Stable Diffusion goes to `generators.adopting`, by the pipeline's class.
 
     Pictures are encoded by its own autoencoder at `image_size` pixels (by default what the U-Net's sample size stands
     for), captions by its own text encoder. Weights are written as float32, so that none changes. `subset`: the
     corpus is only a part of the training set. The folder appears whole or not at all. Raises `SubjectError` naming the
     part that is missing, does not fit the others, or is of a kind that is not understood.
     """
+    if lora is not None or _is_another(checkpoint):
+        from attributary_train.generators.adopting import adopt_pipeline
+
+        return adopt_pipeline(
+            checkpoint, corpus, out, cache=cache, image_size=image_size, lora=lora, subset=subset, command=command,
+            log=log,
+        )  # fmt: skip
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SubjectError(str(out), "is there already and not empty; choose another folder")
     scheduler, trained_with = _schedule(checkpoint / "scheduler")
@@ -107,13 +120,31 @@ def adopt(
     return load_subject(out)
 
 
-def inspect(checkpoint: Path, image_size: int | None = None) -> tuple[UNet2DConditionModel, Recipe]:
-    """The U-Net of a checkpoint and what is known of its parts; raises `SubjectError` for what `adopt` would refuse."""
-    scheduler, _ = _schedule(checkpoint / "scheduler")
+def inspect(checkpoint: Path, image_size: int | None = None, lora: Path | None = None) -> SubjectModel:
+    """A checkpoint in memory, with its recipe in `facts`, not adopted; raises `SubjectError` for what `adopt` would
+    refuse."""
+    if lora is not None or _is_another(checkpoint):
+        from attributary_train.generators.adopting import inspect_pipeline
+        from attributary_train.generators.opening import training_schedule
+
+        found = inspect_pipeline(checkpoint, image_size, lora)
+        scheduler: Any = training_schedule(checkpoint / "scheduler", found.family)
+        module = getattr(found.pipeline, found.family.part)
+        facts = {"recipe": found.recipe.to_json()}
+        return SubjectModel(module, scheduler, "", facts, None, found.family, found.layout, checkpoint)
+    plain, _ = _schedule(checkpoint / "scheduler")
     unet, autoencoder = open_unet(checkpoint), load_autoencoder(checkpoint)
     encoder, cut = open_text(checkpoint)
     tokens = min(int(cut.model_max_length), int(encoder.config.max_position_embeddings))
-    return unet, _recipe(unet, autoencoder, scheduler, int(encoder.config.hidden_size), tokens, image_size)
+    recipe = _recipe(unet, autoencoder, plain, int(encoder.config.hidden_size), tokens, image_size)
+    return SubjectModel(unet, plain, "", {"recipe": recipe.to_json()})
+
+
+def _is_another(checkpoint: Path) -> bool:
+    """Whether a checkpoint names a pipeline that is not plain Stable Diffusion."""
+    if not (checkpoint / "model_index.json").is_file():
+        return False
+    return pipeline_class(checkpoint) not in STABLE.pipelines
 
 
 def _schedule(folder: Path) -> tuple[DDIMScheduler, str]:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.files import whole, writing
+from attributary_train.generators.latents import decoded, encoded, means
+from attributary_train.generators.latents import pixels_of as to_pixels
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.state import load_state
@@ -54,11 +56,6 @@ def new_autoencoder(recipe: Recipe) -> AutoencoderKL:
         norm_num_groups=8,
         sample_size=recipe.image_size,
     )
-
-
-def to_pixels(batch: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1]."""
-    return torch.from_numpy(np.array(batch)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +145,7 @@ def train_autoencoder(
     # Checkpoints hold half precision: rounding now makes the latents of this process those of every later one.
     model.eval().half().float()
     model.register_to_config(
-        scaling_factor=1.0 / float(_latents(model, pictures[:: max(1, len(pictures) // 2000)]).std())
+        scaling_factor=1.0 / float(means(model, pictures[:: max(1, len(pictures) // 2000)]).std())
     )
     model.cpu()
     with writing(out, SubjectError):
@@ -202,33 +199,11 @@ def is_finished(folder: Path, recipe: Recipe, corpus: str) -> bool:
     return True
 
 
-def _rows(size: int) -> int:
-    # 64 pictures of 64 pixels fit anywhere; larger ones come in passes of about as many pixels.
-    return min(64, max(1, 64 * 64**2 // size**2))
-
-
-@torch.inference_mode()
-def _latents(model: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> Tensor:
-    batch = _rows(pictures.shape[1])
-    parts = [
-        model.encode(to_pixels(pictures[at : at + batch]).to(model.device)).latent_dist.mean.cpu()
-        for at in range(0, len(pictures), batch)
-    ]
-    return torch.cat(parts)
-
-
 def encode(model: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> Tensor:
     """uint8 [N, S, S, 3] -> scaled latents float32 [N, C, h, w]: the posterior's mean, so that they are repeatable."""
-    return _latents(model, pictures) * model.config.scaling_factor
+    return encoded(model, pictures)
 
 
-@torch.inference_mode()
 def decode(model: AutoencoderKL, latents: Tensor) -> npt.NDArray[np.uint8]:
     """Scaled latents float32 [N, C, h, w] -> uint8 [N, S, S, 3]."""
-    parts = []
-    batch = _rows(latents.shape[-1] * 2 ** (len(model.config.block_out_channels) - 1))
-    for at in range(0, len(latents), batch):
-        some = latents[at : at + batch].to(model.device)
-        pixels = model.decode(some / model.config.scaling_factor).sample
-        parts.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
-    return torch.cat(parts).numpy()
+    return decoded(model, latents)

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
-from safetensors import SafetensorError
 
 from attributary_train.corpus import Corpus
 from attributary_train.files import writing
-from attributary_train.subject.data import SubjectData, load_data, weights_digest
+from attributary_train.subject.data import SubjectData, load_data
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
+from attributary_train.subject.parts import open_part
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import text_encoder, tokenizer
+from attributary_train.towers.weights import weights_digest
 
 MANIFEST = "subject.json"
 # The U-Net that the training of a model in two stages starts from.
@@ -109,20 +110,6 @@ def forget_path(path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def open_part(kind: Any, folder: Path) -> Any:
-    """A model of diffusers from its folder, float32; raises `SubjectError` if it is damaged or lacks weights."""
-    try:
-        model, info = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise SubjectError(str(folder), f"not a readable {kind.__name__}: {error}") from error
-    # diffusers leaves what is missing as chance made it, with a warning.
-    if info["missing_keys"]:
-        raise SubjectError(str(folder), f"lacks weights of {kind.__name__}, e.g. {min(info['missing_keys'])}")
-    return model
-
-
 def _scheduler(folder: Path) -> DDIMScheduler:
     try:
         return DDIMScheduler.from_config(DDIMScheduler.load_config(folder, local_files_only=True))
@@ -135,9 +122,14 @@ def load_subject(folder: Path) -> SubjectModel:
 
     Raises `SubjectError` if the U-Net has no cross-attention to text, or if a manifest is there and its hash differs.
     """
+    if (folder / MANIFEST).exists() and "family" in (facts := read_manifest(folder)):
+        from attributary_train.generators.opening import open_adopted
+
+        return open_adopted(folder, facts)
     unet = open_unet(folder)
     scheduler = _scheduler(folder / "scheduler")
-    weights, facts, text = weights_digest(unet), {}, None
+    weights, text = weights_digest(unet), None
+    facts = {}
     if (folder / MANIFEST).exists():
         facts = read_manifest(folder)
         if facts["weights"] != weights:
@@ -168,6 +160,10 @@ def own_text(folder: Path, facts: dict[str, Any]) -> OwnText | None:
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
     """Open the autoencoder of a checkpoint, float32, in evaluation mode."""
+    if (folder / MANIFEST).exists() and "family" in (facts := read_manifest(folder)):
+        from attributary_train.generators.opening import autoencoder_of
+
+        return autoencoder_of(folder, facts)
     return open_part(AutoencoderKL, folder / "vae").eval().requires_grad_(False)
 
 

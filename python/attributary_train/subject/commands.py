@@ -101,7 +101,17 @@ def train(
 
 
 @subject.command("adopt")
-@click.option("--checkpoint", type=_FOLDER, required=True, help="Stable-Diffusion-style diffusers directory.")
+@click.option(
+    "--checkpoint",
+    type=_FOLDER,
+    required=True,
+    help="Diffusers directory: Stable Diffusion, SDXL, SD3, Flux, Sana, PixArt.",
+)
+@click.option(
+    "--lora",
+    type=click.Path(exists=True, path_type=Path),
+    help="LoRA on it (a file, or the folder a training script wrote) that the corpus was used to train.",
+)
 @click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="What it was trained on.")
 @click.option("--out", type=_OUT, required=True, help="Subject folder to write; must not exist.")
 @click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
@@ -116,6 +126,7 @@ def adopt(
     image_size: int | None,
     subset: bool,
     threads: int,
+    lora: Path | None,
 ) -> None:
     """Make a subject of a checkpoint that was trained elsewhere, with its own autoencoder and text encoder."""
     import torch
@@ -126,7 +137,7 @@ def adopt(
 
     torch.set_num_threads(threads)
     words = "attributary-train subject adopt" + (f" --image-size {image_size}" if image_size else "")
-    words += " --subset" if subset else ""
+    words += (" --subset" if subset else "") + (f" --lora {lora}" if lora else "")
     try:
         corpus = Corpus.open(corpus_dir)
         model = take(
@@ -136,6 +147,7 @@ def adopt(
             cache=cache,
             image_size=image_size,
             subset=subset,
+            lora=lora,
             command=words,
             log=click.echo,
         )
@@ -229,7 +241,7 @@ def show(subject_dir: Path) -> None:
     """Print a checkpoint's facts."""
     import json
 
-    from attributary_train.subject.checkpoint import cross_attention, load_subject
+    from attributary_train.subject.checkpoint import load_subject
     from attributary_train.subject.errors import SubjectError
 
     try:
@@ -238,6 +250,5 @@ def show(subject_dir: Path) -> None:
         raise click.ClickException(str(error)) from error
     facts = {name: value for name, value in model.facts.items() if name not in ("training_set", "held_out")}
     facts["parameters"] = sum(p.numel() for p in model.unet.parameters())
-    facts["cross_attention_modules"] = len(cross_attention(model.unet))
     facts["training_items"] = model.facts.get("training_set", {}).get("count")
     click.echo(json.dumps(facts, indent=2))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,10 @@ from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.text import token_states
+from attributary_train.towers.weights import weights_digest
 
 if TYPE_CHECKING:
+    from attributary_train.generators.reader import PipelineText
     from attributary_train.subject.own_text import OwnText
 
 
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 class SubjectData:
     """Training items in a fixed order.
 
-    ids: int64 [N]; prompts: N strings; latents: float32 [N, C, h, w], scaled; text: float32 [N, T, D];
+    ids: int64 [N]; prompts: N strings; latents: float32 [N, C, h, w], scaled; text: float32 [N, T, D]; both of an
+    adopted model in half precision and mapped from their files;
     empty: float32 [T, D], the states of the empty prompt; digest: SHA-256 of ids, pictures and captions. Styles and
     creators are not in the digest although prompts carry them: a corpus that differs in these alone passes as the same.
     `captions`: where an item has several, which the digest then covers; `prompts` and `text` are those of the level
@@ -98,27 +101,18 @@ class SubjectData:
         )
 
 
-def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of a module's weights, hexadecimal."""
-    total = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().contiguous().cpu().float().numpy().tobytes())
-    return total.hexdigest()
-
-
 def load_data(
     corpus: Corpus,
     ids: Collection[int],
     recipe: Recipe,
     autoencoder: AutoencoderKL,
     cache: Path,
-    text: OwnText | None = None,
+    text: OwnText | PipelineText | None = None,
 ) -> SubjectData:
     """Encode the items `ids` of a corpus (in corpus order); latents are kept in `cache`.
 
-    `text`: the encoder of an adopted checkpoint. Prompts are then the captions as they are, their states are kept as
-    well, and the digest also covers the encoder and the size of the pictures.
+    `text`: how an adopted checkpoint reads prompts. Prompts are then the captions as they are, their states are kept as
+    well, in half precision as the latents, and the digest also covers the encoder and the size of the pictures.
     """
     wanted = set(ids)
     missing = [number for number in wanted if number not in corpus]
@@ -137,14 +131,13 @@ def load_data(
             )
         prompts.append(training_prompt(item) if text is None else item.caption)
     digest = corpus_digest(chosen)
+    half = text is not None
 
-    def latents() -> npt.NDArray[np.float32]:
+    def latents() -> Iterator[npt.NDArray[np.float32]]:
         rows = np.array([row for row, item in enumerate(corpus) if item.id in wanted])
         pictures = squares(corpus, recipe.image_size, cache)
-        # Taken by rows, a mapped array is read whole.
-        some = pictures if len(rows) == len(pictures) else np.asarray(pictures[rows])
-        found: npt.NDArray[np.float32] = encode(autoencoder, some).numpy()
-        return found
+        for at in range(0, len(rows), _ROWS):
+            yield encode(autoencoder, np.asarray(pictures[rows[at : at + _ROWS]])).numpy()
 
     several: Captions | None = None
     if recipe.captions and text is None:
@@ -153,7 +146,8 @@ def load_data(
         )
         prompts = several.of_level(max(recipe.captions, key=lambda level: level[1])[0])
 
-    encoded = _kept(cache, "latents", f"{digest}{recipe.image_size}{weights_digest(autoencoder)}", latents)
+    about = f"{digest}{recipe.image_size}{weights_digest(autoencoder)}"
+    encoded = kept_rows(cache, "latents", about, len(chosen), latents, half)
     if several is not None:
         digest = hashlib.sha256(f"{digest}{several.words()}".encode()).hexdigest()
         main = several.levels.index(max(recipe.captions, key=lambda level: level[1])[0])
@@ -166,7 +160,12 @@ def load_data(
     else:
         read, asked = text, [*prompts, ""]
         digest = hashlib.sha256(f"{digest}{recipe.image_size}{text.digest}".encode()).hexdigest()
-        states = torch.from_numpy(_kept(cache, "text", digest, lambda: read(asked).numpy()))
+
+        def told_of() -> Iterator[npt.NDArray[np.float32]]:
+            for at in range(0, len(asked), _ROWS):
+                yield read(asked[at : at + _ROWS]).numpy()
+
+        states = torch.from_numpy(kept_rows(cache, "text", digest, len(asked), told_of, half))
         # A view of the file: gigabytes that are read where they are asked for, once for all workers of a machine.
         of_items = states[:-1]
     return SubjectData(
@@ -174,20 +173,47 @@ def load_data(
         tuple(prompts),
         torch.from_numpy(encoded),
         of_items,
-        states[-1].clone(),
+        states[-1].float().clone(),
         digest,
         several,
     )
 
 
-def _kept(
-    cache: Path, kind: str, about: str, make: Callable[[], npt.NDArray[np.float32]]
-) -> npt.NDArray[np.float32]:
-    path = cache / f"{kind}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
+# Rows that are made and written at a time.
+_ROWS = 1024
+
+
+def kept_rows(
+    cache: Path,
+    kind: str,
+    about: str,
+    count: int,
+    make: Callable[[], Iterator[npt.NDArray[np.float32]]],
+    half: bool,
+) -> npt.NDArray[Any]:
+    """`count` rows from a file of `cache`, made in pieces and written as they come; float16 if `half`.
+
+    What comes back is mapped: only what is asked for is read, and all processes of a machine share it.
+    """
+    name = f"{kind}16" if half else kind
+    path = cache / f"{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
-        values = make()
         with whole(path, SubjectError) as stream:
-            np.save(stream, values)
+            _write_rows(stream, path, count, make(), np.dtype(np.float16 if half else np.float32))
     # Mapped, and private to this process should anybody write to it: torch takes no array that is read-only.
-    kept: npt.NDArray[np.float32] = np.load(path, mmap_mode="c")
+    kept: npt.NDArray[Any] = np.load(path, mmap_mode="c")
     return kept
+
+
+def _write_rows(
+    stream: IO[bytes], path: Path, count: int, pieces: Iterator[npt.NDArray[np.float32]], dtype: np.dtype[Any]
+) -> None:
+    for at, piece in enumerate(pieces):
+        if at == 0:
+            descr = np.lib.format.dtype_to_descr(dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": (count, *piece.shape[1:])}
+            np.lib.format.write_array_header_1_0(stream, header)
+        rounded = piece.astype(dtype)
+        if not np.isfinite(rounded).all():
+            raise SubjectError(str(path), f"a value is beyond {dtype.name}, or not finite")
+        stream.write(np.ascontiguousarray(rounded).data)

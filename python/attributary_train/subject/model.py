@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from attributary_train.generators.conditions import Conditions, Layout
+from attributary_train.generators.counting import count_rows
+from attributary_train.generators.families import STABLE
+from attributary_train.generators.family import Family
+from attributary_train.generators.schedules import Betas, Flow, schedule_of
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import ADOPTED, Recipe
 from attributary_train.subject.text import token_states
 
 if TYPE_CHECKING:
+    from attributary_train.generators.reader import PipelineText
     from attributary_train.subject.own_text import OwnText
 
 
@@ -60,45 +68,57 @@ def new_scheduler(recipe: Recipe) -> DDIMScheduler:
 
 @dataclass
 class SubjectModel:
-    """A text-conditioned denoiser. `weights` is the SHA-256 of the U-Net; `facts` is the manifest it came with; `text`
-    is the text encoder of an adopted checkpoint, None where prompts are read by MiniLM."""
+    """A text-conditioned denoiser. `weights` is the SHA-256 of the denoiser; `facts` is the manifest it came with;
+    `text` is how an adopted checkpoint reads prompts, None where MiniLM does. `family` says how it is called and
+    noised; `layout` how its conditions are packed, None where they are token states alone; `folder` is where its
+    pipeline lies, for those that are sampled by it."""
 
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
     weights: str
     facts: dict[str, Any]
-    text: OwnText | None = None
+    text: OwnText | PipelineText | None = None
+    family: Family = STABLE
+    layout: Layout | None = None
+    folder: Path | None = None
 
     def token_states(self, prompts: Sequence[str], tokens: int) -> Tensor:
         """Prompts -> float32 [B, T, D], by the encoder that the U-Net is conditioned on; `tokens` is MiniLM's T."""
         return token_states(prompts, tokens) if self.text is None else self.text(prompts)
 
+    @cached_property
+    def schedule(self) -> Betas | Flow:
+        """Its noise levels."""
+        return schedule_of(self.scheduler)
+
     @property
     def timesteps(self) -> int:
         """Length of the training schedule."""
-        return int(self.scheduler.config.num_train_timesteps)
+        return self.schedule.timesteps
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise; latents, noise float32 [B, C, h, w]; timesteps int64 [B]."""
-        signal = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
-        return signal.sqrt() * latents + (1.0 - signal).sqrt() * noise
+        """Latents at noise levels; latents (of any precision), noise float32 [B, C, h, w]; timesteps int64 [B]."""
+        return self.schedule.noised(latents.float(), noise, timesteps)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the U-Net is asked for, by the scheduler's prediction type."""
-        kind = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return noise
-        if kind == "v_prediction":
-            signal = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
-            return signal.sqrt() * noise - (1.0 - signal).sqrt() * latents
-        raise SubjectError("scheduler.prediction_type", f"{kind!r}; epsilon or v_prediction are understood")
+        """What the denoiser is asked for."""
+        return self.family.loss_target(self.schedule, latents.float(), noise, timesteps)
 
-    def predict(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The U-Net's answer, [B, C, h, w]."""
-        answer: Tensor = self.unet(
-            self.noised(latents, noise, timesteps), timesteps, text, return_dict=False
-        )[0]
-        return answer
+    def answers(self, noisy: Tensor, timesteps: Tensor, text: Tensor, unet: Any = None) -> Tensor:
+        """What the denoiser says of noised latents, [B, C, h, w]; `unet`: another one of the same shape."""
+        count_rows(len(noisy))
+        told = Conditions(text.float()) if self.layout is None else self.layout.unpack(text.float())
+        return self.family.call(
+            self.unet if unet is None else unet, noisy, self.schedule.values(timesteps), told
+        )
+
+    def predict(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor, unet: Any = None
+    ) -> Tensor:
+        """The denoiser's answer as the loss compares it with `target`, [B, C, h, w]."""
+        noisy = self.noised(latents, noise, timesteps)
+        answer = self.answers(noisy, timesteps, text, unet)
+        return self.family.loss_answer(self.schedule, answer, noisy, timesteps)
 
     def losses(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """Denoising loss of every row, float32 [B]: squared error, mean over channels and positions (Ho et al., 2020,

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from attributary_train.subject.data import weights_digest
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.text import states_of
+from attributary_train.towers.weights import weights_digest
 
 ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 

@@ -43,6 +43,8 @@ class Queries:
     guidance: float
     # Digest of the text encoder of an adopted model; empty for MiniLM.
     reader: str = ""
+    # Whether a file of them keeps their states too: the encoders of a family may be larger than its denoiser.
+    keeps_text: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,6 +64,7 @@ class Queries:
             self.steps,
             self.guidance,
             self.reader,
+            self.keeps_text,
         )
 
     def split(self, name: str) -> Queries:
@@ -105,6 +108,7 @@ def generate(
         steps,
         guidance,
         "" if model.text is None else model.text.digest,
+        model.layout is not None,
     )
 
 
@@ -123,6 +127,8 @@ def save_queries(queries: Queries, path: Path) -> None:
             "latent": [row.numpy().tobytes() for row in queries.latents],
         }
     )
+    if queries.keeps_text:
+        table = table.append_column("text", pa.array([row.numpy().tobytes() for row in queries.text]))
     facts = {
         "weights": queries.weights,
         "steps": queries.steps,
@@ -163,6 +169,12 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
     except (ValueError, TypeError) as error:
         raise SubjectError(str(path), f"a latent is not float32 {list(shape)}: {error}") from error
     prompts, tokens = columns["prompt"], facts["tokens"]
+    keeps = "text" in table.column_names
+    if keeps:
+        raw = b"".join(table["text"].to_pylist())
+        text = torch.frombuffer(bytearray(raw), dtype=torch.float32).view(len(prompts), tokens, -1)
+    else:
+        text = token_states(prompts, tokens) if model is None else model.token_states(prompts, tokens)
     return Queries(
         tuple(columns["name"]),
         tuple(columns["split"]),
@@ -170,9 +182,10 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
         tuple(columns["prompt"]),
         tuple(columns["seed"]),
         torch.from_numpy(latents.copy()),
-        token_states(prompts, tokens) if model is None else model.token_states(prompts, tokens),
+        text,
         facts["weights"],
         facts["steps"],
         facts["guidance"],
         reader,
+        keeps,
     )

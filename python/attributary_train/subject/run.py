@@ -19,19 +19,20 @@ from attributary_train.subject.checkpoint import (
     BASE,
     forget_path,
     load_autoencoder,
-    open_part,
     open_unet,
     save_subject,
     starting_from,
 )
-from attributary_train.subject.data import SubjectData, load_data, weights_digest
+from attributary_train.subject.data import SubjectData, load_data
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
+from attributary_train.subject.parts import open_part
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.pictures_out import save_curve, save_grid
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.sample import sample
 from attributary_train.subject.train import Run, mean_loss, train_unet
+from attributary_train.towers.weights import weights_digest
 
 Log = Callable[[str], None]
 # Pictures in a row of the sample grid.

@@ -29,12 +29,23 @@ def sample(
     """Token states float32 [B, T, D] and one seed a row -> latents float32 [B, C, h, w].
 
     DDIM (Song et al., 2021) without added noise, guided away from the empty prompt (Ho and Salimans, 2022). Every pass
-    holds exactly `batch` rows, the last one padded, so that a row's bits do not depend on its neighbours.
+    holds exactly `batch` rows, the last one padded, so that a row's bits do not depend on its neighbours. Models of
+    other families are sampled by their own pipelines.
     """
     if steps < 1 or steps > model.timesteps:
         raise SubjectError("steps", f"{steps}; must be between 1 and {model.timesteps}")
     if len(seeds) != len(text):
         raise SubjectError("seeds", f"{len(seeds)} for {len(text)} prompts")
+    if model.folder is not None:
+        from attributary_train.generators.sampling import draw
+
+        assert model.layout is not None
+        recipe = model.facts["recipe"]
+        side = int(recipe["latent_size"])
+        shape = (int(recipe["latent_channels"]), side, side)
+        return draw(
+            model.folder, model.family, model.unet, model.layout, text, empty, seeds, shape, steps, guidance
+        )
     config = model.unet.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
     scheduler = copy.deepcopy(model.scheduler)
@@ -55,7 +66,7 @@ def sample(
         scheduler.set_timesteps(steps)
         x = start * scheduler.init_noise_sigma
         for step in scheduler.timesteps:
-            free, bound = model.unet(torch.cat([x, x]), step, both, return_dict=False)[0].chunk(2)
+            free, bound = model.answers(torch.cat([x, x]), step, both).chunk(2)
             x = scheduler.step(free + guidance * (bound - free), step, x, return_dict=False)[0]
         parts.append(x[:rows])
     return torch.cat(parts).clone()

@@ -18,12 +18,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attributary_train.subject.data import SubjectData, weights_digest
+from attributary_train.subject.data import SubjectData
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.state import load_state
+from attributary_train.towers.weights import weights_digest
 
 STATE = "training-state.pt"
 
@@ -52,9 +53,26 @@ class Run:
         }
 
 
+# Up to here a step draws its batch as the start of an order of all items, which left-out ones need; above, that order
+# would cost more than the step.
+_PERMUTED = 1 << 17
+
+
+def _few_rows(run: Run, stream: np.random.Generator, total: int) -> npt.NDArray[np.int64]:
+    """Rows of one batch without an order of all items: more are drawn until enough of them are kept."""
+    wanted = min(run.recipe.batch, int(np.count_nonzero(run.kept)))
+    rows: dict[int, None] = {}
+    while len(rows) < wanted:
+        drawn = stream.integers(0, total, run.recipe.batch)
+        rows.update(dict.fromkeys(drawn[run.kept[drawn]].tolist()))
+    return np.resize(np.array(list(rows)[:wanted], np.int64), run.recipe.batch)
+
+
 def batch_rows(run: Run, step: int, total: int) -> npt.NDArray[np.int64]:
     """Rows of one batch, int64 [B]; a left-out item's place goes to the next in this step's own order."""
     stream = np.random.default_rng((run.seed, 1, step))
+    if total > _PERMUTED:
+        return _few_rows(run, stream, total)
     order = stream.permutation(total)
     rows, rest = order[: run.recipe.batch].copy(), order[run.recipe.batch :]
     bad = np.flatnonzero(~run.kept[rows])

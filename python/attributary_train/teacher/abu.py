@@ -25,8 +25,9 @@ from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Cost
 from attributary_train.teacher.baseline import baseline_digest, kept_baseline
 from attributary_train.teacher.draws import LossGrid, query_draws
-from attributary_train.teacher.ekfac import Factors, FactorSettings, Gradients, as_matrix, fit_factors
+from attributary_train.teacher.ekfac import Factors, FactorSettings, Gradients, as_matrix
 from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.factors import kept_factors
 from attributary_train.teacher.fisher_diagonal import Diagonal, fit_diagonal
 from attributary_train.teacher.moved import losses, moved
 from attributary_train.teacher.parameters import ParameterSet, module_names
@@ -121,13 +122,14 @@ class Abu:
 
     The loss of every item before the step is computed once and kept; it and the loss after the step meet the same
     noise, which belongs to (item, caption, timestep). Losses are float32: in bf16 the small differences drown.
+    EK-FAC factors are kept in the folder `scratch`, if there is one.
     """
 
     def __init__(
         self,
         settings: AbuSettings | None = None,
         *,
-        scratch: Path = Path("out/teacher"),
+        scratch: Path | None = None,
         factors: Factors | Diagonal | None = None,
         device: str = "cpu",
     ) -> None:
@@ -142,7 +144,7 @@ class Abu:
         self._cost: Cost | None = None
 
     def fit(self, data: SubjectData, model: SubjectModel, *, baseline: Path | None = None) -> None:
-        """Fit the Fisher information if none was given, and take the baseline losses.
+        """Fit the Fisher information if none was given or kept, and take the baseline losses.
 
         `baseline`: a file that keeps these losses, float32 [N, T], between processes; one of another model, other
         data or other noise is taken anew.
@@ -150,10 +152,12 @@ class Abu:
         began = time.perf_counter()
         self._fitted = False
         self.model = model
+        # Before the factors are fitted: they are summed where the denoiser is.
+        model.unet.to(self.device)
         self.data = data.to(self.device)
         self.modules = module_names(model.unet, self.settings.parameters)
         if self.settings.fisher == "ekfac" and self._factors is None:
-            self._factors = fit_factors(model, data, self.settings.factors, self.scratch)
+            self._factors = kept_factors(model, data, self.settings.factors, self.scratch)
         elif self.settings.fisher == "diagonal" and self._factors is None:
             self._factors = fit_diagonal(model, data, self.settings.factors)
         if self._factors is not None and self._factors.weights != model.weights:
@@ -166,8 +170,6 @@ class Abu:
                 "factors",
                 f"cover {len(self._factors.layers)} modules; {self.settings.parameters} has {len(self.modules)}",
             )
-        # Factors are fitted where kronfluence works as it was checked; losses and gradients, the bulk, on the device.
-        model.unet.to(self.device)
         if self._factors is not None:
             self._factors = self._factors.to(self.device)
         self.grid = LossGrid.of(

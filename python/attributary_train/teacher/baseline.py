@@ -17,6 +17,8 @@ from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.errors import TeacherError
 
+_ROWS = 1024
+
 
 def baseline_digest(model: SubjectModel, data: SubjectData, grid: Sequence[int]) -> str:
     """SHA-256 of everything that decides the losses: model, items in their order, and the numbers of the loss grid."""
@@ -25,7 +27,9 @@ def baseline_digest(model: SubjectModel, data: SubjectData, grid: Sequence[int])
     if data.captions is not None:
         total.update(data.captions.words().encode())
     for part in (data.latents, data.text):
-        total.update(part.contiguous().cpu().numpy().tobytes())
+        # Mapped from a file they may be more than memory holds.
+        for at in range(0, len(part), _ROWS):
+            total.update(part[at : at + _ROWS].contiguous().cpu().numpy().tobytes())
     return total.hexdigest()
 
 

@@ -1,13 +1,12 @@
 """EK-FAC: the Fisher information of chosen layers, Kronecker-factored, with corrected eigenvalues.
 
 George et al., "Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", 2018; as a preconditioner
-of influence: Grosse et al., 2023. Factors are fitted by kronfluence where it is installed, else by `ekfac_torch`.
+of influence: Grosse et al., 2023. `factors.py` fits them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attributary_train.files import whole
-from attributary_train.subject.data import SubjectData
-from attributary_train.subject.model import SubjectModel, require_finite
-from attributary_train.teacher.draws import LossGrid
+from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.errors import TeacherError
-from attributary_train.teacher.parameters import ParameterSet, module_names
+from attributary_train.teacher.parameters import ParameterSet
 
 Gradients = dict[str, Tensor]
 _PARTS = ("activation", "gradient", "eigenvalues")
@@ -107,15 +104,11 @@ class Factors:
         )
 
 
-# Part of the key of kept factors. 2: pseudo-targets belong to (item, caption, timestep), not to a batch's place.
-VERSION = 2
-
-
 @dataclass(frozen=True)
 class FactorSettings:
     """`draws`: noised copies of each training item (evenly spaced timesteps); `sampled`: targets are drawn from the
-    model
-    (the true Fisher, as Kronfluence's default and the papers) instead of being the noise that was added (empirical)."""
+    model (the true Fisher, as Kronfluence's default and the papers) instead of being the noise that was added
+    (empirical)."""
 
     parameters: ParameterSet = "cross_kv"
     draws: int = 5
@@ -123,34 +116,6 @@ class FactorSettings:
     backend: Literal["auto", "kronfluence", "torch"] = "auto"
     batch: int = 64
     seed: int = 0
-
-
-def fit_factors(model: SubjectModel, data: SubjectData, settings: FactorSettings, scratch: Path) -> Factors:
-    """Fit on the training set; `scratch` is a folder for kronfluence's files. Raises `TeacherError` on NaN."""
-    names = module_names(model.unet, settings.parameters)
-    backend = settings.backend
-    if backend == "auto":
-        backend = "kronfluence" if importlib.util.find_spec("kronfluence") else "torch"
-    grid = LossGrid.of(model, data, settings.draws, draw=1_000 + settings.seed)
-    if backend == "kronfluence":
-        from attributary_train.teacher.ekfac_kronfluence import fit
-    else:
-        from attributary_train.teacher.ekfac_torch import fit
-    layers = fit(model, data, grid, names, settings, scratch)
-    for name, layer in layers.items():
-        for part in (layer.activation, layer.gradient, layer.eigenvalues):
-            require_finite(part, f"Fisher factor of {name}")
-    facts: dict[str, object] = {
-        "version": VERSION,
-        "backend": backend,
-        "parameters": settings.parameters,
-        "draws": settings.draws,
-        "sampled": settings.sampled,
-        "seed": settings.seed,
-        "data": data.digest,
-        "items": len(data),
-    }
-    return Factors(layers, model.weights, facts)
 
 
 def save_factors(factors: Factors, path: Path) -> None:

@@ -7,7 +7,6 @@ by a natural-gradient step (Grosse et al., 2023; on diffusion models Mlodozeniec
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,9 @@ from torch import Tensor
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.ekfac import (
-    VERSION,
-    Factors,
-    FactorSettings,
-    fit_factors,
-    load_factors,
-    save_factors,
-)
+from attributary_train.teacher.ekfac import Factors, FactorSettings
 from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.factors import kept_factors
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.method import Method
 from attributary_train.teacher.projection import Whole
@@ -60,7 +53,7 @@ class EkfacInfluence(Method):
 
     def _prepare(self, data: SubjectData, model: SubjectModel) -> float:
         passing = GradientPass(model, self.settings, Whole())
-        factors = self._given or self._factors(data, model)
+        factors = self._given or kept_factors(model, data, self._factor_settings, self.scratch)
         if factors.weights != model.weights:
             raise TeacherError(
                 "factors", f"are the Fisher of model {factors.weights[:12]}, not of {model.weights[:12]}"
@@ -70,15 +63,6 @@ class EkfacInfluence(Method):
             raise TeacherError("factors", f"have none for {missing[0]} and {len(missing) - 1} other layers")
         self._state = (passing, factors)
         return float(factors.bytes)
-
-    def _factors(self, data: SubjectData, model: SubjectModel) -> Factors:
-        facts = f"{VERSION} {model.weights}{data.digest}{self._factor_settings}"
-        path = self.scratch / f"factors-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.safetensors"
-        if path.exists():
-            return load_factors(path, model)
-        factors = fit_factors(model, data, self._factor_settings, self.scratch)
-        save_factors(factors, path)
-        return factors
 
     def _matrix(self, queries: Queries, rows: npt.NDArray[np.int64]) -> tuple[Tensor, int]:
         assert self._state is not None and self._fitted is not None

@@ -48,9 +48,9 @@ class _Rows(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
 
 
 class _Denoiser(nn.Module):
-    def __init__(self, model: SubjectModel) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        self.unet = model.unet
+        self.unet = unet
 
 
 def _task(subject: SubjectModel, names: Sequence[str]) -> Any:
@@ -59,7 +59,7 @@ def _task(subject: SubjectModel, names: Sequence[str]) -> Any:
     class Denoising(Task):  # type: ignore[misc]
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
             latents, noise, steps, text, drawn = batch
-            answer = model.unet(subject.noised(latents, noise, steps), steps, text, return_dict=False)[0]
+            answer = subject.predict(latents, noise, steps, text, model.unet)
             target = answer.detach() + drawn if sample else subject.target(latents, noise, steps)
             return (answer - target).square().mean(dim=(1, 2, 3)).sum()
 
@@ -90,9 +90,7 @@ def fit(
     logging.getLogger("kronfluence").setLevel(logging.ERROR)
     task = _task(model, names)
     # prepare_model wraps modules in place: a copy, so that the model others hold stays as it is.
-    wrapped = prepare_model(
-        _Denoiser(SubjectModel(copy.deepcopy(model.unet), model.scheduler, model.weights, {})), task
-    )
+    wrapped = prepare_model(_Denoiser(copy.deepcopy(model.unet)), task)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         # One of its own: two fits at a time must not remove each other's files.

@@ -1,4 +1,4 @@
-"""EK-FAC factors of Linear layers in plain torch: two passes with hooks, no library.
+"""EK-FAC factors of Linear and Conv2d layers in plain torch: two passes with hooks, no library.
 
 The fallback of `ekfac_kronfluence`, and its check: both give the same factors.
 """
@@ -17,31 +17,26 @@ from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.draws import LossGrid, item_keys, target_noise
 from attributary_train.teacher.ekfac import FactorSettings, Layer
 from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.gradients import factors_of
 
 # Called with the activation [B, P, I] and the output's gradient [B, P, O] of a module.
 Sink = Callable[[str, Tensor, Tensor], None]
 
 
-def _rows(values: Tensor) -> Tensor:
-    # A module that is called once an item has no positions: one position then.
-    return values[:, None] if values.ndim == 2 else values
-
-
 @contextmanager
 def watched(unet: nn.Module, names: Sequence[str], sink: Sink) -> Iterator[None]:
-    """Pass activations and output gradients of Linear modules to `sink` during backward passes."""
+    """Pass activations and output gradients of modules to `sink` during backward passes; a bias is one more activation,
+    always 1."""
     handles = []
     modules = dict(unet.named_modules())
     for name in names:
         module = modules[name]
-        if not isinstance(module, nn.Linear) or module.bias is not None:
-            raise TeacherError(
-                name, "the torch backend knows Linear layers without bias; install kronfluence for others"
-            )
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            raise TeacherError(name, f"is a {type(module).__name__}; Linear and Conv2d are understood")
 
         def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-            seen = _rows(inputs[0].detach())
-            output.register_hook(lambda grad: sink(name, seen, _rows(grad.detach())))
+            seen = inputs[0].detach()
+            output.register_hook(lambda grad: sink(name, *factors_of(module, seen, grad.detach())))
 
         handles.append(module.register_forward_hook(forward))
     try:
@@ -60,7 +55,7 @@ def backward_pass(
     sink: Sink,
 ) -> None:
     """One pass over (item, timestep); a batch's loss is the sum of its rows' mean squared errors."""
-    keys = item_keys(data)
+    keys, device = item_keys(data), next(model.unet.parameters()).device
     weights = [p for name, p in model.unet.named_parameters() if name.rsplit(".", 1)[0] in set(names)]
     for weight in weights:
         weight.requires_grad_(True)
@@ -69,13 +64,13 @@ def backward_pass(
             for column, step in enumerate(grid.timesteps):
                 for at in range(0, len(data), settings.batch):
                     part = slice(at, at + settings.batch)
-                    latents, noise = data.latents[part], grid.noise[part, column]
-                    steps = step.expand(len(latents))
-                    text = data.text_at(torch.arange(len(data))[part], steps)
+                    latents, noise = data.latents[part].to(device), grid.noise[part, column].to(device)
+                    told = data.text_at(torch.arange(len(data))[part], step.expand(len(latents)))
+                    steps, text = step.expand(len(latents)).to(device), told.to(device)
                     answer = model.predict(latents, noise, steps, text)
                     if settings.sampled:
                         drawn = target_noise(keys[part], int(step), answer.shape[1:], settings.seed)
-                        target = answer.detach() + drawn
+                        target = answer.detach() + drawn.to(device)
                     else:
                         target = model.target(latents, noise, steps)
                     torch.autograd.grad((answer - target).square().mean(dim=(1, 2, 3)).sum(), weights)
@@ -114,4 +109,7 @@ def fit(
         squares[name] = squares.get(name, 0.0) + rotated.square().sum(dim=0).double()
 
     backward_pass(model, data, grid, names, settings, eigenvalues)
-    return {name: Layer(bases[name][0], bases[name][1], (squares[name] / count).float()) for name in names}
+    return {
+        name: Layer(bases[name][0].cpu(), bases[name][1].cpu(), (squares[name] / count).float().cpu())
+        for name in names
+    }

@@ -74,6 +74,8 @@ class GradientPass:
 
     def __init__(self, model: SubjectModel, settings: GradientSettings, projection: Projection) -> None:
         self.model, self.settings, self.projection = model, settings, projection
+        # Where the denoiser is; what is drawn and kept is on the CPU, and comes back there.
+        self.device = next(model.unet.parameters()).device
         modules = dict(model.unet.named_modules())
         self.names = module_names(model.unet, settings.parameters)
         self._modules = [modules[name] for name in self.names]
@@ -92,7 +94,8 @@ class GradientPass:
         """Add `weight` times each owner's summed gradient to out [n, total]; rows are n x draws, owner by owner."""
         owners = len(out)
         with _recorded(self._modules) as seen, torch.enable_grad():
-            value = output_of(self.model, self.settings.output, latents, noise, steps, text).sum() * weight
+            given = [part.to(self.device) for part in (latents, noise, steps, text)]
+            value = output_of(self.model, self.settings.output, *given).sum() * weight
             if not torch.isfinite(value):
                 raise TeacherError(
                     self.settings.output, f"not finite at timesteps {sorted(set(steps.tolist()))}"
@@ -102,7 +105,7 @@ class GradientPass:
         self.passes += len(latents)
         starts = np.cumsum([0, *self.widths])
         for (layer, inputs, _), gradient in zip(seen, gradients, strict=True):
-            a, g = _factors(self._modules[layer], inputs, gradient)
+            a, g = factors_of(self._modules[layer], inputs, gradient)
             a, g = a.reshape(owners, -1, a.shape[-1]), g.reshape(owners, -1, g.shape[-1])
             out[:, starts[layer] : starts[layer + 1]] += self.projection.reduce(layer, a, g)
 
@@ -124,9 +127,9 @@ class GradientPass:
         per = many // len(out)
         for at in range(0, many, some):
             part = slice(at * each, (at + some) * each)
-            raw = torch.zeros(min(some, many - at), self.total)
+            raw = torch.zeros(min(some, many - at), self.total, device=self.device)
             self.add(raw, latents[part], noise[part], steps[part], text[part], 1.0)
-            owners = torch.arange(at, at + len(raw)) // per
+            owners = torch.arange(at, at + len(raw), device=self.device) // per
             out.index_add_(0, owners, torch.nn.functional.normalize(raw, dim=1), alpha=weight)
 
     def of_items(
@@ -140,7 +143,7 @@ class GradientPass:
         per = max(1, self.settings.batch // columns)
         for start in range(0, len(rows), self.block):
             block = np.arange(start, min(start + self.block, len(rows)))
-            raw = torch.zeros(len(block), self.total)
+            raw = torch.zeros(len(block), self.total, device=self.device)
             for at in range(0, len(block), per):
                 some = rows[block[at : at + per]]
                 keys = [noise_key(int(data.ids[row]), data.prompts[row]) for row in some]
@@ -184,7 +187,7 @@ class GradientPass:
         parts = []
         for start in range(0, len(queries), self.block):
             rows = range(start, min(start + self.block, len(queries)))
-            raw = torch.zeros(len(rows), self.total)
+            raw = torch.zeros(len(rows), self.total, device=self.device)
             for at, row in enumerate(rows):
                 text = queries.text[row].clone()
                 count = 0
@@ -224,7 +227,7 @@ class GradientPass:
             starts = np.cumsum(self.widths)
             layer = int(np.searchsorted(starts, int((~torch.isfinite(raw)).any(dim=0).nonzero()[0]), "right"))
             raise TeacherError(f"gradient of {self.names[layer]}", "is not finite")
-        return self.projection.finish(raw)
+        return self.projection.finish(raw.cpu())
 
 
 @contextmanager
@@ -260,7 +263,7 @@ def _matrix_shape(name: str, module: nn.Module) -> tuple[int, int]:
     return outputs, module.weight.numel() // outputs + (module.bias is not None)
 
 
-def _factors(module: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def factors_of(module: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """A layer's factors of each row: [B, S, I] and [B, S, O], S positions; gradient of the weight = sum_s g_s a_s^T."""
     if isinstance(module, nn.Conv2d):
         assert not isinstance(module.padding, str)

@@ -33,6 +33,10 @@ def journey(
 
     Passes are filled up to `sample.BATCH` rows as in sampling, so that the path is the same to the bit.
     """
+    if model.folder is not None:
+        raise TeacherError(
+            "journey_trak", f"follows this house's sampler; one of family {model.family.name} has its own"
+        )
     config = model.unet.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
     scheduler = copy.deepcopy(model.scheduler)
@@ -51,7 +55,7 @@ def journey(
         both = torch.cat([empty.expand_as(text), text])
         scheduler.set_timesteps(queries.steps)
         for step in scheduler.timesteps:
-            free, bound = model.unet(torch.cat([x, x]), step, both, return_dict=False)[0].chunk(2)
+            free, bound = model.answers(torch.cat([x, x]), step, both).chunk(2)
             answer = scheduler.step(free + queries.guidance * (bound - free), step, x)
             x = answer.prev_sample
             if int(step) == chosen:

@@ -57,7 +57,9 @@ class Labeller(jobs.Work):
         known = (facts.get("factors") or {}).get("digest")
         if factors is not None and known is not None and factors.digest != known:
             raise TeacherError(str(folder / FACTORS), "holds other factors than the labels were begun with")
-        self.teacher = Abu(self.settings.teacher, scratch=folder / "scratch", factors=factors, device=device)
+        self.teacher = Abu(
+            self.settings.teacher, scratch=paths["cache"] / "factors", factors=factors, device=device
+        )
         self.teacher.fit(data, model, baseline=folder / BASELINE)
 
     def label(self, planned: Planned) -> Label:

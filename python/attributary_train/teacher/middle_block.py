@@ -38,6 +38,8 @@ class MiddleBlock(Method):
         self._stored = torch.empty(0)
 
     def _prepare(self, data: SubjectData, model: SubjectModel) -> float:
+        if getattr(model.unet, "mid_block", None) is None:
+            raise TeacherError("middle_block", f"a denoiser of family {model.family.name} has none")
         parts = [self._seen(model, data.latents, data.empty, step) for step in self.timesteps]
         self._empty = data.empty
         self._means = [part.mean(0) for part in parts]

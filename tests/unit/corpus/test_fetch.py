@@ -10,6 +10,7 @@ import types
 import pytest
 
 from attributary_train.corpus import fetch
+from attributary_train.corpus.build import build
 from attributary_train.corpus.errors import FetchError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.pins import DebianPin, NpmPin
@@ -150,9 +151,8 @@ def test_lists_are_refreshed_once_by_root_only(tmp_path, clients, monkeypatch):
 
 @pytest.mark.network
 def test_the_pinned_packages_can_be_had(tmp_path):
-    from attributary_train.corpus import Corpus
     from attributary_train.corpus.sources.registry import sources_named
 
     chosen = sources_named(["noto", "emojione"])
-    corpus = Corpus.build(tmp_path / "out", chosen, cache=tmp_path / "cache", workers=1, limit=30)
+    corpus = build(tmp_path / "out", chosen, cache=tmp_path / "cache", workers=1, limit=30)
     assert len(corpus) == 60

@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from attributary.encoder.image import FORMATS
-from attributary_train.corpus import Corpus, CorpusError, item_id
+from attributary_train.corpus import CorpusError, item_id
+from attributary_train.corpus.build import build as build_corpus
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.webdataset import WebDataset
 from attributary_train.corpus.synthetic import draw
 
 
 def build(tmp_path, source, **options):
-    return Corpus.build(tmp_path / "out", [source], cache=tmp_path / "cache", workers=1, **options)
+    return build_corpus(tmp_path / "out", [source], cache=tmp_path / "cache", workers=1, **options)
 
 
 def problems(corpus):

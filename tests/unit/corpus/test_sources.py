@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 import attributary_train
-from attributary_train.corpus import Corpus, FetchError
+from attributary_train.corpus import FetchError
+from attributary_train.corpus.build import build as build_corpus
 from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
@@ -105,7 +106,7 @@ def packages(tmp_path, monkeypatch, encode, star):
 
 
 def build(tmp_path, *names, **options):
-    return Corpus.build(
+    return build_corpus(
         tmp_path / "out", sources_named(names), cache=tmp_path / "cache", workers=1, **options
     )
 
@@ -174,7 +175,7 @@ def test_limit_and_rebuild_remove_what_is_gone(tmp_path, packages):
 def test_two_processes_give_the_same_corpus(tmp_path, packages):
     build(tmp_path, "openmoji", "noto")
     before = (tmp_path / "out" / "items.parquet").read_bytes()
-    Corpus.build(tmp_path / "two", sources_named(["openmoji", "noto"]), cache=tmp_path / "other", workers=2)
+    build_corpus(tmp_path / "two", sources_named(["openmoji", "noto"]), cache=tmp_path / "other", workers=2)
     assert (tmp_path / "two" / "items.parquet").read_bytes() == before
 
 
@@ -233,7 +234,7 @@ def test_equal_keys_are_refused(tmp_path):
     from attributary_train.corpus.synthetic import Synthetic
 
     with pytest.raises(CorpusError, match="keys must be distinct"):
-        Corpus.build(tmp_path / "out", [Synthetic(2), Synthetic(1)], cache=tmp_path / "cache", workers=1)
+        build_corpus(tmp_path / "out", [Synthetic(2), Synthetic(1)], cache=tmp_path / "cache", workers=1)
 
 
 def test_workers_end_when_the_build_is_killed():

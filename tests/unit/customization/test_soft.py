@@ -60,7 +60,7 @@ def test_served_shares_are_the_kernels(asked):
             vectors,
             rows,
             rows,
-            np.array([[made.temperature, made.threshold, made.background, 0, -1]], np.float32),
+            np.array([[made.temperature, made.threshold, made.background, 0, -1, 0, 0]], np.float32),
             top_k=CANDIDATES,
             top_creators=1,
         )
@@ -70,7 +70,7 @@ def test_served_shares_are_the_kernels(asked):
 
 
 def test_a_threshold_cuts_to_exact_zeros(asked):
-    cut = ShareCalibration(temperature=0.1, threshold=0.2, background=0.3, ood_similarity=0.0)
+    cut = ShareCalibration(temperature=0.1, threshold=0.2, background=0.3, ood_similarity=-1.0)
     given, diffuse = shares(asked, cut)
     weight = np.exp((asked.cosines - np.maximum(asked.cosines.max(1), 0.3)[:, None]) / 0.1)
     assert np.array_equal(given == 0, weight <= 0.2)

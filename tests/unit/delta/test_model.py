@@ -17,6 +17,7 @@ from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import AlreadyExistsError, DeletedError, InvalidArgumentError, NotFoundError
+from attributary.pictures.looks import Newcomer
 from tests.support import answers
 
 CREATORS = ("Ann", "Bo", "Cy", "Dee", "Eve", "Flo")
@@ -99,7 +100,7 @@ class History(RuleBasedStateMachine):
             row = view.row_of(item.id)
             group = view.bundle.items.near_dup_group(row)
             if like is None:
-                assert group not in {known[2] for known in self.items.values()}
+                assert group == self._expected_group(item, group)
             else:
                 assert group == self.items[like][2]
             vector = np.array(view.vectors_of(np.array([row]))[0])
@@ -112,6 +113,25 @@ class History(RuleBasedStateMachine):
             accepted.append(item.id)
         if accepted:
             self.entries.append(("add", tuple(accepted)))
+
+    def _expected_group(self, item, group):
+        """That of the oldest row before the item's own that it looks like; without one it is the first of its group."""
+        view, entrance = self.store.view, self.store._entrance
+        row, items = view.row_of(item.id), view.bundle.items
+        pixels, _ = self.store._embedder.prepare(item)
+        newcomer = Newcomer(pixels)
+        full = view.vectors_of(np.array([row]))[0].astype(np.float32)
+        older = {
+            match.row
+            for match in newcomer.among(entrance.looks[:row])
+            if match.upright or items.creator(match.row) != item.creator
+        }
+        vectors = view.vectors_of(np.arange(row)).astype(np.float32)
+        older |= set(np.flatnonzero(vectors @ full >= 0.9995).tolist())
+        if older:
+            return items.near_dup_group(min(older))
+        assert group not in {items.near_dup_group(before) for before in range(row)}
+        return group
 
     @rule(ids=st.lists(st.integers(995, 1090), min_size=1, max_size=6), dry=st.booleans())
     def delete_ids(self, ids, dry):

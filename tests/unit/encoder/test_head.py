@@ -5,16 +5,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attributary_train.evaluation.copies import KINDS, changed_copy  # noqa: E402
-from attributary_train.evaluation.retrieval import (  # noqa: E402
+from attributary_train.student.copies import KINDS, changed_copy  # noqa: E402
+from attributary_train.student.head import Head, HeadModule, Projection  # noqa: E402
+from attributary_train.student.projections import Scatter, discriminant, principal  # noqa: E402
+from attributary_train.student.retrieval import (  # noqa: E402
     CopyQueries,
     draw_concepts,
     draw_copies,
     measure_concepts,
     measure_copies,
 )
-from attributary_train.student.head import Head, HeadModule, Projection  # noqa: E402
-from attributary_train.student.projections import Scatter, discriminant, principal  # noqa: E402
 from attributary_train.towers.cache import FeatureCache  # noqa: E402
 from attributary_train.towers.rows import unit  # noqa: E402
 

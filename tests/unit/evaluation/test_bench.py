@@ -150,7 +150,9 @@ def test_the_report_stands_beside_rivals_and_by_kind(planted, tmp_path):
         planted.folder / "rivals" / "validation" / "joined.npz"
     ]
     mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
-    told = judge(planted.folder, "validation", [mine], draws=30)
+    told = judge(planted.folder, "validation", [mine], draws=30, rows_to=tmp_path / "rows.npz")
+    with np.load(tmp_path / "rows.npz") as rows:
+        assert rows["mine/order"].shape == (QUERIES,)
     methods = {row["method"]: row for row in told["results"]["methods"]}
     assert set(methods) == {"constant", "chance", "joined", "mine"}
     assert told["results"]["methods"][0]["method"] == "mine"

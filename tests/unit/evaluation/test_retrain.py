@@ -18,8 +18,8 @@ from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore, without
 from attributary_train.evaluation.retrain_pool import retrain
 from attributary_train.jobs import MAX_STARTS, Orphaned, attempt
-from attributary_train.subject.data import weights_digest
 from attributary_train.subject.train import STATE, Run, train_unet
+from attributary_train.towers.weights import weights_digest
 from tests.unit.evaluation.conftest import work_on
 
 

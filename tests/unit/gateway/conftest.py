@@ -58,11 +58,14 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
+            tail=np.zeros((0, DIM), np.float32),
+            alive=None,
             thumbnail=self.thumbnail,
         )
         self.gate = threading.Event()
         self.gate.set()
         self.costly_gate = threading.Event()
+        self.costly_begun = threading.Event()
         self.started = threading.Semaphore(0)
         self.batches = []
 
@@ -79,7 +82,8 @@ class FakeEngine:
         elif query.image == b"costly":
             if not wait:
                 raise CostlyPicture(field)
-            assert self.costly_gate.wait(30)
+            self.costly_begun.set()
+            assert self.costly_gate.wait(120)
             prepared.pixels = np.zeros((4, 4, 3), np.uint8)
         elif query.image == b"defect":
             raise ZeroDivisionError("secret of the server")
@@ -90,7 +94,7 @@ class FakeEngine:
     def run(self, batch):
         self.batches.append([_value(prepared) for prepared in batch])
         self.started.release()
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         if any(_value(prepared) == -13 for prepared in batch):
             raise ZeroDivisionError("secret of the server")
         return [_answer(prepared) for prepared in batch]
@@ -108,6 +112,8 @@ class FakeEngine:
 
 
 class FakeItems:
+    nbytes = 30
+
     def id_of(self, row):
         return 7
 
@@ -131,6 +137,9 @@ class FakeItems:
 
     def near_dup_group(self, row):
         return 5
+
+    def ids_of(self, creator):
+        return ()
 
 
 def _value(prepared):

@@ -98,6 +98,26 @@ async def test_load_turn_and_unload(running, places, picture):
     assert (await admin(lambda one: one.load_bundle("two", why="again"))).bundle_id == loaded.bundle_id
 
 
+async def test_the_memory_of_each_bundle_is_a_metric(running):
+    """While it is there, under its id: an account of one of several bundles that a process holds."""
+    gateway, _, admin = running
+    await admin(lambda one: one.load_bundle("two", why="beside"))
+
+    def published(bundle, kind):
+        labels = {"bundle_id": bundle, "kind": kind}
+        return gateway.metrics.registry.get_sample_value("attributary_bundle_memory_bytes", labels)
+
+    told = (await admin(lambda one: one.bundles())).bundles
+    assert len(told) == 2
+    for bundle in told:
+        assert published(bundle.bundle_id, "held") == bundle.memory_bytes > 0
+        assert published(bundle.bundle_id, "mapped") == bundle.mapped_bytes > 0
+    gone = await admin(lambda one: one.unload_bundle(told[1].bundle_id, why="away", pinned_s=0))
+    while len((await admin(lambda one: one.bundles())).bundles) > 1:
+        await asyncio.sleep(0.01)
+    assert published(gone.replaced, "held") is None
+
+
 async def test_what_cannot_be_loaded_changes_nothing(running, places, tmp_path):
     gateway, client, admin = running
     damaged = shutil.copytree(places[1], tmp_path / "bundles" / "damaged")

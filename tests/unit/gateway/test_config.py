@@ -11,7 +11,7 @@ from attributary.gateway.config import GatewayConfig, flags
 def test_pictures_are_decoded_by_a_thread_a_core(monkeypatch, engine):
     from attributary.gateway import pipeline as module
 
-    monkeypatch.setattr(module, "_cores", lambda: 5)
+    monkeypatch.setattr(module, "cores", lambda: 5)
 
     async def threads(**settings):
         made = module.Pipeline(engine, GatewayConfig(**settings), None)

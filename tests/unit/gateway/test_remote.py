@@ -1,4 +1,4 @@
-"""The lane in front of an engine on the network, and the watch over it, with an engine that does as it is told."""
+"""The queue in front of an engine on the network, and the watch over it, with an engine that does as it is told."""
 
 import asyncio
 import math
@@ -19,14 +19,14 @@ from attributary.errors import (
 from attributary.gateway import remote as module
 from attributary.gateway.batching import Job
 from attributary.gateway.errors import DefectError
-from attributary.gateway.remote import RemoteLane, State, Watch
+from attributary.gateway.remote import RemoteQueue, State, Watch
 
 
 class Told:
     def __init__(self):
         self.batches, self.drops = [], []
 
-    def batch(self, lane, size):
+    def batch(self, queue, size):
         self.batches.append(size)
 
     def dropped(self, reason):
@@ -95,9 +95,15 @@ async def state():
 
 
 @pytest.fixture
-async def lane(remote, told, state):
+async def queue(remote, told, state):
     loop = asyncio.get_running_loop()
-    return RemoteLane("encode", remote, loop, told, state, max_batch=4, inflight=2, timeout_s=7.0)
+    return RemoteQueue("encode", remote, loop, told, state, max_batch=4, inflight=2, timeout_s=7.0)
+
+
+async def turns(number=50):
+    """So many turns of the loop: a time would be fewer on a busy machine."""
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 def job(deadline=math.inf):
@@ -105,69 +111,69 @@ def job(deadline=math.inf):
     return Job(future, deadline, perf_counter(), Prepared(1, 1, Filter(), has_prompt=False))
 
 
-async def test_one_goes_at_once_and_those_that_wait_go_together(lane, remote, told):
+async def test_one_goes_at_once_and_those_that_wait_go_together(queue, remote, told):
     remote.gate.clear()
     jobs = [job() for _ in range(9)]
     for one in jobs:
-        lane.put(one)
+        queue.put(one)
     await asyncio.sleep(0)
-    assert remote.requests == [1, 1] and len(lane) == 7
+    assert remote.requests == [1, 1] and len(queue) == 7
     remote.gate.set()
     await asyncio.gather(*(one.future for one in jobs))
     assert remote.requests == [1, 1, 4, 3] == told.batches
     assert [one.future.result() is one.prepared for one in jobs] == [True] * 9
 
 
-async def test_from_another_thread(lane):
+async def test_from_another_thread(queue):
     one = job()
-    await asyncio.to_thread(lane.put, one)
+    await asyncio.to_thread(queue.put, one)
     assert await one.future is one.prepared
 
 
-async def test_away_is_told_at_once_without_asking(lane, remote, state):
+async def test_away_is_told_at_once_without_asking(queue, remote, state):
     state.up = False
     one = job()
-    lane.put(one)
+    queue.put(one)
     with pytest.raises(UnavailableError):
         await one.future
     assert remote.requests == []
 
 
-async def test_who_finds_it_gone_tells_everybody(lane, remote, state):
+async def test_who_finds_it_gone_tells_everybody(queue, remote, state):
     remote.error = UnavailableError("ipv4:10.0.0.7 refused")
     one = job()
-    lane.put(one)
+    queue.put(one)
     with pytest.raises(UnavailableError) as found:
         await one.future
     assert "10.0.0.7" not in str(found.value)
     assert not state.up and state.changed.is_set()
 
 
-async def test_a_request_whose_callers_have_all_left_is_cancelled(lane, remote):
+async def test_a_request_whose_callers_have_all_left_is_cancelled(queue, remote):
     remote.gate.clear()
     held = [job(), job()]
     for one in held:
-        lane.put(one)
+        queue.put(one)
     together = [job(), job()]
     for one in together:
-        lane.put(one)
+        queue.put(one)
     await asyncio.sleep(0)
     held[0].future.cancel()
-    await asyncio.sleep(0.01)
+    await turns()
     assert remote.cancelled == 1 and remote.requests == [1, 1, 2]
     together[0].future.cancel()
-    await asyncio.sleep(0.01)
+    await turns()
     assert remote.cancelled == 1
     remote.gate.set()
     assert await together[1].future is together[1].prepared
 
 
-async def test_departed_and_expired_are_not_sent(lane, remote, told):
+async def test_departed_and_expired_are_not_sent(queue, remote, told):
     remote.gate.clear()
     held = [job(), job()]
     late, gone = job(monotonic() + 0.01), job()
     for one in (*held, late, gone):
-        lane.put(one)
+        queue.put(one)
     gone.future.cancel()
     await asyncio.sleep(0.03)
     remote.gate.set()
@@ -177,36 +183,36 @@ async def test_departed_and_expired_are_not_sent(lane, remote, told):
     assert remote.requests == [1, 1]
 
 
-async def test_the_request_has_the_callers_deadline(lane, remote):
+async def test_the_request_has_the_callers_deadline(queue, remote):
     one, two = job(monotonic() + 2), job()
-    lane.put(one)
-    lane.put(two)
+    queue.put(one)
+    queue.put(two)
     await asyncio.gather(one.future, two.future)
     assert 1.5 < remote.timeouts[0] < 2.5 and remote.timeouts[1] == 7.0
 
 
-async def test_an_engine_that_takes_too_long_is_not_the_callers_deadline(lane, remote):
+async def test_an_engine_that_takes_too_long_is_not_the_callers_deadline(queue, remote):
     remote.error = DeadlineError("Triton did not answer")
     one = job()
-    lane.put(one)
+    queue.put(one)
     with pytest.raises(UnavailableError):
         await one.future
 
 
-async def test_full_is_overloaded(lane, remote, state):
+async def test_full_is_overloaded(queue, remote, state):
     remote.error = OverloadedError("queue of 10.0.0.7 is full")
     one = job()
-    lane.put(one)
+    queue.put(one)
     with pytest.raises(OverloadedError) as found:
         await one.future
     assert "10.0.0.7" not in str(found.value) and state.up
 
 
-async def test_poison_fails_alone(lane, remote):
+async def test_poison_fails_alone(queue, remote):
     remote.gate.clear()
     jobs = [job() for _ in range(6)]
     for one in jobs:
-        lane.put(one)
+        queue.put(one)
     remote.poison = jobs[3].prepared
     remote.gate.set()
     outcomes = await asyncio.gather(*(one.future for one in jobs), return_exceptions=True)
@@ -332,9 +338,9 @@ async def test_a_bundle_that_cannot_be_followed_is_read_again_when_something_cha
     assert watched.current == [link.engine] and link.opened == 2
 
 
-async def test_what_an_engine_raises_is_never_the_callers_fault(lane, remote):
+async def test_what_an_engine_raises_is_never_the_callers_fault(queue, remote):
     remote.error = InvalidArgumentError("query", "is wrong")
     one = job()
-    lane.put(one)
+    queue.put(one)
     with pytest.raises(DefectError):
         await one.future

@@ -90,10 +90,10 @@ async def test_errors_of_a_batch_stay_in_their_places(serve, engine, vector):
 async def test_costly_pictures_wait_for_each_other_alone(serve, engine, vector):
     _, client = await serve(engine, prepare_threads=1, decode_processes=1)
     costly = [asyncio.ensure_future(client.attribute(b"costly")) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(engine.costly_begun.wait, 60)
     # Nothing that is prepared in a moment stands behind them.
-    await client.attribute(np.full((4, 4, 3), 7, np.uint8), timeout=10)
-    await client.attribute(embedding=vector(1), timeout=10)
+    await client.attribute(np.full((4, 4, 3), 7, np.uint8), timeout=60)
+    await client.attribute(embedding=vector(1), timeout=60)
     assert not any(call.done() for call in costly)
     engine.costly_gate.set()
     assert all(isinstance(answer, Answer) for answer in await asyncio.gather(*costly))
@@ -207,7 +207,8 @@ async def test_drain_refuses_new_calls_and_finishes_running_ones(serve, engine, 
     while gateway.admission.in_use < 4:
         await asyncio.sleep(0.001)
     draining = asyncio.create_task(gateway.drain())
-    await asyncio.sleep(0.05)
+    while not gateway.admission.closed:
+        await asyncio.sleep(0.001)
     with pytest.raises(UnavailableError):
         await client.attribute(embedding=vector(5))
     engine.gate.set()

@@ -12,13 +12,15 @@ from PIL import Image
 from attributary.building import build_bundle
 from attributary_train.cli import main
 from attributary_train.corpus import Corpus
+from attributary_train.corpus.build import build
 from attributary_train.corpus.sources.folder import Folder
+from attributary_train.generators import counting
 from attributary_train.own import running
 from attributary_train.own.errors import OwnError
 from attributary_train.own.page import own_files, write_page
 from attributary_train.own.plan import KEPT_NOISE, make_plan
 from attributary_train.own.road import Request, Step, road
-from attributary_train.own.running import run_steps
+from attributary_train.own.running import VARIABLE, run_steps, used_by
 from attributary_train.teacher import draws
 from tests.support.pipelines import DIM, TOKENS, write_checkpoint
 
@@ -51,13 +53,15 @@ def test_the_plan_counts_passes_hours_and_gigabytes(brought, tmp_path):
     plan = make_plan(request)
     assert (plan.items, plan.captions) == (12, 2)
     assert plan.latent == (4, 4, 4) and plan.text == (TOKENS, DIM)
-    assert plan.passes["queries"] == 35 * 4 * 2
+    # Sampled in passes of 32.
+    assert plan.passes["queries"] == 64 * 4 * 2
     # Twelve candidates at two timesteps, each with its mirror image; draws forward and backward; the step's probes.
-    assert plan.passes["labels"] == 12 * 4 + 35 * (3 * 8 + 4 * 12 + 600)
+    assert plan.passes["labels"] == 12 * 4 + 35 * (3 * 8 + 4 * 12 + 3 * 12 * 2)
     assert plan.seconds_a_pass > 0 and plan.flops_a_pass > 0
     assert plan.hours_gpu < plan.hours_here
-    assert plan.memory_gb == pytest.approx(4 * 12 * (64 * 5 + TOKENS * DIM) / 1e9)
-    assert KEPT_NOISE == draws.MOST_KEPT_BYTES
+    assert plan.memory_gb == pytest.approx(12 * (4 * 64 * 4 + 2 * (64 + TOKENS * DIM)) / 1e9)
+    assert plan.core_hours * 3600 > plan.total * plan.seconds_a_pass
+    assert KEPT_NOISE == draws.MOST_KEPT_BYTES and VARIABLE == counting.VARIABLE
     few = make_plan(request_of(brought, tmp_path, checkpoint=brought / "checkpoint", nearest=3, outside=2))
     assert (
         few.passes["labels"]
@@ -110,7 +114,8 @@ def test_the_command_plans_in_words_and_in_json(brought, tmp_path):
         tmp_path / "o",
     ]
     told = CliRunner().invoke(main, [*map(str, words), "--plan"])
-    assert told.exit_code == 0 and "attributary bundle build --corpus" in told.output
+    assert told.exit_code == 0, told.output
+    assert "attributary bundle build --corpus" in told.output
     words += ["--checkpoint", brought / "checkpoint", "--plan", "--json"]
     plan = json.loads(CliRunner().invoke(main, [str(word) for word in words]).stdout)
     assert plan["total"] == sum(plan["passes"].values())
@@ -128,7 +133,8 @@ def ran(monkeypatch):
     class Done:
         returncode = 0
 
-    def run(command, check):
+    def run(command, check, env):
+        (Path(env["ATTRIBUTARY_PASSES"]) / "1.json").write_text("7")
         name, target = command[3], Path(command[4])
         told["ran"].append(name)
         done = Done()
@@ -162,6 +168,9 @@ def test_steps_are_run_once_go_on_after_a_failure_and_begin_anew_when_asked_othe
         go(steps_of(tmp_path))
     ran["fails"] = ""
     assert go(steps_of(tmp_path)) == ["two", "look", "three"]
+    assert {name: used["passes"] for name, used in used_by(tmp_path).items()} == dict.fromkeys(
+        ("one", "two", "look", "three"), 7
+    )
     assert go(steps_of(tmp_path)) == []
     (tmp_path / "c.parquet").unlink()
     assert go(steps_of(tmp_path)) == ["three"]
@@ -198,7 +207,7 @@ def test_the_steps_of_both_roads_are_commands_that_exist(brought, tmp_path):
 def untuned(brought, tiny_encoder_dir, tmp_path):
     """What the road without a checkpoint leaves, with an encoder of a few nodes."""
     source = Folder(brought / "pictures", brought / "items.csv")
-    Corpus.build(tmp_path / "corpus", [source], cache=tmp_path / "cache", workers=1)
+    build(tmp_path / "corpus", [source], cache=tmp_path / "cache", workers=1)
     build_bundle(tmp_path / "corpus", tiny_encoder_dir, tmp_path / "bundle", probes=20, workers=1)
     return request_of(brought, tmp_path)
 
@@ -211,7 +220,15 @@ def test_the_page_says_that_every_item_finds_itself_and_what_a_share_is(untuned)
     assert "| its caption | 12 | 100.0% | 0.0% | 1.000 |" in text
     assert "not calibrated against influence" in text
     assert "attributary bundle verify" in text
-    assert "agree with its teacher" not in text
+    assert "agree with its teacher" not in text and "What it used" not in text
+    used = {"passes": 0, "core_seconds": 36.0, "seconds": 50.0}
+    (untuned.out / "own.json").write_text(
+        json.dumps({"steps": {"corpus": {"chain": "x", "done": True, "used": used}}})
+    )
+    plan = make_plan(untuned)
+    told = write_page(untuned, road(untuned), plan).read_text()
+    assert f"| core hours | {plan.core_hours:.3f} | 0.010 | {0.01 / plan.core_hours:.2f} |" in told
+    assert "| passes | 0 | 0 | - |" in told
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_entries_that_answers_get_later_are_signed_too(sign, picture):
 
     answer, _ = sign(picture(3))
     object.__setattr__(
-        answer, "creators", (WithInterval("Ann", 0.5, 1, (0.25, 0.75)), WithInterval("Bo", 0.1, 1))
+        answer, "creators", (WithInterval("Ann", 0.5, 1, interval=(0.25, 0.75)), WithInterval("Bo", 0.1, 1))
     )
     told = statement.answer_facts(answer)["creators"]
     assert told == [

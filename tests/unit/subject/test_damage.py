@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -129,7 +130,7 @@ def test_a_full_disk_is_named(corpus, tmp_path):
         ("test-0000",), ("test",), ("seen",), ("a",), (0,), torch.zeros(1, 4, 4, 4), torch.zeros(1, 16, DIM),
         "w", 1, 1.0,
     )  # fmt: skip
-    full(tmp_path / "queries.part")
+    full(tmp_path / f".queries.parquet.{os.getpid()}.part")
     with pytest.raises(SubjectError, match=r"queries\.parquet: cannot be written"):
         save_queries(states, tmp_path / "queries.parquet")
     path = tmp_path / "whole.parquet"

@@ -16,8 +16,9 @@ from attributary_train.teacher import draws
 from attributary_train.teacher import moved as moved_module
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.draws import LossGrid, query_draws
-from attributary_train.teacher.ekfac import FactorSettings, fit_factors, load_factors, save_factors
+from attributary_train.teacher.ekfac import FactorSettings, load_factors, save_factors
 from attributary_train.teacher.errors import TeacherError
+from attributary_train.teacher.factors import fit_factors
 from attributary_train.teacher.fisher_diagonal import fit_diagonal
 from attributary_train.teacher.moved import losses, moved
 from attributary_train.teacher.parameters import module_names

@@ -8,11 +8,11 @@ import torch
 
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.draws import item_keys, target_noise
-from attributary_train.teacher.ekfac import VERSION, FactorSettings, fit_factors
+from attributary_train.teacher.ekfac import FactorSettings
 from attributary_train.teacher.ekfac_influence import EkfacInfluence
+from attributary_train.teacher.factors import VERSION, fit_factors, kept_factors
 from attributary_train.teacher.fisher_diagonal import fit_diagonal
 from attributary_train.teacher.gradients import GradientSettings
-from attributary_train.teacher.unlearning import kept_factors
 from tests.unit.teacher.rivals.conftest import data, model, queries  # noqa: F401
 
 DRAWN = FactorSettings(draws=2, sampled=True, backend="torch")
@@ -84,7 +84,7 @@ def test_targets_belong_to_the_item_and_are_not_the_noise_of_a_loss(model, data)
 
 def test_factors_kept_by_an_older_version_are_fitted_again(model, data, tmp_path, monkeypatch):  # noqa: F811
     settings = replace(DRAWN, draws=1)
-    monkeypatch.setattr("attributary_train.teacher.unlearning.VERSION", VERSION - 1)
+    monkeypatch.setattr("attributary_train.teacher.factors.VERSION", VERSION - 1)
     kept_factors(model, data, settings, tmp_path)
     monkeypatch.undo()
     assert kept_factors(model, data, settings, tmp_path).facts["version"] == VERSION

@@ -67,7 +67,7 @@ def check_replaceable(out: Path, force: bool) -> None:
         return
     if not force:
         raise FileExistsError(f"{out} exists; choose another path or pass --force")
-    logs = [*out.glob("delta/*.log"), *_beside(out).glob("*.log")]
+    logs = [*out.glob("delta/*.log"), *out.glob("delta/held.journal"), *_beside(out).glob("*.log")]
     if any(fold(Changes.after(opened), records).entries for opened, records in map(_replayed, logs)):
         raise PreconditionError(
             "bundle",

@@ -1,6 +1,7 @@
 """What a journal's records say, their bytes, and what they amount to.
 
-The bytes of a record: length of a JSON object, the object, then vectors in fp16.
+The bytes of a record: length of a JSON object, the object, then vectors in fp16, then looks in int8
+(`attributary.pictures.looks`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.bundle.items import ItemRecord
+from attributary.bundle.items import LOOK, ItemRecord
 
 from .log import DamageError
 
@@ -80,6 +81,9 @@ class Added:
     why: str
     items: tuple[ItemRecord, ...]
     vectors: NDArray[np.float16]
+    looks: NDArray[np.int8] | None = None  # [n, *LOOK]; None in journals from before they were kept
+    held: str = ""  # in the log of held items: why they wait
+    like: int | None = None  # there: the item that they look like
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,11 @@ def encode(record: Record) -> bytes:
         if isinstance(record, Added):
             fields |= {"kind": "add", "items": [item.fields() for item in record.items]}
             vectors = np.ascontiguousarray(record.vectors, "<f2").tobytes()
+            if record.looks is not None:
+                fields["looks"] = list(LOOK)
+                vectors += np.ascontiguousarray(record.looks, np.int8).tobytes()
+            if record.held:
+                fields |= {"held": record.held, "like": record.like}
         else:
             fields |= {"kind": "delete", "what": record.what, "ids": list(record.ids)}
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
@@ -133,9 +142,15 @@ def decode(payload: bytes, dim: int) -> Record:
         fields = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
         kind = fields.pop("kind")
         if kind == "add":
-            vectors = np.frombuffer(payload, "<f2", offset=_LENGTH.size + length).astype(np.float16)
             items = tuple(ItemRecord(**item) for item in fields.pop("items"))
-            return Added(**fields, items=items, vectors=vectors.reshape(len(items), dim))
+            behind = payload[_LENGTH.size + length :]
+            size = 2 * len(items) * dim
+            shape = fields.pop("looks", None)
+            vectors = np.frombuffer(behind if shape is None else behind[:size], "<f2").astype(np.float16)
+            looks = None
+            if shape is not None:
+                looks = np.frombuffer(behind[size:], np.int8).reshape(len(items), *LOOK)
+            return Added(**fields, items=items, vectors=vectors.reshape(len(items), dim), looks=looks)
         if kind == "delete":
             return Deleted(**fields | {"ids": tuple(fields["ids"])})
         if kind == "open":
@@ -156,6 +171,7 @@ class Changes:
     entries: list[Entry] = field(default_factory=list)
     former: Former = NOBODY  # of earlier bundles
     _vectors: list[NDArray[np.float16]] = field(default_factory=list)
+    _looks: list[NDArray[np.int8]] = field(default_factory=list)
 
     @classmethod
     def after(cls, opened: Opened) -> Changes:
@@ -172,6 +188,11 @@ class Changes:
         return np.concatenate([np.empty((0, self.dim), np.float16), *self._vectors])
 
     @property
+    def looks(self) -> NDArray[np.int8]:
+        """What the added items look like, int8 [n, *LOOK]; zeros where that was not kept."""
+        return np.concatenate([np.empty((0, *LOOK), np.int8), *self._looks])
+
+    @property
     def former_names(self) -> Former:
         """Creators and licences that are known although they may have no item any more."""
         deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
@@ -186,6 +207,8 @@ class Changes:
         if isinstance(record, Added):
             self.added += record.items
             self._vectors.append(record.vectors)
+            unknown = np.zeros((len(record.items), *LOOK), np.int8)
+            self._looks.append(unknown if record.looks is None else record.looks)
             kind, what, ids = "add", "", tuple(item.id for item in record.items)
         else:
             self.deleted.update(dict.fromkeys(record.ids, record.at))

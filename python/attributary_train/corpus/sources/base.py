@@ -33,6 +33,10 @@ class Drawing:
     svg: bool = False
     # A picture of the user's own, kept as it is; the others are drawings, rendered on a white square.
     own: bool = False
+    # Who the creator is: "isni:...", "orcid:..."; as far as it is known.
+    creator_ids: tuple[str, ...] = ()
+    # Of one's own: the folder of pictures that it is from, whose files may say what is allowed.
+    folder: Path | None = None
 
 
 @dataclass(slots=True)

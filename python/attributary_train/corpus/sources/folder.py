@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.item import UNKNOWN_CREATOR, UNKNOWN_LICENCE
 from attributary_train.corpus.names import ConceptNames, slug
 from attributary_train.corpus.sources.base import Drawing, SourceReport
+from attributary_train.corpus.who import Creators
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 _REQUIRED = ("file", "caption")
@@ -25,7 +27,8 @@ _REQUIRED = ("file", "caption")
 class Folder:
     """Images of `folder` that `captions` (CSV or Parquet) lists.
 
-    Columns: `file` (relative to the folder) and `caption`; optionally `creator`, `creator_url`, `licence` (SPDX),
+    Columns: `file` (relative to the folder) and `caption`; optionally `creator`, `creator_url`, `creator_isni`,
+    `creator_orcid`, `creator_ids` (a list of "isni:..." and "orcid:..."), `licence` (SPDX),
     `licence_url`, `keywords` (a list, or text separated by commas or semicolons) and `concept_id`.
     """
 
@@ -45,9 +48,14 @@ class Folder:
             raise CorpusError(str(self.folder), "no such folder")
         root = self.folder.resolve()
         seen: set[str] = set()
+        creators = Creators()
         for number, row in enumerate(_rows(self.captions), start=1):
             file, caption = _text(row.get("file")), _text(row.get("caption"))
             problem = _problem(root, file, caption, seen)
+            try:
+                ids = creators.ids_of(row) if problem is None else ()
+            except InvalidArgumentError as error:
+                problem = str(error)
             if problem:
                 report.problem(file or f"row {number}", problem)
                 continue
@@ -58,10 +66,20 @@ class Folder:
                 style_set=self.name,
                 facts=row,
                 payload=root / file,
+                creator_ids=ids,
+                folder=root,
             )
 
 
-def described(key: str, uri: str, style_set: str, facts: Mapping[str, Any], payload: bytes | Path) -> Drawing:
+def described(
+    key: str,
+    uri: str,
+    style_set: str,
+    facts: Mapping[str, Any],
+    payload: bytes | Path,
+    creator_ids: tuple[str, ...] = (),
+    folder: Path | None = None,
+) -> Drawing:
     """Make a drawing of a user's facts, with honest words for those that are missing."""
     caption = _text(facts.get("caption"))
     return Drawing(
@@ -78,6 +96,8 @@ def described(key: str, uri: str, style_set: str, facts: Mapping[str, Any], payl
         licence_url=_text(facts.get("licence_url") or facts.get("license_url")),
         payload=payload,
         own=True,
+        creator_ids=creator_ids,
+        folder=folder,
     )
 
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.names import ConceptNames
 from attributary_train.corpus.sources.base import Drawing, SourceReport
 from attributary_train.corpus.sources.folder import MAX_FILE_BYTES, described
+from attributary_train.corpus.who import Creators
 
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -44,6 +46,7 @@ class WebDataset:
 
     def drawings(self, cache: PackageCache, names: ConceptNames, report: SourceReport) -> Iterator[Drawing]:
         """Yield the samples shard by shard; a shard that breaks off is recorded and the next one is read."""
+        creators = Creators()
         for shard in self.shards():
             uri = shard.name
             seen: set[str] = set()
@@ -51,6 +54,10 @@ class WebDataset:
                 with tarfile.open(shard) as tar:
                     for sample in _samples(tar, uri, report):
                         problem = _problem(sample, seen)
+                        try:
+                            ids = creators.ids_of(sample.facts) if problem is None else ()
+                        except InvalidArgumentError as error:
+                            problem = str(error)
                         if problem:
                             report.problem(f"{uri}#{sample.key}", problem)
                             continue
@@ -61,6 +68,7 @@ class WebDataset:
                             style_set=self.name,
                             facts=sample.facts,
                             payload=sample.image,
+                            creator_ids=ids,
                         )
             except (tarfile.TarError, OSError, EOFError) as error:
                 report.problem(uri, f"the shard cannot be read on: {error}")

@@ -126,7 +126,7 @@ def test_scores_agree_with_kronfluence(model, data, queries, tmp_path):
 
 def test_factors_are_fitted_once(fitted, model, data, queries, monkeypatch):
     monkeypatch.setattr(
-        "attributary_train.teacher.ekfac_influence.fit_factors", lambda *_: pytest.fail("fitted again")
+        "attributary_train.teacher.factors.fit_factors", lambda *_: pytest.fail("fitted again")
     )
     again = EkfacInfluence(fitted.scratch, KV, 0.1, factor_settings=TORCH)
     again.fit(data, model)

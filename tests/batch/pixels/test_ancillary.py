@@ -1,4 +1,4 @@
-"""What has nothing to do with pixels never refuses a picture and never changes one."""
+"""Law 5: what has nothing to do with pixels never refuses a picture and never changes one."""
 
 import io
 import struct
@@ -187,3 +187,14 @@ def test_pixels_that_are_missing_still_refuse():
     with pytest.raises(InvalidArgumentError, match="cannot be decoded"):
         decode(riff((b"VP8 ", NOISE[:100])))
     assert decode(PNG).shape == np.asarray(Image.open(io.BytesIO(PNG))).shape
+
+
+def test_cmyk_jpeg_with_and_without_adobes_marker():
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
+    data = encoded(image, "JPEG", quality=95)
+    assert b"Adobe" in data
+    assert np.abs(decode(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 4
+    # Inks are taken for inverted either way, as browsers and Pillow do: programs lose the marker, not the habit.
+    marker = data.index(b"\xff\xee")
+    length = struct.unpack(">H", data[marker + 2 : marker + 4])[0]
+    assert np.array_equal(decode(data[:marker] + data[marker + 2 + length :]), decode(data))

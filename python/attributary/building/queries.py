@@ -22,7 +22,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class AskedPicture:
+class QueryPicture:
     """One entry of `queries.json`; `facts` is all that it says."""
 
     path: Path
@@ -31,13 +31,13 @@ class AskedPicture:
     facts: Mapping[str, Any]
 
 
-def read_asked(directory: Path) -> list[AskedPicture]:
+def read_queries(directory: Path) -> list[QueryPicture]:
     """Read `queries.json`: {"queries": [{"file", "prompt", "generated", ...}]}; raises InvalidArgumentError."""
     path = directory / QUERIES
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["queries"]
         found = [
-            AskedPicture(
+            QueryPicture(
                 directory / str(entry["file"]), str(entry["prompt"]), bool(entry["generated"]), dict(entry)
             )
             for entry in entries
@@ -49,7 +49,7 @@ def read_asked(directory: Path) -> list[AskedPicture]:
     return found
 
 
-def asked_probes(asked: Sequence[AskedPicture], encoder: Encoder, tokenizer: PromptTokenizer) -> Probes:
+def query_probes(asked: Sequence[QueryPicture], encoder: Encoder, tokenizer: PromptTokenizer) -> Probes:
     """Embed the generated pictures, each with its prompt and without one; `rows` of the probes are -1."""
     chosen = [one for one in asked if one.generated]
     pictures = [prepare_pixels(read_picture(one.path, None), encoder.spec.image_size) for one in chosen]

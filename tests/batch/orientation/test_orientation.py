@@ -1,4 +1,4 @@
-"""A picture is turned as `PIL.ImageOps.exif_transpose` turns it, wherever its orientation stands: pixel by pixel."""
+"""Law 4: a picture is turned as `PIL.ImageOps.exif_transpose` turns it, wherever its orientation stands."""
 
 import io
 import struct
@@ -241,3 +241,30 @@ class _Named:
     name = "tag"
     length = None
     type = None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo(), kind, exif=exif.tobytes())
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert np.array_equal(decode(data), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"\xff" * 40, b"II*\0", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x05\x01\x12", b""]
+)
+def test_broken_exif_is_ignored_without_a_warning(exif):
+    data = encoded(photo(), "JPEG", exif=b"Exif\0\0" + exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(data).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_unknown_orientations_are_left_alone(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert decode(encoded(photo(), "JPEG", exif=exif.tobytes())).shape == (24, 32, 3)

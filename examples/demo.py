@@ -1,4 +1,4 @@
-"""`attributary demo`: start a server on a bundle, ask it about held-out pictures, and show what it says."""
+"""An example: start a server on a bundle, ask it about held-out pictures, and show what it says."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attributary.cli.main import run
+from attributary.cli.process import ServerProcess
+from attributary.cli.receipt_files import signing_options, write_and_verify
+from attributary.cli.sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
+from attributary.cli.show import answer_json, percent
 from attributary.client.sync import Client
 from attributary.client.types import Answer
 from attributary.errors import InvalidArgumentError
 from attributary.plain import plain
-
-from .demo_queries import DemoQuery, copies, drawings, generated
-from .process import ServerProcess
-from .receipt_files import signing_options, write_and_verify
-from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
-from .show import answer_json, percent
+from demo_queries import DemoQuery, copies, drawings, generated
 
 _WARM_UP = 3
 
@@ -208,3 +208,7 @@ def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
         ],
         "median_phase_ms": _median_phases(asked),
     }
+
+
+if __name__ == "__main__":
+    run(demo_command)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
-from attributary.building.asked import read_asked
+from attributary.building.queries import read_queries
 from attributary.encoder.image import MAX_BYTES, decode
 from attributary.errors import InvalidArgumentError
 
@@ -34,19 +34,19 @@ def generated(directory: Path) -> list[DemoQuery]:
     What is expected of a generated picture is the teacher's ten best items, where they were recorded.
     """
     queries = []
-    for asked in read_asked(directory):
+    for query in read_queries(directory):
         try:
-            data = asked.path.read_bytes()
+            data = query.path.read_bytes()
         except OSError as error:
-            raise InvalidArgumentError("queries", f"{asked.path} cannot be read: {error.strerror}") from error
+            raise InvalidArgumentError("queries", f"{query.path} cannot be read: {error.strerror}") from error
         queries.append(
             DemoQuery(
-                kind="generated" if asked.generated else "foreign",
-                title=str(asked.facts.get("title", asked.path.stem)),
-                note=str(asked.facts.get("note", "")),
+                kind="generated" if query.generated else "foreign",
+                title=str(query.facts.get("title", query.path.stem)),
+                note=str(query.facts.get("note", "")),
                 picture=data,
-                prompt=asked.prompt,
-                expected=frozenset(int(number) for number in asked.facts.get("expected", ())),
+                prompt=query.prompt,
+                expected=frozenset(int(number) for number in query.facts.get("expected", ())),
             )
         )
     return queries

@@ -17,7 +17,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.encoder import OnnxEncoder, PromptTokenizer, prepare_pixels
 from attributary_train.towers.cache import FeatureCache
 
-from ..student.pictures import Pictures
+from .pictures import Pictures
 from .retrieval import FloatArray, draw_concepts, draw_copies, measure_concepts, measure_copies
 from .splits import Split
 
@@ -61,7 +61,8 @@ def measure(setup: Setup) -> dict[str, Any]:
         "commit": _commit(),
         "config": config,
         "results": results,
-        "aims": aims,
+        # They are this house's, about its own drawings.
+        "aims": [] if corpus.own else aims,
     }
 
 

@@ -1,0 +1,169 @@
+"""`attributary bundle opt-out`: opt-out signals that a corpus read become deletions, with their source in the audit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attributary.bundle.files import sha256
+from attributary.client.channel import Tls
+from attributary.delta.selection import MAX_IDS, Selection
+from attributary.errors import InputError, InvalidArgumentError
+from attributary.plain import json_line, plain
+
+from .lifecycle import admin_client, alias_of, open_store, user, where_options
+
+_FILE: Final = "opt-out.parquet"
+_KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt")
+_COLUMNS: Final = ("item_id", "kind", "means", "source", "last_seen")
+_READ: Final = b"attributary.read_at"
+_SOURCES: Final = 3
+# Deletes ids for a reason: (deleted now, deleted before, never there, revision).
+Delete = Callable[[tuple[int, ...], str], tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What is to be deleted: ids by kind of signal, each item once, and where that was said."""
+
+    ids: dict[str, list[int]]
+    sources: dict[str, list[str]]
+    read_at: str
+    sha256: str
+
+    def why(self, kind: str, more: str) -> str:
+        """The reason of a deletion, as the audit has it."""
+        sources = self.sources[kind]
+        named = ", ".join(sources[:_SOURCES]) + (
+            f" and {len(sources) - _SOURCES} more" if len(sources) > _SOURCES else ""
+        )
+        text = f"opt-out signal {kind} in {plain(named)}, read {self.read_at}, {_FILE} {self.sha256[:16]}"
+        return f"{text}; {more}" if more else text
+
+
+@click.command("opt-out")
+@where_options
+@click.option(
+    "--signals",
+    type=click.Path(path_type=Path),
+    required=True,
+    help=f"corpus directory, or its {_FILE}",
+)
+@click.option(
+    "--signal",
+    "kinds",
+    multiple=True,
+    type=click.Choice(_KINDS),
+    help="only signals of this kind; repeatable",
+)
+@click.option("--conditional", is_flag=True, help="also items that may be used under conditions")
+@click.option("--dry-run", is_flag=True, help="say what would be deleted, delete nothing")
+@click.option("--why", default="", help="added to the reason; what was read where is in it anyway")
+@click.option(
+    "--who", default=None, help="who changes it; default: your user name. A server knows its token's"
+)
+def opt_out_command(
+    bundle: Path | None,
+    address: str,
+    token: str,
+    tls: Tls | None,
+    as_json: bool,
+    signals: Path,
+    kinds: tuple[str, ...],
+    conditional: bool,
+    dry_run: bool,
+    why: str,
+    who: str | None,
+) -> None:
+    """Delete from BUNDLE what opt-out signals reserve, as the corpus read them; they are gone when this returns.
+
+    Each kind of signal is a change of its own: `bundle log` says which, where it was read, and when. Repeating it is no
+    error, and what is not in the bundle is left alone.
+    """
+    found = _read(signals, kinds or _KINDS, ("reserved", "conditional") if conditional else ("reserved",))
+    if address:
+        with admin_client(bundle, address, token, tls) as client:
+
+            def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
+                told = client.delete_items(ids=ids, why=reason, dry_run=dry_run, bundle=alias_of())
+                return told.count, len(told.already), len(told.unknown), told.revision
+
+            _delete(found, delete, why, dry_run, as_json)
+    else:
+        with open_store(bundle) as store:
+
+            def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
+                done = store.delete(Selection(ids), who=user(who), why=reason, dry_run=dry_run)
+                return len(done.ids), len(done.already), len(done.unknown), done.revision
+
+            _delete(found, delete, why, dry_run, as_json)
+
+
+def _delete(found: _Signals, delete: Delete, why: str, dry_run: bool, as_json: bool) -> None:
+    if not found.ids:
+        click.echo(json_line({"signals": 0}) if as_json else "no signal reserves an item")
+    for kind, ids in found.ids.items():
+        count = already = unknown = revision = 0
+        for start in range(0, len(ids), MAX_IDS):
+            try:
+                told = delete(tuple(ids[start : start + MAX_IDS]), found.why(kind, why))
+            except InvalidArgumentError as error:
+                if error.field != "selection.ids":
+                    raise
+                # Of another corpus, or left out of the bundle: none of them is there.
+                unknown += len(ids[start : start + MAX_IDS])
+                continue
+            count, already, unknown, revision = count + told[0], already + told[1], unknown + told[2], told[3]
+        if as_json:
+            facts = {
+                "deleted": count,
+                "already_deleted": already,
+                "not_in_the_bundle": unknown,
+                "revision": revision,
+            }
+            click.echo(json_line({"signal": kind, **facts, "dry_run": dry_run}))
+        else:
+            click.echo(
+                f"{kind}: {'would delete' if dry_run else 'deleted'} {count} items; deleted before {already}, "
+                f"not in the bundle {unknown}"
+            )
+
+
+def _read(place: Path, kinds: tuple[str, ...], means: tuple[str, ...]) -> _Signals:
+    path = place / _FILE if place.is_dir() else place
+    if not path.is_file():
+        raise InvalidArgumentError(
+            "signals",
+            f"{path} does not exist: the corpus has no opt-out signals, or was built before they were read",
+        )
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS), partitioning=None)
+        read_at = (table.schema.metadata or {})[_READ].decode()
+    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+        raise InputError(str(path), f"is no file of opt-out signals: {error}") from None
+    ids: dict[str, dict[int, None]] = defaultdict(dict)
+    sources: dict[str, dict[str, None]] = defaultdict(dict)
+    taken: set[int] = set()
+    rows = sorted(
+        table.to_pylist(), key=lambda row: _KINDS.index(row["kind"]) if row["kind"] in _KINDS else 99
+    )
+    for row in rows:
+        # A signal that was taken back holds no longer; that it was there stays in the file.
+        if row["kind"] in kinds and row["means"] in means and row["last_seen"] == read_at:
+            if row["item_id"] not in taken or row["item_id"] in ids[row["kind"]]:
+                ids[row["kind"]][row["item_id"]] = None
+                sources[row["kind"]][row["source"]] = None
+            taken.add(row["item_id"])
+    return _Signals(
+        {kind: sorted(found) for kind, found in ids.items() if found},
+        {kind: sorted(found) for kind, found in sources.items()},
+        read_at,
+        sha256(path),
+    )

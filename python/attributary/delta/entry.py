@@ -1,0 +1,181 @@
+"""Who may enter a bundle, and with what: so that an addition earns what its picture earns, and no more.
+
+- A picture that looks like an older item's is that item's near duplicate, whatever its caption says: both share the
+  credit of one. If somebody who contributes brings another creator's picture it is held until the operator has looked:
+  the older item has precedence.
+- Somebody new, or a picture that shows nothing, is held likewise.
+- The caption of a contribution moves it from where its picture alone stands by a part of the way only: words are free.
+- A contributor adds so many items a day.
+
+The operator, at the command line or with an admin token, is held to the first rule alone, and is never made to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.attribution.view import View
+from attributary.bundle.grown import GrowingArray
+from attributary.bundle.items import LOOK
+from attributary.errors import OverloadedError
+from attributary.pictures.looks import Newcomer, is_flat
+
+from .items import Embedder, NewItem
+from .journal.records import Entry
+
+# uint8 [S, S, 3] and int64 [T], as `Embedder.prepare` returns them.
+Prepared: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
+# One item embedded twice, beside others; pictures that differ at all are farther apart.
+_SAME_COSINE: Final = 0.9995
+_BLOCK: Final = 65_536
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is asked of additions."""
+
+    hold: bool = (
+        False  # copies of others' pictures, new creators, pictures that show nothing: until they are released
+    )
+    caption_weight: float = (
+        1.0  # part of the way that a caption may move an item from where its picture stands
+    )
+    items_a_day: int = 0  # 0: any number
+
+
+OPERATOR: Final = Terms()
+CONTRIBUTOR: Final = Terms(hold=True, caption_weight=0.25, items_a_day=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An item that was looked at: its vector, fp16 [D], and what it looks like."""
+
+    item: NewItem
+    vector: NDArray[np.float16]  # what it is added with
+    full: NDArray[np.float16]  # with the whole weight of its caption
+    newcomer: Newcomer
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of an item: `like` is the row of the older item that it shares credit with, None for none."""
+
+    like: int | None = None
+    held: str = ""  # why it waits; empty if it enters
+
+
+class Entrance:
+    """Judges additions to one bundle. The caller holds the writer's mutex."""
+
+    def __init__(self, view: View, looks: NDArray[np.int8]) -> None:
+        """`looks`, int8 [T, *LOOK], are those of the view's added rows."""
+        built = view.bundle.looks
+        self._built = np.zeros((0, *LOOK), np.int8) if built is None else built
+        self._first = len(view.bundle.vectors)
+        self._added = GrowingArray(np.ascontiguousarray(looks))
+        self._looks = self._added.append(np.zeros((0, *LOOK), np.int8))
+
+    @property
+    def looks(self) -> NDArray[np.int8] | None:
+        """What all rows look like, int8 [N + T, *LOOK]; None if that is known of none."""
+        if not len(self._built):
+            if not self._looks.any():
+                return None
+            return np.concatenate([np.zeros((self._first, *LOOK), np.int8), self._looks])
+        return np.concatenate([self._built, self._looks])
+
+    def entered(self, looks: NDArray[np.int8]) -> None:
+        """Remember rows that were added behind all others."""
+        self._looks = self._added.append(looks)
+
+    def judge(self, view: View, placed: Placed, terms: Terms, together: Sequence[Placed]) -> Verdict:
+        """Say what becomes of an item; `together` are those that are added right before it.
+
+        Rows behind the view's own are those of `together`, in their order.
+        """
+        older = self._older(view, placed, together)
+        if terms.hold:
+            if is_flat(placed.newcomer.look):
+                return Verdict(held="the picture shows nothing")
+            for row in older:
+                who = _creator(view, row, together)
+                if who != placed.item.creator:
+                    older_id = _id(view, row, together)
+                    return Verdict(row, f"looks like item {older_id} of another creator, which is older")
+            if placed.item.near_dup_of is not None and not older:
+                return Verdict(held="is declared a near duplicate and does not look like it")
+            code = view.bundle.items.creator_codes.get(placed.item.creator)
+            if code is None or not view.filters.creators[code]:
+                return Verdict(held="the creator is new here")
+        return Verdict(next(iter(older), None))
+
+    def _older(self, view: View, placed: Placed, together: Sequence[Placed]) -> list[int]:
+        """Rows that an item looks like, oldest first: of its creator upright, of others mirrored or turned as well."""
+        newcomer, creator = placed.newcomer, placed.item.creator
+        found: dict[int, bool] = {}
+        beside = np.array([other.newcomer.look for other in together], np.int8).reshape(-1, *LOOK)
+        for first, known in (
+            (0, self._built),
+            (self._first, self._looks),
+            (self._first + len(self._looks), beside),
+        ):
+            found |= {first + match.row: match.upright for match in newcomer.among(known)}
+        rows = {row for row, upright in found.items() if upright or _creator(view, row, together) != creator}
+        return sorted(rows | set(_same_vector(view, placed.full)))
+
+
+def place(
+    embedder: Embedder, items: Sequence[NewItem], prepared: Sequence[Prepared], terms: Terms
+) -> list[Placed]:
+    """Look at prepared items: where they stand, and what they look like."""
+    full = embedder.embed(prepared)
+    vectors = full
+    if terms.caption_weight < 1 and len(prepared):
+        no_words = np.zeros(0, np.int64)
+        bare = embedder.embed([(pixels, no_words) for pixels, _ in prepared]).astype(np.float32)
+        moved = bare + terms.caption_weight * (full.astype(np.float32) - bare)
+        vectors = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float16)
+    return [
+        Placed(item, vector, whole, Newcomer(pixels))
+        for item, vector, whole, (pixels, _) in zip(items, vectors, full, prepared, strict=True)
+    ]
+
+
+def check_quota(terms: Terms, who: str, count: int, entries: Iterable[Entry], held_at: Iterable[str]) -> None:
+    """Raise OverloadedError if `who` has added too many items in a day; `held_at` is when those that wait came."""
+    if not terms.items_a_day:
+        return
+    since = datetime.now(UTC) - _DAY
+    times = [entry.at for entry in entries if entry.kind == "add" and entry.who == who for _ in entry.ids]
+    recent = sorted(at for text in (*times, *held_at) if (at := datetime.fromisoformat(text)) > since)
+    if len(recent) + count > terms.items_a_day:
+        wait = (recent[0] + _DAY - datetime.now(UTC)).total_seconds() if recent else _DAY.total_seconds()
+        raise OverloadedError(f"{who} may add {terms.items_a_day} items a day", max(wait, 1.0))
+
+
+def _same_vector(view: View, vector: NDArray[np.float16]) -> list[int]:
+    """Rows of the same picture with the same words: of deleted items nothing else is left to compare."""
+    wanted = vector.astype(np.float32)
+    split, found = len(view.bundle.vectors), []
+    for start in range(0, split, _BLOCK):
+        block = view.bundle.vectors[start : start + _BLOCK].astype(np.float32)
+        found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
+    return found + (split + np.flatnonzero(view.tail32 @ wanted >= _SAME_COSINE)).tolist()
+
+
+def _creator(view: View, row: int, together: Sequence[Placed]) -> str:
+    rows = len(view.bundle.items)
+    return view.bundle.items.creator(row) if row < rows else together[row - rows].item.creator
+
+
+def _id(view: View, row: int, together: Sequence[Placed]) -> int:
+    rows = len(view.bundle.items)
+    return view.bundle.items.id_of(row) if row < rows else together[row - rows].item.id

@@ -1,0 +1,82 @@
+"""The gauges of a running server: what it holds and who waits, read when Prometheus asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .admission import Admission
+from .memory import footprint
+from .metrics import Metrics
+from .pipeline import QUEUES
+from .registry import Registry
+from .shedding import Shedder
+from .transport import Receiver
+
+
+class BundleMemory(Collector):
+    """Bytes of each bundle in the registry, those that drain too; vectors are mapped from a file, the rest is held."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Account for what is there now."""
+        family = GaugeMetricFamily(
+            "attributary_bundle_memory_bytes",
+            "Memory of a bundle by an account of its parts: held, or mapped from a file.",
+            labels=("bundle_id", "kind"),
+        )
+        for served in self._registry.bundles:
+            for kind, size in footprint(served.pipeline.engine)._asdict().items():
+                family.add_metric((served.bundle_id, kind), size)
+        yield family
+
+
+def watch_server(
+    metrics: Metrics, registry: Registry, admission: Admission, receiver: Receiver, shedder: Shedder
+) -> None:
+    """Publish the gauges of a server."""
+    metrics.registry.register(BundleMemory(registry))
+    metrics.watch("attributary_permits", "Permits that exist.", lambda: admission.permits)
+    metrics.watch("attributary_permits_in_use", "Permits that are taken.", lambda: admission.in_use)
+    metrics.watch("attributary_inflight_bytes", "Bytes of admitted requests.", lambda: admission.bytes_in_use)
+    metrics.watch(
+        "attributary_delta_revision",
+        "Revision of the bundle that is served: grows with every change.",
+        lambda: registry.current.engine.view.revision,
+    )
+    metrics.watch(
+        "attributary_unfinished_messages", "Messages that are on their way in.", lambda: receiver.unfinished
+    )
+    metrics.watch(
+        "attributary_wait_seconds",
+        "How long a call waits before the server takes it.",
+        lambda: shedder.wait_s,
+    )
+    for queue in QUEUES:
+        metrics.watch(
+            "attributary_queue_length",
+            "Prepared queries that wait for a batch.",
+            lambda queue=queue: sum(  # type: ignore[misc]
+                served.pipeline.queued(queue) for served in registry.bundles
+            ),
+            lane=queue,
+        )
+
+
+def publish_served(metrics: Metrics, registry: Registry) -> None:
+    """Publish which bundles aliases lead to."""
+    facts = []
+    for served in registry.bundles:
+        manifest = served.pipeline.engine.bundle.manifest
+        told = {
+            "bundle_id": manifest.bundle_id,
+            "version": manifest.version,
+            "encoder": manifest.encoder.name,
+            "index": manifest.index.factory,
+        }
+        facts += [{"alias": alias, **told} for alias in registry.aliases_of(served)]
+    metrics.serving(facts)

@@ -1,0 +1,132 @@
+"""What was asked and answered, a line a query, for whoever must account for it; and what answers hide from callers.
+
+    DIR/queries-2026-11-29.jsonl   readable by the server's user alone; deleted after so many days
+
+A line has no picture, only the SHA-256 of its bytes, and no prompt unless that is asked for; ids, not captions or names
+of creators, so that deleting an item leaves nothing of it here. Lines are written by a thread of its own; where the
+disk cannot keep up they are left out, counted, and the next line says how many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from attributary.attribution.types import Query
+from attributary.errors import InvalidArgumentError
+from attributary.v1 import attribution_pb2 as pb
+
+from .config import GatewayConfig
+
+log = structlog.get_logger(__name__)
+
+_WAITING: Final = 10_000
+_PREFIX: Final = "queries-"
+
+
+class QueryLog:
+    """Writes lines in the background. `put` from the event loop; close it."""
+
+    def __init__(self, folder: Path, days: int, prompts: bool) -> None:
+        """Raises InvalidArgumentError if the folder cannot be written."""
+        self._folder, self._days, self._prompts = folder, days, prompts
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING)
+        self._left_out = 0
+        self._day = ""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._clean(datetime.now(UTC))
+            probe = folder / ".writable"
+            probe.touch(mode=0o600)
+            probe.unlink()
+        except OSError as error:
+            raise InvalidArgumentError("query_log", f"cannot be written: {error}") from None
+        self._thread = threading.Thread(target=self._run, name="query-log", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def of(cls, config: GatewayConfig) -> QueryLog | None:
+        """The log that a config asks for; None if it asks for none."""
+        if config.query_log is None:
+            return None
+        return cls(config.query_log, config.query_log_days, config.query_log_prompts)
+
+    def put(self, caller: str, query: Query, reply: pb.Attribution) -> None:
+        """Note an answer."""
+        line: dict[str, Any] = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "caller": caller,
+            "bundle_id": reply.bundle_id,
+            "revision": reply.revision,
+            "has_prompt": bool(query.prompt),
+            "items": [[item.id, round(item.share, 6)] for item in reply.items],
+            "diffuse_share": reply.diffuse_share,
+            "withheld_share": reply.withheld_share,
+            "out_of_distribution": reply.out_of_distribution,
+        }
+        if self._prompts:
+            line["prompt"] = query.prompt
+        if self._left_out:
+            line["left_out_before"] = self._left_out
+        # Hashed by the writer.
+        line["image"] = query.image
+        try:
+            self._lines.put_nowait(line)
+            self._left_out = 0
+        except queue.Full:
+            self._left_out += 1
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._lines.put(None)
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._write(line)
+            except OSError as error:
+                log.error("a line of the query log is lost", reason=str(error))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        image = line.pop("image")
+        line["image_sha256"] = None if image is None else hashlib.sha256(image).hexdigest()
+        day = str(line["at"])[:10]
+        if day != self._day:
+            self._clean(datetime.fromisoformat(day).replace(tzinfo=UTC))
+            self._day = day
+        data = (json.dumps(line) + "\n").encode()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = os.open(self._folder / f"{_PREFIX}{day}.jsonl", flags, 0o600)
+        try:
+            os.write(handle, data)
+        finally:
+            os.close(handle)
+
+    def _clean(self, now: datetime) -> None:
+        first = (now - timedelta(days=self._days)).date().isoformat()
+        for path in self._folder.glob(f"{_PREFIX}*.jsonl"):
+            if path.stem.removeprefix(_PREFIX) < first:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+
+def redact(reply: pb.Attribution, hidden: frozenset[str]) -> None:
+    """Take out of an answer what its caller may not see: of "uri", "caption", "creator". Shares stay."""
+    for item in reply.items:
+        for name in hidden:
+            item.ClearField(name)  # type: ignore[arg-type]  # one of the three
+        if "creator" in hidden:
+            item.creator_url = ""
+    if "creator" in hidden:
+        for total in reply.creators:
+            total.creator = ""

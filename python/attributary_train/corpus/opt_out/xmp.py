@@ -1,0 +1,74 @@
+"""The Data Mining property of PLUS and of IPTC's Photo Metadata Standard: in XMP, inside or beside a picture."""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ElementTree
+from typing import Any, Final
+
+from PIL import Image
+
+from attributary_train.corpus.opt_out.signal import Means, Signal
+
+_PLUS: Final = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
+MAX_XMP: Final = 4 << 20
+# http://ns.useplus.org/ldf/vocab/..., the last part.
+_MEANS: Final[dict[str, Means]] = {
+    "DMI-UNSPECIFIED": "unspecified",
+    "DMI-ALLOWED": "allowed",
+    "DMI-PROHIBITED": "reserved",
+    "DMI-PROHIBITED-AIMLTRAINING": "reserved",
+    "DMI-PROHIBITED-GENAIMLTRAINING": "reserved",
+    "DMI-PROHIBITED-EXCEPTSEARCHENGINEINDEXING": "reserved",
+    "DMI-PROHIBITED-SEECONSTRAINT": "conditional",
+    "DMI-PROHIBITED-SEEEMBEDDEDRIGHTSEXPR": "conditional",
+    "DMI-PROHIBITED-SEELINKEDRIGHTSEXPR": "conditional",
+}
+
+
+def xmp_of(picture: bytes) -> bytes:
+    """Return the XMP packet inside a picture's file, empty where there is none or the file cannot be read."""
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            info: dict[str, Any] = dict(image.info)
+            if not info.get("xmp") and image.format == "PNG":
+                # Text may stand behind the pixels.
+                image.load()
+                info = dict(image.info)
+            found = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    except Exception:  # decoders raise whatever they like on damaged files
+        return b""
+    return found.encode("utf-8", "replace") if isinstance(found, str) else bytes(found)
+
+
+def data_mining(packet: bytes, source: str, sha256: str) -> list[Signal]:
+    """Return what an XMP packet says of data mining."""
+    if b"DataMining" not in packet:
+        return []
+    # No XMP has a document type; with one, few bytes can stand for many.
+    if len(packet) > MAX_XMP or b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
+        return [Signal("iptc-plus", "unreadable", "XMP that is too large or has entities", source, sha256)]
+    try:
+        root = ElementTree.fromstring(packet.strip(b"\0 \t\r\n"))
+    except (ElementTree.ParseError, ValueError) as error:
+        return [Signal("iptc-plus", "unreadable", f"XMP is damaged: {error}", source, sha256)]
+    values = [value for element in root.iter() for value in _values(element)]
+    return [
+        Signal("iptc-plus", _meaning(value), value[:200], source, sha256) for value in dict.fromkeys(values)
+    ]
+
+
+def _values(element: ElementTree.Element) -> list[str]:
+    """The property as an attribute of a description, as an element with text, or with an rdf:resource."""
+    found = [value for name, value in element.attrib.items() if name == _PLUS]
+    if element.tag == _PLUS:
+        found += [text for text in (element.text, *element.attrib.values()) if text and text.strip()]
+    return [value.strip() for value in found if value.strip()]
+
+
+def _meaning(value: str) -> Means:
+    name = value.rstrip("/").rpartition("/")[2].upper()
+    if name in _MEANS:
+        return _MEANS[name]
+    # A later edition of the vocabulary: what it forbids is not for us to guess, that it forbids is.
+    return "conditional" if name.startswith("DMI-PROHIBITED") else "unreadable"

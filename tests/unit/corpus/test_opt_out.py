@@ -1,0 +1,221 @@
+"""Opt-out signals: read where people put them, kept with date and source, and never guessed from what is damaged."""
+
+import csv
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, PngImagePlugin
+
+from attributary_train.corpus.build import build
+from attributary_train.corpus.corpus import Corpus
+from attributary_train.corpus.opt_out import cawg, signal, xmp
+from attributary_train.corpus.opt_out.signal import Fact, Signal, merge
+from attributary_train.corpus.opt_out.site import Site
+from attributary_train.corpus.sources.folder import Folder
+
+VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
+ATTRIBUTE = '<rdf:Description xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/" plus:DataMining="{value}"/>'
+ELEMENT = '<rdf:Description xmlns:p="http://ns.useplus.org/ldf/xmp/1.0/"><p:DataMining>{value}</p:DataMining></rdf:Description>'
+
+
+def packet(value, form=ATTRIBUTE):
+    return (
+        '<?xpacket begin="\ufeff"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f"{form.format(value=value)}</rdf:RDF></x:xmpmeta><?xpacket end='w'?>"
+    ).encode()
+
+
+def picture(form="PNG", xmp_packet=None, number=0):
+    image = Image.new("RGB", (40, 40), (30 + 40 * number, 90, 120))
+    image.putpixel((3, 4), (250, 250, 250))
+    out = io.BytesIO()
+    more = {}
+    if xmp_packet is not None and form == "PNG":
+        more["pnginfo"] = PngImagePlugin.PngInfo()
+        more["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp_packet.decode())
+    elif xmp_packet is not None:
+        more["xmp"] = xmp_packet
+    image.save(out, form, **more)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("spelling", [ATTRIBUTE, ELEMENT])
+def test_the_data_mining_property_is_read_in_every_format(form, spelling):
+    data = picture(form, packet(VOCABULARY + "DMI-PROHIBITED-AIMLTRAINING", spelling))
+    (found,) = xmp.data_mining(xmp.xmp_of(data), "a.png", "00")
+    assert (found.kind, found.means) == ("iptc-plus", "reserved")
+    assert found.value == VOCABULARY + "DMI-PROHIBITED-AIMLTRAINING"
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        ("DMI-PROHIBITED", "reserved"),
+        (VOCABULARY + "DMI-PROHIBITED-GENAIMLTRAINING", "reserved"),
+        (VOCABULARY + "DMI-PROHIBITED-EXCEPTSEARCHENGINEINDEXING", "reserved"),
+        (VOCABULARY + "DMI-PROHIBITED-SEECONSTRAINT", "conditional"),
+        (VOCABULARY + "DMI-PROHIBITED-SOMETHINGNEW", "conditional"),
+        (VOCABULARY + "DMI-ALLOWED", "allowed"),
+        (VOCABULARY + "DMI-UNSPECIFIED", "unspecified"),
+        ("perhaps", "unreadable"),
+    ],
+)
+def test_values_mean_what_the_vocabulary_says(value, means):
+    assert [found.means for found in xmp.data_mining(packet(value), "a", "0")] == [means]
+
+
+def test_hostile_xmp_is_a_fact_and_no_error():
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x>DataMining &a;</x>'
+    assert [found.means for found in xmp.data_mining(bomb, "a", "0")] == ["unreadable"]
+    assert [found.means for found in xmp.data_mining(b"<x>DataMining", "a", "0")] == ["unreadable"]
+    assert xmp.data_mining(b"<x/>", "a", "0") == []
+    assert xmp.xmp_of(b"no picture") == b""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Function: {path below the parent: text} -> a folder of pictures a/0.png and b/1.jpg with these files."""
+
+    def write(files):
+        pictures = tmp_path / "site" / "pictures"
+        for name in ("a", "b"):
+            (pictures / name).mkdir(parents=True, exist_ok=True)
+        (pictures / "a" / "0.png").write_bytes(picture())
+        (pictures / "b" / "1 x.jpg").write_bytes(picture("JPEG"))
+        for name, text in files.items():
+            path = tmp_path / "site" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return pictures
+
+    return write
+
+
+def said(folder, name):
+    return [
+        (found.kind, found.means, found.source)
+        for found in Site.of(folder).signals((folder / name).resolve())
+    ]
+
+
+def test_tdmrep_rules_apply_in_their_order(folder):
+    rules = [
+        {"location": "/pictures/a/*.png", "tdm-reservation": 1, "tdm-policy": "https://x/p"},
+        {"location": "/", "tdm-reservation": 0},
+    ]
+    pictures = folder({".well-known/tdmrep.json": json.dumps(rules)})
+    assert said(pictures, "a/0.png") == [("tdmrep", "reserved", "../.well-known/tdmrep.json")]
+    assert said(pictures, "b/1 x.jpg") == [("tdmrep", "allowed", "../.well-known/tdmrep.json")]
+
+
+MATCHING = ("/", "/b/", "/b/1%20x.jpg", "/b/1 x.jpg$", "*.jpg$", "/b/1")
+OTHERS = ("/b/1$", "/a", "*.png")
+
+
+@pytest.mark.parametrize(
+    ("location", "matches"), [*((one, True) for one in MATCHING), *((one, False) for one in OTHERS)]
+)
+def test_locations_are_beginnings_and_patterns(folder, location, matches):
+    pictures = folder({"pictures/tdmrep.json": json.dumps([{"location": location, "tdm-reservation": 1}])})
+    assert bool(said(pictures, "b/1 x.jpg")) is matches
+
+
+def test_a_damaged_tdmrep_is_told_and_reserves_nothing(folder):
+    for text in ("[", "7", '[{"tdm-reservation": 1}]', "[" * 100_000):
+        pictures = folder({"pictures/tdmrep.json": text})
+        assert said(pictures, "a/0.png") == [("tdmrep", "unreadable", "tdmrep.json")]
+
+
+def test_a_page_reserves_the_pictures_that_it_shows(folder):
+    page = '<html><head><META name="TDM-Reservation" content="1"></head><img src="a/0.png"><img src="https://x/b.png"></html>'
+    pictures = folder({"pictures/index.html": page.replace("META", "meta")})
+    assert said(pictures, "a/0.png") == [("tdmrep", "reserved", "index.html")]
+    assert said(pictures, "b/1 x.jpg") == []
+    pictures = folder(
+        {
+            "pictures/index.html": "<p>nothing</p>",
+            "pictures/b/page.html": page.replace("a/0.png", "1%20x.jpg"),
+        }
+    )
+    assert said(pictures, "b/1 x.jpg") == [("tdmrep", "reserved", "b/page.html")]
+
+
+def test_robots_and_ai_txt_are_read_with_their_wildcards(folder):
+    pictures = folder(
+        {"robots.txt": "User-agent: GPTBot\nDisallow: /pictures/a/\n\nUser-agent: *\nAllow: /\n"}
+    )
+    assert said(pictures, "a/0.png") == [("robots", "reserved", "../robots.txt")]
+    assert said(pictures, "b/1 x.jpg") == []
+    pictures = folder({"robots.txt": "", "pictures/ai.txt": "User-Agent: *\nDisallow: *.jpg\nAllow: *.png\n"})
+    assert said(pictures, "a/0.png") == []
+    assert said(pictures, "b/1 x.jpg") == [("ai.txt", "reserved", "ai.txt")]
+
+
+def test_facts_keep_when_they_were_first_and_last_there():
+    gone, stays, new = (
+        Signal("robots", "reserved", value, "robots.txt", "00") for value in ("gone", "stays", "new")
+    )
+    first = merge([], [(1, "u", gone), (1, "u", stays)], "2026-01-01")
+    second = merge(first, [(1, "u", stays), (1, "u", new)], "2026-02-02")
+    told = {fact.value: (fact.first_seen, fact.last_seen) for fact in second}
+    assert told == {
+        "gone": ("2026-01-01", "2026-01-01"),
+        "stays": ("2026-01-01", "2026-02-02"),
+        "new": ("2026-02-02", "2026-02-02"),
+    }
+    assert signal.summary(second, "2026-02-02")["items_reserved"] == 1
+    assert isinstance(second[0], Fact)
+
+
+def build_corpus(tmp_path, pictures, files):
+    with (tmp_path / "items.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "caption", "creator"])
+        writer.writerows([name, "a square", "Ann"] for name in files)
+    build(
+        tmp_path / "corpus", [Folder(pictures, tmp_path / "items.csv")], cache=tmp_path / "cache", workers=1
+    )
+    return Corpus.open(tmp_path / "corpus")
+
+
+def test_a_corpus_keeps_signals_and_leaves_its_items_in(tmp_path, folder):
+    pictures = folder({"robots.txt": "User-agent: CCBot\nDisallow: /pictures/b/\n"})
+    (pictures / "a" / "2.png").write_bytes(picture("PNG", packet("DMI-PROHIBITED"), 2))
+    (pictures / "a" / "3.png").write_bytes(picture("PNG", number=3))
+    (pictures / "a" / "3.xmp").write_bytes(packet("DMI-ALLOWED"))
+    files = ["a/0.png", "b/1 x.jpg", "a/2.png", "a/3.png"]
+    corpus = build_corpus(tmp_path, pictures, files)
+    assert len(corpus) == 4
+    facts, at = signal.read_facts(tmp_path / "corpus" / signal.SIGNALS_FILE)
+    told = {(fact.uri, fact.kind, fact.means, fact.source) for fact in facts}
+    assert told == {
+        ("pictures/b/1 x.jpg", "robots", "reserved", "../robots.txt"),
+        ("pictures/a/2.png", "iptc-plus", "reserved", "a/2.png"),
+        ("pictures/a/3.png", "iptc-plus", "allowed", "a/3.xmp"),
+    }
+    assert corpus.facts["opt_out"]["items_reserved"] == 2
+    assert {fact.last_seen for fact in facts} == {at}
+    # Nothing of where the folder lies.
+    assert str(tmp_path) not in str(pq.read_table(tmp_path / "corpus" / signal.SIGNALS_FILE).to_pylist())
+
+
+def test_content_credentials_say_what_their_maker_allows(certificates):
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    from attributary.receipts.credentials import add_credentials
+
+    chain, key = certificates.certificate()
+    entries = {"cawg.ai_generative_training": {"use": "notAllowed"}, "cawg.ai_inference": {"use": "allowed"}}
+    assertion = {"label": "cawg.training-mining", "data": {"entries": entries}}
+    signed = add_credentials(picture(), [assertion], chain, key)
+    (found,) = cawg.training_mining(signed, "a.png", "00")
+    assert (found.kind, found.means) == ("cawg", "reserved")
+    assert "ai_inference" not in found.value
+    entries["cawg.ai_generative_training"] = {"use": "constrained"}
+    (found,) = cawg.training_mining(add_credentials(picture(), [assertion], chain, key), "a.png", "00")
+    assert found.means == "conditional"
+    assert cawg.training_mining(picture(), "a.png", "00") == []
+    assert cawg.training_mining(b"jumb" + picture(), "a.png", "00")[0].means == "unreadable"
