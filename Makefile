@@ -15,7 +15,9 @@ KERNELS := $(shell find kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o 
 COMMA := ,
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo demo-untuned pictures test test-native lint format setup setup-train triton-backend clean
+BENCH := $(BIN)/python benchmarks
+
+.PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
 	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
@@ -23,6 +25,21 @@ demo: $(BUNDLE)/manifest.json pictures
 # The same server on 14,893 pictures with an encoder that knows no generator; installs torch.
 demo-untuned: $(UNTUNED)/manifest.json
 	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
+
+# Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
+bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
+	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
+	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
+	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save
+	$(BENCH)/kernels.py --save
+	$(BENCH)/index.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
+	$(BENCH)/lifecycle.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
+	$(BENCH)/batch.py --bundle $(UNTUNED) --images $(CORPUS) --save
+	$(BENCH)/search_vectors.py --bundle $(BUNDLE) --corpus $(CORPUS)
+	$(BENCH)/search_peers.py --save
+	-$(BENCH)/triton.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
+	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
+	$(BENCH)/page.py
 
 test: $(VENV)/.train
 	$(BIN)/python -m pytest

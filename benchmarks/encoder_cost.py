@@ -103,7 +103,7 @@ def _vit(path: Path) -> Any:
     import torch
     from transformers import ViTConfig, ViTModel
 
-    from attributary_train.student.graph import to_onnx
+    from attributary_train.towers.graph import to_onnx
 
     class Yardstick(torch.nn.Module):
         def __init__(self) -> None:

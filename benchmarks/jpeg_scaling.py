@@ -18,7 +18,7 @@ from common import aim, arguments, emit
 from PIL import Image
 
 from attributary import kernels
-from attributary_train.student.image_tower import EfficientNetLite0
+from attributary_train.towers.image import EfficientNetLite0
 
 SIZES = (448, 512, 768, 1024)
 

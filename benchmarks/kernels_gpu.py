@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import Aim, aim, arguments, emit, interleaved
 
 from attributary import kernels
-from attributary.kernels import cuda, dispatch, reference
+from attributary.kernels import dispatch, reference
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import kernels_cuda as cuda
 
 STORE_ROWS = 1_000_000
 BATCH = 64

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attributary.triton.install import cache_folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+from tritonserver.install import cache_folder
 
 WHEEL = "perf-analyzer==2.60.0"
 _PLATFORM = "manylinux_2_38_x86_64"
@@ -87,7 +88,7 @@ def without_network(command: Sequence[str], repository: Path, backends: Path, sc
     `backends` holds folders of backends in C++: one in Python has a process that is waited for, and hangs here.
     Raises `CannotRunError` where the server's library is not the wheel's.
     """
-    from attributary.triton.install import find as find_server
+    from tritonserver.install import find as find_server
 
     libraries = next(iter(find_server().binary.parents[3].glob("nvidia_pytriton.libs")), None)
     library = next(iter(libraries.glob("libtritonserver-*.so")), None) if libraries else None

@@ -27,7 +27,7 @@ from common import Aim, aim, arguments, emit, interleaved
 from serving import BUNDLES, IMAGES, ROOT, Child, cpu_seconds, first_existing, median_of, served
 
 from attributary.triton.materialize import Settings, materialize
-from attributary.triton.server import Ports, TritonServer
+from tritonserver.server import Ports, TritonServer
 
 KINDS = ("image", "embedding")
 _WARMUP = 5

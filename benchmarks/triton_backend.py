@@ -28,7 +28,7 @@ from common import Aim, aim, arguments, emit
 from attributary.bundle.bundle import Bundle
 from attributary.triton import templates
 from attributary.triton.materialize import Settings, materialize
-from attributary.triton.server import Ports, TritonServer
+from tritonserver.server import Ports, TritonServer
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = {"C++": "faiss", "Python": "python"}

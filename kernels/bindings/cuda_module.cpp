@@ -116,7 +116,7 @@ void resize_crop_batch(Array<const std::uint8_t, 4> images, Array<std::uint8_t, 
 
 NB_MODULE(_native_cuda, m) {
   using namespace attributary::bindings;
-  m.doc() = "CUDA kernels of attributary; use them through attributary.kernels.cuda.";
+  m.doc() = "CUDA kernels of attributary; use them through tools/kernels_cuda.py.";
   nb::exception<attributary::cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   m.def("why_not", &why_not);
   m.def("device_name", &device_name);

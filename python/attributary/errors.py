@@ -6,9 +6,14 @@ what it must not serve. Nothing below the gateway knows a transport.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AttributaryError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose. Picklable, whatever its constructor takes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class InvalidArgumentError(AttributaryError):

@@ -2,7 +2,7 @@
 
 import torch
 
-from attributary_train.student.head import unit_rows
+from attributary_train.towers.rows import unit_rows
 
 
 def _same(build):

@@ -19,9 +19,9 @@ from attributary.attribution.types import Query
 from attributary.building import build_bundle
 from attributary.client import Client
 from attributary.errors import UnavailableError
-from attributary.triton.install import find
 from attributary.triton.materialize import Settings, materialize
-from attributary.triton.server import Ports, TritonServer
+from tritonserver.install import find
+from tritonserver.server import Ports, TritonServer
 
 ROOT = Path(__file__).parents[2]
 FREE = Ports(grpc=0, http=0, metrics=0)

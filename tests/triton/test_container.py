@@ -1,4 +1,4 @@
-"""`attributary triton serve --image`: a fake docker runs the real server and keeps its arguments."""
+"""`tools/serve_triton.py --image`: a fake docker runs the real server and keeps its arguments."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from attributary.errors import InvalidArgumentError, UnavailableError
-from attributary.triton.container import Container, bundles_of, find_container
 from attributary.triton.materialize import Settings, materialize
+from tritonserver.container import Container, bundles_of, find_container
 
 from .test_launcher import CLI, PORTS
 
@@ -61,7 +61,7 @@ def test_a_container_serves_and_is_removed(docker, tiny_bundle_dir, tmp_path):
         "--mount",
         str(tmp_path),
     ]
-    command = [*CLI, "serve", "--bundle", str(tiny_bundle_dir), *PORTS, "--encoder-instances", "1", *flags]
+    command = [*CLI, "--bundle", str(tiny_bundle_dir), *PORTS, "--encoder-instances", "1", *flags]
     command += ["--exit-s", "3", "--", "--log-verbose=0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -122,7 +122,7 @@ def test_a_mount_that_is_not_there(tmp_path):
 
 def test_gpus_are_a_containers():
     done = subprocess.run(
-        [*CLI, "serve", "--bundle", "x", "--gpus", "all"], capture_output=True, text=True, check=False
+        [*CLI, "--bundle", "x", "--gpus", "all"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "give --image" in done.stderr

@@ -1,4 +1,4 @@
-"""`attributary triton serve`: a server from a bundle, signals forwarded, nothing left behind."""
+"""`tools/serve_triton.py`: a server from a bundle, signals forwarded, nothing left behind."""
 
 import json
 import os
@@ -15,14 +15,15 @@ import pytest
 
 from attributary.cli.triton import triton_group
 from attributary.errors import InvalidArgumentError, UnavailableError
-from attributary.triton import install
-from attributary.triton.install import find
 from attributary.triton.materialize import Settings, materialize
 from attributary.triton.templates import parse_config
+from serve_triton import serve_triton
+from tritonserver import install
+from tritonserver.install import find
 
 from .test_faults import until
 
-CLI = [sys.executable, "-m", "attributary.cli.main", "triton"]
+CLI = [sys.executable, str(Path(__file__).parents[2] / "tools" / "serve_triton.py")]
 PORTS = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 
 
@@ -47,7 +48,6 @@ def test_serves_a_bundle_until_a_signal(installation, tiny_bundle_dir, number):
     before = regions()
     command = [
         *CLI,
-        "serve",
         "--bundle",
         str(tiny_bundle_dir),
         *PORTS,
@@ -122,7 +122,7 @@ def test_queues_with_limits_are_configs_too(tiny_bundle_dir, tmp_path, start_tri
 
 
 def test_a_repository_or_a_bundle():
-    done = subprocess.run([*CLI, "serve"], capture_output=True, text=True, check=False)
+    done = subprocess.run(CLI, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "either --repository or --bundle" in done.stderr
     assert "Traceback" not in done.stderr
@@ -162,7 +162,6 @@ def test_a_fetch_that_fails_says_why(tmp_path, monkeypatch):
 
 def test_every_option_is_in_the_docs():
     text = (Path(__file__).parents[2] / "docs" / "triton.md").read_text()
-    for verb in ("serve", "materialize", "load"):
-        command = triton_group.get_command(None, verb)
+    for command in (serve_triton, triton_group.commands["materialize"], triton_group.commands["load"]):
         for option in (name for entry in command.params for name in entry.opts if name.startswith("--")):
             assert f"`{option}`" in text or f"`{option} " in text or f" {option} " in text, option

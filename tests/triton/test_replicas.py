@@ -10,7 +10,7 @@ import tritonclient.grpc
 from attributary.client.admin import AdminClient
 from attributary.errors import PreconditionError
 from attributary.triton.materialize import Settings, materialize
-from attributary.triton.server import Ports
+from tritonserver.server import Ports
 
 from .test_faults import Load, health, until
 

@@ -9,12 +9,11 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
-from attributary.tensorrt.engine import EngineRecord, Engines
-from attributary.tensorrt.graph import Profile
 from attributary.triton import templates
-from attributary.triton.container import bundles_of
 from attributary.triton.materialize import Settings, materialize, served_bundle
 from attributary.triton.names import model_name, parse
+from attributary.triton.plans import EngineRecord, Engines, Profile
+from tritonserver.container import bundles_of
 
 
 @pytest.fixture

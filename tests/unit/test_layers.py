@@ -21,8 +21,7 @@ ALLOWED = {
     "delta": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "client": {"attribution"},
     "gateway": {"attribution", "delta", "delta.journal", "pictures"},
-    "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "tensorrt"},
-    "tensorrt": {"bundle", "encoder"},
+    "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "batch": {"attribution", "bundle", "client", "encoder", "triton"},
     "cli": {
         "attribution",
@@ -35,7 +34,6 @@ ALLOWED = {
         "delta.journal",
         "gateway",
         "index",
-        "tensorrt",
         "triton",
     },
 }

@@ -21,7 +21,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     for shard in plan.shards:
         reader = plan.reader(shard.file)
         try:
-            for batch in reader.batches(shard, plan.settings.batch_size):
+            for batch in plan.batches(reader, shard):
                 prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
                 for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
                     outcome = prepared.outcomes[place]

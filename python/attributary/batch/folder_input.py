@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from attributary.bundle.files import sha256
 from attributary.errors import InputError, InvalidArgumentError
 
-from .access import open_below
 from .inputs import InputFile, count_other, text_of, walk
 from .naming import PICTURES, TEXTS, bookkeeping, derived, ending, hidden
-from .picture_tables import is_table, prompt_in, read_tables
-from .rows import Batch, Fates, Problem, Row, Shard, invalid
+from .picture_tables import is_table, read_tables
+from .pictures import open_below
+from .reader import MAX_TEXT_BYTES, UNREADABLE, Reader, prompt_of_file
+from .rows import Batch, Problem, Row, Shard, invalid
 from .settings import Settings
 
-MAX_TEXT_BYTES = 1 << 20
-_PASSED = pa.schema([pa.field("prompt", pa.string())])
 
-
-class FolderInput:
+class FolderInput(Reader):
     """One folder. The id of a row is the folder's name and the picture's path below it."""
 
+    fixed = pa.schema([pa.field("prompt", pa.string())])
+
     def __init__(self, file: InputFile, settings: Settings) -> None:
-        self._file, self._settings = file, settings
-        self.fates = Fates()
-        self.passed = chosen(_PASSED, settings.pass_through, file, "a folder")
+        super().__init__(file, settings)
         pictures, texts, tables = [], [], []
         for path in walk(file.path, settings.access.roots, self.fates):
             parts = path.relative_to(file.path).parts
@@ -62,10 +58,6 @@ class FolderInput:
                 )
         yield [self._id(path) for path in self.paths]
 
-    def place(self, row: int) -> tuple[int, int]:
-        """A folder is read by row: always 0."""
-        return 0, 0
-
     def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
         """Yield the shard's pictures, `size` at a time; their bytes are read where they are decoded."""
         stop = shard.start + shard.rows
@@ -90,9 +82,6 @@ class FolderInput:
             size += path.stat().st_size
             digest.update(f"{name}\0{sha256(path)}\n".encode())
         return size, digest.hexdigest()
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def _id(self, path: Path) -> str:
         return f"{self._file.name}/{text_of(path.relative_to(self._file.path))}"
@@ -139,52 +128,5 @@ class FolderInput:
         except InvalidArgumentError as error:
             return "", None, invalid("prompt", error.message)
         except OSError:
-            return "", None, _UNREADABLE
+            return "", None, UNREADABLE
         return prompt_of_file(path.name, data)
-
-
-_UNREADABLE = invalid("prompt", f"must be a readable UTF-8 file of at most {MAX_TEXT_BYTES} bytes")
-
-
-def prompt_of_file(name: str, data: bytes) -> tuple[str, str | None, Problem | None]:
-    """(prompt, model, problem) of the contents of a .txt, .caption or .json."""
-    text = None if len(data) > MAX_TEXT_BYTES else decoded(data)
-    if text is None:
-        return "", None, _UNREADABLE
-    if ending(name) != ".json":
-        return text.strip(), None, None
-    facts = facts_of(text)
-    if facts is None:
-        return "", None, invalid("prompt", "must be a JSON object where it stands in a .json")
-    model = facts.get("model_id")
-    return prompt_in(facts), model if isinstance(model, str) else None, None
-
-
-def decoded(data: bytes) -> str | None:
-    """Text of a file in UTF-8 or, with its mark before it, UTF-16; None for anything else."""
-    try:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-
-
-def facts_of(text: str) -> dict[str, Any] | None:
-    """The object that a JSON text holds; None for anything else."""
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
-
-
-def chosen(there: pa.Schema, wanted: tuple[str, ...] | None, file: InputFile, kind: str) -> pa.Schema:
-    """The pass-through columns that are wanted of an input whose columns are fixed; raises InputError."""
-    partition = dict(file.partition)
-    for name in wanted or ():
-        if name not in there.names and name not in partition:
-            raise InputError(file.name, f"is missing; {kind} has {', '.join(there.names)}", f"column {name}")
-    return (
-        there if wanted is None else pa.schema([there.field(name) for name in wanted if name in there.names])
-    )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from attributary.errors import InputError
 
-from .access import is_below
-from .delta_log import LOG, live_files
-from .naming import ARROW, PICTURES, RECORDS, TABLES, bookkeeping, derived, ending, hidden, is_tar
+from .naming import ARROW, PICTURES, RECORDS, TABLES, bookkeeping, derived, ending, hidden, is_below, is_tar
 from .picture_tables import FAILED, describes_pictures, failed_downloads
 from .rows import Fates
 
@@ -22,6 +24,9 @@ Kind = Literal["parquet", "arrow", "webdataset", "tfrecord", "folder"]
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_LOG = "_delta_log"
+_COMMIT = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ def _expand_directory(
         else:
             rest.append(file)
     tars, tables = kinds["webdataset"] + kinds["tfrecord"], kinds["parquet"] + kinds["arrow"]
-    for place in {file.parent.parent for file in rest if file.parent.name == LOG}:
+    for place in {file.parent.parent for file in rest if file.parent.name == _LOG}:
         live = live_files(place, said)
         for file in [file for file in tables if is_below(str(file), str(place)) and file not in live]:
             tables.remove(file)
@@ -240,3 +245,41 @@ def _typed(files: list[InputFile]) -> list[InputFile]:
         )
         for file in files
     ]
+
+
+def live_files(table: Path, said: str) -> set[Path]:
+    """Return the files that are a Delta table's rows now: replaced and deleted ones stay in its directory for weeks.
+
+    Source: the Delta Transaction Log Protocol, "Delta Log Entries" and "Checkpoints". Raises InputError for a log that
+    cannot be followed.
+    """
+    try:
+        live: set[Path] = set()
+        for kind, action in _actions(table / _LOG):
+            path = table / unquote(action["path"])
+            if kind == "remove":
+                live.discard(path)
+            elif action.get("deletionVector"):
+                raise InputError(
+                    said, "is a Delta table with deletion vectors; write it again without (REORG, PURGE)"
+                )
+            else:
+                live.add(path)
+        return live
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(said, f"its {_LOG} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _actions(log: Path) -> Iterator[tuple[str, Any]]:
+    names = sorted(path.name for path in log.iterdir())
+    last = max((int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))), default=-1)
+    for name in names:
+        if (found := _CHECKPOINT.fullmatch(name)) and int(found[1]) == last:
+            for row in pq.read_table(log / name, columns=["add"], partitioning=None)["add"].to_pylist():
+                if row:
+                    yield "add", row
+    for name in names:
+        if (found := _COMMIT.fullmatch(name)) and int(found[1]) > last:
+            for line in (log / name).read_text().splitlines():
+                action = json.loads(line) if line.strip() else {}
+                yield from ((kind, action[kind]) for kind in ("remove", "add") if action.get(kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -86,3 +87,8 @@ def derived(parts: Sequence[str]) -> str | None:
     if any(_GRIDS.fullmatch(part) for part in parts[:-1]) or _GRID.fullmatch(stem):
         return "a grid of pictures, by its name"
     return None
+
+
+def is_below(path: str, root: str) -> bool:
+    """Whether a real path is a real directory or below it."""
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)

@@ -1,25 +1,33 @@
 """Where a row's encoded picture comes from: the row itself, or a path or URI that it is allowed to name.
 
-What it may name is told in `access.py`; everything else is an error row, and nothing is opened for it.
+A log is other people's text. Its paths may not lead out of the log's directory and those of `--image-root`, by `..`, by
+an absolute path or by a symbolic link; its URIs only to the schemes and hosts of `--allow-uri`. For anything else
+nothing is opened.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, unquote
+from typing import IO
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from attributary.errors import InvalidArgumentError, UnavailableError
 
-from .access import Access, open_below, same_place, short, split
+from .naming import is_below
 from .rows import Row
 
+# Those of Arrow's own file systems; it would take any other to whatever package claims it.
+_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+_OUTSIDE = "is outside the log's directory; --image-root allows another"
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.25
 # What says something about the path, not about the disk or the network behind it.
@@ -38,11 +46,26 @@ _ROWS_FAULT = frozenset(
 )
 
 
-NONE = Access()
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a log's rows may name: directories, and URIs of these schemes and hosts (`s3://bucket?region=...`)."""
+
+    roots: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for uri in self.uris:
+            parts = _split(uri, "allow_uri")
+            if parts.scheme.lower() not in _SCHEMES or not parts.netloc:
+                schemes = ", ".join(_SCHEMES)
+                raise InvalidArgumentError("allow_uri", f"must be scheme://host of {schemes}, got {uri!r}")
+
+
+_NOTHING = Access()
 
 
 def picture_of(
-    row: Row, max_bytes: int, access: Access = NONE, pause: Callable[[float], None] = time.sleep
+    row: Row, max_bytes: int, access: Access = _NOTHING, pause: Callable[[float], None] = time.sleep
 ) -> bytes:
     """Return a row's encoded picture.
 
@@ -59,19 +82,19 @@ def picture_of(
         try:
             if "://" not in uri:
                 return _read_local(Path(row.base, uri), row.root or row.base, access, max_bytes)
-            parts = split(uri, "image")
+            parts = _split(uri, "image")
             if parts.scheme.lower() == "file":
                 if parts.netloc not in ("", "localhost"):
-                    raise InvalidArgumentError("image", f"{short(uri)} is on another machine")
+                    raise InvalidArgumentError("image", f"{_short(uri)} is on another machine")
                 return _read_local(Path(unquote(parts.path)), row.root or row.base, access, max_bytes)
             return _read_remote(uri, parts, access, max_bytes)
         except OSError as error:
             if isinstance(error, FileNotFoundError | PermissionError) or error.errno in _ROWS_FAULT:
                 reason = os.strerror(error.errno) if error.errno else "not found"
-                raise InvalidArgumentError("image", f"{short(uri)} cannot be read: {reason}") from None
+                raise InvalidArgumentError("image", f"{_short(uri)} cannot be read: {reason}") from None
             if attempt == _ATTEMPTS:
                 raise UnavailableError(
-                    f"{short(uri)} cannot be read after {attempt} attempts: {error}"
+                    f"{_short(uri)} cannot be read after {attempt} attempts: {error}"
                 ) from error
             pause(_FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
@@ -86,22 +109,22 @@ def _read_local(path: Path, root: str, access: Access, max_bytes: int) -> bytes:
 
 
 def _read_remote(uri: str, parts: SplitResult, access: Access, max_bytes: int) -> bytes:
-    allowed = next((given for given in access.uris if same_place(split(given, "allow_uri"), parts)), None)
+    allowed = next((given for given in access.uris if _same_place(_split(given, "allow_uri"), parts)), None)
     if allowed is None:
         place = f"{parts.scheme}://{parts.hostname or ''}"
         raise InvalidArgumentError(
-            "image", f"{short(place)} is not allowed; --allow-uri allows a scheme and host"
+            "image", f"{_short(place)} is not allowed; --allow-uri allows a scheme and host"
         )
     if parts.query or parts.username or parts.password:
         # They name other servers, and keys.
         raise InvalidArgumentError(
             "image", "a URI of a log may hold no options and no keys; --allow-uri has them"
         )
-    query = split(allowed, "allow_uri").query
+    query = _split(allowed, "allow_uri").query
     try:
         system, path = pafs.FileSystem.from_uri(f"{uri}?{query}" if query else uri)
     except (pa.ArrowException, ValueError, ImportError, NotImplementedError, KeyError) as error:
-        raise InvalidArgumentError("image", f"{short(uri)} cannot be read: {short(str(error))}") from None
+        raise InvalidArgumentError("image", f"{_short(uri)} cannot be read: {_short(str(error))}") from None
     info = system.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(errno.ENOENT, "not found", uri)
@@ -113,3 +136,60 @@ def _read_remote(uri: str, parts: SplitResult, access: Access, max_bytes: int) -
 def _check_size(size: int, most: int) -> None:
     if size > most:
         raise InvalidArgumentError("image", f"is {size} bytes long; the limit is {most} bytes")
+
+
+def open_below(path: Path, root: str, roots: Sequence[str], field: str = "image") -> IO[bytes]:
+    """Open a regular file for reading that really lies in one of the directories.
+
+    Raises OSError, and InvalidArgumentError for a file that lies elsewhere or is none.
+    """
+    allowed = [os.path.realpath(place) for place in (root, *roots)]
+    real = os.path.realpath(path)
+    if not any(is_below(real, place) for place in allowed):
+        raise InvalidArgumentError(field, f"{_short(path.name)} {_OUTSIDE}")
+    # Without O_NONBLOCK a named pipe would hold the worker for ever.
+    handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise InvalidArgumentError(field, f"{_short(path.name)} is not a file")
+        opened = _place(handle)
+        if opened is not None and not any(is_below(opened, place) for place in allowed):
+            # A directory on the way was exchanged meanwhile.
+            raise InvalidArgumentError(field, f"{_short(path.name)} {_OUTSIDE}")
+    except BaseException:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def _place(handle: int) -> str | None:
+    """Where an open file is; None where the system does not say."""
+    try:
+        return str(Path(f"/proc/self/fd/{handle}").readlink())
+    except OSError:
+        return None
+
+
+def _same_place(allowed: SplitResult, asked: SplitResult) -> bool:
+    """Whether a URI has the scheme and host of an allowed one, and its path or one below."""
+    same = allowed.scheme.lower() == asked.scheme.lower() and allowed.hostname == asked.hostname
+    prefix = allowed.path.rstrip("/")
+    steps = unquote(asked.path).split("/")
+    below = not prefix or (asked.path == prefix or asked.path.startswith(prefix + "/"))
+    return same and allowed.port == asked.port and below and ".." not in steps
+
+
+def _split(uri: str, field: str) -> SplitResult:
+    """Return a URI's parts; raises InvalidArgumentError."""
+    try:
+        parts = urlsplit(uri)
+        # Both raise for what is none.
+        _ = parts.port, parts.hostname
+    except ValueError as error:
+        raise InvalidArgumentError(field, f"is no URI: {error}") from None
+    return parts
+
+
+def _short(text: str) -> str:
+    """The beginning of a text that a message quotes."""
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -6,9 +6,8 @@ import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +16,14 @@ from attributary.errors import InputError
 
 from .folder_input import FolderInput
 from .inputs import InputFile, find_inputs
+from .reader import Reader
 from .record_input import RecordInput
-from .rows import Batch, Fates, Reader, Shard
+from .rows import Batch, Fates, Shard
 from .schema import OWN_COLUMNS
 from .settings import Settings
 from .table_input import TableInput
 from .tar_input import TarInput
-from .values import cast, joined_type
+from .values import joined_type
 
 # Done, total: bytes of the inputs that were hashed.
 Progress = Callable[[int, int], None]
@@ -56,8 +56,11 @@ class Plan:
 
     def reader(self, file: int) -> Reader:
         """Open one of the files; raises InputError."""
-        found = self.files[file].file
-        return _Conformed(open_reader(found, self.settings), self.passed, dict(found.partition))
+        return open_reader(self.files[file].file, self.settings)
+
+    def batches(self, reader: Reader, shard: Shard) -> Iterator[Batch]:
+        """Yield a shard's batches from the reader of its file."""
+        return reader.conformed(shard, self.settings.batch_size, self.passed)
 
 
 def make_plan(
@@ -89,9 +92,8 @@ def make_plan(
                 seen.extend(_hash(generation_id) for generation_id in ids)
             shards += _cut(rows, settings.rows_per_shard, len(shards), place, reader)
             files.append(PlannedFile(file, rows, *_digest(file, reader)))
-            if beside and isinstance(reader, TableInput):
-                for uri in reader.named():
-                    beside.pop(os.path.realpath(file.path.parent / uri), None)
+            for uri in reader.named() if beside else ():
+                beside.pop(os.path.realpath(file.path.parent / uri), None)
             found.fates.add(reader.fates)
         finally:
             reader.close()
@@ -156,43 +158,6 @@ def _joined(file: InputFile, found: pa.Schema, wanted: pa.Schema | None, first: 
             )
         joined.append(pa.field(column.name, kind))
     return pa.schema(joined)
-
-
-@dataclass(slots=True)
-class _Conformed:
-    """A reader whose batches have a run's columns, in their order and types."""
-
-    reader: Reader
-    passed: pa.Schema
-    partition: dict[str, str | int | None]
-
-    @property
-    def fates(self) -> Fates:
-        return self.reader.fates
-
-    def ids(self) -> Iterator[list[str]]:
-        return self.reader.ids()
-
-    def place(self, row: int) -> tuple[int, int]:
-        return self.reader.place(row)
-
-    def digest(self) -> tuple[int, str]:
-        return self.reader.digest()
-
-    def close(self) -> None:
-        self.reader.close()
-
-    def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
-        for batch in self.reader.batches(shard, size):
-            arrays = [self._column(batch.passed, field) for field in self.passed]
-            passed = pa.RecordBatch.from_arrays(arrays, schema=self.passed)
-            yield replace(batch, passed=passed)
-
-    def _column(self, passed: pa.RecordBatch, field: pa.Field[Any]) -> Any:
-        if field.name in passed.schema.names:
-            return cast(passed.column(field.name), field.type)
-        value = self.partition.get(field.name, self.partition.get(field.name.removeprefix("log_")))
-        return cast(pa.array([value] * len(passed)), field.type)
 
 
 def _check_unique(

@@ -14,9 +14,8 @@ from PIL import Image
 from attributary.encoder.image import decode
 from attributary.errors import AttributaryError, RunError
 
-from .access import Access
 from .inputs import InputFile, find_inputs
-from .pictures import picture_of
+from .pictures import Access, picture_of
 from .plan import open_reader
 from .report_data import Example
 from .rows import Shard

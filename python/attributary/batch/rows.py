@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -117,40 +115,6 @@ class Fates:
         self.skipped.update(other.skipped)
         self.ignored.update(other.ignored)
         self.examples = {**other.examples, **self.examples}
-
-
-class Reader(Protocol):
-    """Reads one input: every member of it is a row, part of a row, or counted in `fates`. One thread at a time."""
-
-    @property
-    def fates(self) -> Fates:
-        """Members that are no rows; complete once `ids` has run."""
-        ...
-
-    @property
-    def passed(self) -> pa.Schema:
-        """The pass-through columns."""
-        ...
-
-    def ids(self) -> Iterator[list[str]]:
-        """Yield every row's generation id in order, many at a time."""
-        ...
-
-    def place(self, row: int) -> tuple[int, int]:
-        """(offset, skip) of a shard that begins at this row; known after `ids`."""
-        ...
-
-    def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
-        """Yield a shard's rows, `size` at a time; raises InputError naming the rows that cannot be read."""
-        ...
-
-    def digest(self) -> tuple[int, str]:
-        """(bytes, SHA-256) of everything that the rows are read from; raises OSError."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
 
 
 def nameless(file: str, row: int) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -78,35 +77,6 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.parquet"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardWriter:
-    """Commits shards of one run, from any process that sees the directory. Needs no lock; picklable."""
-
-    directory: Path
-    run_id: str
-    schema: pa.Schema
-    bundle: BundleState
-
-    def commit(self, shard: Shard, batches: list[pa.RecordBatch]) -> int:
-        """Write one shard's output from its batches in order; return how many of its rows are error rows.
-
-        Committing a shard twice leaves the same bytes. Raises OutputError.
-        """
-        table = pa.Table.from_batches(batches, self.schema)
-        if len(table) != shard.rows:
-            raise RuntimeError(f"shard {shard.number} has {shard.rows} rows, its output {len(table)}")
-        errors = len(table) - table["error_code"].null_count
-        facts = {
-            "attributary.schema_version": str(SCHEMA_VERSION),
-            "attributary.run": self.run_id,
-            "attributary.shard": str(shard.number),
-            "attributary.errors": str(errors),
-        }
-        name = shard_name(shard.number)
-        commit(self.directory / SHARDS / name, parquet_bytes(table, facts), f"{SHARDS}/{name}")
-        return errors
-
-
 class Run:
     """A run directory in this process's hands: a context manager that holds its lock.
 
@@ -122,14 +92,10 @@ class Run:
         # Compared with what JSON gives back: tuples have become lists.
         self.manifest = json.loads(content)
         self._content = content
-        schema = output_schema(plan.passed, plan.files[0].file.name)
-        self.writer = ShardWriter(directory, _id_of(content), schema, bundle)
+        self.run_id = _id_of(content)  # what the run's files call it
+        self.schema = output_schema(plan.passed, plan.files[0].file.name)
+        self.bundle = bundle
         self._lock = -1
-
-    @property
-    def run_id(self) -> str:
-        """What the run's files call it."""
-        return self.writer.run_id
 
     def __enter__(self) -> Self:
         make_directory(self.directory, str(self.directory))
@@ -158,10 +124,24 @@ class Run:
                 found[shard.number] = self._errors_of(path, shard)
         return found
 
-    def missing(self) -> list[Shard]:
-        """Return the shards that are still to be scored, in order."""
-        there = self.committed()
-        return [shard for shard in self.plan.shards if shard.number not in there]
+    def commit(self, shard: Shard, batches: list[pa.RecordBatch]) -> int:
+        """Write one shard's output from its batches in order; return how many of its rows are error rows.
+
+        Committing a shard twice leaves the same bytes. Raises OutputError.
+        """
+        table = pa.Table.from_batches(batches, self.schema)
+        if len(table) != shard.rows:
+            raise RuntimeError(f"shard {shard.number} has {shard.rows} rows, its output {len(table)}")
+        errors = len(table) - table["error_code"].null_count
+        facts = {
+            "attributary.schema_version": str(SCHEMA_VERSION),
+            "attributary.run": self.run_id,
+            "attributary.shard": str(shard.number),
+            "attributary.errors": str(errors),
+        }
+        name = f"{SHARDS}/{shard_name(shard.number)}"
+        commit(self.directory / name, parquet_bytes(table, facts), name)
+        return errors
 
     def _begin(self) -> None:
         remove_unfinished(self.directory)
@@ -189,8 +169,8 @@ class Run:
         if isinstance(begun, int) and begun != self.manifest["bundle_revision"]:
             self.manifest["bundle_revision"] = begun
             self._content = json_bytes(self.manifest)
-            bundle = BundleState(self.writer.bundle.id, begun)
-            self.writer = replace(self.writer, run_id=_id_of(self._content), bundle=bundle)
+            self.bundle = BundleState(self.bundle.id, begun)
+            self.run_id = _id_of(self._content)
 
     def _take(self) -> None:
         try:

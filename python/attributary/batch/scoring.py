@@ -1,12 +1,13 @@
-"""A batch's way: fetch, decode, resize, tokenise (`prepare`), then the engine (`answer`). The same for every runner."""
+"""A batch's way: fetch, decode, resize, tokenise (`prepare`), then the engine (`rows`). The same for every runner."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 
@@ -29,6 +30,10 @@ _PREFIX = re.compile(r"^(?:row|query|queries\[\d+\])\.")
 _OWN_FIELDS = ("options", "bundle_id", "request")
 
 
+# (whether the encoder was given the prompt, answer), or why there is none.
+Answered: TypeAlias = tuple[bool, Scored] | Problem
+
+
 @dataclass(slots=True)
 class PreparedBatch:
     """A batch ready for the engine; `outcomes` holds the rows that fell out already, None for the others. Picklable."""
@@ -41,88 +46,91 @@ class PreparedBatch:
     prompts: list[Prompt]
 
 
-class Scorer(Protocol):
+class Scorer(ABC):
     """Attributes batches. Safe to call from several threads."""
 
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
     def bundle(self) -> BundleState:
         """Which bundle answers now; its id never changes."""
-        ...
+
+    @abstractmethod
+    def query(self, data: bytes, prompt: str) -> Prepared | Query:
+        """Make a query of an encoded picture and its prompt; what is wrong with them is raised."""
+
+    @abstractmethod
+    def ask(self, queries: Sequence[Any]) -> list[Answered]:
+        """Answer queries of `query` together. Raises UnavailableError if the engine is away."""
 
     def prepare(self, batch: Batch) -> PreparedBatch:
         """Do what needs no engine. Raises UnavailableError if a store of pictures is away."""
-        ...
+        return prepare_rows(batch, self.settings, self.query)
 
-    def answer(self, prepared: PreparedBatch) -> list[Outcome]:
-        """Ask the engine; one outcome a row, in order. Raises UnavailableError if the engine is away."""
-        ...
+    def rows(self, prepared: PreparedBatch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
+        """Ask the engine, and return the batch's output rows, in order."""
+        following = iter(self.ask(prepared.queries))
+        outcomes = []
+        for outcome, digest in zip(prepared.outcomes, prepared.digests, strict=True):
+            if outcome is None:
+                found = next(following)
+                if isinstance(found, Problem):
+                    outcome = Outcome(digest, None, problem=found)
+                else:
+                    outcome = Outcome(digest, found[0], scored=found[1])
+            outcomes.append(outcome)
+        return batch_table(schema, prepared.ids, prepared.passed, outcomes, bundle_id, prepared.prompts)
 
-    def close(self) -> None:
+    def score(self, batch: Batch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
+        """Take one batch all the way to its output rows."""
+        return self.rows(self.prepare(batch), schema, bundle_id)
+
+    def close(self) -> None:  # noqa: B027 - an engine in this process has nothing open
         """End connections."""
-        ...
 
 
-def score_batch(scorer: Scorer, batch: Batch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
-    """Take one batch all the way to its output rows."""
-    prepared = scorer.prepare(batch)
-    outcomes = scorer.answer(prepared)
-    return batch_table(schema, prepared.ids, prepared.passed, outcomes, bundle_id, prepared.prompts)
+class EngineScorer(Scorer):
+    """Scores with an engine in this process; a `Preparer` alone only prepares: rows to pixels and tokens."""
 
-
-class BatchPreparer:
-    """The stage before an embedded or Triton engine: rows to pixels and tokens. Safe to use from several threads."""
-
-    def __init__(self, preparer: Preparer, settings: Settings) -> None:
-        self._preparer = preparer
-        self._settings = settings
-        candidates = preparer.bundle.manifest.index.candidates
+    def __init__(self, engine: Preparer, settings: Settings) -> None:
+        super().__init__(settings)
+        self._preparer = engine
+        candidates = engine.bundle.manifest.index.candidates
         # Every candidate's creator, so that totals are whole.
         self.options = Options(settings.top_k, candidates, settings.filter)
         # Once here instead of once a row: what is wrong with it is no row's fault.
-        resolve_counts(self.options, candidates, preparer.limits)
+        resolve_counts(self.options, candidates, engine.limits)
         if settings.filter:
-            preparer.filters.check(settings.filter, "filter")
-
-    def prepare(self, batch: Batch) -> PreparedBatch:
-        """Fetch, decode, resize and tokenise each row."""
-        return prepare_rows(batch, self._settings, self._query)
-
-    def _query(self, data: bytes, prompt: str) -> Prepared:
-        return self._preparer.prepare(Query(image=data, prompt=prompt), self.options, "row")
-
-
-class EngineScorer:
-    """Scores with an engine in this process."""
-
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self._engine = engine
-        self._stage = BatchPreparer(engine, settings)
-
-    @property
-    def options(self) -> Options:
-        """What each query is asked with."""
-        return self._stage.options
+            engine.filters.check(settings.filter, "filter")
 
     def bundle(self) -> BundleState:
         """The open bundle, as of now."""
-        return state_of(self._engine)
+        view = self._preparer.view
+        return BundleState(view.bundle.manifest.bundle_id, view.revision)
 
-    def prepare(self, batch: Batch) -> PreparedBatch:
-        """Fetch, decode, resize and tokenise each row."""
-        return self._stage.prepare(batch)
+    def query(self, data: bytes, prompt: str) -> Prepared:
+        """Decode, resize and tokenise."""
+        return self._preparer.prepare(Query(image=data, prompt=prompt), self.options, "row")
 
-    def answer(self, prepared: PreparedBatch) -> list[Outcome]:
-        """Encode, search and re-score the batch together."""
-        queries = [query for query in prepared.queries if isinstance(query, Prepared)]
-        return merge(prepared, answer_together(queries, self._engine.run))
+    def ask(self, queries: Sequence[Any]) -> list[Answered]:
+        """Answer together; if the engine fails on that, one by one."""
+        if not queries:
+            return []
+        try:
+            answers = self.run(queries)
+        except (UnavailableError, BundleError, MemoryError):
+            raise
+        except Exception as error:
+            if len(queries) == 1:
+                return [problem_of(error)]
+            # One of them is poison; alone, each gets what it deserves.
+            return [outcome for query in queries for outcome in self.ask([query])]
+        return [(query.has_prompt, scored_of(answer)) for query, answer in zip(queries, answers, strict=True)]
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def state_of(preparer: Preparer) -> BundleState:
-    """The bundle that an engine has open, and its revision."""
-    view = preparer.view
-    return BundleState(view.bundle.manifest.bundle_id, view.revision)
+    def run(self, queries: Sequence[Prepared]) -> list[Attribution]:
+        """Encode, search and re-score."""
+        return cast(Engine, self._preparer).run(queries)
 
 
 def engine_limits(settings: Settings) -> Limits:
@@ -192,40 +200,6 @@ def _no_unicode(field: str, text: str | None) -> Problem | None:
     except UnicodeEncodeError:
         return Problem("INVALID_ARGUMENT", field, "is not valid Unicode")
     return None
-
-
-def answer_together(
-    queries: Sequence[Prepared], run: Callable[[Sequence[Prepared]], list[Attribution]]
-) -> list[tuple[bool, Scored] | Problem]:
-    """Run queries as one batch; if the engine fails on it, one by one. (has_prompt, answer) or a problem for each."""
-    if not queries:
-        return []
-    try:
-        answers = run(queries)
-    except (UnavailableError, BundleError, MemoryError):
-        raise
-    except Exception as error:
-        if len(queries) == 1:
-            return [problem_of(error)]
-        # One of them is poison; alone, each gets what it deserves.
-        return [outcome for query in queries for outcome in answer_together([query], run)]
-    return [(query.has_prompt, scored_of(answer)) for query, answer in zip(queries, answers, strict=True)]
-
-
-def merge(prepared: PreparedBatch, answers: Sequence[tuple[bool, Scored] | Problem]) -> list[Outcome]:
-    """Put the engine's answers between the rows that fell out before."""
-    following = iter(answers)
-    outcomes = []
-    for outcome, digest in zip(prepared.outcomes, prepared.digests, strict=True):
-        if outcome is None:
-            found = next(following)
-            outcome = (
-                Outcome(digest, None, problem=found)
-                if isinstance(found, Problem)
-                else Outcome(digest, found[0], scored=found[1])
-            )
-        outcomes.append(outcome)
-    return outcomes
 
 
 def scored_of(answer: Attribution | Answer) -> Scored:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from attributary.attribution.types import Filter
 from attributary.errors import InvalidArgumentError
 
-from .access import Access
+from .pictures import Access
 from .prompts import ORIGINS
 
 Engine = Literal["embedded", "gateway", "triton"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,23 +15,24 @@ import pyarrow.parquet as pq
 _BUFFER = 1 << 20
 
 
-class TableFile(Protocol):
-    """A table in a file. Raises what Arrow raises."""
+class TableFile(ABC):
+    """A table in a file, read in stretches that begin at `_starts`. Raises what Arrow raises."""
 
     schema: pa.Schema
     rows: int
+    _starts: list[int]
 
     def group(self, row: int) -> int:
         """The first row of the stretch that has to be read for this one."""
-        ...
+        return max((start for start in self._starts if start <= row), default=0)
 
+    @abstractmethod
     def batches(self, start: int, size: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield rows from the start of a stretch to the end, at most `size` at a time."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
-        ...
 
 
 def open_table(path: Path, kind: str) -> TableFile:
@@ -37,66 +40,48 @@ def open_table(path: Path, kind: str) -> TableFile:
     return _Parquet(path) if kind == "parquet" else _Arrow(path)
 
 
-class _Parquet:
+class _Parquet(TableFile):
     def __init__(self, path: Path) -> None:
         # Threads of Arrow's own would take cores from the engine's.
         self._file = pq.ParquetFile(
             path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
         )
-        self.schema = self._file.schema_arrow
-        metadata = self._file.metadata
-        self.rows = int(metadata.num_rows)
-        self._starts, row = [0], 0
-        for group in range(metadata.num_row_groups):
-            row += metadata.row_group(group).num_rows
-            self._starts.append(row)
-
-    def group(self, row: int) -> int:
-        return max(start for start in self._starts[:-1] or [0] if start <= row)
+        self.schema, metadata = self._file.schema_arrow, self._file.metadata
+        lengths = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        *self._starts, self.rows = accumulate(lengths, initial=0)
 
     def batches(self, start: int, size: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        # Of groups without rows the last that begins there: the others have nothing.
-        first = max(place for place, at in enumerate(self._starts) if at == start)
-        groups = list(range(first, self._file.metadata.num_row_groups))
-        if not groups or not columns:
-            return
-        yield from self._file.iter_batches(size, row_groups=groups, columns=columns, use_threads=False)
+        groups = [group for group, at in enumerate(self._starts) if at >= start]
+        if groups and columns:
+            yield from self._file.iter_batches(size, row_groups=groups, columns=columns, use_threads=False)
 
     def close(self) -> None:
         self._file.close()
 
 
-class _Arrow:
+class _Arrow(TableFile):
     """Mapped into memory: what is not looked at is not read."""
 
     def __init__(self, path: Path) -> None:
         self._map = pa.memory_map(str(path))
-        self._parts: Any
         try:
-            self._parts = pa.ipc.open_file(self._map)
-            count = self._parts.num_record_batches
-            lengths = [self._parts.get_batch(number).num_rows for number in range(count)]
+            file = pa.ipc.open_file(self._map)
+            self.schema = file.schema
+            self._batch: Callable[[int], pa.RecordBatch] = file.get_batch
+            lengths = [len(file.get_batch(number)) for number in range(file.num_record_batches)]
         except pa.ArrowInvalid:
             self._map.seek(0)
             stream = pa.ipc.open_stream(self._map)
-            self._parts = _Batches(list(stream), stream.schema)
-            lengths = [len(batch) for batch in self._parts.batches]
-        self.schema = self._parts.schema
-        self._starts = [0]
-        for length in lengths:
-            self._starts.append(self._starts[-1] + length)
-        self.rows = self._starts.pop()
-
-    def group(self, row: int) -> int:
-        return max(start for start in self._starts or [0] if start <= row)
+            parts = list(stream)
+            self.schema, self._batch = stream.schema, parts.__getitem__
+            lengths = [len(part) for part in parts]
+        *self._starts, self.rows = accumulate(lengths, initial=0)
 
     def batches(self, start: int, size: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for number, at in enumerate(self._starts):
-            if at < start:
-                continue
-            batch = _checked(self._parts.get_batch(number).select(columns))
-            for row in range(0, len(batch), size):
-                yield batch.slice(row, size)
+            if at >= start:
+                batch = _checked(self._batch(number).select(columns))
+                yield from (batch.slice(row, size) for row in range(0, len(batch), size))
 
     def close(self) -> None:
         self._map.close()
@@ -128,11 +113,3 @@ def _as_bytes(kind: Any) -> Any:
     if type(kind) is pa.LargeListType:
         return pa.large_list(kind.value_field.with_type(_as_bytes(kind.value_type)))
     return kind
-
-
-class _Batches:
-    def __init__(self, batches: list[pa.RecordBatch], schema: pa.Schema) -> None:
-        self.batches, self.schema = batches, schema
-
-    def get_batch(self, number: int) -> pa.RecordBatch:
-        return self.batches[number]

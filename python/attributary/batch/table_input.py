@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from attributary.bundle.files import sha256
 from attributary.errors import InputError
 
 from . import values
 from .inputs import InputFile
-from .rows import Batch, Fates, Problem, Row, Shard, invalid, nameless
+from .reader import Reader
+from .rows import Batch, Problem, Row, Shard, invalid, nameless
 from .schema import OWN_COLUMNS
 from .settings import IMAGE_COLUMNS, PROMPT_COLUMNS, Columns, Settings
 from .table_files import open_table
@@ -22,12 +22,11 @@ from .table_files import open_table
 _IDS_AT_ONCE = 65_536
 
 
-class TableInput:
+class TableInput(Reader):
     """One file of a log. Raises InputError naming the column that is missing or of a wrong type."""
 
     def __init__(self, file: InputFile, settings: Settings) -> None:
-        self._file, self._settings = file, settings
-        self.fates = Fates()
+        super().__init__(file, settings)
         with self._reading("its footer"):
             self._table = open_table(file.path, file.kind)
         schema = self._table.schema
@@ -77,10 +76,6 @@ class TableInput:
                     if uri:
                         yield uri
 
-    def place(self, row: int) -> tuple[int, int]:
-        """A table is read by row: always 0."""
-        return 0, 0
-
     def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
         """Yield the shard's rows, `size` at a time; a following shard goes on where this one ended."""
         self._seek(shard.start, size)
@@ -93,10 +88,6 @@ class TableInput:
                 rows, passed = self._rows(taken, start), self._passed(taken)
             yield Batch(rows, passed)
             done += count
-
-    def digest(self) -> tuple[int, str]:
-        """(bytes, SHA-256) of the file."""
-        return self._file.path.stat().st_size, sha256(self._file.path)
 
     def close(self) -> None:
         """Close the file."""

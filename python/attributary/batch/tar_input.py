@@ -10,22 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import pyarrow as pa
-
-from attributary.bundle.files import sha256
-from attributary.errors import InputError
-
-from .folder_input import MAX_TEXT_BYTES, chosen, decoded, facts_of, prompt_of_file
 from .inputs import InputFile, count_other
 from .naming import PICTURES, TARS, TEXTS, bookkeeping, derived, hidden
-from .rows import Batch, Fates, Row, Shard, invalid
+from .reader import MAX_TEXT_BYTES, StreamReader, decoded, facts_of, prompt_of_file
+from .rows import Fates, Row, invalid
 from .settings import Settings
 from .tar_stream import Member, TarStream
 
-_IDS_AT_ONCE = 4_096
 # Members of one base name that are looked at together.
 _MAX_GROUP = 64
-_PASSED = pa.schema([pa.field("prompt", pa.string()), pa.field("metadata", pa.string())])
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM")
 
 
@@ -36,74 +29,31 @@ class _Sample:
     texts: dict[str, Member] = field(default_factory=dict)  # by ending
 
 
-class TarInput:
+class TarInput(StreamReader[_Sample]):
     """One tar of samples."""
 
+    what = "samples"
+
     def __init__(self, file: InputFile, settings: Settings) -> None:
-        self._file, self._settings = file, settings
+        super().__init__(file, settings)
         self._max_bytes = settings.limits.max_image_bytes
-        self._places: list[tuple[int, int]] = []
-        self.fates = Fates()
-        self.passed = chosen(_PASSED, settings.pass_through, file, "a tar")
         self._tar = TarStream(file.path, file.name)
-
-    def ids(self) -> Iterator[list[str]]:
-        """Yield every sample's id; remembers where shards begin, and that the tar ends as a tar does."""
-        self._places, self.fates = [], Fates()
-        found: list[str] = []
-        count = 0
-        for offset, samples in self._groups(0, -1, self.fates):
-            for number, sample in enumerate(samples):
-                if count % self._settings.rows_per_shard == 0:
-                    self._places.append((offset, number))
-                count += 1
-                found.append(self._id(sample.key))
-            if len(found) >= _IDS_AT_ONCE:
-                yield found
-                found = []
-        if found:
-            yield found
-
-    def place(self, row: int) -> tuple[int, int]:
-        """(byte at which the group of a shard's first sample begins, samples of it that are the shard's before)."""
-        return self._places[row // self._settings.rows_per_shard]
-
-    def batches(self, shard: Shard, size: int) -> Iterator[Batch]:
-        """Yield the shard's samples, `size` at a time."""
-        most = max(self._max_bytes, MAX_TEXT_BYTES)
-        samples = (sample for _, group in self._groups(shard.offset, most, None) for sample in group)
-        for _ in range(shard.skip):
-            next(samples, None)
-        done = 0
-        while done < shard.rows:
-            rows, facts = [], []
-            for _ in range(min(size, shard.rows - done)):
-                sample = next(samples, None)
-                if sample is None:
-                    raise InputError(
-                        self._file.name, "has fewer samples than before", f"row {shard.start + done}"
-                    )
-                row, metadata = self._row(sample)
-                rows.append(row)
-                facts.append({"metadata": metadata})
-            passed = pa.RecordBatch.from_pylist(facts, schema=self.passed)
-            yield Batch(rows, passed, fills_prompt="prompt" in self.passed.names)
-            done += len(rows)
-
-    def digest(self) -> tuple[int, str]:
-        """(bytes, SHA-256) of the file."""
-        return self._file.path.stat().st_size, sha256(self._file.path)
 
     def close(self) -> None:
         """Close the file."""
         self._tar.close()
 
-    def _id(self, key: str) -> str:
-        name = next(
-            (self._file.name[: -len(last)] for last in TARS if self._file.name.endswith(last)),
-            self._file.name,
-        )
-        return f"{name}/{key}"
+    def samples(self, offset: int, counted: bool) -> Iterator[tuple[int, int, _Sample]]:
+        """Yield (byte at which its group begins, samples before it in the group, sample)."""
+        most = -1 if counted else max(self._max_bytes, MAX_TEXT_BYTES)
+        for at, group in self._groups(offset, most, self.fates if counted else None):
+            for before, sample in enumerate(group):
+                yield at, before, sample
+
+    def id_of(self, sample: _Sample, number: int) -> str:
+        """The tar's name and the key."""
+        ends = (last for last in TARS if self._file.name.endswith(last))
+        return f"{self._file.name.removesuffix(next(ends, ''))}/{sample.key}"
 
     def _groups(self, offset: int, most: int, fates: Fates | None) -> Iterator[tuple[int, list[_Sample]]]:
         """(offset of its first member, samples) of each run of members of one base name."""
@@ -178,7 +128,8 @@ class TarInput:
         first = member.data[:16] if member.data is not None else self._tar.first_bytes(member)
         return first.startswith(_SIGNATURES) or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
 
-    def _row(self, sample: _Sample) -> tuple[Row, str | None]:
+    def row_of(self, sample: _Sample, number: int) -> tuple[Row, str | None]:
+        """The row of a sample, and its .json."""
         metadata, model, problem = None, None, None
         prompt, source = "", ""
         if ".json" in sample.texts:
@@ -206,7 +157,7 @@ class TarInput:
             )
         image = None if picture is None or picture.size > self._max_bytes else picture.data
         row = Row(
-            self._id(sample.key),
+            self.id_of(sample, number),
             model,
             prompt,
             image,

@@ -122,7 +122,7 @@ def finish(run: Run) -> dict[str, Any]:
     digests = {RUN: sha256(run.directory / RUN)}
     for shard in run.plan.shards:
         path = run.directory / SHARDS / shard_name(shard.number)
-        totals.add(_verified(path, run.writer.schema))
+        totals.add(_verified(path, run.schema))
         digests[f"{SHARDS}/{path.name}"] = sha256(path)
     table = totals.creators()
     facts = {"attributary.schema_version": str(SCHEMA_VERSION), "attributary.run": run.run_id}
@@ -136,10 +136,10 @@ def finish(run: Run) -> dict[str, Any]:
     summary = {
         "schema_version": SCHEMA_VERSION,
         "run": run.run_id,
-        "bundle_id": run.writer.bundle.id,
+        "bundle_id": run.bundle.id,
         # As the run began, and of the last change that a row was answered after; rows say which is theirs.
-        "bundle_revision": run.writer.bundle.revision,
-        "last_bundle_revision": max(run.writer.bundle.revision, totals.last_revision),
+        "bundle_revision": run.bundle.revision,
+        "last_bundle_revision": max(run.bundle.revision, totals.last_revision),
         "rows": totals.rows,
         "answered": totals.answered,
         "errors": dict(sorted(totals.errors.items())),

@@ -2,6 +2,7 @@
 
 from .assemble import BuildReport
 from .build import build_bundle
+from .from_embeddings import build_from_embeddings
 from .from_student import build_from_student
 
-__all__ = ["BuildReport", "build_bundle", "build_from_student"]
+__all__ = ["BuildReport", "build_bundle", "build_from_embeddings", "build_from_student"]

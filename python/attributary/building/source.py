@@ -41,7 +41,7 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
         table = table.filter(pc.invert(pc.is_in(table["creator"], pa.array(exclude_creators))))
     table = table if limit is None else table.slice(0, limit)
     pictures = _pictures(directory, table)
-    return Source(_items(table, path), pictures, GROUP in table.column_names)
+    return Source(items_table(table, path), pictures, GROUP in table.column_names)
 
 
 def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:
@@ -50,7 +50,7 @@ def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:
     `corpus` is a corpus directory or its items.parquet alone. Raises InvalidArgumentError naming an id that is missing.
     """
     path = corpus if corpus.is_file() else corpus / ITEMS
-    items = _items(_read(path), path)
+    items = items_table(_read(path), path)
     place = {number: row for row, number in enumerate(items["id"].to_pylist())}
     missing = [number for number in ids.tolist() if number not in place]
     if missing:
@@ -69,7 +69,8 @@ def _read(path: Path) -> pa.Table:
         raise InvalidArgumentError("corpus", f"{path} cannot be read: {error}") from error
 
 
-def _items(table: pa.Table, path: Path) -> pa.Table:
+def items_table(table: pa.Table, path: Path) -> pa.Table:
+    """The columns of a bundle's items.parquet; raises InvalidArgumentError naming the file and column at fault."""
     items = _bundle_columns(table)
     if problem := table_problem(items):
         raise InvalidArgumentError("corpus", f"{path}: {problem}")

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from attributary.tensorrt.engine import build_engine, dry_run
-from attributary.tensorrt.graph import PRECISIONS, Profile, Request
+from attributary.triton.plans import PRECISIONS, Profile, Request, build_engine, dry_run
 
 _DEFAULT = Profile()
 _FOLDER = click.Path(path_type=Path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ from rich.text import Text
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.view import View
-from attributary.building import BuildReport, build_bundle, build_from_student
+from attributary.building import BuildReport, build_bundle, build_from_embeddings, build_from_student
+from attributary.building.embeddings import open_embeddings
+from attributary.building.from_embeddings import plan_size
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import INT8_LEFT_OUT, Manifest
 from attributary.delta.journal.place import changes_of
 from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
 
+from .held import held_command
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
 from .served import alias_command, load_command, served_command, unload_command
 
@@ -33,14 +38,32 @@ def bundle_group() -> None:
     """Make, change and look at bundles."""
 
 
-for _command in (add_command, delete_command, compact_command, adopt_command, log_command):
+for _command in (held_command, add_command, delete_command, compact_command, adopt_command, log_command):
     bundle_group.add_command(_command)
 for _command in (load_command, unload_command, alias_command, served_command):
     bundle_group.add_command(_command)
 
 
 @bundle_group.command("build")
-@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="items.parquet and pictures")
+@click.option("--corpus", type=click.Path(path_type=Path), default=None, help="items.parquet and pictures")
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="in place of --corpus: vectors of --encoder's that exist (.npy, Parquet, a folder of clip-retrieval)",
+)
+@click.option(
+    "--items",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="with --embeddings: Parquet file of the items",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="with --embeddings: the folder that the items' column file (or image_path) leads into; some are checked",
+)
 @click.option("--encoder", type=click.Path(path_type=Path), default=None, help="an exported encoder")
 @click.option(
     "--student",
@@ -72,7 +95,10 @@ for _command in (load_command, unload_command, alias_command, served_command):
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--force", is_flag=True, help="replace an existing bundle once the new one is complete")
 def build_command(
-    corpus: Path,
+    corpus: Path | None,
+    embeddings: Path | None,
+    items: Path | None,
+    pictures: Path | None,
     encoder: Path | None,
     student: Path | None,
     queries: Path | None,
@@ -91,10 +117,33 @@ def build_command(
 ) -> None:
     """Embed a corpus, build and tune its index, calibrate, record golden queries.
 
-    With --student the item vectors and the calibration are the student's, and the bundle holds its items only.
+    With --student the item vectors and the calibration are the student's, and the bundle holds its items only. With
+    --embeddings vectors are streamed from files; a build that was stopped goes on where it was.
     """
     budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target)
-    if student is not None:
+    if embeddings is not None:
+        if encoder is None or pictures is None or corpus or student or exclude_creator or limit is not None:
+            raise click.UsageError(
+                "--embeddings needs --encoder and --pictures, and has items of its own: no --corpus, --student, "
+                "--exclude-creator, --limit"
+            )
+        click.echo(str(plan_size(open_embeddings(embeddings, items), budget)), err=True)
+        report = _with_progress(
+            build_from_embeddings,
+            embeddings,
+            encoder,
+            pictures,
+            out,
+            items=items,
+            budget=budget,
+            version=version,
+            seed=seed,
+            workers=workers or os.cpu_count() or 1,
+            force=force,
+        )
+    elif corpus is None:
+        raise click.UsageError("give --corpus or --embeddings")
+    elif student is not None:
         if encoder is not None or exclude_creator or limit is not None:
             raise click.UsageError(
                 "--student brings its encoder and its items: no --encoder, --exclude-creator, --limit"
@@ -115,7 +164,8 @@ def build_command(
     elif encoder is None:
         raise click.UsageError("give --encoder or --student")
     else:
-        report = _embed_and_build(
+        report = _with_progress(
+            build_bundle,
             corpus,
             encoder,
             out,
@@ -138,7 +188,7 @@ def build_command(
         )
 
 
-def _embed_and_build(corpus: Path, encoder: Path, out: Path, **settings: Any) -> BuildReport:
+def _with_progress(build: Callable[..., BuildReport], *where: Path, **settings: Any) -> BuildReport:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -152,7 +202,7 @@ def _embed_and_build(corpus: Path, encoder: Path, out: Path, **settings: Any) ->
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done)
 
-        return build_bundle(corpus, encoder, out, progress=progress, **settings)
+        return build(*where, progress=progress, **settings)
 
 
 @bundle_group.command("items")

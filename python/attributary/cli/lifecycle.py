@@ -33,7 +33,7 @@ _BATCH = 64
 _ALIAS = "attributary.alias"
 
 
-def _where(command: F) -> F:
+def where(command: F) -> F:
     """The bundle's directory, or the server that has it open."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="print JSON, one object a line"),
@@ -64,7 +64,7 @@ def _audited(command: F) -> F:
 
 
 @click.command("add")
-@_where
+@where
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path),
@@ -100,7 +100,7 @@ def add_command(
     if (corpus is None) == (picture is None):
         raise InvalidArgumentError("items", "exactly one of --corpus and --picture must be given")
     items = _of_corpus(corpus) if corpus is not None else iter([_of_picture(picture, item_id, fields)])
-    added = refused = 0
+    added = refused = held = 0
     for item, outcome in _add(items, bundle, address, token, tls, who, why):
         if isinstance(outcome, AttributaryError):
             refused += 1
@@ -109,17 +109,21 @@ def add_command(
             else:
                 click.echo(f"item {item.id}: {plain(str(outcome))}", err=True)
         else:
-            added += 1
+            added += not outcome.held
+            held += bool(outcome.held)
             if as_json:
-                click.echo(json.dumps({"added": outcome.id, "revision": outcome.revision}))
+                told = {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
+                click.echo(json_line({**told, "revision": outcome.revision}))
+            elif outcome.held:
+                click.echo(f"item {item.id} waits for the operator: {plain(outcome.held)}", err=True)
     if not as_json:
-        click.echo(f"added {added}, refused {refused}")
+        click.echo(f"added {added}, refused {refused}" + (f", held {held}" if held else ""))
     if refused:
         sys.exit(1)
 
 
 @click.command("delete")
-@_where
+@where
 @click.option("--id", "ids", type=int, multiple=True, help="repeatable")
 @click.option("--creator", default="", help="everything by this creator")
 @click.option("--licence", default="", help="everything under this licence")
@@ -146,7 +150,7 @@ def delete_command(
     """
     chosen = Selection(ids, creator, licence, source)
     if address:
-        with _admin(bundle, address, token, tls) as client:
+        with connected(bundle, address, token, tls) as client:
             told = client.delete_items(
                 ids=ids,
                 creator=creator,
@@ -154,12 +158,12 @@ def delete_command(
                 source=source,
                 why=why,
                 dry_run=dry_run,
-                bundle=_alias(),
+                bundle=alias_given(),
             )
         count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
     else:
-        with _store(bundle) as store:
-            done = store.delete(chosen, who=_user(who), why=why, dry_run=dry_run)
+        with opened(bundle) as store:
+            done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
         count, already, unknown, revision = len(done.ids), done.already, done.unknown, done.revision
     if as_json:
         facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
@@ -174,7 +178,7 @@ def delete_command(
 
 
 @click.command("compact")
-@_where
+@where
 @click.option(
     "--erase",
     is_flag=True,
@@ -198,12 +202,12 @@ def compact_command(
     if address and erase:
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
-        with _admin(bundle, address, token, tls) as client:
-            told = client.compact(why=why, bundle=_alias())
+        with connected(bundle, address, token, tls) as client:
+            told = client.compact(why=why, bundle=alias_given())
         bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
     else:
-        with _store(bundle) as store:
-            done = store.compact(who=_user(who), why=why, erase=erase)
+        with opened(bundle) as store:
+            done = store.compact(who=user(who), why=why, erase=erase)
         bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
     if as_json:
         facts = {"bundle_id": bundle_id, "parent": parent, "added": added, "deleted": deleted}
@@ -228,16 +232,16 @@ def adopt_command(bundle: Path) -> None:
 
 
 @click.command("log")
-@_where
+@where
 def log_command(bundle: Path | None, address: str, token: str, tls: Tls | None, as_json: bool) -> None:
     """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
     lines: list[dict[str, Any]]
     if address:
-        with _admin(bundle, address, token, tls) as client:
+        with connected(bundle, address, token, tls) as client:
             lines = [
                 {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
                 | {"items": change.item_count, "ids": change.ids}
-                for change in client.changes(bundle=_alias())
+                for change in client.changes(bundle=alias_given())
             ]
     else:
         lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
@@ -258,8 +262,8 @@ def _entries(place: Path | None) -> list[Entry]:
     if place is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     if place.is_file():
-        opened, records = replay(place, read(place)[0])
-        return fold(Changes.after(opened), records).entries
+        first, records = replay(place, read(place)[0])
+        return fold(Changes.after(first), records).entries
     changes = changes_of(Bundle.open(place, verify=False))
     return [] if changes is None else changes.entries
 
@@ -282,19 +286,19 @@ def _add(
                 sent.append(item)
                 yield item
 
-        with _admin(bundle, address, token, tls) as client:
-            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=_alias())):
+        with connected(bundle, address, token, tls) as client:
+            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=alias_given())):
                 yield sent[number], outcome
         return
-    with _store(bundle) as store:
+    with opened(bundle) as store:
         while batch := list(islice(items, _BATCH)):
             together = [
                 NewItem(**{name: getattr(item, name) for name in Addition.__dataclass_fields__})
                 for item in batch
             ]
-            result = store.add(together, who=_user(who), why=why)
-            for item, failure in zip(batch, result.outcomes, strict=True):
-                yield item, failure or Added(item.id, result.revision)
+            result = store.add(together, who=user(who), why=why)
+            for item, failure, held in zip(batch, result.outcomes, result.held, strict=True):
+                yield item, failure or Added(item.id, result.revision, held)
 
 
 def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any]) -> Addition:
@@ -323,18 +327,20 @@ def _read(picture: Path) -> bytes:
         raise InvalidArgumentError("picture", f"{picture} cannot be read: {error.strerror}") from None
 
 
-def _store(bundle: Path | None) -> Store:
+def opened(bundle: Path | None) -> Store:
+    """Open the bundle in a directory for changes."""
     if bundle is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     return Store(bundle)
 
 
-def _alias() -> str:
+def alias_given() -> str:
     """Which of a server's bundles is meant."""
     return str(click.get_current_context().meta.get(_ALIAS, ""))
 
 
-def _admin(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
+def connected(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
+    """The client of the server that has the bundle open."""
     if bundle is not None:
         raise InvalidArgumentError(
             "bundle", "a directory and --address exclude each other: the server has its own"
@@ -344,7 +350,8 @@ def _admin(bundle: Path | None, address: str, token: str, tls: Tls | None) -> Ad
     return AdminClient(address, token=token, tls=tls)
 
 
-def _user(who: str | None) -> str:
+def user(who: str | None) -> str:
+    """Who changes a bundle, for its audit."""
     if who:
         return who
     try:

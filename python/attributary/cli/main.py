@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -49,9 +50,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; what this package raises on purpose becomes one line on standard error, status 2."""
+    """Run the command line."""
+    run(cli, auto_envvar_prefix="ATTRIBUTARY")
+
+
+def run(command: click.Command, **settings: Any) -> None:
+    """Run a command; what this package raises on purpose becomes one line on standard error, status 2."""
     try:
-        cli(auto_envvar_prefix="ATTRIBUTARY")
+        command(**settings)
     except (AttributaryError, FileExistsError) as error:
         click.echo(f"attributary: {plain(str(error))}", err=True)
         sys.exit(2)

@@ -14,15 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from attributary.attribution.types import Filter
-from attributary.batch.access import Access
-from attributary.batch.counting import Counts, Progress
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import prompts_line, skipped_line, told
-from attributary.batch.job import Result, cores, score
+from attributary.batch.engines import ScorerSource
+from attributary.batch.job import Counts, Progress, Result, cores, score
+from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
-from attributary.batch.source import ScorerSource
 from attributary.client.channel import Tls
 from attributary.errors import InvalidArgumentError, RunError, UnavailableError
 from attributary.plain import json_line, plain
@@ -40,6 +39,7 @@ _LINE_EVERY_S = 10.0
 )
 @click.option("--bundle", type=click.Path(path_type=Path), default=None, help="bundle directory")
 @click.option("--endpoint", default=None, help="host:port of a gateway that answers instead of this process")
+@click.option("--alias", default="", help="alias or id of the bundle at --endpoint; default: the server's")
 @click.option("--triton-url", default=None, help="host:port of a Triton that serves the bundle")
 @click.option("--id-column", default=None, help="unique; default: generation_id, or file and row number")
 @click.option("--image-column", default=None, help="bytes, paths or URIs; default: image, uri or path")
@@ -103,6 +103,7 @@ def score_command(
     out: Path | None,
     bundle: Path | None,
     endpoint: str | None,
+    alias: str,
     triton_url: str | None,
     workers: int | None,
     max_error_rate: float,
@@ -125,6 +126,8 @@ def score_command(
     engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
     if endpoint and (bundle or triton_url):
         raise InvalidArgumentError("endpoint", "stands alone: the gateway has the bundle")
+    if alias and not endpoint:
+        raise InvalidArgumentError("alias", "is for --endpoint: which of the gateway's bundles answers")
     if out is None and not dry_run:
         raise InvalidArgumentError("out", "name a run directory, new or to go on with")
     if not endpoint and bundle is None and not dry_run:
@@ -146,7 +149,7 @@ def score_command(
     if dry_run:
         return
     assert out is not None
-    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls)
+    source = ScorerSource(settings, bundle, endpoint or triton_url or "", token, tls, alias)
     if on_ray:
         options = (ray_address, ray_actors, ray_gpus_per_actor)
         with _progress(console) as progress:
@@ -219,8 +222,7 @@ def _score_on_ray(
     progress: Progress,
 ) -> Result:
     try:
-        from attributary.batch.ray_runner import score_on_ray
-        from attributary.batch.ray_stream import RayOptions
+        from attributary.batch.ray_runner import RayOptions, score_on_ray
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[ray]") from None
     return score_on_ray(

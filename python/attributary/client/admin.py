@@ -1,19 +1,27 @@
-"""The client of the admin service: change a bundle that is being served, and which bundles are."""
+"""The clients of the admin service: change a bundle that is being served, and which bundles are.
+
+In every call `bundle` is an alias or a bundle's id, "" the server's default.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import grpc
+from grpc import aio
 
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
 
-from . import channel
-from .calls import Call
-from .connection import Connection
+from .aio import Awaiting, awaited
+from .aio import streamed as streamed_async
+from .calls import Call, Stream
+from .channel import DEFAULT_STREAM_TIMEOUT_S, DEFAULT_TIMEOUT_S, Connection, Tls
 from .errors import from_result
-from .messages import sendable
+from .messages import read, sendable
+from .sync import Blocking, streamed, waited
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,195 +131,231 @@ class Turned:
     replaced: str
 
 
-class AdminClient(Connection):
-    """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine.
+def add_items(
+    items: Iterable[Addition] | AsyncIterable[Addition],
+    *,
+    why: str,
+    bundle: str = "",
+    timeout_s: float = DEFAULT_STREAM_TIMEOUT_S,
+) -> Stream[Added | AttributaryError]:
+    """Add any number of items; results come in their order, each once its item is durable and searched.
 
-    `bundle` is an alias or a bundle's id, "" the server's default.
+    `items` is read no faster than the server takes them: by `AdminClient` from another thread. An addition whose reply
+    was lost may be repeated as it was.
     """
 
-    def __init__(self, address: str, *, token: str, tls: channel.Tls | None = None) -> None:
-        super().__init__(address, rpc.AdminServiceStub, tls, token, channel.DEFAULT_TIMEOUT_S, retry=False)
-
-    def add_items(
-        self,
-        items: Iterable[Addition],
-        *,
-        why: str,
-        bundle: str = "",
-        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
-    ) -> Iterator[Added | AttributaryError]:
-        """Add any number of items; results come in their order, each once its item is durable and searched.
-
-        `items` is read from another thread, no faster than the server takes them. An addition whose reply was lost may
-        be repeated as it was.
-        """
-        requests = (
-            pb.AddItemsRequest(
-                request_id=str(number), item=_message(item), why=sendable(why, "why"), bundle=bundle
-            )
-            for number, item in enumerate(items)
+    def message(number: int, item: Addition) -> pb.AddItemsRequest:
+        return pb.AddItemsRequest(
+            request_id=str(number), item=_message(item), why=sendable(why, "why"), bundle=bundle
         )
-        for response in self._converse("AddItems", requests, timeout_s):
-            if response.HasField("error"):
-                yield from_result(response.error)
-            else:
-                yield Added(response.added.id, response.added.revision)
 
-    def add_item(
-        self, item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None
-    ) -> Added:
-        """Add one item; raises AlreadyExistsError for an id that another item has."""
-        request = pb.AddItemRequest(item=_message(item), why=sendable(why, "why"), bundle=bundle)
-        read = lambda reply: Added(reply.added.id, reply.added.revision)  # noqa: E731
-        return self._ask(Call("AddItem", request, read), timeout_s)
+    def outcome(reply: pb.AddItemsResponse) -> Added | AttributaryError:
+        return from_result(reply.error) if reply.HasField("error") else read(Added, reply.added)
 
-    def delete_items(
-        self,
-        *,
-        ids: Sequence[int] = (),
-        creator: str = "",
-        licence: str = "",
-        source: str = "",
-        why: str,
-        dry_run: bool = False,
-        bundle: str = "",
-        timeout_s: float | None = None,
-    ) -> Deletion:
-        """Delete items by exactly one of ids, creator, licence, or source (what their uri begins with)."""
-        given = [name for name, value in _named(ids, creator, licence, source) if value]
-        if len(given) != 1:
-            raise InvalidArgumentError(
-                "selection",
-                f"exactly one of ids, creator, licence, source must be given, got {', '.join(given) or 'none'}",
-            )
-        request = pb.DeleteItemsRequest(why=sendable(why, "why"), dry_run=dry_run, bundle=bundle)
-        if ids:
-            request.ids.ids.extend(ids)
-        else:
-            setattr(request, given[0], sendable(creator or licence or source, f"selection.{given[0]}"))
-        return self._ask(Call("DeleteItems", request, _deletion), timeout_s)
+    return Stream("AddItems", items, message, outcome, timeout_s)
 
-    def compact(
-        self, *, why: str, bundle: str = "", timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S
-    ) -> Compaction:
-        """Make a new bundle of what is there now and serve it; returns when it is served."""
-        request = pb.CompactRequest(why=sendable(why, "why"), bundle=bundle)
-        return self._ask(Call("Compact", request, _compaction), timeout_s)
+
+def add_item(item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None) -> Call[Added]:
+    """Add one item; raises AlreadyExistsError for an id that another item has."""
+    request = pb.AddItemRequest(item=_message(item), why=sendable(why, "why"), bundle=bundle)
+    return Call("AddItem", request, lambda reply: read(Added, reply.added), timeout_s)
+
+
+def delete_items(
+    *,
+    ids: Sequence[int] = (),
+    creator: str = "",
+    licence: str = "",
+    source: str = "",
+    why: str,
+    dry_run: bool = False,
+    bundle: str = "",
+    timeout_s: float | None = None,
+) -> Call[Deletion]:
+    """Delete items by exactly one of ids, creator, licence, or source (what their uri begins with)."""
+    named = {"ids": ids, "creator": creator, "licence": licence, "source": source}
+    given = [name for name, value in named.items() if len(value)]
+    if len(given) != 1:
+        raise InvalidArgumentError(
+            "selection",
+            f"exactly one of ids, creator, licence, source must be given, got {', '.join(given) or 'none'}",
+        )
+    request = pb.DeleteItemsRequest(why=sendable(why, "why"), dry_run=dry_run, bundle=bundle)
+    if given == ["ids"]:
+        request.ids.ids.extend(ids)
+    else:
+        setattr(request, given[0], sendable(creator or licence or source, f"selection.{given[0]}"))
+
+    def deletion(reply: pb.DeleteItemsResponse) -> Deletion:
+        deleted, already, unknown = map(
+            tuple, (reply.deleted_ids, reply.already_deleted_ids, reply.unknown_ids)
+        )
+        return Deletion(reply.deleted_count, deleted, already, unknown, reply.revision)
+
+    return Call("DeleteItems", request, deletion, timeout_s)
+
+
+def list_held(
+    *, after: str = "", bundle: str = "", timeout_s: float | None = None
+) -> Call[tuple[list[HeldItem], bool]]:
+    """Return a page of what waits for a decision, those that came after an `at`, and whether there is more."""
+    request = pb.ListHeldRequest(bundle=bundle, after=after)
+
+    def page(reply: pb.ListHeldResponse) -> tuple[list[HeldItem], bool]:
+        found = [read(HeldItem, one, like=one.like if one.HasField("like") else None) for one in reply.items]
+        return found, reply.more
+
+    return Call("ListHeld", request, page, timeout_s)
+
+
+def decide_held(
+    ids: Sequence[int], *, enter: bool, why: str, bundle: str = "", timeout_s: float | None = None
+) -> Call[int]:
+    """Let items that wait enter, or forget them; all or none. Returns the bundle's revision."""
+    request = pb.DecideHeldRequest(ids=ids, enter=enter, why=sendable(why, "why"), bundle=bundle)
+    return Call("DecideHeld", request, lambda reply: int(reply.revision), timeout_s)
+
+
+def compact(*, why: str, bundle: str = "", timeout_s: float = DEFAULT_STREAM_TIMEOUT_S) -> Call[Compaction]:
+    """Make a new bundle of what is there now and serve it; returns when it is served."""
+    request = pb.CompactRequest(why=sendable(why, "why"), bundle=bundle)
+    return Call(
+        "Compact",
+        request,
+        lambda reply: Compaction(
+            reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count
+        ),
+        timeout_s,
+    )
+
+
+def list_changes(
+    *, after: int = 0, bundle: str = "", timeout_s: float | None = None
+) -> Call[tuple[list[Change], bool]]:
+    """Return a page of the audit after a revision, oldest first, and whether there is more."""
+    request = pb.ListChangesRequest(after_revision=after, limit=1_000, bundle=bundle)
+
+    def page(reply: pb.ListChangesResponse) -> tuple[list[Change], bool]:
+        found = [read(Change, change, ids=tuple(change.item_ids)) for change in reply.changes]
+        return found, reply.more and bool(found)
+
+    return Call("ListChanges", request, page, timeout_s)
+
+
+def load_bundle(
+    path: str,
+    *,
+    alias: str = "",
+    why: str,
+    pinned_s: float | None = None,
+    timeout_s: float = DEFAULT_STREAM_TIMEOUT_S,
+) -> Call[Turned]:
+    """Serve another bundle, a directory as the server sees it, and turn an alias to it; returns when it answers.
+
+    `pinned_s`: how long the bundle before still answers those who name its id.
+    """
+    request = pb.LoadBundleRequest(path=path, alias=alias, why=sendable(why, "why"), pinned_s=pinned_s)
+    return Call(
+        "LoadBundle",
+        request,
+        lambda reply: Turned(reply.bundle.bundle_id, reply.replaced_bundle_id),
+        timeout_s,
+    )
+
+
+def unload_bundle(
+    bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
+) -> Call[Turned]:
+    """Take a bundle out of service, with its aliases."""
+    request = pb.UnloadBundleRequest(bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
+    return Call("UnloadBundle", request, lambda reply: Turned("", reply.bundle_id), timeout_s)
+
+
+def set_alias(
+    alias: str, bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
+) -> Call[Turned]:
+    """Turn an alias to a bundle that is there."""
+    request = pb.SetAliasRequest(alias=alias, bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
+    return Call(
+        "SetAlias", request, lambda reply: Turned(reply.bundle_id, reply.replaced_bundle_id), timeout_s
+    )
+
+
+def bundles(*, timeout_s: float | None = None) -> Call[Bundles]:
+    """Return the bundles that are there."""
+
+    def served(message: pb.ServedBundle) -> ServedBundle:
+        state = pb.ServedBundle.State.Name(message.state).lower()
+        return read(ServedBundle, message, version=message.bundle_version, state=state)
+
+    return Call(
+        "ListBundles",
+        pb.ListBundlesRequest(),
+        lambda reply: Bundles(tuple(map(served, reply.bundles)), reply.default_alias),
+        timeout_s,
+    )
+
+
+class AdminClient(Blocking):
+    """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine."""
+
+    def __init__(self, address: str, *, token: str, tls: Tls | None = None) -> None:
+        stub = rpc.AdminServiceStub
+        super().__init__(Connection(grpc, stub, address, tls, token, DEFAULT_TIMEOUT_S, retry=False))
+
+    add_items = streamed(add_items)
+    add_item = waited(add_item)
+    delete_items = waited(delete_items)
+    held = waited(list_held)
+    decide_held = waited(decide_held)
+    compact = waited(compact)
+    load_bundle = waited(load_bundle)
+    unload_bundle = waited(unload_bundle)
+    set_alias = waited(set_alias)
+    bundles = waited(bundles)
 
     def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
         """Return the audit after a revision, oldest first."""
         found: list[Change] = []
-        while True:
-            request = pb.ListChangesRequest(after_revision=after, limit=1_000, bundle=bundle)
-            reply = self._ask(Call("ListChanges", request, lambda reply: reply), timeout_s)
-            found += [_change(message) for message in reply.changes]
-            if not reply.more or not reply.changes:
-                return found
-            after = reply.changes[-1].revision
-
-    def load_bundle(
-        self,
-        path: str,
-        *,
-        alias: str = "",
-        why: str,
-        pinned_s: float | None = None,
-        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
-    ) -> Turned:
-        """Serve another bundle, a directory as the server sees it, and turn an alias to it; returns when it answers.
-
-        `pinned_s`: how long the bundle before still answers those who name its id.
-        """
-        request = pb.LoadBundleRequest(path=path, alias=alias, why=sendable(why, "why"), pinned_s=pinned_s)
-        read = lambda reply: Turned(reply.bundle.bundle_id, reply.replaced_bundle_id)  # noqa: E731
-        return self._ask(Call("LoadBundle", request, read), timeout_s)
-
-    def unload_bundle(
-        self, bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
-    ) -> Turned:
-        """Take a bundle out of service, with its aliases."""
-        request = pb.UnloadBundleRequest(bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
-        return self._ask(Call("UnloadBundle", request, lambda reply: Turned("", reply.bundle_id)), timeout_s)
-
-    def set_alias(
-        self,
-        alias: str,
-        bundle: str,
-        *,
-        why: str,
-        pinned_s: float | None = None,
-        timeout_s: float | None = None,
-    ) -> Turned:
-        """Turn an alias to a bundle that is there."""
-        request = pb.SetAliasRequest(alias=alias, bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
-        read = lambda reply: Turned(reply.bundle_id, reply.replaced_bundle_id)  # noqa: E731
-        return self._ask(Call("SetAlias", request, read), timeout_s)
-
-    def bundles(self, *, timeout_s: float | None = None) -> Bundles:
-        """Return the bundles that are there."""
-        return self._ask(Call("ListBundles", pb.ListBundlesRequest(), _bundles), timeout_s)
+        more = True
+        while more:
+            page, more = self._ask(list_changes(after=after, bundle=bundle, timeout_s=timeout_s))
+            found += page
+            after = page[-1].revision if page else after
+        return found
 
 
-def _named(ids: Sequence[int], *names: str) -> Iterator[tuple[str, object]]:
-    return zip(("ids", "creator", "licence", "source"), (tuple(ids), *names), strict=True)
+class AsyncAdminClient(Awaiting):
+    """Changes what a gateway serves, as `AdminClient` does. Create it inside the event loop that uses it."""
+
+    def __init__(self, address: str, *, token: str, tls: Tls | None = None) -> None:
+        stub = rpc.AdminServiceStub
+        super().__init__(Connection(aio, stub, address, tls, token, DEFAULT_TIMEOUT_S, retry=False))
+
+    add_items = streamed_async(add_items)
+    add_item = awaited(add_item)
+    delete_items = awaited(delete_items)
+    held = awaited(list_held)
+    decide_held = awaited(decide_held)
+    compact = awaited(compact)
+    load_bundle = awaited(load_bundle)
+    unload_bundle = awaited(unload_bundle)
+    set_alias = awaited(set_alias)
+    bundles = awaited(bundles)
+
+    async def changes(
+        self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None
+    ) -> list[Change]:
+        """Return the audit after a revision, oldest first."""
+        found: list[Change] = []
+        more = True
+        while more:
+            page, more = await self._ask(list_changes(after=after, bundle=bundle, timeout_s=timeout_s))
+            found += page
+            after = page[-1].revision if page else after
+        return found
 
 
 def _message(item: Addition) -> pb.NewItem:
-    return pb.NewItem(
-        id=item.id,
-        image=item.picture,
-        caption=item.caption,
-        creator=item.creator,
-        creator_url=item.creator_url,
-        licence=item.licence,
-        uri=item.uri,
-        near_dup_of=item.near_dup_of,
-    )
-
-
-def _change(message: pb.Change) -> Change:
-    return Change(
-        message.revision,
-        message.kind,
-        message.at,
-        message.who,
-        message.why,
-        message.what,
-        message.item_count,
-        tuple(message.item_ids),
-    )
-
-
-def _deletion(reply: pb.DeleteItemsResponse) -> Deletion:
-    return Deletion(
-        reply.deleted_count,
-        tuple(reply.deleted_ids),
-        tuple(reply.already_deleted_ids),
-        tuple(reply.unknown_ids),
-        reply.revision,
-    )
-
-
-def _compaction(reply: pb.CompactResponse) -> Compaction:
-    return Compaction(reply.bundle_id, reply.parent_bundle_id, reply.added_count, reply.deleted_count)
-
-
-def _bundles(reply: pb.ListBundlesResponse) -> Bundles:
-    return Bundles(tuple(map(_served, reply.bundles)), reply.default_alias)
-
-
-def _served(message: pb.ServedBundle) -> ServedBundle:
-    return ServedBundle(
-        bundle_id=message.bundle_id,
-        version=message.bundle_version,
-        aliases=tuple(message.aliases),
-        state=pb.ServedBundle.State.Name(message.state).lower(),
-        draining_s=message.draining_s,
-        path=message.path,
-        revision=message.revision,
-        item_count=message.item_count,
-        memory_bytes=message.memory_bytes,
-        mapped_bytes=message.mapped_bytes,
-        calls=message.calls,
-        changeable=message.changeable,
-    )
+    facts = asdict(item)
+    return pb.NewItem(image=facts.pop("picture"), **facts)

@@ -1,108 +1,93 @@
-"""The client for asyncio: the same calls as `attributary.client.Client`, awaited."""
+"""The client for asyncio: the calls of `calls.py`, each awaited."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import grpc
 from grpc import aio
-from numpy.typing import ArrayLike
 
-from attributary.attribution.types import Query
-from attributary.errors import AttributaryError
-from attributary.v1 import attribution_pb2 as pb
 from attributary.v1 import attribution_pb2_grpc as rpc
 
-from . import calls, channel, messages
-from .calls import Call
+from . import calls
+from .calls import Call, Stream
+from .channel import DEFAULT_TIMEOUT_S, Connection, Tls
 from .errors import from_rpc
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient:
-    """Asks a gateway. Create it inside the event loop that uses it; use it as an async context manager.
+def awaited(build: Callable[P, Call[T]]) -> Callable[Concatenate[Awaiting, P], Coroutine[Any, Any, T]]:
+    """Make a method of a call: awaited, it returns the reply."""
 
-    Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
-    unless `retry` is False. What may be asked for beside a query is listed in `Asked`; `bundle_id` is an alias or a
-    bundle's id. Failures are the errors of `attributary.errors`, and `ServerError` for what none stands for.
-    """
+    @wraps(build)
+    async def method(self: Awaiting, /, *args: P.args, **given: P.kwargs) -> T:
+        return await self._ask(build(*args, **given))
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        tls: channel.Tls | None = None,
-        token: str | None = None,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
-        retry: bool = True,
+    return method
+
+
+def streamed(build: Callable[P, Stream[T]]) -> Callable[Concatenate[Awaiting, P], AsyncIterator[T]]:
+    """Make a method of a stream: it returns an asynchronous iterator over the replies."""
+
+    @wraps(build)
+    def method(self: Awaiting, /, *args: P.args, **given: P.kwargs) -> AsyncIterator[T]:
+        return self._converse(build(*args, **given))
+
+    return method
+
+
+class Awaiting:
+    """A connection for asyncio. Create it inside the event loop that uses it; use it as an async context manager."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._connection.channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timeout = timeout_s
-        self._metadata = channel.metadata(token)
-        self._address = address
-        given = channel.options(address, retry)
-        self._channel = (
-            aio.insecure_channel(address, given)
-            if tls is None
-            else aio.secure_channel(address, tls.credentials(), given)
-        )
-        self._stub: Any = rpc.AttributionServiceStub(self._channel)
+        await self.close()
 
-    async def attribute(
-        self,
-        image: Picture | None = None,
-        *,
-        embedding: ArrayLike | None = None,
-        prompt: str = "",
-        has_prompt: bool = False,
-        timeout_s: float | None = None,
-        **asked: Unpack[Asked],
-    ) -> Answer:
-        """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
-        return await self._ask(calls.attribute(image, embedding, prompt, has_prompt, asked), timeout_s)
+    async def _ask(self, call: Call[T]) -> T:
+        """Make a call, and return its reply."""
+        connection = self._connection
+        try:
+            return call.read(await connection.start(call.method, call.request, call.timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc(error, connection.address) from None
 
-    async def attribute_batch(
-        self, queries: Sequence[Query], *, timeout_s: float | None = None, **asked: Unpack[Asked]
-    ) -> list[Answer | AttributaryError]:
-        """Attribute several queries in one call; a wrong query is an error in its place, no more."""
-        return await self._ask(calls.attribute_batch(queries, asked), timeout_s)
-
-    async def attribute_stream(
-        self,
-        queries: Iterable[Query] | AsyncIterable[Query],
-        *,
-        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
-        **asked: Unpack[Asked],
-    ) -> AsyncIterator[Answer | AttributaryError]:
-        """Attribute any number of queries over one stream; results come in the order of the queries.
-
-        `queries` is read no faster than the server takes them. Leaving the iterator early cancels what is
-        still queued. `timeout_s` is for the whole stream.
-        """
+    async def _converse(self, stream: Stream[T]) -> AsyncIterator[T]:
+        """Yield the replies to a stream; what its entries raise is raised here."""
         failure: list[BaseException] = []
 
-        async def requests() -> AsyncIterator[pb.AttributeStreamRequest]:
+        async def requests() -> AsyncIterator[Any]:
             number = 0
             try:
-                async for entry in _each(queries):
-                    yield calls.stream_request(number, entry, asked)
+                async for entry in _each(stream.entries):
+                    yield stream.message(number, entry)
                     number += 1
             except Exception as error:
                 failure.append(error)
                 raise
 
-        call = self._stub.AttributeStream(
-            requests(), timeout=timeout_s, metadata=channel.traced(self._metadata)
-        )
+        call = self._connection.start(stream.method, requests(), stream.timeout_s)
         told: list[grpc.RpcError] = []
         call.add_done_callback(lambda ended: told.append(_status(ended)))
         try:
             async for response in call:
-                yield messages.from_outcome(response)
+                yield stream.read(response)
         except asyncio.CancelledError:
             # gRPC cancels a call whose requests fail; only then is the cancellation not the caller's.
             if failure:
@@ -111,79 +96,42 @@ class AsyncClient:
         except grpc.RpcError as error:
             # The server's word comes first; a write that meets the stream's end replaces it by gRPC's INTERNAL.
             error = told[0] if told else error
-            raise (failure[0] if failure else from_rpc(error, self._address)) from None
+            raise (failure[0] if failure else from_rpc(error, self._connection.address)) from None
         finally:
             call.cancel()
 
-    async def embed(
-        self, image: Picture, *, prompt: str = "", bundle_id: str = "", timeout_s: float | None = None
-    ) -> Embedded:
-        """Return the embedding of a picture and its prompt, to ask with later."""
-        return await self._ask(calls.embed(image, prompt, bundle_id), timeout_s)
 
-    async def get_item(self, item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Item:
-        """Return one training item; raises NotFoundError."""
-        return await self._ask(calls.get_item(item_id, bundle_id), timeout_s)
+class AsyncClient(Awaiting):
+    """Asks a gateway, as `attributary.client.Client` does. Create it inside the event loop that uses it."""
 
-    async def list_items(
+    def __init__(
         self,
+        address: str,
         *,
-        creator: str = "",
-        bundle_id: str = "",
-        page_size: int = 1_000,
-        page_token: str = "",
-        timeout_s: float | None = None,
-    ) -> Page[Item]:
-        """Return a page of training items by ascending id, all or one creator's."""
-        return await self._ask(calls.list_items(creator, bundle_id, page_size, page_token), timeout_s)
-
-    async def list_creators(
-        self,
-        *,
-        bundle_id: str = "",
-        page_size: int = 1_000,
-        page_token: str = "",
-        timeout_s: float | None = None,
-    ) -> Page[CreatorEntry]:
-        """Return a page of creators by name."""
-        return await self._ask(calls.list_creators(bundle_id, page_size, page_token), timeout_s)
-
-    async def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
-        """Return what the server serves: bundle, encoder, index, calibration, limits."""
-        return await self._ask(calls.describe(bundle_id), timeout_s)
-
-    async def close(self) -> None:
-        """Close the connection; running calls are cancelled."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        tls: Tls | None = None,
+        token: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: bool = True,
     ) -> None:
-        await self.close()
+        stub = rpc.AttributionServiceStub
+        super().__init__(Connection(aio, stub, address, tls, token, timeout_s, retry))
 
-    async def _ask(self, call: Call[T], timeout_s: float | None) -> T:
-        timeout = self._timeout if timeout_s is None else timeout_s
-        try:
-            reply = await getattr(self._stub, call.method)(
-                call.request, timeout=timeout, metadata=channel.traced(self._metadata)
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from None
-        return call.read(reply)
+    attribute = awaited(calls.attribute)
+    attribute_batch = awaited(calls.attribute_batch)
+    attribute_stream = streamed(calls.attribute_stream)
+    embed = awaited(calls.embed)
+    get_item = awaited(calls.get_item)
+    list_items = awaited(calls.list_items)
+    list_creators = awaited(calls.list_creators)
+    describe = awaited(calls.describe)
 
 
-async def _each(queries: Iterable[Query] | AsyncIterable[Query]) -> AsyncIterator[Query]:
-    if isinstance(queries, AsyncIterable):
-        async for entry in queries:
+async def _each(entries: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(entries, AsyncIterable):
+        async for entry in entries:
             yield entry
     else:
-        for entry in queries:
+        for entry in entries:
             yield entry
 
 

@@ -1,13 +1,13 @@
-"""What the clients ask, once: each unary call as its method, its message, and how its reply is read.
+"""What the clients ask, once: a call as its method, its message, and how its reply is read.
 
-`Client`, `AsyncClient` and `AdminClient` differ in how a call is made and in nothing else.
+Each function here is a method of `Client`, and awaited of `AsyncClient`; `admin.py` has those of the other service.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
@@ -17,6 +17,8 @@ from attributary.errors import AttributaryError
 from attributary.v1 import attribution_pb2 as pb
 
 from . import messages
+from .channel import DEFAULT_STREAM_TIMEOUT_S
+from .messages import read
 from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, query
 
 T = TypeVar("T")
@@ -24,72 +26,120 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary call."""
+    """One unary call; without a timeout the client's own holds."""
 
     method: str
     request: Message
     read: Callable[[Any], T]
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Generic[T]):
+    """One stream: what is sent, the message of each entry by its number, and how each reply is read."""
+
+    method: str
+    entries: Iterable[Any] | AsyncIterable[Any]
+    message: Callable[[int, Any], Message]
+    read: Callable[[Any], T]
+    timeout_s: float
 
 
 def attribute(
-    image: Picture | None, embedding: ArrayLike | None, prompt: str, has_prompt: bool, asked: Asked
+    image: Picture | None = None,
+    *,
+    embedding: ArrayLike | None = None,
+    prompt: str = "",
+    has_prompt: bool = False,
+    timeout_s: float | None = None,
+    **asked: Unpack[Asked],
 ) -> Call[Answer]:
-    """Attribute one query."""
+    """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
     question = query(image, embedding=embedding, prompt=prompt, has_prompt=has_prompt)
     request = messages.attribute_request(question, asked)
-    return Call("Attribute", request, lambda reply: messages.from_attribution(reply.attribution))
+    return Call("Attribute", request, lambda reply: messages.from_attribution(reply.attribution), timeout_s)
 
 
-def attribute_batch(queries: Sequence[Query], asked: Asked) -> Call[list[Answer | AttributaryError]]:
-    """Attribute several queries."""
+def attribute_batch(
+    queries: Sequence[Query], *, timeout_s: float | None = None, **asked: Unpack[Asked]
+) -> Call[list[Answer | AttributaryError]]:
+    """Attribute several queries in one call; a wrong query is an error in its place, no more."""
+    request = messages.batch_request(queries, asked)
     return Call(
-        "AttributeBatch",
-        messages.batch_request(queries, asked),
-        lambda reply: [messages.from_outcome(result) for result in reply.results],
+        "AttributeBatch", request, lambda reply: [*map(messages.from_outcome, reply.results)], timeout_s
     )
 
 
-def embed(image: Picture, prompt: str, bundle_id: str) -> Call[Embedded]:
-    """Make an embedding."""
+def attribute_stream(
+    queries: Iterable[Query] | AsyncIterable[Query],
+    *,
+    timeout_s: float = DEFAULT_STREAM_TIMEOUT_S,
+    **asked: Unpack[Asked],
+) -> Stream[Answer | AttributaryError]:
+    """Attribute any number of queries over one stream; results come in the order of the queries.
+
+    `queries` is read no faster than the server takes them: by `Client` from another thread; `AsyncClient` takes
+    asynchronous ones, too. Leaving the iterator early cancels what is still queued. `timeout_s` is for the whole
+    stream.
+    """
+
+    def message(number: int, entry: Query) -> Message:
+        return pb.AttributeStreamRequest(
+            request_id=str(number), request=messages.attribute_request(entry, asked)
+        )
+
+    return Stream("AttributeStream", queries, message, messages.from_outcome, timeout_s)
+
+
+def embed(
+    image: Picture, *, prompt: str = "", bundle_id: str = "", timeout_s: float | None = None
+) -> Call[Embedded]:
+    """Return the embedding of a picture and its prompt, to ask with later."""
     message = messages.to_query(query(image, prompt=prompt))
-    return Call("Embed", pb.EmbedRequest(query=message, bundle_id=bundle_id), messages.from_embedding)
+    request = pb.EmbedRequest(query=message, bundle_id=bundle_id)
+    return Call("Embed", request, messages.from_embedding, timeout_s)
 
 
-def get_item(item_id: int, bundle_id: str) -> Call[Item]:
-    """Look one item up."""
+def get_item(item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Call[Item]:
+    """Return one training item; raises NotFoundError."""
     request = pb.GetItemRequest(id=item_id, bundle_id=bundle_id)
-    return Call("GetItem", request, lambda reply: messages.from_item(reply.item))
+    return Call("GetItem", request, lambda reply: read(Item, reply.item), timeout_s)
 
 
-def list_items(creator: str, bundle_id: str, page_size: int, page_token: str) -> Call[Page[Item]]:
-    """Read a page of items."""
+def list_items(
+    *,
+    creator: str = "",
+    bundle_id: str = "",
+    page_size: int = 1_000,
+    page_token: str = "",
+    timeout_s: float | None = None,
+) -> Call[Page[Item]]:
+    """Return a page of training items by ascending id, all or one creator's."""
+    request = pb.ListItemsRequest(
+        bundle_id=bundle_id, page_size=page_size, page_token=page_token, creator=creator
+    )
     return Call(
         "ListItems",
-        pb.ListItemsRequest(bundle_id=bundle_id, page_size=page_size, page_token=page_token, creator=creator),
-        lambda reply: Page(tuple(map(messages.from_item, reply.items)), reply.next_page_token),
+        request,
+        lambda reply: Page(tuple(read(Item, item) for item in reply.items), reply.next_page_token),
+        timeout_s,
     )
 
 
-def list_creators(bundle_id: str, page_size: int, page_token: str) -> Call[Page[CreatorEntry]]:
-    """Read a page of creators."""
+def list_creators(
+    *, bundle_id: str = "", page_size: int = 1_000, page_token: str = "", timeout_s: float | None = None
+) -> Call[Page[CreatorEntry]]:
+    """Return a page of creators by name."""
+    request = pb.ListCreatorsRequest(bundle_id=bundle_id, page_size=page_size, page_token=page_token)
     return Call(
         "ListCreators",
-        pb.ListCreatorsRequest(bundle_id=bundle_id, page_size=page_size, page_token=page_token),
-        lambda reply: Page(
-            tuple(CreatorEntry(one.name, one.creator_url, one.item_count) for one in reply.creators),
-            reply.next_page_token,
-        ),
+        request,
+        lambda reply: Page(tuple(read(CreatorEntry, one) for one in reply.creators), reply.next_page_token),
+        timeout_s,
     )
 
 
-def describe(bundle_id: str) -> Call[BundleInfo]:
-    """Ask what is served."""
+def describe(*, bundle_id: str = "", timeout_s: float | None = None) -> Call[BundleInfo]:
+    """Return what the server serves: bundle, encoder, index, calibration, limits."""
     request = pb.DescribeBundleRequest(bundle_id=bundle_id)
-    return Call("DescribeBundle", request, messages.from_description)
-
-
-def stream_request(number: int, question: Query, asked: Asked) -> pb.AttributeStreamRequest:
-    """Return the message of one query of a stream."""
-    return pb.AttributeStreamRequest(
-        request_id=str(number), request=messages.attribute_request(question, asked)
-    )
+    return Call("DescribeBundle", request, messages.from_description, timeout_s)

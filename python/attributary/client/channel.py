@@ -1,11 +1,11 @@
-"""How both clients connect: TLS, token, retries on UNAVAILABLE only."""
+"""How every client connects: TLS, token, retries on UNAVAILABLE only."""
 
 from __future__ import annotations
 
 import json
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,48 @@ class Tls:
                 ) from None
 
 
-def options(address: str, retry: bool) -> Sequence[tuple[str, Any]]:
-    """Return the channel options of every client for this address."""
-    return (
-        *channel_options(address),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
-        ("grpc.enable_retries", int(retry)),
-        ("grpc.service_config", json.dumps(_SERVICE_CONFIG if retry else {})),
-    )
+class Connection:
+    """One channel to one service, made by `grpc` or by `grpc.aio`."""
 
+    def __init__(
+        self,
+        maker: Any,
+        stub: Callable[[Any], Any],
+        address: str,
+        tls: Tls | None,
+        token: str | None,
+        timeout_s: float,
+        retry: bool,
+    ) -> None:
+        self.address, self.timeout_s = address, timeout_s
+        # Over TLS only, or inside one machine.
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        given = (
+            *channel_options(address),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+            ("grpc.enable_retries", int(retry)),
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG if retry else {})),
+        )
+        self.channel = (
+            maker.insecure_channel(address, given)
+            if tls is None
+            else maker.secure_channel(address, tls.credentials(), given)
+        )
+        self._stub = stub(self.channel)
 
-def metadata(token: str | None) -> tuple[tuple[str, str | bytes], ...] | None:
-    """Return the metadata that carries a bearer token; use it over TLS only, or inside one machine."""
-    return None if token is None else (("authorization", f"Bearer {token}"),)
+    def start(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        """Begin a call of the service, with the caller's trace (W3C) where the program uses OpenTelemetry."""
+        metadata = self._metadata
+        if "opentelemetry.trace" in sys.modules:
+            from opentelemetry import propagate
+
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier)
+            metadata = (*metadata, *carrier.items())
+        timeout = self.timeout_s if timeout_s is None else timeout_s
+        return getattr(self._stub, method)(request, timeout=timeout, metadata=metadata)
 
 
 def _read(path: Path | None, field: str) -> bytes | None:
@@ -99,16 +126,3 @@ def _read(path: Path | None, field: str) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
-
-
-def traced(
-    metadata: tuple[tuple[str, str | bytes], ...] | None,
-) -> tuple[tuple[str, str | bytes], ...] | None:
-    """Add the caller's trace (W3C trace context), where the program uses OpenTelemetry."""
-    if "opentelemetry.trace" not in sys.modules:
-        return metadata
-    from opentelemetry import propagate
-
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return (*(metadata or ()), *carrier.items())

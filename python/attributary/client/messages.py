@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 
-from attributary.attribution.types import AttributedItem, CreatorShare, Limits, Query
+from attributary.attribution.types import PHASES, AttributedItem, CreatorShare, Limits, Query
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
 from .errors import from_result
-from .types import (
-    Answer,
-    Asked,
-    BundleInfo,
-    CalibrationInfo,
-    Embedded,
-    Item,
-    ReplyTimings,
-    ShareParameters,
-)
+from .types import Answer, Asked, BundleInfo, CalibrationInfo, Embedded, ReplyTimings, ShareParameters
+
+T = TypeVar("T")
 
 _MOST = 2**32 - 1
 
@@ -57,34 +53,24 @@ def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRe
     )
 
 
+def read(kind: type[T], message: Message, **given: Any) -> T:
+    """Return a dataclass made of the fields of a message that have its names, lists as tuples; `given` are others."""
+    assert is_dataclass(kind)
+    for field in fields(kind):
+        if field.name not in given:
+            value = getattr(message, field.name)
+            given[field.name] = value if isinstance(value, str | int | float) else tuple(value)
+    return kind(**given)
+
+
 def from_attribution(message: pb.Attribution) -> Answer:
     """Return the answer to one query."""
-    return Answer(
-        items=tuple(
-            AttributedItem(
-                item.id,
-                item.rank,
-                item.similarity,
-                item.share,
-                item.caption,
-                item.creator,
-                item.licence,
-                item.uri,
-                item.creator_url,
-                item.near_dup_group,
-            )
-            for item in message.items
-        ),
-        creators=tuple(
-            CreatorShare(total.creator, total.share, total.item_count) for total in message.creators
-        ),
-        diffuse_share=message.diffuse_share,
-        withheld_share=message.withheld_share,
-        out_of_distribution=message.out_of_distribution,
-        bundle_id=message.bundle_id,
-        bundle_version=message.bundle_version,
+    return read(
+        Answer,
+        message,
+        items=tuple(read(AttributedItem, item) for item in message.items),
+        creators=tuple(read(CreatorShare, total) for total in message.creators),
         timings=_timings(message.timings) if message.HasField("timings") else None,
-        revision=message.revision,
     )
 
 
@@ -95,49 +81,17 @@ def from_outcome(message: pb.AttributeResult | pb.AttributeStreamResponse) -> An
     return from_attribution(message.attribution)
 
 
-def from_item(message: pb.Item) -> Item:
-    """Return one training item."""
-    return Item(
-        message.id,
-        message.caption,
-        message.creator,
-        message.creator_url,
-        message.licence,
-        message.uri,
-        message.near_dup_group,
-    )
-
-
 def from_description(message: pb.DescribeBundleResponse) -> BundleInfo:
     """Return what the server serves."""
-    limits = message.limits
-    return BundleInfo(
-        bundle_id=message.bundle_id,
-        bundle_version=message.bundle_version,
-        subject_model=message.subject_model,
-        encoder=message.encoder,
-        dim=message.dim,
-        image_size=message.image_size,
-        max_tokens=message.max_tokens,
-        item_count=message.item_count,
-        creator_count=message.creator_count,
-        index=message.index,
-        recall_at_10=message.recall_at_10,
-        limits=Limits(
-            max_image_bytes=limits.max_image_bytes,
-            max_image_pixels=limits.max_image_pixels,
-            max_prompt_bytes=limits.max_prompt_bytes,
-            max_top_k=limits.max_top_k,
-            max_batch_queries=limits.max_batch_queries,
-        ),
+    limits, told = message.limits, message.calibration
+    parameters = {name: read(ShareParameters, getattr(told, name)) for name in ("image", "image_and_prompt")}
+    return read(
+        BundleInfo,
+        message,
+        limits=read(Limits, limits),
         # Servers before it was there cut at max_top_k.
         max_top_creators=limits.max_top_creators or limits.max_top_k,
-        revision=message.revision,
-        added_count=message.added_count,
-        deleted_count=message.deleted_count,
-        calibration=_calibration(message.calibration),
-        candidates=message.candidates,
-        encoder_digest=message.encoder_digest,
+        calibration=read(CalibrationInfo, told, measured=dict(told.measured), **parameters),
     )
 
 
@@ -148,49 +102,16 @@ def from_embedding(message: pb.EmbedResponse) -> Embedded:
     return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest)
 
 
-def _calibration(message: pb.Calibration) -> CalibrationInfo:
-    return CalibrationInfo(
-        message.method,
-        message.labels_digest,
-        message.held_out_labels_digest,
-        message.held_out_queries,
-        dict(message.measured),
-        _parameters(message.image),
-        _parameters(message.image_and_prompt),
-    )
-
-
-def _parameters(message: pb.ShareParameters) -> ShareParameters:
-    return ShareParameters(
-        message.temperature,
-        message.threshold,
-        message.background,
-        message.ood_similarity,
-        message.diffuse_floor,
-    )
-
-
 def _options(asked: Asked) -> pb.Options:
     top_k, top_creators = asked.get("top_k"), asked.get("top_creators")
     for name, value in (("top_k", top_k), ("top_creators", top_creators)):
         if value is not None and not 0 <= value <= _MOST:
             raise InvalidArgumentError(f"options.{name}", f"must be from 0 to {_MOST}, got {value}")
     message = pb.Options(top_k=top_k, top_creators=top_creators, timings=asked.get("timings", False))
-    filter_ = asked.get("filter")
-    if filter_:
-        message.filter.CopyFrom(
-            pb.Filter(
-                **{
-                    name: [sendable(value, f"options.filter.{name}") for value in getattr(filter_, name)]
-                    for name in (
-                        "include_creators",
-                        "exclude_creators",
-                        "include_licences",
-                        "exclude_licences",
-                    )
-                }
-            )
-        )
+    if filter_ := asked.get("filter"):
+        for name, values in asdict(filter_).items():
+            field = getattr(message.filter, name)
+            field.extend(sendable(value, f"options.filter.{name}") for value in values)
     return message
 
 
@@ -222,15 +143,5 @@ def _varint(value: int) -> bytes:
 
 
 def _timings(message: pb.Timings) -> ReplyTimings:
-    return ReplyTimings(
-        queue=message.queue_ms,
-        decode=message.decode_ms,
-        preprocess=message.preprocess_ms,
-        tokenize=message.tokenize_ms,
-        encode=message.encode_ms,
-        search=message.search_ms,
-        rescore=message.rescore_ms,
-        assemble=message.assemble_ms,
-        total=message.total_ms,
-        batch_size=message.batch_size,
-    )
+    spent = {name: getattr(message, f"{name}_ms") for name in (*PHASES, "total")}
+    return ReplyTimings(**spent, batch_size=message.batch_size)

@@ -1,22 +1,96 @@
-"""The client for threads."""
+"""The client for threads: the calls of `calls.py`, each waited for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Unpack
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from numpy.typing import ArrayLike
+import grpc
 
-from attributary.attribution.types import Query
-from attributary.errors import AttributaryError
+from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2_grpc as rpc
 
-from . import calls, channel, messages
-from .connection import Connection
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture
+from . import calls
+from .calls import Call, Stream
+from .channel import DEFAULT_TIMEOUT_S, Connection, Tls
+from .errors import from_rpc
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Client(Connection):
+def waited(build: Callable[P, Call[T]]) -> Callable[Concatenate[Blocking, P], T]:
+    """Make a method of a call: it returns the reply."""
+
+    @wraps(build)
+    def method(self: Blocking, /, *args: P.args, **given: P.kwargs) -> T:
+        return self._ask(build(*args, **given))
+
+    return method
+
+
+def streamed(build: Callable[P, Stream[T]]) -> Callable[Concatenate[Blocking, P], Iterator[T]]:
+    """Make a method of a stream: it returns an iterator over the replies."""
+
+    @wraps(build)
+    def method(self: Blocking, /, *args: P.args, **given: P.kwargs) -> Iterator[T]:
+        return self._converse(build(*args, **given))
+
+    return method
+
+
+class Blocking:
+    """A connection for threads. Safe to share between them; close it, or use it as a context manager."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        self._connection.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, call: Call[T]) -> T:
+        """Make a call, and return its reply."""
+        connection = self._connection
+        try:
+            return call.read(connection.start(call.method, call.request, call.timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc(error, connection.address) from None
+
+    def _converse(self, stream: Stream[T]) -> Iterator[T]:
+        """Yield the replies to a stream; what its entries raise is raised here."""
+        if not isinstance(stream.entries, Iterable):
+            raise InvalidArgumentError("queries", "must be an ordinary iterable; AsyncClient takes others")
+        entries, failure = stream.entries, list[BaseException]()
+
+        def requests() -> Iterator[Any]:
+            try:
+                for number, entry in enumerate(entries):
+                    yield stream.message(number, entry)
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        call = self._connection.start(stream.method, requests(), stream.timeout_s)
+        try:
+            yield from map(stream.read, call)
+        except grpc.RpcError as error:
+            raise (failure[0] if failure else from_rpc(error, self._connection.address)) from None
+        finally:
+            call.cancel()
+
+
+class Client(Blocking):
     """Asks a gateway. Safe to share between threads; close it, or use it as a context manager.
 
     Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
@@ -28,80 +102,19 @@ class Client(Connection):
         self,
         address: str,
         *,
-        tls: channel.Tls | None = None,
+        tls: Tls | None = None,
         token: str | None = None,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: bool = True,
     ) -> None:
-        super().__init__(address, rpc.AttributionServiceStub, tls, token, timeout_s, retry)
+        stub = rpc.AttributionServiceStub
+        super().__init__(Connection(grpc, stub, address, tls, token, timeout_s, retry))
 
-    def attribute(
-        self,
-        image: Picture | None = None,
-        *,
-        embedding: ArrayLike | None = None,
-        prompt: str = "",
-        has_prompt: bool = False,
-        timeout_s: float | None = None,
-        **asked: Unpack[Asked],
-    ) -> Answer:
-        """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
-        return self._ask(calls.attribute(image, embedding, prompt, has_prompt, asked), timeout_s)
-
-    def attribute_batch(
-        self, queries: Sequence[Query], *, timeout_s: float | None = None, **asked: Unpack[Asked]
-    ) -> list[Answer | AttributaryError]:
-        """Attribute several queries in one call; a wrong query is an error in its place, no more."""
-        return self._ask(calls.attribute_batch(queries, asked), timeout_s)
-
-    def attribute_stream(
-        self,
-        queries: Iterable[Query],
-        *,
-        timeout_s: float = channel.DEFAULT_STREAM_TIMEOUT_S,
-        **asked: Unpack[Asked],
-    ) -> Iterator[Answer | AttributaryError]:
-        """Attribute any number of queries over one stream; results come in the order of the queries.
-
-        `queries` is read from another thread, no faster than the server takes them. Leaving the iterator
-        early cancels what is still queued. `timeout_s` is for the whole stream.
-        """
-        requests = (calls.stream_request(number, entry, asked) for number, entry in enumerate(queries))
-        yield from map(messages.from_outcome, self._converse("AttributeStream", requests, timeout_s))
-
-    def embed(
-        self, image: Picture, *, prompt: str = "", bundle_id: str = "", timeout_s: float | None = None
-    ) -> Embedded:
-        """Return the embedding of a picture and its prompt, to ask with later."""
-        return self._ask(calls.embed(image, prompt, bundle_id), timeout_s)
-
-    def get_item(self, item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Item:
-        """Return one training item; raises NotFoundError."""
-        return self._ask(calls.get_item(item_id, bundle_id), timeout_s)
-
-    def list_items(
-        self,
-        *,
-        creator: str = "",
-        bundle_id: str = "",
-        page_size: int = 1_000,
-        page_token: str = "",
-        timeout_s: float | None = None,
-    ) -> Page[Item]:
-        """Return a page of training items by ascending id, all or one creator's."""
-        return self._ask(calls.list_items(creator, bundle_id, page_size, page_token), timeout_s)
-
-    def list_creators(
-        self,
-        *,
-        bundle_id: str = "",
-        page_size: int = 1_000,
-        page_token: str = "",
-        timeout_s: float | None = None,
-    ) -> Page[CreatorEntry]:
-        """Return a page of creators by name."""
-        return self._ask(calls.list_creators(bundle_id, page_size, page_token), timeout_s)
-
-    def describe(self, *, bundle_id: str = "", timeout_s: float | None = None) -> BundleInfo:
-        """Return what the server serves: bundle, encoder, index, calibration, limits."""
-        return self._ask(calls.describe(bundle_id), timeout_s)
+    attribute = waited(calls.attribute)
+    attribute_batch = waited(calls.attribute_batch)
+    attribute_stream = streamed(calls.attribute_stream)
+    embed = waited(calls.embed)
+    get_item = waited(calls.get_item)
+    list_items = waited(calls.list_items)
+    list_creators = waited(calls.list_creators)
+    describe = waited(calls.describe)

@@ -44,6 +44,8 @@ Access: TypeAlias = Literal["query", "admin", "open"]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 UnaryMethod: TypeAlias = Callable[[bytes, "Call"], Awaitable[bytes]]
 StreamMethod: TypeAlias = Callable[["Call"], Awaitable[None]]
+# A method behind the way in: from a transport's context to the reply.
+Answer: TypeAlias = Callable[["aio.ServicerContext[bytes, bytes]"], Awaitable[Any]]
 
 _SERVICES: Final = {"query": "AttributionService", "admin": "AdminService"}
 _SWEEP_S = 0.25
@@ -153,14 +155,23 @@ class Front:
 
     def unary(self, name: str, method: UnaryMethod, kind: Kind) -> Handler:
         """Return the handler of a method with one message and one reply."""
+        answer = self.answer(name, method, kind)
+
+        async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> Any:
+            return await answer(context)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def answer(self, name: str, method: UnaryMethod, kind: Kind) -> Answer:
+        """Return the way in to such a method for any transport whose context does what gRPC's does."""
 
         async def work(call: Call) -> bytes:
             return await self._unary(method, kind, call)
 
-        async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> Any:
+        async def serve(context: aio.ServicerContext[bytes, bytes]) -> Any:
             return await self._serve(name, kind, work, context)
 
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return serve
 
     def stream(self, name: str, method: StreamMethod, kind: Kind) -> Handler:
         """Return the handler of a method with any number of messages and replies."""

@@ -16,6 +16,7 @@ from attributary.errors import InvalidArgumentError
 Value: TypeAlias = bool | int | float | str | Path | None
 
 ENVIRONMENT_PREFIX = "ATTRIBUTARY_"
+_UI_PORT = 8080
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,20 @@ class GatewayConfig:
     metrics_port: int = field(
         default=9464, metadata={"help": "port of the Prometheus page; 0 picks a free one, -1 turns it off"}
     )
+    http_port: int = field(
+        default=-1,
+        metadata={
+            "help": "port of HTTP and JSON beside gRPC; 0 picks a free one, -1 turns it off; needs attributary[http]"
+        },
+    )
+    http_hosts: str = field(
+        default="",
+        metadata={
+            "help": "names, with commas between, that HTTP answers to; default: any, or only this machine's where the "
+            "server listens to this machine alone"
+        },
+    )
+    ui: bool = field(default=False, metadata={"help": "a page to look at, on the port of HTTP (8080 if off)"})
     max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
     max_encode_batch: int = field(
         default=8, metadata={"help": "pictures that are encoded together at most; a GPU wants more"}
@@ -208,7 +223,12 @@ class GatewayConfig:
             # Not "< least": a NaN is below nothing.
             if not getattr(self, name) >= least:
                 raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
-        for name, most in (("port", 65535), ("metrics_port", 65535), ("pinned_s", 86_400)):
+        for name, most in (
+            ("port", 65535),
+            ("metrics_port", 65535),
+            ("http_port", 65535),
+            ("pinned_s", 86_400),
+        ):
             if getattr(self, name) > most:
                 raise InvalidArgumentError(name, f"must be at most {most}, got {getattr(self, name)}")
         for name, choices in _CHOICES.items():
@@ -230,6 +250,8 @@ class GatewayConfig:
             raise InvalidArgumentError(
                 "redact", f"must be of {', '.join(REDACTABLE)}, got {', '.join(sorted(unknown))}"
             )
+        if self.ui and self.http_port < 0:
+            object.__setattr__(self, "http_port", _UI_PORT)
         if not self.single_share < 1:
             raise InvalidArgumentError("single_share", f"must be below 1, got {self.single_share}")
 
@@ -247,9 +269,9 @@ class GatewayConfig:
 
 REDACTABLE = ("uri", "caption", "creator")
 _LEAST: dict[str, float] = {
-    "port": 0, "metrics_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0, "encode_workers": 0,
-    "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0, "search_workers": 1,
-    "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
+    "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0,
+    "encode_workers": 0, "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0,
+    "search_workers": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,
     "max_streams": 1, "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1,

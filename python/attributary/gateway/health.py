@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2 as pb
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -18,7 +19,7 @@ from .calls import Call, Front, Kind
 SERVICE: Final = "grpc.health.v1.Health"
 Status: TypeAlias = "pb.HealthCheckResponse.ServingStatus"
 
-_OPEN = Kind("open")
+OPEN: Final = Kind("open")
 
 
 class Health:
@@ -78,14 +79,14 @@ def health_handlers(health: Health, front: Front) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "Check": front.unary("Check", health.check, _OPEN),
-            "Watch": front.stream("Watch", health.watch, _OPEN),
+            "Check": front.unary("Check", health.check, OPEN),
+            "Watch": front.stream("Watch", health.watch, OPEN),
         },
     )
 
 
-def reflection_handlers(services: list[str], front: Front) -> grpc.GenericRpcHandler:
-    """Return the handlers of server reflection for these services."""
+def reflection_handlers(services: list[str], front: Front) -> list[grpc.GenericRpcHandler]:
+    """Return the handlers of server reflection for these services: v1, and v1alpha for older clients."""
     servicer = reflection.aio.ReflectionServicer(services)
 
     async def info(call: Call) -> None:
@@ -96,6 +97,32 @@ def reflection_handlers(services: list[str], front: Front) -> grpc.GenericRpcHan
         async for reply in servicer.ServerReflectionInfo(requests(), None):
             await call.write(reply.SerializeToString())
 
-    return grpc.method_handlers_generic_handler(
-        reflection.SERVICE_NAME, {"ServerReflectionInfo": front.stream("ServerReflectionInfo", info, Kind())}
-    )
+    handler = front.stream("ServerReflectionInfo", info, Kind())
+    return [
+        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION
+    ]
+
+
+def _add_reflection_v1() -> str:
+    """Make v1 known to those who ask for its description: it is v1alpha under another name, message by message."""
+    stable = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(stable)
+    stable.name = "grpc/reflection/v1/reflection.proto"
+    stable.package = "grpc.reflection.v1"
+    for message in stable.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = _renamed(field.type_name)
+    for service in stable.service:
+        for method in service.method:
+            method.input_type, method.output_type = _renamed(method.input_type), _renamed(method.output_type)
+    # The same file added twice is one.
+    descriptor_pool.Default().AddSerializedFile(stable.SerializeToString())
+    return f"{stable.package}.{stable.service[0].name}"
+
+
+def _renamed(name: str) -> str:
+    return name.replace("grpc.reflection.v1alpha.", "grpc.reflection.v1.")
+
+
+REFLECTION: Final = (_add_reflection_v1(), reflection.SERVICE_NAME)

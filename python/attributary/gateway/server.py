@@ -10,13 +10,12 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from attributary.attribution.prepare import Preparer
 from attributary.delta.store import Store
@@ -40,6 +39,9 @@ from .shedding import Shedder
 from .stream import StreamHandler
 from .tracing import tracing_of
 from .transport import Receiver, hang_up, message_limit, options
+
+if TYPE_CHECKING:
+    from .http.server import HttpServer
 
 log = structlog.get_logger(__name__)
 
@@ -121,6 +123,7 @@ class Gateway:
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
+        self.http_port: int | None = None
         self.metrics = Metrics()
         self.admission = Admission(config.permits, config.max_inflight_bytes, config.single_share)
         others = more.get("others", {})
@@ -154,6 +157,7 @@ class Gateway:
             self._gate, self.admission, self._receiver, self._shedder, self.metrics, config, self._tracing
         )
         self._server = self._build()
+        self._http = self._build_http()
         self._watch()
         self._stop_metrics: Callable[[], None] | None = None
 
@@ -161,6 +165,8 @@ class Gateway:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
         self.port = self._bind()
         await self._server.start()
+        if self._http is not None:
+            self.http_port = await self._http.start()
         self._shedder.start()
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
@@ -266,6 +272,8 @@ class Gateway:
         self._front.cut()
         await asyncio.sleep(_LAST_WORDS_S)
         hang_up(self.port)
+        if self._http is not None:
+            await self._http.stop()
         await self._shedder.stop()
         await self._server.stop(0)
         watching = [*([self._watching] if self._watching is not None else []), *self._watches.values()]
@@ -305,10 +313,19 @@ class Gateway:
             handlers.append(self._admin())
             self._names.append(admin.SERVICE)
         if self.config.reflection:
-            self._names.append(reflection.SERVICE_NAME)
-            handlers.append(health.reflection_handlers([SERVICE, *self._names], front))
+            self._names.extend(health.REFLECTION)
+            handlers += health.reflection_handlers([SERVICE, *self._names], front)
         server.add_generic_rpc_handlers((*handlers, Unknown(self.metrics)))
         return server
+
+    def _build_http(self) -> HttpServer | None:
+        if self.config.http_port < 0:
+            return None
+        try:
+            from .http.server import HttpServer
+        except ImportError as error:
+            raise InvalidArgumentError("http_port", f"{error}; install attributary[http]") from None
+        return HttpServer(self._front, self._service, self._health, self.config)
 
     def _admin(self) -> grpc.GenericRpcHandler:
         changes = admin.Changes(self.registry)
@@ -420,6 +437,8 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
+    if gateway.http_port is not None:
+        ready["http_port"] = gateway.http_port
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     log.info("ready", bundle_id=gateway.registry.current.bundle_id, **ready)

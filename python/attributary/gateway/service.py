@@ -208,11 +208,9 @@ async def _settle(tasks: list[asyncio.Future[Attribution] | Exception]) -> list[
     return outcomes
 
 
-def method_handlers(
-    service: AttributionService, front: Front, stream: StreamMethod
-) -> grpc.GenericRpcHandler:
-    """Return the handlers of the whole service; `stream` is AttributeStream."""
-    unary: dict[str, UnaryMethod] = {
+def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, Kind]]:
+    """Return the methods with one message and one reply, and what each needs; every transport serves these."""
+    methods: dict[str, UnaryMethod] = {
         "Attribute": service.attribute,
         "AttributeBatch": service.attribute_batch,
         "Embed": service.embed,
@@ -221,8 +219,15 @@ def method_handlers(
         "ListCreators": service.list_creators,
         "DescribeBundle": service.describe_bundle,
     }
+    return {name: (method, _KINDS.get(name, Kind())) for name, method in methods.items()}
+
+
+def method_handlers(
+    service: AttributionService, front: Front, stream: StreamMethod
+) -> grpc.GenericRpcHandler:
+    """Return the handlers of the whole service; `stream` is AttributeStream."""
     handlers: dict[str, Any] = {
-        name: front.unary(name, method, _KINDS.get(name, Kind())) for name, method in unary.items()
+        name: front.unary(name, method, kind) for name, (method, kind) in unary_methods(service).items()
     }
     handlers["AttributeStream"] = front.stream("AttributeStream", stream, Kind(bulk=True))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)

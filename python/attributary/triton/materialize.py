@@ -12,7 +12,7 @@ from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
 from attributary.bundle.files import new_directory
 from attributary.errors import BundleError, InvalidArgumentError
-from attributary.tensorrt.engine import check_plan
+from attributary.triton.plans import check_plan
 
 from . import templates
 from .names import ALIASES, model_name

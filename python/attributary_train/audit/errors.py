@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from attributary_train.errors import TrainError
 
-class AuditError(Exception):
+
+class AuditError(TrainError):
     """`field` names what is wrong, `reason` says how and what the limit is."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason

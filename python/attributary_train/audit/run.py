@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import Logged
+from attributary_train.files import write_text
 
 Row = dict[str, Any]
 ASKED, ROWS, TABLE, SUMMARY = "audit.json", "rows.jsonl", "audit.parquet", "summary.json"
@@ -51,10 +52,7 @@ def begin(folder: Path, asked: Mapping[str, Any]) -> None:
                         str(path), f"was begun with another {name}; choose another folder or remove this one"
                     )
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asked, indent=2) + "\n")
-        part.replace(path)
+        write_text(path, json.dumps(asked, indent=2) + "\n", AuditError)
     except (OSError, ValueError) as error:
         raise AuditError(str(path), f"cannot be used: {error}") from error
 

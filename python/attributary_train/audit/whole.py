@@ -10,10 +10,11 @@ from typing import Any
 from attributary_train.audit import run
 from attributary_train.audit.asking import Auditor, AuditSettings
 from attributary_train.audit.drift import recorded_agreement, summary
+from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import log_digest, read_log
-from attributary_train.evaluation.files import write_whole
 from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import as_json, report
+from attributary_train.files import write_text
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.base import Attributor
 from attributary_train.teacher.ekfac import load_factors
@@ -66,7 +67,7 @@ def run_audit(
         _fit(teacher, subject, asked, folder)
     rows = run.work(folder, queries, auditor.ask, say)
     told = report("audit", config, summary(rows, recorded_agreement(manifest.notes)), [])
-    write_whole(folder / run.SUMMARY, lambda stream: stream.write((as_json(told) + "\n").encode()))
+    write_text(folder / run.SUMMARY, as_json(told) + "\n", AuditError)
     return told
 
 

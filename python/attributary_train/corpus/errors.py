@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from attributary.errors import AttributaryError
+from attributary_train.errors import TrainError
 
 
-class CorpusError(AttributaryError):
-    """A corpus that cannot be built or opened: `where` names the file, column or option at fault."""
-
-    def __init__(self, where: str, message: str) -> None:
-        super().__init__(f"{where}: {message}")
-        self.where = where
-        self.message = message
+class CorpusError(TrainError):
+    """A corpus that cannot be built or opened: a file, a column or an option."""
 
 
 class FetchError(AttributaryError):

@@ -20,6 +20,7 @@ from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.customization.maps import Map, MapSettings, Reduction, contrastive, new_map
 from attributary_train.customization.measures import per_exemplar, retrieve
 from attributary_train.customization.spaces.base import Features, Space
+from attributary_train.files import whole
 
 DIM = 512
 # What a map learns from.
@@ -65,10 +66,8 @@ class Learned:
             "facts": json.dumps(self.facts, sort_keys=True),
             "kept": str(self.reduction.kept),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(to_bytes(tensors, told))
-        part.replace(path)
+        with whole(path, CustomizationError) as stream:
+            stream.write(to_bytes(tensors, told))
 
     @classmethod
     def read(cls, path: Path, space: str | None = None) -> Learned:

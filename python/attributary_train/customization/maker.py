@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.customization.choose import Choice, choose
 from attributary_train.customization.errors import CustomizationError
@@ -31,14 +28,13 @@ from attributary_train.customization.plan import (
 )
 from attributary_train.customization.rows import file_digest, prepare_rows
 from attributary_train.customization.words import Words
+from attributary_train.files import write_text
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.pictures import corpus_digest
 from attributary_train.subject.prompts import BY_CREATOR
 
 Log = Callable[[str], None]
-_SAY_EVERY_S = 30.0
-_LOOK_EVERY_S = 0.2
 # Tokens of a prompt where a checkpoint does not say: CLIP's.
 _CLIP_TOKENS = 77
 
@@ -125,9 +121,24 @@ def make(job: Job, settings: MakeSettings, *, workers: int = 2, log: Log = print
     if workers < 1:
         raise CustomizationError("workers", f"{workers}; must be at least 1")
     plan = prepare(job, settings, log)
-    left = _left(job.folder, plan)
-    if left:
-        _run(job.folder, plan, min(workers, len(left)), log)
+    if left := _left(job.folder, plan):
+        crew = jobs.Crew(
+            "maker worker",
+            "attributary_train.customization.maker_worker",
+            (str(job.folder),),
+            min(workers, len(left)),
+            ("cpu",),
+            logs=job.folder / LOCKS,
+            pieces="exemplars",
+            unit="exemplars",
+            total=len(plan.planned),
+            error=CustomizationError,
+        )
+
+        def missing() -> int:
+            return len(_left(job.folder, plan))
+
+        jobs.supervise(crew, lambda: len(plan.planned) - missing(), missing, log)
     return finish(job.folder, plan, log)
 
 
@@ -147,9 +158,7 @@ def finish(folder: Path, plan: Plan, log: Log) -> dict[str, Any]:
         "failed": failed,
         "shards": {entry.name: file_digest(plan.shard(folder, entry)) for entry in made},
     }
-    part = folder / f".{MANIFEST}.{os.getpid()}.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    part.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", CustomizationError)
     return manifest
 
 
@@ -159,54 +168,3 @@ def _left(folder: Path, plan: Plan) -> list[str]:
         for entry in plan.planned
         if not plan.shard(folder, entry).exists() and failure(folder, entry.name) is None
     ]
-
-
-def _run(folder: Path, plan: Plan, workers: int, log: Log) -> None:
-    # OpenMP threads that wait by spinning cost more than they give at this size: one thread, one process a core.
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    command = [
-        sys.executable,
-        "-m",
-        "attributary_train.customization.maker_worker",
-        str(folder),
-        str(os.getpid()),
-    ]
-    logs = [folder / LOCKS / f"worker-{os.getpid()}-{at}.log" for at in range(workers)]
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for path in logs:
-            with path.open("wb") as stream:
-                processes.append(
-                    subprocess.Popen(command, env={**os.environ, **single}, stdout=stream, stderr=stream)
-                )
-        _watch(folder, plan, processes, log)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in processes:
-            process.wait()
-    left = _left(folder, plan)
-    if left:
-        words = "".join(path.read_text(errors="replace") for path in logs).strip().splitlines()
-        raise CustomizationError(
-            "maker worker",
-            f"ended with {len(left)} exemplars left; start again to go on: {words[-1] if words else 'no message'}",
-        )
-    for path in logs:
-        path.unlink(missing_ok=True)
-
-
-def _watch(folder: Path, plan: Plan, processes: Sequence[subprocess.Popen[bytes]], log: Log) -> None:
-    before, began, said = len(_left(folder, plan)), time.monotonic(), time.monotonic()
-    while any(process.poll() is None for process in processes):
-        time.sleep(_LOOK_EVERY_S)
-        if time.monotonic() - said < _SAY_EVERY_S:
-            continue
-        said, left = time.monotonic(), len(_left(folder, plan))
-        rest = (
-            f"{(said - began) * left / (before - left) / 60:.0f} min left"
-            if left < before
-            else "time left unknown"
-        )
-        log(f"exemplars: {len(plan.planned) - left} of {len(plan.planned)}, {rest}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.plan import Planned
+from attributary_train.files import whole
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -49,9 +49,8 @@ def write_shard(path: Path, entry: Planned, shard: Shard) -> None:
             "untuned": [_png(picture) for picture in shard.untuned],
         }
     ).replace_schema_metadata({"customization": json.dumps(shard.facts, sort_keys=True)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(table, part, compression="none")
-    part.replace(path)
+    with whole(path, CustomizationError) as stream:
+        pq.write_table(table, stream, compression="none")
 
 
 def read_shard(path: Path, entry: Planned) -> Shard:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from attributary_train.files import whole
+
 from .bench import (
     MEASURES,
     Bench,
@@ -24,7 +26,6 @@ from .bench import (
 )
 from .bench_creators import CreatorBench, open_creators
 from .errors import EvaluationError
-from .files import write_whole
 from .ranking import Floats
 from .tables import interval_row, report
 
@@ -75,7 +76,8 @@ def judge(
         table = {
             f"{name}/{measure}": one.rows for name, row in figures.items() for measure, one in row.items()
         }
-        write_whole(rows_to, lambda stream: np.savez(stream, queries=np.array(world.names), **table))
+        with whole(rows_to, EvaluationError) as stream:
+            np.savez(stream, queries=np.array(world.names), **table)
     config = {
         "world": folder.name,
         "split": split,
@@ -148,7 +150,8 @@ def add_rivals(folder: Path, split: str, score_files: Sequence[Path]) -> list[Pa
             "about": np.array(json.dumps({"method": name, "query_digests": world.digests})),
         }
         out.append(folder / RIVALS / split / f"{name}.npz")
-        write_whole(out[-1], lambda stream, parts=parts: np.savez_compressed(stream, **parts))  # type: ignore[misc]
+        with whole(out[-1], EvaluationError) as stream:
+            np.savez_compressed(stream, **parts)
     return out
 
 

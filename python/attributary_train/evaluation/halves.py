@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.files import write_whole
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 from attributary_train.evaluation.retrain import Mask
+from attributary_train.files import whole
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
@@ -163,7 +163,8 @@ class Truth:
 
     def keep(self, name: str, losses: Losses) -> None:
         """Write a training's losses."""
-        write_whole(self._path(name), lambda stream: np.savez(stream, losses=losses))
+        with whole(self._path(name), EvaluationError) as stream:
+            np.savez(stream, losses=losses)
 
     def pack(self, names: Sequence[str]) -> int:
         """Write what is there of the trainings `names` as one file a split; returns how many there are."""
@@ -173,14 +174,11 @@ class Truth:
         table = np.stack([values for _, values in found])
         told = np.array([name for name, _ in found])
         for split, rows in self._splits.items():
-            write_whole(
-                self.folder / f"losses-{split}.npz",
-                lambda stream, rows=rows: np.savez_compressed(stream, losses=table[:, rows], runs=told),  # type: ignore[misc]
-            )
+            with whole(self.folder / f"losses-{split}.npz", EvaluationError) as stream:
+                np.savez_compressed(stream, losses=table[:, rows], runs=told)
         kept = np.packbits(self.masks, axis=1)
-        write_whole(
-            self.folder / "plan.npz", lambda stream: np.savez_compressed(stream, kept=kept, ids=self.ids)
-        )
+        with whole(self.folder / "plan.npz", EvaluationError) as stream:
+            np.savez_compressed(stream, kept=kept, ids=self.ids)
         return len(found)
 
     def _packed(self) -> dict[str, Losses]:
@@ -293,4 +291,5 @@ def _claim(truth: Truth, plan: Sequence[Half], work: Path, count: int, held: Exi
 
 def _keep_weights(path: Path, unet: torch.nn.Module) -> None:
     values = {name: value.half() for name, value in unet.state_dict().items()}
-    write_whole(path, lambda stream: torch.save(values, stream))
+    with whole(path, EvaluationError) as stream:
+        torch.save(values, stream)

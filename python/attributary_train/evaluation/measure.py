@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from attributary.bundle.bundle import Bundle
 from attributary.encoder import OnnxEncoder, PromptTokenizer, prepare_pixels
+from attributary_train.towers.cache import FeatureCache
 
-from ..student.cache import FeatureCache
 from ..student.pictures import Pictures
 from .retrieval import FloatArray, draw_concepts, draw_copies, measure_concepts, measure_copies
 from .splits import Split

@@ -114,9 +114,10 @@ def tell(told: dict[str, Any], as_json: bool, out: Path | None) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a text file; raises `EvaluationError` naming it if that fails."""
-    from .files import write_whole
+    from attributary_train.evaluation.errors import EvaluationError
+    from attributary_train.files import write_text
 
-    write_whole(path, lambda stream: stream.write(text.encode()))
+    write_text(path, text, EvaluationError)
 
 
 def say(line: str) -> None:

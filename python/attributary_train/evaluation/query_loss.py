@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.files import write_whole
+from attributary_train.files import whole
 from attributary_train.subject.model import SubjectModel, loss_timesteps, require_finite
 from attributary_train.subject.noise import noise_grid
 from attributary_train.subject.queries import Queries
@@ -60,7 +60,8 @@ class QueryLoss:
             return kept
         cells = self._compute(model)
         if path is not None:
-            write_whole(path, lambda stream: np.savez(stream, cells=cells))
+            with whole(path, EvaluationError) as stream:
+                np.savez(stream, cells=cells)
         return cells
 
     @torch.inference_mode()

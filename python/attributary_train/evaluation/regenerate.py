@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL
 
 from attributary.kernels import resize_crop
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.student.image_tower import EfficientNetLite0
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
+from attributary_train.towers.image import EfficientNetLite0
 
 _BATCH = 16
 # What the features are called in tables.

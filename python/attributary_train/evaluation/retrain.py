@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.files import whole, write_text
 from attributary_train.subject.data import SubjectData, weights_digest
 from attributary_train.subject.model import SubjectModel, new_unet
 from attributary_train.subject.recipe import Recipe
@@ -50,6 +51,11 @@ class RetrainStore:
         self.folder = folder
         self.data = data
         self.data_digest = _content_digest(data)
+
+    @property
+    def locks(self) -> Path:
+        """Folder of what is held while a run is trained."""
+        return self.folder / "locks"
 
     def digest(self, run: Run) -> str:
         """SHA-256 of everything that decides the run's weights, hexadecimal."""
@@ -89,16 +95,14 @@ class RetrainStore:
         raw = to_bytes(
             {name: value.contiguous() for name, value in unet.state_dict().items()}, _as_text(facts)
         )
-        part = self.path(run).with_suffix(".part")
-        part.write_bytes(raw)
-        part.replace(self.path(run))
+        with whole(self.path(run), EvaluationError) as file:
+            file.write(raw)
         shutil.rmtree(self.work(run), ignore_errors=True)
 
     def fail(self, run: Run, reason: str) -> None:
         """Record that a run failed; it is not tried again until `forget_failures`."""
-        part = self._failed(run).with_suffix(".part")
-        part.write_text(json.dumps({"reason": reason, "seed": run.seed, "init_seed": run.init_seed}) + "\n")
-        part.replace(self._failed(run))
+        facts = {"reason": reason, "seed": run.seed, "init_seed": run.init_seed}
+        write_text(self._failed(run), json.dumps(facts) + "\n", EvaluationError)
         shutil.rmtree(self.work(run), ignore_errors=True)
 
     def forget_failures(self, runs: Sequence[Run]) -> int:

@@ -11,13 +11,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.files import write_whole
+from attributary_train.files import whole
 
 SCHEMA_VERSION = 1
 
@@ -114,8 +114,7 @@ def save_scores(file: ScoreFile, path: Path) -> None:
         "facts": file.facts,
         "query_digests": file.digests,
     }
-
-    def fill(stream: IO[bytes]) -> None:
+    with whole(path, EvaluationError) as stream:
         np.savez_compressed(
             stream,
             scores=file.scores,
@@ -123,8 +122,6 @@ def save_scores(file: ScoreFile, path: Path) -> None:
             ids=file.ids,
             about=np.array(json.dumps(facts)),
         )
-
-    write_whole(path, fill)
 
 
 def load_scores(path: Path, *, weights: str | None = None) -> ScoreFile:

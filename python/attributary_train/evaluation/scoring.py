@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.files import write_whole
 from attributary_train.evaluation.scores import ScoreFile, save_scores
+from attributary_train.files import whole
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
@@ -92,5 +92,6 @@ def _chunk(
     ScoreFile(method.name, scores, queries.names, data.ids, queries.weights)
     cost: Cost = method.cost
     told = np.array(json.dumps(asdict(cost)))
-    write_whole(path, lambda stream: np.savez(stream, scores=scores, cost=told))
+    with whole(path, EvaluationError) as stream:
+        np.savez(stream, scores=scores, cost=told)
     return scores, asdict(cost)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.files import write_whole
 from attributary_train.evaluation.opening import Subject
+from attributary_train.files import whole
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.query_digest import query_digests
 
@@ -48,12 +48,10 @@ def describe(subject: Subject, queries: Queries, query_file: Path, out: Path) ->
             **told,
         }
     )
-    write_whole(out / ITEMS, lambda stream: pq.write_table(table, stream, compression="zstd"))
+    with whole(out / ITEMS, EvaluationError) as stream:
+        pq.write_table(table, stream, compression="zstd")
     # A query by its digest, so that scores of other pictures of the same name are refused.
     digests = dict(zip(queries.names, query_digests(queries), strict=True))
-    write_whole(
-        out / "digests.parquet",
-        lambda stream: pq.write_table(
-            pa.table({"name": list(digests), "digest": list(digests.values())}), stream, compression="zstd"
-        ),
-    )
+    told_digests = pa.table({"name": list(digests), "digest": list(digests.values())})
+    with whole(out / "digests.parquet", EvaluationError) as stream:
+        pq.write_table(told_digests, stream, compression="zstd")

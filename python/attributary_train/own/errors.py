@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from attributary_train.errors import TrainError
 
-class OwnError(Exception):
+
+class OwnError(TrainError):
     """`what` names the input or the step at fault, the reason says what would help."""
-
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what}: {reason}")
-        self.what = what
-        self.reason = reason

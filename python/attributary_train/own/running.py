@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from attributary_train.files import write_text
 
 from .errors import OwnError
 from .road import MODULES, Step
@@ -69,6 +70,4 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, steps: dict[str, dict[str, Any]]) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps({"steps": steps}, indent=1) + "\n")
-    part.replace(path)
+    write_text(path, json.dumps({"steps": steps}, indent=1) + "\n", OwnError)

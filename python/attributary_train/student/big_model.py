@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attributary_train.student.image_tower import EfficientNetLite0
+from attributary_train.towers.image import EfficientNetLite0
 
 
 class BigStudent(nn.Module):

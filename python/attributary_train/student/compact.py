@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from attributary_train.towers.rows import unit_rows
+
 from .errors import StudentError
-from .tower_heads import unit_rows
 
 
 @dataclass(frozen=True)

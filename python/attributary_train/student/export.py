@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from attributary.encoder.onnx import META_MAX_TOKENS, META_NAME, META_VARIANT_OF, OnnxEncoder
+from attributary_train.towers.graph import IR_VERSION, OPSET, set_metadata, to_onnx, write_model
 
-from .graph import IR_VERSION, OPSET, set_metadata, to_onnx, write_model
 from .model import Student
 from .quantise import FLOAT_CONVOLUTIONS, quantise
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from attributary.tensorrt.graph import Request
+    from attributary.triton.plans import Request
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -29,8 +29,7 @@ def export(bundle: Path, out: Path, precision: Any, tensorrt: bool, dry: bool) -
     `engines.json` records an engine's hash, TensorRT's version and the GPU's name.
     """
     from attributary.errors import AttributaryError
-    from attributary.tensorrt.engine import build_engine, dry_run
-    from attributary.tensorrt.graph import Request
+    from attributary.triton.plans import Request, build_engine, dry_run
 
     request = Request(bundle, out, precision)
     try:
@@ -50,7 +49,7 @@ def export(bundle: Path, out: Path, precision: Any, tensorrt: bool, dry: bool) -
 
 def _graph(request: Request) -> Path:
     from attributary.bundle.bundle import Bundle
-    from attributary.tensorrt.graph import write_graph
+    from attributary.triton.plans import write_graph
 
     bundle = Bundle.open(request.bundle)
     request.out.mkdir(parents=True, exist_ok=True)

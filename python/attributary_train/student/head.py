@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-FloatArray = NDArray[np.float32]
+from attributary_train.towers.rows import FloatArray, unit, unit_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +105,3 @@ class _ProjectionModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return unit_rows(torch.addmm(self.bias, unit_rows(x), self.matrix))
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Scale the rows of [B, F] to unit length; a zero row stays zero."""
-    return x / x.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
-
-
-def unit(x: FloatArray) -> FloatArray:
-    """`unit_rows` in NumPy."""
-    length = np.sqrt(np.square(x, dtype=np.float32).sum(axis=1, keepdims=True))
-    return (x / np.maximum(length, 1e-12)).astype(np.float32)

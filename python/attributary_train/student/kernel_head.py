@@ -16,9 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attributary_train.towers.rows import unit_rows
+
 from .config import StudentConfig
 from .sight import Seen
-from .tower_heads import COMPONENTS, principal, unit_rows
+from .tower_heads import COMPONENTS, principal
 
 POWER = 3
 # Of the largest eigenvalue, what smaller ones are taken for. Products with items do not depend on it, but repeated

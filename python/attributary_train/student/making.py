@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attributary_train.subject.prompts import STYLES, prompt_for
 from attributary_train.subject.queries import Queries
+from attributary_train.towers.rows import unit_rows
 
 from .big_model import BigStudent
 from .compact import Compact, CompactShape, folded, table_rows
@@ -28,7 +29,6 @@ from .kernel_head import KernelHead
 from .labelled import Labelled
 from .more_pictures import recombined
 from .studio import Studio, to_tensor
-from .tower_heads import unit_rows
 from .variants import export_variants
 
 Say = Callable[[str], None]

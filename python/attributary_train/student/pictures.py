@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attributary.kernels import resize_crop
+from attributary_train.towers.cache import FloatArray
 
 from ..corpus import Corpus
 from ..evaluation.copies import changed_copy
 from ..evaluation.retrieval import CopyQueries
-from .cache import FloatArray
 
 _COPY_SIDE = 512  # pixels of the short side; from twice that on, pictures are reduced before they are changed
 
 if TYPE_CHECKING:
-    from .features import TowerFeatures
+    from attributary_train.towers.features import TowerFeatures
 
 
 class Pictures:

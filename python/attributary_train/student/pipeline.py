@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from attributary.encoder.text import PromptTokenizer
+from attributary_train.towers.features import TowerFeatures
+from attributary_train.towers.text import minilm_directory
 
 from ..evaluation.splits import sample_order
 from .export import Samples, export_encoder
-from .features import TowerFeatures
 from .head import Head
 from .model import TwoTowerStudent
 from .pictures import Pictures
 from .selection import HeadFitter, HeadSettings, choose
-from .text_tower import minilm_directory
 
 # Half of them set the scales of the int8 variant, the other half measures it.
 SAMPLES = 256

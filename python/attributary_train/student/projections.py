@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .head import FloatArray, Projection, unit
+from attributary_train.towers.rows import FloatArray, unit
+
+from .head import Projection
 
 _Matrix = NDArray[np.float64]
 

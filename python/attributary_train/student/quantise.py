@@ -24,7 +24,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from .graph import write_model
+from attributary_train.towers.graph import write_model
 
 _CONVOLUTIONAL = ("Conv", "Add", "Clip")
 # The first convolutions see the widest range of values: leaving six of them in fp32 brought the mean cosine to fp32

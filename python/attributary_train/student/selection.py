@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary_train.towers.features import TowerFeatures
+from attributary_train.towers.rows import FloatArray
+
 from ..evaluation.retrieval import (
     CopyQueries,
     Split,
@@ -16,8 +19,7 @@ from ..evaluation.retrieval import (
     measure_concepts,
     measure_copies,
 )
-from .features import TowerFeatures
-from .head import FloatArray, Head, Projection
+from .head import Head, Projection
 from .pictures import Pictures
 from .projections import Basis, Scatter, discriminant, principal
 

@@ -17,9 +17,9 @@ from attributary.kernels import resize_crop
 from attributary_train.corpus import Corpus
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.data import SubjectData
+from attributary_train.towers.features import TowerFeatures
 
 from .errors import StudentError
-from .features import TowerFeatures
 
 ItemPictures = Literal["served", "decoded"]
 Pictures = npt.NDArray[np.uint8]

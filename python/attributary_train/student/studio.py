@@ -13,9 +13,9 @@ from torch import Tensor
 
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.queries import Queries, load_queries
+from attributary_train.towers.features import TowerFeatures
 
 from .errors import StudentError
-from .features import TowerFeatures
 from .fitting import Material
 from .labelled import Labelled, from_folder, rows_of
 from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from attributary_train.evaluation.files import write_whole
 from attributary_train.evaluation.tables import report
+from attributary_train.files import write_text
 
 from .config import StudentConfig
 from .errors import StudentError
@@ -57,8 +57,7 @@ def run_sweep(
             continue
         found = _line(config, material[config.items], seen, validation, kinds, say)
         if path is not None:
-            text = json.dumps(found)
-            write_whole(path, lambda stream, text=text: stream.write(text.encode()))
+            write_text(path, json.dumps(found), StudentError)
         lines += found
     told = {
         "model": studio.subject.model.weights,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attributary_train.towers.rows import unit_rows
+
 from .config import StudentConfig
 from .errors import StudentError
 from .sight import Seen
@@ -20,12 +22,6 @@ COMPONENTS = 192
 _LEAST_VARIANCE = 1e-6
 # Features of the image tower's last layer, which come first: the papers' towers are read at one depth.
 LAST_LAYER = 1280
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Rows of unit length; a zero row stays zero."""
-    # A limit, not a sum: the ONNX exporter takes x + 1e-12 for x, and a row of zeros becomes NaN.
-    return x * x.square().sum(dim=1, keepdim=True).clamp(min=1e-12).rsqrt()
 
 
 class PaperHead(nn.Module):

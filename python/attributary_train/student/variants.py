@@ -11,9 +11,9 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from attributary.encoder.onnx import META_VARIANT_OF, OnnxEncoder
+from attributary_train.towers.graph import set_metadata, write_model
 
 from .export import ENCODER, ENCODER_INT8, Samples, export_int8
-from .graph import set_metadata, write_model
 
 ENCODER_FP16 = "encoder.fp16.onnx"
 # Operators whose sums or small constants do not survive 10 bits of mantissa.

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from attributary.encoder.text import PromptTokenizer
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.text import token_states, tokenizer
+from attributary_train.towers.text import MiniLM, minilm_directory
 
 from .errors import StudentError
-from .text_tower import MiniLM, minilm_directory
 
 
 class ClipText(nn.Module):

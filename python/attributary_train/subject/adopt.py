@@ -12,6 +12,7 @@ from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.raster import IMAGE_SIZE
+from attributary_train.files import writing
 from attributary_train.subject.checkpoint import (
     load_autoencoder,
     load_subject,
@@ -21,7 +22,6 @@ from attributary_train.subject.checkpoint import (
 )
 from attributary_train.subject.data import load_data
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import ENCODER, TOKENIZER, OwnText, open_text, text_digest
 from attributary_train.subject.recipe import ADOPTED, AutoencoderRecipe, Recipe
@@ -95,7 +95,7 @@ def adopt(
         "unseen": [],
     }
     part = out.with_name(out.name + ".part")
-    with writing(out):
+    with writing(out, SubjectError):
         shutil.rmtree(part, ignore_errors=True)
         unet.save_pretrained(part / "unet")
         autoencoder.save_pretrained(part / "vae")

@@ -17,9 +17,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.files import whole, writing
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import load_state, writing
 from attributary_train.subject.recipe import Recipe
+from attributary_train.subject.state import load_state
 
 STATE = "training-state.pt"
 CONFIG = "config.json"
@@ -97,7 +98,7 @@ def train_autoencoder(
         optimiser, part.learning_rate, total_steps=part.steps, pct_start=0.05
     )
     start, curve = 0, []
-    with writing(out):
+    with writing(out, SubjectError):
         out.mkdir(parents=True, exist_ok=True)
     if (out / STATE).exists():
         state = load_state(out / STATE)
@@ -142,16 +143,15 @@ def train_autoencoder(
                 "step": step + 1,
                 "curve": curve,
             }
-            with writing(out / STATE):
-                torch.save(state, out / (STATE + ".part"))
-                (out / (STATE + ".part")).replace(out / STATE)
+            with whole(out / STATE, SubjectError) as stream:
+                torch.save(state, stream)
     # Checkpoints hold half precision: rounding now makes the latents of this process those of every later one.
     model.eval().half().float()
     model.register_to_config(
         scaling_factor=1.0 / float(_latents(model, pictures[:: max(1, len(pictures) // 2000)]).std())
     )
     model.cpu()
-    with writing(out):
+    with writing(out, SubjectError):
         _finish(out, model, curve, made_from(recipe, corpus))
     return model
 

@@ -16,9 +16,9 @@ from diffusers import __version__ as diffusers_version
 from safetensors import SafetensorError
 
 from attributary_train.corpus import Corpus
+from attributary_train.files import writing
 from attributary_train.subject.data import SubjectData, load_data, weights_digest
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.recipe import Recipe
@@ -44,7 +44,7 @@ def save_subject(
     MiniLM (90 MB) comes with an installed package and is not written; `open_pipeline` adds it. Raises `SubjectError` if
     a file cannot be written.
     """
-    with writing(folder):
+    with writing(folder, SubjectError):
         unet.half().save_pretrained(folder / "unet")
         unet.float()
         autoencoder.half().save_pretrained(folder / "vae")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary_train.corpus import Corpus
+from attributary_train.files import whole
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.captions import Captions, captions_of
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe
@@ -187,12 +186,8 @@ def _kept(
     path = cache / f"{kind}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
         values = make()
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with writing(path):
-            cache.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as stream:
-                np.save(stream, values)
-            part.replace(path)
+        with whole(path, SubjectError) as stream:
+            np.save(stream, values)
     # Mapped, and private to this process should anybody write to it: torch takes no array that is read-only.
     kept: npt.NDArray[np.float32] = np.load(path, mmap_mode="c")
     return kept

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from attributary_train.corpus import Corpus
-from attributary_train.subject.files import writing
+from attributary_train.files import whole
+from attributary_train.subject.errors import SubjectError
 
 
 def corpus_digest(corpus: Corpus, ids: Sequence[int] | None = None) -> str:
@@ -32,22 +33,15 @@ def squares(corpus: Corpus, size: int, cache: Path, progress: bool = False) -> n
     """
     path = cache / f"squares-{size}-{corpus_digest(corpus)[:16]}.npy"
     if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with writing(path):
-            cache.mkdir(parents=True, exist_ok=True)
-            try:
-                _write(corpus, size, part, progress)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+        with whole(path, SubjectError) as stream:
+            _write(corpus, size, stream, progress)
     loaded: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return loaded
 
 
-def _write(corpus: Corpus, size: int, path: Path, progress: bool) -> None:
+def _write(corpus: Corpus, size: int, stream: IO[bytes], progress: bool) -> None:
     """One picture after the other: those of a large corpus are more than memory holds."""
-    with path.open("wb") as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(corpus), size, size, 3)}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for item in tqdm(corpus, desc="pictures", disable=not progress):
-            stream.write(np.ascontiguousarray(corpus.square(item.id, size)).data)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(corpus), size, size, 3)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    for item in tqdm(corpus, desc="pictures", disable=not progress):
+        stream.write(np.ascontiguousarray(corpus.square(item.id, size)).data)

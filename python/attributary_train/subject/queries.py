@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from attributary_train.files import whole
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
@@ -132,13 +132,10 @@ def save_queries(queries: Queries, path: Path) -> None:
         "tokens": queries.text.shape[1],
         **({"text_encoder": queries.reader} if queries.reader else {}),
     }
-    part = path.with_suffix(".part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, SubjectError) as stream:
         pq.write_table(
-            table.replace_schema_metadata({"queries": json.dumps(facts)}), part, compression="zstd"
+            table.replace_schema_metadata({"queries": json.dumps(facts)}), stream, compression="zstd"
         )
-        part.replace(path)
 
 
 def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from attributary_train.corpus import Corpus
+from attributary_train.files import writing
 from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
 from attributary_train.subject.checkpoint import (
     BASE,
@@ -25,7 +26,6 @@ from attributary_train.subject.checkpoint import (
 )
 from attributary_train.subject.data import SubjectData, load_data, weights_digest
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import writing
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.pictures_out import save_curve, save_grid
@@ -85,7 +85,7 @@ def on_base(recipe: Recipe, data: SubjectData, base: Path, copy_to: Path) -> tup
     if wanted != {name: value.shape for name, value in unet.state_dict().items()}:
         raise SubjectError(str(base), f"its U-Net is not of the shape of recipe {recipe.name!r}")
     digest = weights_digest(unet)
-    with writing(copy_to):
+    with writing(copy_to, SubjectError):
         unet.half().save_pretrained(copy_to)
     forget_path(copy_to / "config.json")
     return dataclasses.replace(recipe, base=digest), starting_from(data, copy_to, digest)
@@ -141,7 +141,7 @@ def train_subject(
         if held_out is not None:
             entry["held_out_loss"] = mean_loss(model, held_out)
         progress[:] = [old for old in progress if old["step"] < step] + [entry]
-        with writing(out / "progress.json"):
+        with writing(out / "progress.json", SubjectError):
             (out / "progress.json").write_text(json.dumps(progress, indent=1) + "\n")
         names = [name for name in ("running_loss", "train_loss", "held_out_loss") if name in entry]
         save_curve(out / "curve.png", {name: [(e["step"], e[name]) for e in progress] for name in names})
@@ -153,7 +153,7 @@ def train_subject(
             )
         )
 
-    with writing(out):
+    with writing(out, SubjectError):
         out.mkdir(parents=True, exist_ok=True)
         unet = train_unet(
             run,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BertModel
 
-from attributary_train.student.text_tower import MiniLM, minilm_directory
+from attributary_train.towers.text import MiniLM, minilm_directory
 
 DIM = 384
 

@@ -20,10 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attributary_train.subject.data import SubjectData, weights_digest
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import load_state
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.recipe import Recipe
+from attributary_train.subject.state import load_state
 
 STATE = "training-state.pt"
 

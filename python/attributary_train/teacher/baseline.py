@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attributary_train.files import whole, write_text
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
-from attributary_train.teacher.files import whole
+from attributary_train.teacher.errors import TeacherError
 
 
 def baseline_digest(model: SubjectModel, data: SubjectData, grid: Sequence[int]) -> str:
@@ -45,8 +46,8 @@ def kept_baseline(path: Path, about: str, take: Callable[[], Tensor]) -> Tensor:
     stream = io.BytesIO()
     np.save(stream, found.numpy())
     raw = stream.getvalue()
-    with whole(path) as part:
-        part.write_bytes(raw)
-    with whole(facts) as part:
-        part.write_text(json.dumps({"about": about, "losses": hashlib.sha256(raw).hexdigest()}) + "\n")
+    with whole(path, TeacherError) as file:
+        file.write(raw)
+    told = {"about": about, "losses": hashlib.sha256(raw).hexdigest()}
+    write_text(facts, json.dumps(told) + "\n", TeacherError)
     return found

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attributary_train.files import whole
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, require_finite
 from attributary_train.teacher.draws import LossGrid
 from attributary_train.teacher.errors import TeacherError
-from attributary_train.teacher.files import whole
 from attributary_train.teacher.parameters import ParameterSet, module_names
 
 Gradients = dict[str, Tensor]
@@ -160,8 +160,8 @@ def save_factors(factors: Factors, path: Path) -> None:
         for name, layer in factors.layers.items()
         for part in _PARTS
     }
-    with whole(path) as file:
-        save_file(tensors, file, {"weights": factors.weights, "facts": json.dumps(factors.facts)})
+    with whole(path, TeacherError) as stream:
+        save_file(tensors, stream.name, {"weights": factors.weights, "facts": json.dumps(factors.facts)})
 
 
 def load_factors(path: Path, model: SubjectModel) -> Factors:

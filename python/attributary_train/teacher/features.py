@@ -17,7 +17,6 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary.kernels import resize_crop
-from attributary_train.student.features import TowerFeatures
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.checkpoint import load_autoencoder
 from attributary_train.subject.data import SubjectData
@@ -28,6 +27,7 @@ from attributary_train.subject.queries import Queries
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.method import Method
 from attributary_train.teacher.registry import Context
+from attributary_train.towers.features import TowerFeatures
 
 Kind = Literal["image", "text", "joined", "pixels"]
 Pictures = npt.NDArray[np.uint8]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
+from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
 from attributary_train.subject.data import SubjectData
@@ -45,7 +43,6 @@ from attributary_train.teacher.query_digest import query_digests
 from attributary_train.teacher.registry import Context, create
 
 Log = Callable[[str], None]
-_SAY_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -184,15 +181,19 @@ def make_labels(
     prepare(job, settings, log)
     if retry_failed:
         log(f"{forget_failures(job.folder)} shards with failed queries are made again")
-    plan = read_plan(job.folder)
-    todo = [number for number in plan if not shard_path(job.folder, number).exists()]
+    pairs = {
+        number: sum(len(e.candidates) for e in entries) for number, entries in read_plan(job.folder).items()
+    }
+    todo = missing(job.folder, pairs)
     began = time.monotonic()
-    pairs = sum(len(entry.candidates) for number in todo for entry in plan[number])
     if todo:
-        _run(
-            job.folder, plan, todo, [devices[at % len(devices)] for at in range(min(workers, len(todo)))], log
-        )
-    return summary(job, pairs, time.monotonic() - began, log)
+        _run(job.folder, {number: pairs[number] for number in todo}, workers, devices, log)
+    return summary(job, sum(pairs[number] for number in todo), time.monotonic() - began, log)
+
+
+def missing(folder: Path, numbers: Iterable[int]) -> list[int]:
+    """Those of some shards that are not there."""
+    return [number for number in numbers if not shard_path(folder, number).exists()]
 
 
 def summary(job: Job, pairs: int, seconds: float, log: Log) -> Made:
@@ -204,57 +205,24 @@ def summary(job: Job, pairs: int, seconds: float, log: Log) -> Made:
     return Made(len(labels), len(failed), pairs, seconds)
 
 
-def _run(
-    folder: Path, plan: dict[int, list[Planned]], todo: Sequence[int], devices: Sequence[str], log: Log
-) -> None:
-    # OpenMP threads that wait by spinning cost more than they give at this size: one thread, one process a core.
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    command = [sys.executable, "-m", "attributary_train.teacher.label_worker", str(folder), str(os.getpid())]
-    logs = [folder / LOCKS / f"worker-{os.getpid()}-{at}.log" for at in range(len(devices))]
-    processes = []
-    try:
-        for path, device in zip(logs, devices, strict=True):
-            with path.open("wb") as stream:
-                processes.append(
-                    subprocess.Popen(
-                        [*command, device], env={**os.environ, **single}, stdout=stream, stderr=stream
-                    )
-                )
-        _watch(folder, plan, todo, processes, log)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in processes:
-            process.wait()
-    left = [number for number in todo if not shard_path(folder, number).exists()]
-    if left:
-        words = "".join(path.read_text(errors="replace") for path in logs).strip().splitlines() or [
-            "no message"
-        ]
-        raise TeacherError(
-            "label worker",
-            f"ended with {len(left)} of {len(todo)} shards left; start again to go on: {words[-1]}",
-        )
-    for path in logs:
-        path.unlink(missing_ok=True)
+def _run(folder: Path, pairs: dict[int, int], workers: int, devices: Sequence[str], log: Log) -> None:
+    """Make the shards of `pairs`, which says how many pairs each holds."""
+    crew = jobs.Crew(
+        "label worker",
+        "attributary_train.teacher.label_worker",
+        (str(folder),),
+        min(workers, len(pairs)),
+        devices,
+        logs=folder / LOCKS,
+        pieces="shards",
+        unit="pairs",
+        total=sum(pairs.values()),
+        error=TeacherError,
+    )
 
+    def left() -> list[int]:
+        return missing(folder, pairs)
 
-def _watch(
-    folder: Path,
-    plan: dict[int, list[Planned]],
-    todo: Sequence[int],
-    processes: Sequence[subprocess.Popen[bytes]],
-    log: Log,
-) -> None:
-    pairs = {number: sum(len(entry.candidates) for entry in plan[number]) for number in todo}
-    total, began, said = sum(pairs.values()), time.monotonic(), 0.0
-    while any(process.poll() is None for process in processes):
-        time.sleep(0.2)
-        if time.monotonic() - said < _SAY_EVERY_S:
-            continue
-        said = time.monotonic()
-        done = sum(count for number, count in pairs.items() if shard_path(folder, number).exists())
-        rate = done / (said - began)
-        left = f"{(total - done) / rate / 60:.0f} min left" if done else "time left unknown"
-        log(f"labels: {done:,} of {total:,} pairs, {rate:,.0f} pairs/s, {left}")
+    jobs.supervise(
+        crew, lambda: crew.total - sum(pairs[number] for number in left()), lambda: len(left()), log
+    )

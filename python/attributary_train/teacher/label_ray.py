@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 from filelock import FileLock
 
+from attributary_train.jobs import MAX_STARTS
 from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, Log, Made, prepare, summary
 from attributary_train.teacher.labels import (
@@ -22,12 +23,10 @@ from attributary_train.teacher.labels import (
     errors_of,
     forget_failures,
     read_plan,
+    shard_name,
     shard_path,
     write_shard,
 )
-
-# As often as a local shard is started.
-MAX_STARTS = 3
 
 
 class _Actor:
@@ -42,9 +41,9 @@ class _Actor:
         self.labeller = Labeller(Path(folder), device)
 
     def shard(self, number: int) -> int:
-        with FileLock(self.labeller.folder / LOCKS / f"{number:05d}.lock"):
+        with FileLock(self.labeller.folder / LOCKS / f"{shard_name(number)}.lock"):
             if not shard_path(self.labeller.folder, number).exists():
-                self.labeller.shard(number)
+                self.labeller.make(shard_name(number))
         return number
 
     def ready(self) -> None:
@@ -141,7 +140,7 @@ def _work(job: Job, todo: list[int], actors: int, gpus: float, log: Log) -> None
 
 
 def _give_up(job: Job, number: int, reason: str) -> None:
-    with FileLock(job.folder / LOCKS / f"{number:05d}.lock"):
+    with FileLock(job.folder / LOCKS / f"{shard_name(number)}.lock"):
         if not shard_path(job.folder, number).exists():
             table = pq.read_table(job.queries, columns=["name", "split"]).to_pydict()
             splits = dict(zip(table["name"], table["split"], strict=True))

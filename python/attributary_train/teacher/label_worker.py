@@ -7,18 +7,11 @@ there is never made again.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from filelock import FileLock, Timeout
-
+from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
 from attributary_train.subject.errors import SubjectError
@@ -36,21 +29,18 @@ from attributary_train.teacher.labels import (
     errors_of,
     read_facts,
     read_plan,
+    shard_name,
     shard_path,
-    starts_path,
     write_shard,
 )
 from attributary_train.teacher.query_digest import require_same_queries
 
-# A shard whose worker dies this often is written with an error in every row: it would never end.
-MAX_STARTS = 3
-_WAIT_S = 1.0
 
+class Labeller(jobs.Work):
+    """A teacher that is ready to label the queries of a folder, a shard a piece."""
 
-class Labeller:
-    """A teacher that is ready to label the queries of a folder."""
-
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, device: str = "cpu", parent: int | None = None) -> None:
+        super().__init__(folder / LOCKS, parent)
         facts = read_facts(folder)
         paths = {name: Path(value) for name, value in facts["paths"].items()}
         self.folder = folder
@@ -89,78 +79,29 @@ class Labeller:
             None,
         )
 
-    def shard(self, number: int) -> None:
-        """Make and commit one shard."""
-        write_shard(self.folder, number, [self.label(planned) for planned in self.plan[number]])
+    def names(self) -> Sequence[str]:
+        """Every shard."""
+        return [shard_name(number) for number in self.plan]
 
-    def give_up(self, number: int, reason: str) -> None:
+    def settled(self, name: str) -> bool:
+        """Whether a shard is there, be it of errors."""
+        return shard_path(self.folder, int(name)).exists()
+
+    def make(self, name: str) -> None:
+        """Make and commit one shard."""
+        write_shard(self.folder, int(name), [self.label(planned) for planned in self.plan[int(name)]])
+
+    def give_up(self, name: str, reason: str) -> None:
         """Commit a shard of errors."""
         splits = dict(zip(self.queries.names, self.queries.splits, strict=True))
-        write_shard(self.folder, number, errors_of(self.plan[number], splits, reason))
+        write_shard(self.folder, int(name), errors_of(self.plan[int(name)], splits, reason))
 
 
-def main(folder: str, parent: int | None = None, device: str = "cpu") -> int:
+def main(folder: str, parent: str | None = None, device: str = "cpu") -> int:
     """Work until every shard is there; returns the exit status."""
-    torch.set_num_threads(1)
-    labeller = Labeller(Path(folder), device)
-
-    def orphaned() -> bool:
-        return parent is not None and os.getppid() != parent
-
-    while not orphaned():
-        left = [number for number in labeller.plan if not shard_path(labeller.folder, number).exists()]
-        if not left:
-            return 0
-        if not any(_attempt(labeller, number, orphaned) for number in left):
-            # The rest is in the hands of other workers; one of them may die and leave its shard behind.
-            time.sleep(_WAIT_S)
-    return 3
-
-
-def _attempt(labeller: Labeller, number: int, orphaned: Callable[[], bool]) -> bool:
-    lock = FileLock(labeller.folder / LOCKS / f"{number:05d}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    try:
-        if orphaned() or shard_path(labeller.folder, number).exists():
-            return False
-        counter = starts_path(labeller.folder, number)
-        try:
-            if _count_start(counter) > MAX_STARTS:
-                labeller.give_up(number, f"its worker died {MAX_STARTS} times")
-            else:
-                labeller.shard(number)
-        except (KeyboardInterrupt, SystemExit, OSError, TeacherError):
-            # Stopped from outside, or no room to write: nothing that the shard is to blame for.
-            _uncount_start(counter)
-            raise
-        return True
-    finally:
-        lock.release()
-
-
-def _count_start(path: Path) -> int:
-    try:
-        starts = int(json.loads(path.read_text())) + 1
-    except (OSError, ValueError, TypeError):
-        starts = 1
-    path.write_text(json.dumps(starts))
-    return starts
-
-
-def _uncount_start(path: Path) -> None:
-    # A disk that is full still lets a file go; a torn count is read as none.
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        starts = int(json.loads(path.read_text())) - 1
-        if starts > 0:
-            path.write_text(json.dumps(starts))
-        else:
-            path.unlink()
+    return jobs.serve(lambda: Labeller(Path(folder), device, None if parent is None else int(parent)))
 
 
 if __name__ == "__main__":
-    # As an exception, so that a stop is told from a death and locks are freed in order.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None, *sys.argv[3:4]))
+    jobs.stop_on_sigterm()
+    sys.exit(main(*sys.argv[1:4]))

@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from attributary_train.files import whole, write_text
+from attributary_train.jobs import starts_path
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings
 from attributary_train.teacher.ekfac import FactorSettings
 from attributary_train.teacher.errors import TeacherError
-from attributary_train.teacher.files import whole
 
 SCHEMA_VERSION = 1
 FACTS, PLAN, FACTORS, BASELINE = "labels.json", "plan.parquet", "factors.safetensors", "baseline.npy"
@@ -91,7 +92,7 @@ class Label:
 
 def write_atomically(path: Path, table: pa.Table) -> None:
     """Write Parquet whole or not at all, also if the power fails; raises `TeacherError` on a full disk."""
-    with whole(path) as part, part.open("wb") as stream:
+    with whole(path, TeacherError) as stream:
         pq.write_table(table, stream, compression="zstd")
 
 
@@ -103,12 +104,12 @@ def write_shard(folder: Path, number: int, labels: Sequence[Label]) -> None:
 
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard lies."""
-    return folder / SHARDS / f"{number:05d}.parquet"
+    return folder / SHARDS / f"{shard_name(number)}.parquet"
 
 
-def starts_path(folder: Path, number: int) -> Path:
-    """Where it is counted how often a shard was begun by a worker that then died."""
-    return folder / LOCKS / f"{number:05d}.starts"
+def shard_name(number: int) -> str:
+    """A shard as a piece of work: the name of its lock."""
+    return f"{number:05d}"
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,7 @@ def write_plan(folder: Path, plan: Sequence[Planned]) -> None:
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write labels.json; the folder is a label folder once it is there."""
-    with whole(folder / FACTS) as part:
-        part.write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n", TeacherError)
 
 
 def read_plan(folder: Path) -> dict[int, list[Planned]]:
@@ -227,10 +227,10 @@ def forget_failures(folder: Path) -> int:
     """Let shards with a failed query be made again; returns how many. Their other queries get the same numbers."""
     forgotten = 0
     for number in read_plan(folder):
-        with FileLock(folder / LOCKS / f"{number:05d}.lock"):
+        with FileLock(folder / LOCKS / f"{shard_name(number)}.lock"):
             path = shard_path(folder, number)
             if path.exists() and any(label.error is not None for label in read_shard(path)):
-                starts_path(folder, number).unlink(missing_ok=True)
+                starts_path(folder / LOCKS, shard_name(number)).unlink(missing_ok=True)
                 path.unlink()
                 forgotten += 1
     return forgotten

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from attributary.batch.access import Access
-from attributary.batch.pictures import picture_of
+from attributary.batch.pictures import Access, picture_of
 from attributary.batch.rows import Row
 from attributary.cli.score import score_command
 from attributary.errors import InvalidArgumentError

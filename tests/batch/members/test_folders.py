@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from attributary.batch.access import Access
+from attributary.batch.pictures import Access
 from attributary.batch.plan import make_plan
 from attributary.batch.report_data import gather
 from attributary.batch.report_page import page

@@ -62,8 +62,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(backend: Path, repository: Path) -> Iterator[object]:
     """A real tritonserver with the backend and a model of every kind."""
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
-    from attributary.triton.install import find
-    from attributary.triton.server import Ports, TritonServer
+    from tritonserver.install import find
+    from tritonserver.server import Ports, TritonServer
 
     try:
         installation = find()

@@ -15,11 +15,10 @@ import pytest
 import ray
 
 from attributary import errors
+from attributary.batch.engines import ScorerSource
 from attributary.batch.plan import make_plan
-from attributary.batch.ray_runner import score_on_ray
-from attributary.batch.ray_stream import RayOptions, _Raised, stream
+from attributary.batch.ray_runner import RayOptions, score_on_ray, stream
 from attributary.batch.settings import Settings
-from attributary.batch.source import ScorerSource
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, RunError, UnavailableError
 
 SMALL = Settings(rows_per_shard=8, batch_size=3)
@@ -242,7 +241,7 @@ def test_every_error_survives_the_way(kind):
         name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "args", "kwargs")
     ]
     error = kind(*(f"{name} of it" for name in names)) if names else kind("what went wrong")
-    again = pickle.loads(pickle.dumps(_Raised.of(error))).error()
+    again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error)
     assert vars(again) == vars(error)

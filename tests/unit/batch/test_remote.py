@@ -9,17 +9,19 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Limits, Query
+from attributary.batch.engines import GatewayScorer, ScorerSource, _outcome, patiently
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
-from attributary.batch.remote import GatewayScorer, _outcome, patiently
 from attributary.batch.rows import Problem
 from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
+from attributary.bundle.bundle import Bundle
 from attributary.client.errors import ServerError
 from attributary.errors import (
     DeadlineError,
     InvalidArgumentError,
+    NotFoundError,
     OverloadedError,
     RunError,
     UnavailableError,
@@ -82,13 +84,25 @@ def test_a_run_counts_every_creator_whatever_the_limit_on_items(log, tmp_path, t
     assert {len(row["items"]) for row in rows_of(tmp_path / "run") if row["items"] is not None} == {1}
 
 
+def test_a_run_asks_the_bundle_of_an_alias_and_keeps_to_it(tiny_bundle_dir):
+    """The alias is asked once, when the run begins: the run is about a bundle and not about a name."""
+    with serving(tiny_bundle_dir, limits=Limits(), alias="painted") as address:
+        with contextlib.closing(ScorerSource(SETTINGS, address=address, served="painted").open()) as scorer:
+            served = scorer.bundle().id
+        assert served == Bundle.open(tiny_bundle_dir, verify=False).manifest.bundle_id
+        with pytest.raises(NotFoundError, match="no such bundle: drawn"):
+            ScorerSource(SETTINGS, address=address, served="drawn").open()
+
+
 @contextlib.contextmanager
-def serving(directory, limits):
+def serving(directory, limits, **given):
     """A gateway on a thread of this process; yields its address."""
     ready, box = threading.Event(), {}
 
     async def serve():
-        gateway = Gateway(open_engine(directory, limits=limits), GatewayConfig(port=0, metrics_port=-1))
+        gateway = Gateway(
+            open_engine(directory, limits=limits), GatewayConfig(port=0, metrics_port=-1), **given
+        )
         await gateway.start()
         box.update(address=f"127.0.0.1:{gateway.port}", stop=asyncio.Event(), loop=asyncio.get_running_loop())
         ready.set()

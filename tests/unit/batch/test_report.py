@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from attributary.batch.report_data import gather
-from attributary.batch.report_page import page, plots_of
+from attributary.batch.report_page import page, plots_of, wilson
 from attributary.batch.report_pictures import generation_pictures
-from attributary.batch.report_plots import wilson
 from attributary.batch.totals import shard_tables
 from attributary.cli.report import report_command
 from attributary.errors import InputError, OutputError, RunError

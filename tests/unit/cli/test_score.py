@@ -55,6 +55,7 @@ def test_score_resume_and_report(log, tiny_bundle_dir, tmp_path):
         (("--bundle", "nowhere", *COLUMNS), "manifest.json: is missing"),
         ((*COLUMNS,), "bundle: name a bundle directory, or an --endpoint that serves one"),
         (("--bundle", "BUNDLE", "--endpoint", "h:1"), "endpoint: stands alone"),
+        (("--bundle", "BUNDLE", "--alias", "painted"), "alias: is for --endpoint"),
         (("--bundle", "BUNDLE", "--top-k", "0", *COLUMNS), "top_k: must be from 1 to 1000, got 0"),
         (("--bundle", "BUNDLE", "--top-k", "1001", *COLUMNS), "top_k: must be from 1 to 1000, got 1001"),
         (("--bundle", "BUNDLE", "--pass-through", "x", "--no-pass-through"), "pass_through: cannot be given"),

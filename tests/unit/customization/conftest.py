@@ -19,6 +19,7 @@ from attributary_train.customization.maker_worker import Maker
 from attributary_train.customization.plan import MakeSettings
 from attributary_train.customization.spaces.pixels import Pixels
 from attributary_train.customization.tuning import TuneSettings
+from attributary_train.jobs import attempt
 from attributary_train.subject.autoencoder import train_autoencoder
 from attributary_train.subject.checkpoint import save_subject
 from attributary_train.subject.data import load_data
@@ -86,7 +87,7 @@ def make_here():
         plan = prepare(job, SETTINGS, lambda line: None)
         maker = Maker(job.folder)
         for entry in plan.planned:
-            assert maker.attempt(entry)
+            assert attempt(maker, entry.name)
         finish(job.folder, plan, lambda line: None)
         return job.folder
 

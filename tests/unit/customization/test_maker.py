@@ -15,10 +15,11 @@ from PIL import Image
 from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import open_gallery
 from attributary_train.customization.maker import _left, finish, make, prepare
-from attributary_train.customization.maker_worker import MAX_STARTS, Maker, failure
+from attributary_train.customization.maker_worker import Maker, failure
 from attributary_train.customization.plan import MakeSettings, Plan, with_prompts
 from attributary_train.customization.shards import read_shard
 from attributary_train.customization.tuning import TuneSettings
+from attributary_train.jobs import MAX_STARTS, attempt
 from attributary_train.subject.errors import SubjectError
 
 
@@ -68,7 +69,7 @@ def test_prompts_belong_to_the_exemplar_not_to_the_data_set(made):
 def test_another_start_gives_the_same_bytes(toy, made, begun):
     maker = Maker(begun)
     for entry in reversed(maker.plan.planned):
-        maker.attempt(entry)
+        assert attempt(maker, entry.name)
     finish(begun, maker.plan, quiet)
     assert shards(begun) == shards(made)
     assert (begun / "manifest.json").read_bytes() == (made / "manifest.json").read_bytes()
@@ -90,7 +91,7 @@ def test_a_killed_maker_goes_on_with_the_same_bytes(toy, made, begun):
     assert _left(begun, plan)
     maker = Maker(begun)
     for entry in plan.planned:
-        assert maker.attempt(entry)
+        assert attempt(maker, entry.name)
     assert {name: raw for name, raw in shards(begun).items() if not name.startswith(".")} == shards(made)
 
 
@@ -162,7 +163,7 @@ def test_what_fails_is_recorded_and_left_out(toy, begun, monkeypatch):
     monkeypatch.setattr(maker.customizer, "customize", customize)
     (begun / "locks" / f"{dying.name}.starts").write_text(str(MAX_STARTS))
     for entry in maker.plan.planned:
-        assert maker.attempt(entry)
+        assert attempt(maker, entry.name)
     assert failure(begun, broken.name) == "out of luck"
     assert "died 3 times" in failure(begun, dying.name)
     told = []

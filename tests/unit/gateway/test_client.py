@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attributary.client import AsyncClient, Client, Filter, Query, Tls, messages, query
-from attributary.client.admin import AdminClient
+from attributary.client.admin import AdminClient, AsyncAdminClient
 from attributary.client.errors import unreachable
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.v1 import attribution_pb2 as pb
@@ -118,6 +118,7 @@ def test_both_clients_have_the_same_calls():
         }
 
     assert calls(Client) == calls(AsyncClient)
+    assert calls(AdminClient) == calls(AsyncAdminClient)
     methods = {method.name for method in pb.DESCRIPTOR.services_by_name["AttributionService"].methods}
     asked = {
         name: "".join(part.title() for part in name.split("_")) for name in calls(Client) if name != "close"

@@ -88,9 +88,9 @@ def test_a_prompt_has_the_same_tokens_and_states_at_the_server(made):
 def test_from_a_checkpoint_to_a_served_bundle(made, monkeypatch):
     root = made
     # The untuned image tower is not what this is about, and takes a minute to export.
-    for module in ("features", "big_model"):
-        monkeypatch.setattr(f"attributary_train.student.{module}.EfficientNetLite0", TinyImageTower)
-    monkeypatch.setattr("attributary_train.student.features.MiniLM", TinyTextTower)
+    for module in ("towers.features", "student.big_model"):
+        monkeypatch.setattr(f"attributary_train.{module}.EfficientNetLite0", TinyImageTower)
+    monkeypatch.setattr("attributary_train.towers.features.MiniLM", TinyTextTower)
     model = ["--subject", root / "subject", "--corpus", root / "corpus", "--cache", root / "cache"]
     queries = root / "queries.parquet"
     # More queries than captions; a model that was not trained fails its teacher on some of them.

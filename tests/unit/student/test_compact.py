@@ -14,9 +14,9 @@ from attributary_train.student.compact import Compact, CompactShape, folded, tab
 from attributary_train.student.distil import DistilSettings, Lessons, augmented, distil
 from attributary_train.student.errors import StudentError
 from attributary_train.student.export import ExportError, Samples, export_encoder
-from attributary_train.student.graph import to_onnx
-from attributary_train.student.tower_heads import unit_rows
 from attributary_train.student.variants import cosines, export_variants
+from attributary_train.towers.graph import to_onnx
+from attributary_train.towers.rows import unit_rows
 
 SHAPE = CompactShape(
     dim=24,

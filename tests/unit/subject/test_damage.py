@@ -13,12 +13,12 @@ from attributary_train.subject import autoencoder as training
 from attributary_train.subject.autoencoder import MADE_FROM, new_autoencoder, train_autoencoder
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.errors import SubjectError
-from attributary_train.subject.files import load_state
 from attributary_train.subject.model import new_unet
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Queries, load_queries, save_queries
 from attributary_train.subject.recipe import preset
 from attributary_train.subject.run import checked_device, ready_autoencoder, train_subject
+from attributary_train.subject.state import load_state
 from attributary_train.subject.text import DIM, token_states
 from attributary_train.subject.train import STATE, Run, train_unet
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
+from attributary_train.jobs import attempt
 from attributary_train.teacher import label_worker
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings, choose
@@ -148,8 +149,8 @@ def test_a_query_that_fails_is_recorded_and_the_rest_goes_on(subject, tmp_path, 
         return real(query, candidates)
 
     monkeypatch.setattr(labeller.teacher, "score", score)
-    for number in labeller.plan:
-        labeller.shard(number)
+    for name in labeller.names():
+        labeller.make(name)
     failed = {label.query: label.error for label in read_labels(folder) if label.error}
     assert failed == {"test-0001": "gradient of query test-0001: not finite"}
     made = make_labels(job_of(subject, folder), SETTINGS, log=silent)
@@ -170,8 +171,8 @@ def test_a_shard_in_the_hands_of_another_is_left_alone(subject, tmp_path):  # no
     prepare(job_of(subject, folder), SETTINGS, silent)
     labeller = label_worker.Labeller(folder)
     with FileLock(folder / "locks" / "00000.lock"):
-        assert not label_worker._attempt(labeller, 0, lambda: False)
-    assert label_worker._attempt(labeller, 0, lambda: False)
+        assert not attempt(labeller, "00000")
+    assert attempt(labeller, "00000") and shard_path(folder, 0).exists()
 
 
 def test_a_folder_goes_on_with_its_own_settings_only(finished, subject):  # noqa: F811

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from attributary.kernels import resize_crop
 from attributary_train.customization.errors import CustomizationError
-from attributary_train.student.cache import FeatureCache
+from attributary_train.towers.cache import FeatureCache
 
 Pictures = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]

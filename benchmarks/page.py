@@ -1,0 +1,123 @@
+"""Write docs/performance.md from the kept results: every figure with its machine, its commit, its command and its aim.
+
+    python benchmarks/page.py
+
+Beside each result stands how many later commits changed the code that it describes: a figure older than its code is
+not to be quoted. `make bench` measures everything anew and then runs this.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common import RESULTS, ROOT, machine_slug
+
+PAGE = ROOT / "docs" / "performance.md"
+MOST_ROWS = 30
+# In the order of a reader's questions; with the code that each describes.
+SERVING = ["python/attributary", "kernels"]
+SCRIPTS: dict[str, list[str]] = {
+    "serving": SERVING,
+    "serving_batch": SERVING,
+    "picture_queries": SERVING,
+    "headline": SERVING,
+    "search_peers": ["python/attributary/index", "kernels/rescore"],
+    "index": ["python/attributary/index", "kernels/rescore"],
+    "kernels": ["kernels", "python/attributary/kernels"],
+    "decode": ["python/attributary/pictures"],
+    "encoder_cost": ["python/attributary/encoder", "models/student"],
+    "lifecycle": ["python/attributary/delta", "python/attributary/index"],
+    "batch": ["python/attributary/batch", "python/attributary/attribution"],
+    "triton": ["python/attributary/triton", "kernels/triton_faiss", "python/attributary/gateway"],
+    "triton_backend": ["kernels/triton_faiss"],
+    "capacity": ["python/attributary/index", "kernels/rescore"],
+}
+
+INTRODUCTION = """# Performance
+
+What was measured on one machine, from the files in `benchmarks/results/`. Written by `benchmarks/page.py`; `make bench`
+measures anew and rewrites it. Peers and floors are in the same run as what they stand beside. On a machine that others
+share, trust ratios and CPU time before queries a second. Nothing here ran on a GPU.
+"""
+
+
+def changed_since(commit: str, paths: Sequence[str]) -> int | None:
+    """How many commits after `commit` touched the paths; None where git cannot say."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-list", "--count", f"{commit.split('+')[0]}..HEAD", "--", *paths],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return int(done.stdout)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    lines += ["| " + " | ".join(cell(row.get(name, "")) for name in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(value: object) -> str:
+    """Three figures, or the text with its bars escaped."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1_000 else f"{value:,.0f}"
+    return str(value).replace("|", "\\|")
+
+
+def section(script: str, report: Mapping[str, Any]) -> str:
+    """One script's part of the page."""
+    documented = ast.get_docstring(ast.parse((ROOT / "benchmarks" / f"{script}.py").read_text())) or script
+    later = changed_since(report["commit"], SCRIPTS[script])
+    age = {None: "", 0: "; its code has not changed since"}.get(
+        later, f"; {later} later commits changed the code it describes: **to be measured again**"
+    )
+    facts = report["machine"]
+    parts = [
+        f"## {script}",
+        documented.split("\n\n")[0],
+        f"`benchmarks/{script}.py` at {report['commit']}{age}. {facts['cpu']}, {facts['cores']} cores, "
+        f"{facts['gpu'] or 'no GPU'}.",
+    ]
+    if report["aims"]:
+        asked = [
+            {
+                "aim": item["name"],
+                "value": item["value"] if item["value"] is not None else "not measured",
+                "asked": item["aim"],
+                "unit": item["unit"],
+                "met": "yes" if item["met"] else "no",
+                "note": item["note"],
+            }
+            for item in report["aims"]
+        ]
+        parts.append(table(asked))
+    found = report["results"]
+    for title, rows in (found if isinstance(found, Mapping) else {"results": found}).items():
+        if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
+            shown = f"**{title}**" + (
+                f" (the first {MOST_ROWS} of {len(rows)} rows)" if len(rows) > MOST_ROWS else ""
+            )
+            parts += [shown, table(rows[:MOST_ROWS])]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Write the page."""
+    parts = [INTRODUCTION.strip()]
+    for script in SCRIPTS:
+        path = RESULTS / f"{script}-{machine_slug()}.json"
+        if path.exists():
+            parts.append(section(script, json.loads(path.read_text())))
+    PAGE.write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""One index in a process of its own: build it, then search at each setting. Called by search_peers.py, prints JSON.
+
+An engine has `build(vectors)`, `settings`, `set(setting)` and `search(queries, k) -> ids`. Its memory is what the
+process holds more than before it was built; the fp32 vectors that all are given alike are not counted.
+"""
+
+# What `Engine` says of its methods holds for every index.
+# ruff: noqa: D101, D102
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = os.environ.get("SEARCH_THREADS", "1")
+
+import faiss  # noqa: E402
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+
+Setting = tuple[int, ...]
+
+
+def lists_of(size: int) -> int:
+    """A power of two near 4 sqrt(N)."""
+    return int(2 ** round(np.log2(4 * size**0.5)))
+
+
+class Engine:
+    """What every index offers."""
+
+    settings: ClassVar[list[Setting]] = [()]
+
+    def __init__(self, threads: int, most: int) -> None:
+        self.threads, self.most = threads, most
+
+    def build(self, vectors: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def set(self, setting: Setting) -> None:
+        """Choose how hard to look."""
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        raise NotImplementedError
+
+
+class Faiss(Engine):
+    """Any FAISS factory; settings are nprobe and, where the factory refines, the k factor."""
+
+    factory = "Flat"
+
+    def build(self, vectors: np.ndarray) -> None:
+        lists = lists_of(len(vectors))
+        self.index = faiss.index_factory(
+            vectors.shape[1],
+            self.factory.format(lists=lists, half=vectors.shape[1] // 2, quarter=vectors.shape[1] // 4),
+            faiss.METRIC_INNER_PRODUCT,
+        )
+        self.index.train(vectors[:: max(1, len(vectors) // 100_000)])
+        self.index.add(vectors)
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        return self.index.search(queries, k)[1]
+
+
+class FaissIvf(Faiss):
+    settings: ClassVar = [(8,), (16,), (32,), (64,), (128,)]
+    factory = "IVF{lists},SQ8"
+
+    def set(self, setting: Setting) -> None:
+        faiss.extract_index_ivf(self.index).nprobe = setting[0]
+
+
+class FaissRefined(FaissIvf):
+    settings: ClassVar = [(16, 4), (32, 4), (32, 10), (64, 4), (64, 10), (128, 10), (128, 20)]
+    factory = "IVF{lists},PQ{half}x4fs,Refine(SQ8)"
+
+    def set(self, setting: Setting) -> None:
+        faiss.extract_index_ivf(self.index.base_index).nprobe = setting[0]
+        self.index.k_factor = setting[1]
+
+
+class FaissRabitq(FaissRefined):
+    factory = "IVF{lists},RaBitQfs,Refine(SQ8)"
+
+
+class FaissHnsw(Faiss):
+    settings: ClassVar = [(64,), (128,), (256,), (512,), (1024,)]
+    factory = "HNSW32"
+
+    def set(self, setting: Setting) -> None:
+        self.index.hnsw.efSearch = setting[0]
+
+
+class Ours(Engine):
+    """What a bundle serves: 4-bit codes propose R candidates, the rescoring kernel orders them by the fp16 store."""
+
+    settings: ClassVar = [(16, 400), (32, 400), (32, 1_000), (64, 1_000), (128, 1_000), (128, 2_000)]
+    parts = 2
+
+    def build(self, vectors: np.ndarray) -> None:
+        from attributary.index.faiss_index import FaissIndex
+
+        size, dim = vectors.shape
+        inner = faiss.index_factory(
+            dim, f"IVF{lists_of(size)},PQ{dim // self.parts}x4fs", faiss.METRIC_INNER_PRODUCT
+        )
+        inner.train(vectors[:: max(1, size // 100_000)])
+        inner.add(vectors)
+        self.index = FaissIndex(inner, 1)
+        self.store = vectors.astype(np.float16)
+        self.creators = np.zeros(size, np.int32)
+        self.groups = np.arange(size, dtype=np.int32)
+
+    def set(self, setting: Setting) -> None:
+        self.nprobe, self.candidates = setting
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        from attributary.kernels import rescore
+
+        found = self.index.probe(queries, self.candidates, self.nprobe)
+        calibration = np.tile(np.float32([0.05, 0.02, 0.5, 0, -1]), (len(queries), 1))
+        return rescore(
+            queries, found, self.store, self.creators, self.groups, calibration, top_k=k, top_creators=1,
+            threads=self.threads,
+        ).rows  # fmt: skip
+
+
+class OursShort(Ours):
+    parts = 4
+
+
+class Hnswlib(Engine):
+    settings: ClassVar = [(100,), (200,), (400,), (800,)]
+
+    def build(self, vectors: np.ndarray) -> None:
+        import hnswlib
+
+        self.index = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        self.index.init_index(max_elements=len(vectors), M=16, ef_construction=200, random_seed=0)
+        self.index.add_items(vectors, num_threads=2)
+
+    def set(self, setting: Setting) -> None:
+        self.ef = setting[0]
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        self.index.set_ef(max(self.ef, k))
+        return self.index.knn_query(queries, k=k, num_threads=self.threads)[0].astype(np.int64)
+
+
+class Usearch(Engine):
+    settings: ClassVar = [(100,), (200,), (400,), (800,)]
+
+    def build(self, vectors: np.ndarray) -> None:
+        from usearch.index import Index
+
+        self.index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16", connectivity=16)
+        self.index.add(np.arange(len(vectors)), vectors, threads=2)
+
+    def set(self, setting: Setting) -> None:
+        self.ef = setting[0]
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        self.index.expansion_search = max(self.ef, k)
+        keys = self.index.search(queries, k, threads=self.threads).keys
+        return np.asarray(keys).reshape(len(queries), -1).astype(np.int64)
+
+
+class Scann(Engine):
+    settings: ClassVar = [(16, 400), (32, 400), (64, 400), (64, 1_000), (128, 1_000), (128, 2_000)]
+
+    def build(self, vectors: np.ndarray) -> None:
+        import scann
+
+        builder = scann.scann_ops_pybind.builder(vectors, 100, "dot_product").set_n_training_threads(2)
+        self.index = (
+            builder.tree(lists_of(len(vectors)), 64, training_sample_size=100_000)
+            .score_ah(2, anisotropic_quantization_threshold=0.2)
+            .reorder(1_000)
+            .build()
+        )
+
+    def set(self, setting: Setting) -> None:
+        self.leaves, self.reorder = setting
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        ask = self.index.search_batched_parallel if self.threads > 1 else self.index.search_batched
+        ids, _ = ask(
+            queries, leaves_to_search=self.leaves, pre_reorder_num_neighbors=max(self.reorder, k),
+            final_num_neighbors=k,
+        )  # fmt: skip
+        return np.asarray(ids).astype(np.int64)
+
+
+class Rabitq(Engine):
+    """RaBitQ of 5 bits in inverted lists, no store."""
+
+    settings: ClassVar = [(16,), (32,), (64,), (128,)]
+    bits = 5
+
+    def build(self, vectors: np.ndarray) -> None:
+        import rabitqlib
+
+        lists = lists_of(len(vectors))
+        means = faiss.Kmeans(vectors.shape[1], lists, niter=10, seed=0)
+        means.train(vectors[:: max(1, len(vectors) // 100_000)])
+        cells = means.index.search(vectors, 1)[1][:, 0].astype(np.uint32)
+        self.index = rabitqlib.IvfIndex(vectors.shape[1], len(vectors), lists, self.bits, "ip")
+        self.index.build(vectors, means.centroids, cells, num_threads=2)
+
+    def set(self, setting: Setting) -> None:
+        self.nprobe = setting[0]
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        found = self.index.search(queries, k, self.nprobe, num_threads=self.threads)
+        ids = next(part for part in found if np.issubdtype(np.asarray(part).dtype, np.integer))
+        return np.asarray(ids).reshape(len(queries), -1).astype(np.int64)
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "exact": Faiss,
+    "attributary PQ D/2 + fp16": Ours,
+    "attributary PQ D/4 + fp16": OursShort,
+    "faiss PQ D/2 + SQ8": FaissRefined,
+    "faiss RaBitQ + SQ8": FaissRabitq,
+    "faiss SQ8": FaissIvf,
+    "faiss HNSW32": FaissHnsw,
+    "hnswlib M16": Hnswlib,
+    "usearch f16": Usearch,
+    "scann": Scann,
+    "rabitqlib 5 bits": Rabitq,
+}
+
+
+def measured(engine: Engine, queries: np.ndarray, k: int, batch: int, seconds: float) -> tuple[float, float]:
+    """Queries a second by the wall clock, and by the process's CPU time, over at least `seconds`."""
+    done, wall, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < seconds:
+        start = done % (len(queries) - batch + 1)
+        engine.search(queries[start : start + batch], k)
+        done += batch
+    return done / (time.perf_counter() - wall), done / (time.process_time() - cpu)
+
+
+def main() -> None:
+    """Build, then a row a setting, k and batch."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", choices=list(ENGINES), required=True)
+    parser.add_argument("--vectors", type=Path, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--k", type=int, nargs="+", required=True)
+    parser.add_argument("--batch", type=int, nargs="+", required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    given = parser.parse_args()
+    faiss.omp_set_num_threads(2)
+    items = np.load(given.vectors / "items.npy", mmap_mode="r")[: given.count].astype(np.float32)
+    queries = np.load(given.vectors / "queries.npy")
+    truth = np.load(given.vectors / f"exact-{given.count}.npy")
+    process = psutil.Process()
+    gc.collect()
+    before = process.memory_info().rss
+    engine = ENGINES[given.engine](given.threads, max(given.k))
+    started = time.perf_counter()
+    engine.build(items)
+    build_s = time.perf_counter() - started
+    faiss.omp_set_num_threads(given.threads)
+    rows: list[dict[str, Any]] = []
+    for setting in engine.settings:
+        engine.set(setting)
+        for k in given.k:
+            try:
+                found = np.concatenate(
+                    [engine.search(queries[start : start + 100], k) for start in range(0, len(queries), 100)]
+                )
+            except (RuntimeError, ValueError) as error:
+                rows.append({"setting": list(setting), "k": k, "error": str(error)[:120]})
+                continue
+            hits = np.mean([len(np.intersect1d(f, t[:k])) / k for f, t in zip(found, truth, strict=True)])
+            for batch in given.batch:
+                rate, per_cpu = measured(engine, queries, k, batch, given.seconds)
+                rows.append(
+                    {
+                        "setting": list(setting),
+                        "k": k,
+                        "batch": batch,
+                        "recall": float(hits),
+                        "queries_s": rate,
+                        "queries_cpu_s": per_cpu,
+                    }
+                )
+    gc.collect()
+    grown = process.memory_info().rss - before
+    print(json.dumps({"build_s": build_s, "bytes_per_item": grown / given.count, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The paths of HTTP: the contract's methods through the one way in, health, the contract itself, the page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import structlog
+from google.rpc import code_pb2, status_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from attributary.errors import AttributaryError
+
+from ..calls import Answer, Front
+from ..errors import presentable, to_status
+from ..health import OPEN, Health
+from ..service import AttributionService, unary_methods
+from . import openapi_file, page
+from .bodies import read_message
+from .context import HttpContext, RefusedError
+from .guard import Guard
+from .replies import refusal, reply
+from .routes import ROUTES, Route
+
+log = structlog.get_logger(__name__)
+
+_LEFT: Final = status_pb2.Status(code=code_pb2.CANCELLED, message="the caller has left")
+_LATE: Final = status_pb2.Status(
+    code=code_pb2.DEADLINE_EXCEEDED, message="the caller's deadline passed before the answer was ready"
+)
+_CODES: Final = {404: code_pb2.NOT_FOUND, 405: code_pb2.UNIMPLEMENTED}
+
+
+class Site:
+    """Makes the ASGI application of a gateway."""
+
+    def __init__(self, front: Front, service: AttributionService, health: Health) -> None:
+        self._front, self._service, self._health = front, service, health
+
+    def app(self, hosts: frozenset[str], *, ui: bool) -> Guard:
+        """Return the application; `hosts` are the names that it answers to (empty: any), `ui` adds the page."""
+        methods = unary_methods(self._service)
+        paths = [
+            Path(
+                route.path,
+                self._endpoint(route, self._front.answer(route.name, *methods[route.name])),
+                methods=[route.method],
+            )
+            for route in ROUTES
+        ]
+        check = self._front.answer("Check", self._health.check, OPEN)
+        paths += [Path("/healthz", _health(check)), Path("/openapi.json", _contract())]
+        if ui:
+            paths += [Path(path, _file(file)) for path, file in page.read_files().items()]
+        handlers: dict[Any, Any] = {HTTPException: _no_path, Exception: _defect}
+        return Guard(Starlette(routes=paths, exception_handlers=handlers), hosts)
+
+    def _endpoint(self, route: Route, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        async def serve(request: Request) -> Response:
+            limit = self._front.receiver.limit
+            most = self._service.registry.current.engine.limits.max_batch_queries
+            try:
+                data = await while_there(request, answer, lambda: read_message(request, route, limit, most))
+                return await reply(route, data, request.headers.get("accept", ""))
+            except RefusedError as error:
+                return refusal(error.status)
+
+        return serve
+
+
+async def while_there(request: Request, answer: Answer, body: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return the reply to a request; ends the work when its caller leaves. Raises RefusedError."""
+    whole = asyncio.Event()
+
+    async def read() -> bytes:
+        data = await body()
+        whole.set()
+        return data
+
+    context = HttpContext(request, read)
+    # A task of its own: the way in ends a call by cancelling its task.
+    work: asyncio.Future[bytes] = asyncio.ensure_future(
+        answer(cast("aio.ServicerContext[bytes, bytes]", context))
+    )
+    left = asyncio.ensure_future(_left(request, whole, context))
+    try:
+        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left.cancel()
+        if not work.done():
+            work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        return await work
+    remaining = context.time_remaining()
+    raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)
+
+
+async def _left(request: Request, whole: asyncio.Event, context: HttpContext) -> None:
+    """Wait until the caller has hung up, or waits no longer."""
+    await whole.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(context.time_remaining()):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+
+def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        async def body() -> bytes:
+            asked = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
+            return bytes(asked.SerializeToString())
+
+        try:
+            found = health_pb2.HealthCheckResponse.FromString(await while_there(request, check, body))
+        except RefusedError as error:
+            return refusal(error.status)
+        name = health_pb2.HealthCheckResponse.ServingStatus.Name(found.status)
+        return Response(
+            f'{{"status": "{name}"}}', 200 if name == "SERVING" else 503, media_type="application/json"
+        )
+
+    return serve
+
+
+def _contract() -> Callable[[Request], Awaitable[Response]]:
+    text = openapi_file().read_bytes()
+
+    async def serve(_request: Request) -> Response:
+        return Response(text, media_type="application/json")
+
+    return serve
+
+
+def _file(file: page.File) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == file.tag:
+            return Response(status_code=304, headers=headers)
+        return Response(file.data, media_type=file.kind, headers=headers)
+
+    return serve
+
+
+async def _no_path(_request: Request, error: HTTPException) -> Response:
+    code = _CODES.get(error.status_code, code_pb2.UNKNOWN)
+    response = refusal(status_pb2.Status(code=code, message=str(error.detail)), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _defect(_request: Request, error: Exception) -> Response:
+    shown = error if isinstance(error, AttributaryError) else presentable(error, "http")
+    return refusal(to_status(shown))

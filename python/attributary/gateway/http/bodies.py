@@ -1,0 +1,193 @@
+"""From JSON, a form or a query string to a message of the contract. What costs much is refused before it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from attributary.errors import InvalidArgumentError
+from attributary.v1 import attribution_pb2 as pb
+
+from .context import chunks
+from .routes import Route
+
+# A batch of embeddings has about as many values; lists of nothing would take a hundred times their size.
+_MAX_VALUES: Final = 1 << 18
+_MAX_FIELDS: Final = 1_024
+_MAX_FIELD_BYTES: Final = 1 << 20
+# Parsing less than this takes a fraction of a millisecond.
+_AT_ONCE_BYTES: Final = 4_096
+_MAX_QUERY_BYTES: Final = 16 << 10
+_WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
+_UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
+_LISTS: Final = ("include_creators", "exclude_creators", "include_licences", "exclude_licences")
+_NUMBERS: Final = ("top_k", "top_creators")
+_FORM: Final = ("image", "prompt", "bundle_id", "timings", *_NUMBERS, *_LISTS)
+
+
+async def read_message(request: Request, route: Route, limit: int, most_files: int) -> bytes:
+    """Return the message of a request; raises InvalidArgumentError. `limit` is of the message, in bytes."""
+    if route.method == "GET":
+        message = _of_query(request, route.request)
+    else:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "application/json":
+            # base64 makes a picture longer by a third.
+            message = await _of_json(request, route.request, limit + limit // 3)
+        elif kind == "multipart/form-data" and route.form:
+            message = await _of_form(request, route, limit, most_files)
+        else:
+            kinds = "application/json or multipart/form-data" if route.form else "application/json"
+            raise InvalidArgumentError("content-type", f"must be {kinds}, got {kind[:80]!r}")
+    size = message.ByteSize()
+    if size > limit:
+        raise InvalidArgumentError("request", f"has {size} bytes, the limit is {limit}")
+    return message.SerializeToString()
+
+
+def _of_query(request: Request, kind: type[Message]) -> Message:
+    if len(request.scope.get("query_string", b"")) > _MAX_QUERY_BYTES:
+        raise InvalidArgumentError("request", f"has a query string of more than {_MAX_QUERY_BYTES} bytes")
+    given: dict[str, Any] = dict(request.path_params)
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise InvalidArgumentError(name, "must be given once")
+        given[name] = value
+    return _filled(kind, given)
+
+
+async def _of_json(request: Request, kind: type[Message], limit: int) -> Message:
+    data = b"".join([chunk async for chunk in chunks(request, limit)])
+    values = sum(data.count(sign) for sign in (b",", b"[", b"{"))
+    if values > _MAX_VALUES:
+        raise InvalidArgumentError("request", f"holds more than {_MAX_VALUES} values")
+    if len(data) <= _AT_ONCE_BYTES:
+        return _parsed(data, kind)
+    return await asyncio.to_thread(_parsed, data, kind)
+
+
+def _parsed(data: bytes, kind: type[Message]) -> Message:
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InvalidArgumentError("request", "must be UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError("request", f"is no JSON that can be read: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidArgumentError("request", "must be a JSON object")
+    return _filled(kind, value)
+
+
+def _filled(kind: type[Message], values: Mapping[str, Any]) -> Message:
+    try:
+        return json_format.ParseDict(dict(values), kind())
+    except json_format.ParseError as error:
+        raise _misfit(str(error)) from None
+    except (ValueError, TypeError, RecursionError, AttributeError) as error:
+        # A string with half a surrogate pair, a number beyond its type: what protobuf's own checks let through.
+        raise InvalidArgumentError("request", f"does not fit {kind.DESCRIPTOR.name}: {error}") from None
+
+
+def _misfit(text: str) -> InvalidArgumentError:
+    """Name the field that protobuf's words are about."""
+    path = _WITHIN.findall(text)
+    if unknown := _UNKNOWN.search(text):
+        return InvalidArgumentError(".".join([*path, unknown[1]]), "is no field of this message")
+    return InvalidArgumentError(".".join(path) or "request", _WITHIN.sub("", text).rstrip("."))
+
+
+class _InMemory(MultiPartParser):
+    # The body is bounded, and a disk is not faster.
+    spool_max_size = 1 << 40
+
+
+async def _of_form(request: Request, route: Route, limit: int, most_files: int) -> Message:
+    batch = route.name == "AttributeBatch"
+    parser = _InMemory(
+        request.headers,
+        chunks(request, limit),  # type: ignore[arg-type]  # any asynchronous iterator does
+        max_files=most_files if batch else 1,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidArgumentError("request", f"is a form that cannot be read: {error.message}") from None
+    try:
+        return await _of_fields(form, route)
+    finally:
+        await form.close()
+
+
+async def _of_fields(form: FormData, route: Route) -> Message:
+    for name in form:
+        if name not in _FORM:
+            raise InvalidArgumentError(name[:80], f"is no field of this form: {', '.join(_FORM)}")
+    queries = await _queries(form)
+    rest: dict[str, Any] = {}
+    if bundle := _once(form, "bundle_id"):
+        rest["bundle_id"] = bundle
+    if route.name != "Embed" and (options := _options(form)):
+        rest["options"] = options
+    message = _filled(route.request, rest)
+    if isinstance(message, pb.AttributeBatchRequest):
+        message.queries.extend(queries)
+    elif isinstance(message, pb.AttributeRequest | pb.EmbedRequest):
+        message.query.CopyFrom(queries[0])
+    return message
+
+
+async def _queries(form: FormData) -> list[pb.Query]:
+    pictures = []
+    for value in form.getlist("image"):
+        if not isinstance(value, UploadFile):
+            raise InvalidArgumentError("image", "must be a file: curl -F image=@picture.png")
+        pictures.append(await value.read())
+    if not pictures:
+        raise InvalidArgumentError("image", "must be given: curl -F image=@picture.png")
+    prompts = [_text("prompt", value) for value in form.getlist("prompt")] or [""]
+    if len(prompts) not in (1, len(pictures)):
+        raise InvalidArgumentError(
+            "prompt", f"must be given once, or once for each of {len(pictures)} pictures, got {len(prompts)}"
+        )
+    if len(prompts) == 1:
+        prompts *= len(pictures)
+    try:
+        return [pb.Query(image=data, prompt=prompt) for data, prompt in zip(pictures, prompts, strict=True)]
+    except ValueError:
+        raise InvalidArgumentError("prompt", "must be valid UTF-8") from None
+
+
+def _options(form: FormData) -> dict[str, Any]:
+    options: dict[str, Any] = {name: value for name in _NUMBERS if (value := _once(form, name))}
+    if timings := _once(form, "timings"):
+        if timings not in {"true", "false"}:
+            raise InvalidArgumentError("timings", f"must be true or false, got {timings[:40]!r}")
+        options["timings"] = timings == "true"
+    lists = {name: [_text(name, value) for value in form.getlist(name)] for name in _LISTS}
+    if any(lists.values()):
+        options["filter"] = {name: values for name, values in lists.items() if values}
+    return options
+
+
+def _once(form: FormData, name: str) -> str:
+    values = form.getlist(name)
+    if len(values) > 1:
+        raise InvalidArgumentError(name, "must be given once")
+    return _text(name, values[0]) if values else ""
+
+
+def _text(name: str, value: str | UploadFile) -> str:
+    if isinstance(value, UploadFile):
+        raise InvalidArgumentError(name, "must be text, not a file")
+    return value

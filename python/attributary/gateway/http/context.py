@@ -1,0 +1,99 @@
+"""One HTTP request as the way in of every call sees it: what `calls.Call` asks of gRPC's context, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from time import monotonic
+from typing import Any, Final, NoReturn
+
+from google.rpc import status_pb2
+from starlette.requests import ClientDisconnect, Request
+
+from attributary.errors import InvalidArgumentError
+
+# Seconds that the caller waits for the answer, as a gRPC deadline.
+TIMEOUT_HEADER: Final = "x-timeout-seconds"
+_DETAILS: Final = "grpc-status-details-bin"
+
+
+class RefusedError(Exception):
+    """The call has ended with a status."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class HttpContext:
+    """A request whose message is read by `body`, once its caller has been let in."""
+
+    def __init__(self, request: Request, body: Callable[[], Awaitable[bytes]]) -> None:
+        self._request = request
+        self._body = body
+        self._until = math.inf
+
+    def peer(self) -> str:
+        """Whoever is at the other end, as gRPC writes it."""
+        client = self._request.client
+        if client is None:
+            return "unknown:"
+        return (
+            f"ipv6:[{client.host}]:{client.port}"
+            if ":" in client.host
+            else f"ipv4:{client.host}:{client.port}"
+        )
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers, names in lower case."""
+        return tuple(self._request.headers.items())
+
+    def auth_context(self) -> Mapping[str, list[bytes]]:
+        """The name in the client's certificate, if it showed one."""
+        name = getattr(self._request.state, "certificate", "")
+        return {"x509_common_name": [name.encode()]} if name else {}
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline, None without one."""
+        return None if math.isinf(self._until) else self._until - monotonic()
+
+    async def read(self) -> bytes:
+        """The message, in protobuf's encoding; raises InvalidArgumentError."""
+        self._until = _deadline(self._request.headers.get(TIMEOUT_HEADER))
+        return await self._body()
+
+    async def abort(self, _code: Any, _text: str, metadata: Any) -> NoReturn:
+        """End the call with the google.rpc.Status that gRPC would have sent."""
+        packed = next(value for name, value in metadata if name == _DETAILS)
+        raise RefusedError(status_pb2.Status.FromString(packed))
+
+
+async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives; raises InvalidArgumentError beyond `limit` bytes, told or sent."""
+    told = request.headers.get("content-length", "")
+    if told.isdigit() and int(told) > limit:
+        raise InvalidArgumentError("request", f"has {told} bytes, the limit is {limit}")
+    if encoding := request.headers.get("content-encoding", ""):
+        raise InvalidArgumentError("content-encoding", f"must not be used, got {encoding[:40]!r}")
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise InvalidArgumentError("request", f"has more than {limit} bytes, which is the limit")
+            if chunk:
+                yield chunk
+    except ClientDisconnect:
+        raise InvalidArgumentError("request", "ended before its body was complete") from None
+
+
+def _deadline(told: str | None) -> float:
+    if told is None:
+        return math.inf
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InvalidArgumentError(TIMEOUT_HEADER, f"must be a number of seconds above 0, got {told[:40]!r}")
+    return monotonic() + seconds

@@ -1,0 +1,85 @@
+"""HTTP/1.1 for callers who send slowly, say nothing, or are too many: what uvicorn leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+
+class Protocol(H11Protocol):
+    """uvicorn's protocol with times for the head of a request and for taking an answer, and a number of connections."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        head_s: float,
+        take_s: float,
+        most: int,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_s, self._take_s, self._most = head_s, take_s, most
+        self._head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request; hang up on one connection too many."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "certificate": _name(transport.get_extra_info("ssl_object"))}
+        if len(self.connections) > self._most:
+            transport.abort()
+            return
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of a head must be whole in time."""
+        super().data_received(data)
+        if self._is_serving():
+            self._forget_head()
+        elif self._head is None:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Give the caller a time to take an answer that is still on its way."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(self._take_s, self._see_taken)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def _is_serving(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(self._head_s, self._hang_up)
+
+    def _forget_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _see_taken(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _hang_up(self) -> None:
+        self._head = None
+        if not self._is_serving():
+            self.transport.abort()
+
+
+def _name(connection: ssl.SSLObject | None) -> str:
+    """The common name of a client's certificate; empty without one."""
+    found = connection.getpeercert() if connection is not None else None
+    subject: Any = (found or {}).get("subject", ())
+    return next((str(value) for part in subject for key, value in part if key == "commonName"), "")
