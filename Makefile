@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
+.PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
 	$(BIN)/python examples/demo.py --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo

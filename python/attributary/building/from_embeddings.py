@@ -166,7 +166,7 @@ def gather(found: Embeddings, path: Path, progress: Progress) -> NDArray[np.floa
         write_whole(done, json.dumps({"of": fingerprint, "rows": start}).encode())
         progress("reading embeddings", start, found.rows)
     del vectors
-    return np.asarray(np.load(path, mmap_mode="r"))
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _sample(

@@ -26,6 +26,7 @@ from attributary.delta.journal.place import changes_of
 from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
 
+from .held import held_command
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
 from .opt_out import opt_out_command
 from .served import alias_command, load_command, served_command, unload_command
@@ -38,7 +39,15 @@ def bundle_group() -> None:
     """Make, change and look at bundles."""
 
 
-for _command in (add_command, delete_command, opt_out_command, compact_command, adopt_command, log_command):
+for _command in (
+    add_command,
+    held_command,
+    delete_command,
+    opt_out_command,
+    compact_command,
+    adopt_command,
+    log_command,
+):
     bundle_group.add_command(_command)
 for _command in (load_command, unload_command, alias_command, served_command):
     bundle_group.add_command(_command)

@@ -100,7 +100,7 @@ def add_command(
     if (corpus is None) == (picture is None):
         raise InvalidArgumentError("items", "exactly one of --corpus and --picture must be given")
     items = _of_corpus(corpus) if corpus is not None else iter([_of_picture(picture, item_id, fields)])
-    added = refused = 0
+    added = refused = held = 0
     for item, outcome in _add(items, bundle, address, token, tls, who, why):
         if isinstance(outcome, AttributaryError):
             refused += 1
@@ -109,11 +109,15 @@ def add_command(
             else:
                 click.echo(f"item {item.id}: {plain(str(outcome))}", err=True)
         else:
-            added += 1
+            added += not outcome.held
+            held += bool(outcome.held)
             if as_json:
-                click.echo(json.dumps({"added": outcome.id, "revision": outcome.revision}))
+                told = {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
+                click.echo(json_line({**told, "revision": outcome.revision}))
+            elif outcome.held:
+                click.echo(f"item {item.id} waits for the operator: {plain(outcome.held)}", err=True)
     if not as_json:
-        click.echo(f"added {added}, refused {refused}")
+        click.echo(f"added {added}, refused {refused}" + (f", held {held}" if held else ""))
     if refused:
         sys.exit(1)
 
@@ -258,8 +262,8 @@ def _entries(place: Path | None) -> list[Entry]:
     if place is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     if place.is_file():
-        opened, records = replay(place, read(place)[0])
-        return fold(Changes.after(opened), records).entries
+        first, records = replay(place, read(place)[0])
+        return fold(Changes.after(first), records).entries
     changes = changes_of(Bundle.open(place, verify=False))
     return [] if changes is None else changes.entries
 
@@ -293,8 +297,8 @@ def _add(
                 for item in batch
             ]
             result = store.add(together, who=user(who), why=why)
-            for item, failure in zip(batch, result.outcomes, strict=True):
-                yield item, failure or Added(item.id, result.revision)
+            for item, failure, held in zip(batch, result.outcomes, result.held, strict=True):
+                yield item, failure or Added(item.id, result.revision, held)
 
 
 def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any]) -> Addition:
@@ -324,7 +328,7 @@ def _read(picture: Path) -> bytes:
 
 
 def open_store(bundle: Path | None) -> Store:
-    """The one writer of a bundle's directory."""
+    """Open the bundle in a directory for changes."""
     if bundle is None:
         raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     return Store(bundle)
@@ -336,7 +340,7 @@ def alias_of() -> str:
 
 
 def admin_client(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
-    """A client of the server at an address."""
+    """The client of the server that has the bundle open."""
     if bundle is not None:
         raise InvalidArgumentError(
             "bundle", "a directory and --address exclude each other: the server has its own"
@@ -347,7 +351,7 @@ def admin_client(bundle: Path | None, address: str, token: str, tls: Tls | None)
 
 
 def user(who: str | None) -> str:
-    """Who changes something, by default the user of this process."""
+    """Who changes a bundle, for its audit."""
     if who:
         return who
     try:

@@ -195,6 +195,27 @@ def delete_items(
     return Call("DeleteItems", request, deletion, timeout_s)
 
 
+def list_held(
+    *, after: str = "", bundle: str = "", timeout_s: float | None = None
+) -> Call[tuple[list[HeldItem], bool]]:
+    """Return a page of what waits for a decision, those that came after an `at`, and whether there is more."""
+    request = pb.ListHeldRequest(bundle=bundle, after=after)
+
+    def page(reply: pb.ListHeldResponse) -> tuple[list[HeldItem], bool]:
+        found = [read(HeldItem, one, like=one.like if one.HasField("like") else None) for one in reply.items]
+        return found, reply.more
+
+    return Call("ListHeld", request, page, timeout_s)
+
+
+def decide_held(
+    ids: Sequence[int], *, enter: bool, why: str, bundle: str = "", timeout_s: float | None = None
+) -> Call[int]:
+    """Let items that wait enter, or forget them; all or none. Returns the bundle's revision."""
+    request = pb.DecideHeldRequest(ids=ids, enter=enter, why=sendable(why, "why"), bundle=bundle)
+    return Call("DecideHeld", request, lambda reply: int(reply.revision), timeout_s)
+
+
 def compact(*, why: str, bundle: str = "", timeout_s: float = DEFAULT_STREAM_TIMEOUT_S) -> Call[Compaction]:
     """Make a new bundle of what is there now and serve it; returns when it is served."""
     request = pb.CompactRequest(why=sendable(why, "why"), bundle=bundle)
@@ -285,6 +306,8 @@ class AdminClient(Blocking):
     add_items = streamed(add_items)
     add_item = waited(add_item)
     delete_items = waited(delete_items)
+    held = waited(list_held)
+    decide_held = waited(decide_held)
     compact = waited(compact)
     load_bundle = waited(load_bundle)
     unload_bundle = waited(unload_bundle)
@@ -312,6 +335,8 @@ class AsyncAdminClient(Awaiting):
     add_items = streamed_async(add_items)
     add_item = awaited(add_item)
     delete_items = awaited(delete_items)
+    held = awaited(list_held)
+    decide_held = awaited(decide_held)
     compact = awaited(compact)
     load_bundle = awaited(load_bundle)
     unload_bundle = awaited(unload_bundle)

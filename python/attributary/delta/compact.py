@@ -148,7 +148,7 @@ def _write_vectors(
         for start in range(0, len(rows), _BLOCK):
             check()
             file.write(view.vectors_of(rows[start : start + _BLOCK]).data)
-    return np.asarray(np.load(path, mmap_mode="r"))
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _measured(entry: IndexEntry, index: FaissIndex, vectors: NDArray[np.float16], size: int) -> IndexEntry:

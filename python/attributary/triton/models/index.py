@@ -33,7 +33,9 @@ class IndexModel:
         for name, path in files.items():
             _check(path, parameters[f"sha256_{name}"])
         self._index = FaissIndex.read(files["index"], int(parameters["nprobe"]), threads=1)
-        self._vectors: NDArray[np.float16] = np.asarray(np.load(files["vectors"], mmap_mode="r"))
+        self._vectors: NDArray[np.float16] = np.asarray(
+            np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
+        )
         shape = (self._items, self._dim)
         if (self._index.size, self._index.dim) != shape or self._vectors.shape != shape:
             raise BundleError("index.faiss", f"and vectors.npy must hold {shape[0]} vectors of {shape[1]}")

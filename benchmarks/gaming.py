@@ -1,0 +1,281 @@
+"""What share can be bought: each attack's gain before the rules of entry and after, beside an honest item's.
+
+    python benchmarks/gaming.py --calibration models/student/calibration.json --json
+
+The bundle must place items with its encoder (`bundle build --corpus out/pictures --encoder models/student --out
+out/gaming` makes one; the committed student's own takes no additions). Queries are cropped and recoloured items with
+their captions, and the demo's generated pictures with their prompts. Gain: the mean share over all queries of the
+attacker, who did nothing but add. Columns: `before`, without the rules; `after`, by a contributor who has had an item
+released; `new`, by one who has not; `released`, where the operator lets in whatever waits; `honest`, what the same
+pictures earn with words of their own, under the rules.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from common import ROOT, aim, arguments, emit
+from numpy.typing import NDArray
+from PIL import Image
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.open import open_engine
+from attributary.attribution.types import Options, Query
+from attributary.building.calibration_file import CalibrationFile
+from attributary.building.embed import _perturb, read_picture
+from attributary.building.source import read_source
+from attributary.delta.entry import CONTRIBUTOR, OPERATOR, Entrance, Terms, Verdict
+from attributary.delta.items import NewItem
+from attributary.delta.store import Store
+
+MOST = 0.05
+ME = "Mallory"
+FIRST_ID = 7_000_000
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class World:
+    """What an attacker knows: the bundle, its pictures, and the queries that will be asked."""
+
+    bundle: Path
+    calibration: CalibrationFile | None
+    pictures: dict[int, Path]
+    captions: dict[int, str]
+    queries: list[tuple[Pixels, str]]
+    firsts: list[int]  # the first item of each query
+
+
+def png(pixels: Pixels) -> bytes:
+    kept = io.BytesIO()
+    Image.fromarray(pixels).save(kept, "PNG")
+    return kept.getvalue()
+
+
+def noised(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    return (pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+def mirrored_crop(pixels: Pixels, _: np.random.Generator) -> Pixels:
+    side = pixels.shape[0]
+    cut = side // 30
+    return np.ascontiguousarray(pixels[cut : side - cut, cut : side - cut][:, ::-1])
+
+
+def bent(pixels: Pixels, _: np.random.Generator) -> Pixels:
+    """What the rule does not recognise: turned by 15 degrees, cut off-centre, hues exchanged."""
+    side = pixels.shape[0]
+    turned = Image.fromarray(pixels).rotate(15, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
+    return np.ascontiguousarray(np.asarray(turned)[side // 12 :, : -side // 12][..., [1, 2, 0]])
+
+
+def items(pictures: Sequence[bytes], captions: Sequence[str], **fields: Any) -> list[NewItem]:
+    return [
+        NewItem(FIRST_ID + number, picture, caption, ME, **fields)
+        for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True))
+    ]
+
+
+def worded(pictures: Sequence[bytes], caption: str) -> list[NewItem]:
+    return items(pictures, [caption] * len(pictures))
+
+
+def attacks(world: World) -> dict[str, tuple[list[NewItem], list[NewItem]]]:
+    """Each attack, and the same pictures in honest words; none where no honest item looks like that."""
+    rng = np.random.default_rng(3)
+    prompts = [prompt for _, prompt in world.queries]
+    firsts = list(dict.fromkeys(world.firsts))
+    whole = [read_picture(world.pictures[number], None) for number in firsts]
+    captions = [world.captions[number] for number in firsts]
+    white = [png(np.full((64, 64, 3), 255, np.uint8))] * len(prompts)
+    noise = [png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in prompts]
+    stripes = []
+    for _ in prompts:
+        levels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        stripes.append(png(np.kron(levels, np.ones((16, 16, 1), np.uint8))))
+
+    def copies(change: Callable[[Pixels, np.random.Generator], Pixels]) -> list[NewItem]:
+        return items([png(change(one, rng)) for one in whole], captions)
+
+    declared = [
+        replace(item, near_dup_of=number)
+        for item, number in zip(copies(lambda one, _: one), firsts, strict=True)
+    ]
+    honest = [png(bent(one, rng)) for one in whole]
+    return {
+        "white pictures captioned with the prompts": (items(white, prompts), worded(white, "a white square")),
+        "noise captioned with the prompts": (items(noise, prompts), worded(noise, "noise")),
+        "squares captioned with the prompts": (items(stripes, prompts), worded(stripes, "coloured squares")),
+        "a noised copy of each first item": (copies(noised), []),
+        "a mirrored, cropped copy of each first item": (copies(mirrored_crop), []),
+        "an exact copy, declared a near duplicate": (declared, []),
+        "a copy bent past recognition, its caption": (copies(bent), worded(honest, "a picture")),
+    }
+
+
+@contextmanager
+def opened(world: World) -> Any:
+    """A store on a copy of the bundle, with the calibration that was asked for."""
+    home = Path(tempfile.mkdtemp(prefix="gaming-"))
+    try:
+        with Store(
+            shutil.copytree(world.bundle, home / "bundle"), lambda place: calibrated(place, world)
+        ) as store:
+            yield store
+    finally:
+        shutil.rmtree(home)
+
+
+def calibrated(place: Path, world: World) -> Engine:
+    engine = open_engine(place)
+    if world.calibration is not None:
+        manifest = replace(engine.bundle.manifest, calibration=world.calibration.calibration)
+        # The id of a bundle is that of its manifest; the journal goes on under the one that it has.
+        bundle_id = engine.bundle.manifest.bundle_id
+        kind = type("Calibrated", (type(manifest),), {"bundle_id": property(lambda _: bundle_id)})
+        fields = {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+        bundle = replace(engine.bundle, manifest=kind(**fields))
+        engine.view = replace(engine.view, bundle=bundle)
+    return engine
+
+
+def gain(store: Store, world: World, name: str = ME) -> float:
+    """The mean share of somebody over the queries."""
+    total = 0.0
+    for pixels, prompt in world.queries:
+        answer = store.engine.attribute(
+            Query(pixels=pixels, prompt=prompt), Options(top_k=1, top_creators=1_000)
+        )
+        total += sum(one.share for one in answer.creators if one.creator == name)
+    return total / len(world.queries)
+
+
+def price(
+    world: World, added: list[NewItem], terms: Terms, known: bool, release: bool = False
+) -> tuple[float, int]:
+    """What a delivery earns, and how many of its items were held."""
+    if not added:
+        return 0.0, 0
+    words = {"who": ME, "why": "an attack"}
+    with opened(world) as store:
+        if known:
+            # Somebody who has been let in: one small item of their own that resembles nothing asked for.
+            rng = np.random.default_rng(9)
+            own = NewItem(FIRST_ID - 1, png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "zzz", ME)
+            store.add([own], **words, terms=OPERATOR)
+        held = store.add(added, **words, terms=replace(terms, items_a_day=0)).held
+        waiting = [record.items[0].id for record in store.held]
+        if release and waiting:
+            store.release(waiting, who="operator", why="let in")
+        return gain(store, world), sum(map(bool, held))
+
+
+def row(world: World, name: str, attack: list[NewItem], honest: list[NewItem]) -> dict[str, Any]:
+    with mock.patch.object(Entrance, "judge", lambda *_: Verdict()):
+        before, _ = price(world, attack, OPERATOR, known=False)
+    after, held = price(world, attack, CONTRIBUTOR, known=True)
+    new, _ = price(world, attack, CONTRIBUTOR, known=False)
+    released, _ = price(world, attack, CONTRIBUTOR, known=True, release=True)
+    fair, _ = price(world, honest, CONTRIBUTOR, known=True, release=True)
+    return {
+        "attack": name, "items": len(attack), "held": held, "before": round(before, 4), "after": round(after, 4),
+        "new": round(new, 4), "released": round(released, 4), "honest": round(fair, 4) if honest else None,
+    }  # fmt: skip
+
+
+def asking(world: World) -> list[dict[str, Any]]:
+    """What a prompt or an embedding moves: rules of entry have no hold on these, roles and prices do."""
+    with opened(world) as store:
+        engine = store.engine
+        table, counts = engine.bundle.items, engine.filters.creators
+        names = sorted(table.creator_names, key=lambda one: -counts[table.creator_codes[one]])[:5]
+        moved, alone = [], []
+        for name in names:
+            usual = gain(store, world, name)
+            for made, found in (
+                (lambda prompt, name=name: f"{prompt} by {name}", moved),
+                (lambda _, name=name: name, alone),
+            ):
+                turned = replace(world, queries=[(pixels, made(prompt)) for pixels, prompt in world.queries])
+                found.append(gain(store, turned, name) - usual)
+        vectors = engine.bundle.vectors
+        shares = []
+        for place in range(0, len(vectors), max(1, len(vectors) // 50)):
+            vector = vectors[place].astype(np.float32)
+            answer = engine.attribute(
+                Query(embedding=vector / np.linalg.norm(vector), has_prompt=True), Options(top_k=1)
+            )
+            shares.append(answer.items[0].share)
+    by_name, name_alone, chosen = (round(float(np.mean(found)), 4) for found in (moved, alone, shares))
+    return [
+        {"attack": "'... by NAME' in the prompt, five largest creators", "before": by_name, "after": by_name},
+        {"attack": "the NAME alone as the prompt", "before": name_alone, "after": name_alone},
+        # Without the role an embedding is refused: tests/unit/gateway/test_access.py.
+        {"attack": "an embedding chosen for one item, without the role", "before": chosen, "after": 0.0},
+    ]
+
+
+def read_world(args: Any) -> World:
+    source = read_source(args.pictures)
+    ids = source.table["id"].to_pylist()
+    pictures = dict(zip(ids, source.pictures, strict=True))
+    captions = dict(zip(ids, map(str, source.table["caption"].to_pylist()), strict=True))
+    queries: list[tuple[Pixels, str]] = []
+    folder = ROOT / "models" / "demo-queries"
+    for one in json.loads((folder / "queries.json").read_text())["queries"]:
+        if one.get("generated") and one.get("prompt"):
+            queries.append((np.asarray(Image.open(folder / one["file"]).convert("RGB")), one["prompt"]))
+    rng = np.random.default_rng(5)
+    for number in rng.choice(ids, args.queries - len(queries), replace=False).tolist():
+        queries.append((_perturb(read_picture(pictures[number], None), rng), captions[number]))
+    calibration = CalibrationFile.read(args.calibration) if args.calibration else None
+    world = World(args.bundle, calibration, pictures, captions, queries, [])
+    with opened(world) as store:
+        ask = store.engine.attribute
+        answers = [ask(Query(pixels=pixels, prompt=prompt), Options(top_k=1)) for pixels, prompt in queries]
+    firsts = [answer.items[0].id for answer in answers]
+    return replace(world, firsts=firsts)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=ROOT / "out" / "gaming")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "out" / "pictures")
+    parser.add_argument(
+        "--calibration", type=Path, default=None, help="share parameters in place of the bundle's"
+    )
+    parser.add_argument("--queries", type=int, default=50)
+    args = parser.parse_args()
+    world = read_world(args)
+    rows = [row(world, name, attack, honest) for name, (attack, honest) in attacks(world).items()]
+    aims = [
+        aim(f"gain over honest: {one['attack']}", one["after"] - (one["honest"] or 0.0), MOST, "share",
+            one["after"] - (one["honest"] or 0.0) <= MOST)
+        for one in rows
+    ]  # fmt: skip
+    asked = asking(world)
+    aims += [
+        aim(f"moved by asking: {one['attack']}", one["after"], MOST, "share", one["after"] <= MOST)
+        for one in asked
+    ]
+    config = {
+        "queries": args.queries,
+        "bundle": args.bundle.name,
+        "calibration": str(args.calibration or "the bundle's own"),
+        "caption_weight": CONTRIBUTOR.caption_weight,
+    }
+    emit("gaming", config, {"adding": rows, "asking": asked}, aims, args.json)
+
+
+if __name__ == "__main__":
+    main()

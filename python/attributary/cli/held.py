@@ -1,0 +1,79 @@
+"""`attributary bundle held`: what contributors have added and waits for the operator, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attributary.bundle.manifest import Manifest
+from attributary.client.channel import Tls
+from attributary.delta.held import held_in
+from attributary.errors import InvalidArgumentError
+from attributary.plain import json_line, plain
+
+from .lifecycle import admin_client, alias_of, open_store, user, where_options
+
+
+@click.command("held")
+@where_options
+@click.option("--release", type=int, multiple=True, metavar="ID", help="let it enter; repeatable")
+@click.option("--refuse", type=int, multiple=True, metavar="ID", help="forget it; repeatable")
+@click.option("--why", default="", help="the reason, with --release and --refuse")
+@click.option("--who", default=None, help="who decides; default: your user name")
+def held_command(
+    bundle: Path | None,
+    address: str,
+    token: str,
+    tls: Tls | None,
+    as_json: bool,
+    release: tuple[int, ...],
+    refuse: tuple[int, ...],
+    why: str,
+    who: str | None,
+) -> None:
+    """List what waits in BUNDLE, or in what the server at --address serves, or decide: --release ID, --refuse ID.
+
+    Copies of other creators' pictures wait, items of creators who are new, and pictures that show nothing.
+    """
+    for ids, enter in ((release, True), (refuse, False)):
+        if not ids:
+            continue
+        if address:
+            with admin_client(bundle, address, token, tls) as client:
+                client.decide_held(ids, enter=enter, why=why, bundle=alias_of())
+        else:
+            with open_store(bundle) as store:
+                (store.release if enter else store.refuse)(ids, who=user(who), why=why)
+        if not as_json:
+            click.echo(f"{'released' if enter else 'refused'} {len(ids)} items")
+    if not release and not refuse:
+        for line in _lines(bundle, address, token, tls):
+            like = "" if line["like"] is None else f" (item {line['like']})"
+            item = f"{line['id']:>20}  {line['at']}  {line['who']}  {line['creator']}: {line['caption']}"
+            shown = f"{item}  {line['reason']}"
+            click.echo(json_line(line) if as_json else plain(shown + like))
+
+
+def _lines(bundle: Path | None, address: str, token: str, tls: Tls | None) -> list[dict[str, Any]]:
+    names = ("id", "at", "who", "why", "creator", "caption", "uri", "reason", "like")
+    if address:
+        found: list[dict[str, Any]] = []
+        with admin_client(bundle, address, token, tls) as client:
+            more, after = True, ""
+            while more:
+                page, more = client.held(after=after, bundle=alias_of())
+                found += [{name: getattr(one, name) for name in names} for one in page]
+                after = page[-1].at if page else after
+        return found
+    if bundle is None:
+        raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
+    return [
+        {
+            **{name: getattr(record, name) for name in ("at", "who", "why", "like")},
+            **{name: getattr(record.items[0], name) for name in ("id", "creator", "caption", "uri")},
+            "reason": record.held,
+        }
+        for record in held_in(bundle, Manifest.read(bundle)).values()
+    ]

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Long fuzzing: each target for SECONDS_EACH seconds (600), one after another; ends at the first crash or hang.
+# Prints the executions of each and their sum. Needs atheris; clang for the kernel.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+seconds=${SECONDS_EACH:-600} python=${PYTHON:-.venv/bin/python} out=${OUT:-out/fuzz} total=0
+mkdir -p "$out"
+run() { # name, command...
+  local name=$1 log=$out/$1.log
+  shift
+  "$@" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3000 -artifact_prefix="$out/$name-" >"$log" 2>&1 \
+    || { tail -20 "$log"; echo "$name: crashed or hung, see $log"; exit 1; }
+  local runs
+  runs=$(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$log" | tail -1)
+  echo "$name: $runs executions"
+  total=$((total + runs))
+}
+for target in ${TARGETS:-wire journal tokens signed pages looks}; do
+  run "$target" "$python" tests/fuzz/parsers.py "$target"
+done
+run pictures "$python" tests/fuzz/pictures.py
+if command -v clang++ >/dev/null && command -v cmake >/dev/null; then
+  cmake -S . -B "$out/build" -DATTRIBUTARY_TESTS=ON -DATTRIBUTARY_LIBFUZZER=ON -DATTRIBUTARY_PYTHON=OFF \
+    -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >"$out/build.log"
+  cmake --build "$out/build" --target preprocess_fuzz >>"$out/build.log"
+  run preprocess "$out/build/kernels/preprocess_fuzz"
+else
+  echo "preprocess: no clang++ or cmake here, left out"
+fi
+echo "sum: $total executions, 0 crashes, 0 hangs"
