@@ -15,13 +15,13 @@ import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from common import aim, arguments, emit
 from decode import contents, encoded
 from PIL import Image
-from serving import BUNDLES, first_existing
+from serving import BUNDLES, cpu_seconds, first_existing
 
 from attributary.cli.process import ServerProcess
 from attributary.client import Answer, Client
@@ -61,17 +61,22 @@ def load(address: str, pictures: list[bytes], receipt: bool, threads: int, secon
     return [ms for each in spent for ms in each]
 
 
-def throughput(address: str, options: Any) -> list[dict[str, Any]]:
-    """Queries a second with and without receipts, in turns."""
+def throughput(server: ServerProcess, options: Any) -> list[dict[str, Any]]:
+    """Queries a second with and without receipts, in turns, and the server's processor time for one."""
+    address = server.address
     cells: dict[tuple[str, int, bool], list[list[float]]] = {}
+    cpu_ms: dict[tuple[str, int, bool], list[float]] = {}
     for name, size in SIZES.items():
         pictures = pictures_of(size)
         load(address, pictures, True, 1, 0.5)
         for number in range(options.rounds):
             for threads in options.concurrency:
                 for receipt in (False, True)[:: 1 if number % 2 == 0 else -1]:
+                    before = cpu_seconds(server.pid)
                     spent = load(address, pictures, receipt, threads, options.seconds)
+                    used = 1e3 * (cpu_seconds(server.pid) - before) / max(1, len(spent))
                     cells.setdefault((name, threads, receipt), []).append(spent)
+                    cpu_ms.setdefault((name, threads, receipt), []).append(used)
     return [
         {
             "pictures": name,
@@ -79,6 +84,7 @@ def throughput(address: str, options: Any) -> list[dict[str, Any]]:
             "receipt": receipt,
             "queries_per_s": round(statistics.median(len(spent) / options.seconds for spent in rounds), 1),
             "p50_ms": round(statistics.median(ms for spent in rounds for ms in spent), 3),
+            "server_cpu_ms": round(statistics.median(cpu_ms[name, threads, receipt]), 3),
         }
         for (name, threads, receipt), rounds in cells.items()
     ]
@@ -95,13 +101,13 @@ def copies(picture: bytes) -> Iterator[bytes]:
 
 
 def verified(client: Client, known: dict[str, PublicKey], options: Any) -> tuple[int, float, list[bytes]]:
-    """(how many signed answers verify, microseconds of one verification, the first receipts)."""
+    """(how many signed answers verify, processor microseconds of one verification, the first receipts)."""
     count, spent, kept = 0, 0.0, []
     for number, picture in zip(range(options.answers), copies(pictures_of(64)[0]), strict=False):
         answer: Answer = client.attribute(picture, prompt="a cat" if number % 2 else "", receipt=True)
-        started = perf_counter()
+        started = process_time()
         receipt = open_receipt(answer.receipt, known)
-        spent += perf_counter() - started
+        spent += process_time() - started
         told = receipt.predicate["answer"]
         count += (
             compare_picture(receipt, picture).state == "ok"
@@ -130,12 +136,12 @@ def refused(receipts: list[bytes], known: dict[str, PublicKey]) -> tuple[int, in
 
 
 def sign_us(receipt_bytes: int) -> float:
-    """Microseconds of one signature with its envelope, over a payload of so many bytes."""
+    """Processor microseconds of one signature with its envelope, over a payload of so many bytes."""
     key, payload, rounds = SigningKey.new(), b"x" * receipt_bytes, 2_000
-    started = perf_counter()
+    started = process_time()
     for _ in range(rounds):
         seal(payload, key)
-    return 1e6 * (perf_counter() - started) / rounds
+    return 1e6 * (process_time() - started) / rounds
 
 
 def main() -> None:
@@ -155,7 +161,7 @@ def main() -> None:
             Client(server.address) as client,
         ):
             known = parse_public_keys("".join(key.pem for key in client.list_receipt_keys()))
-            rows = throughput(server.address, options)
+            rows = throughput(server, options)
             good, verify_us, kept = verified(client, known, options)
     found, total = refused(kept, known)
     size = round(statistics.mean(map(len, kept)))

@@ -52,6 +52,7 @@ FORM_OPTIONS: dict[str, dict[str, Any]] = {
     "top_k": {"type": "integer"},
     "top_creators": {"type": "integer"},
     "timings": {"type": "string", "enum": ["true", "false"]},
+    "receipt": {"type": "string", "enum": ["true", "false"]},
     **{
         name: {"type": "array", "items": {"type": "string"}}
         for name in ("include_creators", "exclude_creators", "include_licences", "exclude_licences")

@@ -31,7 +31,7 @@ from .wire import find_fault
 M = TypeVar("M", bound=Message)
 
 _NO_FILTER = Filter()
-_FIELDS: dict[type[Message], tuple[str, ...]] = {}
+_FIELDS: dict[tuple[type[Message], type], tuple[str, ...]] = {}
 # Names are checked on the event loop; this many take it about a millisecond.
 _MAX_NAMES = 10_000
 _PACKED_FLOATS = 0x0A  # field 1, length-delimited
@@ -47,8 +47,15 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 def write(kind: type[M], source: object, **given: Any) -> M:
-    """Return a message made of the attributes of an object that have its fields' names; `given` are others."""
-    names = _FIELDS.get(kind) or _FIELDS.setdefault(kind, tuple(kind.DESCRIPTOR.fields_by_name))
+    """Return a message made of the attributes of an object that have its fields' names; `given` are others.
+
+    A field that the object has no attribute for stays unset.
+    """
+    key = kind, type(source)
+    names = _FIELDS.get(key)
+    if names is None:
+        there = (name for name in kind.DESCRIPTOR.fields_by_name if hasattr(source, name))
+        names = _FIELDS.setdefault(key, tuple(there))
     return kind(**{name: getattr(source, name) for name in names if name not in given}, **given)
 
 

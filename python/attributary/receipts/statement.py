@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -56,8 +56,11 @@ def answer_facts(answer: Attribution) -> dict[str, Any]:
 
     A number is written with as many digits as tell it from every other; nothing that is not known is told.
     """
-    told = asdict(answer)
-    return {name: _known(value) for name, value in told.items() if name not in _NOT_TOLD}
+    return {
+        field.name: _told(getattr(answer, field.name))
+        for field in fields(answer)
+        if field.name not in _NOT_TOLD
+    }
 
 
 def answer_statement(
@@ -110,10 +113,11 @@ def _statement(subjects: list[dict[str, Any]], kind: str, predicate: Mapping[str
     )
 
 
-def _known(value: Any) -> Any:
-    """Leave out what is None or empty, here and below."""
-    if isinstance(value, dict):
-        return {name: _known(inner) for name, inner in value.items() if inner not in (None, "", ())}
-    if isinstance(value, list | tuple):
-        return [_known(inner) for inner in value]
-    return value
+def _told(value: Any) -> Any:
+    """A value as JSON has it; of a dataclass's fields only those that are known. `asdict` would copy each twice."""
+    if isinstance(value, tuple):
+        return [_told(inner) for inner in value]
+    if not hasattr(value, "__dataclass_fields__"):
+        return value
+    known = ((name, getattr(value, name)) for name in value.__dataclass_fields__)
+    return {name: _told(inner) for name, inner in known if inner not in (None, "", ())}

@@ -38,19 +38,13 @@ def audit(
     as_json: bool,
 ) -> None:
     """Ask the teacher about the items that a bundle named for logged queries, and how well the two agree."""
-    from attributary.errors import AttributaryError
     from attributary_train.audit.asking import AuditSettings
-    from attributary_train.audit.errors import AuditError
     from attributary_train.audit.whole import Asked, run_audit
-    from attributary_train.calibration.errors import CalibrationError
     from attributary_train.evaluation.tables import as_json as to_json
 
-    try:
-        settings = AuditSettings(candidates, outside, seed=seed)
-        asked = Asked(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels)
-        told = run_audit(asked, settings, out, say)
-    except (AuditError, CalibrationError, AttributaryError) as error:
-        raise click.ClickException(str(error)) from error
+    settings = AuditSettings(candidates, outside, seed=seed)
+    asked = Asked(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels)
+    told = run_audit(asked, settings, out, say)
     if as_json:
         click.echo(to_json(told))
         return

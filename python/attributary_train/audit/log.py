@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +57,6 @@ def read_log(path: Path, limit: int | None = None, ids: Sequence[str] = (), seed
         of_image = picture == "image"
         found.append(Logged(known[row], prompt or "", data if of_image else None, None if of_image else data))
     return found
-
-
-def log_digest(path: Path) -> str:
-    """SHA-256 of the file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _chosen(path: Path, known: Sequence[str], limit: int | None, ids: Sequence[str], seed: int) -> list[int]:

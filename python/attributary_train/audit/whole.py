@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from attributary.bundle.files import sha256
 from attributary_train.audit import run
 from attributary_train.audit.asking import Auditor, AuditSettings
 from attributary_train.audit.drift import recorded_agreement, summary
 from attributary_train.audit.errors import AuditError
-from attributary_train.audit.log import log_digest, read_log
+from attributary_train.audit.log import read_log
 from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import as_json, report
 from attributary_train.files import write_text
@@ -55,7 +56,7 @@ def run_audit(
         "bundle": manifest.bundle_id,
         "revision": auditor.engine.view.revision,
         "weights": subject.model.weights,
-        "log": log_digest(asked.log),
+        "log": sha256(asked.log),
         "limit": asked.limit,
         "ids": list(asked.ids),
         "settings": asdict(settings),

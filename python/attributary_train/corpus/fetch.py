@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from attributary.bundle.files import sha256
 from attributary_train.corpus.errors import FetchError
 from attributary_train.corpus.pins import DebianPin, NpmPin
 
@@ -52,7 +53,7 @@ class PackageCache:
         elif not archive.exists():
             archive = self._download(pin.name, archive, lambda into: _apt_download(pin, into), "*.deb")
         version = _deb_version(pin, archive)
-        if version == pin.version and _sha256(archive) != pin.sha256:
+        if version == pin.version and sha256(archive) != pin.sha256:
             archive.unlink()
             raise FetchError(pin.label, "its SHA-256 is not the pinned one; the download was thrown away")
         return self._unpack(archive, lambda into: _dpkg_extract(pin, archive, into)), version
@@ -181,8 +182,3 @@ def _deb_version(pin: DebianPin, archive: Path) -> str:
 
 def _dpkg_extract(pin: DebianPin, archive: Path, into: Path) -> None:
     _run(pin.name, ["dpkg-deb", "--extract", str(archive.absolute()), str(into.absolute())], into)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

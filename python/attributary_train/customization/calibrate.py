@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attributary.building.calibration_file import CalibrationFile
+from attributary.bundle.files import sha256
 from attributary.bundle.manifest import Calibration, ShareCalibration
 from attributary_train.calibration.reliability import Reliability
 from attributary_train.customization.gallery import Gallery, embed_gallery
@@ -100,9 +101,9 @@ def calibration_file(
     identity = hashlib.sha256(space.identity.encode()).hexdigest()
     encoder, vectors = identity, identity
     if student is not None and space.name.startswith("student"):
-        encoder = hashlib.sha256((student / "encoder.onnx").read_bytes()).hexdigest()
+        encoder = sha256(student / "encoder.onnx")
         stored = student / "vectors.npy"
-        vectors = hashlib.sha256(stored.read_bytes()).hexdigest() if stored.exists() else ""
+        vectors = sha256(stored) if stored.exists() else ""
     measured = {"calibration": told["results"]["calibration"], "shares": told["results"]["shares"]}
     candidates = int(told["config"]["candidates"])
     return CalibrationFile(made, candidates, encoder, vectors, subject, gallery_digest, measured)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from attributary_train.console import clear_errors
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -20,20 +21,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @click.group("abc")
 def abc() -> None:
     """Make pictures whose sources are known, compare feature spaces on them, tune maps, calibrate scores."""
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Every known error becomes one line."""
-    from attributary_train.corpus import CorpusError
-    from attributary_train.customization.errors import CustomizationError
-    from attributary_train.evaluation.errors import EvaluationError
-    from attributary_train.subject.errors import SubjectError
-
-    try:
-        yield
-    except (CustomizationError, SubjectError, CorpusError, EvaluationError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 @abc.command("make")
@@ -96,7 +83,7 @@ def make(
     from attributary_train.customization.tuning import TuneSettings
 
     torch.set_num_threads(1)
-    with _told():
+    with clear_errors():
         chosen = None
         if exemplar_file is not None:
             chosen = tuple(load_exemplars(exemplar_file, Corpus.open(corpus_dir)))
@@ -194,7 +181,7 @@ def tune(
     from attributary_train.customization.spaces.table import open_space
 
     torch.set_num_threads(threads)
-    with _told():
+    with clear_errors():
         gallery = open_gallery(data_dir, distractors)
         space = open_space(name, _context(data_dir, cache, student, threads))
         settings = MapSettings(kind, steps, orthogonality=penalty)
@@ -244,7 +231,7 @@ def evaluate(
     from attributary_train.customization.spaces.table import asked_spaces, open_space
     from attributary_train.evaluation.tables import readable
 
-    with _told():
+    with clear_errors():
         for family in families:
             if family not in FAMILIES:
                 raise CustomizationError("family", f"{family!r}; there are {', '.join(FAMILIES)}")
@@ -304,7 +291,7 @@ def calibrate(
     from attributary_train.customization.spaces.table import open_space
     from attributary_train.evaluation.tables import readable
 
-    with _told():
+    with clear_errors():
         gallery = open_gallery(data_dir, distractors)
         context = _context(data_dir, cache, student, threads)
         space = open_space(name, context)
@@ -369,7 +356,7 @@ def sheet(
     from attributary_train.customization.sheet import draw_sheet
     from attributary_train.customization.spaces.table import open_space
 
-    with _told():
+    with clear_errors():
         gallery = open_gallery(data_dir, distractors)
         space = open_space(name, _context(data_dir, cache, student, threads))
         embedded = embed_gallery(gallery, space, cache)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from attributary.bundle.files import sha256
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.customization.choose import Choice, choose
@@ -26,7 +27,7 @@ from attributary_train.customization.plan import (
     Plan,
     with_prompts,
 )
-from attributary_train.customization.rows import file_digest, prepare_rows
+from attributary_train.customization.rows import prepare_rows
 from attributary_train.customization.words import Words
 from attributary_train.files import write_text
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
@@ -156,7 +157,7 @@ def finish(folder: Path, plan: Plan, log: Log) -> dict[str, Any]:
         "counts": dict(sorted(counts.items())),
         "pictures": sum(len(entry.prompts) for entry in made),
         "failed": failed,
-        "shards": {entry.name: file_digest(plan.shard(folder, entry)) for entry in made},
+        "shards": {entry.name: sha256(plan.shard(folder, entry)) for entry in made},
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", CustomizationError)
     return manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +89,3 @@ def load_rows(folder: Path) -> Prepared:
         return Prepared(latents, Rows(parts["prior_latents"], States(states, nowhere)), parts["empty"])
     except (OSError, SafetensorError, KeyError) as error:
         raise CustomizationError(str(folder / ROWS), f"not readable; make the plan again: {error}") from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

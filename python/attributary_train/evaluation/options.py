@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from attributary_train import console
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -18,23 +20,16 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Say what is wrong in one line; a traceback is for what nobody thought of."""
+    """Run a command on as many cores as it was asked to use, and say what is wrong in one line."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         import torch
 
-        from ..corpus.errors import CorpusError
-        from ..subject.errors import SubjectError
-        from ..teacher.errors import TeacherError
-        from .errors import EvaluationError
-
         # Sums in another order change the last bits; the workers take one thread each as well.
         torch.set_num_threads(kwargs.pop("threads", 1))
-        try:
+        with console.clear_errors():
             command(*args, **kwargs)
-        except (CorpusError, SubjectError, TeacherError, EvaluationError) as error:
-            raise click.ClickException(str(error)) from error
 
     return run
 

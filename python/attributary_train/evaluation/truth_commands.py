@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("--name", help="Name in the file and in tables, instead of the method's.")
 @click.option("--chunk", default=16, show_default=True, help="Queries scored and kept at a time.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda: where the generator runs.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
 @clear_errors
 def score(
@@ -53,20 +54,24 @@ def score(
     settings: tuple[str, ...],
     name: str | None,
     chunk: int,
+    device: str,
     out: Path,
 ) -> None:
     """Score every training item for a split's queries with one method; a killed run goes on where it was."""
     import torch
 
+    from ..subject.run import checked_device
     from ..teacher.registry import Context, create
     from .opening import Subject
     from .scoring import score_to_file
 
+    checked_device(device)
     chosen = dict(setting(entry) for entry in settings)
     subject = Subject.open(subject_dir, corpus_dir, cache)
     queries = subject.queries(query_file, split, limit)
-    context = Context(subject_dir, subject.corpus, cache, torch.get_num_threads())
+    context = Context(subject_dir, subject.corpus, cache, torch.get_num_threads(), device)
     attributor = create(method, context, chosen)
+    subject.model.unet.to(device)
     file = score_to_file(
         attributor,
         name or method,

@@ -25,17 +25,23 @@ _SAMPLED = 32
 # What one GPU is taken to reach on such a denoiser in float32 with TF32, floating-point operations a second.
 GPU_FLOPS = 3e13
 KEPT_NOISE = 256 * 1024 * 1024  # bytes; `teacher.draws.MOST_KEPT_BYTES`, which would bring torch along
-# Core seconds besides passes, as measured on the example: a process that starts with torch, a picture that is read and
-# squared, one through the untuned towers, a dozen changed copies of one too, and the export of a student's encoder.
-_START_S, _PICTURE_S, _TOWER_S, _COPIES_S, _EXPORT_S = 8.0, 0.02, 0.08, 0.25, 60.0
-# Bytes of the untuned towers in the cache and of an encoder in student and bundle, and of their features of a picture.
-_TOWERS, _ENCODER, _FEATURES = 104e6, 3 * 110e6, 3 * 4 * 2768
+# Core seconds besides passes, as measured on the example of docs/own-generator.md: a program that starts with torch (of
+# which the road with a checkpoint has seven, the other one) and all that start without; a picture that is read and
+# squared, one through the untuned towers (twice on the way), a dozen changed copies of one too; and the export of a
+# student's encoder, or of the untuned one with its int8 variant.
+_START_S, _STARTS, _OTHER_STARTS_S = 7.5, 7, 5.0
+_PICTURE_S, _TOWER_S, _COPIES_S = 0.02, 0.06, 0.25
+_EXPORT_S, _UNTUNED_EXPORT_S = 30.0, 60.0
+# Bytes of the untuned towers in the cache, of an encoder in student and in bundle (MiniLM's included where there is no
+# checkpoint's), of a picture's features in the cache; and how much of their own size pictures take as they are kept.
+_TOWERS, _ENCODER, _UNTUNED_ENCODER, _FEATURES, _KEPT = 104e6, 22e6, 135e6, 3 * 4 * 2768, 2.4
 
 
 @dataclass(frozen=True)
 class Plan:
     """items and captions: of the table; passes: of the denoiser by step; seconds_a_pass (of one core) and flops_a_pass:
-    measured here; queries: of all splits; checkpoint_bytes: as float32; inputs: digest of what the user brought, by
+    measured here; queries: of all splits; checkpoint_bytes: of its parts, and of the text
+    tower that student and bundle take from it; inputs: digest of what the user brought, by
     names, sizes and times of change."""
 
     items: int
@@ -61,10 +67,12 @@ class Plan:
     def core_hours(self) -> float:
         """Of this machine: passes, pictures through towers, programs that start."""
         if not self.passes:
-            seconds = 4 * _START_S + self.items * (_PICTURE_S + _COPIES_S) + _EXPORT_S
+            towers = self.items * (_PICTURE_S + _COPIES_S)
+            seconds = _START_S + _OTHER_STARTS_S + towers + _UNTUNED_EXPORT_S
         else:
-            pictures = self.items * (_PICTURE_S + _TOWER_S) + self.queries * 2 * _TOWER_S
-            seconds = 9 * _START_S + pictures + _EXPORT_S + self.total * self.seconds_a_pass
+            towers = self.items * (_PICTURE_S + 2 * _TOWER_S) + self.queries * 2 * _TOWER_S
+            starts = _STARTS * _START_S + _OTHER_STARTS_S
+            seconds = starts + towers + _EXPORT_S + self.total * self.seconds_a_pass
         return seconds / 3600
 
     @property
@@ -83,8 +91,9 @@ class Plan:
         """Pictures as they came, as they are embedded and as squares, latents and conditions, towers, encoders."""
         side = self.latent[-1] * 8
         values = self.items * (_size(self.latent) + _size(self.text))
-        total = 3 * self.bytes_of_pictures + self.items * (3 * side**2 + _FEATURES) + 2 * values
-        return (total + self.checkpoint_bytes + _TOWERS + _ENCODER) / 1e9
+        total = _KEPT * self.bytes_of_pictures + self.items * (3 * side**2 + _FEATURES) + 2 * values
+        encoders = 2 * (_ENCODER if self.passes else _UNTUNED_ENCODER)
+        return (total + self.checkpoint_bytes + _TOWERS + encoders) / 1e9
 
     @property
     def memory_gb(self) -> float:

@@ -42,13 +42,10 @@ def student(
     out: Path | None,
 ) -> None:
     """Agreement of students with the teacher: with prompts and without, by kind of prompt, beside the baselines."""
-    from attributary.errors import AttributaryError
-
     from ..evaluation.from_labels import require_queries, scores_of_labels
     from ..evaluation.scores import load_scores, save_scores
     from .agreement import run_student_agreement
     from .asking import score_file
-    from .errors import StudentError
     from .export import ENCODER
     from .studio import Studio
 
@@ -60,18 +57,15 @@ def student(
     for variant in variants:
         if not any((folder / variant).exists() for folder in folders):
             raise click.UsageError(f"--variant {variant}: no student's folder holds it")
-    try:
-        for folder in folders:
-            for variant in variants:
-                if variant != ENCODER and not (folder / variant).exists():
-                    continue  # Only some students have int8 and fp16.
-                name = folder.name + ("" if variant == ENCODER else f" {variant.split('.')[1]}")
-                students.append(score_file(studio, folder, queries, variant=variant, name=name))
-                without[name] = score_file(
-                    studio, folder, queries, variant=variant, prompts=False, name=f"{name}, no prompt"
-                )
-    except (AttributaryError, StudentError) as error:
-        raise click.ClickException(str(error)) from error
+    for folder in folders:
+        for variant in variants:
+            if variant != ENCODER and not (folder / variant).exists():
+                continue  # Only some students have int8 and fp16.
+            name = folder.name + ("" if variant == ENCODER else f" {variant.split('.')[1]}")
+            students.append(score_file(studio, folder, queries, variant=variant, name=name))
+            without[name] = score_file(
+                studio, folder, queries, variant=variant, prompts=False, name=f"{name}, no prompt"
+            )
     for file in [*students, *without.values()] if scores_out else []:
         assert scores_out is not None
         save_scores(file, scores_out / (file.method.replace(", ", "-").replace(" ", "-") + ".npz"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from attributary.bundle.files import sha256
 from attributary.encoder.onnx import META_MAX_TOKENS, META_NAME, META_VARIANT_OF, OnnxEncoder
+from attributary.errors import AttributaryError
 from attributary_train.towers.graph import IR_VERSION, OPSET, set_metadata, to_onnx, write_model
 
 from .model import Student
@@ -36,7 +37,7 @@ _INPUTS: Mapping[str, Mapping[int, str]] = {
 Feed = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 
 
-class ExportError(Exception):
+class ExportError(AttributaryError):
     """The exported graph does not compute what the student computes."""
 
 
@@ -148,6 +149,6 @@ def _embed(encoder: OnnxEncoder, feed: Feed, batch: int = 8) -> NDArray[np.float
 def _facts(path: Path) -> dict[str, object]:
     return {
         "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256(path),
         "bytes": path.stat().st_size,
     }

@@ -20,6 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary.bundle.files import sha256
+
 from .errors import StudentError
 from .export import ENCODER, TOKENIZER
 
@@ -118,11 +120,11 @@ def read_head(folder: Path) -> dict[str, Tensor]:
     """Weights for training on; raises `StudentError` if the file is not the one that student.json names."""
     path = folder / HEAD
     wanted = read_facts(folder)["files"].get(HEAD, {}).get("sha256")
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+    if not path.is_file() or sha256(path) != wanted:
         raise StudentError(str(path), f"is missing or not the file that {FACTS} names")
     loaded: dict[str, Tensor] = torch.load(path, weights_only=True)
     return loaded
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    return {"sha256": sha256(path), "bytes": path.stat().st_size}

@@ -196,7 +196,7 @@ def captions_in_styles(studio: Studio, first: int = 0) -> list[str]:
     An adopted generator knows captions as they are.
     """
     captions = sorted({item.caption for item in studio.subject.corpus if item.caption.strip()})
-    if studio.words.own is not None:
+    if studio.subject.model.text is not None:
         return captions
     styles = sorted(STYLES.values())
     return [prompt_for(caption, styles[(first + at) % len(styles)]) for at, caption in enumerate(captions)]

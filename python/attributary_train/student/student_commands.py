@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attributary_train.console import clear_errors
+
 if TYPE_CHECKING:
     from .studio import Studio
 
@@ -28,22 +30,9 @@ def _clear(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         import torch
 
-        from attributary.errors import AttributaryError
-        from attributary_train.corpus.errors import CorpusError
-        from attributary_train.evaluation.errors import EvaluationError
-        from attributary_train.subject.errors import SubjectError
-        from attributary_train.teacher.errors import TeacherError
-
-        from .errors import StudentError
-        from .export import ExportError
-
         torch.set_num_threads(kwargs.get("threads", 1))
-        try:
+        with clear_errors():
             command(*args, **kwargs)
-        except (
-            AttributaryError, CorpusError, EvaluationError, ExportError, StudentError, SubjectError, TeacherError,
-        ) as error:  # fmt: skip
-            raise click.ClickException(str(error)) from error
 
     return run
 

@@ -11,6 +11,9 @@ from attributary_train.corpus import Corpus, Item
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR
 
+# What to do with a corpus that is not the built-in one.
+ALL_ITEMS = "train on a corpus of your own with --all-items"
+
 
 @dataclass(frozen=True)
 class ReferenceSplit:
@@ -50,7 +53,7 @@ def reference_split(
         raise SubjectError(
             "concepts",
             f"{len(full)} concepts have {styles} styles; {concepts} + {unseen} are needed for the reference selection; "
-            "train on a corpus of your own with --all-items",
+            f"{ALL_ITEMS}",
         )
     order = [full[at] for at in rng.permutation(len(full))]
     train: list[int] = []

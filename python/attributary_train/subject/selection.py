@@ -12,6 +12,7 @@ from attributary_train.corpus import Corpus, Item
 from attributary_train.subject.captions import NO_CATEGORY, Categories
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR
+from attributary_train.subject.reference import ALL_ITEMS, reference_split
 
 # Signs, letters and flags: a square of 64 pixels does not show which.
 _UNREADABLE = frozenset({"symbols", "flags"})
@@ -69,7 +70,8 @@ def attribution_selection(
     if len(known) < concepts or len(others) < unseen:
         raise SubjectError(
             "concepts",
-            f"{len(known)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed",
+            f"{len(known)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed; "
+            f"{ALL_ITEMS}",
         )
     train, left_out = [], []
     for at, name in enumerate(known):
@@ -122,7 +124,9 @@ def _by_creators(
         if len(groups) >= each:
             able[name] = sorted(groups.values())
     if len(able) < creators:
-        raise SubjectError("creators", f"{len(able)} have {each} drawings; {creators} are needed")
+        raise SubjectError(
+            "creators", f"{len(able)} have {each} drawings; {creators} are needed; {ALL_ITEMS}"
+        )
     names = sorted(able)
     out: list[int] = []
     for at in rng.permutation(len(names))[:creators]:
@@ -141,8 +145,6 @@ def rest_selection(corpus: Corpus, selection: Selection) -> Selection:
 
 def select(corpus: Corpus, name: str) -> Selection:
     """The selection that a recipe's `items` names."""
-    from attributary_train.subject.reference import reference_split
-
     split = reference_split(corpus)
     if name == "reference":
         return Selection(split.train, split.recombined, split.unseen)

@@ -156,6 +156,8 @@ class Abu:
         began = time.perf_counter()
         self._fitted = False
         self.model = model
+        # Before the factors are fitted: they are summed where the denoiser is.
+        model.unet.to(self.device)
         self.data = data.to(self.device)
         self.modules = module_names(model.unet, self.settings.parameters)
         if self.settings.fisher == "ekfac" and self._factors is None:
@@ -172,8 +174,6 @@ class Abu:
                 "factors",
                 f"cover {len(self._factors.layers)} modules; {self.settings.parameters} has {len(self.modules)}",
             )
-        # Factors are fitted where kronfluence works as it was checked; losses and gradients, the bulk, on the device.
-        model.unet.to(self.device)
         if self._factors is not None:
             self._factors = self._factors.to(self.device)
         self.grid = LossGrid.of(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attributary_train.console import clear_errors
+
 if TYPE_CHECKING:
     from attributary_train.teacher.label_factory import Job, Made
     from attributary_train.teacher.labels import LabelSettings
@@ -52,6 +54,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--ray-address", help="A running cluster; without it one is started here.")
 @click.option("--gpus", default=0.0, show_default=True, help="GPUs of each Ray worker.")
 @click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@clear_errors()
 def label(
     subject_dir: Path,
     corpus_dir: Path,
@@ -77,33 +80,27 @@ def label(
     cache: Path,
 ) -> None:
     """Score each query's candidates by unlearning it (AbU+); Parquet shards, resumable after any interruption."""
-    from attributary_train.corpus import CorpusError
-    from attributary_train.subject.errors import SubjectError
     from attributary_train.teacher.abu import AbuSettings
     from attributary_train.teacher.candidates import CandidateSettings
-    from attributary_train.teacher.errors import TeacherError
     from attributary_train.teacher.label_factory import Job, make_labels
     from attributary_train.teacher.labels import LabelSettings
 
-    try:
-        teacher = AbuSettings(
-            fisher="ekfac" if fisher == "ekfac" else "diagonal",
-            damping=damping,
-            target_change=target_change,
-            gradient_draws=gradient_draws,
-            timesteps=timesteps,
-            draw=draw,
+    teacher = AbuSettings(
+        fisher="ekfac" if fisher == "ekfac" else "diagonal",
+        damping=damping,
+        target_change=target_change,
+        gradient_draws=gradient_draws,
+        timesteps=timesteps,
+        draw=draw,
+    )
+    settings = LabelSettings(teacher, CandidateSettings(nearest, outside), per_shard)
+    job = Job(out, subject_dir, corpus_dir, queries, cache, splits, limit)
+    if on_ray:
+        made = _on_ray(job, settings, workers, gpus, ray_address, retry_failed)
+    else:
+        made = make_labels(
+            job, settings, workers=workers, devices=devices, retry_failed=retry_failed, log=click.echo
         )
-        settings = LabelSettings(teacher, CandidateSettings(nearest, outside), per_shard)
-        job = Job(out, subject_dir, corpus_dir, queries, cache, splits, limit)
-        if on_ray:
-            made = _on_ray(job, settings, workers, gpus, ray_address, retry_failed)
-        else:
-            made = make_labels(
-                job, settings, workers=workers, devices=devices, retry_failed=retry_failed, log=click.echo
-            )
-    except (TeacherError, SubjectError, CorpusError) as error:
-        raise click.ClickException(str(error)) from error
     rate = made.pairs / made.seconds if made.seconds else 0.0
     click.echo(f"{out}: {made.queries} labels, {made.failed} failed; {made.pairs:,} pairs at {rate:,.0f}/s")
 

@@ -109,4 +109,7 @@ def fit(
         squares[name] = squares.get(name, 0.0) + rotated.square().sum(dim=0).double()
 
     backward_pass(model, data, grid, names, settings, eigenvalues)
-    return {name: Layer(bases[name][0], bases[name][1], (squares[name] / count).float()) for name in names}
+    return {
+        name: Layer(bases[name][0].cpu(), bases[name][1].cpu(), (squares[name] / count).float().cpu())
+        for name in names
+    }

@@ -48,7 +48,9 @@ def fit_factors(model: SubjectModel, data: SubjectData, settings: FactorSettings
     names = module_names(model.unet, settings.parameters)
     backend = settings.backend
     if backend == "auto":
-        backend = "kronfluence" if importlib.util.find_spec("kronfluence") else "torch"
+        # kronfluence is checked on CPUs; where the denoiser is on a GPU, so are the sums of the torch backend.
+        here = next(model.unet.parameters()).device.type == "cpu"
+        backend = "kronfluence" if here and importlib.util.find_spec("kronfluence") else "torch"
     grid = LossGrid.of(model, data, settings.draws, draw=1_000 + settings.seed)
     fit = ekfac_kronfluence.fit if backend == "kronfluence" else ekfac_torch.fit
     layers = fit(model, data, grid, names, settings, scratch)

@@ -7,7 +7,7 @@ the autoencoder was given. Otherwise sharpness alone would tell training images 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -31,6 +31,8 @@ from attributary_train.towers.features import TowerFeatures
 
 Kind = Literal["image", "text", "joined", "pixels"]
 Pictures = npt.NDArray[np.uint8]
+# Pictures that are read at a time.
+_PART = 512
 
 
 class RawFeatures(Method):
@@ -70,16 +72,29 @@ class RawFeatures(Method):
             raise SubjectError(
                 "corpus", f"has no picture of {len(missing)} training items, e.g. {missing[0]}"
             )
-        pictures = np.asarray(self._pictures[[where[int(number)] for number in data.ids]])
+        rows = [where[int(number)] for number in data.ids]
         captions = data.captions if self.kind in ("text", "joined") else None
         if captions is None:
             self._several = None
-            self._stored = self._features(pictures, data.prompts)
+            self._stored = self._by_parts(rows, lambda part, at: self._features(part, data.prompts[at]))
         else:
-            self._stored = self._pictures_of(pictures) if self.kind == "joined" else torch.zeros(len(data), 0)
+            joined = self.kind == "joined"
+            self._stored = (
+                self._by_parts(rows, lambda part, at: self._pictures_of(part))
+                if joined
+                else torch.zeros(len(data), 0)
+            )
             self._several = self._texts_of(captions.prompts), captions.of_item
         # Pixels are bytes where they are stored; the floats are for the sum.
-        return float(pictures.nbytes if self.kind == "pixels" else self._stored.numel() * 4)
+        return float(self._stored.numel() * (1 if self.kind == "pixels" else 4))
+
+    def _by_parts(self, rows: Sequence[int], of: Callable[[Pictures, slice], Tensor]) -> Tensor:
+        """Features of the stored pictures' rows: those of a large set are more than memory holds."""
+        parts = []
+        for start in range(0, len(rows), _PART):
+            at = slice(start, start + _PART)
+            parts.append(of(np.asarray(self._pictures[rows[at]]), at))
+        return torch.cat(parts)
 
     def _matrix(self, queries: Queries, rows: npt.NDArray[np.int64]) -> tuple[Tensor, int]:
         needs_pictures = self.kind != "text"

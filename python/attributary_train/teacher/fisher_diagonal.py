@@ -65,7 +65,7 @@ def fit_diagonal(model: SubjectModel, data: SubjectData, settings: FactorSetting
 
     backward_pass(model, data, grid, names, settings, add)
     count = len(data) * len(grid.timesteps)
-    found = {name: (squares[name] / count).float() for name in names}
+    found = {name: (squares[name] / count).float().cpu() for name in names}
     for name, value in found.items():
         require_finite(value, f"Fisher diagonal of {name}")
     return Diagonal(found, model.weights)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from attributary.bundle.files import sha256
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.subject.checkpoint import load_subject, training_data
@@ -30,7 +31,6 @@ from attributary_train.teacher.labels import (
     SHARDS,
     LabelSettings,
     Planned,
-    file_digest,
     forget_failures,
     read_facts,
     read_labels,
@@ -43,6 +43,8 @@ from attributary_train.teacher.query_digest import query_digests
 from attributary_train.teacher.registry import Context, create
 
 Log = Callable[[str], None]
+# Queries whose candidates are chosen at a time.
+_PLANNED = 64
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Made:
     seconds: float
 
 
-def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
+def prepare(job: Job, settings: LabelSettings, log: Log, device: str = "cpu") -> None:
     """Plan, fit factors and take the baseline, unless the folder has them already.
 
     Of several that start at a time one prepares and the others wait for it. Raises `TeacherError` if the folder was
@@ -84,18 +86,18 @@ def prepare(job: Job, settings: LabelSettings, log: Log) -> None:
         for name in (SHARDS, LOCKS):
             (job.folder / name).mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder / LOCKS / "prepare.lock"):
-            _prepare(job, settings, log)
+            _prepare(job, settings, log, device)
     except OSError as error:
         raise TeacherError(str(job.folder), f"cannot be used: {error}") from error
 
 
-def _prepare(job: Job, settings: LabelSettings, log: Log) -> None:
+def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
     model = load_subject(job.subject)
     asked = {
         "schema_version": SCHEMA_VERSION,
         "settings": json.loads(json.dumps(settings.to_json())),
         "weights": model.weights,
-        "queries": file_digest(job.queries),
+        "queries": sha256(job.queries),
         "splits": list(job.splits),
         "limit": job.limit,
     }
@@ -119,7 +121,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log) -> None:
     chosen = queries.take(wanted)
     write_plan(job.folder, _plan(job, settings, corpus, model, data, chosen))
     log("fitting the Fisher information and taking the baseline losses")
-    teacher = Abu(settings.teacher, scratch=job.cache / "factors")
+    teacher = Abu(settings.teacher, scratch=job.cache / "factors", device=device)
     teacher.fit(data, model, baseline=job.folder / BASELINE)
     factors = teacher.factors
     fitted: dict[str, object] | None = None
@@ -144,15 +146,21 @@ def _plan(
     data: SubjectData,
     queries: Queries,
 ) -> list[Planned]:
-    if settings.candidates.everything:
-        similarity = np.zeros((len(queries), len(data)), np.float32)
-    else:
+    features = None
+    if not settings.candidates.everything:
         features = create("joined", Context(job.subject, corpus, job.cache))
         features.fit(data, model)
-        similarity = features.score(queries, data.ids)
     plan = []
     for at, name in enumerate(queries.names):
-        candidates = choose(name, similarity[at], data.ids, settings.candidates)
+        if at % _PLANNED == 0:
+            # Some queries at a time: all of them beside all items are more than memory holds.
+            some = queries.take(range(at, min(at + _PLANNED, len(queries))))
+            similarity = (
+                np.zeros((len(some), len(data)), np.float32)
+                if features is None
+                else features.score(some, data.ids)
+            )
+        candidates = choose(name, similarity[at % _PLANNED], data.ids, settings.candidates)
         plan.append(
             Planned(
                 name, at // settings.per_shard, candidates, min(settings.candidates.nearest, len(candidates))
@@ -178,7 +186,7 @@ def make_labels(
     """
     if workers < 1:
         raise TeacherError("workers", f"{workers}; must be at least 1")
-    prepare(job, settings, log)
+    prepare(job, settings, log, devices[0])
     if retry_failed:
         log(f"{forget_failures(job.folder)} shards with failed queries are made again")
     pairs = {

@@ -16,12 +16,14 @@ from attributary_train.teacher.errors import TeacherError
 @dataclass(frozen=True)
 class Context:
     """What a method may need besides `fit`'s arguments: the checkpoint's folder (its autoencoder), the corpus (its
-    pictures and captions), a folder for what may be kept between runs, and how many threads to use."""
+    pictures and captions), a folder for what may be kept between runs, how many threads to use, and where unlearning
+    runs. Methods of gradients run where the denoiser is."""
 
     subject: Path
     corpus: Corpus
     cache: Path
     threads: int = 1
+    device: str = "cpu"
 
 
 Factory = Callable[..., Attributor]

@@ -15,7 +15,9 @@ def _make(context: Context, fisher: Literal["ekfac", "diagonal", "none"], values
         settings.setdefault("target_change", None)
     if "parameters" in settings:
         settings["factors"] = FactorSettings(parameters=settings["parameters"])
-    return Abu(AbuSettings(fisher=fisher, **settings), scratch=context.cache / "factors")
+    return Abu(
+        AbuSettings(fisher=fisher, **settings), scratch=context.cache / "factors", device=context.device
+    )
 
 
 def abu_plus(context: Context, **settings: Any) -> Abu:

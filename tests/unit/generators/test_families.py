@@ -14,7 +14,8 @@ from attributary_train.subject.checkpoint import load_subject
 from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.queries import Prompt, generate, load_queries, save_queries
 from attributary_train.teacher.abu import Abu, AbuSettings
-from attributary_train.teacher.ekfac import FactorSettings, fit_factors
+from attributary_train.teacher.ekfac import FactorSettings
+from attributary_train.teacher.factors import fit_factors
 from attributary_train.teacher.gradients import GradientPass, GradientSettings, output_of
 from attributary_train.teacher.parameters import module_names
 from attributary_train.teacher.projection import Whole

@@ -31,7 +31,8 @@ _WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
 _LISTS: Final = ("include_creators", "exclude_creators", "include_licences", "exclude_licences")
 _NUMBERS: Final = ("top_k", "top_creators")
-_FORM: Final = ("image", "prompt", "bundle_id", "timings", *_NUMBERS, *_LISTS)
+_FLAGS: Final = ("timings", "receipt")
+_FORM: Final = ("image", "prompt", "bundle_id", *_FLAGS, *_NUMBERS, *_LISTS)
 
 
 async def read_message(request: Request, route: Route, limit: int, most_files: int) -> bytes:
@@ -170,10 +171,11 @@ async def _queries(form: FormData) -> list[pb.Query]:
 
 def _options(form: FormData) -> dict[str, Any]:
     options: dict[str, Any] = {name: value for name in _NUMBERS if (value := _once(form, name))}
-    if timings := _once(form, "timings"):
-        if timings not in {"true", "false"}:
-            raise InvalidArgumentError("timings", f"must be true or false, got {timings[:40]!r}")
-        options["timings"] = timings == "true"
+    for name in _FLAGS:
+        if told := _once(form, name):
+            if told not in {"true", "false"}:
+                raise InvalidArgumentError(name, f"must be true or false, got {told[:40]!r}")
+            options[name] = told == "true"
     lists = {name: [_text(name, value) for value in form.getlist(name)] for name in _LISTS}
     if any(lists.values()):
         options["filter"] = {name: values for name, values in lists.items() if values}

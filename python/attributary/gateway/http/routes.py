@@ -47,6 +47,9 @@ ROUTES: Final = (
     ),
     Route("GET", "/v1/items", "ListItems", pb.ListItemsRequest, pb.ListItemsResponse, table=True),
     Route("GET", "/v1/creators", "ListCreators", pb.ListCreatorsRequest, pb.ListCreatorsResponse),
+    Route(
+        "GET", "/v1/receipt-keys", "ListReceiptKeys", pb.ListReceiptKeysRequest, pb.ListReceiptKeysResponse
+    ),
     Route("GET", "/v1/bundle", "DescribeBundle", pb.DescribeBundleRequest, pb.DescribeBundleResponse),
     Route(
         "GET",

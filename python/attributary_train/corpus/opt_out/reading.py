@@ -45,7 +45,9 @@ class Reader:
         if isinstance(payload, Path) and folder is not None:
             for sidecar in (payload.with_suffix(".xmp"), payload.with_name(payload.name + ".xmp")):
                 if sidecar.is_file():
-                    packet = sidecar.read_bytes()
+                    with sidecar.open("rb") as file:
+                        # One byte more than is read is enough to say that it is too large.
+                        packet = file.read(xmp.MAX_XMP + 1)
                     yield from xmp.data_mining(
                         packet, _name(sidecar, folder), hashlib.sha256(packet).hexdigest()
                     )

@@ -11,7 +11,7 @@ from PIL import Image
 from attributary_train.corpus.opt_out.signal import Means, Signal
 
 _PLUS: Final = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
-_MAX_XMP: Final = 4 << 20
+MAX_XMP: Final = 4 << 20
 # http://ns.useplus.org/ldf/vocab/..., the last part.
 _MEANS: Final[dict[str, Means]] = {
     "DMI-UNSPECIFIED": "unspecified",
@@ -46,7 +46,7 @@ def data_mining(packet: bytes, source: str, sha256: str) -> list[Signal]:
     if b"DataMining" not in packet:
         return []
     # No XMP has a document type; with one, few bytes can stand for many.
-    if len(packet) > _MAX_XMP or b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
+    if len(packet) > MAX_XMP or b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
         return [Signal("iptc-plus", "unreadable", "XMP that is too large or has entities", source, sha256)]
     try:
         root = ElementTree.fromstring(packet.strip(b"\0 \t\r\n"))

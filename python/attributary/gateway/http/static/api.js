@@ -26,18 +26,20 @@ async function ask(path, options = {}) {
 
 const json = async (path, options) => (await ask(path, options)).json();
 
-export function attribute(picture, prompt, topK) {
+export function attribute(picture, prompt, topK, receipt) {
   const form = new FormData();
   form.append("image", picture, "picture");
   if (prompt) form.append("prompt", prompt);
   form.append("top_k", String(topK));
   form.append("top_creators", "100");
+  if (receipt) form.append("receipt", "true");
   return json("/v1/attribute", { method: "POST", body: form }).then((reply) => reply.attribution);
 }
 
 const query = (fields) => new URLSearchParams(Object.entries(fields).filter(([, value]) => value)).toString();
 export const items = (fields) => json(`/v1/items?${query({ page_size: "24", ...fields })}`);
 export const creators = (fields) => json(`/v1/creators?${query({ page_size: "100", ...fields })}`);
+export const signs = async () => (await json("/v1/receipt-keys")).keys.some((key) => key.signs);
 export const bundle = () => json("/v1/bundle");
 export const report = async () => (await ask("/report")).text();
 

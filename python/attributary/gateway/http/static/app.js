@@ -8,6 +8,7 @@ const at = (id) => document.getElementById(id);
 const chosen = { ask: null, left: null, right: null };
 let pictures = false;
 let limits = null;
+let signed = false;
 
 function say(id, text, bad = false) {
   const place = at(id);
@@ -77,7 +78,7 @@ at("ask-form").addEventListener("submit", (event) => {
   const top = Number(at("ask-top").value) || 10;
   const both = at("ask-both").checked && prompt;
   busy(event.target, "ask-status", async () => {
-    const found = await Promise.all([api.attribute(chosen.ask, prompt, top), ...(both ? [api.attribute(chosen.ask, "", top)] : [])]);
+    const found = await Promise.all([api.attribute(chosen.ask, prompt, top, signed), ...(both ? [api.attribute(chosen.ask, "", top, signed)] : [])]);
     const titles = both ? ["With its prompt", "Without it"] : [""];
     at("ask-answer").classList.toggle("two", Boolean(both));
     at("ask-answer").replaceChildren(...found.map((answer, place) => answerOf(answer, titles[place], pictures)));
@@ -89,7 +90,7 @@ at("compare-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!chosen.left || !chosen.right) { say("compare-status", "Choose two pictures first.", true); return; }
   busy(event.target, "compare-status", async () => {
-    const found = await Promise.all(["left", "right"].map((side) => api.attribute(chosen[side], at(`${side}-prompt`).value.trim(), 10)));
+    const found = await Promise.all(["left", "right"].map((side) => api.attribute(chosen[side], at(`${side}-prompt`).value.trim(), 10, signed)));
     at("compare-answer").classList.add("two");
     at("compare-answer").replaceChildren(answerOf(found[0], "First picture", pictures), answerOf(found[1], "Second picture", pictures));
     const of = (answer) => new Map(answer.creators.map((creator) => [creator.creator, creator.share]));
@@ -156,6 +157,7 @@ async function begin() {
     const told = await api.bundle();
     pictures = Number(told.thumbnail_count) > 0;
     limits = told.limits;
+    signed = await api.signs();
     at("ask-top").max = String(limits.max_top_k);
     at("bundle").textContent = `${Number(told.item_count).toLocaleString("en")} items by ${told.creator_count.toLocaleString("en")} creators · generator: ${told.subject_model}`;
     at("method").textContent = `How shares were set: ${told.calibration.method}.`;

@@ -74,6 +74,16 @@ export function card(item, pictures, extra = []) {
     make("p", { className: "soft" }, link(item.uri, `item ${item.id}`)));
 }
 
+function saved(words, name, parts) {
+  const button = make("button", { type: "button", className: "plain", textContent: words });
+  button.addEventListener("click", () => {
+    const address = URL.createObjectURL(new Blob(parts, { type: "application/json" }));
+    make("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  });
+  return button;
+}
+
 export function answerOf(answer, title, pictures) {
   const parts = [];
   if (title) parts.push(make("h3", { textContent: title }));
@@ -89,13 +99,12 @@ export function answerOf(answer, title, pictures) {
     make("p", { className: "share", textContent: `${item.rank}. ${percent(item.share)}` }),
     make("p", { className: "soft", textContent: `similarity ${item.similarity.toFixed(3)}` }),
   ]))));
-  const file = new Blob([JSON.stringify(answer, null, 1)], { type: "application/json" });
-  const download = make("button", { type: "button", className: "plain", textContent: "Download this answer" });
-  download.addEventListener("click", () => {
-    const address = URL.createObjectURL(file);
-    make("a", { href: address, download: "attribution.json" }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 1000);
-  });
-  parts.push(download, make("p", { className: "soft", textContent: `Answered by bundle ${answer.bundle_id}, revision ${answer.revision}.` }));
+  parts.push(saved("Download this answer", "attribution.json", [JSON.stringify(answer, null, 1)]));
+  if (answer.receipt) {
+    // The signed bytes as they are: another line break, and the signature would not hold.
+    const bytes = Uint8Array.from(atob(answer.receipt), (sign) => sign.charCodeAt(0));
+    parts.push(saved("Download the signed receipt", "receipt.json", [bytes]));
+  }
+  parts.push(make("p", { className: "soft", textContent: `Answered by bundle ${answer.bundle_id}, revision ${answer.revision}.` }));
   return make("div", { className: "answer" }, ...parts);
 }

@@ -1,0 +1,19 @@
+"""What every command of `attributary-train` does alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from attributary.errors import AttributaryError
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Say what is wrong in one line; a traceback is for what nobody thought of. Also a decorator: `@clear_errors()`."""
+    try:
+        yield
+    except AttributaryError as error:
+        raise click.ClickException(str(error)) from error
