@@ -128,11 +128,12 @@ class SubjectModel:
         return error.square().mean(dim=(1, 2, 3))
 
 
-def loss_timesteps(model: SubjectModel, count: int) -> list[int]:
-    """`count` evenly spaced timesteps, each in the middle of its stretch."""
-    if not 1 <= count <= model.timesteps:
-        raise SubjectError("timesteps", f"{count}; must be between 1 and {model.timesteps}")
-    width = model.timesteps / count
+def loss_timesteps(model: SubjectModel, count: int, span: float = 1.0) -> list[int]:
+    """`count` evenly spaced timesteps, each in the middle of its stretch, of the first `span` of the schedule."""
+    total = int(model.timesteps * span)
+    if not 1 <= count <= total:
+        raise SubjectError("timesteps", f"{count}; must be between 1 and {total}")
+    width = model.timesteps * span / count
     return [int(width * (at + 0.5)) for at in range(count)]
 
 

@@ -181,6 +181,17 @@ PRESETS: dict[str, Recipe] = {
         ema_decay=0.99,
         plain_attention=True,
     ),
+    # The items of `finetune` from chance (`--autoencoder`): a trial (docs/decisions/subject-two-stages.md).
+    "scratch": Recipe(
+        name="scratch",
+        items="attribution",
+        captions=(("concept", 0.6), ("category", 0.4)),
+        steps=2000,
+        batch=64,
+        learning_rate=2e-3,
+        ema_decay=0.99,
+        plain_attention=True,
+    ),
     # The papers' COCO model: 128 px, 16 x 16 x 4 latents, U-Net 128/256/256/256 (Wang et al., NeurIPS 2024), but on
     # MiniLM's token states, as every preset.
     "coco": Recipe(

@@ -64,7 +64,8 @@ class AbuSettings:
     that loud timesteps do not drown the others; `shared_noise`: one noise a timestep for all items (both as in MUCS).
     `gradient_draws`: (noise, timestep) draws of the query's gradient (50,000 in the papers; see docs/teacher.md for
     what fewer cost). `timesteps`: at which a training item's loss is taken (20 and 10 in the papers); `mirrored`:
-    each with a noise and its mirror image, so twice as many passes. `draw`: which noise; another number is an
+    each with a noise and its mirror image, so twice as many passes; `span`: evenly over that part of the schedule, from
+    its quiet end (where noise is loud, items' losses hardly move). `draw`: which noise; another number is an
     independent teacher.
     """
 
@@ -76,6 +77,7 @@ class AbuSettings:
     papers_alpha: float | None = None
     gradient_draws: int = 512
     timesteps: int = 5
+    span: float = 1.0
     mirrored: bool = True
     draw: int = 0
     step: Literal["measured", "fisher"] = "measured"
@@ -100,6 +102,8 @@ class AbuSettings:
             raise TeacherError("step", "fisher needs a Fisher information and a target_change")
         if self.damping < 0:
             raise TeacherError("damping", f"{self.damping}; must not be negative")
+        if not 0 < self.span <= 1:
+            raise TeacherError("span", f"{self.span}; must be above 0 and at most 1")
         if self.target_change is not None and not 0 < self.target_change < 10:
             raise TeacherError("target_change", f"{self.target_change}; must be above 0 and below 10")
 
@@ -179,6 +183,7 @@ class Abu:
             self.settings.draw,
             mirrored=self.settings.mirrored,
             shared=self.settings.shared_noise,
+            span=self.settings.span,
         ).to(self.device)
         self.baseline = self._baseline(baseline)
         require_finite(self.baseline, "baseline loss")
@@ -205,7 +210,9 @@ class Abu:
             return take()
         settings = self.settings
         grid = [settings.timesteps, settings.mirrored, settings.draw]
-        about = baseline_digest(self.model, self.data, [*grid, *([True] if settings.shared_noise else [])])
+        # What came after the first baselines is told where it is not as it was for them, so that theirs are found.
+        later = [True] * settings.shared_noise + [int(1e6 * settings.span)] * (settings.span != 1.0)
+        about = baseline_digest(self.model, self.data, [*grid, *later])
         return kept_baseline(path, about, take)
 
     def gradient(self, query: Queries) -> Gradients:

@@ -82,14 +82,16 @@ class LossGrid:
         *,
         mirrored: bool = False,
         shared: bool = False,
+        span: float = 1.0,
     ) -> LossGrid:
         """The grid of `count` timesteps; `draw` picks an independent one (the teacher against itself).
 
         `mirrored`: each noise is met by its mirror image in a second column, `count` columns later. What is odd in the
         noise then cancels in a mean: half as many timesteps twice cost the same and agree better (docs/teacher.md).
         `shared`: all items meet the same noise at a timestep, so that what it adds is no difference between them.
+        `span`: of the schedule, from its quiet end, that the timesteps lie in.
         """
-        steps = loss_timesteps(model, count)
+        steps = loss_timesteps(model, count, span)
         signs = [1.0, -1.0] if mirrored else [1.0]
         shape = tuple(data.latents.shape[1:])
         times = torch.tensor(steps * len(signs))

@@ -48,6 +48,10 @@ SHARD_SCHEMA = pa.schema(
 )
 
 
+# Settings of the teacher that the first label folders do not name.
+_LATER = ("papers_alpha", "step", "part", "skew", "shared_noise", "span")
+
+
 @dataclass(frozen=True)
 class LabelSettings:
     """What decides the labels, apart from model, data and queries."""
@@ -62,9 +66,10 @@ class LabelSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in the form of older files where nothing newer is set; `from_json` is the inverse."""
-        values = asdict(self)
-        if self.teacher.papers_alpha is None:
-            del values["teacher"]["papers_alpha"]
+        values, usual = asdict(self), asdict(AbuSettings())
+        for name in _LATER:
+            if values["teacher"][name] == usual[name]:
+                del values["teacher"][name]
         return values
 
     @classmethod

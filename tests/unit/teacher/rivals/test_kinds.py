@@ -130,6 +130,22 @@ def test_a_step_by_the_fisher_is_closed_form_and_needs_one(model, data, queries)
         replace(ABU, part="both")
 
 
+def test_losses_may_be_taken_on_a_part_of_the_schedule(model, data, queries, tmp_path):
+    grid = LossGrid.of(model, data, 3, span=0.6)
+    assert grid.timesteps.tolist() == [10, 30, 50]
+    whole = LossGrid.of(model, data, 5)
+    assert torch.equal(grid.noise, whole.noise[:, :3])
+    asked, kept = queries.take([0]), tmp_path / "baseline.npy"
+    scores = []
+    for settings in (replace(ABU, mirrored=False), replace(ABU, mirrored=False, timesteps=3, span=0.6)):
+        method = Abu(replace(settings, parameters="cross_kv"))
+        method.fit(data, model, baseline=kept)
+        scores.append(method.score(asked, data.ids))
+    assert not np.allclose(*scores)
+    with pytest.raises(TeacherError, match="span"):
+        replace(ABU, span=0.0)
+
+
 def test_shared_noise_is_the_same_for_every_item(model, data):
     grid = LossGrid.of(model, data, 2, mirrored=True, shared=True)
     assert torch.equal(grid.noise[0], grid.noise[-1]) and grid.noise.shape[:2] == (len(data), 4)
