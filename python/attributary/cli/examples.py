@@ -45,7 +45,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "receipts sign-run": ("attributary receipts sign-run runs/november --receipt-key-file receipt.key",),
     "receipts prove": ("attributary receipts prove runs/november generation-17",),
     "receipts embed": (
-        "attributary receipts embed picture.png --receipt receipt.json --cert chain.pem --key signer.pem --out signed.png",
+        "attributary receipts embed picture.png --receipt r.json --cert chain.pem --key key.pem --out signed.png",
     ),
     "receipts extract": ("attributary receipts extract signed.png --out receipt.json",),
     "bundle opt-out": ("attributary bundle opt-out out/bundle --signals out/corpus --dry-run",),
