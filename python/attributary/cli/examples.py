@@ -44,6 +44,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "receipts keys": ("attributary receipts keys receipt.key",),
     "receipts sign-run": ("attributary receipts sign-run runs/november --receipt-key-file receipt.key",),
     "receipts prove": ("attributary receipts prove runs/november generation-17",),
+    "receipts embed": (
+        "attributary receipts embed picture.png --receipt r.json --cert chain.pem --key key.pem --out signed.png",
+    ),
+    "receipts extract": ("attributary receipts extract signed.png --out receipt.json",),
+    "bundle opt-out": ("attributary bundle opt-out out/bundle --signals out/corpus --dry-run",),
     "triton build-engine": ("attributary triton build-engine --bundle out/bundle --out engines",),
     "triton load": ("attributary triton load --bundle out/new --repository models --url host:8001",),
     "triton materialize": ("attributary triton materialize --bundle out/bundle --out models",),
