@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import site
 import subprocess
 import sys
 import tomllib
@@ -31,11 +32,13 @@ def _stage(kind, folder):
 def _run(folder, code, *arguments):
     """Run code with the staged package and without the checkout's, nor NumPy and its like."""
     hidden = "numpy", "pandas", "pyarrow", "faiss", "onnxruntime", "click", "PIL"
+    # Without `site`: an editable install would come first, whatever the path says.
     begin = (
-        f"import sys; sys.path.insert(0, {str(folder)!r})\nfor name in {hidden}: sys.modules[name] = None\n"
+        f"import sys; sys.path[:0] = {[str(folder), *site.getsitepackages()]!r}\n"
+        f"for name in {hidden}: sys.modules[name] = None\n"
     )
     return subprocess.run(
-        [sys.executable, "-P", "-c", begin + code, *arguments],
+        [sys.executable, "-P", "-S", "-c", begin + code, *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -347,7 +347,7 @@ async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
     inside, build = asyncio.Event(), module.compacted
     loop = asyncio.get_running_loop()
 
-    def slowly(view, encoder, out, opened, check, erase):
+    def slowly(view, encoder, out, opened, check, *_):
         loop.call_soon_threadsafe(inside.set)
         while True:
             check()
@@ -361,7 +361,8 @@ async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
                 admin.compact(why="x")
 
     changing = asyncio.create_task(asyncio.to_thread(change))
-    await inside.wait()
+    async with asyncio.timeout(60):
+        await inside.wait()
     await gateway.drain()
     await changing
     monkeypatch.setattr(module, "compacted", build)

@@ -67,7 +67,7 @@ def test_failed_shards_are_forgotten_and_finished_ones_kept(planned):
 def test_one_start_prepares_and_the_other_waits(tmp_path, monkeypatch):
     held = []
 
-    def looks(job, settings, log):
+    def looks(job, settings, log, device):
         with pytest.raises(Timeout):
             FileLock(job.folder / "locks" / "prepare.lock", is_singleton=False).acquire(timeout=0)
         held.append(True)
