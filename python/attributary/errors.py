@@ -75,8 +75,8 @@ class OverloadedError(AttributaryError):
 class UnauthenticatedError(AttributaryError):
     """A call without a token that its service accepts."""
 
-    def __init__(self) -> None:
-        super().__init__("a valid bearer token is needed")
+    def __init__(self, message: str = "a valid bearer token is needed") -> None:
+        super().__init__(message)
 
 
 class PermissionDeniedError(AttributaryError):

@@ -282,7 +282,7 @@ def test_a_file_that_may_not_grow(command, place, prepared):
     before, audit = living(directory)
     journal = next(delta_of(directory).glob("*.log"))
     given = ("add", "--corpus", prepared / "more", "--why", "more", "--json")
-    status, _, said = command(directory, *given, fsize=journal.stat().st_size + 40_000)
+    status, _, said = command(directory, *given, fsize=journal.stat().st_size + 80_000)
     assert status == 2
     assert "cannot be written: File too large" in said
     acknowledged = {json.loads(line)["added"] for line in said.splitlines() if line.startswith("{")}

@@ -17,7 +17,7 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.golden import MIN_COSINE, golden_queries, make_golden
 from attributary.attribution.types import Filter, Prepared
 from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
-from attributary.bundle.files import new_directory, sha256
+from attributary.bundle.files import new_directory, save_array, sha256
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import (
@@ -87,9 +87,9 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
     with new_directory(out, force) as scratch:
         _copy_encoder(parts.encoder_dir, scratch)
         parts.tuned.index.write(scratch / INDEX)
-        np.save(scratch / VECTORS, parts.vectors)
+        save_array(scratch / VECTORS, parts.vectors)
         if parts.looks is not None:
-            np.save(scratch / LOOKS, parts.looks)
+            save_array(scratch / LOOKS, parts.looks)
         pq.write_table(parts.table, scratch / ITEMS, compression="zstd")
         if parts.thumbnails:
             write_thumbnails(shrunk(parts.thumbnails), scratch / THUMBNAILS)

@@ -9,6 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attributary.errors import BundleError
 
@@ -95,3 +99,10 @@ def write_whole(path: Path, data: bytes, scratch: Path | None = None) -> None:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """As `np.save`, but an OSError says why: NumPy's own tells how many bytes there are, not that the disk is full."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)

@@ -29,6 +29,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "bundle verify": ("attributary bundle verify out/bundle",),
     "bundle inspect": ("attributary bundle inspect out/bundle",),
     "bundle add": ("attributary bundle add out/bundle --corpus additions/ --why 'licensed in May'",),
+    "bundle held": ("attributary bundle held out/bundle --release 7 --why 'their own'",),
     "bundle delete": ("attributary bundle delete out/bundle --creator Ada --why 'opted out'",),
     "bundle compact": ("attributary bundle compact out/bundle --why 'monthly'",),
     "bundle adopt": ("attributary bundle adopt out/bundle",),

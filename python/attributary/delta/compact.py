@@ -26,7 +26,7 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.golden import golden_queries, make_golden
 from attributary.attribution.view import View
 from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
-from attributary.bundle.files import new_directory, sha256
+from attributary.bundle.files import new_directory, save_array, sha256
 from attributary.bundle.golden import GOLDEN
 from attributary.bundle.items import CREATOR_IDS, ITEMS, SCHEMA, WITHHELD, ItemTable, select_columns
 from attributary.bundle.manifest import IndexEntry, Manifest
@@ -82,7 +82,7 @@ def compacted(
         vectors = _write_vectors(view, rows, scratch / VECTORS, check)
         if looks is not None:
             # Of what was deleted nobody needs to know what it looked like.
-            np.save(scratch / LOOKS, np.where(withheld[:, None, None], np.int8(0), looks[rows]))
+            save_array(scratch / LOOKS, np.where(withheld[:, None, None], np.int8(0), looks[rows]))
         index = FaissIndex.read(bundle.index_path, old.index.nprobe)
         index.refill(vectors, check)
         index.write(scratch / INDEX)

@@ -26,7 +26,7 @@ from attributary.encoder.image import decode
 from attributary.errors import BundleError
 
 pytest.importorskip("attributary_train.corpus")
-from attributary_train.corpus import Corpus
+from attributary_train.corpus.build import build
 from attributary_train.corpus.sources.folder import Folder
 
 # What rounding of stored vectors (float16) may take from the cosine of a vector with itself.
@@ -98,7 +98,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(folder):
-    return Corpus.build(
+    return build(
         folder / "corpus",
         [Folder(folder / "pictures", folder / "items.csv")],
         cache=folder / "cache",
@@ -230,12 +230,12 @@ def test_a_corpus_outlives_the_folder_it_came_from(folder, tmp_path):
     pictures.mkdir()
     for name in ("alpha.png", "grey.png"):
         (pictures / name).write_bytes(files()[name])
-    built = Corpus.build(tmp_path / "out", [Folder(pictures, captions)], cache=tmp_path / "cache", workers=1)
+    built = build(tmp_path / "out", [Folder(pictures, captions)], cache=tmp_path / "cache", workers=1)
     (pictures / "alpha.png").write_bytes(b"changed in place")
     first = built[0].id
     assert (built.pixels(first) == decode(files()["alpha.png"])).all()
     captions.write_text("file,caption\ngrey.png,a blue ellipse\n")
-    Corpus.build(tmp_path / "out", [Folder(pictures, captions)], cache=tmp_path / "cache", workers=1)
+    build(tmp_path / "out", [Folder(pictures, captions)], cache=tmp_path / "cache", workers=1)
     kept = [path.name for path in (tmp_path / "out" / "originals").rglob("*") if path.is_file()]
     assert len(kept) == 1 and kept[0].endswith(".png")
 

@@ -149,8 +149,8 @@ def test_a_setting_that_serve_does_not_have_is_refused(helm):
         "tls-key",
         "tls-client-ca",
     }
-    # A path of the pod, for which the chart mounts no secret.
-    own |= {"receipt-key-file"}
+    # Paths of the pod, for which the chart mounts nothing.
+    own |= {"receipt-key-file", "query-log"}
     own |= {"tokens-file", "admin-tokens-file", "writer", "index"} | {
         name for name in flags if "milvus" in name
     }
