@@ -50,8 +50,10 @@ def test_examples_are_understood(name):
 
 
 def test_short_help_in_every_verb_and_in_both_programs():
+    # In a process of its own: click keeps the first help option that a command was asked for.
     for name in ("serve", "query", "bundle", "doctor"):
-        assert CliRunner().invoke(cli, [name, "-h"]).exit_code == 0
+        command = [sys.executable, "-m", "attributary.cli.main", name, "-h"]
+        assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
     train = pytest.importorskip("attributary_train.cli")
     assert CliRunner().invoke(train.main, ["-h"]).exit_code == 0
 
