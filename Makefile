@@ -20,11 +20,11 @@ BENCH := $(BIN)/python benchmarks
 .PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
-	$(BIN)/python examples/demo.py --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
+	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
 
 # The same server on 14,893 pictures with an encoder that knows no generator; installs torch.
 demo-untuned: $(UNTUNED)/manifest.json
-	$(BIN)/python examples/demo.py --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
+	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
 
 # Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
 bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json

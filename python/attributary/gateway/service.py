@@ -113,11 +113,15 @@ class AttributionService:
     async def get_thumbnail(self, data: bytes, context: Context) -> bytes:
         """A small picture of one training item."""
         request = translate.parse(pb.GetThumbnailRequest, data)
-        engine = self.registry.find(request.bundle_id).pipeline.engine
-        picture = engine.view.thumbnail(request.id) if self.config.thumbnails == "callers" else None
+        picture = self.thumbnail(request.bundle_id, request.id)
         if picture is None:
             raise NotFoundError("thumbnail", str(request.id))
         return pb.GetThumbnailResponse(image=picture).SerializeToString()
+
+    def thumbnail(self, bundle_id: str, item_id: int) -> bytes | None:
+        """An item's small picture as callers may see it; raises NotFoundError for an item that is not there."""
+        view = self.registry.find(bundle_id).pipeline.engine.view
+        return view.thumbnail(item_id) if self.config.thumbnails == "callers" else None
 
     async def list_items(self, data: bytes, context: Context) -> bytes:
         """Training items by ascending id, a page at a time."""
