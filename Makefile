@@ -27,7 +27,7 @@ demo-untuned: $(UNTUNED)/manifest.json
 	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
 
 # Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
-bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
+bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.json
 	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
 	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save
@@ -39,10 +39,27 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
 	$(BENCH)/search_peers.py --save
 	-$(BENCH)/triton.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
+	$(BENCH)/gaming.py --calibration $(STUDENT)/calibration.json --save
+	$(BENCH)/gaming.py --bundle $(BUNDLE) --save
 	$(BENCH)/page.py
 
 test: $(VENV)/.train
 	$(BIN)/python -m pytest
+
+# Every promise of docs/guarantees.md under attack, long tests too; ends with a table of counts by promise. An hour.
+test-faults: $(VENV)/.train
+	$(BIN)/python -m pytest tests/faults tests/unit/delta/test_model.py tests/unit/gateway/test_machine.py -m "slow or not slow"
+
+# Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel as well.
+fuzz: $(VENV)/.serving
+	$(PIP) -e '.[fuzz,jwt]'
+	bash tests/fuzz/run.sh
+
+# What the gateway's image installs, by hash; its bill of materials.
+lock: $(VENV)/.serving
+	$(BIN)/python deploy/lock.py
+sbom: deploy/requirements.lock
+	$(BIN)/python deploy/sbom.py
 
 # Minutes of compiling: CUDA files with nvcc, C++ tests under sanitizers. Each skips where its tool is missing.
 test-native: $(VENV)/.train
@@ -80,6 +97,10 @@ pictures: | $(VENV)/.serving
 
 $(PICTURES)/corpus.json: | $(VENV)/.pictures
 	$(BIN)/attributary-train corpus build --only $(STUDENT)/items.parquet --out $(PICTURES) --cache $(OUT)/cache
+
+# The same items, placed by the student's encoder: a bundle that takes additions.
+$(OUT)/gaming/manifest.json: | pictures
+	$(BIN)/attributary bundle build --corpus $(PICTURES) --encoder $(STUDENT) --out $(OUT)/gaming --force
 
 # What renders pictures, without torch: attributary_train.corpus needs no more of its package's requirements.
 $(VENV)/.pictures: | $(VENV)/.serving
