@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from attributary import kernels
 from attributary.bundle.manifest import Calibration, ShareCalibration
 
+from .recognised import put_first
 from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared
 from .view import Candidates, View
 
@@ -48,11 +49,11 @@ class Scores:
         self._batch = batch
         self._found: list[_Found] = [None] * len(batch)  # type: ignore[list-item]
         self._short: dict[Filter, list[int]] = {}
-        by_filter: dict[Filter, list[int]] = defaultdict(list)
+        groups: dict[tuple[Filter, bool], list[int]] = defaultdict(list)
         for place, prepared in enumerate(batch):
-            by_filter[prepared.filter].append(place)
-        for filter_, places in by_filter.items():
-            whole = len(by_filter) == 1
+            groups[prepared.filter, prepared.showing.size > 0].append(place)
+        for (filter_, _), places in groups.items():
+            whole = len(groups) == 1
             self._score(
                 filter_,
                 places,
@@ -97,10 +98,16 @@ class Scores:
         view = self._view
         members = [self._batch[place] for place in places]
         visible = view.visible(filter_)
+        calibration = calibration_of(
+            view.bundle.manifest.calibration, [member.has_prompt for member in members]
+        )
+        if members[0].showing.size:
+            # Of a group all or none are pictures of items.
+            candidates = put_first(view, members, candidates, embeddings, calibration)
         scored = view.score(
             candidates,
             embeddings,
-            calibration_of(view.bundle.manifest.calibration, [member.has_prompt for member in members]),
+            calibration,
             None if visible is None else visible.bitmap,
             top_k=max(member.top_k for member in members),
             top_creators=max(member.top_creators for member in members),

@@ -18,6 +18,8 @@ from attributary.errors import BundleError
 ITEMS = "items.parquet"
 # What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
 LOOK = (2, 260)
+# A column of item tables beside a student, not of a bundle's: the bytes of each item's look, empty where it has none.
+LOOK_COLUMN = "look"
 GROUP = "near_dup_group"
 _COLUMNS: dict[str, pa.DataType] = {
     "id": pa.int64(),
