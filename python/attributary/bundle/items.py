@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ WITHHELD = "withheld"
 # Identifiers of the row's creator (`creator_ids`), a list; without the column none are known.
 CREATOR_IDS = "creator_ids"
 _IDS_TYPE = pa.list_(pa.string())
+# Of a row: id, caption, creator, licence, uri, creator_url, near_dup_group, creator_ids.
+Facts: TypeAlias = tuple[int, str, str, str, str, str, int, tuple[str, ...]]
+_KEPT = 65_536
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 
 
@@ -62,6 +65,7 @@ class ItemTable:
         if problem:
             raise BundleError(ITEMS, problem)
         self.withheld = _withheld(table)
+        self._facts: dict[int, Facts] = {}
         ids = creator_ids_column(table)
         table = table.select(SCHEMA.names).cast(SCHEMA)
         self._ids = _numpy(table, "id")
@@ -136,6 +140,25 @@ class ItemTable:
     def near_dup_groups(self) -> NDArray[np.int64]:
         """The groups of all rows, int64 [N]."""
         return self._groups
+
+    def facts(self, row: int) -> Facts:
+        """What an answer says of a row; kept, as Arrow takes longer to look one up than a search takes."""
+        found = self._facts.get(row)
+        if found is None:
+            if len(self._facts) >= _KEPT:
+                self._facts.clear()
+            creator = self.creator(row)
+            found = self._facts[row] = (
+                self.id_of(row),
+                self.caption(row),
+                creator,
+                self.licence(row),
+                self.uri(row),
+                self.creator_url(row),
+                self.near_dup_group(row),
+                self.ids_of(creator),
+            )
+        return found
 
     def record(self, row: int) -> ItemRecord:
         """Everything that is known of a row."""
