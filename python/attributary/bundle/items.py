@@ -90,7 +90,9 @@ class ItemTable:
     def read(cls, path: Path) -> ItemTable:
         """Read the Parquet file; raises BundleError naming it."""
         try:
-            return cls(pq.read_table(path))
+            # Not read_table: it loads the data sets of Arrow, and with them pandas where that is installed.
+            with pq.ParquetFile(path) as file:
+                return cls(file.read())
         except (OSError, pa.ArrowException) as error:
             raise BundleError(ITEMS, f"cannot be read: {error}") from error
 
@@ -258,7 +260,15 @@ def _ids_by_name(table: pa.Table, ids: pa.Array[Any] | None) -> dict[str, tuple[
 
 
 def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.ascontiguousarray(table.column(name).to_numpy(), dtype=np.int64)
+    return _plain(table.column(name)).astype(np.int64)
+
+
+def _plain(column: Any) -> NDArray[Any]:
+    """An Arrow column of numbers without nulls; its own `to_numpy` loads pandas where that is installed."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return np.from_dlpack(array)
 
 
 def _text(table: pa.Table, name: str) -> pa.Array[Any]:
@@ -270,5 +280,5 @@ def _text(table: pa.Table, name: str) -> pa.Array[Any]:
 def _codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
     column = table.column(name)
     names = pc.unique(column).sort()
-    codes = pc.index_in(column, value_set=names).to_numpy()
-    return np.ascontiguousarray(codes, dtype=np.int32), [str(value) for value in names.to_pylist()]
+    codes = _plain(pc.index_in(column, value_set=names))
+    return codes.astype(np.int32), [str(value) for value in names.to_pylist()]
