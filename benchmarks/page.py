@@ -122,7 +122,7 @@ def waterfall(phases: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         "## Where one query's time goes",
         "Medians of queries that are alone, phase after phase, from the run of `serving` below and as old as it is. "
-        "*Around them*: gRPC on both sides, the way in and the client; `embedding_queries` has an echo of the same sizes.",
+        "*Around them*: gRPC on both sides, the way in, the client; `embedding_queries` has an echo of these sizes.",
     ]
     for row in phases:
         if row["concurrency"] != 1:
