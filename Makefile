@@ -29,6 +29,8 @@ demo-untuned: $(UNTUNED)/manifest.json
 # Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
 bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.json
 	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
+	-$(BENCH)/embedding_queries.py --bundle $(UNTUNED) --save
+	$(BENCH)/cold_start.py --bundle $(BUNDLE) --save
 	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
 	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save
 	$(BENCH)/kernels.py --save

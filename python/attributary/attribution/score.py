@@ -113,8 +113,9 @@ class Scores:
             top_creators=max(member.top_creators for member in members),
         )
         passing = len(view.bundle.items) if visible is None else visible.count
+        found = (scored.rows >= 0).sum(axis=1).tolist()
         for row, (place, member) in enumerate(zip(places, members, strict=True)):
-            count = min(member.top_k, int((scored.rows[row] >= 0).sum()))
+            count = min(member.top_k, found[row])
             self._found[place] = _Found(
                 scored,
                 row,
@@ -151,21 +152,15 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
     calibration = view.bundle.manifest.calibration.of(prepared.has_prompt)
     return Attribution(
         items=tuple(
-            AttributedItem(
-                id=items.id_of(item),
-                rank=rank,
-                similarity=similarity,
-                share=share,
-                caption=items.caption(item),
-                creator=items.creator(item),
-                licence=items.licence(item),
-                uri=items.uri(item),
-                creator_url=items.creator_url(item),
-                near_dup_group=items.near_dup_group(item),
-                creator_ids=items.ids_of(items.creator(item)),
-            )
-            for rank, (item, similarity, share) in enumerate(
-                zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1
+            AttributedItem(facts[0], rank, similarity, share, *facts[1:])
+            for rank, (facts, similarity, share) in enumerate(
+                zip(
+                    map(items.facts, found.items.tolist()),
+                    found.similarity.tolist(),
+                    found.share.tolist(),
+                    strict=True,
+                ),
+                1,
             )
         ),
         creators=tuple(
