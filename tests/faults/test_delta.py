@@ -249,6 +249,7 @@ def test_killed_compactions(command, place, tally):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_every_point(command, place, prepared, tally):
     killed_additions(command, place, prepared, tally, 10**6)
     killed_deletions(command, place, tally, 10**6)
