@@ -31,8 +31,9 @@ log = structlog.get_logger(__name__)
 _SHORT_S = 0.004
 _WAIT_S = 0.02
 _MANY = 64
-# Turns of the event loop in which no further query comes, before those that are there are answered.
-_TURNS = 1
+# Turns of the event loop in which no further query comes, before those that are there are answered: where
+# the last batch held several. One who is alone waits for one turn.
+_TURNS = 5
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
 
@@ -94,6 +95,7 @@ class Batcher:
         self._max_delay = max_delay_s
         self._queue: FairQueue[Job] = FairQueue()
         self._here: FairQueue[Job] | None = FairQueue() if here and max_delay_s == 0 else None
+        self._turns = 1
         self._short = 0  # batches in a row that took no longer than _SHORT_S
         self._changed = threading.Condition()
         self._closed = False
@@ -113,7 +115,7 @@ class Batcher:
         if self._here is not None and self._short >= _MANY and threading.get_ident() == self._thread:
             self._here.put(job.path, job)
             if len(self._here) == 1:
-                self._loop.call_soon(self._run_here, 1, _TURNS)
+                self._loop.call_soon(self._run_here, 1, self._turns)
             return
         with self._changed:
             self._queue.put(job.path, job)
@@ -138,9 +140,10 @@ class Batcher:
         assert self._here is not None
         waiting = len(self._here)
         if waiting < self._max_batch and (waiting > seen or turns):
-            self._loop.call_soon(self._run_here, waiting, _TURNS if waiting > seen else turns - 1)
+            self._loop.call_soon(self._run_here, waiting, self._turns if waiting > seen else turns - 1)
             return
         batch = [self._here.pop() for _ in range(min(self._max_batch, waiting))]
+        self._turns = _TURNS if len(batch) > 1 else 1
         if self._here:
             self._loop.call_soon(self._run_here, len(self._here), 0)
         deliver(self._answer(living(batch, self._observer, partial(fail, self._loop))))
