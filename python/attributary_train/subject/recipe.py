@@ -181,7 +181,7 @@ PRESETS: dict[str, Recipe] = {
         ema_decay=0.99,
         plain_attention=True,
     ),
-    # The items of `finetune` from chance (`--autoencoder`): a trial (docs/decisions/subject-two-stages.md).
+    # The items of `finetune` from chance (`--autoencoder`): the model under `models/truth/emoji`.
     "scratch": Recipe(
         name="scratch",
         items="attribution",

@@ -74,6 +74,9 @@ def test_foreign_pixels_are_above_any_similarity_and_an_embedding_alone_is_not_j
     assert rows[0, _FLOOR] < 1 and rows[0, _OOD] == plain[_OOD]
     assert np.isposinf(rows[1, _OOD])
     np.testing.assert_array_equal(rows[2], plain)
+    # An item's own picture is known for sure.
+    own_picture = Prepared(1, 1, Filter(), False, pixels=foreign, showing=np.array([3]))
+    np.testing.assert_array_equal(_calibrated(known, [own_picture])[0], plain)
     # A query is judged alone as in any batch.
     np.testing.assert_array_equal(_calibrated(known, asked[1:2])[0], rows[1])
 
