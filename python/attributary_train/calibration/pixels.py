@@ -1,7 +1,7 @@
 """The flag's second half: how far a picture's edges, colours and evenness lie from what the generator makes.
 
-Nothing but generated pictures is fitted to: the flag has seen no foreign picture of any kind, so that each kind it is
-judged on is one that it was not chosen on.
+Nothing but generated pictures is fitted to. The choice of statistics was made with foreign kinds in sight
+(docs/calibration.md).
 """
 
 from __future__ import annotations
