@@ -99,7 +99,10 @@ class PictureDigests:
 
 @dataclass(slots=True)
 class Prepared:
-    """A query that has passed every check and is ready for a batch: either pixels and tokens, or an embedding."""
+    """A query that has passed every check and is ready for a batch: pixels and tokens, or an embedding.
+
+    With both the pixels are not encoded, but say whether the picture is the generator's.
+    """
 
     top_k: int
     top_creators: int
