@@ -116,8 +116,7 @@ class Prepared:
     picture: PictureDigests | None = None  # where it was asked for
 
 
-# Not frozen: a frozen one takes thrice as long to make, and a query makes ten. Nobody changes one.
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(frozen=True, slots=True)
 class AttributedItem:
     """One training item in an answer; `rank` from 1, `similarity` a cosine, `share` in [0, 1].
 
@@ -137,8 +136,7 @@ class AttributedItem:
     creator_ids: tuple[str, ...] = ()  # "isni:...", "orcid:..."; as far as they are known
 
 
-# Not frozen: a frozen one takes thrice as long to make, and a query makes ten. Nobody changes one.
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(frozen=True, slots=True)
 class CreatorShare:
     """A creator's total over all candidates that can be seen, and how many of them have a share above 0."""
 
