@@ -132,7 +132,7 @@ _GENERATOR = StudentConfig(
     hidden=512,
     dropout=0.3,
     items="served",
-    epochs=20,
+    epochs=15,
     weight_decay=0.05,
     item_pace=0.3,
 )

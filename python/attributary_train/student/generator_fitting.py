@@ -98,7 +98,7 @@ class _Fit:
         self.scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE[config.link])))
         self.retrained = None if retrained is None or config.retrained == 0 else self._centred(retrained)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _reduced(self, seen: Seen) -> Tensor:
         return self.head.reduce(seen.image, seen.states, seen.mask).clone()
 
@@ -137,7 +137,7 @@ class _Fit:
             mean = float(np.mean(losses))
             say(f"{config.name}: loss {mean:.4f} after {epoch + 1} of {config.epochs} epochs")
         self.head.eval()
-        with torch.inference_mode():
+        with torch.no_grad():
             from_head = F.normalize(self._from_head(), dim=1)
             vectors = self._vectors() if config.free_items else from_head
             return Fitted(

@@ -57,7 +57,7 @@ class Sight:
             told = [(captions.states[rows].float(), masks[rows]) for rows in captions.of_item.T]
         return self._views(self.studio.item_pictures(config.items), told)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _views(self, pictures: npt.NDArray[np.uint8], told: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:
         parts: list[list[Tensor]] = [[] for _ in told]
         for at in range(0, len(pictures), _BATCH):

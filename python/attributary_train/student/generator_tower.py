@@ -48,7 +48,7 @@ class GeneratorTower(nn.Module):
         noise = torch.stack(
             [torch.from_numpy(noise_for(noise_key(0, "middle block"), step, shape)) for step in timesteps]
         )
-        with torch.inference_mode():
+        with torch.no_grad():
             told = unet.time_embedding(unet.time_proj(model.schedule.values(at)).float())
             # Noising is linear in the latents: what they are multiplied by, and what is added.
             kept = model.noised(torch.ones_like(noise), torch.zeros_like(noise), at)
