@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from .errors import StudentError
 from .sight import ItemPictures
 
-HeadKind = Literal["paper", "tokens", "kernel"]
+HeadKind = Literal["paper", "tokens", "kernel", "generator"]
 Loss = Literal["rank_bce", "listwise", "listmle"]
 Link = Literal["exponential", "power"]
 Target = Literal["mass", "rank"]
@@ -20,14 +20,16 @@ class StudentConfig:
     """Settings of a head on the untuned towers' features.
 
     head: "paper" (joined raw features, one MLP) or "tokens" (token states, whitened as EK-FAC does),
-    "kernel" (started from the teacher's own kernel of prompts, `kernel_head.py`).
+    "kernel" (started from the teacher's own kernel of prompts, `kernel_head.py`); "generator" has another tower
+    (`generator_tower.py`).
     separate: items have a head of their own. free_items: item vectors are moved away from their head's by gradient.
     image: pictures are looked at; False leaves the prompt alone.
     loss: see `losses.py`. target: what a listwise loss calls the truth: "mass" is the standardised score above 0 to
     the power `sharpness`, "rank" falls by e every `sharpness` ranks. link: how a cosine becomes a share of it.
     prompt_dropout: share of training queries whose prompt is hidden. members: heads from as many seeds, side by side.
     outside: share of pairs whose item is replaced by a random one (rank_bce). item_pace: learning rate of item vectors,
-    times that of weights. batch: pairs (rank_bce) or queries.
+    times that of weights. batch: pairs (rank_bce) or queries. retrained: weight of the correlation with losses of
+    retrained models, where they are given ("generator" alone).
     """
 
     name: str
@@ -52,6 +54,7 @@ class StudentConfig:
     weight_decay: float = 0.01
     outside: float = 0.1
     item_pace: float = 0.1
+    retrained: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class StudentConfig:
         for name in ("dropout", "prompt_dropout", "outside"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise StudentError(name, f"{getattr(self, name)}; must be at least 0 and below 1")
+        if not self.retrained >= 0:
+            raise StudentError("retrained", f"{self.retrained}; must not be negative")
         for name in ("sharpness", "whitening", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise StudentError(name, f"{getattr(self, name)}; must be above 0")
@@ -120,10 +125,27 @@ CONFIGS: dict[str, StudentConfig] = {
         dataclasses.replace(_KERNEL, name="kernel-ensemble", members=4),
     )
 }
+_GENERATOR = StudentConfig(
+    "generator",
+    head="generator",
+    link="exponential",
+    hidden=512,
+    dropout=0.3,
+    items="served",
+    epochs=15,
+    weight_decay=0.05,
+    item_pace=0.3,
+)
+# Not in `CONFIGS`, which a sweep compares on labels of candidates: these learn whole lists.
+GENERATOR_CONFIGS: dict[str, StudentConfig] = {
+    config.name: config
+    for config in (_GENERATOR, dataclasses.replace(_GENERATOR, name="generator-power", link="power"))
+}
 
 
 def config_named(name: str) -> StudentConfig:
     """Raises `StudentError` listing the names there are."""
-    if name not in CONFIGS:
-        raise StudentError("config", f"{name!r} is unknown; there are {', '.join(CONFIGS)}")
-    return CONFIGS[name]
+    known = CONFIGS | GENERATOR_CONFIGS
+    if name not in known:
+        raise StudentError("config", f"{name!r} is unknown; there are {', '.join(known)}")
+    return known[name]

@@ -84,6 +84,10 @@ def fit(config: StudentConfig, material: Material, say: Callable[[str], None] = 
 
     Raises `StudentError` if the loss is not finite, or if the cosine ended up meaning its opposite.
     """
+    if config.head not in _HEADS:
+        raise StudentError(
+            "head", f"{config.head!r} has a tower of its own: `student train --scores` fits it"
+        )
     done = [
         _fit(replace(config, members=1, seed=config.seed + at), material, say) for at in range(config.members)
     ]

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.evaluation.scores import ScoreFile
+from attributary_train.evaluation.scores import ScoreFile, load_scores
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.labels import Label, read_facts, read_labels
+from attributary_train.teacher.query_digest import query_digests
 
 from .errors import StudentError
 
@@ -103,6 +104,36 @@ def from_scores(file: ScoreFile, data: SubjectData) -> Labelled:
     scores = file.aligned(file.queries, data.ids)
     rows = np.broadcast_to(np.arange(len(data)), scores.shape)
     return _labelled(file.queries, np.ascontiguousarray(rows), scores, len(data), len(data))
+
+
+def from_score_files(paths: Sequence[Path], data: SubjectData, weights: str, queries: Queries) -> Labelled:
+    """Several score files' lists below each other; a query in two of them has two.
+
+    Raises `EvaluationError` for a file of another model or training set, `StudentError` for a query that is not among
+    the training queries, or is another one of the same name.
+    """
+    if not paths:
+        raise StudentError("scores", "no file given")
+    known = {
+        name: digest
+        for name, split, digest in zip(queries.names, queries.splits, query_digests(queries), strict=True)
+        if split == "train"
+    }
+    parts = []
+    for path in paths:
+        file = load_scores(path, weights=weights)
+        strange = [name for name in file.queries if name not in known]
+        if strange:
+            raise StudentError(str(path), f"{len(strange)} are no training queries, e.g. {strange[0]}")
+        file.aligned(file.queries, data.ids, [known[name] for name in file.queries])
+        parts.append(from_scores(file, data))
+    return _labelled(
+        [name for part in parts for name in part.names],
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        len(data),
+        len(data),
+    )
 
 
 def rows_of(labelled: Labelled, queries: Queries) -> npt.NDArray[np.int64]:

@@ -97,20 +97,77 @@ def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
 
 @student.command("train")
 @_studio
-@_LABELS
+@click.option("--labels", type=_FOLDER, help="Labels of training queries; or --scores.")
+@click.option(
+    "--scores", type=_FILE, multiple=True, help="Score file of training queries (`evaluate score`); repeat."
+)
 @_LIMIT
 @click.option("--config", "config_name", default="kernel", show_default=True, help="A name, or a JSON file.")
+@click.option(
+    "--item-scores", type=_FILE, help="File of `student item-scores`: items as queries (generator)."
+)
+@click.option(
+    "--losses", type=_FOLDER, help="Benchmark whose training queries' losses to foretell (generator)."
+)
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
 @_clear
-def train(labels: Path, limit: int | None, config_name: str, out: Path, **kwargs: Any) -> None:
-    """Fit a head on the untuned towers and export it with its item vectors."""
+def train(
+    labels: Path | None,
+    scores: tuple[Path, ...],
+    limit: int | None,
+    config_name: str,
+    item_scores: Path | None,
+    losses: Path | None,
+    out: Path,
+    **kwargs: Any,
+) -> None:
+    """Fit a head on the untuned towers, or on the generator's own, and export it with its item vectors."""
+    from .errors import StudentError
+    from .generator_making import train_generator
     from .making import train as make
     from .studio import first
 
     config = _config(config_name)
+    if (labels is None) == (not scores):
+        raise StudentError("labels", "give either --labels or --scores")
+    if config.head != "generator" and (item_scores or losses):
+        raise StudentError("config", f"{config.name} learns from neither --item-scores nor --losses")
     studio = _open(kwargs)
-    fitted = make(studio, config, first(studio.labels(labels), limit), out, _say)
+    told = first(studio.labels(labels) if labels else studio.scored(scores), limit)
+    if config.head == "generator":
+        fitted = train_generator(studio, config, told, out, _say, item_scores=item_scores, losses=losses)
+    else:
+        fitted = make(studio, config, told, out, _say)
     click.echo(f"{out}: {config.name}, {fitted.items.shape[1]} dimensions, {len(fitted.items)} items")
+
+
+@student.command("item-scores")
+@_studio
+@click.option("--method", default="dtrak", show_default=True, help="trak or dtrak.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeat."
+)
+@click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
+@_clear
+def items(method: str, settings: tuple[str, ...], out: Path, **kwargs: Any) -> None:
+    """What a method of gradients says of every item with the items as queries, for `train --item-scores`."""
+    from attributary_train.evaluation.options import setting
+    from attributary_train.evaluation.scores import save_scores
+    from attributary_train.teacher.registry import Context, create
+    from attributary_train.teacher.trak import Trak
+
+    from .errors import StudentError
+    from .item_queries import item_scores
+
+    studio = _open(kwargs)
+    subject = studio.subject
+    context = Context(studio.folder, subject.corpus, kwargs["cache"], kwargs["threads"])
+    made = create(method, context, dict(setting(entry) for entry in settings))
+    if not isinstance(made, Trak):
+        raise StudentError("method", f"{method} keeps no features of items; trak and dtrak do")
+    made.fit(subject.data, subject.model)
+    save_scores(item_scores(made, subject.data, subject.model), out)
+    click.echo(f"{out}: {len(subject.data)} items")
 
 
 @student.command("sweep")

@@ -17,7 +17,7 @@ from attributary_train.towers.features import TowerFeatures
 
 from .errors import StudentError
 from .fitting import Material
-from .labelled import Labelled, from_folder, rows_of
+from .labelled import Labelled, from_folder, from_score_files, rows_of
 from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features
 from .words import Words, words_of
 
@@ -56,6 +56,10 @@ class Studio:
     def labels(self, folder: Path, split: str = "train") -> Labelled:
         """Finished labels of this model and training set, of one split."""
         return from_folder(folder, self.subject.data, self.subject.model.weights, split)
+
+    def scored(self, paths: Sequence[Path]) -> Labelled:
+        """Whole lists of training queries from score files of this model and training set."""
+        return from_score_files(paths, self.subject.data, self.subject.model.weights, self.queries)
 
     def pictures(self, queries: Queries) -> npt.NDArray[np.uint8]:
         """Generated pictures, uint8 [Q, S, S, 3]."""

@@ -93,6 +93,14 @@ class Trak(Method):
         # Only the solved rows are needed to answer; the features are kept for other dampings.
         return float(sum(weights.numel() * 4 for weights in self._weights))
 
+    def between_items(self) -> Tensor:
+        """Scores of all items with the items themselves as queries, float32 [N, N]; no pass of the model."""
+        total = torch.zeros(())
+        for (_, features), weights in zip(self._members, self._weights, strict=True):
+            scale = mean_eigenvalue(features) / len(features)
+            total = total + features @ weights.T * (scale / len(self._members))
+        return total
+
     def _query_features(self, passing: GradientPass, queries: Queries) -> Tensor:
         return passing.of_queries(queries)
 

@@ -1,0 +1,176 @@
+"""Training the head on the generator's own features: whole lists of a teacher, and losses of retrained models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .config import StudentConfig
+from .errors import StudentError
+from .fitting import FIRST_SCALE, HOLD, SCALE_PACE, Fitted
+from .generator_head import GeneratorHead
+from .losses import listwise, mass_targets, rank_mass_targets, soft_log
+from .sight import Seen
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Queries and the scores that a teacher gave every item, float32 [Q, N]."""
+
+    seen: Seen
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """Queries and what models on parts of the items made of them: outputs float64 [Q, M], minus the losses; kept: bool
+    [M, N], the items that each model was trained on."""
+
+    seen: Seen
+    outputs: npt.NDArray[np.float64]
+    kept: npt.NDArray[np.bool_]
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    """Several as one."""
+    return Seen(
+        torch.cat([part.image for part in parts]),
+        torch.cat([part.states for part in parts]),
+        torch.cat([part.mask for part in parts]),
+    )
+
+
+def fit_generator(
+    config: StudentConfig,
+    items: Sequence[Seen],
+    empty: Tensor,
+    lessons: Sequence[Lesson],
+    retrained: Retrained | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Fitted:
+    """Train one head; `items`: the training set under each of its captions, N rows each; `empty` [T, D].
+
+    An item's vector is the mean of the head's over its captions and no prompt, and an offset of its own held near 0.
+    Raises `StudentError` for lists that are not of these items, or a loss that is not finite.
+    """
+    if config.loss != "listwise" or config.members != 1:
+        raise StudentError("config", "a generator student has one member and the loss listwise")
+    if not lessons:
+        raise StudentError("labels", "there are none to learn from")
+    for lesson in lessons:
+        if lesson.scores.shape != (len(lesson.seen), len(items[0])):
+            raise StudentError(
+                "labels", f"{lesson.scores.shape} of {len(lesson.seen)} queries, {len(items[0])} items"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return _Fit(config, items, empty, lessons, retrained).run(say)
+
+
+class _Fit:
+    """One run."""
+
+    def __init__(
+        self,
+        config: StudentConfig,
+        items: Sequence[Seen],
+        empty: Tensor,
+        lessons: Sequence[Lesson],
+        retrained: Retrained | None,
+    ) -> None:
+        self.config = config
+        self.head = GeneratorHead(config, together(items), empty)
+        self.items = [self._reduced(view) for view in [*items, items[0].without_prompt()]]
+        asked = together([lesson.seen for lesson in lessons])
+        self.told, self.untold = self._reduced(asked), self._reduced(asked.without_prompt())
+        scores = torch.from_numpy(np.concatenate([lesson.scores for lesson in lessons]))
+        self.weight = torch.ones(scores.shape[1])
+        make = mass_targets if config.target == "mass" else rank_mass_targets
+        self.targets = make(scores, self.weight, config.sharpness)
+        self.offset = nn.Parameter(torch.zeros(len(items[0]), config.dim))
+        self.scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE[config.link])))
+        self.retrained = None if retrained is None or config.retrained == 0 else self._centred(retrained)
+
+    @torch.no_grad()
+    def _reduced(self, seen: Seen) -> Tensor:
+        return self.head.reduce(seen.image, seen.states, seen.mask).clone()
+
+    def _centred(self, told: Retrained) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, kept = torch.from_numpy(told.outputs).float(), torch.from_numpy(told.kept).float()
+        return self._reduced(told.seen), _unit(outputs), kept - kept.mean(0)
+
+    def run(self, say: Callable[[str], None]) -> Fitted:
+        """Train; see `fit_generator`."""
+        config, rows = self.config, len(self.told)
+        rates = [config.learning_rate * pace for pace in (1.0, config.item_pace, SCALE_PACE)]
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": self.head.parameters(), "weight_decay": config.weight_decay, "lr": rates[0]},
+                {"params": [self.offset], "weight_decay": 0.0, "lr": rates[1]},
+                {"params": [self.scale], "weight_decay": 0.0, "lr": rates[2]},
+            ]
+        )
+        steps = -(-rows // config.batch) * config.epochs
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, rates, total_steps=max(2, steps + 1), pct_start=0.1
+        )
+        mean = math.nan
+        self.head.train()
+        for epoch in range(config.epochs):
+            losses = []
+            for picked in torch.randperm(rows).split(config.batch):
+                loss = self._loss(picked)
+                if not torch.isfinite(loss):
+                    raise StudentError("loss", f"not finite in epoch {epoch + 1} of {config.name}")
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+                losses.append(float(loss.detach()))
+            mean = float(np.mean(losses))
+            say(f"{config.name}: loss {mean:.4f} after {epoch + 1} of {config.epochs} epochs")
+        self.head.eval()
+        with torch.no_grad():
+            from_head = F.normalize(self._from_head(), dim=1)
+            vectors = self._vectors() if config.free_items else from_head
+            return Fitted(
+                self.head, vectors.clone(), from_head.clone(), mean, (float(self.scale.detach().exp()),)
+            )
+
+    def _from_head(self) -> Tensor:
+        return torch.stack([self.head.embed(view) for view in self.items]).mean(0)
+
+    def _vectors(self) -> Tensor:
+        return F.normalize(self._from_head() + self.offset * float(self.config.free_items), dim=1)
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        hidden = torch.rand(len(rows), 1) < self.config.prompt_dropout
+        vectors = self._vectors()
+        cosine = self.head.embed(torch.where(hidden, self.untold[rows], self.told[rows])) @ vectors.T
+        loss = listwise(cosine, self.targets[rows], self.weight, self.scale.exp(), self.config.link)
+        loss = loss + HOLD * self.offset.square().sum(1).mean()
+        if self.retrained is None:
+            return loss
+        return loss - self.config.retrained * self._foretold(self.retrained, vectors)
+
+    def _foretold(self, told: tuple[Tensor, Tensor, Tensor], vectors: Tensor) -> Tensor:
+        """Mean correlation of the shares summed over what each model kept with what became of a batch of queries."""
+        asked, outputs, kept = told
+        pick = torch.randint(0, len(asked), (min(self.config.batch, len(asked)),))
+        cosine = self.head.embed(asked[pick]) @ vectors.T
+        shown = cosine if self.config.link == "exponential" else soft_log(cosine)
+        shares = (self.scale.exp() * shown).softmax(dim=1)
+        return (_unit(shares @ kept.T) * outputs[pick]).sum(1).mean()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows less their mean, of unit length."""
+    far = rows - rows.mean(1, keepdim=True)
+    return far / far.norm(dim=1, keepdim=True).clamp(min=1e-9)
