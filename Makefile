@@ -20,15 +20,17 @@ BENCH := $(BIN)/python benchmarks
 .PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
-	$(BIN)/python examples/demo.py --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
+	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
 
 # The same server on 14,893 pictures with an encoder that knows no generator; installs torch.
 demo-untuned: $(UNTUNED)/manifest.json
-	$(BIN)/python examples/demo.py --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
+	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
 
 # Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
-bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
+bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.json
 	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
+	-$(BENCH)/embedding_queries.py --bundle $(UNTUNED) --save
+	$(BENCH)/cold_start.py --bundle $(BUNDLE) --save
 	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
 	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save
 	$(BENCH)/kernels.py --save
@@ -39,10 +41,27 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json
 	$(BENCH)/search_peers.py --save
 	-$(BENCH)/triton.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
+	$(BENCH)/gaming.py --calibration $(STUDENT)/calibration.json --save
+	$(BENCH)/gaming.py --bundle $(BUNDLE) --save
 	$(BENCH)/page.py
 
 test: $(VENV)/.train
 	$(BIN)/python -m pytest
+
+# Every promise of docs/guarantees.md under attack, long tests too; ends with a table of counts by promise. An hour.
+test-faults: $(VENV)/.train
+	$(BIN)/python -m pytest tests/faults tests/unit/delta/test_model.py tests/unit/gateway/test_machine.py -m "slow or not slow"
+
+# Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel as well.
+fuzz: $(VENV)/.serving
+	$(PIP) -e '.[fuzz,jwt]'
+	bash tests/fuzz/run.sh
+
+# What the gateway's image installs, by hash; its bill of materials.
+lock: $(VENV)/.serving
+	$(BIN)/python deploy/lock.py
+sbom: deploy/requirements.lock
+	$(BIN)/python deploy/sbom.py
 
 # Minutes of compiling: CUDA files with nvcc, C++ tests under sanitizers. Each skips where its tool is missing.
 test-native: $(VENV)/.train
@@ -80,6 +99,10 @@ pictures: | $(VENV)/.serving
 
 $(PICTURES)/corpus.json: | $(VENV)/.pictures
 	$(BIN)/attributary-train corpus build --only $(STUDENT)/items.parquet --out $(PICTURES) --cache $(OUT)/cache
+
+# The same items, placed by the student's encoder: a bundle that takes additions.
+$(OUT)/gaming/manifest.json: | pictures
+	$(BIN)/attributary bundle build --corpus $(PICTURES) --encoder $(STUDENT) --out $(OUT)/gaming --force
 
 # What renders pictures, without torch: attributary_train.corpus needs no more of its package's requirements.
 $(VENV)/.pictures: | $(VENV)/.serving

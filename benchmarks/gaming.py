@@ -1,13 +1,14 @@
 """What share can be bought: each attack's gain before the rules of entry and after, beside an honest item's.
 
-    python benchmarks/gaming.py --calibration models/student/calibration.json --json
+    python benchmarks/gaming.py --calibration models/student/calibration.json --save
+    python benchmarks/gaming.py --bundle out/bundle --save
 
-The bundle must place items with its encoder (`bundle build --corpus out/pictures --encoder models/student --out
-out/gaming` makes one; the committed student's own takes no additions). Queries are cropped and recoloured items with
-their captions, and the demo's generated pictures with their prompts. Gain: the mean share over all queries of the
-attacker, who did nothing but add. Columns: `before`, without the rules; `after`, by a contributor who has had an item
-released; `new`, by one who has not; `released`, where the operator lets in whatever waits; `honest`, what the same
-pictures earn with words of their own, under the rules.
+The first bundle's items are placed by its encoder (`make out/gaming/manifest.json`); the committed student's own takes
+no additions. Queries are cropped and recoloured items with their captions, and the demo's
+generated pictures with their prompts. A share is the mean over all queries of what the attacker gets, who did nothing
+but add. Columns: `before`, without the rules; `after`, by a contributor who has had an item released; `new`, by one who
+has not; `released`, where the operator lets in whatever waits; `honest`, what the same pictures earn with words of
+their own, under the rules; `gain`, after less honest. Quotas are off: every attack may bring as much as it likes.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -30,17 +32,21 @@ from PIL import Image
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
-from attributary.attribution.types import Options, Query
+from attributary.attribution.types import Limits, Options, Query
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.embed import _perturb, read_picture
 from attributary.building.source import read_source
+from attributary.bundle.bundle import Bundle
 from attributary.delta.entry import CONTRIBUTOR, OPERATOR, Entrance, Terms, Verdict
-from attributary.delta.items import NewItem
+from attributary.delta.items import Embedder, NewItem
 from attributary.delta.store import Store
+from attributary.errors import PreconditionError
 
 MOST = 0.05
 ME = "Mallory"
 FIRST_ID = 7_000_000
+MANY = 200
+GRID = 8
 Pixels = NDArray[np.uint8]
 
 
@@ -54,6 +60,7 @@ class World:
     captions: dict[int, str]
     queries: list[tuple[Pixels, str]]
     firsts: list[int]  # the first item of each query
+    embeddings: NDArray[np.float32]  # of the queries, [Q, D]
 
 
 def png(pixels: Pixels) -> bytes:
@@ -97,8 +104,9 @@ def attacks(world: World) -> dict[str, tuple[list[NewItem], list[NewItem]]]:
     firsts = list(dict.fromkeys(world.firsts))
     whole = [read_picture(world.pictures[number], None) for number in firsts]
     captions = [world.captions[number] for number in firsts]
-    white = [png(np.full((64, 64, 3), 255, np.uint8))] * len(prompts)
-    noise = [png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in prompts]
+    many = [prompts[number % len(prompts)] for number in range(MANY)]
+    white = [png(np.full((64, 64, 3), 255, np.uint8))] * MANY
+    noise = [png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in many]
     stripes = []
     for _ in prompts:
         levels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -107,20 +115,56 @@ def attacks(world: World) -> dict[str, tuple[list[NewItem], list[NewItem]]]:
     def copies(change: Callable[[Pixels, np.random.Generator], Pixels]) -> list[NewItem]:
         return items([png(change(one, rng)) for one in whole], captions)
 
-    declared = [
-        replace(item, near_dup_of=number)
-        for item, number in zip(copies(lambda one, _: one), firsts, strict=True)
-    ]
+    exact = copies(lambda one, _: one)
+    declared = [replace(item, near_dup_of=number) for item, number in zip(exact, firsts, strict=True)]
+    tuned, untuned = searched(world, rng)
     honest = [png(bent(one, rng)) for one in whole]
     return {
-        "white pictures captioned with the prompts": (items(white, prompts), worded(white, "a white square")),
-        "noise captioned with the prompts": (items(noise, prompts), worded(noise, "noise")),
+        "white pictures captioned with the prompts": (items(white, many), worded(white, "a white square")),
+        "noise captioned with the prompts": (items(noise, many), worded(noise, "noise")),
         "squares captioned with the prompts": (items(stripes, prompts), worded(stripes, "coloured squares")),
         "a noised copy of each first item": (copies(noised), []),
         "a mirrored, cropped copy of each first item": (copies(mirrored_crop), []),
+        "an exact copy of each first item": (exact, []),
         "an exact copy, declared a near duplicate": (declared, []),
         "a copy bent past recognition, its caption": (copies(bent), worded(honest, "a picture")),
+        "pixels searched for each query's embedding": (
+            items(tuned, prompts),
+            worded(untuned, "coloured squares"),
+        ),
     }
+
+
+def searched(
+    world: World, rng: np.random.Generator, steps: int = 40, tries: int = 12
+) -> tuple[list[bytes], ...]:
+    """Pictures of no sense whose embedding is near a query's, and what they were made of: the encoder is public.
+
+    Evolution with a mean of normalised gains over random changes, per query, in squares of three colours, GRID a side.
+    """
+    bundle = Bundle.open(world.bundle)
+    embedder = Embedder(bundle, Limits())
+    side = bundle.manifest.encoder.image_size
+    no_words = np.zeros(0, np.int64)
+
+    def shown(levels: NDArray[np.float64]) -> Pixels:
+        pixels = levels.clip(0, 255).astype(np.uint8)
+        return np.kron(pixels, np.ones((side // GRID, side // GRID, 1), np.uint8))
+
+    tuned, untuned = [], []
+    for wanted in world.embeddings:
+        levels = start = rng.uniform(0, 255, (GRID, GRID, 3))
+        for _ in range(steps):
+            changes = rng.normal(0, 30, (tries, GRID, GRID, 3))
+            both = np.concatenate([levels + changes, levels - changes])
+            found = embedder.embed([(shown(one), no_words) for one in both]).astype(np.float32) @ wanted
+            slope = found[:tries] - found[tries:]
+            levels = (
+                levels + 60 * np.einsum("t,thwc->hwc", slope, changes) / (np.abs(slope).sum() + 1e-9)
+            ).clip(0, 255)
+        tuned.append(png(shown(levels)))
+        untuned.append(png(shown(start)))
+    return tuned, untuned
 
 
 @contextmanager
@@ -168,6 +212,10 @@ def price(
         return 0.0, 0
     words = {"who": ME, "why": "an attack"}
     with opened(world) as store:
+        try:
+            store._check_space()
+        except PreconditionError:
+            return 0.0, len(added)
         if known:
             # Somebody who has been let in: one small item of their own that resembles nothing asked for.
             rng = np.random.default_rng(9)
@@ -181,7 +229,9 @@ def price(
 
 
 def row(world: World, name: str, attack: list[NewItem], honest: list[NewItem]) -> dict[str, Any]:
-    with mock.patch.object(Entrance, "judge", lambda *_: Verdict()):
+    print(name, file=sys.stderr, flush=True)
+    judge = mock.patch.object(Entrance, "judge", lambda *_: Verdict())
+    with judge, mock.patch.object(Store, "_check_space", lambda _: None):
         before, _ = price(world, attack, OPERATOR, known=False)
     after, held = price(world, attack, CONTRIBUTOR, known=True)
     new, _ = price(world, attack, CONTRIBUTOR, known=False)
@@ -190,6 +240,7 @@ def row(world: World, name: str, attack: list[NewItem], honest: list[NewItem]) -
     return {
         "attack": name, "items": len(attack), "held": held, "before": round(before, 4), "after": round(after, 4),
         "new": round(new, 4), "released": round(released, 4), "honest": round(fair, 4) if honest else None,
+        "gain": round(after - fair, 4),
     }  # fmt: skip
 
 
@@ -239,12 +290,13 @@ def read_world(args: Any) -> World:
     for number in rng.choice(ids, args.queries - len(queries), replace=False).tolist():
         queries.append((_perturb(read_picture(pictures[number], None), rng), captions[number]))
     calibration = CalibrationFile.read(args.calibration) if args.calibration else None
-    world = World(args.bundle, calibration, pictures, captions, queries, [])
+    world = World(args.bundle, calibration, pictures, captions, queries, [], np.zeros((0, 0), np.float32))
     with opened(world) as store:
         ask = store.engine.attribute
         answers = [ask(Query(pixels=pixels, prompt=prompt), Options(top_k=1)) for pixels, prompt in queries]
-    firsts = [answer.items[0].id for answer in answers]
-    return replace(world, firsts=firsts)
+        prepared = [store.engine.prepare(Query(pixels=pixels, prompt=prompt)) for pixels, prompt in queries]
+        embeddings = np.concatenate([store.engine.embed([one]) for one in prepared])
+    return replace(world, firsts=[answer.items[0].id for answer in answers], embeddings=embeddings)
 
 
 def main() -> None:
@@ -259,8 +311,7 @@ def main() -> None:
     world = read_world(args)
     rows = [row(world, name, attack, honest) for name, (attack, honest) in attacks(world).items()]
     aims = [
-        aim(f"gain over honest: {one['attack']}", one["after"] - (one["honest"] or 0.0), MOST, "share",
-            one["after"] - (one["honest"] or 0.0) <= MOST)
+        aim(f"gain over honest: {one['attack']}", one["gain"], MOST, "share", one["gain"] <= MOST)
         for one in rows
     ]  # fmt: skip
     asked = asking(world)
@@ -274,7 +325,10 @@ def main() -> None:
         "calibration": str(args.calibration or "the bundle's own"),
         "caption_weight": CONTRIBUTOR.caption_weight,
     }
-    emit("gaming", config, {"adding": rows, "asking": asked}, aims, args.json)
+    trained = Bundle.open(args.bundle).manifest.vectors_are_trained
+    emit(
+        "gaming_student" if trained else "gaming", config, {"adding": rows, "asking": asked}, aims, args.json
+    )
 
 
 if __name__ == "__main__":

@@ -78,11 +78,10 @@ def _job(engine: Any, data: bytes, future: Any) -> Any:
 
 def _reply(answer: Any) -> bytes:
     from attributary.gateway import translate
-    from attributary.v1 import attribution_pb2 as pb
+    from attributary.gateway.reply import attribution, embedded
 
-    timings = translate.from_timings(answer.timings, 0.0)
-    reply = translate.from_attribution(answer, "", "", timings)
-    return bytes(pb.AttributeResponse(attribution=reply).SerializeToString())
+    timings = translate.from_timings(answer.timings, 0.0).SerializeToString()
+    return embedded(1, attribution(answer, "", "") + embedded(7, timings))
 
 
 def _handlers(attribute: Any) -> Any:

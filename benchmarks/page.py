@@ -18,10 +18,18 @@ from common import RESULTS, ROOT, machine_slug
 
 PAGE = ROOT / "docs" / "performance.md"
 MOST_ROWS = 30
+# Of the waterfall: characters, and the phases in the order of a query's way.
+WIDTH = 60
+PHASES = tuple(
+    f"{name}_ms"
+    for name in ["queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble"]
+)
 # In the order of a reader's questions; with the code that each describes.
 SERVING = ["python/attributary", "kernels"]
 SCRIPTS: dict[str, list[str]] = {
     "serving": SERVING,
+    "embedding_queries": SERVING,
+    "cold_start": SERVING,
     "serving_batch": SERVING,
     "picture_queries": SERVING,
     "headline": SERVING,
@@ -109,9 +117,33 @@ def section(script: str, report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def waterfall(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Where the time of one query alone goes, from the phases that `serving` measured, in milliseconds."""
+    parts = [
+        "## Where one query's time goes",
+        "Medians of queries that are alone, phase after phase, from the run of `serving` below and as old as it is. "
+        "*Around them*: gRPC on both sides, the way in, the client; `embedding_queries` has an echo of these sizes.",
+    ]
+    for row in phases:
+        if row["concurrency"] != 1:
+            continue
+        spent = {name.removesuffix("_ms"): row[name] for name in PHASES if row[name] > 0}
+        spent["around them"] = max(0.0, row["p50_ms"] - sum(spent.values()))
+        total, at, bars = sum(spent.values()), 0.0, []
+        for name, ms in spent.items():
+            left, width = round(WIDTH * at / total), max(1, round(WIDTH * ms / total))
+            bars.append(f"{name:<12}{ms:8.2f} ms  {' ' * left}{'#' * width}".rstrip())
+            at += ms
+        parts += [f"**{row['kind']}**, {total:.2f} ms", "```text\n" + "\n".join(bars) + "\n```"]
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     """Write the page."""
     parts = [INTRODUCTION.strip()]
+    serving = RESULTS / f"serving-{machine_slug()}.json"
+    if serving.exists():
+        parts.append(waterfall(json.loads(serving.read_text())["results"]["phases"]))
     for script in SCRIPTS:
         path = RESULTS / f"{script}-{machine_slug()}.json"
         if path.exists():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "deploy" / "requirements.lock"
-EXTRAS = ("triton", "http", "jwt", "otel")
+EXTRAS = ("triton", "http", "jwt", "otel", "receipts")
 PLATFORMS = {
     machine: [f"manylinux_2_{minor}_{machine}" for minor in (17, 24, 26, 27, 28, 34, 35)]
     + [f"manylinux2014_{machine}"]

@@ -1,9 +1,10 @@
-"""Build the two wheels that need no compiler: build_small.py client|pure [OUT], default dist/.
+"""Build the wheels that need no compiler: build_small.py client|pure|demo [OUT], default dist/.
 
 client  `attributary-client`: asking a server, with grpcio and protobuf and nothing else. The same modules under the
         same names as in `attributary`, which holds them already: install one of the two.
 pure    `attributary` for platforms without a wheel and without a compiler: NumPy and Pillow in place of the kernels.
         The same answers, slower (`attributary doctor` says how much).
+demo    `attributary-demo`: the committed student and pictures of its generator, for `attributary demo`. No code.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ CLIENT = (
     "__init__.py", "py.typed", "errors.py", "proxy.py", "notebook.py", "attribution/__init__.py",
     "attribution/types.py", "client", "v1",
 )  # fmt: skip
+DEMO = ("student", "demo-queries")
 CLIENT_NEEDS = ("googleapis-common-protos>=1.70", "grpcio>=1.80,<2", "protobuf>=6.33")
 
 
 def main() -> int:
     """Build one of them."""
     kind = sys.argv[1] if len(sys.argv) > 1 else ""
-    if kind not in ("client", "pure"):
+    if kind not in ("client", "pure", "demo"):
         sys.stderr.write(__doc__ or "")
         return 2
     out = Path(sys.argv[2] if len(sys.argv) > 2 else "dist").resolve()
@@ -51,6 +53,16 @@ def main() -> int:
 
 def stage(kind: str, folder: Path) -> None:
     """Put the sources of a wheel, and what builds it, into a folder."""
+    for name in ("LICENSE", "NOTICE", "README.md"):
+        shutil.copyfile(ROOT / name, folder / name)
+    (folder / "pyproject.toml").write_text(_project(kind))
+    if kind == "demo":
+        for name in DEMO:
+            shutil.copytree(ROOT / "models" / name, folder / "attributary_demo" / name)
+        (folder / "attributary_demo" / "__init__.py").write_text(
+            '"""What `attributary demo` shows; no code."""\n'
+        )
+        return
     package = folder / "attributary"
     for name in CLIENT if kind == "client" else (".",):
         source, target = SOURCE / name, package / name
@@ -66,9 +78,6 @@ def stage(kind: str, folder: Path) -> None:
     for proto in (ROOT / "proto" / "attributary" / "v1").glob("*.proto"):
         shutil.copyfile(proto, package / "v1" / proto.name)
     _generate(folder)
-    for name in ("LICENSE", "NOTICE", "README.md"):
-        shutil.copyfile(ROOT / name, folder / name)
-    (folder / "pyproject.toml").write_text(_project(kind))
 
 
 def _generate(folder: Path) -> None:
@@ -82,10 +91,11 @@ def _generate(folder: Path) -> None:
 
 def _project(kind: str) -> str:
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = list(CLIENT_NEEDS) if kind == "client" else told["dependencies"]
+    needs = {"client": list(CLIENT_NEEDS), "pure": told["dependencies"], "demo": []}[kind]
+    name = {"client": "attributary-client", "pure": "attributary", "demo": "attributary-demo"}[kind]
     lines = [
         "[build-system]", 'requires = ["setuptools>=77"]', 'build-backend = "setuptools.build_meta"', "[project]",
-        f'name = "attributary{"-client" if kind == "client" else ""}"', f'version = "{told["version"]}"',
+        f'name = "{name}"', f'version = "{told["version"]}"',
         f'description = "{told["description"]}"', 'readme = "README.md"', f'license = "{told["license"]}"',
         f"requires-python = {_quoted(told['requires-python'])}", f"dependencies = [{', '.join(map(_quoted, needs))}]",
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
+from attributary.gateway.http.print_page import KIND as PDF
 from attributary.gateway.http.routes import ROUTES, Route
 from attributary.gateway.http.tables import ARROW, PARQUET
 
@@ -178,6 +179,8 @@ def _operation(
         content = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}
     if route.table:
         content |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (ARROW, PARQUET)}
+    if route.name == "Attribute":
+        content[PDF] = {"schema": {"type": "string", "format": "binary"}}
     status = {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}}
     operation: dict[str, Any] = {
         "operationId": route.name,

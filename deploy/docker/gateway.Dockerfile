@@ -19,10 +19,12 @@ COPY proto proto
 COPY kernels kernels
 COPY model_repository model_repository
 COPY python/attributary python/attributary
-# A second environment, so that build tools do not travel.
+COPY deploy/requirements.lock deploy/
+# A second environment, so that build tools do not travel. Every file in it is the one that the lock knows by its hash.
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . \
     && python -m venv --clear /opt/serving \
-    && /opt/serving/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/attributary-*.whl)[http,receipts,triton]"
+    && /opt/serving/bin/pip install --no-cache-dir --require-hashes --no-deps -r deploy/requirements.lock \
+    && /opt/serving/bin/pip install --no-cache-dir --no-deps --no-index /wheels/attributary-*.whl
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin attributary

@@ -135,6 +135,11 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     assert built.returncode == 0, built.stdout + built.stderr
+    told = {
+        name: (tmp_path / "site" / "reference" / name / "index.html").read_text()
+        for name in ("python", "attribution")
+    }
+    assert "attribute_batch" in told["python"] and "withheld_share" in told["attribution"]
     front = (tmp_path / "site" / "index.html").read_text()
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?https?://", front)
 

@@ -25,6 +25,8 @@ from tests.unit.delta.test_layout import older
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KILLED = -9
+# Sent: kill points; admitted: items that were acknowledged or there before each.
+KILLS = "kill -9 of a writer"
 DELETE = ("delete", "--creator", "Bo", "--why", "opted out", "--who", "kim", "--json")
 COMPACT = ("compact", "--why", "tidy", "--who", "kim", "--json")
 
@@ -145,7 +147,7 @@ def some(points, wanted):
     )
 
 
-def killed_additions(command, place, prepared, wanted):
+def killed_additions(command, place, prepared, tally, wanted):
     given = ("add", "--corpus", prepared / "more", "--why", "more", "--who", "kim", "--json")
     before, audit = living(place())
     new = [*range(1040, 1170)]
@@ -159,6 +161,7 @@ def killed_additions(command, place, prepared, wanted):
         added = found - before
         assert found >= before
         assert added in possible
+        tally(KILLS, sent=1, admitted=len(acknowledged), lost=len(acknowledged - added))
         # All that was acknowledged, and at most the batch that was under way.
         assert acknowledged <= added
         assert len(added) <= 64 * -(-len(acknowledged) // 64) + 64
@@ -166,7 +169,7 @@ def killed_additions(command, place, prepared, wanted):
         assert [len(line[3]) for line in told[len(audit) :]] == [64, 64, 2][: possible.index(added)]
 
 
-def killed_deletions(command, place, wanted):
+def killed_deletions(command, place, tally, wanted):
     before, audit = living(place())
     gone = {5, *range(1001, 1040, 4)}
     for point in some(points_of(command, place, *DELETE), wanted):
@@ -174,11 +177,12 @@ def killed_deletions(command, place, wanted):
         status, _, said = command(directory, *DELETE, point=point)
         assert status == KILLED
         found, told = after_restart(directory)
+        tally(KILLS, sent=1, admitted=bool(said), lost=bool(said and found & gone))
         assert found in ([before - gone] if said else [before, before - gone])
         assert (len(told) > len(audit)) == (found != before)
 
 
-def killed_compactions(command, place, wanted):
+def killed_compactions(command, place, tally, wanted):
     before, audit = living(place())
     old = Bundle.open(place()).manifest.bundle_id
     for point in some(points_of(command, place, *COMPACT), wanted):
@@ -186,6 +190,7 @@ def killed_compactions(command, place, wanted):
         status, _, said = command(directory, *COMPACT, point=point)
         assert status == KILLED
         found, told = after_restart(directory)
+        tally(KILLS, sent=1, admitted=len(before), lost=len(before - found))
         assert found == before
         compacted = Bundle.open(directory).manifest.bundle_id != old
         assert compacted or not said
@@ -198,7 +203,7 @@ def killed_compactions(command, place, wanted):
         assert after_restart(directory)[0] == before - {5, *range(1001, 1040, 4)}
 
 
-def killed_adoptions(command, place, wanted):
+def killed_adoptions(command, place, tally, wanted):
     """The journal of an older release is moved into the bundle; before and after nothing else is different."""
     before = living(place())
 
@@ -221,31 +226,34 @@ def killed_adoptions(command, place, wanted):
         if beside.exists():
             # Killed before its very last step.
             beside.rmdir()
-        assert after_restart(directory) == before
+        found, told = after_restart(directory)
+        tally(KILLS, sent=1, admitted=len(before[0]), lost=len(before[0] - found))
+        assert (found, told) == before
         assert Manifest.read(directory).delta
 
 
-def test_killed_adoptions(command, place):
-    killed_adoptions(command, place, 30)
+def test_killed_adoptions(command, place, tally):
+    killed_adoptions(command, place, tally, 30)
 
 
-def test_killed_additions(command, place, prepared):
-    killed_additions(command, place, prepared, 20)
+def test_killed_additions(command, place, prepared, tally):
+    killed_additions(command, place, prepared, tally, 20)
 
 
-def test_killed_deletions(command, place):
-    killed_deletions(command, place, 20)
+def test_killed_deletions(command, place, tally):
+    killed_deletions(command, place, tally, 20)
 
 
-def test_killed_compactions(command, place):
-    killed_compactions(command, place, 20)
+def test_killed_compactions(command, place, tally):
+    killed_compactions(command, place, tally, 20)
 
 
 @pytest.mark.slow
-def test_killed_at_every_point(command, place, prepared):
-    killed_additions(command, place, prepared, 10**6)
-    killed_deletions(command, place, 10**6)
-    killed_compactions(command, place, 10**6)
+@pytest.mark.timeout(3600)
+def test_killed_at_every_point(command, place, prepared, tally):
+    killed_additions(command, place, prepared, tally, 10**6)
+    killed_deletions(command, place, tally, 10**6)
+    killed_compactions(command, place, tally, 10**6)
 
 
 def test_killed_at_random_times(prepared, place):

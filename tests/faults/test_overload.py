@@ -44,6 +44,13 @@ def counted(server):
     return found
 
 
+def count(tally, promise, codes):
+    """Count calls by how they ended: whatever is neither answered nor refused has failed."""
+    refused = codes["RESOURCE_EXHAUSTED"] + codes["UNAVAILABLE"]
+    sent = sum(codes.values())
+    tally(promise, sent=sent, admitted=sent - refused, refused=refused, failed=sent - refused - codes["OK"])
+
+
 async def flood(server, body, number, connections):
     opened = channels(server.address, connections)
     methods = [channel.unary_unary(ATTRIBUTE) for channel in opened]
@@ -59,9 +66,10 @@ def embedding(tiny):
     return pb.AttributeRequest(query=pb.Query(embedding=vector)).SerializeToString()
 
 
-async def test_of_a_flood_every_call_is_answered_or_refused_and_counted(start_server, embedding):
+async def test_of_a_flood_every_call_is_answered_or_refused_and_counted(start_server, embedding, tally):
     with start_server(config={"permits": 16}) as server:
         codes = await flood(server, embedding, 3_000, 24)
+        count(tally, "overload", codes)
         assert sum(codes.values()) == 3_000
         assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}
         assert codes["OK"] >= 16
@@ -95,11 +103,12 @@ async def _bytes(call):
     return await call
 
 
-async def test_what_is_in_flight_at_sigterm_is_answered_or_unavailable(start_server, picture):
+async def test_what_is_in_flight_at_sigterm_is_answered_or_unavailable(start_server, picture, tally):
     body = pb.AttributeRequest(query=pb.Query(image=picture(3))).SerializeToString()
     with start_server(hold_s=0.3, config={"log_level": "error"}) as server:
         codes = await in_flight_at_sigterm(server, body, 600, 8)
         status, _ = await asyncio.to_thread(server.stop)
+    count(tally, "SIGTERM", codes)
     assert status == 0
     assert sum(codes.values()) == 600
     assert set(codes) <= {"OK", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}
@@ -117,8 +126,9 @@ async def test_what_outlasts_the_grace_is_unavailable(start_server, picture, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("factor", [3])
-async def test_minutes_of_overload(start_server, embedding, factor):
+async def test_minutes_of_overload(start_server, embedding, tally, factor):
     """Waves of three times what the permits hold, for 100,000 calls."""
     total = collections.Counter()
     with start_server(config={"permits": 64, "log_level": "error"}) as server:
@@ -126,5 +136,6 @@ async def test_minutes_of_overload(start_server, embedding, factor):
             total += await flood(server, embedding, 64 * factor * 10, 16)
         assert counted(server) == total
         await asyncio.to_thread(server.stop)
+    count(tally, "overload", total)
     print(f"sent {sum(total.values())}, {dict(total)}")
     assert set(total) <= {"OK", "RESOURCE_EXHAUSTED"}

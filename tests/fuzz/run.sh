@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Long fuzzing: each target for SECONDS_EACH seconds (600), one after another; ends at the first crash or hang.
-# Prints the executions of each and their sum. Needs atheris; clang for the kernel.
+# Prints the executions of each and their sum. Needs atheris; clang for the kernel. A hang is a minute: libFuzzer counts
+# wall-clock time, and a machine that does other things stalls a run of six milliseconds for twenty seconds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${SECONDS_EACH:-600} python=${PYTHON:-.venv/bin/python} out=${OUT:-out/fuzz} total=0
@@ -8,7 +9,7 @@ mkdir -p "$out"
 run() { # name, command...
   local name=$1 log=$out/$1.log
   shift
-  "$@" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3000 -artifact_prefix="$out/$name-" >"$log" 2>&1 \
+  "$@" -max_total_time="$seconds" -timeout=60 -report_slow_units=30 -rss_limit_mb=3000 -artifact_prefix="$out/$name-" >"$log" 2>&1 \
     || { tail -20 "$log"; echo "$name: crashed or hung, see $log"; exit 1; }
   local runs
   runs=$(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$log" | tail -1)

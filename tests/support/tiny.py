@@ -1,5 +1,6 @@
 """A bundle small enough for a test: drawn pictures, an encoder of a few nodes, a tokenizer of a few words."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,53 @@ def _tokenizer() -> Tokenizer:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return tokenizer
+
+
+def write_generator(directory: Path) -> Path:
+    """Write what `attributary-train subject export` writes, of a few nodes: pictures of 16 px, of noise."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _tokenizer().save(str(directory / "tokenizer.json"))
+    rows = "B"
+    text = ([("ids", TensorProto.INT64, [rows, "T"]), ("mask", TensorProto.INT64, [rows, "T"])], "states",
+            [helper.make_node("Cast", ["ids"], ["cast"], to=TensorProto.FLOAT),
+             helper.make_node("Unsqueeze", ["cast", "axis"], ["states"])],
+            {"axis": np.array([2])})  # fmt: skip
+    latents = ("latents", TensorProto.FLOAT, [rows, 4, 8, 8])
+    asked = [latents, ("timestep", TensorProto.INT64, [rows]), ("states", TensorProto.FLOAT, [rows, "T", 1])]
+    # The noise that was put in, a little more where there are words.
+    denoiser = (asked, "noise",
+                [helper.make_node("ReduceMean", ["states", "inner"], ["words"], keepdims=1),
+                 helper.make_node("Unsqueeze", ["words", "axis"], ["wide"]),
+                 helper.make_node("Mul", ["wide", "little"], ["more"]),
+                 helper.make_node("Mul", ["latents", "most"], ["same"]),
+                 helper.make_node("Add", ["same", "more"], ["noise"])],
+                {"inner": np.array([1, 2]), "axis": np.array([3]), "little": np.float32(0.01),
+                 "most": np.float32(0.9)})  # fmt: skip
+    decoder = ([latents], "pixels",
+               [helper.make_node("Slice", ["latents", "zero", "three", "one"], ["rgb"]),
+                helper.make_node("Resize", ["rgb", "", "twice"], ["large"], mode="nearest"),
+                helper.make_node("Sigmoid", ["large"], ["unit"]),
+                helper.make_node("Mul", ["unit", "most"], ["pixels"])],
+               {"zero": np.array([0]), "three": np.array([3]), "one": np.array([1]),
+                "twice": np.array([1, 1, 2, 2], np.float32), "most": np.float32(255)})  # fmt: skip
+    for name, (inputs, output, nodes, constants) in {
+        "text": text,
+        "denoiser": denoiser,
+        "decoder": decoder,
+    }.items():
+        graph = helper.make_graph(
+            nodes, name, [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()],
+        )  # fmt: skip
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+            directory / f"{name}.onnx",
+        )
+    alphas = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).tolist()
+    facts = {
+        "schema_version": 1, "weights": "ab" * 32, "tokens": 8, "shape": [4, 8, 8], "alphas": alphas,
+        "last_alpha": alphas[0], "offset": 1,
+    }  # fmt: skip
+    (directory / "generator.json").write_text(json.dumps(facts))
+    return directory

@@ -87,14 +87,15 @@ def served(bundle, *more):
 
 
 @pytest.fixture(scope="session")
-def site(pictured_bundle, tmp_path_factory):
+def site(pictured_bundle, tiny, tmp_path_factory):
     corpus, bundle = pictured_bundle
     report = tmp_path_factory.mktemp("report") / "report.html"
     report.write_text(
         "<!doctype html><title>x</title><style>h1 { color: rgb(1, 2, 3) }</style><h1>Run of November</h1>"
         "<script>parent.hacked = 1</script>"
     )
-    process, address = served(bundle, "--ui-report", str(report))
+    generator = tiny.write_generator(tmp_path_factory.mktemp("generator"))
+    process, address = served(bundle, "--ui-report", str(report), "--ui-generator", str(generator))
     yield Site(address, corpus)
     process.terminate()
     process.communicate(timeout=30)

@@ -40,6 +40,46 @@ def test_shares_of_the_bar_and_what_is_nobodys_add_up(page, site):
     assert abs(sum(shares) - 100) < 0.5
 
 
+@pytest.mark.slow
+def test_intervals_stand_beside_shares_where_the_answer_has_them(page, site):
+    # The bundle of this test is not fitted to influence, so that its own answers have none.
+    held = {"creator": "Dee", "share": 0.25, "item_count": 1, "creator_ids": []}
+    answer = {
+        "items": [], "creators": [{**held, "low": 0.125, "high": 0.5}, {**held, "creator": "Bo"}],
+        "diffuse_share": 0.3, "withheld_share": 0.2, "out_of_distribution": False, "bundle_id": "ab", "revision": "0",
+    }  # fmt: skip
+    page.route("**/v1/attribute", lambda route: route.fulfill(json={"attribution": answer}))
+    ask(page, site.picture(3))
+    legend = page.locator("#ask-answer .legend li")
+    assert "(12.5 % to 50.0 %)" in legend.first.inner_text()
+    assert page.locator("#ask-answer .between").count() == 1
+    label = page.locator("#ask-answer .bar svg").get_attribute("aria-label")
+    assert "withheld 20.0 %" in label and "nobody in particular 30.0 %" in label
+    assert "nine times in ten" in page.locator("#ask-answer").inner_text()
+
+
+@pytest.mark.slow
+def test_the_answer_is_downloaded_as_one_page(page, site):
+    ask(page, site.picture(3), "a orange rectangle")
+    with page.expect_download() as waiting:
+        page.click("text=Download it as a page (PDF)")
+    data = waiting.value.path().read_bytes()
+    assert waiting.value.suggested_filename == "attribution.pdf"
+    assert data.startswith(b"%PDF") and data.count(b"/Type /Page\n") == 1
+
+
+def test_a_picture_is_generated_and_attributed(page):
+    page.click("#tab-make")
+    page.fill("#make-prompt", "a orange rectangle")
+    page.fill("#make-steps", "4")
+    page.click("#make-form button[type=submit]")
+    page.wait_for_selector("#make-answer .answer")
+    assert page.locator("#make-picture").get_attribute("alt") == "Generated for: a orange rectangle"
+    assert page.locator("#make-picture").evaluate("image => image.naturalWidth") == 16
+    assert page.locator("#make-progress").is_hidden()
+    expect(page.locator("#make-status")).to_contain_text("Generated")
+
+
 def test_noise_gets_a_banner_and_gives_nothing_to_anybody(page, noise):
     ask(page, noise)
     banner = page.locator(".banner")
@@ -154,7 +194,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page, site):
     page.set_viewport_size({"width": 360, "height": 740})
     page.check("#ask-both")
     ask(page, site.picture(0), "a orange rectangle")
-    for tab in ("ask", "compare", "browse", "report"):
+    for tab in ("ask", "compare", "make", "browse", "report"):
         page.click(f"#tab-{tab}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
@@ -174,7 +214,7 @@ def test_axe_finds_nothing_serious(page, site, axe, scheme):
     ask(page, site.picture(3), "a orange rectangle")
     page.locator("#ask-answer .card img").first.wait_for()
     found = {}
-    for tab in ("ask", "compare", "browse"):
+    for tab in ("ask", "compare", "make", "browse"):
         page.click(f"#tab-{tab}")
         if tab == "browse":
             page.wait_for_selector("#browse-found .card")

@@ -19,9 +19,10 @@ ALLOWED = {
     "attribution": {"bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "building": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
     "delta": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels", "pictures"},
+    "generator": set(),
     "client": {"attribution"},
     "receipts": {"attribution", "bundle", "pictures"},
-    "gateway": {"attribution", "delta", "delta.journal", "pictures", "receipts"},
+    "gateway": {"attribution", "delta", "delta.journal", "generator", "pictures", "receipts"},
     "triton": {"attribution", "bundle", "encoder", "index", "delta.journal", "kernels"},
     "batch": {"attribution", "bundle", "client", "encoder", "receipts", "triton"},
     "cli": {

@@ -1,5 +1,6 @@
 """The compiled wheel, in an environment that has nothing and finds no compiler."""
 
+import json
 import os
 import subprocess
 import sys
@@ -59,3 +60,15 @@ def test_a_wheel_installs_and_serves_without_a_compiler(tmp_path, tiny_bundle_di
         capture_output=True, text=True, check=True, env=nothing, timeout=120,
     )  # fmt: skip
     assert "golden queries" in verified.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+@pytest.mark.network
+def test_the_demo_and_the_page_answer_from_wheels():
+    script = ROOT / "packaging" / "first_answer.py"
+    ran = subprocess.run(
+        [sys.executable, str(script), "--json"], capture_output=True, text=True, check=True, timeout=1_700
+    )
+    told = json.loads(ran.stdout)
+    assert told["demo_answers"] == 12 and told["serve_to_first_answer_s"] > 0 and len(told["wheels"]) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,12 +39,13 @@ def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArra
         got = f"{vector.size}" if vector.ndim == 1 else f"an array of shape {vector.shape}"
         raise InvalidArgumentError(field, f"must have {dim} values, got {got}")
     # In float64: the squares of large finite float32 values overflow.
-    norm = float(np.sqrt(np.square(vector, dtype=np.float64).sum()))
-    if not np.isfinite(norm):
+    wide = vector.astype(np.float64)
+    norm = math.sqrt(wide @ wide)
+    if not math.isfinite(norm):
         raise InvalidArgumentError(field, "every value must be finite, got NaN or infinity")
     if norm < 1e-12:
         raise InvalidArgumentError(field, "must not be all zero")
-    return (vector.astype(np.float64) / norm).astype(np.float32)
+    return (wide / norm).astype(np.float32)
 
 
 def check_pixels(pixels: NDArray[np.uint8], limits: Limits, field: str) -> NDArray[np.uint8]:

@@ -76,6 +76,10 @@ class Preparer:
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")
         self._prepare_pixels(query, prepared, field, wait, options.digests)
+        assert prepared.pixels is not None
+        started = perf_counter()
+        prepared.showing = view.showing(prepared.pixels)
+        prepared.timings.preprocess += ms_since(started)
         if query.prompt:
             started = perf_counter()
             prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")

@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from attributary import kernels
 from attributary.bundle.manifest import Calibration, ShareCalibration
 
+from .pixel_statistics import pixel_statistics
+from .recognised import put_first
 from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared
 from .view import Candidates, View
+
+_FLOOR, _OOD = (kernels.CALIBRATION.index(name) for name in ("floor", "foreign_below"))
 
 
 @dataclass(slots=True)
@@ -31,6 +35,7 @@ class _Found:
     items: NDArray[np.int64]  # [k] rows of the bundle
     similarity: NDArray[np.float32]  # [k]
     share: NDArray[np.float32]  # [k]
+    flagged: bool
 
 
 class Scores:
@@ -48,11 +53,11 @@ class Scores:
         self._batch = batch
         self._found: list[_Found] = [None] * len(batch)  # type: ignore[list-item]
         self._short: dict[Filter, list[int]] = {}
-        by_filter: dict[Filter, list[int]] = defaultdict(list)
+        groups: dict[tuple[Filter, bool], list[int]] = defaultdict(list)
         for place, prepared in enumerate(batch):
-            by_filter[prepared.filter].append(place)
-        for filter_, places in by_filter.items():
-            whole = len(by_filter) == 1
+            groups[prepared.filter, prepared.showing.size > 0].append(place)
+        for (filter_, _), places in groups.items():
+            whole = len(groups) == 1
             self._score(
                 filter_,
                 places,
@@ -97,23 +102,31 @@ class Scores:
         view = self._view
         members = [self._batch[place] for place in places]
         visible = view.visible(filter_)
+        calibration = _calibrated(view.bundle.manifest.calibration, members)
+        if members[0].showing.size:
+            # Of a group all or none are pictures of items.
+            candidates = put_first(view, members, candidates, embeddings, calibration)
         scored = view.score(
             candidates,
             embeddings,
-            calibration_of(view.bundle.manifest.calibration, [member.has_prompt for member in members]),
+            calibration,
             None if visible is None else visible.bitmap,
             top_k=max(member.top_k for member in members),
             top_creators=max(member.top_creators for member in members),
         )
+        # As the kernel compares them.
+        flagged = scored.peak < calibration[:, _OOD]
         passing = len(view.bundle.items) if visible is None else visible.count
+        found = (scored.rows >= 0).sum(axis=1).tolist()
         for row, (place, member) in enumerate(zip(places, members, strict=True)):
-            count = min(member.top_k, int((scored.rows[row] >= 0).sum()))
+            count = min(member.top_k, found[row])
             self._found[place] = _Found(
                 scored,
                 row,
                 scored.rows[row, :count],
                 scored.similarity[row, :count],
                 scored.share[row, :count],
+                bool(flagged[row]),
             )
             if count < min(member.top_k, passing):
                 self._short.setdefault(filter_, []).append(place)
@@ -138,27 +151,41 @@ def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDAr
     ).reshape(-1, len(kernels.CALIBRATION))
 
 
+def _calibrated(calibration: Calibration, members: Sequence[Prepared]) -> NDArray[np.float32]:
+    """As `calibration_of`, with what a query's pixels say: how much of an answer is nobody's, whatever it resembles.
+
+    Where they are not the generator's, no similarity is high enough. Of an embedding alone there are no pixels, and a
+    picture that is recognised as an item's own is known for sure.
+    """
+    made = calibration_of(calibration, [member.has_prompt for member in members])
+    pictured = [
+        place for place, member in enumerate(members) if member.pixels is not None and not member.showing.size
+    ]
+    if not calibration.pixels or not pictured:
+        return made
+    statistics = pixel_statistics(np.stack([np.asarray(members[place].pixels) for place in pictured]))
+    floor = 1.0 - (1.0 - made[pictured, _FLOOR]) * calibration.pixels.certainty(statistics)
+    foreign = floor.astype(np.float32) >= 1.0
+    made[pictured, _FLOOR] = np.where(foreign, 0.0, floor)
+    made[pictured, _OOD] = np.where(foreign, np.inf, made[pictured, _OOD])
+    return made
+
+
 def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
     """From codes and rows to words: ids, captions, creators' names."""
     items, scored, row = view.bundle.items, found.scored, found.row
     calibration = view.bundle.manifest.calibration.of(prepared.has_prompt)
     return Attribution(
         items=tuple(
-            AttributedItem(
-                id=items.id_of(item),
-                rank=rank,
-                similarity=similarity,
-                share=share,
-                caption=items.caption(item),
-                creator=items.creator(item),
-                licence=items.licence(item),
-                uri=items.uri(item),
-                creator_url=items.creator_url(item),
-                near_dup_group=items.near_dup_group(item),
-                creator_ids=items.ids_of(items.creator(item)),
-            )
-            for rank, (item, similarity, share) in enumerate(
-                zip(found.items.tolist(), found.similarity.tolist(), found.share.tolist(), strict=True), 1
+            AttributedItem(facts[0], rank, similarity, share, *facts[1:])
+            for rank, (facts, similarity, share) in enumerate(
+                zip(
+                    map(items.facts, found.items.tolist()),
+                    found.similarity.tolist(),
+                    found.share.tolist(),
+                    strict=True,
+                ),
+                1,
             )
         ),
         creators=tuple(
@@ -176,8 +203,7 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         ),
         diffuse_share=float(scored.diffuse[row]),
         withheld_share=float(scored.withheld[row]),
-        # As the kernel compares them.
-        out_of_distribution=bool(scored.peak[row] < np.float32(calibration.ood_similarity)),
+        out_of_distribution=found.flagged,
         revision=view.revision,
         timings=prepared.timings,
         picture=prepared.picture,

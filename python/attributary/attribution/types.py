@@ -99,22 +99,29 @@ class PictureDigests:
 
 @dataclass(slots=True)
 class Prepared:
-    """A query that has passed every check and is ready for a batch: either pixels and tokens, or an embedding."""
+    """A query that has passed every check and is ready for a batch: pixels and tokens, or an embedding.
+
+    With both the pixels are not encoded, but say whether the picture is the generator's.
+    """
 
     top_k: int
     top_creators: int
     filter: Filter
     has_prompt: bool
     pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
-    tokens: NDArray[np.int64] = field(default_factory=lambda: _no_tokens())  # [T], 0 without a prompt
+    tokens: NDArray[np.int64] = field(default_factory=lambda: _none())  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
+    showing: NDArray[np.int64] = field(default_factory=lambda: _none())  # rows whose very picture it is
     timings: Timings = field(default_factory=Timings)
     picture: PictureDigests | None = None  # where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
 class AttributedItem:
-    """One training item in an answer; `rank` from 1, `similarity` a cosine, `share` in [0, 1]."""
+    """One training item in an answer; `rank` from 1, `similarity` a cosine, `share` in [0, 1].
+
+    Of an item whose very picture was asked with, `similarity` is at least that of every other.
+    """
 
     id: int
     rank: int
@@ -156,7 +163,7 @@ class Attribution(Shown):
     picture: PictureDigests | None = None  # where it was asked for
 
 
-def _no_tokens() -> NDArray[np.int64]:
+def _none() -> NDArray[np.int64]:
     import numpy
 
     return numpy.zeros(0, numpy.int64)

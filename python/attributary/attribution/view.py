@@ -20,6 +20,7 @@ from attributary.bundle.items import ItemTable
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
+from attributary.pictures.recognise import Known, Shown
 
 from .filters import Allowed, FilterCompiler
 from .types import Filter
@@ -50,6 +51,13 @@ class _Tail:
         self.items = Growth(bundle.items)
         self.vectors = GrowingArray(np.empty((0, dim), np.float16))
         self.vectors32 = GrowingArray(np.empty((0, dim), np.float32))
+        # Where an encoder made the vectors they recognise a picture by themselves.
+        self._looks = bundle.looks if bundle.manifest.vectors_made_by == "trained" else None
+
+    @cached_property
+    def known(self) -> Known | None:
+        """The items' pictures where they have to be recognised; read when the first picture is asked with."""
+        return None if self._looks is None else Known.of(self._looks)
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,14 @@ class View:
             found.append(rows[same.any(axis=1)])
         return np.concatenate([np.zeros(0, np.int64), *found])
 
+    def showing(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Rows of the items whose very picture this is, uint8 [S, S, 3] as the encoder sees it; mostly none.
+
+        Several where items have one picture. Deleted items are among them: what they hold is withheld.
+        """
+        known = self.shared.known
+        return np.zeros(0, np.int64) if known is None else Shown(pixels).closest(known)
+
     @property
     def candidate_count(self) -> int:
         """R: over how many candidates the shares of a query are."""
@@ -211,9 +227,7 @@ class View:
             rows = np.broadcast_to(np.arange(size), (len(queries), size))
         else:
             rows = self.index.search(queries, self.candidate_count)
-        return (
-            Candidates(rows) if not len(self.tail) else self.with_tail(queries, self._ranked(queries, rows))
-        )
+        return Candidates(rows) if not len(self.tail) else self.with_tail(queries, self.ranked(queries, rows))
 
     def candidates_among(self, queries: NDArray[np.float32], filter_: Filter) -> Candidates:
         """The best R rows that pass a filter and were not deleted, with their similarities."""
@@ -223,13 +237,13 @@ class View:
             return self.listed(queries, allowed)
         split = len(self.bundle.vectors)
         rows = self.index.search(queries, min(self.candidate_count, split), allowed.first(split))
-        return self.with_tail(queries, self._ranked(queries, rows), allowed)
+        return self.with_tail(queries, self.ranked(queries, rows), allowed)
 
     def listed(self, queries: NDArray[np.float32], allowed: Allowed) -> Candidates:
         """`candidates_among` where so few pass that all of them are candidates: exact, without an index."""
         own = allowed.rows[allowed.rows < len(self.bundle.vectors)]
         rows = np.broadcast_to(own, (len(queries), len(own)))
-        return self.with_tail(queries, self._ranked(queries, rows), allowed)
+        return self.with_tail(queries, self.ranked(queries, rows), allowed)
 
     def score(
         self,
@@ -254,7 +268,8 @@ class View:
             top_k=top_k, top_creators=top_creators, visible=visible,
         )  # fmt: skip
 
-    def _ranked(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> Candidates:
+    def ranked(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> Candidates:
+        """Rows of the bundle's own with their similarities, best first."""
         width = min(self.candidate_count, rows.shape[1])
         return Candidates(*kernels.rank(queries, rows, self.bundle.vectors, top_k=width))
 

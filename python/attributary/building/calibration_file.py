@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attributary.bundle.manifest import Calibration, ShareCalibration
+from attributary.bundle.manifest import Calibration, PixelFlag, ShareCalibration
 from attributary.errors import InvalidArgumentError
 
 SCHEMA_VERSION = 1
@@ -36,7 +36,7 @@ class CalibrationFile:
         """Write the file, whole or not at all."""
         part = path.with_name(f".{path.name}.part")
         part.write_text(
-            json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8"
+            json.dumps({"schema_version": SCHEMA_VERSION, **_plain(self)}, indent=2) + "\n", encoding="utf-8"
         )
         part.replace(path)
 
@@ -55,7 +55,10 @@ class CalibrationFile:
         try:
             shares = raw["calibration"]
             calibration = Calibration(
-                str(shares["method"]), _shares(shares["image"]), _shares(shares["image_and_prompt"])
+                str(shares["method"]),
+                _shares(shares["image"]),
+                _shares(shares["image_and_prompt"]),
+                _pixels(shares.get("pixels") or {}),
             )
             made = cls(
                 calibration=calibration,
@@ -75,6 +78,14 @@ class CalibrationFile:
         return made
 
 
+def _plain(file: CalibrationFile) -> dict[str, Any]:
+    """Plain JSON; a flag that is not there is left out."""
+    told = asdict(file)
+    if not told["calibration"]["pixels"]["mean"]:
+        del told["calibration"]["pixels"]
+    return told
+
+
 def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
     shares = ShareCalibration(
         **{name: float(raw[name]) for name in ("temperature", "threshold", "background", "ood_similarity")},
@@ -86,3 +97,16 @@ def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
     if problem := shares.problem():
         raise ValueError(problem)
     return shares
+
+
+def _pixels(raw: Mapping[str, Any]) -> PixelFlag:
+    made = PixelFlag(
+        str(raw.get("statistics", "")),
+        tuple(map(float, raw.get("mean", ()))),
+        tuple(tuple(map(float, row)) for row in raw.get("whiten", ())),
+        float(raw.get("limit", 0.0)),
+        float(raw.get("margin", 0.0)),
+    )
+    if problem := made.problem():
+        raise ValueError(f"pixels: {problem}")
+    return made

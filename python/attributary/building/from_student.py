@@ -15,6 +15,7 @@ from attributary.index.tuning import build_index
 
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .calibration_file import CALIBRATION, CalibrationFile
+from .looks import read_looks
 from .queries import query_probes, read_queries
 from .source import read_rows
 from .student import StudentFolder, read_student
@@ -34,13 +35,13 @@ def build_from_student(
     thumbnails: tuple[str, ...] | None = None,
     force: bool = False,
 ) -> BuildReport:
-    """Build a bundle in `out` that holds exactly the items of a student; only thumbnails read their pictures.
+    """Build a bundle in `out` that holds exactly the items of a student; their pictures are read to be recognised.
 
-    `corpus` is a corpus directory or an items.parquet with those items; `queries` a folder of generated pictures with
-    `queries.json`, with which the index is measured and golden queries are recorded; `calibration` a file of
-    `attributary-train calibrate fit`, by default the one in the student's folder; `thumbnails`
-    as in `build_bundle`. Raises InvalidArgumentError where
-    parts do not belong together, FileExistsError if `out` exists and not `force`.
+    `corpus` is a corpus directory or an items.parquet with those items, which may hold what they look like; `queries` a
+    folder of generated pictures with `queries.json`, with which the index is measured and golden queries are recorded;
+    `calibration` a file of `attributary-train calibrate fit`, by default the one in the student's folder; `thumbnails`
+    as in `build_bundle`. Raises InvalidArgumentError where parts do not belong together, FileExistsError if `out`
+    exists and not `force`.
     """
     check_replaceable(out, force)
     require_encoder(student_dir)
@@ -72,6 +73,7 @@ def build_from_student(
         subject=student.subject,
         notes=_notes(student, shares),
         vectors_made_by=student.vectors_made_by,
+        looks=read_looks(corpus, student.ids, encoder.spec.image_size),
         thumbnails={} if thumbnails is None else pictured(corpus, student.ids, thumbnails),
     )
     return write_bundle(parts, out, force)

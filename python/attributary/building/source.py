@@ -60,6 +60,13 @@ def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:
     return items.take([place[number] for number in ids.tolist()]).combine_chunks()
 
 
+def pictures_of(directory: Path, ids: NDArray[np.int64]) -> list[Path]:
+    """Where the pictures of some items of a corpus directory lie, in their order; raises as `read_source` does."""
+    source = read_source(directory)
+    by_id = dict(zip(source.table["id"].to_pylist(), source.pictures, strict=True))
+    return [by_id[number] for number in ids.tolist()]
+
+
 def _read(path: Path) -> pa.Table:
     if not path.is_file():
         raise InvalidArgumentError("corpus", f"{path} does not exist; build the corpus first")

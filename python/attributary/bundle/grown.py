@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .items import ItemRecord, ItemTable
+from .items import Facts, ItemRecord, ItemTable
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -96,6 +96,7 @@ class GrownItems(ItemTable):
         group_of_row: NDArray[np.int32],
     ) -> None:
         self._growth = growth
+        self._facts = {}
         self._split = len(growth.base)
         self.withheld = (
             growth.base.withheld
@@ -111,6 +112,10 @@ class GrownItems(ItemTable):
 
     def __len__(self) -> int:
         return len(self.creator_of_row)
+
+    def facts(self, row: int) -> Facts:
+        """What an answer says of a row."""
+        return self._growth.base.facts(row) if row < self._split else super().facts(row)
 
     def record(self, row: int) -> ItemRecord:
         """Everything that is known of a row."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from attributary.errors import BundleError
 ITEMS = "items.parquet"
 # What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
 LOOK = (2, 260)
+# A column of item tables beside a student, not of a bundle's: the bytes of each item's look, empty where it has none.
+LOOK_COLUMN = "look"
 GROUP = "near_dup_group"
 _COLUMNS: dict[str, pa.DataType] = {
     "id": pa.int64(),
@@ -34,6 +36,9 @@ WITHHELD = "withheld"
 # Identifiers of the row's creator (`creator_ids`), a list; without the column none are known.
 CREATOR_IDS = "creator_ids"
 _IDS_TYPE = pa.list_(pa.string())
+# Of a row: id, caption, creator, licence, uri, creator_url, near_dup_group, creator_ids.
+Facts: TypeAlias = tuple[int, str, str, str, str, str, int, tuple[str, ...]]
+_KEPT = 65_536
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 
 
@@ -62,6 +67,7 @@ class ItemTable:
         if problem:
             raise BundleError(ITEMS, problem)
         self.withheld = _withheld(table)
+        self._facts: dict[int, Facts] = {}
         ids = creator_ids_column(table)
         table = table.select(SCHEMA.names).cast(SCHEMA)
         self._ids = _numpy(table, "id")
@@ -86,7 +92,9 @@ class ItemTable:
     def read(cls, path: Path) -> ItemTable:
         """Read the Parquet file; raises BundleError naming it."""
         try:
-            return cls(pq.read_table(path))
+            # Not read_table: it loads the data sets of Arrow, and with them pandas where that is installed.
+            with pq.ParquetFile(path) as file:
+                return cls(file.read())
         except (OSError, pa.ArrowException) as error:
             raise BundleError(ITEMS, f"cannot be read: {error}") from error
 
@@ -136,6 +144,25 @@ class ItemTable:
     def near_dup_groups(self) -> NDArray[np.int64]:
         """The groups of all rows, int64 [N]."""
         return self._groups
+
+    def facts(self, row: int) -> Facts:
+        """What an answer says of a row; kept, as Arrow takes longer to look one up than a search takes."""
+        found = self._facts.get(row)
+        if found is None:
+            if len(self._facts) >= _KEPT:
+                self._facts.clear()
+            creator = self.creator(row)
+            found = self._facts[row] = (
+                self.id_of(row),
+                self.caption(row),
+                creator,
+                self.licence(row),
+                self.uri(row),
+                self.creator_url(row),
+                self.near_dup_group(row),
+                self.ids_of(creator),
+            )
+        return found
 
     def record(self, row: int) -> ItemRecord:
         """Everything that is known of a row."""
@@ -235,7 +262,15 @@ def _ids_by_name(table: pa.Table, ids: pa.Array[Any] | None) -> dict[str, tuple[
 
 
 def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.ascontiguousarray(table.column(name).to_numpy(), dtype=np.int64)
+    return _plain(table.column(name)).astype(np.int64)
+
+
+def _plain(column: Any) -> NDArray[Any]:
+    """An Arrow column of numbers without nulls; its own `to_numpy` loads pandas where that is installed."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return np.from_dlpack(array)
 
 
 def _text(table: pa.Table, name: str) -> pa.Array[Any]:
@@ -247,5 +282,5 @@ def _text(table: pa.Table, name: str) -> pa.Array[Any]:
 def _codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
     column = table.column(name)
     names = pc.unique(column).sort()
-    codes = pc.index_in(column, value_set=names).to_numpy()
-    return np.ascontiguousarray(codes, dtype=np.int32), [str(value) for value in names.to_pylist()]
+    codes = _plain(pc.index_in(column, value_set=names))
+    return codes.astype(np.int32), [str(value) for value in names.to_pylist()]

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ CROP = "crop"
 # How many groups can be told to have a share at most: the kernels count in float32.
 MAX_REACH = 2**24
 MAX_KNOTS = 64
+# Of the one set of statistics that this build computes: `attributary.attribution.pixel_statistics`.
+PIXEL_STATISTICS = "edges-1"
+PIXEL_STATISTICS_COUNT = 46
 # The note that says why a bundle has no int8 encoder although its export brought one.
 INT8_LEFT_OUT = "int8_left_out"
 
@@ -80,12 +83,61 @@ class ShareCalibration:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelFlag:
+    """How far a picture's low-level statistics may lie from the generator's; nothing where `mean` is empty.
+
+    The distance is the logarithm of the mean square of `whiten` (statistics - `mean`). Beyond `limit` a picture is not
+    of this generator; over `margin` below it shares rise from nothing to whole.
+    """
+
+    statistics: str = ""  # which they are
+    mean: tuple[float, ...] = ()  # [D]
+    whiten: tuple[tuple[float, ...], ...] = ()  # [D, D]
+    limit: float = 0.0
+    margin: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.mean)
+
+    def distance(self, statistics: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Of each picture, [Q], from statistics [Q, D]."""
+        mean, whiten = np.array(self.mean), np.array(self.whiten)
+        apart = (statistics.astype(np.float64) - mean) @ whiten.T
+        return np.asarray(np.log(np.square(apart).mean(axis=1) + 1e-12), np.float64)
+
+    def certainty(self, statistics: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The part of each answer that its items may have, [Q]: 0 from the limit on, 1 a margin below it."""
+        below = self.limit - self.distance(statistics)
+        if self.margin > 0:
+            return np.asarray(np.clip(below / self.margin, 0.0, 1.0), np.float64)
+        return np.asarray(below > 0, np.float64)
+
+    def problem(self) -> str | None:
+        """What is wrong, by its name; None if nothing is."""
+        if not self:
+            return None
+        if self.statistics != PIXEL_STATISTICS:
+            return f"statistics are {self.statistics!r}, this build knows {PIXEL_STATISTICS!r}"
+        count = PIXEL_STATISTICS_COUNT
+        if (
+            len(self.mean) != count
+            or len(self.whiten) != count
+            or any(len(row) != count for row in self.whiten)
+        ):
+            return f"mean must be {count} numbers and whiten {count} rows of as many"
+        if not np.isfinite([self.limit, self.margin, *self.mean, *sum(self.whiten, ())]).all():
+            return "must hold finite numbers"
+        return None if self.margin >= 0 else f"margin {self.margin}, must be at least 0"
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """Share calibrations: cosines with and without a prompt are on different scales."""
 
     method: str  # how the parameters were found
     image: ShareCalibration
     image_and_prompt: ShareCalibration
+    pixels: PixelFlag = PixelFlag()
 
     def of(self, has_prompt: bool) -> ShareCalibration:
         """Return the calibration for a query with or without a prompt."""
@@ -197,6 +249,8 @@ class Manifest:
         for kind in ("image", "image_and_prompt"):
             if problem := getattr(manifest.calibration, kind).problem():
                 raise BundleError(MANIFEST, f"calibration.{kind}.{problem}")
+        if problem := manifest.calibration.pixels.problem():
+            raise BundleError(MANIFEST, f"calibration.pixels.{problem}")
         if claimed != manifest.bundle_id:
             raise BundleError(
                 MANIFEST, f"bundle_id is {claimed!r} but its contents say {manifest.bundle_id!r}"
@@ -213,6 +267,8 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
             del told[name]
     if not told["encoder"]["fit"]:
         del told["encoder"]["fit"]
+    if not told["calibration"]["pixels"]["mean"]:
+        del told["calibration"]["pixels"]
     for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
         for name in ("diffuse_floor", "ood_margin", "reach"):
             if shares[name] == 0:
@@ -249,7 +305,8 @@ def _value(hint: Any, raw: object, where: str) -> Any:
     if hasattr(hint, "__dataclass_fields__"):
         return _parse(hint, raw, where + ".")
     if get_origin(hint) is tuple:
-        return _rows(raw, where)
+        flat = get_args(hint)[0] is float
+        return _rows([raw], where)[0] if flat else _rows(raw, where)
     if get_origin(hint) is dict:
         if not isinstance(raw, dict) or not all(isinstance(part, str) for part in raw.values()):
             raise BundleError(MANIFEST, f"{where} must map names to strings")

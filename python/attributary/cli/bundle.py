@@ -236,13 +236,20 @@ def _with_progress(build: Callable[..., BuildReport], *where: Path, **settings: 
 @click.option("--corpus", type=click.Path(path_type=Path), required=True, help="corpus that holds them")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write")
 def items_command(student: Path, corpus: Path, out: Path) -> None:
-    """Write the facts of a student's items to a table of their own: with it a bundle needs no corpus."""
+    """Write the facts of a student's items to a table of their own: with it a bundle needs no corpus.
+
+    What their pictures look like is among them, so that a picture of one is recognised.
+    """
     import pyarrow.parquet as pq
 
+    from attributary.building.looks import read_looks, with_looks
     from attributary.building.source import read_rows
     from attributary.building.student import read_student
+    from attributary.encoder.onnx import OnnxEncoder
 
-    table = read_rows(corpus, read_student(student).ids)
+    found = read_student(student)
+    size = OnnxEncoder(found.encoder_path).spec.image_size
+    table = with_looks(read_rows(corpus, found.ids), read_looks(corpus, found.ids, size))
     pq.write_table(table, out, compression="zstd")
     click.echo(f"{out}: {len(table)} items")
 

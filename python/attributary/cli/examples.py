@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "demo": ("attributary demo", "attributary demo --bundle out/bundle --corpus out/corpus --out out/demo"),
     "serve": (
         "attributary serve out/bundle",
         "attributary serve next=out/new stable=out/bundle --default stable --ui",

@@ -15,6 +15,7 @@ from attributary.plain import plain
 from .examples import with_examples
 
 _VERBS = {
+    "demo": "attributary.cli.demo:demo_command",
     "serve": "attributary.cli.serve:serve_command",
     "ui": "attributary.cli.ui:ui_command",
     "query": "attributary.cli.query:query_command",

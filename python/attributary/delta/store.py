@@ -9,8 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,13 +17,10 @@ from typing import Self
 import numpy as np
 
 from attributary.attribution.engine import Engine
-from attributary.attribution.types import Limits
 from attributary.attribution.view import View
-from attributary.bundle.bundle import Bundle, delta_path
 from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
-    AlreadyExistsError,
     AttributaryError,
     BundleError,
     InvalidArgumentError,
@@ -33,56 +29,23 @@ from attributary.errors import (
 )
 
 from .compact import compacted
-from .entry import OPERATOR, Entrance, Placed, Terms, Verdict, check_quota
-from .entry import place as place_items
+from .delivery import Delivery
+from .entry import OPERATOR, Entrance, Terms, check_quota
 from .held import Held
-from .items import NO_LICENCE, Embedder, NewItem, check_item, check_line
-from .journal.log import Log
-from .journal.place import adopt, changes_of, check_opened
-from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, replay
+from .items import Embedder, NewItem
+from .journal.place import adopt
+from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold
 from .lock import WriterLock
-from .repeats import check_held, check_twin, revision_of
+from .opening import continued, embedder_of, view_of
 from .replace import exchange, next_of, recover
+from .results import AddResult, CompactResult, DeleteResult
 from .selection import Selection
+from .words import check_words, now
 
 MAX_ADDED = 100_000
-_MAX_WHO, _MAX_WHY = 200, 2_000
 
 OpenEngine = Callable[[Path], Engine]
 Flip = Callable[[Engine], None]
-
-
-@dataclass(frozen=True, slots=True)
-class AddResult:
-    """What became of items that were added together: None for each accepted one, else why not."""
-
-    outcomes: list[AttributaryError | None]
-    revision: int  # the bundle's
-    revisions: list[
-        int
-    ]  # of the change that each item belongs to: an earlier one for an addition that was repeated
-    held: list[str]  # why an accepted item waits for the operator; empty for those that are searched
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteResult:
-    """Ids that are deleted now, and those asked for that were deleted before or never there."""
-
-    ids: tuple[int, ...]
-    already: tuple[int, ...]
-    unknown: tuple[int, ...]
-    revision: int
-    held: tuple[int, ...] = ()  # that waited for the operator, and are gone
-
-
-@dataclass(frozen=True, slots=True)
-class CompactResult:
-    """The bundle that is in place now, and what the compaction put into it and left out."""
-
-    bundle_id: str
-    parent: str  # empty if there was nothing to do
-    added: int
-    deleted: int
 
 
 class Store:
@@ -105,7 +68,7 @@ class Store:
             recover(self.directory)
             adopt(self.directory)
             self.engine = None if open_engine is None else open_engine(self.directory)
-            self._start(_view_of(self.directory) if self.engine is None else self.engine.view)
+            self._start(view_of(self.directory) if self.engine is None else self.engine.view)
         except BaseException:
             self._lock.release()
             raise
@@ -145,64 +108,22 @@ class Store:
         InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
         already, or the bundle's vectors were not made by its encoder, OverloadedError if `who` has added too many.
         """
-        _check_words(who, why)
+        check_words(who, why)
         self._check_space()
-        outcomes: list[AttributaryError | None] = [None] * len(items)
-        revisions = [0] * len(items)
-        waiting = [""] * len(items)
-        prepared, places = [], []
-        for place, item in enumerate(items):
-            try:
-                check_item(item, self._embedder.limits)
-                prepared.append(self._embedder.prepare(item))
-                places.append(place)
-            except InvalidArgumentError as error:
-                outcomes[place] = error
-        placed = place_items(self._embedder, [items[place] for place in places], prepared, terms)
+        delivery = Delivery(items, who, why, terms)
+        delivery.place(self._embedder)
         with self._mutex:
-            kept: list[Placed] = []
-            records: list[ItemRecord] = []
-            held: list[Added] = []
-            together: dict[int, NewItem] = {}
-            for place, one in zip(places, placed, strict=True):
-                item = one.item
-                try:
-                    if item.id in together:
-                        check_twin(item, together[item.id])
-                    elif earlier := revision_of(self._view, self._changes.entries, item, one.vector):
-                        revisions[place] = earlier
-                    elif (waits := self._held.items.get(item.id)) is not None:
-                        check_held(item, waits, one.vector)
-                        waiting[place] = waits.held
-                    else:
-                        verdict = self._entrance.judge(self._view, one, terms, kept)
-                        record = self._record(item, records, verdict.like)
-                        together[item.id] = item
-                        waiting[place] = verdict.held
-                        if verdict.held:
-                            held.append(self._waiting(one, record, verdict, who, why))
-                        else:
-                            records.append(record)
-                            kept.append(one)
-                except (InvalidArgumentError, AlreadyExistsError) as error:
-                    outcomes[place] = error
-            new = len(records) + len(held)
-            self._check_room(new)
-            if new:
+            delivery.judge(self._view, self._changes.entries, self._held.items, self._entrance)
+            self._check_room(delivery.new)
+            if delivery.new:
                 waited = [record.at for record in self._held.items.values() if record.who == who]
-                check_quota(terms, who, new, self._changes.entries, waited)
-            if held:
+                check_quota(terms, who, delivery.new, self._changes.entries, waited)
+            if delivery.held:
                 self._check_open()
-                self._held.put(held)
-            if records:
-                vectors = np.stack([one.vector for one in kept])
-                looks = np.stack([one.newcomer.look for one in kept])
-                self._commit(Added(_now(), who, why, tuple(records), vectors, looks))
-            revision = self._view.revision
-            for place in places:
-                if outcomes[place] is None:
-                    revisions[place] = revisions[place] or revision
-            return AddResult(outcomes, revision, revisions, waiting)
+                self._held.put(delivery.held)
+            if (entering := delivery.entering()) is not None:
+                self._commit(entering)
+            return delivery.result(self._view.revision)
 
     def release(self, ids: Sequence[int], *, who: str, why: str) -> int:
         """Let items that wait enter, as they were added; return the revision. Durable and searched on return.
@@ -210,7 +131,7 @@ class Store:
         One that looks like an older item shares that item's credit. Raises InvalidArgumentError for an id that does
         not wait, PreconditionError if nothing can be written.
         """
-        _check_words(who, why)
+        check_words(who, why)
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_room(len(waits), entering=True)
@@ -224,17 +145,17 @@ class Store:
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])
-                self._commit(Added(_now(), who, why, tuple(records), vectors, looks))
-                self._held.drop(Deleted(_now(), who, why, "released", tuple(item.id for item in records)))
+                self._commit(Added(now(), who, why, tuple(records), vectors, looks))
+                self._held.drop(Deleted(now(), who, why, "released", tuple(item.id for item in records)))
             return self._view.revision
 
     def refuse(self, ids: Sequence[int], *, who: str, why: str) -> None:
         """Forget items that wait. Raises InvalidArgumentError for an id that does not wait."""
-        _check_words(who, why)
+        check_words(who, why)
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_open()
-            self._held.drop(Deleted(_now(), who, why, "refused", tuple(one.items[0].id for one in waits)))
+            self._held.drop(Deleted(now(), who, why, "refused", tuple(one.items[0].id for one in waits)))
 
     def delete(self, selection: Selection, *, who: str, why: str, dry_run: bool = False) -> DeleteResult:
         """Delete the chosen items; they are gone from search and shares, durably, when this returns.
@@ -242,7 +163,7 @@ class Store:
         An opt-out may be repeated. `dry_run` only says what would go. Raises InvalidArgumentError if nothing would be
         left or the selection never meant anything here, PreconditionError if nothing can be written.
         """
-        _check_words(who, why)
+        check_words(who, why)
         with self._mutex:
             view = self._view
             rows = selection.rows(view)
@@ -264,10 +185,10 @@ class Store:
             already = tuple(sorted(item_id for item_id in rest if item_id in view.deleted))
             unknown = tuple(sorted(rest.difference(already)))
             if ids and not dry_run:
-                self._commit(Deleted(_now(), who, why, str(selection), ids))
+                self._commit(Deleted(now(), who, why, str(selection), ids))
             if held and not dry_run:
                 self._check_open()
-                self._held.drop(Deleted(_now(), who, why, str(selection), held))
+                self._held.drop(Deleted(now(), who, why, str(selection), held))
             return DeleteResult(ids, already, unknown, self._view.revision, held)
 
     def compact(
@@ -283,7 +204,7 @@ class Store:
         serves the one before is told to start anew by every later change. Raises PreconditionError in that case, if a
         compaction is running already, or if nothing can be written.
         """
-        _check_words(who, why)
+        check_words(who, why)
         if not self._compacting.acquire(blocking=False):
             raise PreconditionError("bundle", "a compaction is running already")
         try:
@@ -299,7 +220,7 @@ class Store:
 
                 def opened(manifest: Manifest) -> Opened:
                     what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
-                    done = Entry(view.revision, "compact", _now(), who, why, what + erased, ())
+                    done = Entry(view.revision, "compact", now(), who, why, what + erased, ())
                     identity = (manifest.bundle_id, before, entry.digest, entry.dim)
                     former = view.filters.former_names()
                     return Opened(*identity, view.revision, (*past, done), former)
@@ -307,8 +228,8 @@ class Store:
                 ready = next_of(self.directory)
                 compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase, looks)
                 engine = None if self._open_engine is None else self._open_engine(ready)
-                new_view = _view_of(ready) if engine is None else engine.view
-                embedder = _embedder_of(new_view, engine)
+                new_view = view_of(ready) if engine is None else engine.view
+                embedder = embedder_of(new_view, engine)
                 with self._mutex:
                     self._turn_to(new_view, engine, embedder, flip)
             except (OSError, BundleError) as error:
@@ -348,16 +269,16 @@ class Store:
                 self._lock.release()
 
     def _start(self, view: View) -> None:
-        self._log, self._changes = _continued(self.directory, view.bundle.manifest)
+        self._log, self._changes = continued(self.directory, view.bundle.manifest)
         self._view = view
-        self._embedder = _embedder_of(view, self.engine)
+        self._embedder = embedder_of(view, self.engine)
         self._entrance = Entrance(view, self._changes.looks)
         self._held = Held(self.directory, view.bundle.manifest)
         # A crash between the two logs leaves what was released in both.
         entered = tuple(
             number for number in self._held.items if self._view.bundle.items.row_of(number) is not None
         )
-        self._held.drop(Deleted(_now(), "", "", "released", entered))
+        self._held.drop(Deleted(now(), "", "", "released", entered))
 
     def _commit(self, record: Added | Deleted) -> None:
         """Write, then show. The caller holds the mutex."""
@@ -378,7 +299,7 @@ class Store:
         # Another writer finds the one or the other locked, whichever directory it finds.
         lock = WriterLock(ready, waiting=True)
         try:
-            log, changes = _continued(ready, view.bundle.manifest)
+            log, changes = continued(ready, view.bundle.manifest)
             try:
                 for record in self._meanwhile or ():
                     log.append(encode(record))
@@ -436,33 +357,6 @@ class Store:
                 "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
             )
 
-    def _record(self, item: NewItem, together: Sequence[ItemRecord], like: int | None) -> ItemRecord:
-        """What is known of an item; it joins the group that it names, else that of row `like`, else it opens one."""
-        items = self._view.bundle.items
-        if item.near_dup_of is None and like is not None:
-            group = (
-                items.near_dup_group(like)
-                if like < len(items)
-                else together[like - len(items)].near_dup_group
-            )
-        elif item.near_dup_of is None:
-            group = self._view.shared.items.fresh_group() + len(together)
-        else:
-            row = items.row_of(item.near_dup_of)
-            beside = next((record for record in together if record.id == item.near_dup_of), None)
-            if beside is None and (row is None or item.near_dup_of in self._view.deleted):
-                raise InvalidArgumentError("item.near_dup_of", f"no such item: {item.near_dup_of}")
-            group = beside.near_dup_group if beside is not None else items.near_dup_group(row or 0)
-        return ItemRecord(
-            item.id, item.caption, item.creator, item.creator_url, item.licence or NO_LICENCE, item.uri, group
-        )
-
-    def _waiting(self, placed: Placed, record: ItemRecord, verdict: Verdict, who: str, why: str) -> Added:
-        items = self._view.bundle.items
-        like = None if verdict.like is None or verdict.like >= len(items) else items.id_of(verdict.like)
-        look, vector = placed.newcomer.look[None], placed.vector[None]
-        return Added(_now(), who, why, (record,), vector, look, verdict.held, like)
-
     def _waits(self, number: int) -> Added:
         record = self._held.items.get(number)
         if record is None:
@@ -491,44 +385,3 @@ class Store:
     def _check_served(self) -> None:
         if self._stale:
             raise PreconditionError("server", self._stale)
-
-
-def _view_of(directory: Path) -> View:
-    bundle = Bundle.open(directory)
-    view = View.of(bundle, None)
-    changes = changes_of(bundle)
-    return view if changes is None else view.apply(changes)
-
-
-def _continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
-    """Open a bundle's journal to go on with it, and say what it amounts to."""
-    path = delta_path(directory, manifest.bundle_id)
-    log, payloads = Log.open(path)
-    try:
-        opened, records = replay(path, payloads)
-        check_opened(path, opened, manifest)
-    except BaseException:
-        log.close()
-        raise
-    return log, fold(Changes.after(opened), records)
-
-
-def _embedder_of(view: View, engine: Engine | None) -> Embedder:
-    if engine is None:
-        return Embedder(view.bundle, Limits())
-    return Embedder(view.bundle, engine.limits, engine.encoder)
-
-
-def _check_words(who: str, why: str) -> None:
-    for name, value, most in (("who", who, _MAX_WHO), ("why", why, _MAX_WHY)):
-        if not value.strip():
-            raise InvalidArgumentError(name, "must be given: the audit has it")
-        if any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise InvalidArgumentError(name, "must be valid Unicode")
-        if len(value) > most:
-            raise InvalidArgumentError(name, f"has {len(value)} characters, the limit is {most}")
-        check_line(value, name)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

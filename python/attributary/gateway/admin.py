@@ -18,8 +18,9 @@ from attributary.attribution.prepare import Preparer
 from attributary.delta.entry import OPERATOR, Terms
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Added, Entry
+from attributary.delta.results import AddResult, CompactResult, DeleteResult
 from attributary.delta.selection import Selection
-from attributary.delta.store import AddResult, CompactResult, DeleteResult, Store
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from attributary.v1 import admin_pb2 as pb
 

@@ -47,6 +47,12 @@ class GatewayConfig:
     ui_report: Path | None = field(
         default=None, metadata={"help": "report.html of a run of `attributary score`, for a tab of the page"}
     )
+    ui_generator: Path | None = field(
+        default=None,
+        metadata={
+            "help": "folder of `attributary-train subject export`, for a tab that generates and attributes"
+        },
+    )
     max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
     max_encode_batch: int = field(
         default=8, metadata={"help": "pictures that are encoded together at most; a GPU wants more"}
@@ -261,6 +267,8 @@ class GatewayConfig:
             raise InvalidArgumentError("metrics_tls", "needs tls_cert and tls_key")
         if self.ui_report is not None and not self.ui:
             raise InvalidArgumentError("ui_report", "needs ui")
+        if self.ui_generator is not None and not self.ui:
+            raise InvalidArgumentError("ui_generator", "needs ui")
         if self.ui and self.http_port < 0:
             object.__setattr__(self, "http_port", _UI_PORT)
         if not self.contributed_caption_weight <= 1:

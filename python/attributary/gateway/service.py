@@ -28,6 +28,7 @@ from .pipeline import Pipeline, milliseconds_since
 from .query_log import QueryLog, redact
 from .receipts import Receipts
 from .registry import Registry
+from .reply import attribution, embedded
 from .wire import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
@@ -41,6 +42,7 @@ _KINDS = {
     "AttributeBatch": Kind(permit=True, bulk=True),
 }
 _NO_OPTIONS = Options()
+_TIMINGS = pb.Attribution.TIMINGS_FIELD_NUMBER
 
 
 class AttributionService:
@@ -68,7 +70,7 @@ class AttributionService:
         check_outline(data, pb.AttributeRequest.DESCRIPTOR)
         request = translate.parse(pb.AttributeRequest, data)
         answer = await self.answer(request, deadline_of(context), arrived)
-        return pb.AttributeResponse(attribution=answer).SerializeToString()
+        return embedded(1, answer)
 
     async def attribute_batch(self, data: bytes, context: Context) -> bytes:
         """Many queries, one reply; a wrong query is an error in its own result."""
@@ -89,7 +91,7 @@ class AttributionService:
         pipeline.enter()
         try:
             results = await self._answer_all(pipeline, request, deadline_of(context), arrived)
-            return pb.AttributeBatchResponse(results=results).SerializeToString()
+            return b"".join(embedded(1, result) for result in results)
         finally:
             pipeline.leave()
             self.admission.release(count - 1, 0)
@@ -113,11 +115,15 @@ class AttributionService:
     async def get_thumbnail(self, data: bytes, context: Context) -> bytes:
         """A small picture of one training item."""
         request = translate.parse(pb.GetThumbnailRequest, data)
-        engine = self.registry.find(request.bundle_id).pipeline.engine
-        picture = engine.view.thumbnail(request.id) if self.config.thumbnails == "callers" else None
+        picture = self.thumbnail(request.bundle_id, request.id)
         if picture is None:
             raise NotFoundError("thumbnail", str(request.id))
         return pb.GetThumbnailResponse(image=picture).SerializeToString()
+
+    def thumbnail(self, bundle_id: str, item_id: int) -> bytes | None:
+        """An item's small picture as callers may see it; raises NotFoundError for an item that is not there."""
+        view = self.registry.find(bundle_id).pipeline.engine.view
+        return view.thumbnail(item_id) if self.config.thumbnails == "callers" else None
 
     async def list_items(self, data: bytes, context: Context) -> bytes:
         """Training items by ascending id, a page at a time."""
@@ -147,8 +153,8 @@ class AttributionService:
         translate.parse(pb.ListReceiptKeysRequest, data)
         return self.receipts.list_keys().SerializeToString()
 
-    async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> pb.Attribution:
-        """Answer one request; raises the errors of `attributary.errors`."""
+    async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> bytes:
+        """Answer one request with a serialised pb.Attribution; raises the errors of `attributary.errors`."""
         try:
             with self.registry.use(request.bundle_id) as pipeline:
                 options = (
@@ -167,7 +173,8 @@ class AttributionService:
 
     async def _answer_all(
         self, pipeline: Pipeline, request: pb.AttributeBatchRequest, deadline: float, arrived: float
-    ) -> list[pb.AttributeResult]:
+    ) -> list[bytes]:
+        """One serialised pb.AttributeResult a query."""
         options = translate.to_options(request.options)
         if options.digests:
             self.receipts.check()
@@ -194,11 +201,11 @@ class AttributionService:
         for query, outcome in zip(queries, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self.metrics.query(code_name(outcome))
-                results.append(pb.AttributeResult(error=to_result(outcome)))
+                results.append(pb.AttributeResult(error=to_result(outcome)).SerializeToString())
             else:
                 receipt = await self._receipt(pipeline, outcome, query, options)
                 reply = self._reply(pipeline, query, outcome, request.options.timings, arrived, receipt)
-                results.append(pb.AttributeResult(attribution=reply))
+                results.append(embedded(1, reply))
         return results
 
     async def _receipt(
@@ -229,21 +236,28 @@ class AttributionService:
         with_timings: bool,
         arrived: float,
         receipt: bytes = b"",
-    ) -> pb.Attribution:
+    ) -> bytes:
         started = perf_counter()
-        reply = translate.from_attribution(answer, pipeline.bundle_id, pipeline.bundle_version)
-        reply.receipt = receipt
-        caller = callers.current()
-        if self.query_log is not None:
-            self.query_log.put(caller.name, query, reply)
-        if self._hidden and not caller.owner.may("read-items"):
-            redact(reply, self._hidden)
+        reply = attribution(answer, pipeline.bundle_id, pipeline.bundle_version, receipt=receipt)
+        if self.query_log is not None or self._hidden:
+            reply = self._noted(query, reply)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
         tracing.add_phases(answer.timings, arrived)
         if with_timings:
-            reply.timings.CopyFrom(translate.from_timings(answer.timings, milliseconds_since(arrived)))
+            told = translate.from_timings(answer.timings, milliseconds_since(arrived))
+            reply += embedded(_TIMINGS, told.SerializeToString())
         return reply
+
+    def _noted(self, query: Query, reply: bytes) -> bytes:
+        """A reply that has been written to the query log, without what its caller may not see."""
+        message, caller = pb.Attribution.FromString(reply), callers.current()
+        if self.query_log is not None:
+            self.query_log.put(caller.name, query, message)
+        if not self._hidden or caller.owner.may("read-items"):
+            return reply
+        redact(message, self._hidden)
+        return message.SerializeToString()
 
 
 async def _settle(tasks: list[asyncio.Future[Attribution] | Exception]) -> list[Attribution | Exception]:

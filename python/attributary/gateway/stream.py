@@ -11,11 +11,13 @@ from attributary.v1 import attribution_pb2 as pb
 from . import translate
 from .calls import Call, deadline_of, report
 from .errors import to_result
+from .reply import embedded
 from .service import AttributionService
 from .wire import check_outline
 
 MAX_REQUEST_ID_BYTES = 128
 _METHOD = "AttributeStream"
+_ATTRIBUTION = pb.AttributeStreamResponse.ATTRIBUTION_FIELD_NUMBER
 
 
 class StreamHandler:
@@ -119,7 +121,7 @@ class _Conversation:
                 response.ClearField("request_id")
                 raise InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
             answer = await self._service.answer(message.request, self._deadline, arrived)
-            response.attribution.CopyFrom(answer)
+            return response.SerializeToString() + embedded(_ATTRIBUTION, answer)
         except Exception as error:
             response.error.CopyFrom(to_result(report(_METHOD, error)))
         return response.SerializeToString()

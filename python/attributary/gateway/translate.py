@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import (
     PHASES,
-    Attribution,
     Filter,
     Limits,
     Options,
@@ -82,22 +81,6 @@ def to_options(message: pb.Options) -> Options:
         top_creators=message.top_creators if message.HasField("top_creators") else None,
         filter=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
         digests=message.receipt,
-    )
-
-
-def from_attribution(
-    answer: Attribution, bundle_id: str, bundle_version: str, timings: pb.Timings | None = None
-) -> pb.Attribution:
-    """Return the reply to one query."""
-    return write(
-        pb.Attribution,
-        answer,
-        items=[write(pb.AttributedItem, item) for item in answer.items],
-        creators=[write(pb.CreatorShare, total) for total in answer.creators],
-        receipt=b"",
-        bundle_id=bundle_id,
-        bundle_version=bundle_version,
-        timings=timings,
     )
 
 

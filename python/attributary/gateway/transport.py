@@ -38,6 +38,7 @@ _METADATA_BYTES: Final = 16 << 10
 # A call waits in gRPC's own queue until the event loop takes it. gRPC would cancel what finds 1,000 calls there; the
 # streams of a connection and the number of connections bound it instead, so that every call is answered and counted.
 _NO_LIMIT: Final = 1 << 30
+_A_DAY_S: Final = 86_400
 _HANDSHAKE_S: Final = 10
 _KEEPALIVE_S: Final = 60
 # How long a message may take where others wait for its place.
@@ -87,6 +88,8 @@ def options(config: GatewayConfig, limit: int) -> tuple[tuple[str, int], ...]:
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.server.max_pending_requests", _NO_LIMIT),
         ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+        # Else what has waited for half a minute ends CANCELLED, unseen: the server sheds, and calls have deadlines.
+        ("grpc.server_max_unrequested_time_in_server", _A_DAY_S),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * 1_000),
         ("grpc.max_connection_idle_ms", idle),
         ("grpc.max_connection_age_ms", age),

@@ -21,6 +21,8 @@ _BLOCK = 65_536
 class FaissIndex:
     """A FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
 
+    in_process = True
+
     def __init__(self, index: Any, nprobe: int = 0, threads: int | None = None) -> None:
         """`index` is a faiss.Index over inner products; `nprobe` the lists probed, ignored where there are none.
 
@@ -85,6 +87,8 @@ class FaissIndex:
             # A filter thins every list out by the same factor, on average.
             nprobe = min(self._lists, -(-nprobe * self.size // passing))
         rows = self.probe(queries, count, nprobe, allowed)
+        if rows.size and rows.min() >= 0:
+            return rows
         wanted = min(count, passing)
         while nprobe < self._lists:
             short = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)

@@ -23,6 +23,11 @@ from .types import (
 
 MAX_ROWS: Final = 2**31 - 1
 MAX_REACH: Final = 2**24  # a float32 counts no further
+# What each value of a calibration may be, both ends included: what is checked of every query before any is named.
+_TINY, _BELOW_1 = np.nextafter(np.float32(0), np.float32(1)), np.nextafter(np.float32(1), np.float32(0))
+_MOST = np.finfo(np.float32).max
+_LOWEST: Final = np.array([_TINY, 0, -np.inf, 0, -np.inf, 0, 0], np.float32)
+_HIGHEST: Final = np.array([_MOST, _BELOW_1, _MOST, _BELOW_1, np.inf, _MOST, MAX_REACH], np.float32)
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -239,6 +244,8 @@ def check_array(
 
 def check_calibration(calibration: Float32Array) -> None:
     """Raise `KernelArgumentError` for a value outside the ranges that `rescore` states."""
+    if ((calibration >= _LOWEST) & (calibration <= _HIGHEST)).all():
+        return
     temperature, threshold, background, floor, foreign_below, margin, reach = calibration.T
     for name, fits, problem in (
         ("temperature", (temperature > 0) & (temperature < np.inf), "must be finite and above 0"),

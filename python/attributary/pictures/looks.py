@@ -22,7 +22,7 @@ SIZE = LENGTH + 4  # and of what stands out: mean red, green, blue, less 128, an
 # From here on two pictures are one (docs/decisions/near-duplicates.md).
 SAME = 0.97
 # Plain shapes coincide by chance, so what stands out must also agree in colour (levels) and shape (steps).
-_COLOUR, _SHAPE = 24, 4
+_COLOUR, SHAPE = 24, 4
 _SHAPE_STEPS = 32  # for each doubling of width over height
 _PIXELS = 32  # brightness is reduced to this many a side first
 _FLAT = 32.0  # length of the frequencies, in levels, below which nothing is to be seen
@@ -50,7 +50,7 @@ def look_of(pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
     image = Image.fromarray(pixels)
     look = np.zeros((KINDS, SIZE), np.int8)
     box = _standing_out(image, pixels)
-    look[0, :LENGTH], look[1, :LENGTH] = _frequencies(image), _frequencies(box)
+    look[0, :LENGTH], look[1, :LENGTH] = frequencies(image), frequencies(box)
     if look[1].any():
         look[1, LENGTH:-1] = (np.asarray(box).mean(axis=(0, 1)) - 128).astype(np.int8)
         look[1, -1] = np.clip(np.rint(_SHAPE_STEPS * np.log2(box.width / box.height)), -127, 127)
@@ -68,10 +68,10 @@ class Newcomer:
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         """`pixels` is uint8 RGB [S, S, 3]."""
         self.look = look_of(pixels)
-        views = [_unit(_frequencies(view)) for view in _views(Image.fromarray(pixels))]
+        views = [unit(frequencies(view)) for view in _views(Image.fromarray(pixels))]
         self._whole = np.stack(views).reshape(-1, SIDE, SIDE)
         # Mirroring and inverting change signs only: what does not match without signs does not match with them.
-        sizes = np.abs(np.concatenate([self._whole, _unit(self.look[1:, :LENGTH]).reshape(-1, SIDE, SIDE)]))
+        sizes = np.abs(np.concatenate([self._whole, unit(self.look[1:, :LENGTH]).reshape(-1, SIDE, SIDE)]))
         both = np.concatenate([sizes, sizes.transpose(0, 2, 1)])
         self._sizes = both.reshape(-1, LENGTH).astype(np.float32)
 
@@ -82,7 +82,7 @@ class Newcomer:
         found = []
         for start in range(0, len(known), _BLOCK):
             block = known[start : start + _BLOCK]
-            sizes = np.abs(_unit(block[:, :, :LENGTH])).astype(np.float32).reshape(-1, LENGTH)
+            sizes = np.abs(unit(block[:, :, :LENGTH])).astype(np.float32).reshape(-1, LENGTH)
             near = (sizes @ self._sizes.T).max(axis=1) >= SAME
             for place in np.unique(np.flatnonzero(near) // KINDS).tolist():
                 upright, turned = compared(self.look, block[place], self._whole)
@@ -98,8 +98,8 @@ def compared(
 
     `whole` [V, SIDE, SIDE] is the first picture from several sides, by default as it is.
     """
-    freq = _unit(other[:, :LENGTH])
-    sides = _unit(one[:, :LENGTH]).reshape(-1, SIDE, SIDE)
+    freq = unit(other[:, :LENGTH])
+    sides = unit(one[:, :LENGTH]).reshape(-1, SIDE, SIDE)
     pairs = [(sides[:1] if whole is None else whole, freq[0])]
     if _alike(one[1], other[1]):
         pairs.append((sides[1:], freq[1]))
@@ -111,7 +111,7 @@ def compared(
 def _alike(one: NDArray[np.int8], other: NDArray[np.int8]) -> bool:
     """Whether what stands out in two pictures has one colour and one shape, lying or standing."""
     colour = np.abs(one[LENGTH:-1].astype(np.int16) - other[LENGTH:-1]).max() <= _COLOUR
-    return bool(colour) and abs(abs(int(one[-1])) - abs(int(other[-1]))) <= _SHAPE
+    return bool(colour) and abs(abs(int(one[-1])) - abs(int(other[-1]))) <= SHAPE
 
 
 def strengths(looks: NDArray[np.int8]) -> NDArray[np.float32]:
@@ -121,10 +121,9 @@ def strengths(looks: NDArray[np.int8]) -> NDArray[np.float32]:
     """
     square = np.abs(looks[:, :LENGTH].astype(np.float64)).reshape(-1, SIDE, SIDE)
     both = (square + square.transpose(0, 2, 1)).reshape(-1, LENGTH)
-    unit: NDArray[np.float32] = (both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-9)).astype(
-        np.float32
-    )
-    return unit
+    lengths = np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-9)
+    strong: NDArray[np.float32] = (both / lengths).astype(np.float32)
+    return strong
 
 
 def _views(image: Image.Image) -> Iterator[Image.Image]:
@@ -151,7 +150,8 @@ def _mirrored(sides: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
                 yield (turned * rows * columns).reshape(-1, LENGTH)
 
 
-def _frequencies(image: Image.Image) -> NDArray[np.int8]:
+def frequencies(image: Image.Image) -> NDArray[np.int8]:
+    """The lowest of a picture's brightness, int8 [LENGTH]; zeros where nothing is to be seen."""
     grey = image.convert("L").resize((_PIXELS, _PIXELS), Image.Resampling.BOX)
     found = _WAVES @ np.asarray(grey, np.float64) @ _WAVES.T
     found[0, 0] = 0.0
@@ -174,8 +174,9 @@ def _standing_out(image: Image.Image, pixels: NDArray[np.uint8]) -> Image.Image:
     return image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 
 
-def _unit(looks: NDArray[np.int8]) -> NDArray[np.float64]:
+def unit(looks: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Rows of unit length, [..., L]; zeros stay zeros."""
     values = looks.astype(np.float64)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
-    unit: NDArray[np.float64] = values / np.maximum(lengths, 1e-9)
-    return unit
+    scaled: NDArray[np.float64] = values / np.maximum(lengths, 1e-9)
+    return scaled

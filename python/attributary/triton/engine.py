@@ -115,7 +115,7 @@ class TritonEngine(Preparer):
             raise BundleError("encoder (Triton)", f"disagrees with {GOLDEN}: cosine {cosine:.5f}")
         queries = golden_queries(golden, golden.ids.shape[1])
         for query, embedding in zip(queries, golden.embeddings, strict=True):
-            query.pixels, query.embedding = None, embedding
+            query.embedding = embedding
         for start in range(0, len(queries), _VERIFY_BATCH):
             answers = await self._infer(self._built, queries[start : start + _VERIFY_BATCH], _VERIFY_S)
             for number, answer in enumerate(answers, start):

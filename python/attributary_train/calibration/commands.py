@@ -81,7 +81,7 @@ def fit(
     """Fit the shares' parameters and the flag's threshold to held-out labels; write calibration.json."""
     from attributary.building.calibration_file import CALIBRATION
     from attributary_train.calibration.fitting import fit_file
-    from attributary_train.calibration.held import generated_cosines
+    from attributary_train.calibration.held import Generated
     from attributary_train.calibration.mass import LEVEL
     from attributary_train.calibration.ood import FALSE_ALARMS
 
@@ -102,7 +102,7 @@ def fit(
         level=LEVEL if level is None else level,
         candidates=candidates,
         false_alarms=FALSE_ALARMS if false_alarms is None else false_alarms,
-        generated=None if generated is None else generated_cosines(student, subject, generated),
+        generated=None if generated is None else Generated.of(student, subject, generated),
     )
     target = out or student_dir / CALIBRATION
     made.write(target)
@@ -113,6 +113,8 @@ def fit(
             f"floor {shares.diffuse_floor:g}, flag below {shares.ood_similarity:g}, whole {shares.ood_margin:g} "
             f"above; loss {fitted.loss:.4f} nats; {fitted.hidden:.1%} of the mass unnamed"
         )
+    if made.calibration.pixels:
+        click.echo(f"pixels: flag beyond {made.calibration.pixels.limit:g}")
     click.echo(f"wrote {target}")
 
 
@@ -169,6 +171,9 @@ def report(
 @click.option(
     "--foreign", "foreign", multiple=True, metavar="NAME=FOLDER", help="Pictures of another origin; repeat."
 )
+@click.option(
+    "--generated", type=FILE, help="The queries that the flag was fitted to; default: those of --queries."
+)
 @click.option("--count", default=100, show_default=True, help="Pictures of each foreign set, at most.")
 @click.option("--seed", default=0, show_default=True)
 @TOLD
@@ -181,6 +186,7 @@ def flag(
     query_file: Path,
     calibration_file: Path | None,
     foreign: tuple[str, ...],
+    generated: Path | None,
     count: int,
     seed: int,
     as_json: bool,
@@ -204,7 +210,11 @@ def flag(
     file = CalibrationFile.read(path) if path.is_file() else None
     subject = Subject.open(subject_dir, corpus_dir, cache)
     student = StudentEncoder(read_student(student_dir))
-    tell(compare(student, subject, query_file, folders, file, count=count, seed=seed), as_json, out)
+    tell(
+        compare(student, subject, query_file, folders, file, generated=generated, count=count, seed=seed),
+        as_json,
+        out,
+    )
 
 
 @calibrate.command("noise")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from attributary.building.calibration_file import CalibrationFile
@@ -10,13 +9,16 @@ from attributary.building.student import StudentFolder
 from attributary.bundle.manifest import Calibration
 
 from .fit import LIKELY, Fitted, by_creator, fit_shares
-from .held import KINDS, Cosines, Held
-from .interval import COVERAGE, creator_interval
+from .held import KINDS, Generated, Held
+from .interval import BINS, COVERAGE, creator_interval
 from .ood import FALSE_ALARMS, SCORES, SERVED, margin, threshold
-from .shares import shares_of
+from .pixels import fit_pixels
+from .shares import Floats, shares_of
 from .skill import Climatology
 
+_PIXELS = ", or further from their pixels' statistics than as many"
 MOST_CANDIDATES = 2_000
+Interval = tuple[tuple[float, float, float], ...]
 
 
 def fit_file(
@@ -27,38 +29,43 @@ def fit_file(
     level: float,
     candidates: int | None = None,
     false_alarms: float = FALSE_ALARMS,
-    generated: Mapping[str, Cosines] | None = None,
+    generated: Generated | None = None,
 ) -> tuple[CalibrationFile, dict[str, Fitted]]:
     """Fit both kinds of query to the teacher's mass of `held`; returns the file, and what was fitted by kind.
 
     `generated`: cosines of further pictures of the generator, which need no labels; with them the flag's threshold is
     as sure as their number makes it. By default the labelled ones serve.
     """
-    generated = held.similarity if generated is None else generated
-    flagged_of = len(generated[KINDS[0]])
+    generated = Generated(held.similarity, held.statistics) if generated is None else generated
+    flagged_of = len(generated.statistics)
+    pixels = fit_pixels(generated.statistics, false_alarms / 2)
+    # Two flags share the false alarms that were asked for.
+    each = false_alarms / 2 if pixels else false_alarms
+    known = pixels.certainty(held.statistics) if pixels else None
     most = len(held.items.ids)
     count = min(candidates or MOST_CANDIDATES, most)
-    found, constants = {}, {}
+    found, constants, same = {}, {}, {}
     for kind in KINDS:
         cosines = held.similarity[kind]
-        scores = SCORES[SERVED](generated[kind])
+        scores = SCORES[SERVED](generated.similarity[kind])
         found[kind] = fit_shares(
             cosines,
             held.grouped,
             held.target,
             creators=held.creator_of_item,
             candidates=count,
-            ood_similarity=threshold(scores, false_alarms),
-            ood_margin=margin(scores, false_alarms),
+            ood_similarity=threshold(scores, each),
+            ood_margin=margin(scores, each),
         )
-        found[kind] = _with_interval(found[kind], held, kind, count)
+        found[kind], same[kind] = _with_interval(found[kind], held, kind, count, known)
         reach = found[kind].calibration.reach
         constants[kind] = Climatology.of(cosines, held.grouped, held.target, reach).as_json()
     method = (
         f"log loss of the teacher's mass, by item and by creator, on {len(held.queries)} {split} queries; an item has "
         f"mass where its score is {level:g} spreads above the median, and as many are named as have mass with a chance "
-        f"of {LIKELY:g}; out of distribution is below the {SERVED} that {false_alarms:.0%} of {flagged_of} generated "
-        f"pictures fall below; intervals hold a creator's mass on {COVERAGE:.0%} of those queries"
+        f"of {LIKELY:g}; out of distribution is below the {SERVED} that {each:.1%} of {flagged_of} generated pictures "
+        f"fall below{_PIXELS if pixels else ''}; intervals hold the mass of {COVERAGE:.0%} of the "
+        f"creators who were told a share there"
     )
     fit = {
         "split": split,
@@ -69,9 +76,10 @@ def fit_file(
         "loss": {kind: one.loss for kind, one in found.items()},
         "hidden": {kind: one.hidden for kind, one in found.items()},
         "climatology": constants,
+        "constant_interval": same,
     }
     made = CalibrationFile(
-        Calibration(method, found["image"].calibration, found["image_and_prompt"].calibration),
+        Calibration(method, found["image"].calibration, found["image_and_prompt"].calibration, pixels),
         candidates=count,
         encoder_digest=folder.encoder_digest,
         vectors_digest=folder.vectors_digest,
@@ -82,10 +90,12 @@ def fit_file(
     return made, found
 
 
-def _with_interval(fitted: Fitted, held: Held, kind: str, candidates: int) -> Fitted:
-    """With what creators held who were told a share, on the queries that are fitted to."""
-    told, _ = shares_of(held.similarity[kind], held.grouped, fitted.calibration, candidates)
+def _with_interval(
+    fitted: Fitted, held: Held, kind: str, candidates: int, certainty: Floats | None
+) -> tuple[Fitted, Interval]:
+    """With what creators held who were told a share, on the queries fitted to; and what a constant would say."""
+    told, _ = shares_of(held.similarity[kind], held.grouped, fitted.calibration, candidates, certainty)
     said = by_creator(told, held.creator_of_item)
     seen = by_creator(held.target.mass, held.creator_of_item)
-    table = creator_interval(said[said > 0], seen[said > 0])
-    return replace(fitted, calibration=replace(fitted.calibration, interval=table))
+    table, same = (creator_interval(said[said > 0], seen[said > 0], bins) for bins in (BINS, 1))
+    return replace(fitted, calibration=replace(fitted.calibration, interval=table)), same

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from attributary.building.calibration_file import CalibrationFile
-from attributary.bundle.manifest import ShareCalibration
 from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import aim, report
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import ADOPTED
 
-from .foreign import Picture, flat, gradients, noise, pages, pictures_in, untrained
+from .foreign import Picture, climbed, flat, gradients, noise, pages, pictures_in, untrained
 from .held import KINDS, Cosines, Items, StudentEncoder
 from .ood import FALSE_ALARMS, SCORES, SERVED, detection
 from .shares import Columns, shares_of
@@ -25,6 +26,7 @@ from .shares import Columns, shares_of
 ALARMS_WITHIN = 0.01
 DETECTED = 0.95
 PAID = 0.05
+GENERATED = "generated"
 
 
 def compare(
@@ -34,56 +36,41 @@ def compare(
     folders: Mapping[str, Path],
     file: CalibrationFile | None,
     *,
+    generated: Path | None = None,
     count: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Set every score's threshold on validation pictures, count alarms on test pictures, detect foreign ones.
+    """Set every cosine score's threshold on validation pictures, count alarms on test pictures, detect foreign ones.
 
     A foreign picture with a prompt gets one of the test queries' prompts: the hardest case, since the prompt alone is
-    then the generator's own. With a calibration its threshold in use is reported as well.
+    then the generator's own. With a calibration the flag in use is reported as well, and aims are judged by it.
+    `generated`: the file of the validation pictures, by default `query_file`.
     """
-    size = subject.recipe.image_size
-    test, validation = subject.queries(query_file, "test"), subject.queries(query_file, "validation")
-    sets: dict[str, list[Picture]] = {
-        name: pictures_in(folder, count, size, seed) for name, folder in folders.items()
-    }
-    sets["noise"] = noise(count, size, seed)
-    sets["flat colours"], sets["gradients"] = flat(count, size, seed), gradients(count, size, seed)
-    sets["text and screens"] = pages(count, size, seed)
-    if subject.recipe.name != ADOPTED:
-        # Of an adopted model it is not known how one without training would begin.
-        sets["untrained generator"] = untrained(subject, test, count, seed)
+    test = subject.queries(query_file, "test")
+    validation = subject.queries(generated or query_file, "validation")
+    sets = _foreign(student, subject, test, folders, count, seed)
+    made, known = _pictures(subject, test), _pictures(subject, validation)
+    statistics = {name: student.statistics(pictures) for name, pictures in {GENERATED: made, **sets}.items()}
     alarms = float(file.measured.get("fit", {}).get("false_alarms", FALSE_ALARMS)) if file else FALSE_ALARMS
     groups = Columns.of(Items.of(student.folder.ids, subject.corpus).groups)
     results: dict[str, Any] = {}
-    aims = []
+    aims: list[dict[str, Any]] = []
     for kind in KINDS:
         cosines = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
-        generated = _ask(student, _pictures(subject, test), test, kind)
-        known = _ask(student, _pictures(subject, validation), validation, kind)
-        results[kind] = detection(known, generated, cosines, alarms)
+        cosines = {GENERATED: _ask(student, made, test, kind), **cosines}
+        rivals = detection(
+            _ask(student, known, validation, kind),
+            cosines[GENERATED],
+            {name: found for name, found in cosines.items() if name != GENERATED},
+            alarms,
+        )
+        results[kind] = rivals
         if file is not None:
-            by = file.calibration.of(kind == "image_and_prompt")
-            cut = by.ood_similarity
-            caught = {name: float((SCORES[SERVED](found) < cut).mean()) for name, found in cosines.items()}
-            results[f"{kind}, in use"] = {
-                "threshold": cut,
-                "false alarms": float((SCORES[SERVED](generated) < cut).mean()),
-                **caught,
+            in_use = {
+                name: _judged(found, statistics[name], groups, file, kind) for name, found in cosines.items()
             }
-            paid = {name: _paid(found, groups, by, file.candidates) for name, found in cosines.items()}
-            results[f"{kind}, paid to creators"] = {
-                "generated": _paid(generated, groups, by, file.candidates),
-                **paid,
-            }
-            raised = results[f"{kind}, in use"]["false alarms"]
-            within = abs(raised - alarms) <= ALARMS_WITHIN
-            aims.append(aim(f"false alarms, {kind}", raised, alarms, "share", within))
-            for name in cosines:
-                aims.append(
-                    aim(f"{name} flagged, {kind}", caught[name], DETECTED, "share", caught[name] >= DETECTED)
-                )
-                aims.append(aim(f"{name} paid, {kind}", paid[name], PAID, "share", paid[name] <= PAID))
+            results[f"{kind}, in use"] = in_use
+            aims += _aims(in_use, rivals[0], alarms, kind)
     config = {
         "student": student.folder.name,
         "weights": student.folder.subject.weights_digest[:12],
@@ -95,9 +82,78 @@ def compare(
     return report("flag", config, results, aims, subject.recipe.name)
 
 
-def _paid(cosines: Cosines, groups: Columns, by: ShareCalibration, candidates: int) -> float:
-    """The mean part of an answer that goes to creators."""
-    return float(shares_of(cosines, groups, by, candidates)[0].sum(axis=1).mean())
+def _foreign(
+    student: StudentEncoder,
+    subject: Subject,
+    test: Queries,
+    folders: Mapping[str, Path],
+    count: int,
+    seed: int,
+) -> dict[str, list[Picture]]:
+    size = subject.recipe.image_size
+    sets = {name: pictures_in(folder, count, size, seed) for name, folder in folders.items()}
+    sets["noise"] = noise(count, size, seed)
+    sets["flat colours"], sets["gradients"] = flat(count, size, seed), gradients(count, size, seed)
+    sets["text and screens"] = pages(count, size, seed)
+    if subject.recipe.name != ADOPTED:
+        # Of an adopted model it is not known how one without training would begin.
+        sets["untrained generator"] = untrained(subject, test, count, seed)
+    sets["adversarial"] = climbed(
+        lambda pictures: student.cosines(pictures, [""] * len(pictures)).max(axis=1),
+        min(count, 50),
+        size,
+        seed,
+    )
+    return sets
+
+
+def _judged(
+    cosines: Cosines, statistics: npt.NDArray[np.float32], groups: Columns, file: CalibrationFile, kind: str
+) -> dict[str, Any]:
+    """Of one set: the part that is flagged, by either half and by both, and the mean part paid to creators."""
+    by, pixels = file.calibration.of(kind == "image_and_prompt"), file.calibration.pixels
+    certainty = pixels.certainty(statistics) if pixels else np.ones(len(cosines))
+    near = SCORES[SERVED](cosines) < by.ood_similarity
+    flagged = near | (certainty == 0)
+    shares, diffuse = shares_of(cosines, groups, by, file.candidates, certainty)
+    without = shares_of(cosines, groups, replace(by, ood_similarity=-1.0, ood_margin=0.0), file.candidates)[0]
+    return {
+        "flagged": float(flagged.mean()),
+        "by cosine": float(near.mean()),
+        "by pixels": float((certainty == 0).mean()),
+        "paid": float(shares.sum(axis=1).mean()),
+        "paid without a flag": float(without.sum(axis=1).mean()),
+        "least diffuse part of a flagged answer": float(diffuse[flagged].min()) if flagged.any() else None,
+        "pictures": len(cosines),
+    }
+
+
+def _aims(
+    in_use: Mapping[str, Any], rival: Mapping[str, Any], alarms: float, kind: str
+) -> list[dict[str, Any]]:
+    raised = in_use[GENERATED]["flagged"]
+    note = f"of {in_use[GENERATED]['pictures']} pictures; best cosine alone {rival['false alarms']:.3f}"
+    found = [_aim(f"false alarms, {kind}", raised, alarms, abs(raised - alarms) <= ALARMS_WITHIN, note)]
+    for name, row in in_use.items():
+        if name == GENERATED:
+            continue
+        # Nothing is called met that every answer meets without a flag.
+        free = row["paid without a flag"]
+        note = f"best cosine alone {rival[name]['detected']:.2f}; at random {alarms:g}"
+        found.append(
+            _aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, row["flagged"] >= DETECTED, note)
+        )
+        note = f"without a flag {free:.3f}"
+        found.append(_aim(f"{name} paid, {kind}", row["paid"], PAID, row["paid"] <= PAID < free, note))
+        least = row["least diffuse part of a flagged answer"]
+        if least is not None:
+            name = f"{name}, least diffuse part of a flagged answer, {kind}"
+            found.append(_aim(name, least, DETECTED, least >= DETECTED, ""))
+    return found
+
+
+def _aim(name: str, value: float, wanted: float, met: bool, note: str) -> dict[str, Any]:
+    return {**aim(name, value, wanted, "share", met), "note": note}
 
 
 def _pictures(subject: Subject, queries: Queries) -> list[Picture]:

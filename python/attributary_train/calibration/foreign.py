@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,30 @@ def pages(count: int, size: int, seed: int = 0) -> list[Picture]:
             draw.text((size // 3, line), "".join(map(chr, letters.tolist())), fill=ink)
         made.append(np.asarray(paper.resize((size, size), Image.Resampling.BOX)))
     return made
+
+
+def climbed(
+    likeness: Callable[[list[Picture]], npt.NDArray[np.float32]],
+    count: int,
+    size: int,
+    seed: int = 0,
+    steps: int = 100,
+) -> list[Picture]:
+    """Adversarial ones: gradients changed in patches at random for as long as `likeness` [Q] rises; uint8 [S, S, 3]."""
+    rng = np.random.default_rng(seed)
+    best = np.stack(gradients(count, size, seed)).astype(np.int16)
+    score = likeness(list(best.astype(np.uint8)))
+    for step in range(steps):
+        cells = (4, 8, 16)[step % 3]
+        patches = rng.integers(-64, 65, (count, cells, cells, 3)) * (
+            rng.random((count, cells, cells, 1)) < 0.2
+        )
+        change = np.kron(patches, np.ones((1, size // cells, size // cells, 1), np.int64))
+        tried = np.clip(best + change, 0, 255).astype(np.int16)
+        found = likeness(list(tried.astype(np.uint8)))
+        better = found > score
+        best[better], score[better] = tried[better], found[better]
+    return list(best.astype(np.uint8))
 
 
 def untrained(subject: Subject, queries: Queries, count: int, seed: int = 0) -> list[Picture]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from attributary.attribution.pixel_statistics import pixel_statistics
 from attributary.building.student import StudentFolder
 from attributary.encoder.image import prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
@@ -41,13 +42,23 @@ class StudentEncoder:
 
     def embed(self, pictures: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> Cosines:
         """Unit vectors float32 [Q, D] of pictures uint8 [H, W, 3] of any size and prompts, "" for none."""
-        size, parts = self._encoder.spec.image_size, []
+        parts = []
         for at in range(0, len(pictures), 16):
-            pixels = np.stack([prepare_pixels(np.asarray(one), size) for one in pictures[at : at + 16]])
+            pixels = self._prepared(pictures[at : at + 16])
             words = [self._tokenizer.encode(prompt) for prompt in prompts[at : at + 16]]
             ids, mask = self._tokenizer.pad(words)
             parts.append(self._encoder.encode(pixels, ids, mask))
         return np.concatenate(parts)
+
+    def statistics(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """What `attributary.attribution.pixel_statistics` says of pictures, float32 [Q, D]."""
+        return np.concatenate(
+            [pixel_statistics(self._prepared(pictures[at : at + 64])) for at in range(0, len(pictures), 64)]
+        )
+
+    def _prepared(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+        size = self._encoder.spec.image_size
+        return np.stack([prepare_pixels(np.asarray(one), size) for one in pictures])
 
     def cosines(self, pictures: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> Cosines:
         """Cosines of every query with every item, float32 [Q, N]."""
@@ -83,6 +94,7 @@ class Held:
     scores: npt.NDArray[np.float32]  # [Q, N], the teacher's; NaN where it was not asked
     labels_digest: str
     failed: int
+    statistics: npt.NDArray[np.float32]  # [Q, D] of the pictures
 
     @property
     def target(self) -> Target:
@@ -105,14 +117,23 @@ class Held:
         return all(len(places) == len(self.items.ids) for places in self.columns)
 
 
-def generated_cosines(student: StudentEncoder, subject: Subject, query_file: Path) -> dict[str, Cosines]:
-    """Cosines of further pictures of the generator by kind of query: of a file's validation queries, without labels."""
-    queries = subject.queries(query_file, "validation")
-    pictures = list(decode(subject.autoencoder, queries.latents))
-    return {
-        "image": student.cosines(pictures, [""] * len(pictures)),
-        "image_and_prompt": student.cosines(pictures, queries.prompts),
-    }
+@dataclass(frozen=True)
+class Generated:
+    """Further pictures of the generator, without labels: cosines float32 [n, N] by kind, statistics float32 [n, D]."""
+
+    similarity: Mapping[str, Cosines]
+    statistics: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, student: StudentEncoder, subject: Subject, query_file: Path) -> Generated:
+        """A file's validation queries."""
+        queries = subject.queries(query_file, "validation")
+        pictures = list(decode(subject.autoencoder, queries.latents))
+        cosines = (
+            student.cosines(pictures, [""] * len(pictures)),
+            student.cosines(pictures, queries.prompts),
+        )
+        return cls(dict(zip(KINDS, cosines, strict=True)), student.statistics(pictures))
 
 
 def open_held(
@@ -160,7 +181,9 @@ def open_held(
     for row, (one, places) in enumerate(zip(usable, columns, strict=True)):
         scores[row, places] = one.scores
     digest = labels_digest(usable)
-    return Held(queries, items, similarity, masses, columns, scores, digest, len(found) - len(usable))
+    failed = len(found) - len(usable)
+    statistics = student.statistics(pictures)
+    return Held(queries, items, similarity, masses, columns, scores, digest, failed, statistics)
 
 
 def _mass(label: Label, places: npt.NDArray[np.int64], items: Items, level: float) -> Mass:

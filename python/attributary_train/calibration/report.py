@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -35,20 +35,42 @@ Row = dict[str, Any]
 
 
 def measure(
-    held: Held, calibration: Calibration, candidates: int | None, climatologies: Mapping[str, Climatology]
+    held: Held,
+    calibration: Calibration,
+    candidates: int | None,
+    climatologies: Mapping[str, Climatology],
+    intervals: Mapping[str, Any] | None = None,
 ) -> Row:
     """Tables of a report by kind of query; raises `CalibrationError` if the teacher was not asked about every item."""
     if not held.complete:
         raise CalibrationError("labels", "cover candidates only; a report needs the teacher on every item")
+    known = (
+        calibration.pixels.certainty(held.statistics) if calibration.pixels else np.ones(len(held.queries))
+    )
     by_kind = {"image": calibration.image, "image_and_prompt": calibration.image_and_prompt}
-    return {kind: _kind(held, kind, by_kind[kind], candidates, climatologies[kind]) for kind in KINDS}
+    same = {kind: _constant(by_kind[kind], (intervals or {}).get(kind)) for kind in KINDS}
+    return {
+        kind: _kind(held, kind, by_kind[kind], candidates, climatologies[kind], same[kind], known)
+        for kind in KINDS
+    }
+
+
+def _constant(by: ShareCalibration, interval: Any) -> ShareCalibration | None:
+    """A calibration whose interval is the same for every share; None where the file holds none."""
+    return None if not interval else replace(by, interval=tuple(map(tuple, interval)))
 
 
 def _kind(
-    held: Held, kind: str, shares_by: ShareCalibration, candidates: int | None, climatology: Climatology
+    held: Held,
+    kind: str,
+    shares_by: ShareCalibration,
+    candidates: int | None,
+    climatology: Climatology,
+    constant: ShareCalibration | None,
+    certainty: Floats,
 ) -> Row:
     similarity, target = held.similarity[kind], held.target
-    told, diffuse = shares_of(similarity, held.grouped, shares_by, candidates)
+    told, diffuse = shares_of(similarity, held.grouped, shares_by, candidates, certainty)
     queries = np.arange(len(told))
     top = np.argsort(-similarity, axis=1, kind="stable")[:, :TOP]
     creators, of_item = np.unique(held.items.creators), held.creator_of_item
@@ -68,7 +90,7 @@ def _kind(
     }
     sums = told.sum(axis=1)
     named_items = named_groups(similarity, held.grouped, shares_by.reach)
-    flagged = similarity.max(axis=1) < shares_by.ood_similarity
+    flagged = (similarity.max(axis=1) < shares_by.ood_similarity) | (certainty == 0)
     known = ~flagged
     losses = log_losses(target, told, diffuse, named_items)[known]
     return {
@@ -84,7 +106,7 @@ def _kind(
             diffuse[known],
         ),
         "calibration": asdict(shares_by),
-        "creators' intervals": coverage(shares_by, told_creators[named], seen_creators[named]),
+        "creators' intervals": coverage(shares_by, told_creators, seen_creators, constant),
         "loss": float(losses.mean()),
         "least loss": float(_least_losses(target, named_items)[known].mean()),
         "loss of even shares": float(_even_losses(target, named_items)[known].mean()),
@@ -160,20 +182,8 @@ def aims(results: Row) -> list[Row]:
             note = f"95% [{row['low']:.3f}, {row['high']:.3f}]; climatology {row['climatology']:.4f}"
             note += f"; the rank profile's skill {constant:.3f}" if constant else ""
             found.append(_aim(f"skill, {name}, {kind}", row["skill"], least, met, note))
-        intervals = results[kind].get("creators' intervals", {})
-        covered = intervals.get("covered")
-        if covered is not None:
-            off_by = abs(covered - COVERAGE)
-            note = f"of intervals that are {intervals['width']:.3f} wide on average"
-            found.append(
-                _aim(
-                    f"coverage of creators' intervals, {kind}",
-                    covered,
-                    COVERAGE,
-                    off_by <= COVERED_WITHIN,
-                    note,
-                )
-            )
+        if found_intervals := _interval_aim(results[kind].get("creators' intervals", {}), kind):
+            found.append(found_intervals)
         largest = skill["largest tenth of the items' shares"]
         off, constant = (
             abs(largest[f"{who}told"] / max(largest[f"{who}seen"], 1e-9) - 1.0)
@@ -185,6 +195,20 @@ def aims(results: Row) -> list[Row]:
             note += ": it meets this too, so it is not called met"
         found.append(_aim(f"largest tenth, part that it is off by, {kind}", off, LARGEST_AIM, met, note))
     return found
+
+
+def _interval_aim(row: Row, kind: str) -> Row | None:
+    covered, skill = row.get("covered"), row.get("skill")
+    if covered is None:
+        return None
+    note = f"95% [{row['low']:.3f}, {row['high']:.3f}], {row['width']:.3f} wide on average"
+    if skill is not None:
+        other = row["constant"]
+        note += f"; one interval for every share covers {other['covered']:.3f}, {other['width']:.3f} wide; "
+        note += f"interval score better by {skill:.2f}"
+    # What covers as often by being wide for all is no better than a constant.
+    met = abs(covered - COVERAGE) <= COVERED_WITHIN and (skill is None or skill > 0.0)
+    return _aim(f"coverage of creators' intervals, {kind}", covered, COVERAGE, met, note)
 
 
 def _aim(name: str, value: float, wanted: float, met: bool, note: str) -> Row:

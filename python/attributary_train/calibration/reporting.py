@@ -39,9 +39,10 @@ def full_report(
             )
     if file.labels_digest == held.labels_digest:
         raise CalibrationError("labels", "are those that the calibration was fitted to; report on others")
-    constants = file.measured.get("fit", {}).get("climatology", {})
+    fitted = file.measured.get("fit", {})
+    constants = fitted.get("climatology", {})
     climatologies = {kind: Climatology.read(constants.get(kind)) for kind in KINDS}
-    results = measure(held, file.calibration, file.candidates, climatologies)
+    results = measure(held, file.calibration, file.candidates, climatologies, fitted.get("constant_interval"))
     agreement = {kind: summarise(agreement_rows(held, kind, file)) for kind in KINDS}
     config = {
         "student": folder.name,
@@ -87,7 +88,9 @@ def agreement_rows(held: Held, kind: str, file: CalibrationFile) -> list[QueryAg
     """
     cosines = held.similarity[kind]
     by = file.calibration.of(kind == _AUDITED)
-    told, diffuse = shares_of(cosines, held.grouped, by, file.candidates)
+    pixels = file.calibration.pixels
+    known = pixels.certainty(held.statistics) if pixels else None
+    told, diffuse = shares_of(cosines, held.grouped, by, file.candidates, known)
     level = float(file.measured.get("fit", {}).get("level", LEVEL))
     count = min(CANDIDATES, cosines.shape[1])
     rows = []

@@ -61,10 +61,12 @@ def shares_of(
     columns: Columns,
     calibration: ShareCalibration,
     candidates: int | None = None,
+    certainty: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Shares float64 [Q, N] and diffuse parts float64 [Q] of cosines [Q, N].
 
-    Only the best `candidates` of a query compete; None lets all of them.
+    Only the best `candidates` of a query compete; None lets all of them. `certainty` [Q]: the part that the queries'
+    pixels leave to items; None leaves all.
     """
     cosines = similarity.astype(np.float64)
     if candidates is not None and candidates < cosines.shape[1]:
@@ -87,6 +89,7 @@ def shares_of(
     norm = null + best.sum(axis=1)
     factor = np.divide(best, total, out=np.zeros_like(best), where=total > 0)
     named = (1.0 - calibration.diffuse_floor) * _certainty(best_of_all, calibration)
+    named = named if certainty is None else named * certainty
     out = np.empty_like(weight)
     out[:, columns.order] = weight * factor[:, columns.group] * (named / norm)[:, None]
     return out, 1.0 - named + named * null / norm

@@ -49,8 +49,8 @@ def write_page(request: Request, steps: Sequence[Step], plan: Plan | None = None
     lines += ["## Does every item find itself?", ""]
     if request.checkpoint is not None:
         lines += [
-            "A student ranks by influence, not by likeness: a picture need not be its own largest source. Low numbers "
-            "here are no fault as long as the agreement below is high.",
+            "An item's own picture is recognised and comes first, with a share like that of the best other. "
+            "Whether the ranking of other pictures is right the agreement below says.",
             "",
         ]
     lines += [

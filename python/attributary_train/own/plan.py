@@ -30,8 +30,8 @@ KEPT_NOISE = 256 * 1024 * 1024  # bytes; `teacher.draws.MOST_KEPT_BYTES`, which 
 # squared, one through the untuned towers (twice on the way), a dozen changed copies of one too; and the export of a
 # student's encoder, or of the untuned one with its int8 variant.
 _START_S, _STARTS, _OTHER_STARTS_S = 7.5, 7, 5.0
-_PICTURE_S, _TOWER_S, _COPIES_S = 0.02, 0.06, 0.25
-_EXPORT_S, _UNTUNED_EXPORT_S = 30.0, 60.0
+_PICTURE_S, _TOWER_S, _COPIES_S = 0.02, 0.06, 0.18
+_EXPORT_S, _UNTUNED_EXPORT_S = 30.0, 40.0
 # Bytes of the untuned towers in the cache, of an encoder in student and in bundle (MiniLM's included where there is no
 # checkpoint's), of a picture's features in the cache; and how much of their own size pictures take as they are kept.
 _TOWERS, _ENCODER, _UNTUNED_ENCODER, _FEATURES, _KEPT = 104e6, 22e6, 135e6, 3 * 4 * 2768, 2.4

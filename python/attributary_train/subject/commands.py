@@ -235,6 +235,24 @@ def queries(
     click.echo(f"{out}: {len(made)} queries")
 
 
+@subject.command("export")
+@click.argument("subject_dir", type=_FOLDER)
+@click.option("--out", type=_OUT, required=True, help="Folder to write: about 95 MB, most of it MiniLM.")
+def export(subject_dir: Path, out: Path) -> None:
+    """Write the model as ONNX files, for samplers without torch: `attributary serve --ui --ui-generator OUT`."""
+    import torch
+
+    from attributary_train.subject.errors import SubjectError
+    from attributary_train.subject.onnx_export import export_generator
+
+    torch.set_num_threads(1)
+    try:
+        facts = export_generator(subject_dir, out)
+    except SubjectError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: model {facts['weights'][:12]}")
+
+
 @subject.command("show")
 @click.argument("subject_dir", type=_FOLDER)
 def show(subject_dir: Path) -> None:

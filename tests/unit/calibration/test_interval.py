@@ -7,6 +7,7 @@ import pytest
 
 from attributary.bundle.manifest import ShareCalibration
 from attributary_train.calibration.interval import coverage, creator_interval
+from attributary_train.calibration.report import _interval_aim
 
 PLAIN = ShareCalibration(0.1, 0.0, 0.5, 0.0)
 
@@ -21,7 +22,7 @@ def test_nine_in_ten_of_other_pairs_are_covered():
     made = replace(PLAIN, interval=creator_interval(*pairs(1600, 0)))
     assert made.problem() is None and len(made.interval) == 8
     told, seen = pairs(4000, 1)
-    found = coverage(made, told, seen)
+    found = coverage(made, told[:, None], seen[:, None])
     assert found["covered"] == pytest.approx(0.9, abs=0.03) and 0 < found["width"] < 0.5
     low, high = made.between(told)
     assert (low <= told).all() and (told <= high).all()
@@ -30,7 +31,7 @@ def test_nine_in_ten_of_other_pairs_are_covered():
 def test_too_few_pairs_give_none_and_few_give_one_row():
     assert creator_interval(*pairs(30, 2)) == ()
     assert len(creator_interval(*pairs(50, 2))) == 1
-    assert coverage(PLAIN, *pairs(50, 2))["covered"] is None
+    assert coverage(PLAIN, *(one[:, None] for one in pairs(50, 2)))["covered"] is None
 
 
 def test_masses_that_stand_for_others_stay_within_one():
@@ -38,3 +39,29 @@ def test_masses_that_stand_for_others_stay_within_one():
     table = np.array(creator_interval(told, seen * 8))
     assert table.min() >= 0 and table.max() <= 1
     assert (np.diff(table, axis=0) >= 0).all()
+
+
+def test_creators_who_mostly_hold_nothing_are_not_told_too_wide_an_interval():
+    rng = np.random.default_rng(4)
+
+    def mostly_nothing(count):
+        return rng.uniform(0.01, 0.1, count), rng.exponential(0.05, count) * (rng.random(count) < 0.7)
+
+    made = replace(PLAIN, interval=creator_interval(*mostly_nothing(1600)))
+    told, seen = mostly_nothing(4000)
+    # Between two twentieths it would hold 95%: nobody lies below 0.
+    assert coverage(made, told[:, None], seen[:, None])["covered"] == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_constant_interval_stands_beside_and_wins_where_shares_say_nothing():
+    told, seen = pairs(1600, 5)
+    made, same = (replace(PLAIN, interval=creator_interval(told, seen, bins)) for bins in (8, 1))
+    told, seen = pairs(4000, 6)
+    found = coverage(made, told[:, None], seen[:, None], same)
+    assert found["skill"] > 0.1 and found["width"] < found["constant"]["width"]
+    assert found["low"] < found["covered"] < found["high"]
+    # Creators with nothing told are not counted.
+    assert coverage(made, np.zeros((4, 2)), np.zeros((4, 2)), same)["pairs"] == 0
+    # What holds as often but no better than a constant is not called met.
+    row = {**found, "covered": 0.9}
+    assert _interval_aim(row, "image")["met"] and not _interval_aim({**row, "skill": 0.0}, "image")["met"]

@@ -15,10 +15,7 @@ def run(*arguments, env=None):
 
 
 def demo(*arguments):
-    """Run the example."""
-    script = Path(__file__).parents[3] / "examples" / "demo.py"
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return run("demo", *arguments)
 
 
 def test_help_lists_the_verbs():
@@ -132,6 +129,29 @@ def test_demo_on_copies(tiny_bundle_dir, tiny_corpus_dir, tmp_path):
         assert asked["items"][0]["rank"] == 1
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
         assert sheet.width > 900
+
+
+def test_demo_without_options_says_what_it_needs(tmp_path):
+    bare = subprocess.run(
+        [sys.executable, "-m", "attributary.cli.main", "demo"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert bare.returncode == 2 and "attributary-demo" in bare.stderr and "Traceback" not in bare.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_demo_without_options_shows_the_committed_student(tmp_path):
+    (tmp_path / "models").symlink_to(Path(__file__).parents[3] / "models")
+    for _ in range(2):
+        # The second time the bundle is there.
+        done = subprocess.run(
+            [sys.executable, "-m", "attributary.cli.main", "demo"],
+            capture_output=True, text=True, check=False, cwd=tmp_path, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "attributary-demo" / "report.json").read_text())
+    assert len(report["queries"]) == 12
 
 
 def test_demo_names_a_missing_column(tiny_bundle_dir, tiny_corpus_dir, tmp_path):

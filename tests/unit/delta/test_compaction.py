@@ -240,7 +240,7 @@ def test_a_new_bundle_whose_tokenizer_cannot_be_read_does_not_come_in(store, new
     def fail(*_):
         raise BundleError("tokenizer.json", "is not a tokenizer.json")
 
-    monkeypatch.setattr(store_module, "Embedder", fail)
+    monkeypatch.setattr("attributary.delta.opening.Embedder", fail)
     with pytest.raises(PreconditionError, match=r"cannot be compacted: .*tokenizer\.json"):
         store.compact(**BY)
     monkeypatch.undo()

@@ -1,12 +1,14 @@
 """The file under a journal: what a crash leaves is repaired, what damage leaves is refused."""
 
 import os
+import struct
 from itertools import pairwise
 
 import pytest
 
 from attributary.delta.journal import log
 from attributary.delta.journal.log import DamageError, Log, Reader, read
+from attributary.delta.journal.records import UnreadableError, decode
 from attributary.errors import PreconditionError
 
 PAYLOADS = [b"first", b"", b"x" * 700, bytes(range(256)) * 3, b"last one"]
@@ -208,3 +210,10 @@ def test_a_reader_says_when_what_it_read_is_gone(path, change):
     # What is restored is gone on with.
     path.write_bytes(data)
     assert reader.more() == []
+
+
+@pytest.mark.parametrize("said", [b"2222", b"null", b'"x"', b"[1]", b"[" * 100_000, b'{"kind":[]}'])
+def test_a_sound_record_that_says_something_else_is_unreadable(said):
+    """Found by fuzzing: JSON that is no object, or too deep."""
+    with pytest.raises(UnreadableError):
+        decode(struct.pack("<I", len(said)) + said, 4)

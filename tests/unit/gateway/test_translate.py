@@ -14,6 +14,7 @@ from attributary.attribution.types import (
 )
 from attributary.errors import InvalidArgumentError
 from attributary.gateway import translate
+from attributary.gateway.reply import attribution
 from attributary.v1 import attribution_pb2 as pb
 
 LIMITS = Limits(max_image_pixels=100)
@@ -97,7 +98,7 @@ def test_answer_and_timings():
         3,
         timings,
     )
-    reply = translate.from_attribution(answer, "id", "v")
+    reply = pb.Attribution.FromString(attribution(answer, "id", "v"))
     assert reply.items[0] == pb.AttributedItem(
         id=7, rank=1, similarity=0.5, share=0.25, caption="a cat", creator="Ann", licence="MIT", uri="file:x"
     )

@@ -1,11 +1,15 @@
 """How messages get in: a bounded number at once."""
 
 import asyncio
+import time
 
+import grpc
 import pytest
 
 from attributary.errors import OverloadedError
+from attributary.gateway import transport
 from attributary.gateway.callers import Caller
+from attributary.gateway.config import GatewayConfig
 from attributary.gateway.transport import Receiver
 
 
@@ -79,3 +83,27 @@ async def test_no_more_than_so_many_wait():
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert receiver.unfinished == 0
+
+
+async def test_a_call_that_waits_long_to_be_taken_is_not_cancelled_by_grpc(tmp_path):
+    """gRPC's limit, 30 s unless it is set, is a second here unless the server's options say more: the first counts."""
+
+    async def slow(request, context):
+        time.sleep(1.1)  # the event loop is busy
+        return b""
+
+    given = transport.options(GatewayConfig(), 1_000)
+    server = grpc.aio.server(options=(*given, ("grpc.server_max_unrequested_time_in_server", 1)))
+    handler = grpc.unary_unary_rpc_method_handler(slow)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a", {"b": handler}),))
+    address = f"unix:{tmp_path}/socket"
+    server.add_insecure_port(address)
+    await server.start()
+
+    def call():
+        own = (("grpc.use_local_subchannel_pool", 1),)
+        with grpc.insecure_channel(address, options=own) as channel:
+            return channel.unary_unary("/a/b")(b"", timeout=60)
+
+    assert await asyncio.gather(*(asyncio.to_thread(call) for _ in range(4))) == [b""] * 4
+    await server.stop(0)

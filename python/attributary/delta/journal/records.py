@@ -140,6 +140,8 @@ def decode(payload: bytes, dim: int) -> Record:
     try:
         (length,) = _LENGTH.unpack_from(payload)
         fields = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
+        if not isinstance(fields, dict):
+            raise UnreadableError("is no object")
         kind = fields.pop("kind")
         if kind == "add":
             items = tuple(ItemRecord(**item) for item in fields.pop("items"))
@@ -155,7 +157,7 @@ def decode(payload: bytes, dim: int) -> Record:
             return Deleted(**fields | {"ids": tuple(fields["ids"])})
         if kind == "open":
             return _opened(fields)
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableError(str(error)) from error
     raise UnreadableError(f"unknown kind {kind!r}")
 

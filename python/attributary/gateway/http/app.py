@@ -18,15 +18,17 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from attributary.errors import AttributaryError
+from attributary.generator.sampler import Sampler
 
 from ..calls import Answer, Call, Front, Kind
 from ..errors import presentable, to_status
 from ..health import OPEN, Health
 from ..service import AttributionService, unary_methods
-from . import openapi_file, page
+from . import openapi_file, page, print_page
 from .bodies import read_message
 from .context import HttpContext, RefusedError
 from .guard import Guard, policy
+from .making import Making
 from .replies import refusal, reply
 from .routes import ROUTES, Route
 
@@ -45,10 +47,12 @@ class Site:
     def __init__(self, front: Front, service: AttributionService, health: Health) -> None:
         self._front, self._service, self._health = front, service, health
 
-    def app(self, hosts: frozenset[str], *, ui: bool, report: bytes | None = None) -> Guard:
+    def app(
+        self, hosts: frozenset[str], *, ui: bool, report: bytes | None = None, sampler: Sampler | None = None
+    ) -> Guard:
         """Return the application; `hosts` are the names that it answers to (empty: any).
 
-        `ui` adds the page, and to it the `report` of a run, if there is one.
+        `ui` adds the page, and to it the `report` of a run and what a generator makes, if there are any.
         """
         methods = unary_methods(self._service)
         paths = [
@@ -62,9 +66,12 @@ class Site:
         check = self._front.answer("Check", self._health.check, OPEN)
         paths += [Path("/healthz", _health(check)), Path("/openapi.json", _contract())]
         if ui:
-            paths += [Path(path, _file(file)) for path, file in page.read_files().items()]
+            files = page.read_files(report=report is not None, generator=sampler is not None)
+            paths += [Path(path, _file(file)) for path, file in files.items()]
         if report is not None:
             paths.append(Path("/report", self._report(report)))
+        if sampler is not None:
+            paths += Making(sampler, self._front, while_there).paths()
         handlers: dict[Any, Any] = {HTTPException: _no_path, Exception: _defect}
         return Guard(
             Starlette(routes=paths, exception_handlers=handlers), hosts, policy(page.styles(report or b""))
@@ -94,9 +101,21 @@ class Site:
         async def serve(request: Request) -> Response:
             limit = self._front.receiver.limit
             most = self._service.registry.current.engine.limits.max_batch_queries
+            accept = request.headers.get("accept", "")
+            printed = route.name == "Attribute" and print_page.wanted(accept)
+            asked = b""
+
+            async def body() -> bytes:
+                nonlocal asked
+                message = await read_message(request, route, limit, most)
+                asked = message if printed else b""
+                return message
+
             try:
-                data = await while_there(request, answer, lambda: read_message(request, route, limit, most))
-                return await reply(route, data, request.headers.get("accept", ""))
+                data = await while_there(request, answer, body)
+                if printed:
+                    return await print_page.reply(self._service, asked, data)
+                return await reply(route, data, accept)
             except RefusedError as error:
                 return refusal(error.status)
 

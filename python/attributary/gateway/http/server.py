@@ -15,6 +15,7 @@ from typing import Any, Final
 import uvicorn
 
 from attributary.errors import InvalidArgumentError
+from attributary.generator.sampler import Sampler
 
 from ..auth import server_context
 from ..calls import Front
@@ -45,7 +46,10 @@ class HttpServer:
         self, front: Front, service: AttributionService, health: Health, config: GatewayConfig
     ) -> None:
         self._config = config
-        app = Site(front, service, health).app(_hosts(config), ui=config.ui, report=_report(config))
+        sampler = None if config.ui_generator is None else Sampler(config.ui_generator)
+        app = Site(front, service, health).app(
+            _hosts(config), ui=config.ui, report=_report(config), sampler=sampler
+        )
         # What callers do wrong is counted and answered; uvicorn's own words about it would be logged in another form.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         protocol: Any = partial(

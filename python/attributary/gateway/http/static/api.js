@@ -26,14 +26,24 @@ async function ask(path, options = {}) {
 
 const json = async (path, options) => (await ask(path, options)).json();
 
-export function attribute(picture, prompt, topK, receipt) {
+function question(picture, prompt, topK) {
   const form = new FormData();
   form.append("image", picture, "picture");
   if (prompt) form.append("prompt", prompt);
   form.append("top_k", String(topK));
   form.append("top_creators", "100");
+  return form;
+}
+
+export function attribute(picture, prompt, topK, receipt) {
+  const form = question(picture, prompt, topK);
   if (receipt) form.append("receipt", "true");
   return json("/v1/attribute", { method: "POST", body: form }).then((reply) => reply.attribution);
+}
+
+export async function onePage(picture, prompt, topK) {
+  const reply = await ask("/v1/attribute", { method: "POST", body: question(picture, prompt, topK), headers: { Accept: "application/pdf" } });
+  return reply.blob();
 }
 
 const query = (fields) => new URLSearchParams(Object.entries(fields).filter(([, value]) => value)).toString();
@@ -42,6 +52,22 @@ export const creators = (fields) => json(`/v1/creators?${query({ page_size: "100
 export const signs = async () => (await json("/v1/receipt-keys")).keys.some((key) => key.signs);
 export const bundle = () => json("/v1/bundle");
 export const report = async () => (await ask("/report")).text();
+
+export const views = () => json("/page.json");
+export const generator = () => json("/generator");
+
+// A picture as a Blob; `told` hears the steps done and their number.
+export async function generate(wish, told) {
+  const job = await json("/generator/pictures", { method: "POST", body: JSON.stringify(wish), headers: { "Content-Type": "application/json" } });
+  for (;;) {
+    const reply = await ask(`/generator/pictures/${encodeURIComponent(job.id)}`);
+    if (reply.headers.get("Content-Type") === "image/png") return reply.blob();
+    const { done, steps, failure } = await reply.json();
+    if (failure) throw new Refused({ message: failure }, 500);
+    told(done, steps);
+    await new Promise((after) => setTimeout(after, 100));
+  }
+}
 
 export async function thumbnail(id) {
   // Not as the address of an <img>: that could carry no token.

@@ -1,6 +1,7 @@
 // The page: three views over the paths of docs/http.md.
 
 import * as api from "./api.js";
+import * as making from "./make.js";
 import { answerOf, card, make, percent } from "./show.js";
 import { tabs } from "./tabs.js";
 
@@ -77,11 +78,13 @@ at("ask-form").addEventListener("submit", (event) => {
   const prompt = at("ask-prompt").value.trim();
   const top = Number(at("ask-top").value) || 10;
   const both = at("ask-both").checked && prompt;
+  const picture = chosen.ask;
   busy(event.target, "ask-status", async () => {
-    const found = await Promise.all([api.attribute(chosen.ask, prompt, top, signed), ...(both ? [api.attribute(chosen.ask, "", top, signed)] : [])]);
+    const found = await Promise.all([api.attribute(picture, prompt, top, signed), ...(both ? [api.attribute(picture, "", top, signed)] : [])]);
     const titles = both ? ["With its prompt", "Without it"] : [""];
     at("ask-answer").classList.toggle("two", Boolean(both));
-    at("ask-answer").replaceChildren(...found.map((answer, place) => answerOf(answer, titles[place], pictures)));
+    const asked = [[picture, prompt, top], [picture, "", top]];
+    at("ask-answer").replaceChildren(...found.map((answer, place) => answerOf(answer, titles[place], pictures, asked[place])));
     say("ask-status", found[0].out_of_distribution ? "Answered: resembles nothing known." : `Answered: ${found[0].items.length} sources.`);
   });
 });
@@ -90,9 +93,10 @@ at("compare-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!chosen.left || !chosen.right) { say("compare-status", "Choose two pictures first.", true); return; }
   busy(event.target, "compare-status", async () => {
-    const found = await Promise.all(["left", "right"].map((side) => api.attribute(chosen[side], at(`${side}-prompt`).value.trim(), 10, signed)));
+    const asked = ["left", "right"].map((side) => [chosen[side], at(`${side}-prompt`).value.trim(), 10]);
+    const found = await Promise.all(asked.map((one) => api.attribute(...one, signed)));
     at("compare-answer").classList.add("two");
-    at("compare-answer").replaceChildren(answerOf(found[0], "First picture", pictures), answerOf(found[1], "Second picture", pictures));
+    at("compare-answer").replaceChildren(...["First picture", "Second picture"].map((title, place) => answerOf(found[place], title, pictures, asked[place])));
     const of = (answer) => new Map(answer.creators.map((creator) => [creator.creator, creator.share]));
     const [left, right] = found.map(of);
     const shared = [...left].filter(([name, share]) => share > 0 && right.get(name) > 0);
@@ -102,6 +106,8 @@ at("compare-form").addEventListener("submit", (event) => {
     say("compare-status", "Answered.");
   });
 });
+
+making.generating({ busy, say, pictures: () => pictures, signed: () => signed });
 
 const looking = { kind: "items", search: "", creator: "", token: "" };
 
@@ -161,10 +167,11 @@ async function begin() {
     at("ask-top").max = String(limits.max_top_k);
     at("bundle").textContent = `${Number(told.item_count).toLocaleString("en")} items by ${told.creator_count.toLocaleString("en")} creators · generator: ${told.subject_model}`;
     at("method").textContent = `How shares were set: ${told.calibration.method}.`;
-    const report = await api.report().catch(() => "");
-    if (report) {
+    const views = await api.views();
+    if (views.generator) await making.begin();
+    if (views.report) {
+      at("report-frame").srcdoc = await api.report();
       at("tab-report").hidden = false;
-      at("report-frame").srcdoc = report;
     }
   } catch (error) {
     failed("ask-status", error);

@@ -1,6 +1,6 @@
 // Answers as elements. Every text from the server is set as text, never as markup.
 
-import { thumbnail } from "./api.js";
+import { onePage, thumbnail } from "./api.js";
 
 const COLOURS = ["#1f77b4", "#d1495b", "#2e933c", "#8456b8", "#c46a00", "#008b8b", "#a4508b", "#6b6b00", "#3d5a98", "#b23a48"];
 const SVG = "http://www.w3.org/2000/svg";
@@ -17,6 +17,9 @@ export function make(tag, properties = {}, ...children) {
 
 export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 
+// Absent where the bundle's calibration does not say.
+const interval = (creator) => (creator.low === undefined || creator.high === undefined ? "" : `(${percent(creator.low)} to ${percent(creator.high)})`);
+
 function link(address, text) {
   // Only addresses of the web: a creator's page may be anything that somebody wrote.
   if (!/^https?:\/\//i.test(address || "")) return document.createTextNode(text);
@@ -25,7 +28,7 @@ function link(address, text) {
 
 export function bar(answer) {
   const parts = answer.creators.filter((creator) => creator.share > 0)
-    .map((creator, place) => ({ name: creator.creator, share: creator.share, colour: COLOURS[place % COLOURS.length] }));
+    .map((creator, place) => ({ name: creator.creator, share: creator.share, between: interval(creator), colour: COLOURS[place % COLOURS.length] }));
   const named = parts.reduce((sum, part) => sum + part.share, 0);
   const others = Math.max(0, 1 - named - answer.diffuse_share - answer.withheld_share);
   if (others > 0.0005) parts.push({ name: "further creators", share: others, colour: "#5f7a8a" });
@@ -54,9 +57,11 @@ export function bar(answer) {
     fill.setAttribute("width", "1"); fill.setAttribute("height", "1"); fill.setAttribute("fill", part.colour);
     key.append(fill);
     return make("li", {}, key, make("span", { className: "name", textContent: part.name }),
+      ...(part.between ? [make("span", { className: "between soft", textContent: part.between })] : []),
       make("span", { className: "share", textContent: percent(part.share) }));
   }));
-  return make("div", {}, make("div", { className: "bar" }, drawing), legend);
+  const told = parts.some((part) => part.between) ? [make("p", { className: "soft", textContent: "In brackets: between what this creator's influence lies nine times in ten." })] : [];
+  return make("div", {}, make("div", { className: "bar" }, drawing), legend, ...told);
 }
 
 export function card(item, pictures, extra = []) {
@@ -74,17 +79,33 @@ export function card(item, pictures, extra = []) {
     make("p", { className: "soft" }, link(item.uri, `item ${item.id}`)));
 }
 
-function saved(words, name, parts) {
-  const button = make("button", { type: "button", className: "plain", textContent: words });
-  button.addEventListener("click", () => {
-    const address = URL.createObjectURL(new Blob(parts, { type: "application/json" }));
-    make("a", { href: address, download: name }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 1000);
-  });
-  return button;
+function save(name, blob) {
+  const address = URL.createObjectURL(blob);
+  make("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
-export function answerOf(answer, title, pictures) {
+function saved(words, name, get) {
+  const button = make("button", { type: "button", className: "plain", textContent: words });
+  const told = make("span", { className: "bad", role: "status" });
+  button.addEventListener("click", async () => {
+    told.textContent = "";
+    button.disabled = true;
+    try {
+      save(name, await get());
+    } catch (error) {
+      told.textContent = error.message;
+    } finally {
+      button.disabled = false;
+    }
+  });
+  return make("span", {}, button, told);
+}
+
+const json = (...parts) => new Blob(parts, { type: "application/json" });
+
+// `asked` is [picture, prompt, how many]: what the answer is to.
+export function answerOf(answer, title, pictures, asked) {
   const parts = [];
   if (title) parts.push(make("h3", { textContent: title }));
   if (answer.out_of_distribution) {
@@ -99,12 +120,15 @@ export function answerOf(answer, title, pictures) {
     make("p", { className: "share", textContent: `${item.rank}. ${percent(item.share)}` }),
     make("p", { className: "soft", textContent: `similarity ${item.similarity.toFixed(3)}` }),
   ]))));
-  parts.push(saved("Download this answer", "attribution.json", [JSON.stringify(answer, null, 1)]));
+  const downloads = [saved("Download this answer", "attribution.json", () => json(JSON.stringify(answer, null, 1)))];
+  // Asked again, since the server prints its own answers only.
+  downloads.push(saved("Download it as a page (PDF)", "attribution.pdf", () => onePage(...asked)));
   if (answer.receipt) {
     // The signed bytes as they are: another line break, and the signature would not hold.
     const bytes = Uint8Array.from(atob(answer.receipt), (sign) => sign.charCodeAt(0));
-    parts.push(saved("Download the signed receipt", "receipt.json", [bytes]));
+    downloads.push(saved("Download the signed receipt", "receipt.json", () => json(bytes)));
   }
+  parts.push(make("p", { className: "row" }, ...downloads));
   parts.push(make("p", { className: "soft", textContent: `Answered by bundle ${answer.bundle_id}, revision ${answer.revision}.` }));
   return make("div", { className: "answer" }, ...parts);
 }

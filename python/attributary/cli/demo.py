@@ -1,4 +1,4 @@
-"""An example: start a server on a bundle, ask it about held-out pictures, and show what it says."""
+"""`attributary demo`: start a server on a bundle, ask it about generated pictures, and show what it says."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attributary.cli.main import run
-from attributary.cli.process import ServerProcess
-from attributary.cli.receipt_files import signing_options, write_and_verify
-from attributary.cli.sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
-from attributary.cli.show import answer_json, percent
 from attributary.client.sync import Client
 from attributary.client.types import Answer
 from attributary.errors import InvalidArgumentError
 from attributary.plain import plain
-from demo_queries import DemoQuery, copies, drawings, generated
+
+from .demo_data import built, demo_data
+from .demo_queries import DemoQuery, copies, drawings, generated
+from .process import ServerProcess
+from .receipt_files import signing_options, write_and_verify
+from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
+from .show import answer_json, percent
 
 _WARM_UP = 3
 
@@ -55,7 +56,12 @@ class _Asked:
 
 
 @click.command("demo")
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="bundle directory to serve")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="bundle directory to serve; default: built from the committed student, in --out",
+)
 @click.option(
     "--queries",
     "asked",
@@ -79,7 +85,11 @@ class _Asked:
     "--held-out", type=click.Path(path_type=Path), default=None, help="corpus of a creator outside the index"
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="report and contact sheet go here"
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("attributary-demo"),
+    show_default=True,
+    help="report and contact sheet go here, and the bundle if none is given",
 )
 @click.option(
     "--receipts", is_flag=True, help="ask for signed receipts, by a key made for it, and verify each"
@@ -88,7 +98,7 @@ class _Asked:
 @click.option("--copies", "copy_count", type=click.IntRange(min=0), default=4, show_default=True)
 @click.option("--seed", type=int, default=7, show_default=True)
 def demo_command(
-    bundle: Path,
+    bundle: Path | None,
     asked: Path | None,
     pictures: Path | None,
     corpus: Path | None,
@@ -101,9 +111,16 @@ def demo_command(
 ) -> None:
     """Attribute pictures at a real server; write report.json and contact_sheet.png.
 
-    Either pictures that the bundle's generator made (--queries), or held-out drawings and changed copies (--corpus).
+    Without options: the committed student's bundle, and pictures that its generator made (from the package
+    attributary-demo, or from models/ of a checkout). Else a bundle and either pictures that its generator made
+    (--queries), or held-out drawings and changed copies (--corpus).
     """
-    if (asked is None) == (corpus is None):
+    if bundle is None:
+        if corpus is not None or asked is not None:
+            raise click.UsageError("--queries and --corpus need --bundle")
+        student, asked = demo_data()
+        bundle = built(student, asked, out / "bundle")
+    elif (asked is None) == (corpus is None):
         raise click.UsageError("give either --queries or --corpus")
     if asked is not None:
         _run(bundle, generated(asked), read_pictures(pictures), out, receipts)
@@ -208,7 +225,3 @@ def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
         ],
         "median_phase_ms": _median_phases(asked),
     }
-
-
-if __name__ == "__main__":
-    run(demo_command)

@@ -1,0 +1,44 @@
+"""Opening what a writer needs of a bundle: its view, its journal to go on with, its embedder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attributary.attribution.engine import Engine
+from attributary.attribution.types import Limits
+from attributary.attribution.view import View
+from attributary.bundle.bundle import Bundle, delta_path
+from attributary.bundle.manifest import Manifest
+
+from .items import Embedder
+from .journal.log import Log
+from .journal.place import changes_of, check_opened
+from .journal.records import Changes, fold, replay
+
+
+def view_of(directory: Path) -> View:
+    """The bundle in a directory with its changes. Raises BundleError."""
+    bundle = Bundle.open(directory)
+    view = View.of(bundle, None)
+    changes = changes_of(bundle)
+    return view if changes is None else view.apply(changes)
+
+
+def continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
+    """Open a bundle's journal to go on with it, and say what it amounts to."""
+    path = delta_path(directory, manifest.bundle_id)
+    log, payloads = Log.open(path)
+    try:
+        opened, records = replay(path, payloads)
+        check_opened(path, opened, manifest)
+    except BaseException:
+        log.close()
+        raise
+    return log, fold(Changes.after(opened), records)
+
+
+def embedder_of(view: View, engine: Engine | None) -> Embedder:
+    """What places new items: with the engine's encoder if that made the vectors."""
+    if engine is None:
+        return Embedder(view.bundle, Limits())
+    return Embedder(view.bundle, engine.limits, engine.encoder)

@@ -1,0 +1,169 @@
+"""Pictures that the page asks a generator for: one at a time, each a job that tells how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from attributary.errors import AttributaryError, InvalidArgumentError, NotFoundError, OverloadedError
+from attributary.generator.sampler import Sampler, Wish
+
+from ..calls import Answer, Call, Front, Kind
+from .context import RefusedError, chunks
+from .replies import refusal
+
+log = structlog.get_logger(__name__)
+
+_WAITING: Final = 8
+_KEPT: Final = 64
+_BODY_BYTES: Final = 64 << 10
+# Whoever does not ask for so long has left: their picture is not finished.
+_PATIENCE_S: Final = 15.0
+_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+    "prompt": (str,), "seed": (int,), "steps": (int,), "guidance": (int, float)
+}  # fmt: skip
+WhileThere = Callable[[Request, Answer, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
+
+
+class _LeftError(Exception):
+    """Nobody waits for this picture any more."""
+
+
+@dataclass(slots=True)
+class _Job:
+    wish: Wish
+    done: int = 0
+    png: bytes = b""
+    failure: str = ""
+    asked_at: float = field(default_factory=monotonic)
+
+    @property
+    def over(self) -> bool:
+        return bool(self.png or self.failure)
+
+
+class Making:
+    """The paths below /generator."""
+
+    def __init__(self, sampler: Sampler, front: Front, while_there: WhileThere) -> None:
+        self._sampler, self._while_there = sampler, while_there
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        self._worker = ThreadPoolExecutor(1, "generator")
+        self._answers = {
+            name: front.answer(name, method, Kind())
+            for name, method in (
+                ("Generate", self._begin),
+                ("GenerateStatus", self._status),
+                ("Generator", self._facts),
+            )
+        }
+
+    def paths(self) -> list[Path]:
+        """What the site adds to its own."""
+        return [
+            Path("/generator", self._serve("Generator", _nothing)),
+            Path("/generator/pictures", self._serve("Generate", _body), methods=["POST"]),
+            Path("/generator/pictures/{id}", self._serve("GenerateStatus", _id)),
+        ]
+
+    def _serve(
+        self, name: str, body: Callable[[Request], Awaitable[bytes]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def serve(request: Request) -> Response:
+            try:
+                data = await self._while_there(request, self._answers[name], lambda: body(request))
+            except RefusedError as error:
+                return refusal(error.status)
+            kind = "image/png" if data.startswith(b"\x89PNG") else "application/json"
+            return Response(data, media_type=kind)
+
+        return serve
+
+    async def _facts(self, _data: bytes, _call: Call) -> bytes:
+        return json.dumps({"weights": self._sampler.weights}).encode()
+
+    async def _begin(self, data: bytes, _call: Call) -> bytes:
+        wish = _wish(data)
+        now = monotonic()
+        waiting = [job for job in self._jobs.values() if not job.over and now - job.asked_at < _PATIENCE_S]
+        if len(waiting) >= _WAITING:
+            raise OverloadedError(f"{_WAITING} pictures are waited for already", retry_after_s=1.0)
+        name, job = secrets.token_urlsafe(16), _Job(wish)
+        self._jobs[name] = job
+        while len(self._jobs) > _KEPT:
+            self._jobs.popitem(last=False)
+        asyncio.get_running_loop().run_in_executor(self._worker, self._make, job)
+        return json.dumps({"id": name, "steps": wish.steps}).encode()
+
+    async def _status(self, data: bytes, _call: Call) -> bytes:
+        """How far a picture is, as JSON; the picture itself, as PNG, once it is there."""
+        job = self._jobs.get(data.decode())
+        if job is None:
+            raise NotFoundError("picture", data.decode())
+        job.asked_at = monotonic()
+        if job.png:
+            return job.png
+        return json.dumps({"done": job.done, "steps": job.wish.steps, "failure": job.failure}).encode()
+
+    def _make(self, job: _Job) -> None:
+        def told(done: int, _steps: int) -> None:
+            job.done = done
+            if monotonic() - job.asked_at > _PATIENCE_S:
+                raise _LeftError
+
+        try:
+            told(0, job.wish.steps)
+            out = io.BytesIO()
+            Image.fromarray(self._sampler.picture(job.wish, told)).save(out, "PNG")
+            job.png = out.getvalue()
+        except _LeftError:
+            job.failure = "nobody waited for it"
+        except AttributaryError as error:
+            job.failure = str(error)
+        except Exception:
+            log.exception("defect", method="Generate")
+            job.failure = "the server failed; its log says why"
+
+
+def _wish(data: bytes) -> Wish:
+    try:
+        given: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidArgumentError("request", "is no JSON that can be read") from None
+    if not isinstance(given, dict):
+        raise InvalidArgumentError("request", "must be a JSON object")
+    for name, value in given.items():
+        kinds = _FIELDS.get(name)
+        if kinds is None:
+            raise InvalidArgumentError(name[:80], f"is no field of this request: {', '.join(_FIELDS)}")
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise InvalidArgumentError(name, f"must be of type {kinds[-1].__name__}")
+    if "prompt" not in given:
+        raise InvalidArgumentError("prompt", "must be given")
+    return Wish(**given)
+
+
+async def _body(request: Request) -> bytes:
+    return b"".join([chunk async for chunk in chunks(request, _BODY_BYTES)])
+
+
+async def _id(request: Request) -> bytes:
+    return str(request.path_params["id"]).encode()
+
+
+async def _nothing(_request: Request) -> bytes:
+    return b""

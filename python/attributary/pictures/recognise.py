@@ -1,0 +1,101 @@
+"""Which of the known pictures a picture is: the very file, or what is left of it after another encoding or size.
+
+Stricter than a near duplicate (`looks.SAME`): nothing is mirrored, turned or cropped, and of several the closest is
+meant. A signature of 64 bits a picture rules out nearly all without loss: where two unit looks differ in the sign of a
+frequency they differ by at least its size, and two of cosine c differ by 2 - 2 c in squares altogether.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .looks import KINDS, LENGTH, SHAPE, SIDE, frequencies, look_of, unit
+
+# From here on it is the same picture (docs/decisions/own-pictures.md).
+SAME_PICTURE = 0.995
+_LOW = 8  # frequencies a side whose signs are kept
+_STRONGEST = 24  # of them that are compared
+_COLOUR = 64  # levels; an encoding that moves the edge of what stands out may change its mean by half of it
+_BLOCK = 16_384
+_TIE = 1e-9  # of distances
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Looks of pictures, int8 [N, *LOOK], with their signatures, uint64 [N]."""
+
+    looks: NDArray[np.int8]
+    signs: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, looks: NDArray[np.int8]) -> Known:
+        """Reads all looks once."""
+        signs = np.zeros(len(looks), np.uint64)
+        for start in range(0, len(looks), _BLOCK):
+            block = looks[start : start + _BLOCK, 0, :LENGTH].reshape(-1, SIDE, SIDE)
+            signs[start : start + _BLOCK] = _signs(block)
+        return cls(looks, signs)
+
+
+class Shown:
+    """A picture that may be a known one, uint8 RGB [S, S, 3]."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._pixels = pixels
+        self._whole = unit(frequencies(Image.fromarray(pixels)))
+        low = self._whole.reshape(SIDE, SIDE)[:_LOW, :_LOW].ravel()
+        strongest = np.argsort(-low * low, kind="stable")[:_STRONGEST]
+        chosen = np.zeros(low.size, bool)
+        chosen[strongest] = True
+        self._mask = np.packbits(chosen).view(np.uint64)[0]
+        self._own = _signs(self._whole.reshape(1, SIDE, SIDE))[0]
+        weakest_first = np.sort(low[strongest] ** 2)
+        self._may_differ = int((np.cumsum(weakest_first) <= 2 - 2 * SAME_PICTURE).sum())
+
+    def closest(self, known: Known) -> NDArray[np.int64]:
+        """Rows of the known pictures that this one is, ascending: the closest, and others that look no different."""
+        rows = self._near(known) if self._whole.any() else np.zeros(0, np.int64)
+        if not rows.size:
+            return rows
+        look = look_of(self._pixels)
+        rows = rows[~_recoloured(look[1], known.looks[rows, 1])]
+        far = np.linalg.norm(_place(known.looks[rows]) - _place(look[None]), axis=1)
+        closest: NDArray[np.int64] = rows[far <= far.min(initial=np.inf) + _TIE]
+        return closest
+
+    def _near(self, known: Known) -> NDArray[np.int64]:
+        """Rows of one brightness, ascending, whatever their colour."""
+        differ = np.bitwise_count((known.signs ^ self._own) & self._mask)
+        rows = np.flatnonzero(differ <= self._may_differ)
+        found = [np.zeros(0, np.int64)]
+        for start in range(0, len(rows), _BLOCK):
+            some = rows[start : start + _BLOCK]
+            found.append(some[unit(known.looks[some, 0, :LENGTH]) @ self._whole >= SAME_PICTURE])
+        return np.concatenate(found)
+
+
+def _signs(frequencies: NDArray[np.int8] | NDArray[np.float64]) -> NDArray[np.uint64]:
+    """[N, SIDE, SIDE] -> uint64 [N]."""
+    low = frequencies[:, :_LOW, :_LOW].reshape(len(frequencies), -1) > 0
+    return np.ascontiguousarray(np.packbits(low, axis=1)).view(np.uint64)[:, 0]
+
+
+def _recoloured(own: NDArray[np.int8], others: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Whether what stands out has one shape and another colour: looks [SIZE] and [N, SIZE] -> [N].
+
+    Where the shapes differ, another encoding has moved the edge of what stands out, and colours say nothing.
+    """
+    mine, theirs = own[LENGTH:].astype(np.int16), others[:, LENGTH:].astype(np.int16)
+    shaped = np.abs(theirs[:, -1] - mine[-1]) <= SHAPE
+    far: NDArray[np.bool_] = shaped & (np.abs(theirs[:, :-1] - mine[:-1]).max(axis=1) > _COLOUR)
+    return far
+
+
+def _place(looks: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Looks as points: the whole, what stands out, and its colour; [N, KINDS, SIZE] -> [N, P]."""
+    shapes = unit(looks[:, :, :LENGTH]).reshape(len(looks), KINDS * LENGTH)
+    return np.concatenate([shapes, looks[:, 1, LENGTH:-1] / 128.0], axis=1)

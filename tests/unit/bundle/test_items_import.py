@@ -1,0 +1,31 @@
+"""Reading items loads no pandas, wherever it is installed: it takes longer than the rest of a small bundle."""
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attributary.bundle.items import SCHEMA, ItemTable
+
+READ = """
+import sys
+from pathlib import Path
+from attributary.bundle.items import ItemTable
+ItemTable.read(Path(sys.argv[1]))
+assert "pandas" not in sys.modules and "pyarrow.dataset" not in sys.modules
+"""
+
+
+def test_reading_items_loads_no_pandas(tmp_path):
+    rows = [{field.name: 0 if field.type == pa.int64() else "x" for field in SCHEMA}]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "items.parquet")
+    subprocess.run([sys.executable, "-c", READ, str(tmp_path / "items.parquet")], check=True)
+
+
+def test_columns_in_many_chunks_are_read_as_one():
+    rows = [{field.name: n if field.type == pa.int64() else f"x{n}" for field in SCHEMA} for n in range(4)]
+    parts = [pa.Table.from_pylist([row], SCHEMA) for row in rows]
+    items = ItemTable(pa.concat_tables(parts))
+    assert [items.id_of(row) for row in range(4)] == [0, 1, 2, 3]
+    assert [items.creator(row) for row in range(4)] == ["x0", "x1", "x2", "x3"]

