@@ -87,6 +87,11 @@ def test_a_loss_that_is_not_finite_is_refused(queries, items, labels):
         fit(SMALL, Material(broken, items, labels))
 
 
+def test_the_generators_head_is_not_fitted_on_these_towers(queries, items, labels):
+    with pytest.raises(StudentError, match="head: 'generator' has a tower of its own"):
+        fit(replace(SMALL, head="generator"), Material(queries, items, labels))
+
+
 def test_features_of_other_queries_are_refused(queries, items, labels):
     with pytest.raises(StudentError, match="59 queries and 40 items"):
         Material(queries.take(range(59)), items, labels)
