@@ -53,8 +53,8 @@ class World:
         return np.array([rows[prompt] for prompt in self.prompts], bool)
 
 
-def open_world(folder: Path, split: str) -> World:
-    """Read one split of a benchmark; halves whose complement is not trained yet are left out.
+def open_world(folder: Path, split: str, after: int = 0) -> World:
+    """Read one split of a benchmark; halves whose complement is not trained yet are left out, and so are the first `after`.
 
     Raises `EvaluationError` naming the file that is missing or wrong.
     """
@@ -81,7 +81,7 @@ def open_world(folder: Path, split: str) -> World:
         )
     pairs = [
         pair
-        for pair in range(len(kept) // 2)
+        for pair in range(-(-after // 2), len(kept) // 2)
         if {f"half-{2 * pair:03d}", f"half-{2 * pair + 1:03d}"} <= set(runs)
     ]
     if len(pairs) < 2:

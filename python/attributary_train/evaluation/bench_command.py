@@ -26,6 +26,9 @@ WORLD = Path("models/truth/emoji")
 @click.option(
     "--kind", "kinds", multiple=True, help="Only queries of this kind (concept, drawing, ...); repeat."
 )
+@click.option(
+    "--after", default=0, show_default=True, help="Leave out the first halves: a method learnt from them."
+)
 @click.option("--add-rivals", is_flag=True, help="Keep these files in the world, to stand in every report.")
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
@@ -37,6 +40,7 @@ def bench(
     split: str,
     rivals: Path | None,
     kinds: tuple[str, ...],
+    after: int,
     add_rivals: bool,
     draws: int,
     predictions: Path | None,
@@ -55,6 +59,6 @@ def bench(
             click.echo(str(path))
         return
     told: dict[str, Any] = judge(
-        world, split, score_files, rivals=rivals, kinds=kinds, draws=draws, rows_to=predictions
+        world, split, score_files, rivals=rivals, kinds=kinds, draws=draws, rows_to=predictions, after=after
     )
     tell(told, as_json, out)

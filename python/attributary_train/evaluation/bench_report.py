@@ -44,18 +44,21 @@ def judge(
     kinds: Sequence[str] = (),
     draws: int = 400,
     rows_to: Path | None = None,
+    after: int = 0,
 ) -> dict[str, Any]:
     """The report that `attributary-train bench` prints: results by method and measure, and differences by order.
 
+    `after`: the first so many halves judge nothing, for a method that learnt from them.
+
     Raises `EvaluationError` if a file does not fit the benchmark, or two have a method's name.
     """
-    everything = open_world(folder, split)
+    everything = open_world(folder, split, after)
     chosen = _rows_of(everything, kinds)
     world = _taken(everything, chosen)
     bench = Bench(world, draws)
     own = [CONSTANT, CHANCE]
     methods: dict[str, Floats] = {
-        CONSTANT: constant_scores(open_world(folder, "train"), len(world.names)),
+        CONSTANT: constant_scores(open_world(folder, "train", after), len(world.names)),
         CHANCE: np.random.default_rng(0).random((len(world.names), len(world.ids))),
     }
     place = rivals or folder / RIVALS / split
@@ -85,6 +88,7 @@ def judge(
         "queries": len(world.names),
         "items": len(world.ids),
         "subsets": len(world.kept),
+        "after": after,
         "draws": draws,
     }
     tables = _tables(bench, world, figures, asked, best)

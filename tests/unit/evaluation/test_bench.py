@@ -176,6 +176,16 @@ def test_halves_without_their_complement_are_left_out(planted):
         open_world(planted.folder, "test")
 
 
+def test_the_first_halves_may_judge_nothing(planted, tmp_path):
+    """A method that learnt from some halves is judged by the others."""
+    whole, rest = open_world(planted.folder, "validation"), open_world(planted.folder, "validation", 8)
+    assert np.array_equal(rest.kept, whole.kept[8:])
+    assert np.array_equal(rest.outputs, whole.outputs[:, 8:])
+    assert np.array_equal(open_world(planted.folder, "validation", 7).kept, rest.kept)
+    with pytest.raises(EvaluationError, match="at least 2"):
+        open_world(planted.folder, "validation", len(whole.kept) - 2)
+
+
 def test_scores_that_do_not_fit_are_refused_by_name(planted, tmp_path):
     world = open_world(planted.folder, "validation")
     scores = planted.truth["validation"]
