@@ -102,8 +102,9 @@ class PixelFlag:
     def distance(self, statistics: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of each picture, [Q], from statistics [Q, D]."""
         mean, whiten = np.array(self.mean), np.array(self.whiten)
-        apart = (statistics.astype(np.float64) - mean) @ whiten.T
-        return np.asarray(np.log(np.square(apart).mean(axis=1) + 1e-12), np.float64)
+        # Row by row: products of matrices and logarithms of many may differ in the last bit from those of one.
+        apart = ((statistics.astype(np.float64, order="C") - mean)[:, None, :] * whiten).sum(axis=2)
+        return np.array([math.log(square + 1e-12) for square in np.square(apart).mean(axis=1)], np.float64)
 
     def certainty(self, statistics: NDArray[np.float32]) -> NDArray[np.float64]:
         """The part of each answer that its items may have, [Q]: 0 from the limit on, 1 a margin below it."""

@@ -54,7 +54,7 @@ class World:
 
 
 def open_world(folder: Path, split: str, after: int = 0) -> World:
-    """Read one split of a benchmark; halves whose complement is not trained yet are left out, and so are the first `after`.
+    """Read one split of a benchmark; halves whose complement is not trained yet are left out, and the first `after`.
 
     Raises `EvaluationError` naming the file that is missing or wrong.
     """

@@ -50,6 +50,15 @@ def test_kinds_that_were_never_fitted_are_flagged_and_alarms_are_few(flag, forei
     assert (flag.certainty(pixel_statistics(soft(500, 2))) == 0).mean() <= 0.05
 
 
+def test_a_picture_is_judged_alone_as_in_any_batch(flag):
+    for side in (32, 33, 64, 224):
+        pixels = np.random.default_rng(side).integers(0, 255, (9, side, side, 3), np.uint8)
+        pixels[3:6] = np.linspace(0, 255, side).astype(np.uint8)[:, None, None]
+        told = flag.distance(pixel_statistics(pixels))
+        alone = [flag.distance(pixel_statistics(pixels[row : row + 1]))[0] for row in range(9)]
+        np.testing.assert_array_equal(told, alone)
+
+
 def test_shares_rise_from_nothing_at_the_limit(flag):
     statistics = pixel_statistics(soft(1, 3))
     at = float(flag.distance(statistics)[0])
