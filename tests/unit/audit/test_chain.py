@@ -96,12 +96,19 @@ def test_the_flag_on_foreign_pictures(chain, tmp_path):
     )
     assert told.exit_code == 0, told.output
     report = json.loads(told.output[told.output.index("{") :])
-    assert report["config"]["foreign"] == {"photographs": 3, **dict.fromkeys(MADE, 6)}
+    kinds = {"photographs": 3, **dict.fromkeys(MADE, 6), "adversarial": 6}
+    assert report["config"]["foreign"] == kinds
     rows = report["results"]["image"]
     assert {row["score"] for row in rows} >= {"best cosine", "mean of the best ten"}
     assert all(0 <= row["photographs"]["detected"] <= 1 for row in rows)
     in_use = report["results"]["image, in use"]
-    assert in_use["threshold"] == pytest.approx(rows[0]["threshold"], abs=1e-6)
+    assert set(in_use) == {"generated", *kinds}
+    for name, row in in_use.items():
+        # A picture is flagged where one half of the flag says so, and is then paid nothing.
+        assert (
+            max(row["by cosine"], row["by pixels"]) <= row["flagged"] <= row["by cosine"] + row["by pixels"]
+        ), name
+        assert row["paid"] <= row["paid without a flag"] + 1e-9
     wrong = chain.calibrate("flag", *chain.options(), "--foreign", "photographs=nowhere")
     assert wrong.exit_code == 2 and "a folder that exists" in wrong.output
 
