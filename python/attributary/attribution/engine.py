@@ -36,11 +36,6 @@ class Engine(Preparer):
         assert self.view.index is not None
         return self.view.index
 
-    @property
-    def is_local(self) -> bool:
-        """Whether a search is done by this process, without a network."""
-        return bool(getattr(self.view.index, "in_process", False))
-
     def run(self, batch: Sequence[Prepared]) -> list[Attribution]:
         """Answer prepared queries together; one Attribution for each, in their order.
 

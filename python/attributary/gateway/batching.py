@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import monotonic, perf_counter, thread_time
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 import structlog
@@ -27,13 +27,6 @@ from .fairness import FairQueue, Path
 
 log = structlog.get_logger(__name__)
 
-# A batch that holds the event loop up no longer than this is short; after so many in a row the next one should be.
-_SHORT_S = 0.004
-_WAIT_S = 0.02
-_MANY = 64
-# Turns of the event loop in which no further query comes, before those that are there are answered: where
-# the last batch held several. One who is alone waits for one turn.
-_TURNS = 5
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
 
@@ -68,12 +61,7 @@ class Job:
 
 
 class Batcher:
-    """A queue with its engine threads, made on the event loop. One wake-up of the loop a batch, whatever its size.
-
-    With `here`, batches that come from the event loop run on it while they are short: handing one over to a thread, and
-    its answers back, takes longer than a search among some hundred thousand items. One that takes long ends that until
-    many in a row have been short.
-    """
+    """A queue with its engine threads. One wake-up of the event loop a batch, whatever its size."""
 
     def __init__(
         self,
@@ -85,7 +73,6 @@ class Batcher:
         max_batch: int,
         max_delay_s: float = 0.0,
         workers: int = 1,
-        here: bool = False,
     ) -> None:
         self._name = name
         self._run = run
@@ -94,12 +81,8 @@ class Batcher:
         self._max_batch = max_batch
         self._max_delay = max_delay_s
         self._queue: FairQueue[Job] = FairQueue()
-        self._here: FairQueue[Job] | None = FairQueue() if here and max_delay_s == 0 else None
-        self._turns = 1
-        self._short = 0  # batches in a row that took no longer than _SHORT_S
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.get_ident()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(workers)
@@ -108,15 +91,10 @@ class Batcher:
             thread.start()
 
     def __len__(self) -> int:
-        return len(self._queue) + (0 if self._here is None else len(self._here))
+        return len(self._queue)
 
     def put(self, job: Job) -> None:
         """Queue a prepared query; callable from any thread. The answer or error goes to its future."""
-        if self._here is not None and self._short >= _MANY and threading.get_ident() == self._thread:
-            self._here.put(job.path, job)
-            if len(self._here) == 1:
-                self._loop.call_soon(self._run_here, 1, self._turns)
-            return
         with self._changed:
             self._queue.put(job.path, job)
             self._changed.notify()
@@ -134,19 +112,6 @@ class Batcher:
             outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
             if outcomes:
                 _post(self._loop, outcomes)
-
-    def _run_here(self, seen: int, turns: int) -> None:
-        """Run a batch, unless calls are still being taken: each brings some more within a turn or two of the loop."""
-        assert self._here is not None
-        waiting = len(self._here)
-        if waiting < self._max_batch and (waiting > seen or turns):
-            self._loop.call_soon(self._run_here, waiting, self._turns if waiting > seen else turns - 1)
-            return
-        batch = [self._here.pop() for _ in range(min(self._max_batch, waiting))]
-        self._turns = _TURNS if len(batch) > 1 else 1
-        if self._here:
-            self._loop.call_soon(self._run_here, len(self._here), 0)
-        deliver(self._answer(living(batch, self._observer, partial(fail, self._loop))))
 
     def _take(self) -> list[Job] | None:
         with self._changed:
@@ -172,12 +137,8 @@ class Batcher:
         self._observer.batch(self._name, len(batch))
         prepared = [started(job) for job in batch]
         try:
-            begun, worked = perf_counter(), thread_time()
             with deadline.until(max(job.deadline for job in batch)):
                 answers = self._run(prepared)
-            # Its own time, which neighbours do not lengthen; the clock's for what waits, for a disk for example.
-            short = thread_time() - worked <= _SHORT_S and perf_counter() - begun <= _WAIT_S
-            self._short = self._short + 1 if short else 0
             if len(answers) != len(batch):
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))

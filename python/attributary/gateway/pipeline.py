@@ -153,8 +153,6 @@ class Pipeline:
             max_batch=most,
             max_delay_s=config.max_delay_ms / 1e3,
             workers=config.search_workers if name == "search" else config.encode_workers or cores(),
-            # Only what needs no network can be trusted to be as short as the last one.
-            here=name == "search" and isinstance(local, Engine) and local.is_local,
         )
 
     def _join(self) -> None:

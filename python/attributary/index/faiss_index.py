@@ -21,8 +21,6 @@ _BLOCK = 65_536
 class FaissIndex:
     """A FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
 
-    in_process = True
-
     def __init__(self, index: Any, nprobe: int = 0, threads: int | None = None) -> None:
         """`index` is a faiss.Index over inner products; `nprobe` the lists probed, ignored where there are none.
 
