@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 _BLOCK = 16
 
 
-def torch_randn(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def starting_noise(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """`torch.randn(shape, generator=torch.Generator().manual_seed(seed))` on a CPU, to about 1e-6; float32.
 
     torch takes 24 bits of each number of a Mersenne twister and turns blocks of 16 into normal ones (Box and Muller,

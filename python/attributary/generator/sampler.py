@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from attributary.errors import BundleError, InvalidArgumentError
 
-from .noise import torch_randn
+from .noise import starting_noise
 
 MAX_STEPS: Final = 200
 MAX_PROMPT_CHARS: Final = 4_000
@@ -82,7 +82,7 @@ class Sampler:
         """Return float32 [1, C, h, w]: DDIM (Song et al., 2021) without added noise, guided away from the empty prompt
         (Ho and Salimans, 2022), as `attributary_train.subject.sample` draws them."""
         states = self._states(["", wish.prompt])
-        x = torch_randn(wish.seed, self._shape)[None]
+        x = starting_noise(wish.seed, self._shape)[None]
         stride = len(self._alphas) // wish.steps
         for step in range(wish.steps):
             t = (wish.steps - 1 - step) * stride + self._offset

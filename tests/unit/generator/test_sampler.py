@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attributary.errors import BundleError, InvalidArgumentError
-from attributary.generator.noise import torch_randn
+from attributary.generator.noise import starting_noise
 from attributary.generator.sampler import Sampler, Wish
 
 ROOT = Path(__file__).parents[3]
@@ -25,16 +25,16 @@ def folder(tiny, tmp_path_factory):
 
 
 def test_a_seed_is_the_noise_that_torch_draws():
-    np.testing.assert_allclose(torch_randn(1609048014, (2, 8)).ravel(), KNOWN, atol=2e-6)
+    np.testing.assert_allclose(starting_noise(1609048014, (2, 8)).ravel(), KNOWN, atol=2e-6)
     with pytest.raises(ValueError, match="blocks of 16"):
-        torch_randn(0, (3, 5))
+        starting_noise(0, (3, 5))
 
 
 def test_noise_is_torchs_for_every_seed():
     torch = pytest.importorskip("torch")
     for seed in (0, 1, 2**31 + 5, 2**32 - 1):
         want = torch.randn((8, 8, 8), generator=torch.Generator().manual_seed(seed)).numpy()
-        np.testing.assert_allclose(torch_randn(seed, (8, 8, 8)), want, atol=3e-6)
+        np.testing.assert_allclose(starting_noise(seed, (8, 8, 8)), want, atol=3e-6)
 
 
 def test_steps_are_those_of_diffusers(folder):
