@@ -46,6 +46,8 @@ MOST = 0.05
 ME = "Mallory"
 FIRST_ID = 7_000_000
 MANY = 200
+# Creators who are named in prompts: those with the most items, and some of the others.
+LARGEST, OTHERS = 5, 10
 GRID = 8
 Pixels = NDArray[np.uint8]
 
@@ -244,21 +246,46 @@ def row(world: World, name: str, attack: list[NewItem], honest: list[NewItem]) -
     }  # fmt: skip
 
 
+def forms(name: str, item: int) -> dict[str, Callable[[str], str]]:
+    """What a prompt may be turned to, to name a creator who has an item."""
+    return {
+        "'... by NAME'": lambda prompt: f"{prompt} by {name}",
+        "'..., in the style of NAME'": lambda prompt: f"{prompt}, in the style of {name}",
+        "'NAME' alone": lambda _: name,
+        "the first word of the name, before the prompt": lambda prompt: f"{name.split()[0]} {prompt}",
+        "the first word of the name alone": lambda _: name.split()[0],
+        "the name spelled, 'N A M E', alone": lambda _: " ".join(name),
+        "'... ' and the id of an item": lambda prompt: f"{prompt} {item}",
+    }
+
+
 def asking(world: World) -> list[dict[str, Any]]:
-    """What a prompt or an embedding moves: rules of entry have no hold on these, roles and prices do."""
+    """What a prompt or an embedding moves: rules of entry have no hold on these, roles and the rule of names do."""
     with opened(world) as store:
         engine = store.engine
+        masked = engine.view
         table, counts = engine.bundle.items, engine.filters.creators
-        names = sorted(table.creator_names, key=lambda one: -counts[table.creator_codes[one]])[:5]
-        moved, alone = [], []
+        names = sorted(table.creator_names, key=lambda one: -counts[table.creator_codes[one]])
+        names = names[:LARGEST] + np.random.default_rng(1).permutation(names[LARGEST:])[:OTHERS].tolist()
+        moved: dict[str, dict[str, list[float]]] = {}
         for name in names:
+            print(name, file=sys.stderr, flush=True)
             usual = gain(store, world, name)
-            for made, found in (
-                (lambda prompt, name=name: f"{prompt} by {name}", moved),
-                (lambda _, name=name: name, alone),
-            ):
-                turned = replace(world, queries=[(pixels, made(prompt)) for pixels, prompt in world.queries])
-                found.append(gain(store, turned, name) - usual)
+            row = int(np.flatnonzero(table.creator_of_row == table.creator_codes[name])[0])
+            for form, make in forms(name, table.id_of(row)).items():
+                turned = replace(world, queries=[(pixels, make(prompt)) for pixels, prompt in world.queries])
+                for when, view in (("before", replace(masked, names=None)), ("after", masked)):
+                    engine.view = view
+                    found = moved.setdefault(form, {}).setdefault(when, [])
+                    found.append(gain(store, turned, name) - usual)
+            engine.view = masked
+        rows = [
+            {
+                "attack": form, "before": mean(found["before"][:LARGEST]), "after": mean(found["after"][:LARGEST]),
+                "most before": round(max(found["before"]), 4), "most after": round(max(found["after"]), 4),
+            }
+            for form, found in moved.items()
+        ]  # fmt: skip
         vectors = engine.bundle.vectors
         shares = []
         for place in range(0, len(vectors), max(1, len(vectors) // 50)):
@@ -267,13 +294,17 @@ def asking(world: World) -> list[dict[str, Any]]:
                 Query(embedding=vector / np.linalg.norm(vector), has_prompt=True), Options(top_k=1)
             )
             shares.append(answer.items[0].share)
-    by_name, name_alone, chosen = (round(float(np.mean(found)), 4) for found in (moved, alone, shares))
-    return [
-        {"attack": "'... by NAME' in the prompt, five largest creators", "before": by_name, "after": by_name},
-        {"attack": "the NAME alone as the prompt", "before": name_alone, "after": name_alone},
-        # Without the role an embedding is refused: tests/unit/gateway/test_access.py.
-        {"attack": "an embedding chosen for one item, without the role", "before": chosen, "after": 0.0},
-    ]
+    # Without the role an embedding is refused: tests/unit/gateway/test_access.py.
+    chosen = {
+        "attack": "an embedding chosen for one item, without the role",
+        "before": mean(shares),
+        "after": 0.0,
+    }
+    return [*rows, {**chosen, "most before": round(max(shares), 4), "most after": 0.0}]
+
+
+def mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4)
 
 
 def read_world(args: Any) -> World:
@@ -316,7 +347,7 @@ def main() -> None:
     ]  # fmt: skip
     asked = asking(world)
     aims += [
-        aim(f"moved by asking: {one['attack']}", one["after"], MOST, "share", one["after"] <= MOST)
+        aim(f"moved by asking: {one['attack']}", one["most after"], MOST, "share", one["most after"] <= MOST)
         for one in asked
     ]
     config = {

@@ -31,6 +31,8 @@ class Preparer:
     ) -> None:
         # Replaced as a whole when the bundle's items change; whoever needs two things of it takes it once.
         self.view = View.of(bundle, index)
+        if self.view.names is not None:
+            self.view.names.ready()
         self.spec = spec
         self.limits = limits or Limits()
         self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, spec.max_tokens)
@@ -82,9 +84,10 @@ class Preparer:
         prepared.timings.preprocess += ms_since(started)
         if query.prompt:
             started = perf_counter()
-            prepared.tokens = self.tokenizer.encode(query.prompt, field=f"{field}.prompt")
+            prompt = query.prompt if view.names is None else view.names.without(query.prompt)
+            prepared.tokens = self.tokenizer.encode(prompt, field=f"{field}.prompt")
             prepared.timings.tokenize = ms_since(started)
-        # A prompt of blanks is no prompt: the encoder gets no token of it.
+        # A prompt of blanks, or of a name alone, is no prompt: the encoder gets no token of it.
         prepared.has_prompt = prepared.tokens.size > 0
         return prepared
 

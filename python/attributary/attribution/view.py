@@ -23,6 +23,7 @@ from attributary.index.base import VectorIndex
 from attributary.pictures.recognise import Known, Shown
 
 from .filters import Allowed, FilterCompiler
+from .names import PromptNames
 from .types import Filter
 
 # Pictures are not kept; the same one comes out a little different beside others, another one does not.
@@ -75,6 +76,7 @@ class View:
     item_count: int  # alive
     revision: int  # of the journal; 0 without one
     shared: _Tail
+    names: PromptNames | None  # what is not read in prompts; None where all of them is
 
     @classmethod
     def of(cls, bundle: Bundle, index: VectorIndex | None) -> View:
@@ -93,6 +95,7 @@ class View:
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=0,
             shared=tail,
+            names=None if bundle.manifest.names_in_prompts == "read" else PromptNames(bundle.items),
         )
 
     @property
@@ -167,6 +170,7 @@ class View:
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=changes.revision,
             shared=self.shared,
+            names=self.names and self.names.after(changes.added),
         )
 
     def _replaced(

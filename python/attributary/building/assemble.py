@@ -68,6 +68,7 @@ class Parts:
     subject: SubjectEntry
     notes: Mapping[str, str]
     vectors_made_by: Literal["encoder", "trained"]
+    names_in_prompts: str = ""  # as in the manifest
     looks: NDArray[np.int8] | None = None  # [N, *LOOK]; None where no picture was read
     thumbnails: dict[int, Path] = field(default_factory=dict)  # pictures to show, by item id
 
@@ -107,6 +108,7 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
             files={},
             notes=dict(parts.notes),
             vectors_made_by=parts.vectors_made_by,
+            names_in_prompts=parts.names_in_prompts,
             delta=True,
         )
         engine = Engine(

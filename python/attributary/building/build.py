@@ -32,6 +32,7 @@ def build_bundle(
     *,
     budget: IndexBudget | None = None,
     version: str = "1",
+    names_in_prompts: str = "",
     student: str = "untuned",
     subject: SubjectEntry = UNTUNED,
     exclude_creators: tuple[str, ...] = (),
@@ -45,9 +46,10 @@ def build_bundle(
 ) -> BuildReport:
     """Build a bundle in `out` from a corpus directory and an exported encoder directory.
 
-    `encoder_dir` holds encoder.onnx, tokenizer.json and possibly encoder.int8.onnx. `thumbnails`, if given, puts
-    small pictures of the items in: of those under these licences, or of all if it is empty. The directory appears whole
-    or not at all. Raises InvalidArgumentError naming what is wrong, FileExistsError if `out` exists and not `force`.
+    `encoder_dir` holds encoder.onnx, tokenizer.json and possibly encoder.int8.onnx. `names_in_prompts` "read" lets
+    creators' names in prompts move shares. `thumbnails`, if given, puts small pictures of the items in: of those under
+    these licences, or of all if it is empty. The directory appears whole or not at all. Raises InvalidArgumentError
+    naming what is wrong, FileExistsError if `out` exists and not `force`.
     """
     workers = workers or os.cpu_count() or 1
     check_replaceable(out, force)
@@ -71,6 +73,7 @@ def build_bundle(
         calibration=calibrate(asked, vectors, ItemTable(table), tuned.index, tuned.candidates),
         asked=asked,
         version=version,
+        names_in_prompts=names_in_prompts,
         student=student,
         subject=subject,
         notes=_notes(corpus, source),

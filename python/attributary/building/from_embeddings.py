@@ -75,6 +75,7 @@ def build_from_embeddings(
     items: Path | None = None,
     budget: IndexBudget | None = None,
     version: str = "1",
+    names_in_prompts: str = "",
     probes: int = 500,
     seed: int = 0,
     workers: int = 1,
@@ -86,7 +87,7 @@ def build_from_embeddings(
     `pictures` is where the items' `file` (or `image_path`) column leads; not all need be there. At least 20 are: some
     are embedded to see that encoder and vectors belong together, and changed copies of them measure the index and set
     first shares. A build that was stopped goes on where it was, from `<out>.partial`. Raises InvalidArgumentError
-    naming what is wrong, FileExistsError if `out` exists and not `force`.
+    naming what is wrong, FileExistsError if `out` exists and not `force`. `names_in_prompts` as in `build_bundle`.
     """
     check_replaceable(out, force)
     if out.exists() and not force:
@@ -118,6 +119,7 @@ def build_from_embeddings(
         calibration=calibrate(asked, vectors, ItemTable(table), tuned.index, tuned.candidates),
         asked=asked,
         version=version,
+        names_in_prompts=names_in_prompts,
         student="untuned",
         subject=UNTUNED,
         notes={"items_in": str(found.rows), "vectors_with_caption": "yes" if with_caption else "no"},

@@ -31,6 +31,7 @@ def build_from_student(
     calibration: Path | None = None,
     budget: IndexBudget | None = None,
     version: str = "1",
+    names_in_prompts: str = "",
     seed: int = 0,
     thumbnails: tuple[str, ...] | None = None,
     force: bool = False,
@@ -40,8 +41,8 @@ def build_from_student(
     `corpus` is a corpus directory or an items.parquet with those items, which may hold what they look like; `queries` a
     folder of generated pictures with `queries.json`, with which the index is measured and golden queries are recorded;
     `calibration` a file of `attributary-train calibrate fit`, by default the one in the student's folder; `thumbnails`
-    as in `build_bundle`. Raises InvalidArgumentError where parts do not belong together, FileExistsError if `out`
-    exists and not `force`.
+    and `names_in_prompts` as in `build_bundle`. Raises InvalidArgumentError where parts do not belong together,
+    FileExistsError if `out` exists and not `force`.
     """
     check_replaceable(out, force)
     require_encoder(student_dir)
@@ -69,6 +70,7 @@ def build_from_student(
         calibration=shares.calibration,
         asked=asked,
         version=version,
+        names_in_prompts=names_in_prompts,
         student=student.name,
         subject=student.subject,
         notes=_notes(student, shares),

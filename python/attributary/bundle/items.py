@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -199,6 +199,17 @@ class ItemTable:
         """Which rows' captions hold `text`, whatever its case; bool [N]."""
         matches = pc.match_substring(self._text["caption"], pattern=text, ignore_case=True)
         return np.asarray(matches.to_numpy(zero_copy_only=False), dtype=bool)
+
+    def rows_with_words(self, words: Collection[str], start: int, stop: int) -> NDArray[np.int64]:
+        """Rows from `start` to `stop` whose captions hold one of some words, small and without accents; int64."""
+        text = pc.utf8_lower(self._text["caption"].slice(start, stop - start))
+        text = pc.utf8_normalize(text, form="NFKD")  # type: ignore[attr-defined]
+        spoken = pc.split_pattern_regex(
+            pc.replace_substring_regex(text, pattern=r"\p{M}", replacement=""), pattern=r"[^\p{L}\p{N}]+"
+        )
+        wanted = pc.is_in(pc.list_flatten(spoken), value_set=pa.array(sorted(words), pa.large_string()))
+        rows = pc.unique(pc.filter(pc.list_parent_indices(spoken), wanted))
+        return _plain(pa.chunked_array([rows])).astype(np.int64) + start
 
 
 def table_problem(table: pa.Table) -> str | None:

@@ -198,6 +198,7 @@ class Manifest:
     notes: dict[str, str] = field(default_factory=dict)
     vectors_made_by: str = ""  # "encoder", "trained", or empty in bundles from before it was said
     withheld_count: int = 0  # rows of deleted items, whose vectors count in the sum of shares only
+    names_in_prompts: str = ""  # "read": creators' names in prompts move shares; else they are left out
     delta: bool = False  # whether `delta/<id>.log` is part of the bundle; no part of the id
 
     @property
@@ -250,6 +251,10 @@ class Manifest:
         for kind in ("image", "image_and_prompt"):
             if problem := getattr(manifest.calibration, kind).problem():
                 raise BundleError(MANIFEST, f"calibration.{kind}.{problem}")
+        if manifest.names_in_prompts not in ("", "read"):
+            raise BundleError(
+                MANIFEST, f"names_in_prompts is {manifest.names_in_prompts!r}, must be 'read' or absent"
+            )
         if problem := manifest.calibration.pixels.problem():
             raise BundleError(MANIFEST, f"calibration.pixels.{problem}")
         if claimed != manifest.bundle_id:
@@ -263,7 +268,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     """What the id is made of. Defaults of later entries are left out, so that bundles from before keep their ids."""
     told = asdict(manifest)
     del told["delta"]
-    for name in ("vectors_made_by", "withheld_count"):
+    for name in ("vectors_made_by", "withheld_count", "names_in_prompts"):
         if not told[name]:
             del told[name]
     if not told["encoder"]["fit"]:

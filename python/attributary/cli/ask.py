@@ -49,6 +49,7 @@ def describe_command(bundle_id: str, as_json: bool, **where: Any) -> None:
         ("encoder", f"{found.encoder}, {found.dim} dimensions, {found.image_size} px, {found.max_tokens} tokens"),
         ("index", f"{found.index}, recall@10 {found.recall_at_10:.4f}, {found.candidates} candidates re-scored"),
         ("shares", found.calibration.method),
+        ("names", f"creators' names in prompts are {found.names_in_prompts or 'read'}"),
         ("limits", f"{limits.max_image_bytes >> 20} MiB and {limits.max_image_pixels / 1e6:.0f} megapixels a picture, "
                    f"{limits.max_prompt_bytes} bytes of prompt, top_k {limits.max_top_k}, "
                    f"{limits.max_batch_queries} queries a batch"),

@@ -94,6 +94,13 @@ for _command in (load_command, unload_command, alias_command, served_command):
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to make")
 @click.option("--version", default="1", show_default=True, help="the bundle's own version string")
+@click.option(
+    "--names-in-prompts",
+    type=click.Choice(["masked", "read"]),
+    default="masked",
+    show_default=True,
+    help="whether the name of a creator in a prompt may move shares",
+)
 @click.option("--bytes-per-item", type=float, default=_DEFAULT.bytes_per_item, show_default=True)
 @click.option("--target-recall", type=float, default=_DEFAULT.target_recall, show_default=True)
 @click.option("--max-candidates", type=int, default=_DEFAULT.max_candidates, show_default=True)
@@ -122,6 +129,7 @@ def build_command(
     calibration: Path | None,
     out: Path,
     version: str,
+    names_in_prompts: str,
     bytes_per_item: float,
     target_recall: float,
     max_candidates: int,
@@ -143,6 +151,7 @@ def build_command(
     if thumbnail_licence and not thumbnails:
         raise click.UsageError("--thumbnail-licence needs --thumbnails")
     shown = thumbnail_licence if thumbnails else None
+    read = "read" if names_in_prompts == "read" else ""
     if embeddings is not None:
         if thumbnails:
             raise click.UsageError("--thumbnails needs --corpus with its pictures")
@@ -161,6 +170,7 @@ def build_command(
             items=items,
             budget=budget,
             version=version,
+            names_in_prompts=read,
             seed=seed,
             workers=workers or os.cpu_count() or 1,
             force=force,
@@ -182,6 +192,7 @@ def build_command(
             calibration=calibration,
             budget=budget,
             version=version,
+            names_in_prompts=read,
             seed=seed,
             thumbnails=shown,
             force=force,
@@ -196,6 +207,7 @@ def build_command(
             out,
             budget=budget,
             version=version,
+            names_in_prompts=read,
             exclude_creators=exclude_creator,
             limit=limit,
             seed=seed,
@@ -327,6 +339,7 @@ def _print(manifest: Manifest, present: View | None = None) -> None:
             f"{index.bytes_per_item:.0f} B an item in the index, {index.vector_bytes_per_item:.0f} B mapped",
         ),
         ("calibration", manifest.calibration.method),
+        ("names", f"creators' names in prompts are {manifest.names_in_prompts or 'masked'}"),
     ):
         table.add_row(name, Text(plain(value)))
     Console().print(table)

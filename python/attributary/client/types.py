@@ -160,6 +160,9 @@ class BundleInfo:
     calibration: CalibrationInfo
     candidates: int  # R: how many candidates shares are over
     encoder_digest: str  # SHA-256 of the encoder that made the vectors
+    names_in_prompts: str = (
+        ""  # "masked" or "read": whether a creator's name in a prompt moves shares; "" of old servers
+    )
     thumbnail_count: int = 0  # items that the server shows a picture of
 
 

@@ -21,20 +21,23 @@ from numpy.typing import NDArray
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Filter, Options, Prepared, Query
-from attributary.errors import DeadlineError, InvalidArgumentError
+from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError
 from attributary.machine import cores
 from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
 from .errors import presentable
-from .fairness import FairPool
+from .fairness import Backlog, FairPool
 from .remote import RemoteEngine, RemoteQueue, State
 
 QUEUES = ("encode", "search", "embed")
 _ANY = Options()
 # Looking up more names than this would hold the event loop up.
 _AT_ONCE_NAMES = 64
+# CPU seconds of decoding that one caller's costly pictures may have waiting: as much as a full batch of pictures of 16
+# megapixels. Whoever sends more is refused for it at once, and nobody else is.
+COSTLY_BACKLOG_S = 30.0
 
 
 class BatchQueue(Protocol):
@@ -67,6 +70,7 @@ class Pipeline:
         self._observer = observer
         self._pool = FairPool(config.prepare_threads or cores(), "prepare")
         self._costly = FairPool(config.decode_processes, "costly")
+        self._backlog = Backlog(COSTLY_BACKLOG_S)
         self._queues = {name: self._queue(name, config, state) for name in QUEUES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -161,6 +165,14 @@ class Pipeline:
         for queue in self._queues.values():
             queue.close()
 
+    def _prepare_costly(
+        self, queue: str, job: Job, query: Query, options: Options, field: str, seconds: float
+    ) -> None:
+        try:
+            self._prepare(queue, job, query, options, field, wait=True)
+        finally:
+            self._backlog.remove(_caller(job), seconds)
+
     def _prepare(
         self, queue: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
     ) -> None:
@@ -172,10 +184,13 @@ class Pipeline:
             return
         try:
             job.prepared = self.engine.prepare(query, options, field, wait=wait)
-        except CostlyPicture:
-            self._costly.submit(
-                job.path, partial(self._prepare, queue, job, query, options, field, wait=True)
-            )
+        except CostlyPicture as picture:
+            if waiting := self._backlog.add(_caller(job), picture.seconds):
+                busy = f"pictures of this caller's that take {waiting:.0f} s to decode are waiting already"
+                fail(self._loop, job, OverloadedError(busy, retry_after_s=1.0))
+                return
+            work = partial(self._prepare_costly, queue, job, query, options, field, picture.seconds)
+            self._costly.submit(job.path, work)
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:
@@ -188,6 +203,11 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
     for prepared in batch:
         prepared.timings.encode = milliseconds_since(started)
     return list(zip(batch, vectors, strict=True))
+
+
+def _caller(job: Job) -> str:
+    """Whose the query is, whatever kind of call and connection it came by."""
+    return job.path[1] if len(job.path) > 1 else ""
 
 
 def _names(filter_: Filter) -> int:

@@ -112,6 +112,7 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
         calibration=_calibration(manifest),
         candidates=view.candidate_count,
         encoder_digest=manifest.encoder.digest,
+        names_in_prompts=manifest.names_in_prompts or "masked",
     )
 
 

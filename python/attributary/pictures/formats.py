@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import InvalidArgumentError
-from .walk import Walked, walk_bmp, walk_gif, walk_jpeg, walk_png, walk_webp
+from .walk import MAX_PARTS, Walked, walk_bmp, walk_gif, walk_jpeg, walk_png, walk_webp
 
 FORMATS = "JPEG, PNG, WebP, GIF, BMP or AVIF" if AVIF_SUPPORTED else "JPEG, PNG, WebP, GIF or BMP"
 
@@ -39,14 +39,14 @@ class Format:
 
     name: str
     opener: Callable[[BytesIO], ImageFile]
-    walk: Callable[[bytes, str], Walked]
+    walk: Callable[[bytes, str, int], Walked]
     max_pixels: int | None  # whatever the caller allows
     # CPU time on one 2.6 GHz core, rounded up (benchmarks/decode.py).
     ns_per_pixel: float
     ns_per_byte: float
 
 
-def _walk_nothing(data: bytes, field: str) -> Walked:
+def _walk_nothing(data: bytes, field: str, parts: int) -> Walked:
     return Walked(data)
 
 
@@ -78,8 +78,13 @@ def format_of(data: bytes) -> Format | None:
     return None
 
 
-def inspect(data: bytes, max_bytes: int, max_pixels: int, field: str) -> tuple[Format, Walked]:
-    """Check what can be checked before decoding; raises InvalidArgumentError naming `field`."""
+def inspect(
+    data: bytes, max_bytes: int, max_pixels: int, field: str, parts: int = MAX_PARTS
+) -> tuple[Format, Walked]:
+    """Check what can be checked before decoding; raises InvalidArgumentError naming `field`.
+
+    It is a TooManyPartsError for more than `parts` segments, chunks or blocks.
+    """
     if len(data) == 0:
         raise InvalidArgumentError(field, f"is empty; send a {FORMATS} picture")
     if len(data) > max_bytes:
@@ -88,7 +93,7 @@ def inspect(data: bytes, max_bytes: int, max_pixels: int, field: str) -> tuple[F
     if kind is None:
         raise InvalidArgumentError(field, f"is not a {FORMATS} picture")
     with damaged(field):
-        walked = kind.walk(data, field)
+        walked = kind.walk(data, field, parts)
     if walked.width and walked.height:
         check_size(kind, walked.width, walked.height, max_pixels, field)
     return kind, walked

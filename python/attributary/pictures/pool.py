@@ -21,16 +21,26 @@ from ..errors import InvalidArgumentError, UnavailableError
 from ..machine import cores
 from .decode import decode_walked, pixels_digest, prepare_pixels
 from .formats import MAX_BYTES, MAX_CPU_S, MAX_MEMORY, MAX_PIXELS, cost_ms, inspect
+from .walk import QUICK_PARTS, TooManyPartsError
 
 # CPU milliseconds above which a picture goes to another process, which takes it a millisecond or two. What image
 # generators make, about a megapixel, stays below.
 COSTLY_MS = 40.0
+# What is assumed of a picture whose size is not known here: of too many parts to be walked, or a video's key frame.
+_UNKNOWN_S = 0.1
 # Seconds for the CPU time that a picture may take, on a machine that has other things to do.
 _MAX_WALL_S = 60.0
 
 
 class CostlyPicture(Exception):  # noqa: N818 - says what it is, and is no error of anybody
-    """The picture would go to another process, and the caller said that it would not wait for one."""
+    """The picture would go to another process, and the caller said that it would not wait for one.
+
+    `seconds` is what it may take there, of CPU time.
+    """
+
+    def __init__(self, field: str, seconds: float) -> None:
+        super().__init__(field)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +73,16 @@ def read(
     """
     started = perf_counter()
     data = bytes(data)
-    kind, walked = inspect(data, max_bytes, max_pixels, field)
-    if cost_ms(kind, walked) > COSTLY_MS:
+    try:
+        kind, walked = inspect(data, max_bytes, max_pixels, field, QUICK_PARTS)
+        milliseconds = cost_ms(kind, walked)
+        costly = milliseconds > COSTLY_MS
+        seconds = min(milliseconds / 1e3, MAX_CPU_S) if walked.width else _UNKNOWN_S
+    except TooManyPartsError:
+        costly, seconds = True, _UNKNOWN_S
+    if costly:
         if not wait:
-            raise CostlyPicture(field)
+            raise CostlyPicture(field, seconds)
         return _pool.read(data, size, max_bytes, max_pixels, field, digest)
     pixels = decode_walked(kind, walked, max_pixels, field)
     decoded = perf_counter()

@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngStream
 
 from ..errors import InvalidArgumentError
 
-# Segments of a JPEG, chunks of a PNG, blocks of a GIF before its pixels: each costs about a microsecond.
-MAX_PARTS = 65_536
+# Segments of a JPEG, chunks of a PNG, blocks of a GIF before its pixels: each costs about a microsecond, during which
+# no other thread runs. Beyond the first number a picture is not walked beside others.
+QUICK_PARTS, MAX_PARTS = 4_096, 65_536
 # Passes of a JPEG: each is a walk over the whole picture, for a few bytes of file.
 MAX_SCANS = 100
 _WINDOW = 1 << 18
@@ -49,16 +50,20 @@ class Walked:
     info: dict[str | tuple[int, int], Any] = field(default_factory=dict)
 
 
-class _Budget:
-    """Counts parts; raises InvalidArgumentError above the limit."""
+class TooManyPartsError(InvalidArgumentError):
+    """A picture has more segments, chunks or blocks than it may have here."""
 
-    def __init__(self, of: str, field: str) -> None:
-        self._left, self._of, self._field = MAX_PARTS, of, field
+
+class _Budget:
+    """Counts parts; raises TooManyPartsError above the limit."""
+
+    def __init__(self, of: str, field: str, most: int) -> None:
+        self._left, self._most, self._of, self._field = most, most, of, field
 
     def spend(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise InvalidArgumentError(self._field, f"has more than {MAX_PARTS} {self._of}, the limit")
+            raise TooManyPartsError(self._field, f"has more than {self._most} {self._of}, the limit")
 
 
 def _search(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
@@ -70,14 +75,14 @@ def _search(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes]
     return None
 
 
-def walk_jpeg(data: bytes, field: str) -> Walked:
+def walk_jpeg(data: bytes, field: str, parts: int = MAX_PARTS) -> Walked:
     """Keep frames, tables, scans, and the two application segments that say how colours are stored.
 
     Source: ITU-T T.81, annex B. Ends with the picture: what follows (a video, a second view) is no part of it.
     """
     out = Walked(b"")
     kept, exif = [data[:2]], []
-    budget = _Budget("JPEG segments", field)
+    budget = _Budget("JPEG segments", field, parts)
     at = 2
     while found := _search(_MARKER, data, at):
         budget.spend()
@@ -124,12 +129,12 @@ def _shows(kind: int, data: bytes, start: int) -> bool:
     return not (0xE1 <= kind <= 0xEF or kind == 0xFE)
 
 
-def walk_png(data: bytes, field: str) -> Walked:
+def walk_png(data: bytes, field: str, parts: int = MAX_PARTS) -> Walked:
     """Leave out ancillary chunks but transparency. Source: the PNG specification, third edition, chapters 5 and 11."""
     out = Walked(b"")
     kept: list[bytes] = []
     notes: list[tuple[bytes, int, int]] = []
-    budget = _Budget("PNG chunks", field)
+    budget = _Budget("PNG chunks", field, parts)
     at, since, stop = 8, 0, len(data)
     seen: set[bytes] = set()
     while at + 8 <= len(data):
@@ -179,7 +184,7 @@ def _read_notes(data: bytes, notes: list[tuple[bytes, int, int]], out: Walked) -
     out.info = stream.im_info
 
 
-def walk_gif(data: bytes, field: str) -> Walked:
+def walk_gif(data: bytes, field: str, parts: int = MAX_PARTS) -> Walked:
     """Leave out every block before the first frame but graphic controls; the size takes in what the frame covers.
 
     Source: GIF89a specification, sections 18 to 26. Raises struct.error where the header is cut off.
@@ -187,7 +192,7 @@ def walk_gif(data: bytes, field: str) -> Walked:
     width, height, flags = unpack_from("<HHB", data, 6)
     at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:at]]
-    budget = _Budget("GIF blocks before its first frame", field)
+    budget = _Budget("GIF blocks before its first frame", field, parts)
     while (found := _search(_GIF_BLOCK, data, at)) and found.group() == b"!":
         start, at = found.start(), found.start() + 2
         while at < len(data) and data[at]:
@@ -206,7 +211,7 @@ def walk_gif(data: bytes, field: str) -> Walked:
     return Walked(b"".join([*kept, data[start:]]), width, height)
 
 
-def walk_webp(data: bytes, field: str) -> Walked:
+def walk_webp(data: bytes, field: str, parts: int = MAX_PARTS) -> Walked:
     """Read the size of the canvas; libwebp's own walk is quick and skips what it does not know.
 
     Source: RFC 9649, sections 2.5 to 2.7. Raises struct.error where the header is cut off.
@@ -223,7 +228,7 @@ def walk_webp(data: bytes, field: str) -> Walked:
     return Walked(data, width, height)
 
 
-def walk_bmp(data: bytes, field: str) -> Walked:
+def walk_bmp(data: bytes, field: str, parts: int = MAX_PARTS) -> Walked:
     """Read the size. Source: the headers BITMAPCOREHEADER and BITMAPINFOHEADER."""
     (header,) = unpack_from("<I", data, 14)
     width, height = unpack_from("<HH" if header == 12 else "<Ii", data, 18)

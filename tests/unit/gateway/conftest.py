@@ -43,6 +43,7 @@ class FakeEngine:
             item_count=3,
             creator_count=2,
             notes={},
+            names_in_prompts="",
             calibration=SimpleNamespace(method="by hand", image=SHARES, image_and_prompt=SHARES),
         )
         self.bundle = SimpleNamespace(
@@ -64,6 +65,7 @@ class FakeEngine:
         )
         self.gate = threading.Event()
         self.gate.set()
+        self.costly_s = 1.0
         self.costly_gate = threading.Event()
         self.costly_begun = threading.Event()
         self.started = threading.Semaphore(0)
@@ -81,7 +83,7 @@ class FakeEngine:
             prepared.pixels = query.pixels
         elif query.image == b"costly":
             if not wait:
-                raise CostlyPicture(field)
+                raise CostlyPicture(field, self.costly_s)
             self.costly_begun.set()
             assert self.costly_gate.wait(120)
             prepared.pixels = np.zeros((4, 4, 3), np.uint8)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.pictures import CostlyPicture, decode, pool, prepare_pixels, read
-from attributary.pictures.formats import MAX_BYTES, MAX_PIXELS
+from attributary.pictures.formats import MAX_BYTES, MAX_CPU_S, MAX_PIXELS
+from attributary.pictures.walk import MAX_PARTS, QUICK_PARTS
 from tests.support.picture_files import encoded, photo
 
 # 26 bits a pixel would be much; these are 34 bytes.
@@ -79,6 +80,35 @@ def test_the_fewest_bytes_for_the_most_pixels_go_to_a_process(monkeypatch):
         # What generators make is decoded at once.
         assert read(encoded(photo(1024, 1024), kind), 16, wait=False).pixels.shape == (16, 16, 3)
     assert len(asked) == 3
+
+
+def segments(number: int) -> bytes:
+    whole = encoded(photo(40, 40), "JPEG")
+    return whole[:2] + b"\xff\xe1\x00\x02" * number + whole[2:]
+
+
+def test_a_picture_of_many_parts_is_walked_in_a_process(processes, monkeypatch):
+    few, many, too_many = segments(QUICK_PARTS - 20), segments(QUICK_PARTS + 1), segments(MAX_PARTS + 1)
+    expected = prepare_pixels(decode(segments(0)), 16)
+    assert np.array_equal(read(few, 16, wait=False).pixels, expected)
+    for data in (many, too_many):
+        with pytest.raises(CostlyPicture) as caught:
+            read(data, 16, wait=False)
+        assert 0 < caught.value.seconds < 1
+    assert np.array_equal(ask(processes, many).pixels, expected)
+    with pytest.raises(InvalidArgumentError, match="more than 65536 JPEG segments"):
+        ask(processes, too_many)
+
+
+def test_what_a_picture_may_cost_is_told_and_never_more_than_it_may():
+    for data, least, most in (
+        (encoded(photo(60, 60), "AVIF"), 0, 1),
+        (webp(5000), 0.5, 1),
+        (encoded(Image.new("L", (7000, 7000)), "JPEG", progressive=True), 1, MAX_CPU_S),
+    ):
+        with pytest.raises(CostlyPicture) as caught:
+            read(data, 16, wait=False)
+        assert least < caught.value.seconds <= most
 
 
 def test_cpu_time_is_bounded_and_the_next_picture_is_answered(spied):
