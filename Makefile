@@ -50,7 +50,7 @@ test: $(VENV)/.train
 
 # Every promise of docs/guarantees.md under attack, long tests too; ends with a table of counts by promise. An hour.
 test-faults: $(VENV)/.train
-	$(BIN)/python -m pytest tests/faults tests/unit/delta/test_model.py tests/unit/gateway/test_machine.py -m "slow or not slow"
+	$(BIN)/python -m pytest -o timeout=3600 tests/faults tests/unit/delta/test_model.py tests/unit/gateway/test_machine.py -m "slow or not slow"
 
 # Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel as well.
 fuzz: $(VENV)/.serving

@@ -18,6 +18,8 @@ from attributary.attribution.view import View
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
+from attributary.delta.entry import CONTRIBUTOR
+from attributary.delta.items import NewItem
 from attributary.delta.journal.place import changes_of
 from attributary.delta.store import Store
 from attributary.errors import BundleError
@@ -182,12 +184,12 @@ def killed_deletions(command, place, tally, wanted):
         assert (len(told) > len(audit)) == (found != before)
 
 
-def killed_compactions(command, place, tally, wanted):
+def killed_compactions(command, place, tally, wanted, *more):
     before, audit = living(place())
     old = Bundle.open(place()).manifest.bundle_id
-    for point in some(points_of(command, place, *COMPACT), wanted):
+    for point in some(points_of(command, place, *COMPACT, *more), wanted):
         directory = place()
-        status, _, said = command(directory, *COMPACT, point=point)
+        status, _, said = command(directory, *COMPACT, *more, point=point)
         assert status == KILLED
         found, told = after_restart(directory)
         tally(KILLS, sent=1, admitted=len(before), lost=len(before - found))
@@ -201,6 +203,32 @@ def killed_compactions(command, place, tally, wanted):
         assert command(directory, *DELETE)[0] == 0
         assert command(directory, *COMPACT)[0] == 0
         assert after_restart(directory)[0] == before - {5, *range(1001, 1040, 4)}
+
+
+def killed_decisions(command, place, prepared, tally, wanted):
+    """An item that waits is released, or goes on waiting."""
+    before, audit = living(place())
+    item = NewItem(77, (prepared / "more" / "pictures" / "45.png").read_bytes(), "a hat", "Somebody New")
+
+    def waiting():
+        directory = place()
+        with Store(directory) as store:
+            assert any(store.add([item], who="c", why="mine", terms=CONTRIBUTOR).held)
+        return directory
+
+    decision = ("held", "--release", 77, "--why", "known by now", "--who", "kim")
+    status, points, said = command(waiting(), *decision)
+    assert (status, "released 1 items" in said) == (0, True), said
+    for point in some(points, wanted):
+        directory = waiting()
+        status, _, said = command(directory, *decision, point=point)
+        assert status == KILLED
+        found, told = after_restart(directory)
+        tally(KILLS, sent=1, admitted=bool(said), lost=bool(said and 77 not in found))
+        assert found in ([before | {77}] if said else [before, before | {77}])
+        assert told[: len(audit)] == audit
+        with Store(directory) as store:
+            assert [record.items[0].id for record in store.held] == ([] if 77 in found else [77])
 
 
 def killed_adoptions(command, place, tally, wanted):
@@ -248,18 +276,26 @@ def test_killed_compactions(command, place, tally):
     killed_compactions(command, place, tally, 20)
 
 
+def test_killed_decisions(command, place, prepared, tally):
+    killed_decisions(command, place, prepared, tally, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_every_point(command, place, prepared, tally):
     killed_additions(command, place, prepared, tally, 10**6)
     killed_deletions(command, place, tally, 10**6)
     killed_compactions(command, place, tally, 10**6)
+    killed_compactions(command, place, tally, 10**6, "--erase")
+    killed_decisions(command, place, prepared, tally, 10**6)
 
 
-def test_killed_at_random_times(prepared, place):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("times", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_times(prepared, place, tally, times):
     """Also inside libraries that write by themselves: whole processes, killed by the clock."""
-    rng = random.Random(11)
-    for _ in range(4):
+    rng = random.Random(times)
+    for _ in range(times):
         directory = place()
         before, _ = living(directory)
         command = [
@@ -281,7 +317,9 @@ def test_killed_at_random_times(prepared, place):
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.wait()
-        assert after_restart(directory)[0] == before
+        found, _ = after_restart(directory)
+        tally(KILLS, sent=1, admitted=len(before), lost=len(before - found))
+        assert found == before
 
 
 def test_a_file_that_may_not_grow(command, place, prepared):

@@ -46,7 +46,7 @@ def cli(*arguments, before=None, **settings):
 @pytest.mark.parametrize(
     "seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
 )
-def test_killed_at_twenty_points_a_run_still_ends_the_same(log, tiny_bundle_dir, tmp_path, seed):
+def test_killed_at_twenty_points_a_run_still_ends_the_same(log, tiny_bundle_dir, tmp_path, seed, tally):
     asked = {
         "log": str(log), "bundle": str(tiny_bundle_dir), "work": str(tmp_path),
         "rows_per_shard": 6, "seed": seed, "count": 20,
@@ -63,6 +63,8 @@ def test_killed_at_twenty_points_a_run_still_ends_the_same(log, tiny_bundle_dir,
     assert len(whole) == 7 + 4
     for number, result in enumerate(told["results"]):
         assert result["killed"], result
+        lost = max(0, result["acknowledged"] - result["committed"])
+        tally("kill -9 of a run over a log (rows)", sent=1, admitted=result["acknowledged"], lost=lost)
         # What was told is on the disk; at most what was committed and not told yet comes on top.
         assert result["acknowledged"] <= result["committed"], result
         assert result["resumed"] == 0, (result, done.stderr)

@@ -44,6 +44,7 @@ _KEEPALIVE_S: Final = 60
 # How long a message may take where others wait for its place.
 _PATIENCE_S: Final = 0.25
 _FEWEST_SLOTS: Final = 4
+_LAST: Final = 8
 # Messages that take less leave no memory worth returning; and how often it is returned.
 _SWIFT_S: Final = 0.1
 _TIDY_S: Final = 2.0
@@ -152,7 +153,9 @@ class Receiver:
     """A bounded number of messages on their way in. Used from the event loop only.
 
     gRPC holds what has arrived of a message until it is whole. So only as many are received at once as fit into
-    `max_bytes`; others wait by turns of their callers, and whoever has been sending for long makes room for them.
+    `max_bytes`; others wait by turns of their callers, and whoever has been sending for long makes room for them. The
+    last eighth of the places is for callers who have less than their part: large messages of one caller, however many,
+    do not keep another's waiting.
     """
 
     def __init__(self, limit: int, max_bytes: int, max_waiting: int) -> None:
@@ -160,10 +163,10 @@ class Receiver:
         self._slots = max(_FEWEST_SLOTS, max_bytes // limit)
         self._max_waiting = max_waiting
         self._reading: dict[Call, float] = {}
-        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._waiting: FairQueue[tuple[asyncio.Future[None], str]] = FairQueue()
         self._tidy_at = math.inf
-        # Places given to calls that have not had their turn on the event loop yet.
-        self._reserved = 0
+        # Places by caller; also of calls that have been given one and have not had their turn on the event loop yet.
+        self._held: Counter[str] = Counter()
 
     @property
     def unfinished(self) -> int:
@@ -189,7 +192,7 @@ class Receiver:
             now = monotonic()
             if now - self._reading.pop(call) > _SWIFT_S:
                 self._tidy_at = min(self._tidy_at, now + _TIDY_S)
-            self._admit_next()
+            self._leave(call.caller.name)
 
     async def open(self, data: bytes | None) -> bytes | None:
         """Return a message inflated, if it is compressed."""
@@ -207,30 +210,48 @@ class Receiver:
         wanted = len(self._waiting)
         if not wanted:
             return
-        held = Counter(call.caller.name for call in self._reading)
+        held = self._held
         late = [call for call, since in self._reading.items() if now - since > _PATIENCE_S]
         for call in sorted(late, key=lambda call: (-held[call.caller.name], self._reading[call]))[:wanted]:
             call.end(OverloadedError("the message came too slowly for a busy server", retry_after_s=1.0))
 
     async def _enter(self, call: Call) -> None:
-        if len(self._reading) >= self._slots or self._waiting:
+        name = call.caller.name
+        if self._has_part(name) or (self._has_room and not self._waiting):
+            self._held[name] += 1
+        else:
             if len(self._waiting) >= self._max_waiting:
                 raise OverloadedError("too many messages are on their way in")
             turn = asyncio.get_running_loop().create_future()
-            self._waiting.put(call.caller.path, turn)
+            self._waiting.put(call.caller.path, (turn, name))
             try:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._reserved -= 1
-                    self._admit_next()
+                    self._leave(name)
                 raise
-            self._reserved -= 1
         self._reading[call] = monotonic()
 
-    def _admit_next(self) -> None:
-        while self._waiting and len(self._reading) + self._reserved < self._slots:
-            turn = self._waiting.pop()
+    def _leave(self, name: str) -> None:
+        self._held[name] -= 1
+        if not self._held[name]:
+            del self._held[name]
+        while self._waiting:
+            turn, waiting = self._waiting.peek()
             if not turn.done():
-                self._reserved += 1
+                if not (self._has_room or self._has_part(waiting)):
+                    break
+                self._held[waiting] += 1
                 turn.set_result(None)
+            self._waiting.pop()
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether anybody may have another place."""
+        return self._held.total() < self._slots - self._slots // _LAST
+
+    def _has_part(self, name: str) -> bool:
+        """Whether a caller may have one of the last places."""
+        callers = len(self._held) + (name not in self._held)
+        # One part more than there are callers: for the one who comes next.
+        return self._held.total() < self._slots and self._held[name] < self._slots // (callers + 1)

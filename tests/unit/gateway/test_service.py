@@ -213,12 +213,14 @@ async def test_a_departed_client_costs_no_work(serve, engine, vector):
 
 
 async def test_a_passed_deadline_costs_no_work(serve, engine, vector):
-    _, client = await serve(engine)
+    gateway, client = await serve(engine)
     engine.gate.clear()
     first = asyncio.create_task(client.attribute(embedding=vector(1)))
     await started(engine)
     with pytest.raises(DeadlineError):
         await client.attribute(embedding=vector(2), timeout_s=0.05)
+    while gateway.admission.in_use > 1:
+        await asyncio.sleep(0.001)
     engine.gate.set()
     await first
     await client.attribute(embedding=vector(3))

@@ -74,6 +74,35 @@ async def test_slow_messages_make_room_for_those_who_wait_and_the_one_who_holds_
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_slow_messages_of_one_caller_keep_no_other_caller_waiting():
+    receiver = Receiver(limit=100, max_bytes=2_400, max_waiting=100)
+    loud = [Call("loud") for _ in range(40)]
+    tasks = await reading(receiver, *loud)
+    assert receiver.unfinished == 21  # of 24 places
+    for _ in range(5):
+        quiet = Call("quiet")
+        (asking,) = await reading(receiver, quiet)
+        assert receiver.unfinished == 22
+        quiet.message.set_result(b"q")
+        assert await asking == b"q"
+    # A place that is given back goes on to whoever waits.
+    loud[0].message.set_result(b"a")
+    assert await tasks[0] == b"a"
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert receiver.unfinished == 21
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert receiver.unfinished == 0
+    # Alone it has all but those.
+    tasks = await reading(receiver, *(Call("loud") for _ in range(30)))
+    assert receiver.unfinished == 21
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_no_more_than_so_many_wait():
     receiver = Receiver(limit=100, max_bytes=400, max_waiting=2)
     tasks = await reading(receiver, *(Call("a") for _ in range(6)))
