@@ -17,6 +17,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -37,7 +38,10 @@ from PIL import Image
 from attributary.client import AsyncClient, Client
 from attributary.errors import AttributaryError
 
-PORT = 50_971
+with socket.socket() as _found:
+    _found.bind(("127.0.0.1", 0))
+    # The attacker's process is to find the same.
+    PORT = int(os.environ.setdefault("HOSTILE_PORT", str(_found.getsockname()[1])))
 QUIET_S = 40.0
 CONNECTIONS, AT_ONCE = 4, 256
 
@@ -95,7 +99,7 @@ def server(bundle: Path) -> Iterator[psutil.Process]:
         tokens.chmod(0o600)
         command = [sys.executable, "-m", "attributary.cli.main", "serve", str(bundle), "--port", str(PORT),
                    "--metrics-port", "-1", "--tokens-file", str(tokens), "--log-level", "error"]  # fmt: skip
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             yield psutil.Process(process.pid)
         finally:
