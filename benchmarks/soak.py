@@ -59,8 +59,13 @@ class Felt:
         with self.lock:
             took, probes = self.took or [np.nan], self.probes or [np.nan]
             p50, p99 = np.percentile(took, (50, 99))
-            told = {"calls": self.calls, "failed": self.failed, "p50_ms": round(float(p50), 1), "p99_ms": round(float(p99), 1),
-                    "probe_ms": round(float(np.percentile(probes, 99)), 2)}  # fmt: skip
+            told = {
+                "calls": self.calls,
+                "failed": self.failed,
+                "p50_ms": round(float(p50), 1),
+                "p99_ms": round(float(p99), 1),
+                "probe_ms": round(float(np.percentile(probes, 99)), 2),
+            }
             self.took, self.probes, self.calls, self.failed = [], [], 0, 0
         return told
 
