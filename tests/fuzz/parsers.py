@@ -11,7 +11,12 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attributary.attribution.names import PromptNames
 
 Target = Callable[[bytes], None]
 NOWHERE = Path("fuzz/journal.log")
@@ -110,7 +115,31 @@ def looks(data: bytes) -> None:
         assert [match.row for match in newcomer.among(newcomer.look[None])] == [0]
 
 
-TARGETS: dict[str, Target] = {one.__name__: one for one in (wire, journal, tokens, signed, pages, looks)}
+@cache
+def _names() -> PromptNames:
+    import pyarrow as pa
+
+    from attributary.attribution.names import PromptNames
+    from attributary.bundle.items import ItemTable
+
+    creators = ("Danny Allen", "Apple", "Gerald G.", "Mo", "Zo\u00eb", "\u7530\u4e2d")
+    text = {name: [""] * 6 for name in ("creator_url", "licence", "uri")}
+    captions = ["a red apple", "lion", "moon", "drum", "cloud", "hat"]
+    columns = {"id": range(6), "near_dup_group": range(6), "caption": captions, "creator": creators}
+    return PromptNames(ItemTable(pa.table({name: list(found) for name, found in (columns | text).items()})))
+
+
+def prompts(data: bytes) -> None:
+    """Prompts without creators' names: none is left, and nothing more is taken the second time."""
+    prompt = data.decode("utf-8", "replace")
+    found = _names().without(prompt)
+    assert _names().without(found) == found
+    assert len(found) <= len(prompt)
+
+
+TARGETS: dict[str, Target] = {
+    one.__name__: one for one in (wire, journal, tokens, signed, pages, looks, prompts)
+}
 SEEDS: dict[str, tuple[bytes, ...]] = {
     "wire": (
         b"\0\n\x04\n\x02ab",
@@ -118,6 +147,11 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b"\2\n\x01a",
         b"\4\x12\x05\x08\x01\x12\x01x",
         b"\5\n\x03\n\x01\x05",
+    ),
+    "prompts": (
+        b"taco, Twemoji style by Danny Allen",
+        "D.a.n.n.y \u00c4llen's Zoe\u0308, in the style of \u7530\u4e2d".encode(),
+        b"apple by Apple and (art by) Gerald G. Mo",
     ),
     "journal": (b'\x15\0\0\0{"kind":"delete","x":1}', b"ATJR" + bytes(40), b"\x02\0\0\0{}"),
     "tokens": (

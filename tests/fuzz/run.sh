@@ -16,7 +16,7 @@ run() { # name, command...
   echo "$name: $runs executions"
   total=$((total + runs))
 }
-for target in ${TARGETS:-wire journal tokens signed pages looks}; do
+for target in ${TARGETS:-wire journal tokens signed pages looks prompts}; do
   run "$target" "$python" tests/fuzz/parsers.py "$target"
 done
 run pictures "$python" tests/fuzz/pictures.py
