@@ -61,7 +61,7 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
-            tail=np.zeros((0, DIM), np.float32),
+            added=np.zeros((0, DIM), np.float32),
             alive=None,
             thumbnail=self.thumbnail,
         )
