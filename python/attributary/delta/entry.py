@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.view import View
-from attributary.bundle.grown import GrowingArray
+from attributary.bundle.added_items import GrowingArray
 from attributary.bundle.items import LOOK
 from attributary.errors import OverloadedError
 from attributary.pictures.looks import Newcomer, is_flat
@@ -168,7 +168,7 @@ def _same_vector(view: View, vector: NDArray[np.float16]) -> list[int]:
     for start in range(0, split, _BLOCK):
         block = view.bundle.vectors[start : start + _BLOCK].astype(np.float32)
         found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
-    return found + (split + np.flatnonzero(view.tail32 @ wanted >= _SAME_COSINE)).tolist()
+    return found + (split + np.flatnonzero(view.added32 @ wanted >= _SAME_COSINE)).tolist()
 
 
 def _creator(view: View, row: int, together: Sequence[Placed]) -> str:

@@ -212,7 +212,7 @@ class Store:
                 self._check_served()
                 view, past, looks = self._view, tuple(self._changes.entries), self._entrance.looks
                 withheld = erase and view.alive is not None
-                if not view.deleted_count and not len(view.tail) and not withheld:
+                if not view.deleted_count and not len(view.added) and not withheld:
                     return CompactResult(self.bundle_id, "", 0, 0)
                 self._meanwhile = []
             try:
@@ -366,7 +366,7 @@ class Store:
         return record
 
     def _check_room(self, new: int, entering: bool = False) -> None:
-        waiting = len(self._view.tail) + (0 if entering else len(self._held.items))
+        waiting = len(self._view.added) + (0 if entering else len(self._held.items))
         if new and waiting + new > self._max_added:
             raise PreconditionError(
                 "bundle",

@@ -1,4 +1,4 @@
-"""Who is calling, and what they may do: one function for every door, which knows no transport.
+"""Who is calling, and what they may do: one function for every transport, which knows none.
 
 A caller brings a bearer token, one of a file or a signed one (JWT), or a certificate, or nothing. What it may do are
 its roles:

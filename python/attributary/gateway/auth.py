@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,18 +12,6 @@ from attributary.errors import InvalidArgumentError
 
 from .config import GatewayConfig
 from .reload import Watched, read_guarded
-from .tokens import ADMIN_ROLES, read_owners
-
-
-def read_tokens(path: Path) -> frozenset[bytes]:
-    """Read the SHA-256 digests of the tokens in a file, one token a line; raises InvalidArgumentError."""
-    return frozenset(read_owners(path, "tokens_file"))
-
-
-def read_admin_tokens(path: Path) -> dict[bytes, str]:
-    """Read a file of admin tokens, NAME TOKEN a line; return names by SHA-256 digest. Raises InvalidArgumentError."""
-    owners = read_owners(path, "admin_tokens_file", ADMIN_ROLES, named=True)
-    return {digest: owner.name for digest, owner in owners.items()}
 
 
 def presented(context: grpc.aio.ServicerContext[bytes, bytes]) -> tuple[str, str]:

@@ -148,11 +148,6 @@ class Front:
         # Asked here once: even a logger that stays silent costs a query some microseconds.
         self._log_requests = config.log_level == "debug"
 
-    @property
-    def running(self) -> int:
-        """Calls that are being served."""
-        return len(self._running)
-
     def unary(self, name: str, method: UnaryMethod, kind: Kind) -> Handler:
         """Return the handler of a method with one message and one reply."""
         answer = self.answer(name, method, kind)

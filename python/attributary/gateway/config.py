@@ -5,11 +5,10 @@ Limits on a query (bytes, pixels, prompt, top_k, batch) are the engine's: `attri
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast, get_type_hints
+from typing import NamedTuple, TypeAlias, cast, get_type_hints
 
 from attributary.errors import InvalidArgumentError
 
@@ -282,17 +281,6 @@ class GatewayConfig:
         if not self.single_share < 1:
             raise InvalidArgumentError("single_share", f"must be below 1, got {self.single_share}")
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Value) -> GatewayConfig:
-        """Build from ATTRIBUTARY_<NAME> variables; `given` values win. Raises InvalidArgumentError."""
-        environment = os.environ if environment is None else environment
-        values: dict[str, Any] = {
-            flag.name: parse(flag, environment[flag.variable])
-            for flag in flags()
-            if flag.variable in environment and flag.name not in given
-        }
-        return cls(**values, **given)  # type: ignore[arg-type]
-
 
 REDACTABLE = ("uri", "caption", "creator")
 _LEAST: dict[str, float] = {
@@ -335,20 +323,3 @@ def flags() -> Iterator[Flag]:
             default=cast(Value, entry.default),
             help=entry.metadata["help"],
         )
-
-
-def parse(flag: Flag, text: str) -> Value:
-    """Turn the text of an environment variable into the flag's type; raises InvalidArgumentError."""
-    if flag.kind is bool:
-        if text.lower() in {"1", "true", "yes", "on"}:
-            return True
-        if text.lower() in {"0", "false", "no", "off"}:
-            return False
-        raise InvalidArgumentError(flag.variable, f"must be true or false, got {text!r}")
-    if flag.kind is Path and not text:
-        return None
-    try:
-        value: Value = flag.kind(text)
-        return value
-    except ValueError:
-        raise InvalidArgumentError(flag.variable, f"must be {flag.kind.__name__}, got {text!r}") from None

@@ -55,7 +55,7 @@ def footprint(engine: Preparer) -> Footprint:
     bundle, index = view.bundle, view.bundle.manifest.index
     held = bundle.items.nbytes
     # Added vectors are kept in fp16 and in float32.
-    held += 3 * view.tail.nbytes
+    held += 3 * view.added.nbytes
     if view.alive is not None:
         held += view.alive.nbytes
     if not isinstance(engine, Engine):

@@ -68,7 +68,7 @@ class TritonEngine(Preparer):
         reply = await self._request("attribution" if pictures else "index", tensors, outputs, timeout_s)
         embeddings = reply["embedding"] if pictures else tensors["embedding"]
         spent, started = ms_since(started), perf_counter()
-        found = view.with_tail(embeddings, Candidates(reply["row"], reply["similarity"]))
+        found = view.with_added(embeddings, Candidates(reply["row"], reply["similarity"]))
         scores = Scores(view, batch, found)
         for filter_, places in scores.short.items():
             scores.fill(places, await self._among(view, embeddings[places], filter_, timeout_s))
@@ -168,7 +168,7 @@ class TritonEngine(Preparer):
         found = Candidates(
             *(np.concatenate([reply[name] for reply in replies]) for name in ("row", "similarity"))
         )
-        return view.with_tail(embeddings, found, allowed)
+        return view.with_added(embeddings, found, allowed)
 
     def _set_timings(
         self,

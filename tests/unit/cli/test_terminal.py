@@ -10,6 +10,9 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from attributary.cli.demo import _Asked as DemoAsked
+from attributary.cli.demo import _table as demo_table
+from attributary.cli.demo_queries import DemoQuery
 from attributary.cli.doctor import doctor_command
 from attributary.cli.examples import EXAMPLES
 from attributary.cli.main import cli
@@ -125,3 +128,14 @@ def test_silence_asks_whether_a_server_is_there():
     assert failed.returncode == 2
     assert "server is running" in failed.stderr or "is a server running there?" in failed.stderr
     assert plain(str(DeadlineError("x"))) == "x"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_demos_table_fits_and_keeps_its_numbers(width):
+    query = DemoQuery("generated", "a long title " * 5, "", b"", "", frozenset({4_000_000_001}))
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(demo_table([DemoAsked(query, answer())], width))
+    shown = capture.get().splitlines()
+    assert max(map(len, shown)) <= width
+    assert "37.5%" not in capture.get() and "12.5%" in capture.get() and "62.5%" in capture.get()

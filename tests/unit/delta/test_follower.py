@@ -266,7 +266,7 @@ def test_a_gateway_beside_triton_follows(store, bundle_dir, new_item):
             store.add([new_item(1)], **BY)
             follower.look()
             assert follower.status.revision == follower.engine.view.revision == 2
-            assert (follower.engine.view.item_count, len(follower.engine.view.tail)) == (46, 1)
+            assert (follower.engine.view.item_count, len(follower.engine.view.added)) == (46, 1)
             store.compact(**BY)
             store.delete(Selection(ids=(1, 1001)), **BY)
             follower.look()

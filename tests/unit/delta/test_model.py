@@ -186,7 +186,7 @@ class History(RuleBasedStateMachine):
                 item_id: (item[0], None, *item[2:]) for item_id, item in self.hidden.items()
             }  # Nobody knows any more whose they were.
             assert result.parent == before
-        assert not len(self.store.view.tail)
+        assert not len(self.store.view.added)
         assert (self.store.view.alive is None) == (not self.hidden)
 
     @rule()

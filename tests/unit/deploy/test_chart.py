@@ -163,11 +163,11 @@ def test_every_variable_is_one_of_serve(manifests, values):
     assert set(environment(manifests(values))) <= known
 
 
-def test_the_gateway_would_start_with_what_it_is_given(manifests):
+def test_the_gateway_would_start_with_what_it_is_given(manifests, settings_of):
     given = environment(
         manifests({"gateway": {"settings": {"max-inflight-bytes": 1 << 30, "max-delay-ms": 1.5}}})
     )
-    config = GatewayConfig.from_environment(given)
+    config = settings_of(given)
     assert (config.max_inflight_bytes, config.max_delay_ms) == (1 << 30, 1.5)
     assert (config.host, config.port, config.metrics_port) == ("0.0.0.0", 50051, 9464)
     ports = {entry["name"]: entry["containerPort"] for entry in container(manifests(), "gateway")["ports"]}

@@ -1,7 +1,9 @@
 """A small engine in place of a bundle: what the gateway may ask of `Engine`, answers that say what was asked."""
 
+import asyncio
 import contextlib
 import dataclasses
+import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import Gateway
 from attributary.pictures import CostlyPicture
 from attributary.v1 import attribution_pb2_grpc as rpc
+from tests.support.http_calls import JSON, fetch
 
 DIM = 4
 FAKE_ID = "00000000000000aa"
@@ -59,7 +62,7 @@ class FakeEngine:
             added_count=0,
             deleted_count=0,
             deleted={},
-            tail=np.zeros((0, DIM), np.float32),
+            added=np.zeros((0, DIM), np.float32),
             alive=None,
             thumbnail=self.thumbnail,
         )
@@ -218,3 +221,20 @@ async def stub(serve, engine):
     gateway, _ = await serve(engine)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         yield rpc.AttributionServiceStub(channel)
+
+
+@pytest.fixture
+async def site(serve, engine):
+    """Start a gateway with HTTP; return a function that asks it."""
+
+    async def start(engine=engine, **settings):
+        gateway, client = await serve(engine, http_port=0, **settings)
+
+        async def ask(method, path, body=None, headers=None):
+            if isinstance(body, dict):
+                body, headers = json.dumps(body), {**JSON, **(headers or {})}
+            return await asyncio.to_thread(fetch, gateway.http_port, method, path, body, headers)
+
+        return gateway, client, ask
+
+    return start

@@ -23,7 +23,7 @@ from attributary.errors import (
 )
 from attributary.gateway import admin as admin_module
 from attributary.gateway import calls
-from attributary.gateway.auth import read_admin_tokens
+from attributary.gateway.tokens import ADMIN_ROLES, read_owners
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
 from tests.conftest import server_process
@@ -222,7 +222,7 @@ def _compact(port, token):
 def test_wrong_token_files_are_refused(tmp_path, text):
     (tmp_path / "admins").write_text(text)
     with pytest.raises(InvalidArgumentError, match="admin_tokens_file"):
-        read_admin_tokens(tmp_path / "admins")
+        read_owners(tmp_path / "admins", "admin_tokens_file", ADMIN_ROLES, named=True)
 
 
 async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):

@@ -2,6 +2,7 @@ import asyncio
 import threading
 from pathlib import Path
 
+import click
 import pytest
 
 from attributary.errors import InvalidArgumentError
@@ -24,7 +25,7 @@ def test_pictures_are_decoded_by_a_thread_a_core(monkeypatch, engine):
     assert asyncio.run(threads(prepare_threads=3)) - before == 3
 
 
-def test_every_flag_is_also_an_environment_variable():
+def test_every_flag_is_also_an_environment_variable(settings_of):
     given = {
         "ATTRIBUTARY_PORT": "1",
         "ATTRIBUTARY_MAX_DELAY_MS": "2.5",
@@ -32,11 +33,11 @@ def test_every_flag_is_also_an_environment_variable():
         "ATTRIBUTARY_TOKENS_FILE": "/tokens",
         "ATTRIBUTARY_LOG_FORMAT": "console",
     }
-    config = GatewayConfig.from_environment(given)
+    config = settings_of(given)
     assert (config.port, config.max_delay_ms, config.reflection) == (1, 2.5, False)
     assert (config.tokens_file, config.log_format) == (Path("/tokens"), "console")
-    assert GatewayConfig.from_environment(given, port=2).port == 2
-    assert GatewayConfig.from_environment({}) == GatewayConfig()
+    assert settings_of(given, "--port", "2").port == 2
+    assert settings_of({}) == GatewayConfig()
 
 
 def test_flags_tell_name_type_and_help():
@@ -51,8 +52,6 @@ def test_flags_tell_name_type_and_help():
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"ATTRIBUTARY_PORT": "x"}, "ATTRIBUTARY_PORT"),
-        ({"ATTRIBUTARY_REFLECTION": "perhaps"}, "ATTRIBUTARY_REFLECTION"),
         ({"ATTRIBUTARY_PORT": "70000"}, "port"),
         ({"ATTRIBUTARY_MAX_BATCH": "0"}, "max_batch"),
         ({"ATTRIBUTARY_PERMITS": "-1"}, "permits"),
@@ -63,7 +62,14 @@ def test_flags_tell_name_type_and_help():
         ({"ATTRIBUTARY_TLS_CLIENT_CA": "a"}, "tls_client_ca"),
     ],
 )
-def test_wrong_settings_name_the_setting(given, field):
+def test_wrong_settings_name_the_setting(settings_of, given, field):
     with pytest.raises(InvalidArgumentError) as caught:
-        GatewayConfig.from_environment(given)
+        settings_of(given)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("given", [{"ATTRIBUTARY_PORT": "x"}, {"ATTRIBUTARY_REFLECTION": "perhaps"}])
+def test_a_variable_of_another_type_is_named(settings_of, given):
+    with pytest.raises(click.BadParameter) as caught:
+        settings_of(given)
+    assert [caught.value.param.envvar] == [*given]

@@ -5,9 +5,10 @@ import os
 import pytest
 
 from attributary.errors import InvalidArgumentError
-from attributary.gateway.auth import read_admin_tokens, read_tokens, server_context, server_credentials
+from attributary.gateway.auth import server_context, server_credentials
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.reload import Watched, read_guarded
+from attributary.gateway.tokens import read_owners
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def path(tmp_path):
 
 
 def test_a_change_is_read_and_a_bad_one_is_not(path):
-    watched = Watched(lambda: read_tokens(path), [path])
+    watched = Watched(lambda: {*read_owners(path, "tokens_file")}, [path])
     before = watched.value
     path.write_text("one\ntwo\n")
     watched.refresh()
@@ -36,7 +37,7 @@ def test_a_change_is_read_and_a_bad_one_is_not(path):
 
 
 def test_a_file_is_replaced_by_renaming_as_orchestrators_do(path, tmp_path):
-    watched = Watched(lambda: read_tokens(path), [path])
+    watched = Watched(lambda: {*read_owners(path, "tokens_file")}, [path])
     (tmp_path / "new").write_text("two\n")
     os.utime(tmp_path / "new", ns=(path.stat().st_mtime_ns, path.stat().st_mtime_ns))
     (tmp_path / "new").chmod(0o600)
@@ -46,7 +47,9 @@ def test_a_file_is_replaced_by_renaming_as_orchestrators_do(path, tmp_path):
     assert watched.value != before
 
 
-@pytest.mark.parametrize("read", [read_tokens, read_admin_tokens, lambda path: read_guarded(path, "tls_key")])
+@pytest.mark.parametrize(
+    "read", [lambda path: read_owners(path, "tokens_file"), lambda path: read_guarded(path, "tls_key")]
+)
 def test_a_file_that_anybody_may_write_is_refused(path, read):
     path.write_text("ada secret\n")
     path.chmod(0o666)

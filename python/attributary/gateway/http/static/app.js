@@ -34,8 +34,10 @@ function take(name, file) {
   chosen[name] = file;
   const preview = at(`${name}-preview`);
   URL.revokeObjectURL(preview.src);
+  preview.onload = () => { preview.hidden = false; };
+  // The server says what is wrong with it; a broken frame says nothing.
+  preview.onerror = () => { preview.hidden = true; };
   preview.src = URL.createObjectURL(file);
-  preview.hidden = false;
 }
 
 for (const place of document.querySelectorAll("[data-drop]")) {
@@ -135,7 +137,7 @@ function creatorRow(creator) {
     at("browse-kind").value = "items";
     look(false);
   });
-  return make("li", {}, button, make("span", { className: "share", textContent: `${creator.item_count} items` }));
+  return make("li", {}, button, make("span", { className: "share", textContent: `${creator.item_count} ${creator.item_count === 1 ? "item" : "items"}` }));
 }
 
 at("browse-form").addEventListener("submit", (event) => {

@@ -1,4 +1,4 @@
-"""The item table of a bundle that has grown since its build: the bundle's own rows, and those added behind them."""
+"""The item table of a bundle and its delta: the bundle's own rows, and those added behind them since its build."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class GrowingArray(Generic[Scalar]):
         return self._data[:size]
 
 
-class Growth:
+class AddedItems:
     """What one writer appends items to. `items` is the table as of now; earlier ones stay as they were."""
 
     def __init__(self, base: ItemTable) -> None:
         self.base = base
-        self.tail: list[ItemRecord] = []
+        self.records: list[ItemRecord] = []
         self.rows: dict[int, int] = {}
         self.creator_names = list(base.creator_names)
         self.licence_names = list(base.licence_names)
@@ -62,15 +62,15 @@ class Growth:
         """A near-duplicate group that no item has."""
         return self._largest_group + 1
 
-    def append(self, items: Sequence[ItemRecord]) -> GrownItems:
+    def append(self, items: Sequence[ItemRecord]) -> ItemsWithAdded:
         """Append rows and return the table with them. Ids must be new."""
         for item in items:
-            self.rows[item.id] = len(self.base) + len(self.tail)
-            self.tail.append(item)
+            self.rows[item.id] = len(self.base) + len(self.records)
+            self.records.append(item)
         creators = [_code(item.creator, self.creator_codes, self.creator_names) for item in items]
         licences = [_code(item.licence, self.licence_codes, self.licence_names) for item in items]
         groups = [self._group_code(item.near_dup_group) for item in items]
-        return GrownItems(
+        return ItemsWithAdded(
             self,
             self._creators.append(np.array(creators, np.int32)),
             self._licences.append(np.array(licences, np.int32)),
@@ -85,21 +85,21 @@ class Growth:
         return self._new_groups.setdefault(group, len(self._base_groups) + len(self._new_groups))
 
 
-class GrownItems(ItemTable):
-    """Read access by row, over the bundle's rows and those added behind them. Made by `Growth.append`."""
+class ItemsWithAdded(ItemTable):
+    """Read access by row, over the bundle's rows and those added behind them. Made by `AddedItems.append`."""
 
     def __init__(
         self,
-        growth: Growth,
+        added: AddedItems,
         creator_of_row: NDArray[np.int32],
         licence_of_row: NDArray[np.int32],
         group_of_row: NDArray[np.int32],
     ) -> None:
-        self._growth = growth
+        self._added = added
         self._facts = {}
-        self._split = len(growth.base)
+        self._split = len(added.base)
         self.withheld = (
-            growth.base.withheld
+            added.base.withheld
         )  # of the bundle's own rows; added ones are deleted in the view alone
         self.creator_of_row, self.licence_of_row, self.group_of_row = (
             creator_of_row,
@@ -107,68 +107,68 @@ class GrownItems(ItemTable):
             group_of_row,
         )
         # Names and codes only ever grow, so those of later tables do no harm here.
-        self.creator_names, self.creator_codes = growth.creator_names, growth.creator_codes
-        self.licence_names, self.licence_codes = growth.licence_names, growth.licence_codes
+        self.creator_names, self.creator_codes = added.creator_names, added.creator_codes
+        self.licence_names, self.licence_codes = added.licence_names, added.licence_codes
 
     def __len__(self) -> int:
         return len(self.creator_of_row)
 
     def facts(self, row: int) -> Facts:
         """What an answer says of a row."""
-        return self._growth.base.facts(row) if row < self._split else super().facts(row)
+        return self._added.base.facts(row) if row < self._split else super().facts(row)
 
     def record(self, row: int) -> ItemRecord:
         """Everything that is known of a row."""
-        return self._growth.base.record(row) if row < self._split else self._growth.tail[row - self._split]
+        return self._added.base.record(row) if row < self._split else self._added.records[row - self._split]
 
     def id_of(self, row: int) -> int:
         """The item's stable id."""
-        return self._growth.base.id_of(row) if row < self._split else self.record(row).id
+        return self._added.base.id_of(row) if row < self._split else self.record(row).id
 
     def row_of(self, item_id: int) -> int | None:
         """The row of an id, None if there is none."""
-        row = self._growth.rows.get(item_id)
+        row = self._added.rows.get(item_id)
         if row is None:
-            return self._growth.base.row_of(item_id)
+            return self._added.base.row_of(item_id)
         return row if row < len(self) else None
 
     def caption(self, row: int) -> str:
         """What the item shows, in words."""
-        return self._growth.base.caption(row) if row < self._split else self.record(row).caption
+        return self._added.base.caption(row) if row < self._split else self.record(row).caption
 
     def uri(self, row: int) -> str:
         """Where the item came from."""
-        return self._growth.base.uri(row) if row < self._split else self.record(row).uri
+        return self._added.base.uri(row) if row < self._split else self.record(row).uri
 
     def creator_url(self, row: int) -> str:
         """The creator's page, possibly empty."""
-        return self._growth.base.creator_url(row) if row < self._split else self.record(row).creator_url
+        return self._added.base.creator_url(row) if row < self._split else self.record(row).creator_url
 
     def ids_of(self, creator: str) -> tuple[str, ...]:
         """Identifiers of a creator, of the bundle's own rows."""
-        return self._growth.base.ids_of(creator)
+        return self._added.base.ids_of(creator)
 
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
-        return self._growth.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group
+        return self._added.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group
 
     @property
     def nbytes(self) -> int:
         """Bytes that the table holds in memory: the bundle's, and codes of all rows."""
         codes = (self.creator_of_row, self.licence_of_row, self.group_of_row)
-        return self._growth.base.nbytes + sum(int(column.nbytes) for column in codes)
+        return self._added.base.nbytes + sum(int(column.nbytes) for column in codes)
 
     def rows_by_id(self, after: int | None, chunk: int) -> Iterator[NDArray[np.int64]]:
         """Yield the rows of ids above `after` (None: all), by ascending id, about `chunk` at a time; int64."""
         added = sorted(
             (item.id, self._split + place)
-            for place, item in enumerate(self._growth.tail[: len(self) - self._split])
+            for place, item in enumerate(self._added.records[: len(self) - self._split])
             if after is None or item.id > after
         )
         rows = np.array([row for _, row in added], np.int64)
         ids = np.array([item_id for item_id, _ in added], np.int64)
-        for part in self._growth.base.rows_by_id(after, chunk):
-            own = np.array([self._growth.base.id_of(row) for row in part.tolist()], np.int64)
+        for part in self._added.base.rows_by_id(after, chunk):
+            own = np.array([self._added.base.id_of(row) for row in part.tolist()], np.int64)
             before = int(np.searchsorted(ids, own[-1]))
             order = np.argsort(np.concatenate([own, ids[:before]]), kind="stable")
             yield np.concatenate([part, rows[:before]])[order]
@@ -178,17 +178,19 @@ class GrownItems(ItemTable):
 
     def rows_with(self, text: str) -> NDArray[np.bool_]:
         """Which rows' captions hold `text`, whatever its case; bool [N]."""
-        tail = [text.lower() in item.caption.lower() for item in self._growth.tail[: len(self) - self._split]]
-        return np.concatenate([self._growth.base.rows_with(text), np.array(tail, bool)])
+        added = [
+            text.lower() in item.caption.lower() for item in self._added.records[: len(self) - self._split]
+        ]
+        return np.concatenate([self._added.base.rows_with(text), np.array(added, bool)])
 
     def rows_from(self, source: str) -> NDArray[np.int64]:
         """Rows whose uri begins with `source`, ascending."""
-        tail = [
+        added = [
             self._split + place
-            for place, item in enumerate(self._growth.tail[: len(self) - self._split])
+            for place, item in enumerate(self._added.records[: len(self) - self._split])
             if item.uri.startswith(source)
         ]
-        return np.concatenate([self._growth.base.rows_from(source), np.array(tail, np.int64)])
+        return np.concatenate([self._added.base.rows_from(source), np.array(added, np.int64)])
 
 
 def _code(name: str, codes: dict[str, int], names: list[str]) -> int:

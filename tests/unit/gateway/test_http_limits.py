@@ -1,0 +1,164 @@
+"""HTTP beside gRPC: the same tokens, permits, deadlines and connections; who leaves, stalls or comes from elsewhere."""
+
+import asyncio
+import json
+import socket
+import threading
+
+import pytest
+
+from tests.support.http_calls import ASK, form, violated
+
+
+async def test_tokens_and_rates_are_those_of_grpc(site, tmp_path):
+    (tmp_path / "tokens").write_text("ada secret rate=1\n")
+    _, _, ask = await site(tokens_file=tmp_path / "tokens")
+    status, headers, body = await ask("POST", "/v1/attribute", ASK)
+    assert (status, headers["www-authenticate"], json.loads(body)["code"]) == (401, "Bearer", 16)
+    known = {"authorization": "Bearer secret"}
+    codes = [(await ask("POST", "/v1/attribute", ASK, known)) for _ in range(4)]
+    assert [code for code, _, _ in codes] == [200, 200, 429, 429]
+    assert codes[-1][1]["retry-after"] == "1"
+    # Who is up and what may be asked is no secret.
+    assert (await ask("GET", "/healthz"))[0] == 200
+
+
+async def test_permits_are_shared_with_grpc(site, engine, vector):
+    _, client, ask = await site(permits=1, max_delay_ms=0)
+    engine.gate.clear()
+    held = asyncio.ensure_future(client.attribute(embedding=vector(0.5)))
+    await asyncio.to_thread(engine.started.acquire, timeout=30)
+    status, headers, _ = await ask("POST", "/v1/attribute", ASK)
+    assert status == 429 and "retry-after" in headers
+    engine.gate.set()
+    await held
+
+
+async def test_a_body_that_does_not_arrive_ends_in_time(site):
+    gateway, _, _ = await site(receive_s=0.3)
+
+    def slow():
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as line:
+            line.sendall(
+                b"POST /v1/attribute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                b"content-length: 100\r\n\r\n{"
+            )
+            return line.makefile("rb").readline()
+
+    assert b"504" in await asyncio.to_thread(slow)
+    assert gateway.admission.in_use == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/attri", b"GET / HTTP/1.1\r\nhost: loc"])
+async def test_a_head_that_does_not_arrive_is_hung_up_on(site, sent):
+    gateway, _, _ = await site(receive_s=0.3)
+
+    def slow():
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as line:
+            line.sendall(sent)
+            try:
+                return line.recv(100)
+            except ConnectionResetError:
+                return b""
+
+    assert await asyncio.to_thread(slow) == b""
+
+
+async def test_one_connection_too_many_is_hung_up_on(site):
+    gateway, _, _ = await site(max_connections=3)
+
+    def crowd():
+        lines = [socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) for _ in range(4)]
+        try:
+            return lines[-1].recv(1)
+        except ConnectionResetError:
+            return b""
+        finally:
+            for line in lines:
+                line.close()
+
+    assert await asyncio.to_thread(crowd) == b""
+
+
+async def test_a_caller_who_leaves_ends_its_query(site, engine):
+    gateway, _, _ = await site()
+    engine.gate.clear()
+    body = json.dumps(ASK).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.http_port)
+    writer.write(
+        b"POST /v1/attribute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    await asyncio.to_thread(engine.started.acquire, timeout=30)
+    writer.close()
+    async with asyncio.timeout(30):
+        while gateway.admission.in_use:
+            await asyncio.sleep(0.01)
+    engine.gate.set()
+
+
+async def test_a_deadline_is_kept(site, engine):
+    _, _, ask = await site()
+    engine.gate.clear()
+    threading.Timer(0.5, engine.gate.set).start()
+    status, _, body = await ask("POST", "/v1/attribute", ASK, {"x-timeout-seconds": "0.05"})
+    assert (status, json.loads(body)["code"]) == (504, 4)
+    status, _, body = await ask("POST", "/v1/attribute", ASK, {"x-timeout-seconds": "nan"})
+    assert (status, violated(body)) == (400, "x-timeout-seconds")
+
+
+async def test_a_defect_is_a_reference_and_nothing_else(site):
+    _, _, ask = await site()
+    body, headers = form(image=b"defect")
+    status, _, text = await ask("POST", "/v1/attribute", body, headers)
+    assert status == 500 and b"secret" not in text
+    assert json.loads(text)["details"][0]["reason"] == "DEFECT"
+
+
+async def test_while_the_server_drains_it_says_so(site, engine, vector):
+    gateway, client, ask = await site()
+    engine.gate.clear()
+    held = asyncio.ensure_future(client.attribute(embedding=vector(0.5)))
+    await asyncio.to_thread(engine.started.acquire, timeout=30)
+    draining = asyncio.ensure_future(gateway.drain(20))
+    async with asyncio.timeout(30):
+        while not gateway.admission._closed:
+            await asyncio.sleep(0.01)
+    assert (await ask("POST", "/v1/attribute", ASK))[0] == 503
+    assert (await ask("GET", "/healthz"))[0] == 503
+    engine.gate.set()
+    await held
+    await draining
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403),
+        ({"host": "localhost:80"}, 200),
+        ({"host": "127.0.0.1"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+    ],
+)
+async def test_pages_of_others_get_nothing(site, headers, status):
+    _, _, ask = await site()
+    got, told, _ = await ask("POST", "/v1/attribute", ASK, headers)
+    assert got == status
+    assert "default-src 'none'" in told["content-security-policy"]
+    assert not any(name.lower().startswith("access-control") for name in told)
+
+
+async def test_a_callers_name_is_never_taken_from_a_header(site, engine):
+    seen = []
+    gateway, _, ask = await site()
+    caller = gateway._front._caller
+
+    def watch(kind, context):
+        found = caller(kind, context)
+        seen.append(found.name)
+        return found
+
+    gateway._front._caller = watch
+    await ask("POST", "/v1/attribute", ASK, {"x-forwarded-for": "10.9.8.7", "forwarded": "for=10.9.8.7"})
+    assert seen == ["ipv4:127.0.0.1"]
