@@ -11,6 +11,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
+from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import INT8_LEFT_OUT
 from attributary_train.corpus import Corpus
 
@@ -63,14 +64,24 @@ def write_page(request: Request, steps: Sequence[Step], plan: Plan | None = None
         )
     lines += ["", *(_agreement(request) if request.checkpoint is not None else [])]
     lines += ["## What a share means here", "", manifest.calibration.method, ""]
-    if why := manifest.notes.get(INT8_LEFT_OUT):
-        lines += [f"No int8 encoder: {why}.", ""]
+    lines += [_int8(engine.bundle), ""]
     lines += _used(request, plan) if plan is not None else []
     lines += ["## Ask it", "", f"    attributary serve {request.bundle}", "    attributary query PICTURE", ""]
     lines += ["## The road", "", *(f"    {step.command}" for step in steps), ""]
     path = request.out / PAGE
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def _int8(bundle: Bundle) -> str:
+    """Whether there is an int8 encoder that holds the golden queries, or why there is none; raises `BundleError`."""
+    if bundle.int8_encoder_path is not None:
+        open_engine(bundle.directory, precision="int8")
+        return (
+            "Its int8 encoder (`attributary serve --precision int8`) answers the golden queries as fp32 does."
+        )
+    why = bundle.manifest.notes.get(INT8_LEFT_OUT, "a student on the towers is exported in fp32 alone")
+    return f"No int8 encoder: {why}."
 
 
 def own_files(request: Request, corpus: Corpus) -> list[Found]:
