@@ -3,10 +3,8 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from attributary.attribution.open import open_engine
 from attributary.bundle.manifest import INT8_LEFT_OUT
@@ -14,27 +12,19 @@ from attributary.cli.main import cli as serving
 from attributary.errors import BundleError
 from attributary_train.cli import main
 from attributary_train.own import running
+from tests.support.messy import write_messy
 
 FAMILIES = ("stable-diffusion", "sdxl", "sd3", "flux", "sana", "pixart")
-SIZE, COUNT = 32, 24
+SIZE, COUNT = 32, 26
 # What Flux's transformer does not say.
 SAID = {"flux": ("--image-size", SIZE)}
 
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
-    """Pictures of three shapes by two creators, and their table."""
+    """A folder as people have it, of all shapes, by two creators, and its table as a spreadsheet writes it."""
     root = tmp_path_factory.mktemp("brought")
-    (root / "pictures").mkdir()
-    rows = ["file,caption,creator"]
-    for at in range(COUNT):
-        pixels = np.random.default_rng(at).integers(0, 256, (4, 4, 3), np.uint8)
-        size = ((60, 30), (30, 60), (50, 40))[at % 3]
-        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(root / f"pictures/{at}.png")
-        rows.append(
-            f"{at}.png,a {('red', 'blue', 'green')[at % 3]} {('ellipse', 'square')[at % 2]},{'AB'[at % 2]}"
-        )
-    (root / "items.csv").write_text("\n".join(rows) + "\n")
+    assert len(write_messy(root)[0]) == COUNT
     return root
 
 
