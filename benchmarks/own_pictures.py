@@ -1,12 +1,12 @@
 """Does a bundle know its items' own pictures, changed copies of them, and nothing else?
 
     python benchmarks/own_pictures.py --bundle out/bundle --corpus out/pictures [--generated-by SUBJECT QUERIES]
-        [--own BUNDLE CORPUS [--own-generated-by SUBJECT QUERIES]] [--json] [--save]
+        [--strangers FOLDER] [--name NAME] [--json] [--save]
 
 Items are asked for with their own files (no prompt, their caption, another's) and with copies that were encoded and
 scaled otherwise; first: the item, or one with the very same file, is named first. `--generated-by` brings pictures that
 the generator made (of `attributary-train subject queries`): none is an item's own, so every one that is recognised is a
-mistake. `--own` measures a second bundle, of pictures that are not square.
+mistake. `--name` is part of the saved file's: a bundle of pictures that are not square has one of its own.
 
 `--strangers` is a folder of pictures that somebody else drew: none is an item's either.
 
@@ -265,19 +265,19 @@ def measure(
     return tables | ({"no item's picture": others} if others else {})
 
 
-def aims_of(name: str, tables: dict[str, Any]) -> list[Aim]:
+def aims_of(tables: dict[str, Any]) -> list[Aim]:
     """What the README says of own pictures."""
     first = min(row["first_pct"] for row in tables["own"])
     flagged = max(row["flagged_pct"] for row in tables["own"])
     copies = min(row["first_pct"] for row in tables["copies"])
     found = [
-        aim(f"{name}: own files named first, worst of three prompts", first, 100.0, "%", first >= 100.0),
-        aim(f"{name}: own files flagged", flagged, 0.0, "%", flagged <= 0.0),
-        aim(f"{name}: changed copies named first, worst kind", copies, 99.0, "%", copies >= 99.0),
+        aim("own files named first, worst of three prompts", first, 100.0, "%", first >= 100.0),
+        aim("own files flagged", flagged, 0.0, "%", flagged <= 0.0),
+        aim("changed copies named first, worst kind", copies, 99.0, "%", copies >= 99.0),
     ]
     for row in tables.get("no item's picture", []):
         wrong = row["recognised_pct"]
-        found.append(aim(f"{name}: {row['pictures']}, recognised", wrong, 0.5, "%", wrong <= 0.5))
+        found.append(aim(f"{row['pictures']}, recognised", wrong, 0.5, "%", wrong <= 0.5))
     return found
 
 
@@ -287,25 +287,19 @@ def main() -> None:
     parser.add_argument(
         "--corpus", type=Path, required=True, help="corpus directory with the items' pictures"
     )
-    parser.add_argument("--own", type=Path, nargs=2, metavar=("BUNDLE", "CORPUS"), help="a second one")
+    parser.add_argument("--name", default="", help="of the bundle, in the saved file's name")
     parser.add_argument("--generated-by", type=Path, nargs=2, metavar=("SUBJECT", "QUERIES"))
-    parser.add_argument("--own-generated-by", type=Path, nargs=2, metavar=("SUBJECT", "QUERIES"))
     parser.add_argument("--strangers", type=Path, help="folder of pictures by others")
     parser.add_argument("--every", type=int, default=1, help="ask for every so-manieth item")
     options = parser.parse_args()
-    asked = {"reference": (options.bundle, options.corpus, options.generated_by)}
-    if options.own:
-        asked["not square"] = (*options.own, options.own_generated_by)
-    results: dict[str, Any] = {}
-    aims: list[Aim] = []
-    for name, (bundle, corpus, made_by) in asked.items():
-        try:
-            tables = measure(bundle, corpus, options.every, made_by, options.strangers)
-        except AttributaryError as error:
-            raise SystemExit(f"{bundle}: {error}") from error
-        results |= {f"{name}, {kind}": rows for kind, rows in tables.items()}
-        aims += aims_of(name, tables)
-    emit(Path(__file__).stem, {"every": options.every}, results, aims, options.json)
+    try:
+        tables = measure(
+            options.bundle, options.corpus, options.every, options.generated_by, options.strangers
+        )
+    except AttributaryError as error:
+        raise SystemExit(f"{options.bundle}: {error}") from error
+    script = "_".join(part for part in (Path(__file__).stem, options.name) if part)
+    emit(script, {"every": options.every}, tables, aims_of(tables), options.json)
 
 
 if __name__ == "__main__":

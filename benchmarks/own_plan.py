@@ -3,8 +3,8 @@
     python benchmarks/own_plan.py --cache out/cache [--settings NAME ...] [--json] [--save]
 
 A setting is so many photographs of a Debian package, a tiny generator of a family that was trained on them (or none)
-and words for `own`. Used are passes of the denoiser, core seconds of all programs and bytes below --out, as the page at the
-road's end tells them; the aim is a factor of 1.5 either way. A constant that says the first setting's figures of all
+and words for `own`. Used are passes of the denoiser, core seconds of all programs and bytes below --out, as the page at
+the road's end tells them; the aim is a factor of 1.5 either way. A constant that says the first setting's figures of all
 others stands beside it. Settings that ran are kept in --work, so a killed run goes on.
 """
 
