@@ -4,8 +4,8 @@
 
 A setting is so many photographs of a Debian package, a tiny generator of a family that was trained on them (or none)
 and words for `own`. Used are passes of the denoiser, core seconds of all programs and bytes below --out, as the page at
-the road's end tells them; the aim is a factor of 1.5 either way. A constant that says the first setting's figures of all
-others stands beside it. Settings that ran are kept in --work, so a killed run goes on.
+the road's end tells them; the aim is a factor of 1.5 either way. A constant that says the first setting's figures of
+all others stands beside it. Settings that ran are kept in --work, so a killed run goes on.
 """
 
 from __future__ import annotations
