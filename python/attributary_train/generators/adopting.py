@@ -175,7 +175,8 @@ def _image_size(module: Any, family: Family, factor: int, asked: int | None) -> 
         made_for = module.config.get("sample_size")
         if not isinstance(made_for, int):
             raise SubjectError(
-                "image_size", f"the {family.part} does not say what it was made for ({made_for!r}); give one"
+                "image_size",
+                f"the {family.part} does not say what it was made for ({made_for!r}); give --image-size",
             )
         asked = made_for * factor
     patch = 2 if family.name == "flux" else int(module.config.get("patch_size") or 1)

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
+from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import INT8_LEFT_OUT
 from attributary_train.corpus import Corpus
 
@@ -21,11 +22,13 @@ from .running import used_by
 PAGE = "page.md"
 _MOST = 500  # items asked for themselves
 _TOP = 10
+_NAMED = 5  # items that are named where they did not come first
 
 
 @dataclass(frozen=True)
 class Found:
-    """Items asked for with their own file: shares of them at rank 1, and flagged; medians of cosine and share."""
+    """Items asked for with their own file: shares of them at rank 1, and flagged; medians of cosine and share; keys of
+    those that did not come first."""
 
     prompt: str
     asked: int
@@ -33,6 +36,7 @@ class Found:
     flagged: float
     cosine: float
     share: float
+    missed: tuple[str, ...] = ()
 
 
 def write_page(request: Request, steps: Sequence[Step], plan: Plan | None = None) -> Path:
@@ -57,20 +61,34 @@ def write_page(request: Request, steps: Sequence[Step], plan: Plan | None = None
         "| asked with | items | first | flagged | cosine, median | share, median |",
         "| - | - | - | - | - | - |",
     ]
-    for row in own_files(request, corpus):
+    found = own_files(request, corpus)
+    for row in found:
         lines.append(
             f"| {row.prompt} | {row.asked} | {row.first:.1%} | {row.flagged:.1%} | {row.cosine:.3f} | {row.share:.3f} |"
         )
+    if missed := [f"{row.prompt}: {', '.join(row.missed[:_NAMED])}" for row in found if row.missed]:
+        lines += ["", "Not first, for instance, with " + "; ".join(missed) + "."]
+        lines += ["A picture whose central square has one colour alone is not recognised."]
     lines += ["", *(_agreement(request) if request.checkpoint is not None else [])]
     lines += ["## What a share means here", "", manifest.calibration.method, ""]
-    if why := manifest.notes.get(INT8_LEFT_OUT):
-        lines += [f"No int8 encoder: {why}.", ""]
+    lines += [_int8(engine.bundle), ""]
     lines += _used(request, plan) if plan is not None else []
     lines += ["## Ask it", "", f"    attributary serve {request.bundle}", "    attributary query PICTURE", ""]
     lines += ["## The road", "", *(f"    {step.command}" for step in steps), ""]
     path = request.out / PAGE
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def _int8(bundle: Bundle) -> str:
+    """Whether there is an int8 encoder that holds the golden queries, or why there is none; raises `BundleError`."""
+    if bundle.int8_encoder_path is not None:
+        open_engine(bundle.directory, precision="int8")
+        return (
+            "Its int8 encoder (`attributary serve --precision int8`) answers the golden queries as fp32 does."
+        )
+    why = bundle.manifest.notes.get(INT8_LEFT_OUT, "a student on the towers is exported in fp32 alone")
+    return f"No int8 encoder: {why}."
 
 
 def own_files(request: Request, corpus: Corpus) -> list[Found]:
@@ -81,14 +99,17 @@ def own_files(request: Request, corpus: Corpus) -> list[Found]:
     chosen = items[::every][:_MOST]
     found = []
     for kind in ("no prompt", "its caption", "another's caption"):
-        rows = []
+        rows, missed = [], []
         for at, item in enumerate(chosen):
             other = chosen[(at + len(chosen) // 2) % len(chosen)].caption
             prompt = {"no prompt": "", "its caption": item.caption}.get(kind, other)
             query = Query(image=(corpus.root / item.file).read_bytes(), prompt=prompt)
             answer = engine.attribute(query, Options(top_k=1))
             best = answer.items[0]
-            rows.append((best.id == item.id, answer.out_of_distribution, best.similarity, best.share))
+            # Of several items with one picture any may come first.
+            first = corpus.item(best.id).sha256 == item.sha256
+            missed += [] if first else [item.key]
+            rows.append((first, answer.out_of_distribution, best.similarity, best.share))
         values = np.array(rows, np.float64)
         middle = np.median(values, axis=0)
         found.append(
@@ -99,6 +120,7 @@ def own_files(request: Request, corpus: Corpus) -> list[Found]:
                 float(values[:, 1].mean()),
                 float(middle[2]),
                 float(middle[3]),
+                tuple(missed),
             )
         )
     return found

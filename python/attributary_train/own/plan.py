@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from attributary_train.corpus.errors import CorpusError
+from attributary_train.corpus.sources.captions import caption_rows
+from attributary_train.corpus.sources.folder import listed_file
 
 from .errors import OwnError
 from .road import Request
@@ -22,6 +20,8 @@ _FACTORS = 30  # an item's part in the Fisher factors: five draws, twice over th
 _PROBE_ITEMS, _TRIES = 96, 3
 # Rows that a sampling pass is filled up to (`subject.sample`).
 _SAMPLED = 32
+# Rows that are left out and named.
+_TOLD = 10
 # What one GPU is taken to reach on such a denoiser in float32 with TF32, floating-point operations a second.
 GPU_FLOPS = 3e13
 KEPT_NOISE = 256 * 1024 * 1024  # bytes; `teacher.draws.MOST_KEPT_BYTES`, which would bring torch along
@@ -42,7 +42,8 @@ class Plan:
     """items and captions: of the table; passes: of the denoiser by step; seconds_a_pass (of one core) and flops_a_pass:
     measured here; queries: of all splits; checkpoint_bytes: of its parts, and of the text
     tower that student and bundle take from it; inputs: digest of what the user brought, by
-    names, sizes and times of change."""
+    names, sizes and times of change; left_out: rows of the table that no picture comes of,
+    and why."""
 
     items: int
     captions: int
@@ -57,6 +58,7 @@ class Plan:
     queries: int
     checkpoint_bytes: int
     inputs: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -105,6 +107,10 @@ class Plan:
     def lines(self) -> list[str]:
         """For a reader."""
         told = [f"{self.items:,} pictures, {self.captions:,} different captions"]
+        if self.left_out:
+            more = len(self.left_out) - _TOLD
+            told.append(f"left out {len(self.left_out):,} rows of the table:")
+            told += [f"  {row}" for row in self.left_out[:_TOLD]] + [f"  and {more:,} more"] * (more > 0)
         told += [f"{name:<8} {count:>14,} passes of the denoiser" for name, count in self.passes.items()]
         if self.passes:
             told.append(
@@ -125,7 +131,8 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Count and measure; raises `OwnError` naming what is missing or does not fit."""
-    files, captions = listed(request)
+    found_there = listed(request)
+    files, captions, left_out = found_there.files, found_there.captions, tuple(found_there.left_out)
     size = sum((request.pictures / name).stat().st_size for name in files)
     if request.checkpoint is None:
         if request.lora is not None:
@@ -144,6 +151,7 @@ def make_plan(request: Request) -> Plan:
             0,
             0,
             _inputs(request, files),
+            left_out,
         )
     asking = [("validation", request.validation, 10), ("train", request.train, 1), ("test", request.test, 1)]
     for name, count, least in asking:
@@ -166,25 +174,40 @@ def make_plan(request: Request) -> Plan:
     }
     return Plan(
         items, captions, size, passes, found.seconds, found.flops, found.latent, found.text, request.workers,
-        request.timesteps, queries, found.bytes, _inputs(request, files),
+        request.timesteps, queries, found.bytes, _inputs(request, files), left_out,
     )  # fmt: skip
 
 
-def listed(request: Request) -> tuple[list[str], int]:
-    """Files of the table that are there, and how many different captions; raises `OwnError` for a table of none."""
+@dataclass(frozen=True)
+class Listed:
+    """files: of the table that are there; captions: how many different ones; left_out: others, and why."""
+
+    files: list[str]
+    captions: int
+    left_out: list[str]
+
+
+def listed(request: Request) -> Listed:
+    """Read the table as the corpus will; raises `OwnError` for one that cannot be read or names no picture."""
     if not request.pictures.is_dir():
         raise OwnError("--pictures", f"{request.pictures} is no folder")
-    rows = _rows(request.captions)
-    lacking = {"file", "caption"} - set(rows[0] if rows else {"file": "", "caption": ""})
-    if lacking:
-        raise OwnError("--captions", f"{request.captions} has no column {', '.join(sorted(lacking))}")
-    named = [row for row in rows if str(row["file"] or "").strip() and str(row["caption"] or "").strip()]
-    there = [str(row["file"]) for row in named if (request.pictures / str(row["file"])).is_file()]
-    if not there:
+    root, seen = request.pictures.resolve(), set[str]()
+    files, captions, left_out, count = [], set(), [], 0
+    try:
+        for count, row in enumerate(caption_rows(request.captions), start=1):
+            file, problem = listed_file(root, row, seen)
+            if problem is None:
+                files.append(file)
+                captions.add(" ".join(str(row["caption"]).split()))
+            else:
+                left_out.append(f"{file or f'row {count}'}: {problem}")
+    except CorpusError as error:
+        raise OwnError("--captions", str(error)) from error
+    if not files:
         raise OwnError(
-            "--captions", f"none of the {len(rows)} files of {request.captions} is in {request.pictures}"
+            "--captions", f"none of the {count} files of {request.captions} is in {request.pictures}"
         )
-    return there, len({" ".join(str(row["caption"]).split()) for row in named})
+    return Listed(files, len(captions), left_out)
 
 
 def _inputs(request: Request, files: Sequence[str]) -> str:
@@ -198,16 +221,6 @@ def _inputs(request: Request, files: Sequence[str]) -> str:
         facts = path.stat()
         digest.update(f"{path}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def _rows(path: Path) -> Sequence[dict[str, Any]]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return list(pq.read_table(path).to_pylist())
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            return list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise OwnError("--captions", f"{path} cannot be read: {error}") from error
 
 
 def _size(shape: Sequence[int]) -> int:

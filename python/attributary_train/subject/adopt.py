@@ -199,7 +199,9 @@ def _recipe(
     factor = 2 ** (len(pixels.block_out_channels) - 1)
     if image_size is None:
         if not isinstance(config.sample_size, int):
-            raise SubjectError("image_size", f"the U-Net's sample_size is {config.sample_size!r}; give one")
+            raise SubjectError(
+                "image_size", f"the U-Net's sample_size is {config.sample_size!r}; give --image-size"
+            )
         image_size = config.sample_size * factor
     if image_size < factor or image_size % factor:
         raise SubjectError("image_size", f"{image_size}; must be a multiple of {factor}")

@@ -61,6 +61,29 @@ def test_folder_with_parquet(tmp_path, pictures):
     assert (star.keywords, star.concept_id) == (("a", "b"), "STAR")
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "\ufefffile;caption;creator\r\nstar.png;a star, red;Ada\r\n",  # Excel, where the comma is a decimal sign
+        'sep=;\r\nfile;caption;creator\r\nstar.png;"a star, red";Ada\r\n',
+        "file\tcaption\tcreator\r\nstar.png\ta star, red\tAda\r\n",
+        'file, caption ,creator\nstar.png,"a star, red",Ada\n',
+        '"caption; in words",file,caption,creator\nx,star.png,"a star, red",Ada\n',
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, pictures, table):
+    (tmp_path / "captions.csv").write_text(table, encoding="utf-8", newline="")
+    (star,) = build(tmp_path, Folder(pictures, tmp_path / "captions.csv"))
+    assert (star.caption, star.creator) == ("a star, red", "Ada")
+
+
+def test_names_that_are_no_names_of_files_are_told(tmp_path, pictures):
+    rows = {"file": ["star.png", "a\0b.png", "x" * 5000], "caption": ["a star"] * 3}
+    pq.write_table(pa.table(rows), tmp_path / "captions.parquet")
+    corpus = build(tmp_path, Folder(pictures, tmp_path / "captions.parquet"))
+    assert len(corpus) == 1 and len(problems(corpus)) == 2
+
+
 @pytest.mark.parametrize("name", ["captions.csv", "captions.parquet"])
 def test_missing_caption_column_is_named(tmp_path, pictures, name):
     table = pa.table({"file": ["star.png"], "text": ["star"]})
@@ -77,7 +100,9 @@ def test_missing_caption_column_is_named(tmp_path, pictures, name):
     [
         ("captions.txt", b"", r"must be a \.csv or a \.parquet"),
         ("captions.parquet", b"PAR1", "not readable"),
-        ("captions.csv", b"file,caption\n\xff\xfe\n", "not readable"),
+        ("captions.csv", b"file,caption\n\xff\xfe\n", "is not UTF-8; in a spreadsheet choose 'CSV UTF-8'"),
+        ("captions.csv", b"file;caption\na.png;red;round\n", 'line 2: 3 fields, .*: "a cat; sitting"'),
+        ("captions.csv", b"sep=;\nfile;caption\na.png;red;round\n", "line 3: 3 fields"),
         ("captions.csv", b"", "columns found: none"),
     ],
 )

@@ -1,18 +1,12 @@
 """Published weights of vision transformers: what they compute, in which layouts they are read, what is refused."""
 
-import importlib.machinery
-import importlib.util
-import sys
-import types
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.customization.errors import CustomizationError
-from attributary_train.customization.spaces.base import Context, embed, resized
-from attributary_train.customization.spaces.published import CLIP
+from attributary_train.customization.spaces.base import Context, embed
 from attributary_train.customization.spaces.table import open_space
 from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
 
@@ -157,64 +151,3 @@ def test_vits_from_folders_in_transformers_layout(tmp_path):
         assert space.dim == 384
         rows = space.features(PICTURES, TEXTS)
         assert rows.shape == (3, 384) and np.isfinite(rows).all() and np.ptp(rows, axis=0).max() > 0
-
-
-class PooledNet(torch.nn.Module):
-    """What timm's `create_model(..., num_classes=0)` and an open_clip tower have: pictures in, rows out."""
-
-    def __init__(self, dim):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, 8, 32, 32, bias=False)
-        self.proj = torch.nn.Parameter(torch.randn(8, dim, generator=torch.Generator().manual_seed(dim)))
-        self.image_size = (64, 64)
-
-    def forward(self, pixels):
-        return self.conv1(pixels).mean(dim=(2, 3)) @ self.proj
-
-
-class ClipNet(torch.nn.Module):
-    """An open_clip model: its picture tower below `visual`, further weights beside it."""
-
-    def __init__(self):
-        super().__init__()
-        self.visual = PooledNet(16)
-        self.logit_scale = torch.nn.Parameter(torch.ones(()))
-
-
-@pytest.mark.parametrize("library", ["timm", "open_clip"])
-def test_weights_in_the_layout_of_timm_and_open_clip_fill_what_these_build(tmp_path, monkeypatch, library):
-    """The packages bring a torchvision along and are not installed; stand-ins build their architectures."""
-    asked = []
-
-    def create_model(name, **more):
-        asked.append((name, more))
-        return PooledNet(16) if library == "timm" else ClipNet()
-
-    module = types.ModuleType(library)
-    module.create_model = create_model
-    module.__spec__ = importlib.machinery.ModuleSpec(library, None)
-    config = {"input_size": (3, 64, 64), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-    module.data = types.SimpleNamespace(resolve_data_config=lambda given, model: config)
-    monkeypatch.setitem(sys.modules, library, module)
-    torch.manual_seed(7)
-    net = create_model("x")
-    with torch.no_grad():
-        for value in net.parameters():
-            value.normal_()
-    # Training scripts keep the state beside other things, under names of several processes.
-    state = {f"module.{name}": value for name, value in net.state_dict().items()}
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "weights.pth")
-    space = open_space(f"{library}:some_net={tmp_path / 'weights.pth'}", Context(tmp_path))
-    assert asked[-1][0] == "some_net" and space.dim == 16
-    found = space.features(PICTURES, TEXTS)
-    tower = net if library == "timm" else net.visual
-    pixels = torch.from_numpy(resized(PICTURES, 64)).permute(0, 3, 1, 2).float() / 255.0
-    mean, deviation = ((0.5,) * 3, (0.25,) * 3) if library == "timm" else CLIP
-    shaped = [torch.tensor(values)[:, None, None] for values in (mean, deviation)]
-    with torch.inference_mode():
-        wanted = tower((pixels - shaped[0]) / shaped[1]).numpy()
-    assert np.allclose(found, wanted, atol=1e-5)
-    del state[next(iter(state))]
-    torch.save({"state_dict": state}, tmp_path / "torn.pth")
-    with pytest.raises(CustomizationError, match="does not fit"):
-        open_space(f"{library}:some_net={tmp_path / 'torn.pth'}", Context(tmp_path))

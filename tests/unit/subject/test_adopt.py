@@ -148,7 +148,10 @@ REFUSED = [
     (narrow_text, r"unet\.cross_attention_dim: 16; the text encoder's states have 8"),
     (lambda folder: config_of(folder, "text_encoder/config.json", model_type="t5"), "model_type 't5'"),
     (lambda folder: config_of(folder, "unet/config.json", layers_per_block=2), "lacks weights of UNet2D"),
-    (lambda folder: config_of(folder, "unet/config.json", sample_size=[4, 8]), r"image_size: .*give one"),
+    (
+        lambda folder: config_of(folder, "unet/config.json", sample_size=[4, 8]),
+        r"image_size: .*give --image-size",
+    ),
     (lambda folder: config_of(folder, "vae/config.json", shift_factor=0.1), r"vae\.shift_factor: 0\.1"),
     (
         lambda folder: config_of(folder, "scheduler/scheduler_config.json", prediction_type="sample"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.errors import CorpusError
@@ -17,10 +14,10 @@ from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.item import UNKNOWN_CREATOR, UNKNOWN_LICENCE
 from attributary_train.corpus.names import ConceptNames, slug
 from attributary_train.corpus.sources.base import Drawing, SourceReport
+from attributary_train.corpus.sources.captions import caption_rows
 from attributary_train.corpus.who import Creators
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-_REQUIRED = ("file", "caption")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +46,8 @@ class Folder:
         root = self.folder.resolve()
         seen: set[str] = set()
         creators = Creators()
-        for number, row in enumerate(_rows(self.captions), start=1):
-            file, caption = _text(row.get("file")), _text(row.get("caption"))
-            problem = _problem(root, file, caption, seen)
+        for number, row in enumerate(caption_rows(self.captions), start=1):
+            file, problem = listed_file(root, row, seen)
             try:
                 ids = creators.ids_of(row) if problem is None else ()
             except InvalidArgumentError as error:
@@ -59,7 +55,6 @@ class Folder:
             if problem:
                 report.problem(file or f"row {number}", problem)
                 continue
-            seen.add(file)
             yield described(
                 key=f"{self.name}/{Path(file).as_posix()}",
                 uri=f"{self.name}/{Path(file).as_posix()}",
@@ -101,10 +96,25 @@ def described(
     )
 
 
+def listed_file(root: Path, row: Mapping[str, Any], seen: set[str]) -> tuple[str, str | None]:
+    """The file that a row names, below `root`, and why it cannot be taken; one that can is added to `seen`."""
+    file, caption = _name(row.get("file")), _text(row.get("caption"))
+    if not file:
+        return file, "no file named"
+    try:
+        # What one system writes as a letter and an accent another writes as one letter.
+        spelt = (file, *(unicodedata.normalize(form, file) for form in ("NFC", "NFD")))
+        file = next((name for name in spelt if (root / name).is_file()), file)
+        problem = _problem(root, file, caption, seen)
+    except (OSError, ValueError) as error:
+        problem = f"no name of a file: {error}"
+    if problem is None:
+        seen.add(file)
+    return file, problem
+
+
 def _problem(root: Path, file: str, caption: str, seen: set[str]) -> str | None:
     path = (root / file).resolve()
-    if not file:
-        return "no file named"
     if not caption:
         return "no caption"
     if file in seen:
@@ -118,51 +128,9 @@ def _problem(root: Path, file: str, caption: str, seen: set[str]) -> str | None:
     return None
 
 
-def _rows(captions: Path) -> Iterator[Mapping[str, Any]]:
-    """Read the table row by row; raises `CorpusError` naming the file, and its missing columns or the wrong line."""
-    try:
-        if captions.suffix.lower() == ".parquet":
-            with pq.ParquetFile(captions) as table:
-                _require(captions, table.schema_arrow.names)
-                for batch in table.iter_batches(1024):
-                    yield from batch.to_pylist()
-        elif captions.suffix.lower() == ".csv":
-            with captions.open(newline="", encoding="utf-8-sig") as stream:
-                reader = csv.DictReader(stream, strict=True)
-                _require(captions, reader.fieldnames or [])
-                for row in reader:
-                    _check_width(captions, row, reader)
-                    yield row
-        else:
-            raise CorpusError(str(captions), "captions must be a .csv or a .parquet file")
-    except FileNotFoundError as error:
-        raise CorpusError(str(captions), "no such file") from error
-    except csv.Error as error:
-        raise CorpusError(str(captions), f"line {reader.reader.line_num}: {error}") from error
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise CorpusError(str(captions), f"not readable: {error}") from error
-
-
-def _check_width(captions: Path, row: Mapping[Any, Any], reader: csv.DictReader[str]) -> None:
-    """Refuse a row that is too long: an unquoted comma in a caption would move the creator behind it."""
-    names = reader.fieldnames or []
-    found = len(names) + len(row.get(None) or ())
-    if found > len(names):
-        raise CorpusError(
-            str(captions),
-            f"line {reader.line_num}: {found} fields, the header has {len(names)}; "
-            'put a field that holds a comma in quotes: "a cat, sitting"',
-        )
-
-
-def _require(captions: Path, columns: Any) -> None:
-    missing = [name for name in _REQUIRED if name not in columns]
-    if missing:
-        have = ", ".join(columns) or "none"
-        raise CorpusError(str(captions), f"column missing: {', '.join(missing)} (columns found: {have})")
-    doubled = next((name for name in columns if list(columns).count(name) > 1), None)
-    if doubled is not None:
-        raise CorpusError(str(captions), f"column {doubled} is there twice")
+def _name(value: object) -> str:
+    """A file's name as it stands, but for the space around it: two blanks in a name are two."""
+    return "" if value is None else str(value).strip()
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from attributary_train.customization.errors import CustomizationError
 
@@ -24,6 +31,7 @@ _PLAIN = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
     "mask_token": "embeddings.mask_token",
+    "register_tokens": "embeddings.register_tokens",
     "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
     "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
     "norm.weight": "layernorm.weight",
@@ -86,8 +94,13 @@ def load_vit(path: Path) -> tuple[nn.Module, int]:
         "layer_norm_eps": 1e-6,
     }
     second = "blocks.0.ls1.gamma" in state
-    if second:
-        net: nn.Module = Dinov2Model(Dinov2Config(**shape, mlp_ratio=_mlp(state) // width))
+    if second and "register_tokens" in state:
+        registers = {"num_register_tokens": state["register_tokens"].shape[1]}
+        net: nn.Module = Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(**shape, **registers, mlp_ratio=_mlp(state) // width)
+        )
+    elif second:
+        net = Dinov2Model(Dinov2Config(**shape, mlp_ratio=_mlp(state) // width))
     else:
         net = ViTModel(ViTConfig(**shape, intermediate_size=_mlp(state)), add_pooling_layer=False)
     missing, unexpected = net.load_state_dict(_converted(state, second), strict=False)
@@ -132,6 +145,7 @@ def _converted(state: Mapping[str, Tensor], second: bool) -> dict[str, Tensor]:
             out[f"{block}.layer_scale{name[-1]}.lambda1"] = value
         elif name == "" and kind in ("gamma_1", "gamma_2"):
             out[f"{block}.layer_scale{kind[-1]}.lambda1"] = value
-        elif name in parts:
-            out[f"{block}.{parts[name]}.{kind}"] = value
+        else:
+            # What is not understood keeps its name, which no model has: left out it would change every feature.
+            out[f"{block}.{parts[name]}.{kind}" if name in parts else key] = value
     return out
