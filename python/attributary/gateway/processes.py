@@ -102,7 +102,7 @@ def serve_processes(config: GatewayConfig, serve: Serve) -> int:
             "processes", "more than one needs Linux, whose kernel shares connections out"
         )
     with (
-        tempfile.TemporaryDirectory(prefix="attributary-") as folder,
+        _private_folder() as folder,
         _held(config.host, config.port, "port") as port,
         _held(config.host, config.http_port, "http_port") as http_port,
     ):
@@ -116,7 +116,7 @@ def serve_processes(config: GatewayConfig, serve: Serve) -> int:
             encode_workers=config.encode_workers or threads,
             prepare_threads=config.prepare_threads or threads,
         )
-        members = [Member(number, Path(folder)) for number in range(config.processes)]
+        members = [Member(number, folder) for number in range(config.processes)]
         page = _page(config, members)
         try:
             return _House(shared, serve, members, page.server_port if page else None).run()
@@ -253,6 +253,20 @@ def _run(serve: Serve, config: GatewayConfig, member: Member, pipe: Connection) 
 def _follow_to_the_end(sentinel: int) -> None:
     wait([sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for sockets that nobody else may enter. Its name is short: a socket's has at most 107 characters."""
+    place = tempfile.gettempdir()
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="attributary-", dir=place if len(place) < 64 else "/tmp")
+    except OSError as error:
+        raise InvalidArgumentError(
+            "processes", f"need a temporary folder for their sockets: {error}"
+        ) from None
+    with folder as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager
