@@ -38,7 +38,8 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.j
 	$(BENCH)/lifecycle.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
 	$(BENCH)/batch.py --bundle $(UNTUNED) --images $(CORPUS) --save
 	$(BENCH)/search_vectors.py --bundle $(BUNDLE) --corpus $(CORPUS)
-	$(BENCH)/search_peers.py --save
+	$(BENCH)/search_peers.py --counts 10000 100000 --save
+	$(BENCH)/growth.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
 	-$(BENCH)/triton.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
 	$(BENCH)/gaming.py --calibration $(STUDENT)/calibration.json --save

@@ -6,8 +6,8 @@ One server and one echo (grpc.aio on uvloop, the same handler kind, nothing behi
 loop: each caller asks again when it has its answer. Open loop: Poisson times at parts of the rate that the closed loop
 reached, each latency from the time at which the query was meant to be sent. Queries are items of the bundle with noise,
 every one another. `--processes 1,2` measures a gateway of each in turns, the second over as many connections as
-callers: the kernel gives each connection to a process. `cpu_us` is the CPU time of the server's processes a query; it depends
-least on a machine's neighbours.
+callers: the kernel gives each connection to a process. `cpu_us` is the CPU time of the server's processes a query; it
+depends least on a machine's neighbours.
 """
 
 from __future__ import annotations
