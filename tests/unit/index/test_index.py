@@ -102,13 +102,13 @@ def test_unreachable_target_is_reported_not_hidden(vectors, queries):
 def test_a_budget_with_room_gets_the_recall_that_no_short_code_reaches(ties):
     """Near ties: a quantiser's candidates are as good as drawn, a byte a dimension tells them apart."""
     vectors, queries = ties
-    budget = IndexBudget(bytes_per_item=400, target_recall=0.95, recall_at=100, max_candidates=150)
+    budget = IndexBudget(bytes_per_item=100, target_recall=0.95, recall_at=100, max_candidates=150)
     code = Plan("IVF64,PQ16x4fs", 8, 64)
     assert not tune(code, train(code, vectors, 0), vectors, queries[:30], queries[30:], budget).met
     built = build_index(vectors, queries, budget)
     assert built.met
     assert built.factory.endswith("SQ8")
-    assert built.bytes_per_item <= 400
+    assert built.bytes_per_item <= 100
 
 
 def test_a_graph_is_the_same_each_time(ties):
