@@ -26,7 +26,8 @@ demo: $(BUNDLE)/manifest.json pictures
 demo-untuned: $(UNTUNED)/manifest.json
 	$(BIN)/attributary demo --bundle $(UNTUNED) --corpus $(CORPUS) --held-out $(HELD_OUT) --out $(OUT)/demo-untuned
 
-# Everything that serves, measured in turn on a machine that does nothing else: about half an hour. What cannot run here says so.
+# Everything that serves, measured in turn on a machine that does nothing else: an hour and a half, most of it the search vectors, the
+# peers and a bundle of a million items. What cannot run here says so.
 bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.json
 	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	-$(BENCH)/embedding_queries.py --bundle $(UNTUNED) --save
