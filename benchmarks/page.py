@@ -18,6 +18,7 @@ from common import RESULTS, ROOT, machine_slug
 
 PAGE = ROOT / "docs" / "performance.md"
 MOST_ROWS = 30
+LEFT_OUT = ("best", "all")  # of `search_peers`: hundreds of rows, which its other tables sum up
 # Of the waterfall: characters, and the phases in the order of a query's way.
 WIDTH = 60
 PHASES = tuple(
@@ -42,6 +43,7 @@ SCRIPTS: dict[str, list[str]] = {
     "batch": ["python/attributary/batch", "python/attributary/attribution"],
     "triton": ["python/attributary/triton", "kernels/triton_faiss", "python/attributary/gateway"],
     "triton_backend": ["kernels/triton_faiss"],
+    "growth": ["python/attributary/building", "python/attributary/index", "python/attributary/bundle"],
     "capacity": ["python/attributary/index", "kernels/rescore"],
 }
 
@@ -109,6 +111,8 @@ def section(script: str, report: Mapping[str, Any]) -> str:
         parts.append(table(asked))
     found = report["results"]
     for title, rows in (found if isinstance(found, Mapping) else {"results": found}).items():
+        if title in LEFT_OUT:
+            continue
         if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
             shown = f"**{title}**" + (
                 f" (the first {MOST_ROWS} of {len(rows)} rows)" if len(rows) > MOST_ROWS else ""

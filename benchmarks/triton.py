@@ -145,13 +145,7 @@ def one_image(addresses: dict[str, str], inputs: Path, rounds: int) -> list[dict
 
 def tensors(vectors: Any) -> dict[str, Any]:
     """Return the index model's inputs for a batch of embeddings."""
-    count = len(vectors)
-    return {
-        "embedding": np.ascontiguousarray(vectors, np.float32),
-        "has_prompt": np.zeros((count, 1), np.uint8),
-        "top_k": np.full((count, 1), 10, np.int32),
-        "top_creators": np.full((count, 1), 10, np.int32),
-    }
+    return {"embedding": np.ascontiguousarray(vectors, np.float32)}
 
 
 def requests(vectors: Any) -> list[Any]:

@@ -120,6 +120,20 @@ bool view_output(const Output& out, std::int64_t count, Result& result) {
          has_shape(out.creator_items, count, result.top_creators);
 }
 
+// A result may be one that was used before, or never.
+void mark_unused(const Result& result, std::int64_t count) {
+  const std::int64_t items = count * result.top_k, creators = count * result.top_creators;
+  std::fill_n(result.rows, items, -1);
+  std::fill_n(result.similarity, items, 0.0f);
+  std::fill_n(result.share, items, 0.0f);
+  std::fill_n(result.diffuse, count, 1.0f);
+  std::fill_n(result.withheld, count, 0.0f);
+  std::fill_n(result.peak, count, 0.0f);
+  std::fill_n(result.creators, creators, -1);
+  std::fill_n(result.creator_share, creators, 0.0f);
+  std::fill_n(result.creator_items, creators, 0);
+}
+
 using Run = Fault (*)(const Store&, const Batch&, const Result&, Isa, int);
 
 bool start(Run run, const Store& store, const Batch& batch, const Result& result, const std::string& isa,
@@ -171,6 +185,7 @@ bool answer(const std::optional<Vectors>& vectors, const Scales& scales,
   if (!view_output(out, batch.count, result)) return false;
   store.creators = creators.data();
   store.groups = groups.data();
+  mark_unused(result, batch.count);
   return start(rescore::rescore, store, batch, result, isa, threads);
 }
 
@@ -197,9 +212,10 @@ bool rank(const Vectors& vectors, const Scales& scales, const Array<const float,
 }  // namespace
 
 void bind_rescore(nb::module_& m) {
-  m.def("rescore", &answer, nb::arg("vectors").none(), nb::arg("scales").none(), nb::arg("queries").none(),
-        nb::arg("similarity").none(), nb::arg("candidates").noconvert(), nb::arg("creators").noconvert(),
-        nb::arg("groups").noconvert(), nb::arg("calibration").noconvert(), nb::arg("visible").none(),
+  m.def("rescore", &answer, nb::arg("vectors").noconvert().none(), nb::arg("scales").noconvert().none(),
+        nb::arg("queries").noconvert().none(), nb::arg("similarity").noconvert().none(),
+        nb::arg("candidates").noconvert(), nb::arg("creators").noconvert(), nb::arg("groups").noconvert(),
+        nb::arg("calibration").noconvert(), nb::arg("visible").noconvert().none(),
         nb::arg("rows").noconvert(), nb::arg("out_similarity").noconvert(), nb::arg("share").noconvert(),
         nb::arg("diffuse").noconvert(), nb::arg("withheld").noconvert(), nb::arg("peak").noconvert(),
         nb::arg("creator_codes").noconvert(), nb::arg("creator_share").noconvert(),

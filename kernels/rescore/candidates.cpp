@@ -7,25 +7,29 @@
 namespace attributary::rescore {
 namespace {
 
-constexpr int kDigitBits = 11;
-constexpr int kPasses = 3;  // 33 bits: every row below 2^31
-constexpr std::uint32_t kDigits = 1u << kDigitBits;
+constexpr int kRowBits = 31;  // every row is below 2^31
+// Wide digits take fewer passes; their counters cost as much as some thousand rows.
+constexpr int kNarrow = 8, kWide = 11;
+constexpr std::size_t kMany = 4096;
 // Below this many rows a comparison sort is faster than clearing the radix sort's counters.
 constexpr std::size_t kSmall = 256;
 
+template <int kBits>
 void radix_sort(std::vector<std::uint32_t>& rows, std::vector<std::uint32_t>& other, std::uint32_t largest) {
+  constexpr int kPasses = (kRowBits + kBits - 1) / kBits;
+  constexpr std::uint32_t kDigits = 1u << kBits;
   other.resize(rows.size());
   int passes = 1;
-  while (passes < kPasses && (largest >> (passes * kDigitBits)) != 0) ++passes;
+  while (passes < kPasses && (largest >> (passes * kBits)) != 0) ++passes;
   std::uint32_t counts[kPasses][kDigits];
   std::memset(counts, 0, sizeof(counts[0]) * static_cast<std::size_t>(passes));
   for (const std::uint32_t row : rows) {
-    for (int pass = 0; pass < passes; ++pass) ++counts[pass][(row >> (pass * kDigitBits)) & (kDigits - 1)];
+    for (int pass = 0; pass < passes; ++pass) ++counts[pass][(row >> (pass * kBits)) & (kDigits - 1)];
   }
   for (int pass = 0; pass < passes; ++pass) {
     std::uint32_t start = 0;
     for (std::uint32_t& count : counts[pass]) start += std::exchange(count, start);
-    const int shift = pass * kDigitBits;
+    const int shift = pass * kBits;
     const std::uint32_t* source = rows.data();
     std::uint32_t* target = other.data();
     for (std::size_t i = 0; i < rows.size(); ++i)
@@ -53,7 +57,12 @@ std::int64_t gather_rows(const std::int64_t* candidates, std::int64_t width, std
   if (kept < kSmall) {
     std::sort(rows.begin(), rows.end());
   } else {
-    radix_sort(rows, scratch.rows_next, static_cast<std::uint32_t>(store_rows - 1));
+    const auto largest = static_cast<std::uint32_t>(store_rows - 1);
+    if (kept < kMany) {
+      radix_sort<kNarrow>(rows, scratch.rows_next, largest);
+    } else {
+      radix_sort<kWide>(rows, scratch.rows_next, largest);
+    }
   }
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   return -1;

@@ -76,6 +76,14 @@ inline void dot_rows(const Store& store, const float* query, const std::uint32_t
 template <typename Type>
 inline void dot_all(const Store& store, const float* query, const std::uint32_t* rows, std::int64_t count,
                     float* similarity) {
+  // Nobody has fetched the first rows ahead; fetched together, they wait for memory once.
+  const auto* base = static_cast<const typename Type::Element*>(store.vectors);
+  constexpr std::int64_t kLine = 64 / sizeof(typename Type::Element);
+  for (std::int64_t first = 0; first < count && first < kRowsAhead; ++first) {
+    const auto* row = base + std::int64_t{rows[first]} * store.dim;
+    for (std::int64_t d = 0; d < store.dim; d += kLine)
+      _mm_prefetch(reinterpret_cast<const char*>(row + d), _MM_HINT_T1);
+  }
   std::int64_t i = 0;
   for (; i + kBlock <= count; i += kBlock) dot_rows<Type, kBlock>(store, query, rows, count, i, similarity);
   for (; i < count; ++i) dot_rows<Type, 1>(store, query, rows, count, i, similarity);

@@ -165,7 +165,7 @@ class IndexEntry:
 
     factory: str  # FAISS factory string
     encoder_digest: str  # of the vectors that were indexed
-    nprobe: int  # 0 where the index has no lists
+    nprobe: int  # lists, or of a graph efSearch; 0 where the index has neither
     candidates: int  # R: how many candidates are re-scored
     recall_at_10: float  # after re-scoring, against exact search over the same vectors
     recall_queries: int  # how many queries that was measured on

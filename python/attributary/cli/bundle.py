@@ -103,6 +103,13 @@ for _command in (load_command, unload_command, alias_command, served_command):
 )
 @click.option("--bytes-per-item", type=float, default=_DEFAULT.bytes_per_item, show_default=True)
 @click.option("--target-recall", type=float, default=_DEFAULT.target_recall, show_default=True)
+@click.option(
+    "--recall-at",
+    type=int,
+    default=_DEFAULT.recall_at,
+    show_default=True,
+    help="of how many nearest items --target-recall is the share that must be found",
+)
 @click.option("--max-candidates", type=int, default=_DEFAULT.max_candidates, show_default=True)
 @click.option("--target", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
 @click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
@@ -132,6 +139,7 @@ def build_command(
     names_in_prompts: str,
     bytes_per_item: float,
     target_recall: float,
+    recall_at: int,
     max_candidates: int,
     target: Any,
     exclude_creator: tuple[str, ...],
@@ -147,7 +155,7 @@ def build_command(
     With --student the item vectors and the calibration are the student's, and the bundle holds its items only. With
     --embeddings vectors are streamed from files; a build that was stopped goes on where it was.
     """
-    budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target)
+    budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target, recall_at=recall_at)
     if thumbnail_licence and not thumbnails:
         raise click.UsageError("--thumbnail-licence needs --thumbnails")
     shown = thumbnail_licence if thumbnails else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -18,8 +18,9 @@ from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.gateway import config as gateway
 from attributary.gateway.bundles import OpenBundle
+from attributary.gateway.processes import Member, announce, serve_processes
 from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
-from attributary.gateway.server import serve
+from attributary.gateway.server import More, serve
 
 from .index import milvus_options, opener
 from .waiting import told_if_slow
@@ -161,36 +162,65 @@ def serve_command(
         raise InvalidArgumentError("default", f"must be one of {', '.join(places)}, got {default!r}")
     limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
     config = gateway.GatewayConfig(**settings)
-    link = None
-    if kind == "triton":
-        if index == "milvus":
-            raise InvalidArgumentError(
-                "index", "milvus needs --engine embedded; Triton has an index of its own"
-            )
-        link = _triton_link(triton_urls, limits, shared_memory)
-        open_bundle = _triton_opener(link)
-    else:
-        open_engine_ = partial(
-            open_engine,
-            limits=limits,
-            encoder_threads=encoder_threads,
-            precision=cast(Literal["fp32", "int8"], precision),
-            open_index=opener(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
-            if index == "milvus"
-            else None,
-        )
-        open_bundle = _embedded_opener(open_engine_, config)
-    # A directory under two aliases is opened once: it has one writer.
-    once = {place.resolve(): place for place in places.values()}
-    engines = {}
-    for key, place in once.items():
-        with told_if_slow(f"opening {place}: its hashes and golden queries are checked"):
-            engines[key] = open_bundle(place)
-    opened = {alias: engines[place.resolve()] for alias, place in places.items()}
-    first = opened.pop(default)
-    sys.exit(
-        serve(first.engine, config, link, first.store, alias=default, others=opened, open_bundle=open_bundle)
+    if kind == "triton" and index == "milvus":
+        raise InvalidArgumentError("index", "milvus needs --engine embedded; Triton has an index of its own")
+    chosen = _Chosen(
+        places=places,
+        default=default,
+        limits=limits,
+        precision=cast(Literal["fp32", "int8"], precision),
+        encoder_threads=encoder_threads,
+        triton_urls=triton_urls if kind == "triton" else (),
+        shared_memory=shared_memory,
+        milvus=(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s) if index == "milvus" else None,
     )
+    sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What the command line asks to serve: called in the process that serves it, which may be one of several."""
+
+    places: dict[str, Path]  # by alias
+    default: str  # alias
+    limits: Limits
+    precision: Literal["fp32", "int8"]
+    encoder_threads: int
+    triton_urls: tuple[str, ...]  # none: the engine is embedded
+    shared_memory: Literal["auto", "off"]
+    milvus: tuple[str, str, str, float] | None  # uri, token, collection, seconds
+
+    def __call__(
+        self,
+        config: gateway.GatewayConfig,
+        member: Member | None = None,
+        ready: Callable[[dict[str, Any]], None] = announce,
+    ) -> int:
+        """Open the bundles and serve them until SIGTERM; return the exit status."""
+        link = None
+        if self.triton_urls:
+            link = _triton_link(self.triton_urls, self.limits, self.shared_memory)
+            open_bundle = _triton_opener(link)
+        else:
+            open_engine_ = partial(
+                open_engine,
+                limits=self.limits,
+                encoder_threads=self.encoder_threads,
+                precision=self.precision,
+                open_index=None if self.milvus is None else opener(*self.milvus),
+            )
+            open_bundle = _embedded_opener(open_engine_, config)
+        # A directory under two aliases is opened once: it has one writer.
+        once = {place.resolve(): place for place in self.places.values()}
+        engines = {}
+        for key, place in once.items():
+            with told_if_slow(f"opening {place}: its hashes and golden queries are checked"):
+                engines[key] = open_bundle(place)
+        opened = {alias: engines[place.resolve()] for alias, place in self.places.items()}
+        first = opened.pop(self.default)
+        more: More = {"alias": self.default, "others": opened, "open_bundle": open_bundle}
+        more |= {"member": member, "ready": ready}
+        return serve(first.engine, config, link, first.store, **more)
 
 
 def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:

@@ -39,7 +39,7 @@ _DEFAULT_CHANGES, _MAX_CHANGES = 100, 1_000
 # One turn of the event loop; longer means that it has stopped.
 _FLIP_S = 30.0
 # Everything else needs an admin.
-_NEEDS: Final[Mapping[str, Need]] = {"AddItem": "contribute"}
+_NEEDS: Final[Mapping[str, Need]] = {"AddItem": "contribute", "AddItems": "contribute"}
 
 
 class Changes:
@@ -217,6 +217,11 @@ class AdminService:
         ).SerializeToString()
 
 
+def kind_of(name: str) -> Kind:
+    """What a method of the admin service needs."""
+    return Kind("admin", bulk=name == "AddItems", need=_NEEDS.get(name))
+
+
 def method_handlers(
     service: AdminService, others: Mapping[str, UnaryMethod], front: Front, add: StreamMethod
 ) -> grpc.GenericRpcHandler:
@@ -230,10 +235,9 @@ def method_handlers(
         "ListChanges": service.list_changes,
     }
     handlers: dict[str, Any] = {
-        name: front.unary(name, method, Kind("admin", need=_NEEDS.get(name)))
-        for name, method in unary.items()
+        name: front.unary(name, method, kind_of(name)) for name, method in unary.items()
     }
-    handlers["AddItems"] = front.stream("AddItems", add, Kind("admin", bulk=True, need="contribute"))
+    handlers["AddItems"] = front.stream("AddItems", add, kind_of("AddItems"))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 

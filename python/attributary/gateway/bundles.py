@@ -65,6 +65,7 @@ class BundleService:
             check_alias(request.alias)
             self._check_followed(request.alias)
         place = await asyncio.to_thread(self._place, request.path)
+        self._check_alone()
         async with self._changing:
             served = self._there(place)
             if served is None:
@@ -88,6 +89,7 @@ class BundleService:
         _check_why(request.why)
         if not request.bundle:
             raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        self._check_alone()
         async with self._changing:
             served = self._registry.remove(request.bundle, pinned_s=pinned)
         log.info("unloaded", who=who, why=request.why, bundle_id=served.bundle_id)
@@ -102,6 +104,7 @@ class BundleService:
             raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
         check_alias(request.alias)
         self._check_followed(request.alias)
+        self._check_alone()
         async with self._changing:
             before = self._id_behind(request.alias)
             self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
@@ -159,6 +162,15 @@ class BundleService:
         if not place.is_dir():
             raise InvalidArgumentError("path", f"there is no directory {place}")
         return place
+
+    def _check_alone(self) -> None:
+        """A process that is started anew serves what the server was started with, so all of them do."""
+        if self._config.processes > 1:
+            raise PreconditionError(
+                "server",
+                f"has {self._config.processes} processes, which serve the bundles that it was started with; start it "
+                "anew, or with --processes 1. Additions, deletions and compactions reach all of them",
+            )
 
     def _check_followed(self, alias: str) -> None:
         if self._follows and alias == self._registry.default:

@@ -52,6 +52,12 @@ class GatewayConfig:
             "help": "folder of `attributary-train subject export`, for a tab that generates and attributes"
         },
     )
+    processes: int = field(
+        default=1,
+        metadata={
+            "help": "processes that answer on the same ports and share the mapped vectors; Linux. Limits hold in each"
+        },
+    )
     max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
     max_encode_batch: int = field(
         default=8, metadata={"help": "pictures that are encoded together at most; a GPU wants more"}
@@ -249,6 +255,7 @@ class GatewayConfig:
             ("port", 65535),
             ("metrics_port", 65535),
             ("http_port", 65535),
+            ("processes", 64),
             ("pinned_s", 86_400),
         ):
             if getattr(self, name) > most:
@@ -284,7 +291,8 @@ class GatewayConfig:
 
 REDACTABLE = ("uri", "caption", "creator")
 _LEAST: dict[str, float] = {
-    "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1, "max_delay_ms": 0,
+    "processes": 1, "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1,
+    "max_delay_ms": 0,
     "encode_workers": 0, "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0,
     "search_workers": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,

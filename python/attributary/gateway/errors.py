@@ -57,9 +57,17 @@ class DefectError(Exception):
         super().__init__(f"internal error; the server's log has it as {self.reference}")
 
 
+class RelayedError(Exception):
+    """What another process of this server has answered: passed on as it is."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
 def is_expected(error: BaseException) -> bool:
     """Say whether the caller is told what went wrong; everything else is a defect."""
-    return isinstance(error, tuple(_CODES))
+    return isinstance(error, (*_CODES, RelayedError))
 
 
 def presentable(error: Exception, where: str) -> Exception:
@@ -82,6 +90,8 @@ def of_engine(error: Exception, where: str) -> Exception:
 
 def to_status(error: Exception) -> status_pb2.Status:
     """Return the google.rpc.Status of an error; anything unexpected is an opaque INTERNAL."""
+    if isinstance(error, RelayedError):
+        return error.status
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
     if code == code_pb2.INTERNAL and not isinstance(error, DefectError):
         error = DefectError()
@@ -112,6 +122,8 @@ def to_result(error: Exception) -> pb.Error:
 
 def code_name(error: BaseException) -> str:
     """Return the gRPC code's name, for metrics and logs."""
+    if isinstance(error, RelayedError):
+        return str(code_pb2.Code.Name(error.status.code))
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
     return str(code_pb2.Code.Name(code))
 

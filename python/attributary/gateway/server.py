@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,9 +28,12 @@ from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
 from .following import HEALTH, Following
+from .forwarding import Forwarding
 from .gauges import publish_served, watch_server
 from .metrics import Metrics
+from .metrics_parts import show
 from .pipeline import Pipeline
+from .processes import Member, announce
 from .receipts import Receipts
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
@@ -89,6 +91,10 @@ class More(TypedDict, total=False):
     alias: str  # of the one it begins with, which is the default
     others: Mapping[str, Opened]  # by alias
     open_bundle: OpenBundle  # for LoadBundle; blocks
+    member: Member | None  # which of several processes this is
+    ready: Callable[
+        [dict[str, Any]], None
+    ]  # told the ports when the server is ready; else standard output is
 
 
 class Gateway:
@@ -104,6 +110,8 @@ class Gateway:
     ) -> None:
         self.config = config
         self._open_bundle = more.get("open_bundle")
+        self._member = more.get("member")
+        self._forwarding: Forwarding | None = None
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
@@ -158,6 +166,8 @@ class Gateway:
         if self._http is not None:
             self.http_port = await self._http.start()
         self._shedder.start()
+        if self._member is not None:
+            self._stop_metrics = show(self.metrics.registry, self._member.metrics_socket)
         if self.config.metrics_port >= 0:
             self.metrics_port, self._stop_metrics = self.metrics.listen(
                 self.config.host,
@@ -266,6 +276,8 @@ class Gateway:
             await self._http.stop()
         await self._shedder.stop()
         await self._server.stop(0)
+        if self._forwarding is not None:
+            await self._forwarding.close()
         watching = [*([self._watching] if self._watching is not None else []), *self._watches.values()]
         for task in watching:
             task.cancel()
@@ -318,6 +330,9 @@ class Gateway:
         return HttpServer(self._front, self._service, self._health, self.config)
 
     def _admin(self) -> grpc.GenericRpcHandler:
+        if self._member is not None and not self._member.writes:
+            self._forwarding = Forwarding(self._member.admin_socket, self._front)
+            return self._forwarding.handlers
         changes = admin.Changes(self.registry)
         additions = AdditionHandler(changes, self.admission, self.config)
         self.bundles = BundleService(
@@ -338,6 +353,9 @@ class Gateway:
         credentials = server_credentials(self.config)
         check_host(self.config.host)
         self._server.add_insecure_port(self._shedder.address)
+        if self._member is not None and self._member.writes:
+            self._member.admin_socket.unlink(missing_ok=True)
+            self._server.add_insecure_port(f"unix:{self._member.admin_socket}")
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
@@ -382,8 +400,7 @@ async def _serve(
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
     if gateway.http_port is not None:
         ready["http_port"] = gateway.http_port
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
+    more.get("ready", announce)(ready)
     log.info("ready", bundle_id=gateway.registry.current.bundle_id, **ready)
     await asked.wait()
     log.info("draining", inside=gateway.admission.in_use, grace_s=config.drain_s)

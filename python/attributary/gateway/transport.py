@@ -81,8 +81,8 @@ def options(config: GatewayConfig, limit: int) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
         # Messages arrive as they were sent; `inflate` knows the limit, gRPC's own filter does not.
         ("grpc.per_message_decompression", 0),
-        # A second server on a taken port must fail, not share it.
-        ("grpc.so_reuseport", 0),
+        # A second server on a taken port must fail, not share it; several processes have seen to that before.
+        ("grpc.so_reuseport", int(config.processes > 1)),
         ("grpc.max_concurrent_streams", config.max_connection_calls),
         # Else streams below the limit are refused too, at random and uncounted.
         ("grpc.http.overload_protection", 0),

@@ -1,4 +1,4 @@
-"""FAISS in process: flat, or the IVF-PQ family with 8-bit or 4-bit fast-scan codes."""
+"""FAISS in process: flat, inverted lists of 4-bit or 8-bit codes, or a graph (HNSW)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class FaissIndex:
     """A FAISS index as a `VectorIndex`. CPU indexes are safe for concurrent searches."""
 
     def __init__(self, index: Any, nprobe: int = 0, threads: int | None = None) -> None:
-        """`index` is a faiss.Index over inner products; `nprobe` the lists probed, ignored where there are none.
+        """`index` is a faiss.Index over inner products; `nprobe` the lists probed, or of a graph the items looked at
+        beside each other (efSearch), ignored where there is neither.
 
         `threads` is what one search uses at most; None leaves it to OpenMP, which is right for large batches only:
         its threads spin between the searches of a server and take the cores from everything else.
@@ -33,8 +34,15 @@ class FaissIndex:
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         inner = faiss.downcast_index(index.index) if self._transformed else index
         self._lists = int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 0
+        self._graph = inner if isinstance(inner, faiss.IndexHNSW) else None
         if self._lists and not 1 <= nprobe <= self._lists:
             raise ValueError(f"nprobe must be from 1 to {self._lists}, got {nprobe}")
+        if self._graph is not None:
+            # More than there are items is no fault: a compaction may leave few.
+            if nprobe < 1:
+                raise ValueError(f"nprobe must be at least 1 in a graph, got {nprobe}")
+            # For whoever reads the file without a word of ours.
+            self._graph.hnsw.efSearch = nprobe
 
     @classmethod
     def read(cls, path: Path, nprobe: int, threads: int | None = None) -> FaissIndex:
@@ -57,6 +65,7 @@ class FaissIndex:
     def refill(self, vectors: NDArray[np.float16], check: Callable[[], None] = lambda: None) -> None:
         """Hold other vectors, fp16 [N, D], with the training as it is. `check` is called between blocks."""
         self._index.reset()
+        one_by_one(self._graph)
         for start in range(0, len(vectors), _BLOCK):
             check()
             self._index.add(vectors[start : start + _BLOCK].astype(np.float32))
@@ -81,19 +90,20 @@ class FaissIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         passing = self.size if allowed is None else int(_BITS[allowed].sum())
         nprobe = self._nprobe
-        if self._lists and 0 < passing < self.size:
-            # A filter thins every list out by the same factor, on average.
-            nprobe = min(self._lists, -(-nprobe * self.size // passing))
+        most = self._lists or (self.size if self._graph is not None else 0)
+        if most and 0 < passing < self.size:
+            # A filter thins every list out, and every neighbourhood, by the same factor, on average.
+            nprobe = min(most, -(-nprobe * self.size // passing))
         rows = self.probe(queries, count, nprobe, allowed)
         if rows.size and rows.min() >= 0:
             return rows
         wanted = min(count, passing)
-        while nprobe < self._lists:
-            short = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)
-            if short.size == 0:
-                break
-            nprobe = min(self._lists, nprobe * 4)
+        while (short := np.flatnonzero((rows >= 0).sum(axis=1) < wanted)).size and nprobe < most:
+            nprobe = min(most, nprobe * 4)
             rows[short] = self.probe(queries[short], count, nprobe, allowed)
+        if short.size and self._graph is not None:
+            # What no link leads to is found by looking at everything.
+            rows[short] = self._scan(queries[short], count, allowed)
         return rows
 
     def probe(
@@ -103,7 +113,10 @@ class FaissIndex:
         nprobe: int,
         allowed: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int64]:
-        """Search `nprobe` lists once; int64 [B, count], -1 where they hold fewer rows that pass."""
+        """Search `nprobe` lists once, or a graph with so much effort, at least `count`.
+
+        int64 [B, count], -1 where fewer rows that pass were met.
+        """
         if len(queries) == 0 or count == 0:
             return np.empty((len(queries), count), np.int64)
         if self._threads is not None:
@@ -111,10 +124,27 @@ class FaissIndex:
             faiss.omp_set_num_threads(self._threads)
         extra = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(allowed)}
         parameters: Any = None
-        if self._lists:
+        if self._graph is not None:
+            parameters = faiss.SearchParametersHNSW(efSearch=max(nprobe, count), **extra)
+        elif self._lists:
             parameters = faiss.SearchParametersIVF(nprobe=nprobe, **extra)
         elif extra:
             parameters = faiss.SearchParameters(**extra)
         if parameters is not None and self._transformed:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
         return np.asarray(self._index.search(queries, count, params=parameters)[1], np.int64)
+
+    def _scan(
+        self, queries: NDArray[np.float32], count: int, allowed: NDArray[np.uint8] | None
+    ) -> NDArray[np.int64]:
+        assert self._graph is not None
+        extra = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(allowed)}
+        parameters: Any = faiss.SearchParameters(**extra)
+        return np.asarray(self._graph.storage.search(queries, count, params=parameters)[1], np.int64)
+
+
+def one_by_one(graph: Any) -> None:
+    """Let items enter a graph in one order only, so that a build gives the same index each time; None is no graph."""
+    if graph is not None:
+        graph.hnsw.efConstruction = 100
+        faiss.omp_set_num_threads(1)

@@ -15,6 +15,9 @@ FLAT_BELOW = 5_000
 # FAISS asks for 39 training points a centroid; a list count that starves its quantiser costs recall.
 _POINTS_PER_CENTROID = 39
 # What FAISS's classic GPU IVF-PQ has kernels for; above 48 only with fp16 lookup tables.
+# Of a graph's item: where its links begin, its floor, and links on higher floors on average.
+_GRAPH_BYTES = 24
+_LINKS = (16, 32)
 GPU_SUBQUANTISERS = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 
 
@@ -23,10 +26,11 @@ class IndexBudget:
     """What the index may cost and must reach."""
 
     bytes_per_item: float = 128.0  # codes and ids of the index file, not the fp16 store beside it
-    target_recall: float = 0.98  # recall@10 after re-scoring
+    target_recall: float = 0.98  # recall@`recall_at` after re-scoring
     max_candidates: int = 2_000  # R at most
     target: Target = "cpu"
     min_candidates: int = 1  # R at least, where shares were calibrated with so many
+    recall_at: int = 10  # of how many nearest items so large a share must be found
 
     def __post_init__(self) -> None:
         if not 0 < self.target_recall <= 1:
@@ -38,6 +42,10 @@ class IndexBudget:
         if not 10 <= self.max_candidates <= 20_000:
             raise InvalidArgumentError(
                 "max_candidates", f"must be from 10 to 20000, got {self.max_candidates}"
+            )
+        if not 1 <= self.recall_at <= self.max_candidates:
+            raise InvalidArgumentError(
+                "recall_at", f"must be from 1 to max_candidates {self.max_candidates}, got {self.recall_at}"
             )
         if not 1 <= self.min_candidates <= self.max_candidates:
             raise InvalidArgumentError(
@@ -54,28 +62,43 @@ class Plan:
 
     factory: str
     code_bytes: int
-    lists: int  # 0 for an exact scan
+    lists: int  # 0 for an exact scan, and for a graph
+    links: int = 0  # of an item of a graph (HNSW), on its lowest floor twice as many; 0: no graph
+
+    @property
+    def family(self) -> str:
+        """Plans of one family differ in the length of their codes, or in their links."""
+        return "graph" if self.links else self.factory.rpartition(",")[2].rstrip("0123456789xfs")
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that an item's code and links take, without its id."""
+        return self.code_bytes + (8 * self.links + _GRAPH_BYTES if self.links else 0)
 
 
 def plans(items: int, dim: int, budget: IndexBudget) -> Iterator[Plan]:
     """Yield indexes within the budget, the shortest codes first; an exact scan for small corpora.
 
-    CPU: 4-bit codes for fast-scan, two a byte. GPU: 8-bit codes with a sub-quantiser count that the GPU has kernels
-    for. Each is followed by its OPQ variant only on the last, largest step: a learned rotation costs minutes of
-    training and is worth trying where plain codes have failed.
+    CPU: 4-bit codes for fast-scan, two a byte; where the budget has room, a byte a dimension in lists (SQ8), and the
+    same in a graph (HNSW), which tells near ties apart that no short code does. GPU: 8-bit codes with a sub-quantiser
+    count that the GPU has kernels for. The largest product quantiser's OPQ variant is last: a learned rotation costs
+    minutes of training and is worth trying where everything else has failed.
     """
     if items < FLAT_BELOW:
         yield Plan("Flat", 4 * dim, 0)
         return
     lists = list_count(items)
     room = budget.bytes_per_item - 8
-    found = [plan for plan in _code_plans(dim, lists, budget.target) if plan.code_bytes <= room]
+    found = [plan for plan in _code_plans(dim, lists, budget.target) if plan.held_bytes <= room]
     if not found:
         raise InvalidArgumentError(
             "bytes_per_item",
             f"no {budget.target} product quantiser of {dim} dimensions fits {budget.bytes_per_item:g} bytes an item",
         )
     yield from found
+    if budget.target == "cpu":
+        whole = [Plan(f"IVF{lists},SQ8", dim, lists), *(Plan(f"HNSW{m},SQ8", dim, 0, m) for m in _LINKS)]
+        yield from (plan for plan in whole if plan.held_bytes <= room)
     largest = found[-1]
     subquantisers = largest.factory.split("PQ", 1)[1].split("x", 1)[0]
     yield Plan(f"OPQ{subquantisers}_{dim},{largest.factory}", largest.code_bytes, lists)

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from attributary.errors import InvalidArgumentError
 
-from .faiss_index import FaissIndex
+from .faiss_index import FaissIndex, one_by_one
 from .planning import IndexBudget, Plan, plans
 
 log = logging.getLogger(__name__)
 
-RECALL_AT = 10
+RECALL_AT = 10  # of the recall that is reported
+# Looking at an item of a graph is a jump to its code; reading on in a list costs a part of it. By time, on one thread.
+_JUMP = 3.0
+_EFFORTS = (64, 100, 150, 200, 300, 400, 600, 800, 1_200, 2_000)  # efSearch
 _TRAIN_POINTS = 500_000
 _CANDIDATES = (32, 64, 100, 150, 200, 300, 400, 600, 800, 1_000, 1_500, 2_000, 5_000, 10_000, 20_000)
 
@@ -58,10 +61,11 @@ def build_index(
     order = np.random.default_rng(seed).permutation(len(queries))
     tuning, held_out = queries[order[::2]], queries[order[1::2]]
     best: TunedIndex | None = None
+    passed: set[str] = set()  # families whose larger plans only cost more
     for plan in plans(len(vectors), vectors.shape[1], budget):
-        if best is not None and best.met and plan.factory.startswith("OPQ"):
-            break
-        tuned = tune(plan, _train(plan, vectors, seed), vectors, tuning, held_out, budget)
+        if best is not None and best.met and (plan.family in passed or plan.factory.startswith("OPQ")):
+            continue
+        tuned = tune(plan, train(plan, vectors, seed), vectors, tuning, held_out, budget)
         log.info(
             "%s: nprobe %d, R %d, recall@10 %.4f, %.0f KB a query",
             *(plan.factory, tuned.nprobe, tuned.candidates, tuned.recall_at_10, tuned.bytes_per_query / 1e3),
@@ -70,7 +74,7 @@ def build_index(
             best = tuned
         elif best.met:
             # Longer codes need fewer candidates up to a point; past it they only cost more.
-            break
+            passed.add(plan.family)
     assert best is not None
     return best
 
@@ -111,17 +115,22 @@ def tune(
     # Exact scans also yield candidates: the fp16 store decides the order, as in every other case.
     most = min(size, budget.max_candidates)
     options = [count for count in _CANDIDATES if budget.min_candidates <= count < most] + [most]
-    exact = exact_neighbours(vectors, tuning, RECALL_AT)
+    exact = exact_neighbours(vectors, tuning, min(budget.recall_at, size))
     best: tuple[bool, float, int, int] | None = None
-    for nprobe in _probes(plan.lists):
-        found = FaissIndex(index, nprobe).probe(tuning, options[-1], nprobe)
+    costs: dict[tuple[int, int], float] = {}
+    for nprobe in _probes(plan, size):
         scanned = nprobe * size / plan.lists if plan.lists else size
+        # A graph looks as hard as it has candidates to find.
+        most_here = min(options[-1], nprobe) if plan.links else options[-1]
+        faiss.cvar.hnsw_stats.reset()
+        found = FaissIndex(index, nprobe).probe(tuning, most_here, nprobe)
+        looked = faiss.cvar.hnsw_stats.ndis / len(tuning) if plan.links else scanned
         for count in options:
-            if count > scanned and count > options[0]:
+            if count > min(scanned, most_here) and count > options[0]:
                 # Lists that hold fewer rows than are asked for would be asked again at run time.
                 continue
             reached = recall(found[:, :count], exact)
-            cost = _bytes_per_query(plan, size, dim, nprobe, count)
+            cost = costs[nprobe, count] = _bytes_per_query(plan, dim, looked, count)
             met = reached >= budget.target_recall
             rank = (met, -cost if met else reached, nprobe, count)
             if best is None or rank[:2] > best[:2]:
@@ -137,36 +146,47 @@ def tune(
         recall_at_10=recall(tuned.search(held_out, count), exact_neighbours(vectors, held_out, RECALL_AT)),
         recall_queries=len(held_out),
         bytes_per_item=len(faiss.serialize_index(index)) / size,
-        bytes_per_query=_bytes_per_query(plan, size, dim, nprobe, count),
+        bytes_per_query=costs[nprobe, count],
         met=met,
     )
 
 
-def _train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
+def train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
+    """Return a FAISS index of `plan` with all vectors in it, the same one each time."""
     index = faiss.index_factory(vectors.shape[1], plan.factory, faiss.METRIC_INNER_PRODUCT)
     if plan.lists:
         inner = faiss.downcast_index(faiss.extract_index_ivf(index))
         inner.cp.seed = seed
-        inner.pq.cp.niter = 12
-        rows = np.arange(len(vectors))
-        if len(vectors) > _TRAIN_POINTS:
-            rows = np.sort(np.random.default_rng(seed).choice(len(vectors), _TRAIN_POINTS, replace=False))
-        index.train(vectors[rows].astype(np.float32))
-    for start in range(0, len(vectors), 65_536):
-        index.add(vectors[start : start + 65_536].astype(np.float32))
+        if hasattr(inner, "pq"):
+            inner.pq.cp.niter = 12
+    threads = faiss.omp_get_max_threads()
+    try:
+        if plan.links:
+            one_by_one(index)
+        if plan.lists or plan.links:
+            rows = np.arange(len(vectors))
+            if len(vectors) > _TRAIN_POINTS:
+                rows = np.sort(np.random.default_rng(seed).choice(len(vectors), _TRAIN_POINTS, replace=False))
+            index.train(vectors[rows].astype(np.float32))
+        for start in range(0, len(vectors), 65_536):
+            index.add(vectors[start : start + 65_536].astype(np.float32))
+    finally:
+        faiss.omp_set_num_threads(threads)
     return index
 
 
-def _bytes_per_query(plan: Plan, size: int, dim: int, nprobe: int, count: int) -> float:
-    """The codes of the probed lists (or every vector), then R fp16 vectors of the store."""
-    scanned = nprobe * size / plan.lists if plan.lists else size
-    return scanned * plan.code_bytes + count * dim * 2.0
+def _bytes_per_query(plan: Plan, dim: int, looked: float, count: int) -> float:
+    """The codes that are looked at (or every vector), then R fp16 vectors of the store."""
+    each = _JUMP * plan.held_bytes if plan.links else plan.code_bytes
+    return looked * each + count * dim * 2.0
 
 
-def _probes(lists: int) -> list[int]:
-    if not lists:
+def _probes(plan: Plan, size: int) -> list[int]:
+    if plan.links:
+        return [effort for effort in _EFFORTS if effort < size] or [size]
+    if not plan.lists:
         return [0]
     probes = [1]
-    while probes[-1] * 2 <= lists:
+    while probes[-1] * 2 <= plan.lists:
         probes.append(probes[-1] * 2)
     return probes

@@ -94,10 +94,8 @@ def rescore(
     Raises `KernelArgumentError` (a `ValueError`) for a wrong dtype, shape or value, `IndexError` for a candidate at
     or above N, and `ValueError` where a similarity is not finite.
     """
-    dim, rows = _check_store(vectors, scales)
-    queries = check_queries(queries, dim)
     return _answer(
-        queries, vectors, scales, None, candidates, creators, groups, calibration, rows,
+        queries, vectors, scales, None, candidates, creators, groups, calibration,
         top_k=top_k, top_creators=top_creators, visible=visible, out=out, threads=threads,
     )  # fmt: skip
 
@@ -119,9 +117,8 @@ def share(
 
     Of a repeated candidate the first counts. Raises as `rescore` does.
     """
-    similarity = check_array("similarity", similarity, np.float32, (None, None))
     return _answer(
-        None, None, None, similarity, candidates, creators, groups, calibration, len(creators),
+        None, None, None, similarity, candidates, creators, groups, calibration,
         top_k=top_k, top_creators=top_creators, visible=visible, out=out, threads=threads,
     )  # fmt: skip
 
@@ -166,7 +163,6 @@ def _answer(
     creators: Int32Array,
     groups: Int32Array,
     calibration: Float32Array,
-    rows: int,
     *,
     top_k: int,
     top_creators: int,
@@ -174,9 +170,30 @@ def _answer(
     out: Rescored | None,
     threads: int,
 ) -> Rescored:
-    given = queries if queries is not None else similarity
-    assert given is not None
-    count = len(given)
+    _check_counts(top_k=top_k, top_creators=top_creators, threads=threads)
+    isa, module = active(), native()[0]
+    compiled = module is not None and isa != NUMPY
+    if compiled:
+        # The extension checks everything in a fraction of the time. What it refuses is looked at below: to be
+        # converted, or to say what is wrong.
+        given = queries if queries is not None else similarity
+        place = out if out is not None else Rescored.room(len(given), top_k, top_creators)  # type: ignore[arg-type]
+        inputs = (vectors, scales, queries, similarity, candidates, creators, groups, calibration, visible)
+        if place.rows.shape[1:] == (top_k,) and place.creators.shape[1:] == (top_creators,):
+            try:
+                if module.rescore(*inputs, *place.arrays, isa, threads):  # type: ignore[union-attr]
+                    return place
+            except TypeError:
+                pass
+    if queries is not None:
+        assert vectors is not None
+        dim, rows = _check_store(vectors, scales)
+        queries = check_queries(queries, dim)
+        count = len(queries)
+    else:
+        assert similarity is not None
+        similarity = check_array("similarity", similarity, np.float32, (None, None))
+        count, rows = len(similarity), len(creators)
     candidates = check_array("candidates", candidates, np.int64, (count, None))
     if similarity is not None and similarity.shape != candidates.shape:
         raise KernelArgumentError("similarity", f"must have shape {list(candidates.shape)}")
@@ -186,20 +203,13 @@ def _answer(
     check_calibration(calibration)
     if visible is not None:
         visible = check_array("visible", visible, np.uint8, ((rows + 7) // 8,))
-    _check_counts(top_k=top_k, top_creators=top_creators, threads=threads)
     out = (
         Rescored.empty(count, top_k, top_creators) if out is None else _reset(out, count, top_k, top_creators)
     )
-    isa, module = active(), native()[0]
     inputs = (vectors, scales, queries, similarity, candidates, creators, groups, calibration, visible)
-    if module is None or isa == NUMPY:
+    if not compiled:
         reference.answer(*inputs, out)
-        return out
-    results = (
-        out.rows, out.similarity, out.share, out.diffuse, out.withheld, out.peak,
-        out.creators, out.creator_share, out.creator_items,
-    )  # fmt: skip
-    if not module.rescore(*inputs, *results, isa, threads):
+    elif not module.rescore(*inputs, *out.arrays, isa, threads):  # type: ignore[union-attr]
         raise RuntimeError("the extension refused arguments that its Python face had checked")
     return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,30 @@ class Rescored:
     )
     creator_share: Float32Array  # [Q, c] totals over all visible candidates
     creator_items: Int32Array  # [Q, c] visible candidates of that creator with a share above 0
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """Every array, in the order of the fields."""
+        return (
+            self.rows, self.similarity, self.share, self.diffuse, self.withheld, self.peak,
+            self.creators, self.creator_share, self.creator_items,
+        )  # fmt: skip
+
+    @classmethod
+    def room(cls, queries: int, top_k: int, top_creators: int) -> Rescored:
+        """Allocate a result that the extension fills: nothing is set yet."""
+        items, creators = (queries, top_k), (queries, top_creators)
+        return cls(
+            rows=np.empty(items, np.int64),
+            similarity=np.empty(items, np.float32),
+            share=np.empty(items, np.float32),
+            diffuse=np.empty(queries, np.float32),
+            withheld=np.empty(queries, np.float32),
+            peak=np.empty(queries, np.float32),
+            creators=np.empty(creators, np.int32),
+            creator_share=np.empty(creators, np.float32),
+            creator_items=np.empty(creators, np.int32),
+        )
 
     @classmethod
     def empty(cls, queries: int, top_k: int, top_creators: int) -> Rescored:

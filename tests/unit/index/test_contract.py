@@ -1,4 +1,4 @@
-"""What every `VectorIndex` promises, asked of each: exact FAISS, IVF-PQ in FAISS, and Milvus.
+"""What every `VectorIndex` promises, asked of each: exact FAISS, lists and a graph in FAISS, and Milvus.
 
 ATTRIBUTARY_TEST_MILVUS_URI names a cluster to ask instead of milvus-lite.
 """
@@ -9,8 +9,8 @@ import pytest
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.milvus import MilvusIndex
 from attributary.index.milvus_push import PushOptions, push
-from attributary.index.planning import IndexBudget
-from attributary.index.tuning import build_index, exact_neighbours, recall
+from attributary.index.planning import IndexBudget, Plan
+from attributary.index.tuning import build_index, exact_neighbours, recall, train, tune
 
 from .conftest import bundle_of, unit
 
@@ -34,7 +34,7 @@ def tuned(bundle, queries):
     return build_index(bundle.vectors, queries, IndexBudget(bytes_per_item=64, target_recall=0.95))
 
 
-@pytest.fixture(scope="module", params=["flat", "ivf", "milvus"])
+@pytest.fixture(scope="module", params=["flat", "ivf", "sq8", "graph", "milvus"])
 def index(request, bundle, tuned):
     if request.param == "flat":
         import faiss
@@ -44,6 +44,11 @@ def index(request, bundle, tuned):
         return FaissIndex(flat)
     if request.param == "ivf":
         return tuned.index
+    if request.param in ("sq8", "graph"):
+        plan = Plan("IVF64,SQ8", DIM, 64) if request.param == "sq8" else Plan("HNSW16,SQ8", DIM, 0, 16)
+        held_out = unit(bundle.vectors[:20].astype(np.float32))
+        budget = IndexBudget(target_recall=0.95)
+        return tune(plan, train(plan, bundle.vectors, 0), bundle.vectors, held_out, held_out, budget).index
     server = request.getfixturevalue("milvus")
     push(bundle, server, PushOptions("test_contract", force=True))
     return MilvusIndex.open(bundle, server, "test_contract")

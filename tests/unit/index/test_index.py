@@ -5,8 +5,8 @@ import pytest
 
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.faiss_index import FaissIndex
-from attributary.index.planning import FLAT_BELOW, GPU_SUBQUANTISERS, IndexBudget, list_count, plans
-from attributary.index.tuning import build_index, exact_neighbours, recall
+from attributary.index.planning import FLAT_BELOW, GPU_SUBQUANTISERS, IndexBudget, Plan, list_count, plans
+from attributary.index.tuning import build_index, exact_neighbours, recall, train, tune
 
 DIM, SIZE = 48, 6_000
 
@@ -26,6 +26,15 @@ def queries(vectors):
         size=(400, DIM)
     ).astype(np.float32)
     return near / np.linalg.norm(near, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def ties():
+    """Vectors near a few directions, fp16 [6000, 64], and queries among them, float32 [60, 64]."""
+    rng = np.random.default_rng(5)
+    near = rng.normal(size=(4, 64))[rng.integers(0, 4, 6_060)] + 0.2 * rng.normal(size=(6_060, 64))
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    return near[60:].astype(np.float16), near[:60]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,56 @@ def test_unreachable_target_is_reported_not_hidden(vectors, queries):
     )
     assert not tuned.met
     assert tuned.recall_at_10 < 1
+
+
+def test_a_budget_with_room_gets_the_recall_that_no_short_code_reaches(ties):
+    """Near ties: a quantiser's candidates are as good as drawn, a byte a dimension tells them apart."""
+    vectors, queries = ties
+    budget = IndexBudget(bytes_per_item=100, target_recall=0.95, recall_at=100, max_candidates=150)
+    code = Plan("IVF64,PQ16x4fs", 8, 64)
+    assert not tune(code, train(code, vectors, 0), vectors, queries[:30], queries[30:], budget).met
+    built = build_index(vectors, queries, budget)
+    assert built.met
+    assert built.factory.endswith("SQ8")
+    assert built.bytes_per_item <= 100
+
+
+def test_a_graph_is_the_same_each_time(ties):
+    vectors, queries = ties
+    plan = Plan("HNSW16,SQ8", vectors.shape[1], 0, 16)
+    found = [FaissIndex(train(plan, vectors, 0), 64).search(queries, 20) for _ in range(2)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_graph_s_search_is_restricted_by_what_passes(ties):
+    vectors, queries = ties
+    plan = Plan("HNSW16,SQ8", vectors.shape[1], 0, 16)
+    index = FaissIndex(train(plan, vectors, 0), 64)
+    rng = np.random.default_rng(0)
+    for passing in (5, 300, len(vectors) // 2):
+        chosen = np.zeros(len(vectors), bool)
+        chosen[rng.choice(len(vectors), passing, replace=False)] = True
+        rows = index.search(queries[:20], 100, np.packbits(chosen, bitorder="little"))
+        assert ((rows >= 0).sum(axis=1) == min(100, passing)).all()
+        assert chosen[rows[rows >= 0]].all()
+
+
+def test_a_graph_that_was_emptied_answers_with_what_is_left(ties, tmp_path):
+    """As a compaction leaves it: fewer items than the effort it was tuned to."""
+    vectors, queries = ties
+    index = FaissIndex(train(Plan("HNSW16,SQ8", vectors.shape[1], 0, 16), vectors, 0), 600)
+    index.refill(vectors[:40])
+    index.write(tmp_path / "index")
+    rows = FaissIndex.read(tmp_path / "index", 600).search(queries[:5], 50)
+    assert ((rows >= 0).sum(axis=1) == 40).all()
+
+
+def test_graphs_and_bytes_stay_within_the_budget():
+    factories = [plan.factory for plan in plans(100_000, 256, IndexBudget(bytes_per_item=420))]
+    assert "IVF1024,SQ8" in factories
+    assert "HNSW16,SQ8" in factories
+    assert "HNSW32,SQ8" not in factories
+    assert not any("SQ8" in plan.factory for plan in plans(100_000, 256, IndexBudget(target="gpu")))
 
 
 def test_gpu_plans_use_only_what_the_gpu_has_kernels_for():

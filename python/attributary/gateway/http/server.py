@@ -73,7 +73,7 @@ class HttpServer:
 
     async def start(self) -> int:
         """Listen; return the port. Raises InvalidArgumentError."""
-        listener = _listen(self._config.host, self._config.http_port)
+        listener = _listen(self._config.host, self._config.http_port, self._config.processes > 1)
         self._settings.load()
         self._settings.ssl = _tls(self._config)
         self._running = asyncio.create_task(self._server.serve(sockets=[listener]))
@@ -86,11 +86,11 @@ class HttpServer:
             await asyncio.gather(self._running, return_exceptions=True)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, shared: bool) -> socket.socket:
     bare = host.strip("[]")
     try:
         family, _, _, _, address = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=1_024)
+        listener = socket.create_server(address[:2], family=family, backlog=1_024, reuse_port=shared)
     except OSError as error:
         raise InvalidArgumentError("http_port", f"cannot listen on {host}:{port}: {error.strerror}") from None
     listener.setblocking(False)
