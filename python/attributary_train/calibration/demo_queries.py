@@ -114,8 +114,8 @@ def _chosen(queries: Queries, names: tuple[str, ...], count: int) -> Queries:
         ]
         if not rows:
             raise click.UsageError("--split: has no generated picture with a prompt")
-        spread = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-        return queries.take([rows[at] for at in spread])
+        count = min(count, len(rows))
+        return queries.take([rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)])
     place = {name: row for row, name in enumerate(queries.names)}
     missing = [name for name in names if name not in place]
     if missing:

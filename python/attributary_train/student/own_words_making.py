@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary.encoder.onnx import OnnxEncoder
 from attributary_train.towers.rows import unit_rows
 
 from .config import StudentConfig
 from .errors import StudentError
-from .export import Samples, export_encoder
+from .export import ENCODER, Samples, export_encoder
 from .folder import Handover, read_facts, read_head, require_same, write_folder
 from .generator_head import GeneratorHead
 from .generator_making import Say, Sight
@@ -54,7 +58,8 @@ def give_own_words(
     student, sight, state = reopen_generator(studio, teacher)
     facts = read_facts(teacher)
     train = studio.queries.split("train")
-    pictures = [studio.pictures(train), studio.item_pictures(StudentConfig.from_json(facts["config"]).items)]
+    config = StudentConfig.from_json(facts["config"])
+    pictures = [studio.pictures(train), studio.item_pictures(config.items)]
     data = studio.subject.data
     levels = (
         [data.prompts]
@@ -83,11 +88,28 @@ def give_own_words(
     )  # fmt: skip
     told: dict[str, Any] = {key: facts[key] for key in ("loss", "scales", "taught") if key in facts}
     weights = {**state, **{f"words.{name}": value for name, value in tower.state_dict().items()}}
+    vectors = unit_rows(state["items"]).numpy()
+    if config.by_encoder:
+        vectors = placed_by_encoder(out / ENCODER, studio, sight.captions(), config)
+        told |= {"vectors_made_by": "encoder"}
     write_folder(
-        out, about, data.ids, unit_rows(state["items"]).numpy(), weights,
+        out, about, data.ids, vectors, weights,
         {**told, "words": described(tower, settings), "encoder": exported},
     )  # fmt: skip
     return tower
+
+
+def placed_by_encoder(
+    path: Path, studio: Studio, captions: Sequence[str], config: StudentConfig
+) -> npt.NDArray[np.float32]:
+    """The items where an exported encoder places them, pictures with captions, as additions to a bundle are placed."""
+    encoder, pictures = OnnxEncoder(path), studio.item_pictures(config.items)
+    ids, mask = (part.numpy() for part in studio.words.encode(captions))
+    parts = [
+        encoder.encode(pictures[at : at + _BATCH], ids[at : at + _BATCH], mask[at : at + _BATCH])
+        for at in range(0, len(pictures), _BATCH)
+    ]
+    return np.concatenate(parts)
 
 
 def texts_of(studio: Studio) -> list[str]:
