@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attributary import kernels
 from attributary.bundle.added_items import AddedItems, GrowingArray
 from attributary.bundle.bundle import Bundle
-from attributary.bundle.items import ItemTable
+from attributary.bundle.items import LOOK, ItemTable
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
@@ -52,8 +52,18 @@ class _Shared:
         self.items = AddedItems(bundle.items)
         self.vectors = GrowingArray(np.empty((0, dim), np.float16))
         self.vectors32 = GrowingArray(np.empty((0, dim), np.float32))
-        # Where an encoder made the vectors they recognise a picture by themselves.
-        self._looks = bundle.looks if bundle.manifest.vectors_made_by == "trained" else None
+        # A generator's student need not place an item's picture near the item; an untuned encoder does.
+        manifest = bundle.manifest
+        student = manifest.vectors_made_by == "trained" or bool(manifest.subject.weights_digest)
+        self._looks = bundle.looks if student else None
+        self.recognises = self._looks is not None
+        self._added_looks = GrowingArray(np.empty((0, *LOOK), np.int8))
+        self._added_signs = GrowingArray(np.empty(0, np.uint64))
+
+    def entered(self, looks: NDArray[np.int8]) -> Known:
+        """All added items' pictures with these behind, int8 [n, *LOOK]."""
+        signs = Known.of(looks).signs
+        return Known(self._added_looks.append(looks), self._added_signs.append(signs))
 
     @cached_property
     def known(self) -> Known | None:
@@ -70,6 +80,7 @@ class View:
     filters: FilterCompiler
     added: NDArray[np.float16]  # [A, D], rows N to N + A - 1
     added32: NDArray[np.float32]  # the same, for exact search
+    added_known: Known  # their pictures, where items' pictures have to be recognised; else none
     alive: NDArray[np.bool_] | None  # [N + A]; None if nothing was deleted, now or before a compaction
     replaced: NDArray[np.int64]  # rows of deleted items that were added back: they count no more; ascending
     deleted: Mapping[int, str]  # id -> when, ISO 8601
@@ -89,6 +100,7 @@ class View:
             filters=FilterCompiler(bundle.items, bundle.manifest.index.candidates, alive),
             added=shared.vectors.append(np.empty((0, bundle.manifest.encoder.dim), np.float16)),
             added32=shared.vectors32.append(np.empty((0, bundle.manifest.encoder.dim), np.float32)),
+            added_known=shared.entered(np.empty((0, *LOOK), np.int8)),
             alive=alive,
             replaced=np.zeros(0, np.int64),
             deleted={},
@@ -139,12 +151,14 @@ class View:
         Ids are never used twice, so the additions and then the deletions give what their own order would.
         """
         bundle, alive = self.bundle, self.alive
-        added, added32 = self.added, self.added32
+        added, added32, added_known = self.added, self.added32, self.added_known
         gone = replaced = np.zeros(0, np.int64)
         if changes.added:
             bundle = replace(bundle, items=self.shared.items.append(changes.added))
             added = self.shared.vectors.append(changes.vectors)
             added32 = self.shared.vectors32.append(changes.vectors.astype(np.float32))
+            if self.shared.recognises:
+                added_known = self.shared.entered(changes.looks)
             if alive is not None:
                 alive = np.append(alive, np.ones(len(changes.added), bool))
         if changes.deleted:
@@ -164,6 +178,7 @@ class View:
             filters=self.filters.after(bundle.items, alive, gone, changes.former_names),
             added=added,
             added32=added32,
+            added_known=added_known,
             alive=alive,
             replaced=np.union1d(self.replaced, replaced),
             deleted={**self.deleted, **changes.deleted} if changes.deleted else self.deleted,
@@ -208,10 +223,14 @@ class View:
     def showing(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Rows of the items whose very picture this is, uint8 [S, S, 3] as the encoder sees it; mostly none.
 
-        Several where items have one picture. Deleted items are among them: what they hold is withheld.
+        Several where items have one picture. Deleted items are among them, since what they hold is withheld; those that
+        were added back are not: they count where they are now.
         """
         known = self.shared.known
-        return np.zeros(0, np.int64) if known is None else Shown(pixels).closest(known)
+        if known is None:
+            return np.zeros(0, np.int64)
+        rows = Shown(pixels).closest(known, self.added_known)
+        return rows[~np.isin(rows, self.replaced)]
 
     @property
     def candidate_count(self) -> int:

@@ -56,14 +56,24 @@ class Shown:
         weakest_first = np.sort(low[strongest] ** 2)
         self._may_differ = int((np.cumsum(weakest_first) <= 2 - 2 * SAME_PICTURE).sum())
 
-    def closest(self, known: Known) -> NDArray[np.int64]:
-        """Rows of the known pictures that this one is, ascending: the closest, and others that look no different."""
-        rows = self._near(known) if self._whole.any() else np.zeros(0, np.int64)
+    def closest(self, *parts: Known) -> NDArray[np.int64]:
+        """Rows of the known pictures that this one is, ascending: the closest, and others that look no different.
+
+        Rows are counted through the parts.
+        """
+        found, looks, first = [np.zeros(0, np.int64)], [], 0
+        for known in parts if self._whole.any() else ():
+            near = self._near(known)
+            found.append(near + first)
+            looks.append(known.looks[near])
+            first += len(known.looks)
+        rows = np.concatenate(found)
         if not rows.size:
             return rows
-        look = look_of(self._pixels)
-        rows = rows[~_recoloured(look[1], known.looks[rows, 1])]
-        far = np.linalg.norm(_place(known.looks[rows]) - _place(look[None]), axis=1)
+        look, others = look_of(self._pixels), np.concatenate(looks)
+        same = ~_recoloured(look[1], others[:, 1])
+        rows, others = rows[same], others[same]
+        far = np.linalg.norm(_place(others) - _place(look[None]), axis=1)
         closest: NDArray[np.int64] = rows[far <= far.min(initial=np.inf) + _TIE]
         return closest
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT, QUERY_FILE, TOLD, say, write
+from attributary_train.evaluation.options import (
+    FILE,
+    FOLDER,
+    LABELS,
+    MODEL,
+    OUT,
+    QUERY_FILE,
+    TOLD,
+    say,
+    write,
+)
 
 if TYPE_CHECKING:
     from attributary_train.calibration.held import Held, StudentEncoder
@@ -16,7 +26,9 @@ if TYPE_CHECKING:
 _STUDENT = click.option(
     "--student", "student_dir", type=FOLDER, required=True, help="Folder of `student train`."
 )
-_LABELS = click.option("--labels", type=FOLDER, required=True, help="The teacher's labels of the split.")
+_LABELS = click.option(
+    "--labels", type=LABELS, required=True, help="The teacher's labels of the split, or a score file (.npz)."
+)
 _CALIBRATION = click.option(
     "--calibration", "calibration_file", type=FILE, help="Default: calibration.json of the student."
 )

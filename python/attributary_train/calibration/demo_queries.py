@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from attributary_train.evaluation.options import FOLDER, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors
+from attributary_train.evaluation.options import LABELS, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors
 
 if TYPE_CHECKING:
     from attributary_train.subject.queries import Queries
@@ -33,7 +33,9 @@ TEACHER_BEST = 10
 )
 @click.option("--name", "names", multiple=True, help="Take this query; repeat. Instead of --count.")
 @click.option(
-    "--labels", type=FOLDER, help="Labels of every item: the teacher's ten best are what is expected."
+    "--labels",
+    type=LABELS,
+    help="Labels of every item, or a score file: the teacher's ten best are what is expected.",
 )
 @click.option("--out", type=OUT_FOLDER, required=True)
 @clear_errors
@@ -52,10 +54,12 @@ def demo_queries(
     from attributary_train.calibration.foreign import noise
     from attributary_train.evaluation.opening import Subject
     from attributary_train.subject.autoencoder import decode
+    from attributary_train.subject.queries import load_queries
 
     subject = Subject.open(subject_dir, corpus_dir, cache)
-    queries = _chosen(subject.queries(query_file, split, None if names else count), names)
-    best = {} if labels is None else _teacher_best(labels, subject.model.weights)
+    every = load_queries(query_file, subject.model)
+    queries = _chosen(every.split(split), names, count)
+    best = {} if labels is None else _teacher_best(labels, every)
     out.mkdir(parents=True, exist_ok=True)
     entries = []
     for at, picture in enumerate(decode(subject.autoencoder, queries.latents)):
@@ -98,9 +102,20 @@ def shaded_landscape(size: int, seed: int = 1) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip((picture + grain) * 255, 0, 255), np.uint8)
 
 
-def _chosen(queries: Queries, names: tuple[str, ...]) -> Queries:
+def _chosen(queries: Queries, names: tuple[str, ...], count: int) -> Queries:
+    """The named ones, else `count` generated ones spread evenly: no real drawings, none without a prompt."""
+    from attributary_train.subject.level_queries import DRAWING
+
     if not names:
-        return queries
+        rows = [
+            row
+            for row, (kind, prompt) in enumerate(zip(queries.kinds, queries.prompts, strict=True))
+            if kind != DRAWING and prompt
+        ]
+        if not rows:
+            raise click.UsageError("--split: has no generated picture with a prompt")
+        count = min(count, len(rows))
+        return queries.take([rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)])
     place = {name: row for row, name in enumerate(queries.names)}
     missing = [name for name in names if name not in place]
     if missing:
@@ -108,11 +123,11 @@ def _chosen(queries: Queries, names: tuple[str, ...]) -> Queries:
     return queries.take([place[name] for name in names])
 
 
-def _teacher_best(labels: Path, weights: str) -> Mapping[str, list[int]]:
-    from attributary_train.teacher.labels import read_labels
+def _teacher_best(labels: Path, queries: Queries) -> Mapping[str, list[int]]:
+    from attributary_train.evaluation.from_labels import labels_of
 
     found = {}
-    for label in read_labels(labels, weights=weights):
+    for label in labels_of(labels, queries, queries.weights):
         if label.error is None:
             order = np.argsort(-label.scores, kind="stable")[:TEACHER_BEST]
             found[label.query] = label.candidates[order].tolist()

@@ -18,7 +18,7 @@ from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import ADOPTED
 
 from .foreign import Picture, climbed, flat, gradients, noise, pages, pictures_in, untrained
-from .held import KINDS, Cosines, Items, StudentEncoder
+from .held import KINDS, Cosines, Items, StudentEncoder, generated_only
 from .ood import FALSE_ALARMS, SCORES, SERVED, detection
 from .shares import Columns, shares_of
 
@@ -46,8 +46,8 @@ def compare(
     then the generator's own. With a calibration the flag in use is reported as well, and aims are judged by it.
     `generated`: the file of the validation pictures, by default `query_file`.
     """
-    test = subject.queries(query_file, "test")
-    validation = subject.queries(generated or query_file, "validation")
+    test = generated_only(subject.queries(query_file, "test"))
+    validation = generated_only(subject.queries(generated or query_file, "validation"))
     sets = _foreign(student, subject, test, folders, count, seed)
     made, known = _pictures(subject, test), _pictures(subject, validation)
     statistics = {name: student.statistics(pictures) for name, pictures in {GENERATED: made, **sets}.items()}

@@ -16,10 +16,12 @@ from attributary.encoder.image import prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary_train.corpus import Corpus
+from attributary_train.evaluation.from_labels import labels_of
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode
+from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
-from attributary_train.teacher.labels import Label, read_labels
+from attributary_train.teacher.labels import Label
 
 from .errors import CalibrationError
 from .fit import Target
@@ -126,8 +128,8 @@ class Generated:
 
     @classmethod
     def of(cls, student: StudentEncoder, subject: Subject, query_file: Path) -> Generated:
-        """A file's validation queries."""
-        queries = subject.queries(query_file, "validation")
+        """A file's validation queries, real drawings left out."""
+        queries = generated_only(subject.queries(query_file, "validation"))
         pictures = list(decode(subject.autoencoder, queries.latents))
         cosines = (
             student.cosines(pictures, [""] * len(pictures)),
@@ -145,8 +147,11 @@ def open_held(
     *,
     level: float = LEVEL,
 ) -> Held:
-    """Read labels and ask the student; raises `CalibrationError` if labels, student and subject do not belong together,
-    `TeacherError` if the labels are another model's or damaged.
+    """Read labels, a label factory's folder or a score file, and ask the student. Shares are for what the generator
+    made: real drawings among a benchmark's queries are left out.
+
+    Raises `CalibrationError` if labels, student and subject do not belong together, `TeacherError` or
+    `EvaluationError` if the labels are another model's or damaged.
     """
     folder = student.folder
     if folder.subject.weights_digest != subject.model.weights:
@@ -154,7 +159,14 @@ def open_held(
             str(folder.directory),
             f"is a student of model {folder.subject.weights_digest[:12]}, not of {subject.model.weights[:12]}",
         )
-    found = [one for one in read_labels(labels, weights=subject.model.weights) if one.split == split]
+    everything = load_queries(query_file, subject.model)
+    told = [one for one in labels_of(labels, everything, subject.model.weights) if one.split == split]
+    place = {name: row for row, name in enumerate(everything.names)}
+    missing = [one.query for one in told if one.query not in place]
+    if missing:
+        raise CalibrationError(str(query_file), f"lacks {len(missing)} labelled queries, e.g. {missing[0]}")
+    made = set(generated_only(everything).names)
+    found = [one for one in told if one.query in made]
     usable = [one for one in found if one.error is None]
     if not usable:
         raise CalibrationError(str(labels), f"holds no label of the split {split}")
@@ -162,11 +174,6 @@ def open_held(
         raise CalibrationError(
             str(folder.directory), "holds vectors of other items than the model was trained on"
         )
-    everything = load_queries(query_file, subject.model)
-    place = {name: row for row, name in enumerate(everything.names)}
-    missing = [one.query for one in usable if one.query not in place]
-    if missing:
-        raise CalibrationError(str(query_file), f"lacks {len(missing)} labelled queries, e.g. {missing[0]}")
     queries = everything.take([place[one.query] for one in usable])
     items = Items.of(folder.ids, subject.corpus)
     pictures = list(decode(subject.autoencoder, queries.latents))
@@ -184,6 +191,11 @@ def open_held(
     failed = len(found) - len(usable)
     statistics = student.statistics(pictures)
     return Held(queries, items, similarity, masses, columns, scores, digest, failed, statistics)
+
+
+def generated_only(queries: Queries) -> Queries:
+    """The queries that the generator made: a benchmark's real drawings are none of them."""
+    return queries.take([row for row, kind in enumerate(queries.kinds) if kind != DRAWING])
 
 
 def _mass(label: Label, places: npt.NDArray[np.int64], items: Items, level: float) -> Mass:

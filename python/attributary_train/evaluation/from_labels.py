@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from attributary_train.evaluation.errors import EvaluationError
-from attributary_train.evaluation.scores import ScoreFile
+from attributary_train.evaluation.scores import ScoreFile, load_scores
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.labels import LabelSettings, read_facts, read_labels
+from attributary_train.teacher.labels import Label, LabelSettings, read_facts, read_labels
 from attributary_train.teacher.query_digest import query_digests
 
 
@@ -58,3 +58,26 @@ def scores_of_labels(folder: Path, name: str, splits: Collection[str] = ("test",
         },
         None if digests is None else tuple(digests[label.query] for label in good),
     )
+
+
+def labels_of(path: Path, queries: Queries, weights: str) -> list[Label]:
+    """A teacher's labels, from a label factory's folder or from a score file (.npz) of `evaluate score`.
+
+    A score file's split is that of its queries in `queries`. Raises `TeacherError` or `EvaluationError` for another
+    model's, for a damaged file, or for a query that is not in `queries` or another one there.
+    """
+    if path.is_dir():
+        return read_labels(path, weights=weights)
+    file = load_scores(path, weights=weights)
+    splits = dict(zip(queries.names, queries.splits, strict=True))
+    missing = [name for name in file.queries if name not in splits]
+    if missing:
+        raise EvaluationError(
+            str(path), f"{len(missing)} queries are not in the file of queries, e.g. {missing[0]}"
+        )
+    require_queries(file, queries)
+    count = len(file.ids)
+    return [
+        Label(name, splits[name], file.ids, row, count, None, None, None)
+        for name, row in zip(file.queries, file.scores, strict=True)
+    ]

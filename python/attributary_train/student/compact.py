@@ -133,7 +133,7 @@ class _TextTower(nn.Module):
         self.table = nn.Embedding(shape.shared + shape.known, width)
         nn.init.normal_(self.table.weight, std=0.5)
         self.places = nn.Parameter(torch.randn(shape.max_tokens, width) * 0.1)
-        self.layers = nn.ModuleList(_Attention(width, shape.text_heads) for _ in range(shape.text_layers))
+        self.layers = nn.ModuleList(Attention(width, shape.text_heads) for _ in range(shape.text_layers))
         self.deep = nn.Sequential(nn.Linear(width, 384), nn.GELU())
         self.out = nn.Linear(384, shape.dim)
 
@@ -146,7 +146,7 @@ class _TextTower(nn.Module):
         return unit_rows(self.out((self.deep(x) * weight[:, :, None]).sum(1)))
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """A transformer layer, norms first (Xiong et al., 2020)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -157,6 +157,7 @@ class _Attention(nn.Module):
         self.wide = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Tokens [B, T, W] that see those of weight 1, [B, T]."""
         y = self.first(x)
         asked, key, value = (self._split(layer(y)) for layer in (self.asked, self.key, self.value))
         # Finite, so that a row without a prompt is no NaN; its result is dropped.

@@ -13,6 +13,7 @@ HeadKind = Literal["paper", "tokens", "kernel", "generator"]
 Loss = Literal["rank_bce", "listwise", "listmle"]
 Link = Literal["exponential", "power"]
 Target = Literal["mass", "rank"]
+Placed = Literal["levels", "caption"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class StudentConfig:
     the power `sharpness`, "rank" falls by e every `sharpness` ranks. link: how a cosine becomes a share of it.
     prompt_dropout: share of training queries whose prompt is hidden. members: heads from as many seeds, side by side.
     outside: share of pairs whose item is replaced by a random one (rank_bce). item_pace: learning rate of item vectors,
-    times that of weights. batch: pairs (rank_bce) or queries. retrained: weight of the correlation with losses of
-    retrained models, where they are given ("generator" alone).
+    times that of weights. batch: pairs (rank_bce) or queries.
+    Of "generator" alone: retrained: weight of the correlation with losses of retrained models, where they are given.
+    placed: an item's vector is the mean over the captions that the generator learnt and none ("levels"), or that of its
+    picture with its caption in the corpus, as an item that is added to a bundle arrives ("caption"). foreign: pictures
+    of a step that no generator made, taught to be near no item.
     """
 
     name: str
@@ -55,6 +59,8 @@ class StudentConfig:
     outside: float = 0.1
     item_pace: float = 0.1
     retrained: float = 1.0
+    placed: Placed = "levels"
+    foreign: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,11 +76,17 @@ class StudentConfig:
         for name in ("dropout", "prompt_dropout", "outside"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise StudentError(name, f"{getattr(self, name)}; must be at least 0 and below 1")
-        if not self.retrained >= 0:
-            raise StudentError("retrained", f"{self.retrained}; must not be negative")
+        for name in ("retrained", "foreign"):
+            if not getattr(self, name) >= 0:
+                raise StudentError(name, f"{getattr(self, name)}; must not be negative")
         for name in ("sharpness", "whitening", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise StudentError(name, f"{getattr(self, name)}; must be above 0")
+
+    @property
+    def by_encoder(self) -> bool:
+        """Whether item vectors are what the query encoder makes of picture and caption: new items can join them."""
+        return self.head == "generator" and self.placed == "caption" and not self.free_items
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse."""
@@ -135,11 +147,16 @@ _GENERATOR = StudentConfig(
     epochs=15,
     weight_decay=0.05,
     item_pace=0.3,
+    foreign=32,
 )
 # Not in `CONFIGS`, which a sweep compares on labels of candidates: these learn whole lists.
 GENERATOR_CONFIGS: dict[str, StudentConfig] = {
     config.name: config
-    for config in (_GENERATOR, dataclasses.replace(_GENERATOR, name="generator-power", link="power"))
+    for config in (
+        _GENERATOR,
+        dataclasses.replace(_GENERATOR, name="generator-placed", placed="caption", free_items=False),
+        dataclasses.replace(_GENERATOR, name="generator-power", link="power"),
+    )
 }
 
 

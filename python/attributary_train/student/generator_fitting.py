@@ -17,7 +17,11 @@ from .errors import StudentError
 from .fitting import FIRST_SCALE, HOLD, SCALE_PACE, Fitted
 from .generator_head import GeneratorHead
 from .losses import listwise, mass_targets, rank_mass_targets, soft_log
+from .nowhere import nowhere
 from .sight import Seen
+
+# Weight of foreign pictures beside the lists, which are sums over a thousand items.
+STRANGE = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,13 @@ def fit_generator(
     lessons: Sequence[Lesson],
     retrained: Retrained | None = None,
     say: Callable[[str], None] = lambda line: None,
+    foreign: Seen | None = None,
 ) -> Fitted:
-    """Train one head; `items`: the training set under each of its captions, N rows each; `empty` [T, D].
+    """Train one head; `items`: the training set under each of its captions, N rows each; `empty` [T, D]; `foreign`:
+    pictures that no generator made, under prompts, to be near no item with them and without.
 
-    An item's vector is the mean of the head's over its captions and no prompt, and an offset of its own held near 0.
+    An item's vector is the mean of the head's over `items`, and over no prompt where `config.placed` is "levels", and
+    an offset of its own held near 0 (`config.free_items`).
     Raises `StudentError` for lists that are not of these items, or a loss that is not finite.
     """
     if config.loss != "listwise" or config.members != 1:
@@ -71,7 +78,7 @@ def fit_generator(
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return _Fit(config, items, empty, lessons, retrained).run(say)
+        return _Fit(config, items, empty, lessons, retrained, foreign).run(say)
 
 
 class _Fit:
@@ -84,10 +91,17 @@ class _Fit:
         empty: Tensor,
         lessons: Sequence[Lesson],
         retrained: Retrained | None,
+        foreign: Seen | None,
     ) -> None:
         self.config = config
         self.head = GeneratorHead(config, together(items), empty)
-        self.items = [self._reduced(view) for view in [*items, items[0].without_prompt()]]
+        views = [*items, items[0].without_prompt()] if config.placed == "levels" else items
+        self.items = [self._reduced(view) for view in views]
+        self.strange = (
+            None
+            if foreign is None or config.foreign == 0
+            else torch.cat([self._reduced(foreign), self._reduced(foreign.without_prompt())])
+        )
         asked = together([lesson.seen for lesson in lessons])
         self.told, self.untold = self._reduced(asked), self._reduced(asked.without_prompt())
         scores = torch.from_numpy(np.concatenate([lesson.scores for lesson in lessons]))
@@ -156,6 +170,10 @@ class _Fit:
         cosine = self.head.embed(torch.where(hidden, self.untold[rows], self.told[rows])) @ vectors.T
         loss = listwise(cosine, self.targets[rows], self.weight, self.scale.exp(), self.config.link)
         loss = loss + HOLD * self.offset.square().sum(1).mean()
+        if self.strange is not None:
+            picked = torch.randint(0, len(self.strange), (self.config.foreign,))
+            away = nowhere(vectors.detach())
+            loss = loss + STRANGE * (1.0 - self.head.embed(self.strange[picked]) @ away).mean()
         if self.retrained is None:
             return loss
         return loss - self.config.retrained * self._foretold(self.retrained, vectors)

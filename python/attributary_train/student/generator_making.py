@@ -25,6 +25,7 @@ from .generator_tower import GeneratorStudent, GeneratorTower
 from .item_queries import item_names
 from .labelled import Labelled
 from .making import handover
+from .nowhere import foreign_pictures
 from .sight import Seen
 from .studio import Studio, to_tensor
 
@@ -56,6 +57,29 @@ class Sight:
             masks = self.words.mask(captions.prompts)
             told = [(captions.states[rows].float(), masks[rows]) for rows in captions.of_item.T]
         return self._views(self.studio.item_pictures(config.items), told)
+
+    def placed(self, config: StudentConfig) -> list[Seen]:
+        """The items as `config.placed` has their vectors made."""
+        if config.placed == "levels":
+            return self.items(config)
+        captions = self.captions()
+        told = (self.studio.states(captions), self.words.mask(captions))
+        return self._views(self.studio.item_pictures(config.items), [told])
+
+    def captions(self) -> list[str]:
+        """Each item's caption in the corpus, as a bundle has it."""
+        subject = self.studio.subject
+        return [subject.corpus.item(int(number)).caption for number in subject.data.ids]
+
+    def foreign(self, queries: Queries, config: StudentConfig, seed: int = 0) -> Seen | None:
+        """Pictures made of a generator's that it did not make, under its prompts."""
+        if config.foreign == 0:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = foreign_pictures(to_tensor(self.studio.pictures(queries)), len(queries))
+        told = (queries.text.float(), self.words.mask(queries.prompts))
+        return self._views(made.numpy(), [told])[0]
 
     @torch.no_grad()
     def _views(self, pictures: npt.NDArray[np.uint8], told: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:
@@ -94,14 +118,17 @@ def train_generator(
     sight = Sight(studio)
     items = sight.items(config)
     say(f"{len(items[0])} items seen under {len(items)} captions")
-    asked = studio.labelled_queries(labels)
+    placed, asked = sight.placed(config), studio.labelled_queries(labels)
     lessons = [Lesson(sight.queries(asked), full_lists(labels))]
     if item_scores is not None:
         between = items_as_queries(studio, item_scores)
-        lessons += [Lesson(view, between) for view in items]
+        views = items if config.placed == "levels" else [*items, *placed]
+        lessons += [Lesson(view, between) for view in views]
     told = None if losses is None else retrained_queries(sight, losses)
     say(f"{sum(len(lesson.seen) for lesson in lessons)} lists to learn")
-    fitted = fit_generator(config, items, studio.subject.data.empty.float(), lessons, told, say)
+    empty = studio.subject.data.empty.float()
+    foreign = sight.foreign(asked, config)
+    fitted = fit_generator(config, placed, empty, lessons, told, say, foreign)
     model = GeneratorStudent(
         config.name, sight.tower, studio.words.tower(), fitted.query, fitted.items.shape[1]
     ).eval()
@@ -115,7 +142,8 @@ def train_generator(
     write_folder(
         out, handover(studio, config.name, "generator", config.to_json(), labels), studio.subject.data.ids,
         fitted.items.numpy(), state,
-        {"loss": fitted.loss, "scales": list(fitted.scales), "taught": taught, "encoder": exported},
+        {"loss": fitted.loss, "scales": list(fitted.scales), "taught": taught, "encoder": exported}
+        | ({"vectors_made_by": "encoder"} if config.by_encoder else {}),
     )  # fmt: skip
     return fitted
 

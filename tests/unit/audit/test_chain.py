@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from attributary.attribution.open import open_engine
 from attributary.building.calibration_file import CalibrationFile
 from attributary_train.calibration.plot import reliability_svg
 from attributary_train.calibration.report import PANELS
+from attributary_train.evaluation.from_labels import scores_of_labels
+from attributary_train.evaluation.scores import save_scores
 
 MADE = ("noise", "flat colours", "gradients", "text and screens", "untrained generator")
 
@@ -59,6 +62,30 @@ def test_labels_that_were_fitted_to_are_no_report(chain):
         "report", *chain.options(), "--labels", chain.labels["validation"], "--split", "validation"
     )
     assert told.exit_code == 1 and "those that the calibration was fitted to" in told.output
+
+
+def test_a_score_file_says_what_a_folder_of_labels_says(chain, tmp_path):
+    labels = scores_of_labels(chain.labels["validation"], "teacher", ("validation",))
+    save_scores(labels, tmp_path / "scores.npz")
+    made = []
+    for name, told in (("folder", chain.labels["validation"]), ("scores", tmp_path / "scores.npz")):
+        out = tmp_path / f"{name}.json"
+        done = chain.calibrate("fit", *chain.options(), "--labels", told, "--out", out)
+        assert done.exit_code == 0, done.output
+        made.append(json.loads(out.read_text()))
+    assert made[0]["calibration"] == made[1]["calibration"]
+
+
+def test_score_files_of_another_model_or_of_other_queries_are_refused(chain, tmp_path):
+    labels = scores_of_labels(chain.labels["validation"], "teacher", ("validation",))
+    for change, reason in (
+        ({"weights": "7" * 64}, "scores of model 777777777777"),
+        ({"queries": ("other", *labels.queries[1:])}, "1 queries are not in the file of queries, e.g. other"),
+        ({"digests": ("d" * 64,) * len(labels.queries)}, "is another one (prompt, seed or picture)"),
+    ):
+        save_scores(replace(labels, **change), tmp_path / "scores.npz")
+        told = chain.calibrate("fit", *chain.options(), "--labels", tmp_path / "scores.npz")
+        assert told.exit_code == 1 and reason in told.output, told.output
 
 
 def test_labels_of_another_model_are_refused(chain, tmp_path):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,35 @@ def test_items_are_added_to_vectors_that_the_encoder_made(student, asked, tiny_c
     engine = open_engine(tmp_path / "bundle")
     answer = engine.attribute(Query(image=picture(100), prompt="a red ellipse"), Options(top_k=1))
     assert answer.items[0].id == 1 and answer.items[0].similarity == pytest.approx(1, abs=2e-3)
+
+
+def test_an_item_deleted_and_added_back_keeps_its_shares(student, asked, tiny_corpus_dir, picture, tmp_path):
+    """Where the encoder places items, one that comes back is where it was, and its own picture still finds it first."""
+    students.write_facts(student, vectors_made_by="encoder")
+    build_from_student(student, tiny_corpus_dir, asked, tmp_path / "bundle")
+    engine, before = open_engine(tmp_path / "bundle"), {}
+    queries = {
+        (n, text): Query(image=picture(n), prompt=text) for n in (294, 2, 30) for text in ("", "a blue star")
+    }
+    for key, query in queries.items():
+        before[key] = engine.attribute(query, Options(top_k=50))
+    with Store(tmp_path / "bundle", open_engine) as store:
+        was = store.view.bundle.items.record(1)
+        store.delete(Selection(ids=(was.id,)), who="me", why="by mistake")
+        # Numbers are not used again. Item 1000 + n shows picture n.
+        back = NewItem(
+            9**9, picture(was.id - 1000), was.caption, was.creator, licence=was.licence, uri=was.uri
+        )
+        assert store.add([back], who="me", why="back again").outcomes == [None]
+    engine, number = open_engine(tmp_path / "bundle"), {9**9: was.id}
+    for key, query in queries.items():
+        after = engine.attribute(query, Options(top_k=50))
+        assert number.get(after.items[0].id, after.items[0].id) == before[key].items[0].id
+        shares = {item.id: item.share for item in before[key].items}
+        for item in after.items:
+            item = replace(item, id=number.get(item.id, item.id))
+            assert item.share == pytest.approx(shares.get(item.id, 0.0), abs=5e-3)
+        assert after.withheld_share == pytest.approx(0.0, abs=5e-3)
 
 
 def test_an_older_bundle_of_no_student_takes_items(tiny_bundle_dir, picture, tmp_path):

@@ -1,6 +1,7 @@
 """A student's bundle: whoever asks with an item's own picture sees that item first, and shares stay what they are."""
 
 import io
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +14,10 @@ from attributary.attribution.score import Scores
 from attributary.attribution.types import Filter, Options, Query
 from attributary.building import build_from_student
 from attributary.cli.bundle import bundle_group
+from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Changes, Deleted
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 
 COUNT, CANDIDATES = 120, 50
 PROMPTS = ("", "a red ellipse", "something else altogether")
@@ -143,3 +147,23 @@ def test_a_table_of_items_carries_what_they_look_like(student, asked, tiny_corpu
 def test_vectors_that_an_encoder_made_are_not_overruled(tiny_engine, picture):
     assert tiny_engine.bundle.looks is not None
     assert not tiny_engine.prepare(Query(image=picture(3))).showing.size
+
+
+def test_a_students_items_are_recognised_where_its_encoder_placed_them(
+    students, student, asked, tiny_corpus_dir, picture, tmp_path
+):
+    folder = shutil.copytree(student, tmp_path / "student")
+    students.write_facts(folder, vectors_made_by="encoder")
+    build_from_student(folder, tiny_corpus_dir, asked, tmp_path / "bundle")
+    engine = open_engine(tmp_path / "bundle")
+    for number in range(0, COUNT, 11):
+        answer = engine.attribute(Query(image=picture(number), prompt=PROMPTS[2]), Options(top_k=1))
+        assert answer.items[0].id == 1000 + number
+    (row,) = engine.prepare(Query(image=picture(5))).showing
+    with Store(tmp_path / "bundle", open_engine) as store:
+        store.add([NewItem(1, picture(200), caption="new", creator="Eve")], who="me", why="new")
+        # A deleted item's picture goes on being its own: what it holds is withheld.
+        store.delete(Selection(ids=(1005,)), who="me", why="opted out")
+    engine = open_engine(tmp_path / "bundle")
+    assert engine.prepare(Query(image=picture(200))).showing.tolist() == [COUNT]
+    assert engine.prepare(Query(image=picture(5))).showing.tolist() == [row]
