@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, clear_errors, say
+from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, clear_errors, say, setting
 
 
 @click.command("audit")
@@ -16,6 +16,13 @@ from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER
 @click.option("--limit", type=int, help="Audit so many queries, chosen at random; default: all.")
 @click.option("--id", "ids", multiple=True, help="Audit this query; repeat.")
 @click.option("--labels", type=FOLDER, help="Take the teacher's settings, factors and baseline from here.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of AbU+; repeat. Instead of --labels.",
+)
 @click.option("--candidates", default=32, show_default=True, help="Items of an answer that are checked.")
 @click.option("--outside", default=96, show_default=True, help="Random items beside them.")
 @click.option("--seed", default=0, show_default=True)
@@ -31,6 +38,7 @@ def audit(
     limit: int | None,
     ids: tuple[str, ...],
     labels: Path | None,
+    settings: tuple[str, ...],
     candidates: int,
     outside: int,
     seed: int,
@@ -42,9 +50,11 @@ def audit(
     from attributary_train.audit.whole import Asked, run_audit
     from attributary_train.evaluation.tables import as_json as to_json
 
-    settings = AuditSettings(candidates, outside, seed=seed)
-    asked = Asked(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels)
-    told = run_audit(asked, settings, out, say)
+    if labels and settings:
+        raise click.UsageError("--set: the labels say how the teacher is set; give one of the two")
+    chosen = dict(setting(entry) for entry in settings)
+    asked = Asked(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels, chosen)
+    told = run_audit(asked, AuditSettings(candidates, outside, seed=seed), out, say)
     if as_json:
         click.echo(to_json(told))
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ METHOD = "abu+"
 
 @dataclass(frozen=True)
 class Asked:
-    """Where everything lies, and which queries are audited."""
+    """Where everything lies, which queries are audited, and how the teacher is set where no labels say it."""
 
     bundle: Path
     subject: Path
@@ -38,6 +38,7 @@ class Asked:
     limit: int | None = None
     ids: tuple[str, ...] = ()
     labels: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_audit(
@@ -74,7 +75,8 @@ def run_audit(
 
 def _teacher(asked: Asked, subject: Subject) -> tuple[Attributor, dict[str, Any]]:
     if asked.labels is None:
-        made = create(METHOD, Context(asked.subject, subject.corpus, asked.cache), {"gradient_draws": 256})
+        chosen = {"gradient_draws": 256, **asked.settings}
+        made = create(METHOD, Context(asked.subject, subject.corpus, asked.cache), chosen)
         assert isinstance(made, Abu)
         return made, {"method": METHOD, "settings": asdict(made.settings)}
     facts = read_facts(asked.labels)

@@ -18,11 +18,11 @@ from attributary_train.audit.log import Logged, read_log
 from attributary_train.calibration.agreement import agree_on, summarise
 
 
-def invoke(chain, log, out, *more):
+def invoke(chain, log, out, *more, labels=True):
     arguments = [
         "--bundle", chain.bundle, "--subject", chain.subject.subject, "--corpus", chain.subject.corpus.root,
-        "--cache", chain.subject.cache, "--queries", log, "--labels", chain.labels["test"], "--out", out,
-        "--candidates", 12, "--outside", 24, *more,
+        "--cache", chain.subject.cache, "--queries", log, "--out", out, "--candidates", 12, "--outside", 24,
+        *(("--labels", chain.labels["test"]) if labels else ()), *more,
     ]  # fmt: skip
     return CliRunner().invoke(audit, [str(value) for value in arguments])
 
@@ -90,6 +90,16 @@ def test_goes_on_where_it_stopped(chain, log, finished, tmp_path, monkeypatch):
 def test_another_audit_in_the_same_folder_is_refused(chain, log, finished):
     done = invoke(chain, log, finished, "--limit", 2)
     assert done.exit_code == 1 and "was begun with another limit" in done.output
+
+
+def test_the_teacher_is_set_by_name_or_by_its_labels_never_both(chain, log, tmp_path):
+    words = ["--set", "timesteps=2", "--set", "parameters=cross_attention"]
+    done = invoke(chain, log, tmp_path / "both", *words)
+    assert done.exit_code == 2 and "the labels say how the teacher is set" in done.output
+    done = invoke(chain, log, tmp_path / "out", *words, "--id", "a", labels=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "out" / "audit.json").read_text())["teacher"]["settings"]
+    assert (told["timesteps"], told["parameters"]) == (2, "cross_attention")
 
 
 def test_a_bundle_of_another_generator_is_refused(chain, log, tiny_bundle_dir, tmp_path):

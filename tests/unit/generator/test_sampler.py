@@ -109,7 +109,7 @@ def test_a_damaged_folder_is_refused_by_file(tiny, tmp_path, name, text):
 @pytest.mark.timeout(900)
 def test_an_export_makes_the_committed_pictures_again(tmp_path):
     exporting = pytest.importorskip("attributary_train.subject.onnx_export", exc_type=ImportError)
-    exporting.export_generator(ROOT / "models" / "subject", tmp_path)
+    exporting.export_generator(ROOT / "models" / "subject-emoji", tmp_path)
     sampler = Sampler(tmp_path)
     queries = ROOT / "models" / "demo-queries"
     told = json.loads((queries / "queries.json").read_text())

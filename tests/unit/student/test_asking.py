@@ -31,11 +31,11 @@ def test_a_calibration_of_another_encoder_is_refused_by_name(tmp_path):
         temperature_of(tmp_path / CALIBRATION, "a" * 64, True)
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "encoder.int8.onnx"])
+@pytest.mark.parametrize("name", ["vectors.npy", "encoder.onnx"])
 def test_a_file_of_another_student_is_refused_by_name(tmp_path, name):
     for path in COMMITTED.parent.iterdir():
         shutil.copyfile(path, tmp_path / path.name)
-    asked = AskedStudent(tmp_path, "encoder.int8.onnx")
+    asked = AskedStudent(tmp_path, "encoder.onnx")
     assert asked.vectors.shape == (len(asked.ids), asked.encoder.spec.dim)
     content = bytearray((tmp_path / name).read_bytes())
     content[-1] ^= 1
