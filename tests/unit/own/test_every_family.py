@@ -87,7 +87,7 @@ def test_labels_student_bundle_and_verification(brought, here, towers, tmp_path,
     shutil.copytree(towers, out / "cache" / "features", dirs_exist_ok=True)
     words = [
         "own", "--pictures", brought / "pictures", "--captions", brought / "items.csv", "--checkpoint",
-        tmp_path / "checkpoint", "--out", out, "--train", 4, "--validation", 10, "--test", 1, "--nearest",
+        tmp_path / "checkpoint", "--out", out, "--train", 4, "--validation", 14, "--test", 1, "--nearest",
         0, "--outside", 0, "--steps", 2, "--gradient-draws", 8, "--timesteps", 1, "--fisher", "diagonal",
         *(("--lora", lora) if lora else ()), *SAID.get(family, ()),
     ]  # fmt: skip

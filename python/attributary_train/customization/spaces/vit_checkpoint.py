@@ -95,9 +95,9 @@ def load_vit(path: Path) -> tuple[nn.Module, int]:
     }
     second = "blocks.0.ls1.gamma" in state
     if second and "register_tokens" in state:
-        registers = {"num_register_tokens": state["register_tokens"].shape[1]}
+        count = int(state["register_tokens"].shape[1])
         net: nn.Module = Dinov2WithRegistersModel(
-            Dinov2WithRegistersConfig(**shape, **registers, mlp_ratio=_mlp(state) // width)
+            Dinov2WithRegistersConfig(**shape, num_register_tokens=count, mlp_ratio=_mlp(state) // width)
         )
     elif second:
         net = Dinov2Model(Dinov2Config(**shape, mlp_ratio=_mlp(state) // width))
