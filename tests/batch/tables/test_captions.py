@@ -3,7 +3,7 @@
 import pytest
 
 from attributary_train.corpus import CorpusError
-from attributary_train.corpus.sources.folder import _rows
+from attributary_train.corpus.sources.captions import caption_rows
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from attributary_train.corpus.sources.folder import _rows
 def test_a_row_that_would_shift_is_refused_by_its_line(tmp_path, text, message):
     (tmp_path / "i.csv").write_text(text)
     with pytest.raises(CorpusError, match=message):
-        list(_rows(tmp_path / "i.csv"))
+        list(caption_rows(tmp_path / "i.csv"))
 
 
 def test_quoted_commas_and_short_rows_stay(tmp_path):
     (tmp_path / "i.csv").write_text('file,caption,creator\na.png,"a cat, sitting",Ann\nb.png,dog\n')
-    assert [row["creator"] for row in _rows(tmp_path / "i.csv")] == ["Ann", None]
+    assert [row["creator"] for row in caption_rows(tmp_path / "i.csv")] == ["Ann", None]

@@ -13,8 +13,7 @@ from attributary.errors import InvalidArgumentError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.http import answer_pdf
 from attributary.v1 import attribution_pb2 as pb
-
-from .test_http import form, site  # noqa: F401 - a fixture
+from tests.support.http_calls import form
 
 PDF = {"accept": "application/pdf"}
 
@@ -52,7 +51,7 @@ def test_the_parts_of_a_bar_add_up(creators):
     assert parts[-1][0] == "nobody in particular"
 
 
-async def test_an_answer_is_printed_for_those_who_ask_for_it(site, tiny_engine, picture):  # noqa: F811
+async def test_an_answer_is_printed_for_those_who_ask_for_it(site, tiny_engine, picture):
     _, _, ask = await site(tiny_engine)
     body, headers = form(image=picture(3), prompt="a orange rectangle")
     status, got, data = await ask("POST", "/v1/attribute", body, {**headers, **PDF})
@@ -62,7 +61,7 @@ async def test_an_answer_is_printed_for_those_who_ask_for_it(site, tiny_engine, 
     assert status == 400 and got["content-type"] == "application/json"
 
 
-async def test_without_reportlab_it_says_what_is_missing(site, tiny_engine, picture, monkeypatch):  # noqa: F811
+async def test_without_reportlab_it_says_what_is_missing(site, tiny_engine, picture, monkeypatch):
     monkeypatch.delitem(sys.modules, "attributary.gateway.http.answer_pdf")
     monkeypatch.delattr("attributary.gateway.http.answer_pdf")
     monkeypatch.setitem(sys.modules, "reportlab.lib", None)
@@ -90,7 +89,7 @@ async def made(ask, wish):
     raise AssertionError("no picture within a minute")
 
 
-async def test_a_picture_is_generated_step_by_step(site, generator):  # noqa: F811
+async def test_a_picture_is_generated_step_by_step(site, generator):
     _, _, ask = await site(ui=True, ui_generator=generator)
     assert json.loads((await ask("GET", "/page.json"))[2]) == {"report": False, "generator": True}
     assert json.loads((await ask("GET", "/generator"))[2])["weights"] == "ab" * 32
@@ -108,13 +107,13 @@ async def test_a_picture_is_generated_step_by_step(site, generator):  # noqa: F8
         ("seed", {"prompt": "", "seed": True}), ("model", {"prompt": "", "model": "x"}),
     ],
 )  # fmt: skip
-async def test_a_wish_that_cannot_be_had_names_its_field(site, generator, field, wish):  # noqa: F811
+async def test_a_wish_that_cannot_be_had_names_its_field(site, generator, field, wish):
     _, _, ask = await site(ui=True, ui_generator=generator)
     status, told = await made(ask, wish)
     assert status == 400 and told["details"][0]["field_violations"][0]["field"] == field
 
 
-async def test_a_picture_of_nobody_is_not_found_and_a_token_is_needed(site, generator, tmp_path):  # noqa: F811
+async def test_a_picture_of_nobody_is_not_found_and_a_token_is_needed(site, generator, tmp_path):
     (tmp_path / "tokens").write_text("ada secret\n")
     _, _, ask = await site(ui=True, ui_generator=generator, tokens_file=tmp_path / "tokens")
     for method, path in (

@@ -63,7 +63,7 @@ def _of_csv(captions: Path, stream: IO[str]) -> Iterator[Mapping[str, Any]]:
             _check_width(captions, row, reader.fieldnames, reader.line_num + before, delimiter)
             yield row
     except csv.Error as error:
-        raise CorpusError(str(captions), f"line {reader.line_num + before}: {error}") from error
+        raise CorpusError(str(captions), f"line {reader.reader.line_num + before}: {error}") from error
 
 
 def _check_width(captions: Path, row: Mapping[Any, Any], names: Any, line: int, delimiter: str) -> None:
