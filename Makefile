@@ -44,7 +44,6 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.j
 	-$(BENCH)/triton.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
 	$(BENCH)/gaming.py --calibration $(STUDENT)/calibration.json --save
-	$(BENCH)/gaming.py --bundle $(BUNDLE) --save
 	$(BENCH)/page.py
 
 test: $(VENV)/.train

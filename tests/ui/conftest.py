@@ -64,7 +64,8 @@ def pictured_bundle(tiny, tiny_encoder_dir, tmp_path_factory):
             row |= {"creator": NASTY, "caption": f"a {NASTY}"}
     pq.write_table(pa.Table.from_pylist(rows), corpus / "items.parquet")
     out = tmp_path_factory.mktemp("pages") / "bundle"
-    build_bundle(corpus, tiny_encoder_dir, out, probes=60, workers=1, thumbnails=())
+    # Names are read, so that a prompt may hold the hostile one and find its items.
+    build_bundle(corpus, tiny_encoder_dir, out, probes=60, workers=1, thumbnails=(), names_in_prompts="read")
     return corpus, out
 
 

@@ -97,14 +97,20 @@ def test_one_that_dies_is_no_matter_where_another_does_the_work(folder):
 def test_workers_end_with_a_supervisor_that_is_interrupted(folder):
     (folder / "b.order").write_text("(folder / 'begun').touch()\n" + WAIT)
 
+    # A shell without job control starts what it puts behind with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt():
         wait_for(folder / "begun")
         os.kill(os.getpid(), signal.SIGINT)
 
     stop = threading.Thread(target=interrupt)
     stop.start()
-    with pytest.raises(KeyboardInterrupt):
-        run(folder)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(folder)
+    finally:
+        signal.signal(signal.SIGINT, before)
     stop.join()
     assert not [child for child in psutil.Process().children() if "jobs_test_worker" in child.cmdline()]
 
