@@ -4,11 +4,12 @@
     python benchmarks/gaming.py --bundle out/bundle --save
 
 The first bundle is of the committed student's encoder (`make out/gaming/manifest.json`); of a bundle whose vectors were
-trained, which takes no additions, the second form prices them without the rules. Queries are cropped and recoloured items with their captions, and the demo's
-generated pictures with their prompts. A share is the mean over all queries of what the attacker gets, who did nothing
-but add. Columns: `before`, without the rules; `after`, by a contributor who has had an item released; `new`, by one who
-has not; `released`, where the operator lets in whatever waits; `honest`, what the same pictures earn with words of
-their own, under the rules; `gain`, after less honest. Quotas are off: every attack may bring as much as it likes.
+trained, which takes no additions, the second form prices them without the rules. Queries are cropped and recoloured
+items with their captions, and the demo's generated pictures with their prompts. A share is the mean over all queries of
+what the attacker gets, who did nothing but add. Columns: `before`, without the rules; `after`, by a contributor who has
+had an item released; `new`, by one who has not; `released`, where the operator lets in whatever waits; `honest`, what
+the same pictures earn with words of their own, under the rules; `gain`, after less honest. Quotas are off: every attack
+may bring as much as it likes.
 """  # fmt: skip
 
 from __future__ import annotations
