@@ -58,7 +58,12 @@ def main() -> None:
         found = mean_interval(spearman_rows(truth[:, out], scores[:, out]))
         rows.append({"student": name, "spearman": found.value, "low": found.low, "high": found.high})
     kept = rows[1]["spearman"] / rows[0]["spearman"]
-    config = {"items": len(ids), "left out": len(out), "queries": len(queries), "rival": options.rival.stem}
+    config = {
+        "items": len(ids),
+        "left out": len(out),
+        "queries": len(queries),
+        "rival": load_scores(options.rival).method,
+    }
     aims = [aim("kept of the agreement with the teacher", kept, 0.9, "share", kept >= 0.9)]
     emit("left_out_items", config, rows, aims, options.json)
 
