@@ -52,7 +52,7 @@ def serve(transport: str, bundle: str) -> None:
     engine = open_engine(Path(bundle))
     if transport == "gateway":
         from attributary.gateway.config import GatewayConfig
-        from attributary.gateway.server import serve as serve_gateway
+        from attributary.gateway.running import serve as serve_gateway
 
         serve_gateway(engine, GatewayConfig(port=0, metrics_port=0, log_level="warning"))
     elif transport.startswith("threads"):

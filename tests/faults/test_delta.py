@@ -23,42 +23,14 @@ from attributary.delta.items import NewItem
 from attributary.delta.journal.place import changes_of
 from attributary.delta.store import Store
 from attributary.errors import BundleError
+from tests.support.delta_commands import Commands
 from tests.unit.delta.test_layout import older
 
-SUPPORT = Path(__file__).parents[1] / "support"
 KILLED = -9
 # Sent: kill points; admitted: items that were acknowledged or there before each.
 KILLS = "kill -9 of a writer"
 DELETE = ("delete", "--creator", "Bo", "--why", "opted out", "--who", "kim", "--json")
 COMPACT = ("compact", "--why", "tidy", "--who", "kim", "--json")
-
-
-class Commands:
-    """`bundle` commands in processes that can be made to die."""
-
-    def __init__(self, home):
-        self.out = home / "out"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "delta_faults.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __call__(self, bundle, verb, *rest, out=None, **asked):
-        """Return (exit status, points passed, what was printed)."""
-        out = out or self.out
-        asked |= {"argv": ["bundle", verb, str(bundle), *map(str, rest)], "out": str(out)}
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        return told["status"], told["points"], out.read_text()
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
 
 
 @pytest.fixture(scope="module")

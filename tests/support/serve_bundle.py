@@ -14,7 +14,7 @@ from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.registry import Opened
-from attributary.gateway.server import serve
+from attributary.gateway.running import serve
 
 
 def main(text: str) -> int:

@@ -20,7 +20,8 @@ from attributary.gateway import config as gateway
 from attributary.gateway.bundles import OpenBundle
 from attributary.gateway.processes import Member, announce, serve_processes
 from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
-from attributary.gateway.server import More, serve
+from attributary.gateway.running import serve
+from attributary.gateway.server import More
 
 from .index import milvus_options, opener
 from .waiting import told_if_slow
