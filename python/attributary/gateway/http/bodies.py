@@ -39,6 +39,9 @@ async def read_message(request: Request, route: Route, limit: int, most_files: i
     """Return the message of a request; raises InvalidArgumentError. `limit` is of the message, in bytes."""
     if route.method == "GET":
         message = _of_query(request, route.request)
+    elif name := next(iter(request.query_params), None):
+        # A filter there would filter nothing.
+        raise InvalidArgumentError(name[:80], "must be in the body, not in the address")
     else:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
@@ -131,14 +134,15 @@ async def _of_form(request: Request, route: Route, limit: int, most_files: int) 
 
 
 async def _of_fields(form: FormData, route: Route) -> Message:
+    known = _FORM if route.name != "Embed" else _FORM[:3]
     for name in form:
-        if name not in _FORM:
-            raise InvalidArgumentError(name[:80], f"is no field of this form: {', '.join(_FORM)}")
+        if name not in known:
+            raise InvalidArgumentError(name[:80], f"is no field of this form: {', '.join(known)}")
     queries = await _queries(form)
     rest: dict[str, Any] = {}
     if bundle := _once(form, "bundle_id"):
         rest["bundle_id"] = bundle
-    if route.name != "Embed" and (options := _options(form)):
+    if options := _options(form):
         rest["options"] = options
     message = _filled(route.request, rest)
     if isinstance(message, pb.AttributeBatchRequest):
