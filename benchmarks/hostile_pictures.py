@@ -45,7 +45,7 @@ with socket.socket() as _found:
     _found.bind(("127.0.0.1", 0))
     # The attacker's process is to find the same.
     PORT = int(os.environ.setdefault("HOSTILE_PORT", str(_found.getsockname()[1])))
-QUIET_S, CONTROL_S = 8.0, 10.0
+QUIET_S, CONTROL_S = 40.0, 60.0
 CONNECTIONS, AT_ONCE = 4, 256
 # How long the attacker waits for one answer, and at the end for all.
 PATIENCE_S = 60.0
