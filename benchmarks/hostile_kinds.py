@@ -19,6 +19,26 @@ def scans() -> bytes:
     return whole[:last] + whole[last:-2] * 80 + whole[-2:]
 
 
+def white(side: int) -> bytes:
+    """A PNG of `side` x `side` grey pixels, a thousandth of a byte each."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((side + 1) * side), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def below() -> dict[str, bytes]:
+    """What stays just below the limits above which pictures are refused, or read by another process."""
+    return {
+        "below the limit: PNG, 1.5 megapixels": white(1_224),
+        "below the limit: JPEG, 16 MB of fill bytes": b"\xff\xd8" + b"\xff" * 16_000_000 + b"\xd9",
+        "below the limit: JPEG, 500 empty segments": b"\xff\xd8" + b"\xff\xe1\x00\x02" * 500 + b"\xff\xd9",
+    }
+
+
 def hostile() -> dict[str, bytes]:
     """One of each kind; sizes in bytes are small beside what they ask for."""
     bits = (5_000 - 1) | (4_999 - 1) << 14
@@ -31,26 +51,17 @@ def hostile() -> dict[str, bytes]:
         + lossless
     )
 
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    def png(side: int) -> bytes:
-        head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-        rows = zlib.compress(bytes((side + 1) * side), 9)
-        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
     beyond = struct.pack("<I", 6_999 | 6_999 << 14)
     return {
         "WebP, 34 bytes, 25 megapixels": webp,
         "WebP, 34 bytes, 49 megapixels": webp.replace(struct.pack("<I", bits), beyond),
-        "PNG, 35 kB, 36 megapixels": png(6_000),
+        "PNG, 35 kB, 36 megapixels": white(6_000),
         "JPEG, 36 megapixels, 90 scans": scans(),
         "JPEG, 60,000 empty segments": b"\xff\xd8" + b"\xff\xe1\x00\x02" * 60_000 + b"\xff\xd9",
         "JPEG, 1 MB of fill bytes": b"\xff\xd8" + b"\xff" * 1_000_000 + b"\xd9",
         "GIF, a comment in 60,000 pieces": (
             b"GIF89a\x01\x00\x01\x00\x00\x00\x00!\xfe" + b"\x01a" * 60_000 + b"\x00;"
         ),
-        "PNG, 1.5 megapixels, below the limit": png(1_224),
         "JPEG, noise": b"\xff\xd8\xff\xe0" + np.random.default_rng(1).bytes(3_000),
     }
 

@@ -35,7 +35,7 @@ import grpc.aio
 import numpy as np
 import psutil
 from common import ROOT, aim, arguments, emit
-from hostile_kinds import hostile, large
+from hostile_kinds import below, hostile, large
 
 from attributary.client import AsyncClient, Client
 from attributary.errors import AttributaryError
@@ -158,7 +158,8 @@ def attack(port: int, count: int, rate: float, most_s: float, only: str, told: A
 
 
 async def _attack(port: int, count: int, rate: float, most_s: float, only: str, told: Any) -> None:
-    kinds = {name: data for name, data in hostile().items() if only in name}
+    known = {**hostile(), **below()} if only else hostile()
+    kinds = {name: data for name, data in known.items() if only in name}
     outcomes: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in kinds}
     turns, began, free = itertools.cycle(kinds), time.monotonic(), asyncio.Semaphore(AT_ONCE)
     sending = 0.0
@@ -329,7 +330,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--rate", type=float, default=100.0, help="hostile pictures a second")
     parser.add_argument("--most-s", type=float, default=600.0, help="stop sending after so many seconds")
-    parser.add_argument("--only", default="", help="send only kinds whose names hold this")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="send only kinds that hold this, of `below`, too",
+    )
     parser.add_argument("--large", action="store_true", help="the other caller asks with a large picture")
     args = parser.parse_args()
     # As Ctrl-C does: what has been measured is told.

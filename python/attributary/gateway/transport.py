@@ -45,9 +45,11 @@ _KEEPALIVE_S: Final = 60
 _PATIENCE_S: Final = 0.25
 _FEWEST_SLOTS: Final = 4
 _LAST: Final = 8
-# Messages that take less leave no memory worth returning; and how often it is returned.
+# Messages that take less leave no memory worth returning. It is returned when no other has come for a while, and while
+# they keep coming once a minute: it takes half a second where there is much, and whoever wants memory meanwhile waits.
 _SWIFT_S: Final = 0.1
 _TIDY_S: Final = 2.0
+_TIDY_MOST_S: Final = 60.0
 # Inflating more than this is left to a thread.
 _AT_ONCE_BYTES: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
@@ -164,7 +166,7 @@ class Receiver:
         self._max_waiting = max_waiting
         self._reading: dict[Call, float] = {}
         self._waiting: FairQueue[tuple[asyncio.Future[None], str]] = FairQueue()
-        self._tidy_at = math.inf
+        self._tidy_at = self._tidy_by = math.inf
         # Places by caller; also of calls that have been given one and have not had their turn on the event loop yet.
         self._held: Counter[str] = Counter()
 
@@ -191,7 +193,8 @@ class Receiver:
             # A message that took long was large, or its sender was slow: either way gRPC has held parts of it.
             now = monotonic()
             if now - self._reading.pop(call) > _SWIFT_S:
-                self._tidy_at = min(self._tidy_at, now + _TIDY_S)
+                self._tidy_by = min(self._tidy_by, now + _TIDY_MOST_S)
+                self._tidy_at = min(now + _TIDY_S, self._tidy_by)
             self._leave(call.caller.name)
 
     async def open(self, data: bytes | None) -> bytes | None:
@@ -205,7 +208,7 @@ class Receiver:
     def sweep(self, now: float) -> None:
         """Take places back for those who wait: from whoever holds most of them, the oldest first."""
         if now > self._tidy_at:
-            self._tidy_at = math.inf
+            self._tidy_at = self._tidy_by = math.inf
             asyncio.get_running_loop().run_in_executor(None, give_memory_back)
         wanted = len(self._waiting)
         if not wanted:
