@@ -54,7 +54,7 @@ def test_links_lead_somewhere(page):
 
 # Decisions and history tell of what was.
 PATHS = re.compile(
-    r"(?<![\w./-])((?:models|benchmarks|deploy|examples|tools|packaging|tests|python|proto|kernels|model_repository)/[\w./-]*\w)"
+    r"(?<![\w./-])((?:models|benchmarks|deploy|examples|tools|packaging|tests|python|proto|kernels|model_repository)/[\w./-]*\w)(?![\w./-]*[*{<])"
 )
 
 
