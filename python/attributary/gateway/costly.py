@@ -22,8 +22,8 @@ class Costly:
     def __init__(self, config: GatewayConfig) -> None:
         # Half of the cores: decoders give way to the server, but their caches and memory it shares with them.
         each = config.decode_processes or min(_MOST_BY_DEFAULT, max(1, cores() // 2))
-        # One more, for a caller who has none at work.
-        allow(each + 1)
+        # One more, for a caller who has none at work; beside what additions and printed pages may have.
+        allow(each + 1 + cores())
         self._pool = FairPool(each + 1, "costly", each=each)
         self._backlog = Backlog(COSTLY_BACKLOG_S)
 
