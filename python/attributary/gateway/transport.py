@@ -18,16 +18,14 @@ import zlib
 from collections import Counter
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError, OverloadedError
 
+from .callers import Caller
 from .config import GatewayConfig
 from .fairness import FairQueue
-
-if TYPE_CHECKING:
-    from .calls import Call
 
 # Beside the picture: prompt, filter lists, framing.
 _ENVELOPE_BYTES: Final = 1 << 20
@@ -151,6 +149,18 @@ def hang_up(port: int) -> None:
                         found.shutdown(socket.SHUT_WR)
 
 
+class Sender(Protocol):
+    """A call whose message is to be read."""
+
+    caller: Caller
+
+    async def receive(self) -> bytes | None:
+        """Return the next message as it was sent, None after the last."""
+
+    def end(self, failure: Exception) -> None:
+        """End the call with an error of ours."""
+
+
 class Receiver:
     """A bounded number of messages on their way in. Used from the event loop only.
 
@@ -164,7 +174,7 @@ class Receiver:
         self.limit = limit
         self._slots = max(_FEWEST_SLOTS, max_bytes // limit)
         self._max_waiting = max_waiting
-        self._reading: dict[Call, float] = {}
+        self._reading: dict[Sender, float] = {}
         self._waiting: FairQueue[tuple[asyncio.Future[None], str]] = FairQueue()
         self._tidy_at = self._tidy_by = math.inf
         # Places by caller; also of calls that have been given one and have not had their turn on the event loop yet.
@@ -180,7 +190,7 @@ class Receiver:
         """Whether `sweep` has memory to give back."""
         return self._tidy_at < math.inf
 
-    async def read(self, call: Call) -> bytes | None:
+    async def read(self, call: Sender) -> bytes | None:
         """Return the message of a call; None if there is none.
 
         Raises OverloadedError if others need the place of a slow one, InvalidArgumentError for a compressed message
@@ -218,7 +228,7 @@ class Receiver:
         for call in sorted(late, key=lambda call: (-held[call.caller.name], self._reading[call]))[:wanted]:
             call.end(OverloadedError("the message came too slowly for a busy server", retry_after_s=1.0))
 
-    async def _enter(self, call: Call) -> None:
+    async def _enter(self, call: Sender) -> None:
         name = call.caller.name
         if self._has_part(name) or (self._has_room and not self._waiting):
             self._held[name] += 1

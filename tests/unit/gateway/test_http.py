@@ -75,6 +75,20 @@ async def test_what_is_wrong_is_named(site, method, path, body, status, field):
     assert json.loads(text)["code"] == 3
 
 
+async def test_a_wrong_value_is_explained_in_plain_words(site):
+    _, _, ask = await site()
+    asked = {**ASK, "options": {"filter": {"exclude_creators": "Ann"}}}
+    _, _, text = await ask("POST", "/v1/attribute", asked)
+    assert json.loads(text)["message"] == "options.filter.exclude_creators: must be a list"
+
+
+async def test_a_name_given_twice_is_refused(site):
+    _, _, ask = await site()
+    body = b'{"query": {}, "options": {"filter": {"exclude_creators": ["Ann"]}}, "options": {}}'
+    status, _, text = await ask("POST", "/v1/attribute", body, JSON)
+    assert (status, violated(text)) == (400, "options")
+
+
 HOSTILE = [
     (b"{", JSON),
     (b"[]", JSON),
