@@ -149,7 +149,7 @@ def rescore_calls(dim: int, width: int) -> tuple[dict[str, Callable[[], Any]], C
     # Inner products of random unit vectors have a standard deviation of dim ** -0.5.
     reach = CALIBRATION["temperature"] * math.log(1 / CALIBRATION["threshold"])
     values = CALIBRATION | {"background": reach + POSITIVE_QUANTILE * dim**-0.5}
-    values |= {"floor": 0, "foreign_below": -1, "margin": 0, "reach": 0}
+    values |= {"floor": 0, "foreign_below": -1, "margin": 0, "reach": 0, "reach_cut": 1, "reach_null": 1}
     calibration = np.array([[values[name] for name in COLUMNS]], np.float32)
     codes = np.clip(np.rint(vectors.astype(np.float32) * 400), -127, 127).astype(np.int8)
     scales = np.full(len(codes), 1 / 400, np.float32)

@@ -42,7 +42,10 @@ using Bitmap = std::optional<Array<const std::uint8_t, 1>>;
 using Candidates = Array<const std::int64_t, 2>;
 using Codes = Array<const std::int32_t, 1>;
 
-static_assert(sizeof(rescore::Calibration) == 7 * sizeof(float));
+// Of the array that holds a calibration a row; Python compares it with its own.
+constexpr std::int64_t kCalibrationColumns = 9;
+
+static_assert(sizeof(rescore::Calibration) == kCalibrationColumns * sizeof(float));
 
 bool view_store(const Vectors& vectors, const Scales& scales, Store& store) {
   const auto code = static_cast<nb::dlpack::dtype_code>(vectors.dtype().code);
@@ -86,7 +89,8 @@ bool fits(const rescore::Calibration& c) {
   return c.temperature > 0.0f && std::isfinite(c.temperature) && c.threshold >= 0.0f && c.threshold < 1.0f &&
          c.background < std::numeric_limits<float>::infinity() && c.floor >= 0.0f && c.floor < 1.0f &&
          !std::isnan(c.foreign_below) && c.margin >= 0.0f && std::isfinite(c.margin) && c.reach >= 0.0f &&
-         c.reach <= 16777216.0f;
+         c.reach <= 16777216.0f && c.reach_cut >= 0.0f && c.reach_cut <= 1.0f && c.reach_null > 0.0f &&
+         std::isfinite(c.reach_null);
 }
 
 // Where `answer` writes; the arrays are Python's.
@@ -177,7 +181,7 @@ bool answer(const std::optional<Vectors>& vectors, const Scales& scales,
     if (!has_shape(*similarity, batch.count, batch.width)) return false;
     batch.similarity = similarity->data();
   }
-  if (!has_shape(calibration, batch.count, 7)) return false;
+  if (!has_shape(calibration, batch.count, kCalibrationColumns)) return false;
   batch.calibration = reinterpret_cast<const rescore::Calibration*>(calibration.data());
   if (!std::all_of(batch.calibration, batch.calibration + batch.count, fits)) return false;
   const Output out{out_rows, out_similarity, out_share,         out_diffuse,      out_withheld,
@@ -212,6 +216,7 @@ bool rank(const Vectors& vectors, const Scales& scales, const Array<const float,
 }  // namespace
 
 void bind_rescore(nb::module_& m) {
+  m.attr("calibration_columns") = kCalibrationColumns;
   m.def("rescore", &answer, nb::arg("vectors").noconvert().none(), nb::arg("scales").noconvert().none(),
         nb::arg("queries").noconvert().none(), nb::arg("similarity").noconvert().none(),
         nb::arg("candidates").noconvert(), nb::arg("creators").noconvert(), nb::arg("groups").noconvert(),

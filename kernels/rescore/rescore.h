@@ -21,7 +21,7 @@ struct Store {
   const std::int32_t* groups = nullptr;    // [rows] near-duplicate group
 };
 
-// How the similarities of one query become shares. The order is that of the columns of a [Q, 7] array.
+// How the similarities of one query become shares. The order is that of the columns of a [Q, 9] array.
 struct Calibration {
   float temperature = 1;    // T, above 0
   float threshold = 0;      // u, in [0, 1)
@@ -30,6 +30,8 @@ struct Calibration {
   float foreign_below = 0;  // a query whose best similarity is below this gives everything to nobody
   float margin = 0;  // above it the shares rise from nothing to whole over this much similarity; 0: at once
   float reach = 0;   // K: at most so many near-duplicate groups get a share; 0: all of them
+  float reach_cut = 1;   // a, in [0, 1]: the part of the weight of group K + 1 that the K lose
+  float reach_null = 1;  // c, above 0: times that weight is nobody's
 };
 
 // Q queries with R candidates each. Similarities are computed from `queries` and the store's vectors, or

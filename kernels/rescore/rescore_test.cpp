@@ -60,19 +60,20 @@ Expected expect(const Problem& p, std::int64_t q) {
   std::vector<double> ordered;
   for (const auto& [group, s] : nearest) ordered.push_back(s);
   std::sort(ordered.rbegin(), ordered.rend());
-  double cut = c.threshold, faint = 0;
+  double cut = c.threshold, faint = 0, beyond = -INFINITY;
   const auto reach = static_cast<std::size_t>(c.reach);
   if (reach > 0 && reach < ordered.size()) {
-    faint = std::exp((ordered[reach] - highest) / c.temperature);
-    cut = std::max(cut, faint);
+    beyond = ordered[reach];
+    faint = std::exp((beyond - highest) / c.temperature);
+    cut = std::max(cut, c.reach_cut * faint);
   }
   for (const auto& [row, s] : e.similarity) {
-    weight[row] = std::max(std::exp((s - highest) / c.temperature) - cut, 0.0);
+    weight[row] = s > beyond ? std::max(std::exp((s - highest) / c.temperature) - cut, 0.0) : 0.0;
     const std::int32_t group = p.groups[static_cast<std::size_t>(row)];
     best[group] = std::max(best[group], weight[row]);
     total[group] += weight[row];
   }
-  const double null_weight = std::exp((c.background - highest) / c.temperature) + faint;
+  const double null_weight = std::exp((c.background - highest) / c.temperature) + c.reach_null * faint;
   const double whole = c.margin > 0 ? std::clamp((e.peak - c.foreign_below) / c.margin, 0.0, 1.0) : 1.0;
   const double named = (1.0 - c.floor) * whole;
   double norm = null_weight;
@@ -139,6 +140,8 @@ std::vector<Problem> variations(std::int64_t dim) {
   all[7] = all[5];
   for (Calibration& c : all[7].calibration) {
     c.reach = 12;
+    c.reach_cut = 0.7f;
+    c.reach_null = 40;
     c.foreign_below = 0.9f;
     c.margin = 0.3f;
   }

@@ -85,8 +85,8 @@ double certainty(const Calibration& calibration, float peak) {
   return std::clamp(above / calibration.margin, 0.0, 1.0);
 }
 
-// The weight of every candidate, into scratch.share; returns that of the first group out of reach, which all
-// lose.
+// The weight of every candidate, into scratch.share; returns that of the first group out of reach, of which all
+// lose a part. Those that are no nearer than it are out of reach themselves, equals included.
 float weigh(const Store& store, const Calibration& calibration, float peak, Scratch& scratch) {
   const std::size_t count = scratch.rows.size();
   const float beyond = out_of_reach(store, calibration.reach, scratch);
@@ -94,10 +94,10 @@ float weigh(const Store& store, const Calibration& calibration, float peak, Scra
   float* weight = scratch.share.data();
   const float inverse = 1.0f / calibration.temperature;
   const float faint = exp_branchless((beyond - peak) * inverse);
-  const float threshold = std::max(calibration.threshold, faint);
+  const float threshold = std::max(calibration.threshold, calibration.reach_cut * faint);
   for (std::size_t i = 0; i < count; ++i) {
     const float excess = exp_branchless((similarity[i] - peak) * inverse) - threshold;
-    weight[i] = excess > 0.0f ? excess : 0.0f;
+    weight[i] = excess > 0.0f && similarity[i] > beyond ? excess : 0.0f;
   }
   return faint;
 }
@@ -203,9 +203,10 @@ float compute_shares(const Store& store, const Calibration& calibration, float p
   list_shared(scratch);
   merge_groups(scratch);
 
-  // What all of them lose goes to nobody once, so that a crowd of equals is not told apart by rounding.
+  // What lies out of reach is nobody's: as much as so many of its first group weigh.
   const double null_weight =
-      std::exp((static_cast<double>(calibration.background) - highest) / calibration.temperature) + faint;
+      std::exp((static_cast<double>(calibration.background) - highest) / calibration.temperature) +
+      static_cast<double>(calibration.reach_null) * faint;
   double norm = null_weight;
   for (const float weight : scratch.weight) norm += weight;
   const double named = (1.0 - static_cast<double>(calibration.floor)) * certainty(calibration, peak);

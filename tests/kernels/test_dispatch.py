@@ -32,6 +32,20 @@ def test_the_extension_is_built() -> None:
     assert dispatch.native()[0] is not None, dispatch.native()[1]
 
 
+def test_an_extension_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calibration has other columns: every answer would be refused, or wrong."""
+    module, _ = dispatch.native()
+    assert module is not None
+    monkeypatch.setattr(module, "calibration_columns", 7)
+    dispatch.native.cache_clear()
+    try:
+        assert dispatch.native() == (None, "it was built from other sources than these; build it again")
+    finally:
+        monkeypatch.undo()
+        dispatch.native.cache_clear()
+    assert dispatch.native()[0] is module
+
+
 def test_info_names_the_best_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
     info = kernels.info()

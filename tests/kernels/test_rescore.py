@@ -17,9 +17,9 @@ from attributary.kernels.types import CALIBRATION
 
 
 def calibration(queries: int, **columns: Any) -> np.ndarray:
-    """Calibration of every query, float32 [Q, 7]; what is not given does nothing."""
+    """Calibration of every query, float32 [Q, 9]; what is not given does nothing."""
     plain = {"temperature": 0.1, "threshold": 0, "background": -1, "floor": 0, "foreign_below": -2}
-    plain |= {"margin": 0, "reach": 0} | columns
+    plain |= {"margin": 0, "reach": 0, "reach_cut": 1, "reach_null": 1} | columns
     return np.stack([np.full(queries, plain[name]) for name in CALIBRATION], axis=1).astype(np.float32)
 
 
@@ -45,6 +45,8 @@ def problem(
             foreign_below=rng.choice([-1.0, 0.2], queries),
             margin=rng.choice([0.0, 0.4], queries),
             reach=rng.choice([0, 1, 4, 40], queries),
+            reach_cut=rng.choice([0.0, 0.7, 1.0], queries),
+            reach_null=rng.choice([0.1, 1.0, 30.0], queries),
         ),
         "top_k": 7,
         "top_creators": 4,
@@ -380,3 +382,23 @@ def test_releases_the_gil_and_is_safe_in_threads() -> None:
     for i, result in enumerate(together):
         np.testing.assert_array_equal(result.rows, alone[i % 8].rows)
         np.testing.assert_array_equal(result.share, alone[i % 8].share)
+
+
+@pytest.mark.parametrize("reach", [1, 3, 4])
+def test_equals_of_the_first_out_of_reach_have_no_share(path: str, reach: int) -> None:
+    """Who of a crowd of equals lies within reach is a matter of rows: none of them is told a share."""
+    vectors = np.zeros((6, 8), np.float16)
+    vectors[:, 0], vectors[0, 0] = 0.5, 0.9
+    rows = np.arange(6, dtype=np.int64)[None]
+    asked = np.zeros((1, 8), np.float32)
+    asked[0, 0] = 1.0
+    codes = np.arange(6, dtype=np.int32)
+    found = kernels.rescore(
+        asked, rows, vectors, codes, codes,
+        calibration(1, reach=reach, reach_cut=0.2, reach_null=3.0), top_k=6, top_creators=6,
+    )  # fmt: skip
+    faint = np.exp(np.float32(np.float16(0.5)) / 0.1 - np.float32(np.float16(0.9)) / 0.1)
+    null = np.exp((-1 - 0.9) / 0.1) + 3 * faint
+    wanted = (1 - 0.2 * faint) / (1 - 0.2 * faint + null)
+    assert found.share[0, 0] == pytest.approx(wanted, abs=1e-4) and not found.share[0, 1:].any()
+    assert found.diffuse[0] == pytest.approx(1 - wanted, abs=1e-4)

@@ -48,6 +48,13 @@ def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArra
     return (wide / norm).astype(np.float32)
 
 
+def check_certainty(value: float | None, field: str) -> float | None:
+    """Return what pixels were judged to be if it is in [0, 1]; raises InvalidArgumentError."""
+    if value is not None and not 0.0 <= value <= 1.0:
+        raise InvalidArgumentError(field, f"must be from 0 to 1, got {value}")
+    return value
+
+
 def check_pixels(pixels: NDArray[np.uint8], limits: Limits, field: str) -> NDArray[np.uint8]:
     """Return the pixels if they are uint8 RGB [H, W, 3] within the limits; raises InvalidArgumentError."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:

@@ -13,7 +13,7 @@ from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
 from attributary.pictures import pixels_digest, read
 
-from .checks import check_embedding, check_pixels, check_prompt, resolve_counts
+from .checks import check_certainty, check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
 from .types import Limits, Options, PictureDigests, Prepared, Query
 from .view import View
@@ -75,6 +75,7 @@ class Preparer:
             if options.digests:
                 raise InvalidArgumentError(f"{field}.embedding", "is no picture; a receipt is about one")
             prepared.embedding = check_embedding(query.embedding, self.spec.dim, f"{field}.embedding")
+            prepared.certainty = check_certainty(query.certainty, f"{field}.embedding.certainty")
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")
         self._prepare_pixels(query, prepared, field, wait, options.digests)

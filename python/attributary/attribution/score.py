@@ -133,7 +133,7 @@ class Scores:
 
 
 def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDArray[np.float32]:
-    """The kernels' calibration of each query, float32 [Q, 7] (`attributary.kernels.types.CALIBRATION`)."""
+    """The kernels' calibration of each query, float32 [Q, 9] (`attributary.kernels.types.CALIBRATION`)."""
     return np.array(
         [
             (
@@ -144,6 +144,8 @@ def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDAr
                 shares.ood_similarity,
                 shares.ood_margin,
                 shares.reach,
+                shares.reach_cut,
+                shares.reach_null,
             )
             for shares in map(calibration.of, has_prompt)
         ],
@@ -154,21 +156,31 @@ def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDAr
 def _calibrated(calibration: Calibration, members: Sequence[Prepared]) -> NDArray[np.float32]:
     """As `calibration_of`, with what a query's pixels say: how much of an answer is nobody's, whatever it resembles.
 
-    Where they are not the generator's, no similarity is high enough. Of an embedding alone there are no pixels, and a
-    picture that is recognised as an item's own is known for sure.
+    Where they are not the generator's, no similarity is high enough.
     """
     made = calibration_of(calibration, [member.has_prompt for member in members])
+    if not calibration.pixels:
+        return made
+    floor = 1.0 - (1.0 - made[:, _FLOOR]) * certainties(calibration, members)
+    foreign = floor.astype(np.float32) >= 1.0
+    made[:, _FLOOR] = np.where(foreign, 0.0, floor)
+    made[:, _OOD] = np.where(foreign, np.inf, made[:, _OOD])
+    return made
+
+
+def certainties(calibration: Calibration, members: Sequence[Prepared]) -> NDArray[np.float64]:
+    """The part of each answer that its items may have by its picture's pixels, float64 [B].
+
+    Of an embedding it is what came with it, or all; of a picture that is recognised as an item's own it is all.
+    """
+    found = np.array([1.0 if member.certainty is None else member.certainty for member in members])
     pictured = [
         place for place, member in enumerate(members) if member.pixels is not None and not member.showing.size
     ]
-    if not calibration.pixels or not pictured:
-        return made
-    statistics = pixel_statistics(np.stack([np.asarray(members[place].pixels) for place in pictured]))
-    floor = 1.0 - (1.0 - made[pictured, _FLOOR]) * calibration.pixels.certainty(statistics)
-    foreign = floor.astype(np.float32) >= 1.0
-    made[pictured, _FLOOR] = np.where(foreign, 0.0, floor)
-    made[pictured, _OOD] = np.where(foreign, np.inf, made[pictured, _OOD])
-    return made
+    if calibration.pixels and pictured:
+        statistics = pixel_statistics(np.stack([np.asarray(members[place].pixels) for place in pictured]))
+        found[pictured] = calibration.pixels.certainty(statistics)
+    return found
 
 
 def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
@@ -207,7 +219,14 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         revision=view.revision,
         timings=prepared.timings,
         picture=prepared.picture,
+        unjudged=not found.flagged and _blind(view, prepared),
     )
+
+
+def _blind(view: View, prepared: Prepared) -> bool:
+    """Whether the bundle tells strangers by pixels that this query has not."""
+    unknown = prepared.pixels is None and prepared.certainty is None
+    return unknown and bool(view.bundle.manifest.calibration.pixels)
 
 
 def _ends(

@@ -65,7 +65,8 @@ class Query:
     """One question: exactly one of `image`, `pixels`, `embedding`, and an optional prompt.
 
     `image` is an encoded picture; `pixels` uint8 RGB [H, W, 3]; `embedding` float [D]. `has_prompt` belongs to an
-    embedding and says that its encoder was given the prompt; `prompt` must then be empty.
+    embedding and says that its encoder was given the prompt; `prompt` must then be empty. So does `certainty`,
+    in [0, 1], which says what the picture's pixels were judged to be; None: not known.
     """
 
     image: bytes | None = None
@@ -73,6 +74,7 @@ class Query:
     embedding: NDArray[np.float32] | None = None
     prompt: str = ""
     has_prompt: bool = False
+    certainty: float | None = None
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class Prepared:
     pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
     tokens: NDArray[np.int64] = field(default_factory=lambda: _none())  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
+    certainty: float | None = None  # of an embedding: the part that items may have by its picture's pixels
     showing: NDArray[np.int64] = field(default_factory=lambda: _none())  # rows whose very picture it is
     timings: Timings = field(default_factory=Timings)
     picture: PictureDigests | None = None  # where it was asked for
@@ -169,6 +172,7 @@ class Attribution(Shown):
     revision: int  # of the bundle's delta that was in force; 0 for a bundle as it was built
     timings: Timings
     picture: PictureDigests | None = None  # where it was asked for
+    unjudged: bool = False  # the flag needs pixels, and there were none: not flagged says little
 
 
 def _none() -> NDArray[np.int64]:

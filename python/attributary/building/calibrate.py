@@ -93,7 +93,7 @@ def _origin_shares(
     background: float,
 ) -> NDArray[np.float32]:
     """The share of each origin's group, float32 [P], found by making each group its own creator."""
-    shares = np.array([temperature, THRESHOLD, background, 0, -np.inf, 0, 0], np.float32)
+    shares = np.array([temperature, THRESHOLD, background, 0, -np.inf, 0, 0, 1, 1], np.float32)
     scored = kernels.rescore(
         embeddings,
         near,

@@ -92,6 +92,8 @@ def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
         diffuse_floor=float(raw.get("diffuse_floor", 0.0)),
         ood_margin=float(raw.get("ood_margin", 0.0)),
         reach=int(raw.get("reach", 0)),
+        reach_cut=float(raw.get("reach_cut", 1.0)),
+        reach_null=float(raw.get("reach_null", 1.0)),
         interval=tuple((float(at), float(low), float(high)) for at, low, high in raw.get("interval", ())),
     )
     if problem := shares.problem():

@@ -43,6 +43,8 @@ class ShareCalibration:
         0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
     )
     reach: int = 0  # at most so many near-duplicate groups get a share; 0: all of them
+    reach_cut: float = 1.0  # the part that they lose of the weight of the first group out of reach; in [0, 1]
+    reach_null: float = 1.0  # times that weight is nobody's; above 0
     # Rows (a creator's share, low, high), rising: between what such a creator's influence lies nine times in ten.
     interval: tuple[tuple[float, float, float], ...] = ()
 
@@ -64,6 +66,8 @@ class ShareCalibration:
             ("diffuse_floor", 0 <= self.diffuse_floor < 1, "in [0, 1)"),
             ("ood_margin", 0 <= self.ood_margin < math.inf, "at least 0 and finite"),
             ("reach", 0 <= self.reach <= MAX_REACH, f"from 0 to {MAX_REACH}"),
+            ("reach_cut", 0 <= self.reach_cut <= 1, "in [0, 1]"),
+            ("reach_null", 0 < self.reach_null < math.inf, "above 0 and finite"),
         ):
             if not fits:
                 return f"{name} {getattr(self, name)}, must be {wanted}"
@@ -278,6 +282,9 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
         for name in ("diffuse_floor", "ood_margin", "reach"):
             if shares[name] == 0:
+                del shares[name]
+        for name in ("reach_cut", "reach_null"):
+            if shares[name] == 1:
                 del shares[name]
         if not shares["interval"]:
             del shares["interval"]

@@ -43,6 +43,10 @@ class _AnswerTable:
         yield Text(plain(creators_line(answer)))
         if answer.out_of_distribution:
             yield Text("out of distribution: resembles nothing that this bundle knows", style="bold yellow")
+        if answer.unjudged:
+            yield Text(
+                "not judged: an embedding alone does not show whether it is a stranger", style="yellow"
+            )
         if answer.timings is not None:
             yield Text(timings_line(answer), style="dim")
 

@@ -50,13 +50,13 @@ class Stream(Generic[T]):
 def attribute(
     image: Picture | None = None,
     *,
-    embedding: ArrayLike | None = None,
+    embedding: ArrayLike | Embedded | None = None,
     prompt: str | None = "",
     has_prompt: bool = False,
     timeout_s: float | None = None,
     **asked: Unpack[Asked],
 ) -> Call[Answer]:
-    """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D])."""
+    """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D], or `embed`'s)."""
     question = query(image, embedding=embedding, prompt=prompt, has_prompt=has_prompt)
     request = messages.attribute_request(question, asked)
     return Call("Attribute", request, lambda reply: messages.from_attribution(reply.attribution), timeout_s)

@@ -102,7 +102,8 @@ def from_embedding(message: pb.EmbedResponse) -> Embedded:
     import numpy as np
 
     vector = np.array(embedding.values, np.float32)
-    return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest)
+    certainty = embedding.certainty if embedding.HasField("certainty") else None
+    return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest, certainty)
 
 
 def made(kind: type[M], where: str = "", /, **values: Any) -> M:
@@ -154,6 +155,8 @@ def _embedding(query: Query) -> pb.Embedding:
     # The wire form of a packed field is its little-endian array: no loop over Python floats.
     message = pb.Embedding.FromString(b"\x0a" + _varint(len(values)) + values) if values else pb.Embedding()
     message.has_prompt = query.has_prompt
+    if query.certainty is not None:
+        message.certainty = query.certainty
     return message
 
 

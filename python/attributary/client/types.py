@@ -56,6 +56,7 @@ class Answer(Shown):
     timings: ReplyTimings | None  # only if asked for
     revision: int = 0  # of the bundle's delta that was in force
     receipt: bytes = b""  # only if asked for; keep the bytes as they are (docs/receipts.md)
+    unjudged: bool = False  # asked with an embedding alone: that it is not out of distribution says little
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +102,15 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An embedding to ask with later: `attribute(embedding=vector, has_prompt=has_prompt)`."""
+    """An embedding to ask with later: `attribute(embedding=embedded)`."""
 
     vector: NDArray[np.float32]  # [D], unit length
     has_prompt: bool
     bundle_id: str
     encoder_digest: str  # bundles with the same encoder may be asked with it
+    certainty: float | None = (
+        None  # what the picture's pixels say of it; None: the server does not judge pixels
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class ShareParameters:
         0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
     )
     reach: int = 0  # at most so many near-duplicate groups have a share; 0: all candidates may
+    reach_cut: float = 1.0  # the part that they lose of the weight of the first group out of reach
+    reach_null: float = 1.0  # times that weight is nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,18 +186,26 @@ class Asked(TypedDict, total=False):
 def query(
     image: Picture | None = None,
     *,
-    embedding: Sequence[float] | ArrayLike | None = None,
+    embedding: Sequence[float] | ArrayLike | Embedded | None = None,
     prompt: str | None = "",
     has_prompt: bool = False,
 ) -> Query:
     """Build a query from encoded bytes, a file's path, pixels (uint8 [H, W, 3]), or an embedding (float [D]).
 
-    `has_prompt` belongs to an embedding and says that its encoder was given the prompt. Raises
+    `has_prompt` belongs to an embedding and says that its encoder was given the prompt; what `embed` returned says it,
+    and what the pixels were judged to be, itself. Raises
     InvalidArgumentError for a file that cannot be read and for arrays of another type or shape.
     """
     prompt = "" if prompt is None else prompt
     if (image is None) == (embedding is None):
         raise InvalidArgumentError("query", "exactly one of image and embedding must be given")
+    if isinstance(embedding, Embedded):
+        return Query(
+            embedding=embedding.vector,
+            prompt=prompt,
+            has_prompt=embedding.has_prompt,
+            certainty=embedding.certainty,
+        )
     if embedding is not None:
         import numpy
 

@@ -56,6 +56,7 @@ def attribution(
         _FLOAT.pack(0x45, answer.withheld_share),
         b"\x48",
         varint(answer.revision),
+        b"\x50\x01" if answer.unjudged else b"",
     )
     if receipt:
         parts.append(embedded(_RECEIPT, receipt))

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from attributary.attribution.prepare import Preparer
+from attributary.attribution.score import certainties
 from attributary.attribution.types import (
     PHASES,
     Filter,
@@ -66,7 +67,13 @@ def to_query(message: pb.Query, limits: Limits, field: str) -> Query:
     kind = message.WhichOneof("input")
     if kind == "embedding":
         embedding = message.embedding
-        return Query(embedding=_floats(embedding), prompt=message.prompt, has_prompt=embedding.has_prompt)
+        certainty = embedding.certainty if embedding.HasField("certainty") else None
+        return Query(
+            embedding=_floats(embedding),
+            prompt=message.prompt,
+            has_prompt=embedding.has_prompt,
+            certainty=certainty,
+        )
     if kind == "image":
         return Query(image=message.image, prompt=message.prompt)
     if kind == "pixels":
@@ -119,8 +126,11 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
 def from_embedding(engine: Preparer, prepared: Prepared, vector: NDArray[np.float32]) -> pb.EmbedResponse:
     """Return the reply to Embed; `vector` float32 [D]."""
     manifest = engine.bundle.manifest
+    embedding = pb.Embedding(values=vector.tolist(), has_prompt=prepared.has_prompt)
+    if manifest.calibration.pixels:
+        embedding.certainty = float(certainties(manifest.calibration, [prepared])[0])
     return pb.EmbedResponse(
-        embedding=pb.Embedding(values=vector.tolist(), has_prompt=prepared.has_prompt),
+        embedding=embedding,
         bundle_id=manifest.bundle_id,
         encoder_digest=manifest.encoder.digest,
     )

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Final
 
 from ..errors import InvalidArgumentError
+from .types import CALIBRATION
 
 VARIABLE: Final = "ATTRIBUTARY_KERNELS"
 LEVELS: Final = ("portable", "avx2", "avx512")
@@ -47,6 +48,8 @@ def native() -> tuple[ModuleType | None, str]:
         from . import _native  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         return None, str(error)
+    if getattr(_native, "calibration_columns", 0) != len(CALIBRATION):
+        return None, "it was built from other sources than these; build it again"
     return _native, ""
 
 

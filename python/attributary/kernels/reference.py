@@ -144,20 +144,24 @@ def _shares(
     foreign_below: float,
     margin: float,
     reach: float,
+    reach_cut: float,
+    reach_null: float,
 ) -> tuple[Float32Array, float]:
     """Shares of candidates sorted by descending similarity, and the diffuse remainder."""
     if similarity.size == 0 or float(similarity[0]) < foreign_below:
         return np.zeros(similarity.size, np.float32), 1.0
     peak = max(float(similarity[0]), background)
-    # Where each group is met first, and so with its best member; the first of those out of reach sets the cut.
+    # Where each group is met first, and so with its best member; no candidate that is
+    # not nearer than the first of those out of reach has a share.
     first = np.sort(np.unique(groups, return_index=True)[1])
-    faint = 0.0
+    beyond, faint = -np.inf, 0.0
     if 0 < reach < first.size:
         beyond = float(similarity[first[int(reach)]])
         faint = float(np.exp((beyond - peak) / temperature))
-        threshold = max(threshold, faint)
+        threshold = max(threshold, reach_cut * faint)
     weight = np.maximum(np.exp((similarity.astype(np.float64) - peak) / temperature) - threshold, 0.0)
-    null = float(np.exp((background - peak) / temperature)) + faint
+    weight[similarity <= beyond] = 0.0
+    null = float(np.exp((background - peak) / temperature)) + reach_null * faint
     # A near-duplicate group counts once, with its best member's weight, divided in proportion to the members' own.
     _, member = np.unique(groups, return_inverse=True)
     best = np.zeros(member.max() + 1)

@@ -26,8 +26,8 @@ MAX_REACH: Final = 2**24  # a float32 counts no further
 # What each value of a calibration may be, both ends included: what is checked of every query before any is named.
 _TINY, _BELOW_1 = np.nextafter(np.float32(0), np.float32(1)), np.nextafter(np.float32(1), np.float32(0))
 _MOST = np.finfo(np.float32).max
-_LOWEST: Final = np.array([_TINY, 0, -np.inf, 0, -np.inf, 0, 0], np.float32)
-_HIGHEST: Final = np.array([_MOST, _BELOW_1, _MOST, _BELOW_1, np.inf, _MOST, MAX_REACH], np.float32)
+_LOWEST: Final = np.array([_TINY, 0, -np.inf, 0, -np.inf, 0, 0, 0, _TINY], np.float32)
+_HIGHEST: Final = np.array([_MOST, _BELOW_1, _MOST, _BELOW_1, np.inf, _MOST, MAX_REACH, 1, _MOST], np.float32)
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -56,14 +56,14 @@ def rescore(
     | vectors | float16 or int8 [N, D] | the bundle's store, unit vectors; may be memory-mapped; never copied |
     | creators | int32 [N] | creator code of each row |
     | groups | int32 [N] | near-duplicate group of each row; a row of its own has a code of its own |
-    | calibration | float32 [Q, 7] | T above 0; u in [0, 1); b below infinity; f in [0, 1); s_min; h, K from 0 |
+    | calibration | float32 [Q, 9] | T, c above 0; u, f in [0, 1); b below infinity; s_min; h, K from 0; a to 1 |
     | visible | uint8 [ceil(N / 8)] | bitmap over the rows, least significant bit first; a 0 bit hides the row |
     | scales | float32 [N] | only with int8 vectors: a vector is its scale times its codes |
 
     **Share.** With s_i the inner product of the query and candidate i, and m = max(max_i s_i, b):
 
-        w_i = max(exp((s_i - m) / T) - max(u, exp((s_K - m) / T)), 0)   weight of a candidate
-        w_0 = exp((b - m) / T) + exp((s_K - m) / T)          weight of the null item
+        w_i = max(exp((s_i - m) / T) - max(u, a exp((s_K - m) / T)), 0)   weight of a candidate; 0 unless s_i > s_K
+        w_0 = exp((b - m) / T) + c exp((s_K - m) / T)        weight of the null item
         W_g = max of w_i over the members i of group g       a near-duplicate group counts once
         n = (1 - f) min(max((max_i s_i - s_min) / h, 0), 1)  what the items may have at most; 1 - f where h is 0
         share_i = n (w_i / sum of w_j over j in g) * W_g / (w_0 + sum over groups of W_g)
@@ -75,9 +75,10 @@ def rescore(
     whose best similarity is below s_min resembles nothing known: its shares are 0 and `diffuse` is 1. From there on
     they rise with the best similarity, whole at s_min + h.
     s_K is the similarity of the best member of group K + 1, groups in the order of their best members: only K groups
-    get a share, and the last of them next to none, so that no small change of a similarity moves a share much. The
-    null item gets once what each of them loses, so that a crowd of equals is nobody's. Without so many groups, or
-    where K is 0, s_K is minus infinity: nobody is out of reach.
+    get a share. Each loses the part a of that group's weight, and what lies beyond is nobody's: as much as c such
+    groups. Equals of that group are out of reach as well, so that a crowd of equals is nobody's. The last of the K gets
+    at most (1 - a) / (1 - a + c), with a = 1 next to nothing. Without so many groups, or where K is 0, s_K is minus
+    infinity: nobody is out of reach.
     This is the calibrated soft score of Attribution by Customization (Wang et al., ICCV 2023): a softmax with a
     learned temperature, cut below a learned threshold. The null item (b), the floor (f), the reach (K) and the groups
     are this project's additions: the first two let the shares say "nobody in particular", the third leaves what is
@@ -256,7 +257,7 @@ def check_calibration(calibration: Float32Array) -> None:
     """Raise `KernelArgumentError` for a value outside the ranges that `rescore` states."""
     if ((calibration >= _LOWEST) & (calibration <= _HIGHEST)).all():
         return
-    temperature, threshold, background, floor, foreign_below, margin, reach = calibration.T
+    temperature, threshold, background, floor, foreign_below, margin, reach, cut, null = calibration.T
     for name, fits, problem in (
         ("temperature", (temperature > 0) & (temperature < np.inf), "must be finite and above 0"),
         ("threshold", (threshold >= 0) & (threshold < 1), "must be at least 0 and below 1"),
@@ -265,6 +266,8 @@ def check_calibration(calibration: Float32Array) -> None:
         ("foreign_below", ~np.isnan(foreign_below), "must be a number"),
         ("margin", (margin >= 0) & (margin < np.inf), "must be finite and at least 0"),
         ("reach", (reach >= 0) & (reach <= MAX_REACH), f"must be from 0 to {MAX_REACH}"),
+        ("reach_cut", (cut >= 0) & (cut <= 1), "must be at least 0 and at most 1"),
+        ("reach_null", (null > 0) & (null < np.inf), "must be finite and above 0"),
     ):
         if not fits.all():
             raise KernelArgumentError(f"calibration.{name}", problem)

@@ -18,7 +18,7 @@ Float32Array: TypeAlias = NDArray[np.float32]
 BoolBitmap: TypeAlias = NDArray[np.uint8]
 
 
-# Columns of a query's calibration, float32 [Q, 7]; see `attributary.kernels.rescore`.
+# Columns of a query's calibration, float32 [Q, 9]; see `attributary.kernels.rescore`.
 CALIBRATION: Final = (
     "temperature",
     "threshold",
@@ -27,6 +27,8 @@ CALIBRATION: Final = (
     "foreign_below",
     "margin",
     "reach",
+    "reach_cut",
+    "reach_null",
 )
 
 

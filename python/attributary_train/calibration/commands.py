@@ -230,8 +230,8 @@ def flag(
 
 
 @calibrate.command("noise")
-@click.option("--first", type=FOLDER, required=True, help="Labels of some queries.")
-@click.option("--second", type=FOLDER, required=True, help="Labels of the same with another --draw.")
+@click.option("--first", type=LABELS, required=True, help="Labels of some queries, or a score file (.npz).")
+@click.option("--second", type=LABELS, required=True, help="Those of the same with another draw.")
 @click.option("--items", type=int, required=True, help="Items of the training set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_clear

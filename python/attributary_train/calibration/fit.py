@@ -4,8 +4,9 @@ Whom an answer names is settled first, by evidence and not by a score: the best 
 query, as many as are *more likely than not* to hold a mass that stands out of the teacher's noise. What lies beyond is
 nobody's: its influence is small, it is not known whose, and a little for each of many would pay by the number of items.
 
-Then three numbers for each kind of query (with and without a prompt): temperature, background, and the diffuse floor,
-the part of every answer that is nobody's. They minimise, in nats,
+Then five numbers for each kind of query (with and without a prompt): temperature, background, what the named lose of
+the weight of the first that is not, how many times that weight is nobody's, and the diffuse floor, the part of every
+answer that is nobody's. They minimise, in nats,
 
     loss = - mean over queries of ( sum_named mass_i log share_i + (1 - sum_named mass_i) log diffuse )
 
@@ -36,6 +37,8 @@ LIKELY = 0.5
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 _BACKGROUNDS = (0.5, 0.75, 0.9, 0.97)  # quantiles of the cosines, of all queries and items
 _FLOORS = (0.02, 0.2)
+# Part of the first group out of reach that the named lose, and how many of it nobody has.
+_TAILS = ((0.98, 1.0), (0.98, 30.0), (0.7, 1.0), (0.7, 30.0))
 _MOST_FLOOR = 0.95
 _LEAST = 1e-12
 
@@ -123,16 +126,18 @@ def fit_shares(
     """Find reach, temperature, background and floor of one kind of query.
 
     `similarity`: cosines float32 [Q, N]; `creators`: a number of each item's creator [N], None to leave them out;
-    `reach`: None finds it. Nelder and Mead from a grid of starts. Raises `CalibrationError` with fewer than 10 queries.
+    `reach`: None finds it. Nelder and Mead from the best of a grid of starts. Raises `CalibrationError`
+    with fewer than 10 queries.
     """
     if len(similarity) < MIN_QUERIES:
         raise CalibrationError("queries", f"{len(similarity)}; at least {MIN_QUERIES} are needed")
     reach = likely_reach(similarity, columns, target) if reach is None else reach
     named = named_groups(similarity, columns, reach)
     totals = None if creators is None else _Totals.of(target, named, creators)
+    cuts = reach < min(len(columns.starts), candidates or len(columns.starts))
 
     def made(point: npt.ArrayLike, flag: float, margin: float) -> ShareCalibration:
-        log_temperature, background, floor = np.asarray(point, np.float64).tolist()
+        log_temperature, background, floor, cut, log_null = np.asarray(point, np.float64).tolist()
         return ShareCalibration(
             temperature=round(float(np.exp(np.clip(log_temperature, -8.0, 2.0))), 6),
             threshold=0.0,
@@ -141,6 +146,8 @@ def fit_shares(
             diffuse_floor=round(float(np.clip(floor, 0.0, _MOST_FLOOR)), 6),
             ood_margin=round(margin, 6),
             reach=reach,
+            reach_cut=round(float(np.clip(cut, 0.0, 1.0)), 6) if cuts else 1.0,
+            reach_null=round(float(np.exp(np.clip(log_null, -4.0, 10.0))), 6) if cuts else 1.0,
         )
 
     def loss(point: npt.ArrayLike) -> float:
@@ -150,13 +157,15 @@ def fit_shares(
         return found if totals is None else found + totals.loss(told, diffuse)
 
     levels = np.maximum(np.quantile(similarity, _BACKGROUNDS), ood_similarity)
-    starts = [(float(np.log(t)), float(b), floor) for t in _TEMPERATURES for b in levels for floor in _FLOORS]
-    found = minimize(
-        loss,
-        min(starts, key=loss),
-        method="Nelder-Mead",
-        options={"xatol": 1e-3, "fatol": 1e-5, "maxfev": 300},
-    )
+    tails = [(cut, float(np.log(null))) for cut, null in _TAILS] if cuts else [(1.0, 0.0)]
+    # What is nobody's can be a background, a floor or the crowd beyond: one start would end with whichever it began.
+    starts = [
+        [(float(np.log(t)), float(b), f, *tail) for t in _TEMPERATURES for b in levels for f in _FLOORS]
+        for tail in tails
+    ]
+    options = {"xatol": 1e-3, "fatol": 1e-5, "maxfev": 800}
+    tried = [minimize(loss, min(some, key=loss), method="Nelder-Mead", options=options) for some in starts]
+    found = min(tried, key=lambda one: float(one.fun))
     told, diffuse = shares_of(similarity, columns, made(found.x, -1.0, 0.0), candidates)
     return Fitted(
         made(found.x, ood_similarity, ood_margin),

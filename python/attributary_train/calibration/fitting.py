@@ -10,7 +10,7 @@ from attributary.bundle.manifest import Calibration
 
 from .fit import LIKELY, Fitted, by_creator, fit_shares
 from .held import KINDS, Generated, Held
-from .interval import BINS, COVERAGE, creator_interval
+from .interval import BINS, COVERAGE, Intervals, creator_intervals
 from .ood import FALSE_ALARMS, SCORES, SERVED, margin, threshold
 from .pixels import fit_pixels
 from .shares import Floats, shares_of
@@ -18,7 +18,6 @@ from .skill import Climatology
 
 _PIXELS = ", or further from their pixels' statistics than as many"
 MOST_CANDIDATES = 2_000
-Interval = tuple[tuple[float, float, float], ...]
 
 
 def fit_file(
@@ -44,7 +43,7 @@ def fit_file(
     known = pixels.certainty(held.statistics) if pixels else None
     most = len(held.items.ids)
     count = min(candidates or MOST_CANDIDATES, most)
-    found, constants, same = {}, {}, {}
+    found, constants, intervals, same = {}, {}, {}, {}
     for kind in KINDS:
         cosines = held.similarity[kind]
         scores = SCORES[SERVED](generated.similarity[kind])
@@ -57,7 +56,7 @@ def fit_file(
             ood_similarity=threshold(scores, each),
             ood_margin=margin(scores, each),
         )
-        found[kind], same[kind] = _with_interval(found[kind], held, kind, count, known)
+        found[kind], intervals[kind], same[kind] = _with_interval(found[kind], held, kind, count, known)
         reach = found[kind].calibration.reach
         constants[kind] = Climatology.of(cosines, held.grouped, held.target, reach).as_json()
     method = (
@@ -76,7 +75,8 @@ def fit_file(
         "loss": {kind: one.loss for kind, one in found.items()},
         "hidden": {kind: one.hidden for kind, one in found.items()},
         "climatology": constants,
-        "constant_interval": same,
+        "intervals": {kind: _intervals_row(one) for kind, one in intervals.items()},
+        "constant_interval": {kind: one.table for kind, one in same.items()},
     }
     made = CalibrationFile(
         Calibration(method, found["image"].calibration, found["image_and_prompt"].calibration, pixels),
@@ -92,10 +92,20 @@ def fit_file(
 
 def _with_interval(
     fitted: Fitted, held: Held, kind: str, candidates: int, certainty: Floats | None
-) -> tuple[Fitted, Interval]:
+) -> tuple[Fitted, Intervals, Intervals]:
     """With what creators held who were told a share, on the queries fitted to; and what a constant would say."""
     told, _ = shares_of(held.similarity[kind], held.grouped, fitted.calibration, candidates, certainty)
     said = by_creator(told, held.creator_of_item)
     seen = by_creator(held.target.mass, held.creator_of_item)
-    table, same = (creator_interval(said[said > 0], seen[said > 0], bins) for bins in (BINS, 1))
-    return replace(fitted, calibration=replace(fitted.calibration, interval=table)), same
+    made, same = (creator_intervals(said, seen, bins) for bins in (BINS, (1,)))
+    return replace(fitted, calibration=replace(fitted.calibration, interval=made.table)), made, same
+
+
+def _intervals_row(made: Intervals) -> dict[str, float | int | None]:
+    return {
+        "rows": len(made.table),
+        "level": made.level,
+        "covered elsewhere": made.covered,
+        "score elsewhere": made.score,
+        "deviation of coverage": made.deviation,
+    }

@@ -39,20 +39,37 @@ def measure(
     calibration: Calibration,
     candidates: int | None,
     climatologies: Mapping[str, Climatology],
-    intervals: Mapping[str, Any] | None = None,
+    fitted: Mapping[str, Any] | None = None,
 ) -> Row:
-    """Tables of a report by kind of query; raises `CalibrationError` if the teacher was not asked about every item."""
+    """Tables of a report by kind of query; raises `CalibrationError` if the teacher was not asked about every item.
+
+    `fitted`: what a calibration file says of its fit: the interval of a constant, and how coverage varies.
+    """
     if not held.complete:
         raise CalibrationError("labels", "cover candidates only; a report needs the teacher on every item")
     known = (
         calibration.pixels.certainty(held.statistics) if calibration.pixels else np.ones(len(held.queries))
     )
     by_kind = {"image": calibration.image, "image_and_prompt": calibration.image_and_prompt}
-    same = {kind: _constant(by_kind[kind], (intervals or {}).get(kind)) for kind in KINDS}
-    return {
+    of_all = (fitted or {}).get("constant_interval", {})
+    same = {kind: _constant(by_kind[kind], of_all.get(kind)) for kind in KINDS}
+    results = {
         kind: _kind(held, kind, by_kind[kind], candidates, climatologies[kind], same[kind], known)
         for kind in KINDS
     }
+    for kind in KINDS:
+        results[kind]["creators' intervals"] |= _right_rule(fitted or {}, kind, len(held.queries))
+    return results
+
+
+def _right_rule(fitted: Mapping[str, Any], kind: str, queries: int) -> Row:
+    """Between what the coverage of a rule that is right would lie nineteen times in twenty, with as many queries."""
+    deviation = fitted.get("intervals", {}).get(kind, {}).get("deviation of coverage")
+    if deviation is None:
+        return {}
+    # Of as many queries as were fitted to; half of the variance is that of the queries that are asked.
+    wide = 1.96 * deviation * (0.5 + 0.5 * fitted.get("queries", queries) / queries) ** 0.5
+    return {"a right rule": {"low": COVERAGE - wide, "high": COVERAGE + wide}}
 
 
 def _constant(by: ShareCalibration, interval: Any) -> ShareCalibration | None:
@@ -185,12 +202,11 @@ def aims(results: Row) -> list[Row]:
         if found_intervals := _interval_aim(results[kind].get("creators' intervals", {}), kind):
             found.append(found_intervals)
         largest = skill["largest tenth of the items' shares"]
-        off, constant = (
-            abs(largest[f"{who}told"] / max(largest[f"{who}seen"], 1e-9) - 1.0)
-            for who in ("", "climatology, ")
-        )
+        off, constant = (abs(largest[f"{who}off by"]["value"]) for who in ("", "climatology, "))
         met = off <= LARGEST_AIM < constant
-        note = f"told {largest['told']:.3f}, seen {largest['seen']:.3f}; a constant is off by {constant:.3f}"
+        between = largest["off by"]
+        note = f"told {largest['told']:.4f}, seen {largest['seen']:.4f}, 95% of told / seen - 1 "
+        note += f"[{between['low']:.3f}, {between['high']:.3f}]; a constant is off by {constant:.3f}"
         if constant <= LARGEST_AIM:
             note += ": it meets this too, so it is not called met"
         found.append(_aim(f"largest tenth, part that it is off by, {kind}", off, LARGEST_AIM, met, note))
@@ -202,6 +218,10 @@ def _interval_aim(row: Row, kind: str) -> Row | None:
     if covered is None:
         return None
     note = f"95% [{row['low']:.3f}, {row['high']:.3f}], {row['width']:.3f} wide on average"
+    if right := row.get("a right rule"):
+        note += f"; a rule that is right gives {right['low']:.3f} to {right['high']:.3f} with as many queries"
+    if row.get("covered of those who hold something") is not None:
+        note += f"; of those who hold something {row['covered of those who hold something']:.3f}"
     if skill is not None:
         other = row["constant"]
         note += f"; one interval for every share covers {other['covered']:.3f}, {other['width']:.3f} wide; "

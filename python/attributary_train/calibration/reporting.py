@@ -42,7 +42,7 @@ def full_report(
     fitted = file.measured.get("fit", {})
     constants = fitted.get("climatology", {})
     climatologies = {kind: Climatology.read(constants.get(kind)) for kind in KINDS}
-    results = measure(held, file.calibration, file.candidates, climatologies, fitted.get("constant_interval"))
+    results = measure(held, file.calibration, file.candidates, climatologies, fitted)
     agreement = {kind: summarise(agreement_rows(held, kind, file)) for kind in KINDS}
     config = {
         "student": folder.name,

@@ -77,13 +77,15 @@ def shares_of(
     grouped = cosines[:, columns.order]
     null = np.exp((calibration.background - peak[:, 0]) / calibration.temperature)
     cut = np.full((len(cosines), 1), calibration.threshold)
+    beyond = np.full((len(cosines), 1), -np.inf)
     if 0 < calibration.reach < len(columns.starts):
         nearest = np.maximum.reduceat(grouped, columns.starts, axis=1)
         beyond = -np.partition(-nearest, calibration.reach, axis=1)[:, calibration.reach, None]
         faint = np.exp((beyond - peak) / calibration.temperature)
-        cut = np.maximum(cut, faint)
-        null += faint[:, 0]
+        cut = np.maximum(cut, calibration.reach_cut * faint)
+        null += calibration.reach_null * faint[:, 0]
     weight = np.clip(np.exp((grouped - peak) / calibration.temperature) - cut, 0.0, None)
+    weight[grouped <= beyond] = 0.0
     best = np.maximum.reduceat(weight, columns.starts, axis=1)
     total = np.add.reduceat(weight, columns.starts, axis=1)
     norm = null + best.sum(axis=1)

@@ -5,15 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from attributary.attribution.engine import Engine
 from attributary.attribution.pixel_statistics import COUNT, pixel_statistics
 from attributary.attribution.score import _FLOOR, _OOD, _calibrated, calibration_of
-from attributary.attribution.types import Filter, Prepared
+from attributary.attribution.types import Filter, Prepared, Query
 from attributary.bundle.manifest import (
     PIXEL_STATISTICS_COUNT,
     Calibration,
     PixelFlag,
     ShareCalibration,
 )
+from attributary.errors import InvalidArgumentError
+from attributary.gateway import translate
+from attributary.v1 import attribution_pb2 as pb
 from attributary_train.calibration.foreign import flat, gradients, noise, pages
 from attributary_train.calibration.pixels import fit_pixels
 
@@ -96,3 +100,50 @@ def test_foreign_pixels_are_above_any_similarity_and_an_embedding_alone_is_not_j
 def test_a_flag_that_is_not_one_is_refused_by_name(flag, damage):
     assert flag.problem() is None and PixelFlag().problem() is None
     assert replace(flag, **damage).problem()
+
+
+@pytest.fixture
+def judging(tiny_engine, flag):
+    """An engine whose bundle tells strangers by their pixels alone."""
+    manifest = tiny_engine.bundle.manifest
+    manifest = replace(manifest, calibration=replace(manifest.calibration, pixels=flag))
+    return Engine(replace(tiny_engine.bundle, manifest=manifest), tiny_engine.encoder, tiny_engine.index)
+
+
+def embedded(engine, pixels):
+    """What Embed says of a picture, and the query that it makes over the wire."""
+    prepared = engine.prepare(Query(pixels=pixels))
+    reply = translate.from_embedding(engine, prepared, engine.embed([prepared])[0])
+    asked = pb.Query.FromString(pb.Query(embedding=reply.embedding).SerializeToString())
+    return reply.embedding, translate.to_query(asked, engine.limits, "query")
+
+
+@pytest.mark.parametrize("kind", ["own", "noise"])
+def test_the_verdict_on_pixels_travels_with_the_embedding(judging, kind):
+    pixels = soft(1, 4)[0] if kind == "own" else np.stack(noise(1, 32))[0]
+    told, query = embedded(judging, pixels)
+    assert told.HasField("certainty") and (told.certainty == 0) == (kind == "noise")
+    asked, again = judging.attribute(Query(pixels=pixels)), judging.attribute(query)
+    assert asked.out_of_distribution == again.out_of_distribution == (kind == "noise")
+    assert again.diffuse_share == pytest.approx(asked.diffuse_share, abs=1e-5)
+    assert not asked.unjudged and not again.unjudged
+
+
+def test_an_embedding_alone_is_told_to_be_unjudged(judging, tiny_engine):
+    told, _ = embedded(judging, soft(1, 4)[0])
+    vector = np.array(told.values, np.float32)
+    alone = judging.attribute(Query(embedding=vector))
+    assert alone.unjudged and not alone.out_of_distribution
+    # What its cosines give away is judged.
+    foreign = judging.attribute(Query(embedding=-vector))
+    assert foreign.out_of_distribution and not foreign.unjudged
+    # Where pixels are not judged at all, cosines judge embeddings as they do pictures.
+    assert not tiny_engine.attribute(Query(embedding=vector)).unjudged
+    assert not embedded(tiny_engine, np.stack(noise(1, 32))[0])[0].HasField("certainty")
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_certainty_that_is_none_is_refused_by_name(judging, value):
+    vector = np.ones(judging.spec.dim, np.float32)
+    with pytest.raises(InvalidArgumentError, match=r"query.embedding.certainty: must be from 0 to 1"):
+        judging.prepare(Query(embedding=vector, certainty=value))

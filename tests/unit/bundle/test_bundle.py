@@ -99,6 +99,10 @@ def test_unknown_schema_version_is_refused(copied):
         ({"ood_margin": -0.1}, "ood_margin -0.1, must be"),
         ({"reach": -1}, "reach -1, must be from 0"),
         ({"reach": 2.5}, "reach must be int"),
+        ({"reach_cut": 1.1}, "reach_cut 1.1, must be"),
+        ({"reach_cut": -0.1}, "reach_cut -0.1, must be"),
+        ({"reach_null": 0.0}, "reach_null 0.0, must be"),
+        ({"reach_null": float("inf")}, "reach_null inf, must be"),
         ({"interval": [[0.1, 0.5, 0.2]]}, "interval must rise"),
         ({"interval": [[0.2, 0.1, 0.3], [0.1, 0.1, 0.3]]}, "interval must rise"),
         ({"interval": [[0.1, 0.2]]}, "rows of share, low and high"),
@@ -252,6 +256,7 @@ def test_wrong_item_tables_name_the_column(change, message):
     [
         {"diffuse_floor": 0.2},
         {"reach": 12},
+        {"reach": 12, "reach_cut": 0.7, "reach_null": 40.0},
         {"ood_margin": 0.05},
         {"interval": ((0.1, 0.0, 0.3), (0.2, 0.1, 0.5))},
     ],

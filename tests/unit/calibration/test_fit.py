@@ -32,9 +32,12 @@ def cosines(queries=60, items=150, seed=0):
     candidates=st.integers(1, 30),
     reach=st.sampled_from([0, 1, 3, 8, 40]),
     known=st.sampled_from([(-1.0, 0.0), (0.9, 0.0), (0.9, 0.4), (1.1, 0.5)]),
+    tail=st.sampled_from([(1.0, 1.0), (0.7, 40.0), (0.0, 0.5)]),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_formula_is_the_kernel_s(seed, temperature, cut, background, floor, candidates, reach, known):
+def test_the_formula_is_the_kernel_s(
+    seed, temperature, cut, background, floor, candidates, reach, known, tail
+):
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((30, 16)).astype(np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
@@ -42,7 +45,7 @@ def test_the_formula_is_the_kernel_s(seed, temperature, cut, background, floor, 
     groups = rng.integers(0, 12, 30).astype(np.int32)
     similarity = queries @ vectors.astype(np.float32).T
     chosen = np.argsort(-similarity, axis=1)[:, :candidates].astype(np.int64)
-    asked = ShareCalibration(temperature, cut, background, known[0], floor, known[1], reach)
+    asked = ShareCalibration(temperature, cut, background, known[0], floor, known[1], reach, *tail)
     scored = kernels.rescore(
         queries, np.ascontiguousarray(chosen), vectors, groups, groups,
         calibration_of(Calibration("test", asked, asked), [False] * 3),
@@ -73,6 +76,28 @@ def test_parameters_that_made_a_mass_are_found():
     assert (found.ood_similarity, found.ood_margin) == (0.3, 0.05)
     told, nobody = shares_of(similarity, columns, found)
     assert np.abs(told - mass).max() < 0.02 and np.abs(nobody - diffuse).max() < 0.02
+
+
+def test_what_the_crowd_beyond_weighs_is_found():
+    """Shares that end with a step, and much that is nobody's: with one weight cut from all they were told too small at
+    the top, too large in the middle and nothing at the end."""
+    similarity, columns = cosines(), Columns.of(np.arange(150))
+    made = ShareCalibration(
+        TRUE.temperature, 0.0, TRUE.background, 0.3, reach=12, reach_cut=0.5, reach_null=20.0
+    )
+    mass, diffuse = shares_of(similarity, columns, made)
+    found = fit_shares(similarity, columns, whole(mass, diffuse), ood_similarity=0.3).calibration
+    told, nobody = shares_of(similarity, columns, found)
+    assert np.abs(told - mass).max() < 0.02 and np.abs(nobody - diffuse).max() < 0.02
+    named = mass > 0
+    assert (told[named] / mass[named]).min() > 0.8 and (told[~named] == 0).all()
+
+
+def test_equals_of_the_first_out_of_reach_are_out_as_well():
+    similarity = np.array([[0.9, 0.5, 0.5, 0.5, 0.5, 0.2]], np.float32)
+    shares = ShareCalibration(0.1, 0.0, 0.3, -1.0, reach=3, reach_cut=0.2, reach_null=2.0)
+    told, _ = shares_of(similarity, Columns.of(np.arange(6)), shares)
+    assert told[0, 0] > 0 and not told[0, 1:].any()
 
 
 def test_what_lies_beyond_the_likely_ones_is_nobody_s():

@@ -117,6 +117,7 @@ def test_an_embedding_asks_what_its_picture_would(client: Client, picture, promp
     again = client.attribute(embedding=embedded.vector, has_prompt=embedded.has_prompt)
     assert [item.id for item in again.items] == [item.id for item in asked.items]
     assert again.diffuse_share == pytest.approx(asked.diffuse_share, abs=1e-5)
+    assert client.attribute(embedding=embedded).items == again.items
 
 
 async def test_embed_refuses_what_is_none_and_what_is_one(server, picture):

@@ -26,7 +26,7 @@ CREATOR = st.one_of(
 ANSWER = st.builds(
     Attribution,
     st.lists(ITEM, max_size=4).map(tuple), st.lists(CREATOR, max_size=4).map(tuple), SHARE, SHARE,
-    st.booleans(), st.integers(0, 2**63 - 1), st.just(Timings()),
+    st.booleans(), st.integers(0, 2**63 - 1), st.just(Timings()), st.none(), st.booleans(),
 )  # fmt: skip
 
 
