@@ -3,7 +3,7 @@
     python benchmarks/hostile_pictures.py --bundle out/bundle --save
 
 A process with one token sends pictures that are small and claim much, or make a parser walk: `--rate` a second in turn
-over four connections, refused or not, whether earlier ones are answered or not, up to 256 at once. Another token asks
+over 24 connections, refused or not, whether earlier ones are answered or not, up to 2,048 at once. Another token asks
 with a good picture, twenty times a second: alone, beside the attack, and alone again; and, as a control, while the same
 process sends the same pictures as fast to a server that reads them and refuses, so that what the attacker and the
 network take of this machine is known. Memory is the server's and its decoders'. The attacker gives way to the server
@@ -47,7 +47,7 @@ with socket.socket() as _found:
     # The attacker's process is to find the same.
     PORT = int(os.environ.setdefault("HOSTILE_PORT", str(_found.getsockname()[1])))
 QUIET_S, CONTROL_S = 40.0, 60.0
-CONNECTIONS, AT_ONCE = 4, 256
+CONNECTIONS, AT_ONCE = 24, 2_048
 # How long the attacker waits for one answer, and at the end for all.
 PATIENCE_S = 60.0
 REFUSALS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED")
