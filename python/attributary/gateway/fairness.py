@@ -236,16 +236,20 @@ def _way(branch: _Branch[T], barred: Collection[str] = (), depth: int = 0) -> li
     """Names from a branch down to the items whose turn it is; None if there are none."""
     if branch.items:
         return []
-    left = {
-        name: child.served for name, child in branch.busy.items() if depth != _CALLER or name not in barred
-    }
+    left = branch.busy
+    if barred and depth == _CALLER:
+        left = {name: child for name, child in left.items() if name not in barred}
     while left:
-        name = min(left, key=left.__getitem__)
-        below = _way(branch.busy[name], barred, depth + 1)
+        name, child = min(left.items(), key=_served)
+        below = _way(child, barred, depth + 1)
         if below is not None:
             return [name, *below]
-        del left[name]
+        left = {other: child for other, child in left.items() if other != name}
     return None
+
+
+def _served(entry: tuple[str, _Branch[T]]) -> float:
+    return entry[1].served
 
 
 def _items(branch: _Branch[T]) -> Iterator[T]:
