@@ -17,8 +17,10 @@ from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import ADOPTED
 
+from .embedding_scores import embedding_detection
 from .foreign import Picture, climbed, flat, gradients, noise, pages, pictures_in, untrained
 from .held import KINDS, Cosines, Items, StudentEncoder, generated_only
+from .left_out import left_out
 from .ood import FALSE_ALARMS, SCORES, SERVED, detection
 from .shares import Columns, shares_of
 
@@ -56,21 +58,27 @@ def compare(
     results: dict[str, Any] = {}
     aims: list[dict[str, Any]] = []
     for kind in KINDS:
-        cosines = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
-        cosines = {GENERATED: _ask(student, made, test, kind), **cosines}
+        asked = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
+        inside, outside = _ask(student, known, validation, kind), _ask(student, made, test, kind)
+        cosines = {name: student.with_items(one) for name, one in {GENERATED: outside, **asked}.items()}
         rivals = detection(
-            _ask(student, known, validation, kind),
+            student.with_items(inside),
             cosines[GENERATED],
             {name: found for name, found in cosines.items() if name != GENERATED},
             alarms,
         )
-        results[kind] = rivals
+        # What an embedding alone could be judged by.
+        results[kind] = rivals + embedding_detection(inside, outside, asked, alarms)
         if file is not None:
             in_use = {
                 name: _judged(found, statistics[name], groups, file, kind) for name, found in cosines.items()
             }
             results[f"{kind}, in use"] = in_use
             aims += _aims(in_use, rivals[0], alarms, kind)
+    kinds = {name: found for name, found in statistics.items() if name != GENERATED}
+    results["pixels, a kind left out"] = left_out(
+        student.statistics(known), statistics[GENERATED], kinds, alarms
+    )
     config = {
         "student": student.folder.name,
         "weights": student.folder.subject.weights_digest[:12],
@@ -164,4 +172,4 @@ def _ask(student: StudentEncoder, pictures: list[Picture], queries: Queries, kin
     prompts = [""] * len(pictures)
     if kind == "image_and_prompt":
         prompts = [queries.prompts[at % len(queries)] for at in range(len(pictures))]
-    return np.asarray(student.cosines(pictures, prompts))
+    return np.asarray(student.embed(pictures, prompts))

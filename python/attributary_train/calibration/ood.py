@@ -40,12 +40,14 @@ def _spread(cosines: Cosines) -> Floats:
     return np.asarray(cosines.std(axis=1), np.float64)
 
 
-# Larger = more like what the generator makes.
+# Larger = more like what the generator makes. Whether strangers lie too near to nothing or too near to something is the
+# encoder's: the committed one puts them where the generator's pictures lie on average, far along a few directions.
 SCORES: Mapping[str, Callable[[Cosines], Floats]] = {
     SERVED: _best,
     "mean of the best ten": _mean_of_ten,
     "best above the median": _above_the_rest,
     "deviation of all": _spread,
+    "deviation of all, not too large": lambda cosines: -_spread(cosines),
 }
 
 
