@@ -52,6 +52,22 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(found), f"{name_of(page)} links to {target}"
 
 
+# Decisions and history tell of what was.
+PATHS = re.compile(
+    r"(?<![\w./-])((?:models|benchmarks|deploy|examples|tools|packaging|tests|python|proto|kernels|model_repository)/[\w./-]*\w)(?![\w./-]*[*{<])"
+)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.parent.name != "decisions" and page.stem != "history"],
+    ids=name_of,
+)
+def test_files_that_a_page_names_are_there(page):
+    named = set(PATHS.findall(page.read_text(encoding="utf-8")))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
 SNIPPETS = [
     pytest.param(page, text, id=f"{name_of(page)}-{number}")
     for page in PAGES

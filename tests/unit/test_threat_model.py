@@ -1,4 +1,4 @@
-"""docs/threat-model.md is true: its tests exist, and nothing that outsiders reach is unpickled."""
+"""docs/threat-model.md and docs/guarantees.md are true: their tests exist, and nothing of outsiders is unpickled."""
 
 import ast
 import re
@@ -25,6 +25,19 @@ def test_every_test_that_the_page_names_exists():
         assert named, row
         for name in named:
             assert "def test_" in (ROOT / name).read_text(), name
+
+
+def test_every_test_that_a_promise_names_exists():
+    folder = "unit/gateway"
+    named = re.findall(
+        r"`((?:[a-z0-9_]+/)*test_[a-z0-9_]+\.py)`", (ROOT / "docs" / "guarantees.md").read_text()
+    )
+    assert len(named) > 15
+    for name in named:
+        # A name without a folder is of the same one as the name before it.
+        folder = name.rpartition("/")[0] or folder
+        path = ROOT / "tests" / folder / name.rpartition("/")[2]
+        assert path.is_file() and "def test_" in path.read_text(), name
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from attributary.errors import InvalidArgumentError
 from attributary.notebook import Shown
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class Filter:
     exclude_creators: tuple[str, ...] = ()
     include_licences: tuple[str, ...] = ()
     exclude_licences: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            values = getattr(self, one.name)
+            # A name alone would be read as its letters.
+            if isinstance(values, str | bytes) or not all(isinstance(value, str) for value in values):
+                raise InvalidArgumentError(f"options.filter.{one.name}", f"must be texts, got {values!r:.80}")
 
     def __bool__(self) -> bool:
         return bool(

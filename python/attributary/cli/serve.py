@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from attributary.gateway.running import serve
 from attributary.gateway.server import More
 
 from .index import milvus_options, opener
+from .variables import refuse_misspelt
 from .waiting import told_if_slow
 
 if TYPE_CHECKING:
@@ -157,6 +159,7 @@ def serve_command(
     are read for items, tokenizer and golden queries only; Triton has the rest. With `--index milvus` candidates come
     from the collection that `attributary index push` filled.
     """
+    refuse_misspelt(serve_command, os.environ)
     places = _by_alias(bundles)
     default = default_alias or next(iter(places))
     if default not in places:

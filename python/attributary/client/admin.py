@@ -5,7 +5,7 @@ In every call `bundle` is an alias or a bundle's id, "" the server's default.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass
 
 import grpc
@@ -20,7 +20,7 @@ from .aio import streamed as streamed_async
 from .calls import Call, Stream
 from .channel import DEFAULT_STREAM_TIMEOUT_S, DEFAULT_TIMEOUT_S, Connection, Tls
 from .errors import from_result
-from .messages import read, sendable
+from .messages import made, read
 from .sync import Blocking, streamed, waited
 
 
@@ -145,9 +145,7 @@ def add_items(
     """
 
     def message(number: int, item: Addition) -> pb.AddItemsRequest:
-        return pb.AddItemsRequest(
-            request_id=str(number), item=_message(item), why=sendable(why, "why"), bundle=bundle
-        )
+        return made(pb.AddItemsRequest, request_id=str(number), item=_message(item), why=why, bundle=bundle)
 
     def outcome(reply: pb.AddItemsResponse) -> Added | AttributaryError:
         return from_result(reply.error) if reply.HasField("error") else read(Added, reply.added)
@@ -157,7 +155,7 @@ def add_items(
 
 def add_item(item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None) -> Call[Added]:
     """Add one item; raises AlreadyExistsError for an id that another item has."""
-    request = pb.AddItemRequest(item=_message(item), why=sendable(why, "why"), bundle=bundle)
+    request = made(pb.AddItemRequest, item=_message(item), why=why, bundle=bundle)
     return Call("AddItem", request, lambda reply: read(Added, reply.added), timeout_s)
 
 
@@ -174,17 +172,20 @@ def delete_items(
 ) -> Call[Deletion]:
     """Delete items by exactly one of ids, creator, licence, or source (what their uri begins with)."""
     named = {"ids": ids, "creator": creator, "licence": licence, "source": source}
-    given = [name for name, value in named.items() if len(value)]
+    given = [
+        name
+        for name, value in named.items()
+        if value is not None and (not isinstance(value, Sized) or len(value))
+    ]
     if len(given) != 1:
         raise InvalidArgumentError(
             "selection",
             f"exactly one of ids, creator, licence, source must be given, got {', '.join(given) or 'none'}",
         )
-    request = pb.DeleteItemsRequest(why=sendable(why, "why"), dry_run=dry_run, bundle=bundle)
-    if given == ["ids"]:
-        request.ids.ids.extend(ids)
-    else:
-        setattr(request, given[0], sendable(creator or licence or source, f"selection.{given[0]}"))
+    [name] = given
+    value = made(pb.Ids, "selection.", ids=ids) if name == "ids" else named[name]
+    request = made(pb.DeleteItemsRequest, why=why, dry_run=dry_run, bundle=bundle)
+    request.MergeFrom(made(pb.DeleteItemsRequest, "selection.", **{name: value}))
 
     def deletion(reply: pb.DeleteItemsResponse) -> Deletion:
         deleted, already, unknown = map(
@@ -199,7 +200,7 @@ def list_held(
     *, after: str = "", bundle: str = "", timeout_s: float | None = None
 ) -> Call[tuple[list[HeldItem], bool]]:
     """Return a page of what waits for a decision, those that came after an `at`, and whether there is more."""
-    request = pb.ListHeldRequest(bundle=bundle, after=after)
+    request = made(pb.ListHeldRequest, bundle=bundle, after=after)
 
     def page(reply: pb.ListHeldResponse) -> tuple[list[HeldItem], bool]:
         found = [read(HeldItem, one, like=one.like if one.HasField("like") else None) for one in reply.items]
@@ -212,13 +213,13 @@ def decide_held(
     ids: Sequence[int], *, enter: bool, why: str, bundle: str = "", timeout_s: float | None = None
 ) -> Call[int]:
     """Let items that wait enter, or forget them; all or none. Returns the bundle's revision."""
-    request = pb.DecideHeldRequest(ids=ids, enter=enter, why=sendable(why, "why"), bundle=bundle)
+    request = made(pb.DecideHeldRequest, ids=ids, enter=enter, why=why, bundle=bundle)
     return Call("DecideHeld", request, lambda reply: int(reply.revision), timeout_s)
 
 
 def compact(*, why: str, bundle: str = "", timeout_s: float = DEFAULT_STREAM_TIMEOUT_S) -> Call[Compaction]:
     """Make a new bundle of what is there now and serve it; returns when it is served."""
-    request = pb.CompactRequest(why=sendable(why, "why"), bundle=bundle)
+    request = made(pb.CompactRequest, why=why, bundle=bundle)
     return Call(
         "Compact",
         request,
@@ -233,7 +234,7 @@ def list_changes(
     *, after: int = 0, bundle: str = "", timeout_s: float | None = None
 ) -> Call[tuple[list[Change], bool]]:
     """Return a page of the audit after a revision, oldest first, and whether there is more."""
-    request = pb.ListChangesRequest(after_revision=after, limit=1_000, bundle=bundle)
+    request = made(pb.ListChangesRequest, after_revision=after, limit=1_000, bundle=bundle)
 
     def page(reply: pb.ListChangesResponse) -> tuple[list[Change], bool]:
         found = [read(Change, change, ids=tuple(change.item_ids)) for change in reply.changes]
@@ -254,7 +255,7 @@ def load_bundle(
 
     `pinned_s`: how long the bundle before still answers those who name its id.
     """
-    request = pb.LoadBundleRequest(path=path, alias=alias, why=sendable(why, "why"), pinned_s=pinned_s)
+    request = made(pb.LoadBundleRequest, path=path, alias=alias, why=why, pinned_s=pinned_s)
     return Call(
         "LoadBundle",
         request,
@@ -267,7 +268,7 @@ def unload_bundle(
     bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
 ) -> Call[Turned]:
     """Take a bundle out of service, with its aliases."""
-    request = pb.UnloadBundleRequest(bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
+    request = made(pb.UnloadBundleRequest, bundle=bundle, why=why, pinned_s=pinned_s)
     return Call("UnloadBundle", request, lambda reply: Turned("", reply.bundle_id), timeout_s)
 
 
@@ -275,7 +276,7 @@ def set_alias(
     alias: str, bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
 ) -> Call[Turned]:
     """Turn an alias to a bundle that is there."""
-    request = pb.SetAliasRequest(alias=alias, bundle=bundle, why=sendable(why, "why"), pinned_s=pinned_s)
+    request = made(pb.SetAliasRequest, alias=alias, bundle=bundle, why=why, pinned_s=pinned_s)
     return Call(
         "SetAlias", request, lambda reply: Turned(reply.bundle_id, reply.replaced_bundle_id), timeout_s
     )
@@ -357,5 +358,7 @@ class AsyncAdminClient(Awaiting):
 
 
 def _message(item: Addition) -> pb.NewItem:
+    if not isinstance(item, Addition):
+        raise InvalidArgumentError("item", f"must be an Addition, got {type(item).__name__}")
     facts = asdict(item)
-    return pb.NewItem(image=facts.pop("picture"), **facts)
+    return made(pb.NewItem, "item.", image=facts.pop("picture"), **facts)

@@ -51,7 +51,7 @@ def attribute(
     image: Picture | None = None,
     *,
     embedding: ArrayLike | Embedded | None = None,
-    prompt: str = "",
+    prompt: str | None = "",
     has_prompt: bool = False,
     timeout_s: float | None = None,
     **asked: Unpack[Asked],
@@ -86,31 +86,33 @@ def attribute_stream(
     """
 
     def message(number: int, entry: Query) -> Message:
-        return pb.AttributeStreamRequest(
-            request_id=str(number), request=messages.attribute_request(entry, asked)
+        return messages.made(
+            pb.AttributeStreamRequest,
+            request_id=str(number),
+            request=messages.attribute_request(entry, asked),
         )
 
     return Stream("AttributeStream", queries, message, messages.from_outcome, timeout_s)
 
 
 def embed(
-    image: Picture, *, prompt: str = "", bundle_id: str = "", timeout_s: float | None = None
+    image: Picture, *, prompt: str | None = "", bundle_id: str = "", timeout_s: float | None = None
 ) -> Call[Embedded]:
     """Return the embedding of a picture and its prompt, to ask with later."""
     message = messages.to_query(query(image, prompt=prompt))
-    request = pb.EmbedRequest(query=message, bundle_id=bundle_id)
+    request = messages.made(pb.EmbedRequest, query=message, bundle_id=bundle_id)
     return Call("Embed", request, messages.from_embedding, timeout_s)
 
 
 def get_item(item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Call[Item]:
     """Return one training item; raises NotFoundError."""
-    request = pb.GetItemRequest(id=item_id, bundle_id=bundle_id)
+    request = messages.made(pb.GetItemRequest, id=item_id, bundle_id=bundle_id)
     return Call("GetItem", request, lambda reply: read(Item, reply.item), timeout_s)
 
 
 def get_thumbnail(item_id: int, *, bundle_id: str = "", timeout_s: float | None = None) -> Call[bytes]:
     """Return a small picture of a training item, WebP; raises NotFoundError if the server shows none."""
-    request = pb.GetThumbnailRequest(id=item_id, bundle_id=bundle_id)
+    request = messages.made(pb.GetThumbnailRequest, id=item_id, bundle_id=bundle_id)
     return Call("GetThumbnail", request, lambda reply: bytes(reply.image), timeout_s)
 
 
@@ -124,8 +126,13 @@ def list_items(
     timeout_s: float | None = None,
 ) -> Call[Page[Item]]:
     """Return a page of training items by ascending id: all, one creator's, those that hold a text."""
-    request = pb.ListItemsRequest(
-        bundle_id=bundle_id, page_size=page_size, page_token=page_token, creator=creator, search=search
+    request = messages.made(
+        pb.ListItemsRequest,
+        bundle_id=bundle_id,
+        page_size=page_size,
+        page_token=page_token,
+        creator=creator,
+        search=search,
     )
     return Call(
         "ListItems",
@@ -144,8 +151,8 @@ def list_creators(
     timeout_s: float | None = None,
 ) -> Call[Page[CreatorEntry]]:
     """Return a page of creators by name: all, or those whose name holds a text."""
-    request = pb.ListCreatorsRequest(
-        bundle_id=bundle_id, page_size=page_size, page_token=page_token, search=search
+    request = messages.made(
+        pb.ListCreatorsRequest, bundle_id=bundle_id, page_size=page_size, page_token=page_token, search=search
     )
     return Call(
         "ListCreators",
@@ -157,7 +164,7 @@ def list_creators(
 
 def describe(*, bundle_id: str = "", timeout_s: float | None = None) -> Call[BundleInfo]:
     """Return what the server serves: bundle, encoder, index, calibration, limits."""
-    request = pb.DescribeBundleRequest(bundle_id=bundle_id)
+    request = messages.made(pb.DescribeBundleRequest, bundle_id=bundle_id)
     return Call("DescribeBundle", request, messages.from_description, timeout_s)
 
 

@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ class Connection:
         timeout_s: float,
         retry: bool,
     ) -> None:
-        self.address, self.timeout_s = address, timeout_s
+        if not isinstance(address, str) or not address or address.startswith(("http://", "https://")):
+            raise InvalidArgumentError("address", f"must be the gRPC port's HOST:PORT, got {address!r}")
+        self.address, self.timeout_s = address, _seconds(timeout_s)
         # Over TLS only, or inside one machine.
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         given = (
@@ -115,8 +118,15 @@ class Connection:
             carrier: dict[str, str] = {}
             propagate.inject(carrier)
             metadata = (*metadata, *carrier.items())
-        timeout = self.timeout_s if timeout_s is None else timeout_s
+        timeout = self.timeout_s if timeout_s is None else _seconds(timeout_s)
         return getattr(self._stub, method)(request, timeout=timeout, metadata=metadata)
+
+
+def _seconds(timeout: float) -> float:
+    # No number and NaN are not above 0 either.
+    if not isinstance(timeout, Real) or not timeout > 0:
+        raise InvalidArgumentError("timeout_s", f"must be above 0 seconds, got {timeout!r}")
+    return float(timeout)
 
 
 def _read(path: Path | None, field: str) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from attributary.attribution.types import PHASES, AttributedItem, CreatorShare, Limits, Query
+from attributary.attribution.types import PHASES, AttributedItem, CreatorShare, Filter, Limits, Query
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
@@ -16,40 +16,34 @@ from .errors import from_result
 from .types import Answer, Asked, BundleInfo, CalibrationInfo, Embedded, ReplyTimings, ShareParameters
 
 T = TypeVar("T")
-
-_MOST = 2**32 - 1
+M = TypeVar("M", bound=Message)
 
 
 def to_query(query: Query) -> pb.Query:
-    """Return the message of a query; raises InvalidArgumentError for a prompt that is no text."""
-    prompt = sendable(query.prompt, "query.prompt")
+    """Return the message of a query; raises InvalidArgumentError for what is none."""
+    if not isinstance(query, Query):
+        raise InvalidArgumentError(
+            "query", f"must be a Query, as `query(picture)` makes it, got {type(query).__name__}"
+        )
+    given: dict[str, Any] = {}
     if query.embedding is not None:
-        return pb.Query(embedding=_embedding(query), prompt=prompt)
-    if query.pixels is not None:
+        given["embedding"] = _embedding(query)
+    elif query.pixels is not None:
         height, width = query.pixels.shape[:2]
-        pixels = pb.Pixels(data=query.pixels.tobytes(), height=height, width=width)
-        return pb.Query(pixels=pixels, prompt=prompt)
-    if query.image is not None:
-        return pb.Query(image=query.image, prompt=prompt)
-    return pb.Query(prompt=prompt)
+        given["pixels"] = pb.Pixels(data=query.pixels.tobytes(), height=height, width=width)
+    elif query.image is not None:
+        given["image"] = query.image
+    return made(pb.Query, "query.", **given, prompt=query.prompt)
 
 
 def attribute_request(query: Query, asked: Asked) -> pb.AttributeRequest:
     """Return the message of one query; raises InvalidArgumentError for what cannot be sent."""
-    return pb.AttributeRequest(
-        query=to_query(query),
-        options=_options(asked),
-        bundle_id=sendable(asked.get("bundle_id", ""), "bundle_id"),
-    )
+    return made(pb.AttributeRequest, query=to_query(query), **_asked(asked))
 
 
 def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRequest:
     """Return the message of several queries; raises InvalidArgumentError for what cannot be sent."""
-    return pb.AttributeBatchRequest(
-        queries=[to_query(query) for query in queries],
-        options=_options(asked),
-        bundle_id=sendable(asked.get("bundle_id", ""), "bundle_id"),
-    )
+    return made(pb.AttributeBatchRequest, queries=[to_query(query) for query in queries], **_asked(asked))
 
 
 def read(kind: type[T], message: Message, **given: Any) -> T:
@@ -112,27 +106,45 @@ def from_embedding(message: pb.EmbedResponse) -> Embedded:
     return Embedded(vector, embedding.has_prompt, message.bundle_id, message.encoder_digest, certainty)
 
 
-def _options(asked: Asked) -> pb.Options:
-    top_k, top_creators = asked.get("top_k"), asked.get("top_creators")
-    for name, value in (("top_k", top_k), ("top_creators", top_creators)):
-        if value is not None and not 0 <= value <= _MOST:
-            raise InvalidArgumentError(f"options.{name}", f"must be from 0 to {_MOST}, got {value}")
-    message = pb.Options(top_k=top_k, top_creators=top_creators, timings=asked.get("timings", False))
-    message.receipt = asked.get("receipt", False)
-    if filter_ := asked.get("filter"):
-        for name, values in asdict(filter_).items():
-            field = getattr(message.filter, name)
-            field.extend(sendable(value, f"options.filter.{name}") for value in values)
+def made(kind: type[M], where: str = "", /, **values: Any) -> M:
+    """Return a message with these fields; None leaves one out.
+
+    Raises InvalidArgumentError, naming the field after `where`, for a value that it cannot hold: another type, a number
+    out of its range, a text that is not Unicode (what a shell or a file gave may hold bytes that are none).
+    """
+    message = kind()
+    for name, value in values.items():
+        try:
+            if isinstance(value, Message):
+                getattr(message, name).CopyFrom(value)
+            elif message.DESCRIPTOR.fields_by_name[name].is_repeated:
+                getattr(message, name).extend(value)
+            elif value is not None:
+                setattr(message, name, value)
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                where + name, f"is not valid Unicode at character {error.start}"
+            ) from None
+        except (TypeError, ValueError):
+            raise InvalidArgumentError(where + name, f"cannot be {value!r:.80}") from None
     return message
 
 
-def sendable(value: str, field: str) -> str:
-    """Return a text that can be sent; what a shell or a file gave may hold bytes that are none."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(field, f"is not valid Unicode at character {error.start}") from None
-    return value
+def _asked(asked: Asked) -> dict[str, Any]:
+    unknown = asked.keys() - Asked.__optional_keys__
+    if unknown:
+        # A filter under another name would filter nothing.
+        raise InvalidArgumentError(
+            f"options.{min(unknown)}", f"is not known; there are {', '.join(sorted(Asked.__optional_keys__))}"
+        )
+    given = dict(asked)
+    bundle_id, filter_ = given.pop("bundle_id", ""), given.pop("filter", None)
+    options = made(pb.Options, "options.", **given)
+    if filter_ is not None:
+        if not isinstance(filter_, Filter):
+            raise InvalidArgumentError("options.filter", f"must be a Filter, got {type(filter_).__name__}")
+        options.filter.CopyFrom(made(pb.Filter, "options.filter.", **asdict(filter_)))
+    return {"options": options, "bundle_id": bundle_id}
 
 
 def _embedding(query: Query) -> pb.Embedding:

@@ -187,7 +187,7 @@ def query(
     image: Picture | None = None,
     *,
     embedding: Sequence[float] | ArrayLike | Embedded | None = None,
-    prompt: str = "",
+    prompt: str | None = "",
     has_prompt: bool = False,
 ) -> Query:
     """Build a query from encoded bytes, a file's path, pixels (uint8 [H, W, 3]), or an embedding (float [D]).
@@ -196,6 +196,7 @@ def query(
     and what the pixels were judged to be, itself. Raises
     InvalidArgumentError for a file that cannot be read and for arrays of another type or shape.
     """
+    prompt = "" if prompt is None else prompt
     if (image is None) == (embedding is None):
         raise InvalidArgumentError("query", "exactly one of image and embedding must be given")
     if isinstance(embedding, Embedded):
@@ -208,7 +209,15 @@ def query(
     if embedding is not None:
         import numpy
 
-        values = numpy.asarray(embedding, numpy.float32)
+        try:
+            values = numpy.asarray(embedding)
+        except ValueError:
+            raise InvalidArgumentError(
+                "query.embedding", "must be a vector, got rows of many lengths"
+            ) from None
+        if values.dtype.kind not in "fiu":
+            raise InvalidArgumentError("query.embedding", f"must be of real numbers, got {values.dtype}")
+        values = values.astype(numpy.float32)
         if values.ndim != 1:
             raise InvalidArgumentError("query.embedding", f"must be a vector, got shape {list(values.shape)}")
         return Query(embedding=values, prompt=prompt, has_prompt=has_prompt)

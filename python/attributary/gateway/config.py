@@ -73,11 +73,17 @@ class GatewayConfig:
         default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
     )
     prepare_threads: int = field(
-        default=0, metadata={"help": "threads that decode, resize and tokenise; 0 is one a core"}
+        default=0,
+        metadata={
+            "help": "threads that decode, resize and tokenise for one caller; 0 is one a core. One more is for others"
+        },
     )
     decode_processes: int = field(
-        default=2,
-        metadata={"help": "large or slow pictures that are decoded at once, each by its own process"},
+        default=0,
+        metadata={
+            "help": "large or slow pictures of one caller that are decoded at once, each by its own process; 0 is one "
+            "for two cores, 2 at most. One more is for others"
+        },
     )
     pinned_s: float = field(
         default=60.0,
@@ -293,7 +299,7 @@ REDACTABLE = ("uri", "caption", "creator")
 _LEAST: dict[str, float] = {
     "processes": 1, "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1,
     "max_delay_ms": 0,
-    "encode_workers": 0, "prepare_threads": 0, "decode_processes": 1, "pinned_s": 0, "max_draining": 0,
+    "encode_workers": 0, "prepare_threads": 0, "decode_processes": 0, "pinned_s": 0, "max_draining": 0,
     "search_workers": 1, "permits": 1, "max_inflight_bytes": 1, "max_message_bytes": 0,
     "read_ahead": 1, "remote_inflight": 1, "remote_timeout_s": 0.001, "remote_poll_s": 0.01,
     "drain_s": 0, "drain_notice_s": 0, "max_added_items": 1, "follow_poll_s": 0, "single_share": 0,

@@ -2,22 +2,25 @@
 
 Start-time fair queueing (Goyal, Vin, Cheng 1996) over a tree: whoever has been served least comes next, one who was
 away starts level with the rest, and what a piece of work turns out to cost is charged to whoever brought it. So a
-caller who sends much, or sends what is slow, waits behind its own work and not in front of anybody else's.
+caller who sends much, or sends what is slow, waits behind its own work and not in front of anybody else's. Work that
+has begun is not interrupted; so a pool of threads keeps one for callers who have none at work.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from .callers import WEIGHTS
 
 T = TypeVar("T")
 Path = Sequence[str]
 
+# Where a path has its caller.
+_CALLER = 1
 # Empty branches that still owe time; beyond it they are forgiven.
 _MAX_DEBTORS = 1_024
 # What a piece of work is taken to cost until it is done, in seconds.
@@ -79,14 +82,18 @@ class FairQueue(Generic[T]):
             branch.size += 1
         branch.items.append(item)
 
-    def pop(self, cost: float = 1.0) -> T:
-        """Take the item whose turn it is; `cost` is charged to its path. Raises IndexError if there is none."""
+    def pop(self, cost: float = 1.0, barred: Collection[str] = ()) -> T:
+        """Take the item whose turn it is; `cost` is charged to its path. Raises IndexError if there is none.
+
+        Items of callers that are `barred` are passed over.
+        """
+        way = _way(self._root, barred)
+        if way is None:
+            raise IndexError("the queue is empty")
         trail: list[tuple[_Branch[T], str]] = []
         branch = self._root
-        while not branch.items:
-            if not branch.busy:
-                raise IndexError("the queue is empty")
-            name, child = min(branch.busy.items(), key=lambda entry: entry[1].served)
+        for name in way:
+            child = branch.busy[name]
             branch.clock = child.served
             child.served += cost / child.weight
             trail.append((branch, name))
@@ -100,11 +107,12 @@ class FairQueue(Generic[T]):
 
     def peek(self) -> T:
         """Return what `pop` would take, and leave it."""
+        way = _way(self._root)
+        if way is None:
+            raise IndexError("the queue is empty")
         branch = self._root
-        while not branch.items:
-            if not branch.busy:
-                raise IndexError("the queue is empty")
-            branch = min(branch.busy.values(), key=lambda child: child.served)
+        for name in way:
+            branch = branch.busy[name]
         return branch.items[0]
 
     def charge(self, path: Path, cost: float) -> None:
@@ -147,10 +155,16 @@ class Backlog:
 
 
 class FairPool:
-    """Threads that take work by turns: a turn costs a caller the seconds that its work takes."""
+    """Threads that take work by turns: a turn costs a caller the seconds that its work takes.
 
-    def __init__(self, threads: int, name: str) -> None:
-        self._queue: FairQueue[tuple[Path, Callable[[], None]]] = FairQueue()
+    No caller has more than `each` at work at once (all threads, unless it is given). With one thread more than that,
+    however slow the work of one caller is, another's begins at once.
+    """
+
+    def __init__(self, threads: int, name: str, each: int | None = None) -> None:
+        self._queue: FairQueue[_Work] = FairQueue()
+        self._each = each or threads
+        self._at_work: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -160,10 +174,10 @@ class FairPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, path: Path, work: Callable[[], None]) -> None:
-        """Queue work for whoever `path` names; it must raise nothing."""
+    def submit(self, path: Path, work: Callable[[], None], cost: float = _GUESS_S) -> None:
+        """Queue work for whoever `path` names; it must raise nothing. `cost` is what it may take, in seconds."""
         with self._changed:
-            self._queue.put(path, (path, work))
+            self._queue.put(path, _Work(path, work, cost))
             self._changed.notify()
 
     def shutdown(self) -> None:
@@ -175,18 +189,67 @@ class FairPool:
             thread.join()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queue:
-                    if self._closed:
-                        return
-                    self._changed.wait()
-                path, work = self._queue.pop(_GUESS_S)
+        while (taken := self._take()) is not None:
             begun = perf_counter()
-            work()
+            taken.work()
             spent = perf_counter() - begun
             with self._changed:
-                self._queue.charge(path, spent - _GUESS_S)
+                caller = caller_of(taken.path)
+                self._at_work[caller] -= 1
+                if not self._at_work[caller]:
+                    del self._at_work[caller]
+                self._queue.charge(taken.path, spent - taken.cost)
+                if self._closed:
+                    # Others may wait for what this caller was not allowed before.
+                    self._changed.notify_all()
+
+    def _take(self) -> _Work | None:
+        """Wait for work that may begin, and take it; None at the end."""
+        with self._changed:
+            while True:
+                barred = {caller for caller, count in self._at_work.items() if count >= self._each}
+                try:
+                    taken = self._queue.pop(0.0, barred)
+                except IndexError:
+                    if self._closed and not self._queue:
+                        return None
+                    self._changed.wait()
+                    continue
+                # At once, not at the end: what its caller has at work counts when the next turn is given.
+                self._queue.charge(taken.path, taken.cost)
+                self._at_work[caller_of(taken.path)] += 1
+                return taken
+
+
+class _Work(NamedTuple):
+    path: Path
+    work: Callable[[], None]
+    cost: float
+
+
+def caller_of(path: Path) -> str:
+    """Whose work it is, whatever kind of call and connection it came by."""
+    return path[_CALLER] if len(path) > _CALLER else ""
+
+
+def _way(branch: _Branch[T], barred: Collection[str] = (), depth: int = 0) -> list[str] | None:
+    """Names from a branch down to the items whose turn it is; None if there are none."""
+    if branch.items:
+        return []
+    left = branch.busy
+    if barred and depth == _CALLER:
+        left = {name: child for name, child in left.items() if name not in barred}
+    while left:
+        name, child = min(left.items(), key=_served)
+        below = _way(child, barred, depth + 1)
+        if below is not None:
+            return [name, *below]
+        left = {other: child for other, child in left.items() if other != name}
+    return None
+
+
+def _served(entry: tuple[str, _Branch[T]]) -> float:
+    return entry[1].served
 
 
 def _items(branch: _Branch[T]) -> Iterator[T]:

@@ -27,17 +27,15 @@ from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
 from .config import GatewayConfig
+from .costly import Costly
 from .errors import presentable
-from .fairness import Backlog, FairPool
+from .fairness import FairPool
 from .remote import RemoteEngine, RemoteQueue, State
 
 QUEUES = ("encode", "search", "embed")
 _ANY = Options()
 # Looking up more names than this would hold the event loop up.
 _AT_ONCE_NAMES = 64
-# CPU seconds of decoding that one caller's costly pictures may have waiting: as much as a full batch of pictures of 16
-# megapixels. Whoever sends more is refused for it at once, and nobody else is.
-COSTLY_BACKLOG_S = 30.0
 
 
 class BatchQueue(Protocol):
@@ -58,19 +56,26 @@ class Pipeline:
     """An engine being served. Create and use it on the event loop that serves it.
 
     `engine` computes in this process (`Engine`) or elsewhere (`RemoteEngine`); `state` says if the latter is there.
+    `costly` is where costly pictures wait, one for all that a server serves.
     """
 
     def __init__(
-        self, engine: Preparer, config: GatewayConfig, observer: Observer, state: State | None = None
+        self,
+        engine: Preparer,
+        config: GatewayConfig,
+        observer: Observer,
+        state: State | None = None,
+        costly: Costly | None = None,
     ) -> None:
         self.engine = engine
         self.bundle_id = engine.bundle.manifest.bundle_id
         self.bundle_version = engine.bundle.manifest.version
         self._loop = asyncio.get_running_loop()
         self._observer = observer
-        self._pool = FairPool(config.prepare_threads or cores(), "prepare")
-        self._costly = FairPool(config.decode_processes, "costly")
-        self._backlog = Backlog(COSTLY_BACKLOG_S)
+        threads = config.prepare_threads or cores()
+        self._pool = FairPool(threads + 1, "prepare", each=threads)
+        self._costly = costly or Costly(config)
+        self._own_costly = costly is None
         self._queues = {name: self._queue(name, config, state) for name in QUEUES}
         self._calls = 0
         self._left = asyncio.Event()
@@ -161,17 +166,10 @@ class Pipeline:
 
     def _join(self) -> None:
         self._pool.shutdown()
-        self._costly.shutdown()
+        if self._own_costly:
+            self._costly.close()
         for queue in self._queues.values():
             queue.close()
-
-    def _prepare_costly(
-        self, queue: str, job: Job, query: Query, options: Options, field: str, seconds: float
-    ) -> None:
-        try:
-            self._prepare(queue, job, query, options, field, wait=True)
-        finally:
-            self._backlog.remove(_caller(job), seconds)
 
     def _prepare(
         self, queue: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
@@ -185,12 +183,10 @@ class Pipeline:
         try:
             job.prepared = self.engine.prepare(query, options, field, wait=wait)
         except CostlyPicture as picture:
-            if waiting := self._backlog.add(_caller(job), picture.seconds):
+            again = partial(self._prepare, queue, job, query, options, field, wait=True)
+            if waiting := self._costly.submit(job.path, again, picture.seconds):
                 busy = f"pictures of this caller's that take {waiting:.0f} s to decode are waiting already"
                 fail(self._loop, job, OverloadedError(busy, retry_after_s=1.0))
-                return
-            work = partial(self._prepare_costly, queue, job, query, options, field, picture.seconds)
-            self._costly.submit(job.path, work)
         except Exception as error:
             fail(self._loop, job, presentable(error, "prepare"))
         else:
@@ -203,11 +199,6 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
     for prepared in batch:
         prepared.timings.encode = milliseconds_since(started)
     return list(zip(batch, vectors, strict=True))
-
-
-def _caller(job: Job) -> str:
-    """Whose the query is, whatever kind of call and connection it came by."""
-    return job.path[1] if len(job.path) > 1 else ""
 
 
 def _names(filter_: Filter) -> int:

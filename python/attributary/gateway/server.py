@@ -24,6 +24,7 @@ from .auth import server_context, server_credentials
 from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
+from .costly import Costly
 from .following import HEALTH, Following
 from .forwarding import Forwarding
 from .gauges import publish_served, watch_server
@@ -90,6 +91,7 @@ class Gateway:
         # Engines on the network that are looked after; those that LoadBundle brings have been looked at.
         self._others = {} if link is None else {opened.engine: State() for opened in others.values()}
         self._states = {engine: self._state, **self._others}
+        self._costly = Costly(config)
         self._watches: dict[Preparer, asyncio.Task[None]] = {}
         self.registry = Registry(
             self._pipeline,
@@ -185,7 +187,7 @@ class Gateway:
         await self.registry.swap(self.registry.default, engine)
 
     def _pipeline(self, engine: Preparer) -> Pipeline:
-        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None))
+        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None), self._costly)
 
     def _follow(self) -> Following:
         async def flip(before: Preparer, engine: Preparer) -> None:
@@ -247,6 +249,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await self.registry.close()
+        await asyncio.to_thread(self._costly.close)
         if self._link is not None:
             await self._link.close()
         if self._service.query_log is not None:

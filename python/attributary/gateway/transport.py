@@ -18,16 +18,14 @@ import zlib
 from collections import Counter
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError, OverloadedError
 
+from .callers import Caller
 from .config import GatewayConfig
 from .fairness import FairQueue
-
-if TYPE_CHECKING:
-    from .calls import Call
 
 # Beside the picture: prompt, filter lists, framing.
 _ENVELOPE_BYTES: Final = 1 << 20
@@ -45,9 +43,11 @@ _KEEPALIVE_S: Final = 60
 _PATIENCE_S: Final = 0.25
 _FEWEST_SLOTS: Final = 4
 _LAST: Final = 8
-# Messages that take less leave no memory worth returning; and how often it is returned.
+# Messages that take less leave no memory worth returning. It is returned when no other has come for a while, and while
+# they keep coming once a minute: it takes half a second where there is much, and whoever wants memory meanwhile waits.
 _SWIFT_S: Final = 0.1
 _TIDY_S: Final = 2.0
+_TIDY_MOST_S: Final = 60.0
 # Inflating more than this is left to a thread.
 _AT_ONCE_BYTES: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
@@ -149,6 +149,18 @@ def hang_up(port: int) -> None:
                         found.shutdown(socket.SHUT_WR)
 
 
+class Sender(Protocol):
+    """A call whose message is to be read."""
+
+    caller: Caller
+
+    async def receive(self) -> bytes | None:
+        """Return the next message as it was sent, None after the last."""
+
+    def end(self, failure: Exception) -> None:
+        """End the call with an error of ours."""
+
+
 class Receiver:
     """A bounded number of messages on their way in. Used from the event loop only.
 
@@ -162,9 +174,9 @@ class Receiver:
         self.limit = limit
         self._slots = max(_FEWEST_SLOTS, max_bytes // limit)
         self._max_waiting = max_waiting
-        self._reading: dict[Call, float] = {}
+        self._reading: dict[Sender, float] = {}
         self._waiting: FairQueue[tuple[asyncio.Future[None], str]] = FairQueue()
-        self._tidy_at = math.inf
+        self._tidy_at = self._tidy_by = math.inf
         # Places by caller; also of calls that have been given one and have not had their turn on the event loop yet.
         self._held: Counter[str] = Counter()
 
@@ -178,7 +190,7 @@ class Receiver:
         """Whether `sweep` has memory to give back."""
         return self._tidy_at < math.inf
 
-    async def read(self, call: Call) -> bytes | None:
+    async def read(self, call: Sender) -> bytes | None:
         """Return the message of a call; None if there is none.
 
         Raises OverloadedError if others need the place of a slow one, InvalidArgumentError for a compressed message
@@ -191,7 +203,8 @@ class Receiver:
             # A message that took long was large, or its sender was slow: either way gRPC has held parts of it.
             now = monotonic()
             if now - self._reading.pop(call) > _SWIFT_S:
-                self._tidy_at = min(self._tidy_at, now + _TIDY_S)
+                self._tidy_by = min(self._tidy_by, now + _TIDY_MOST_S)
+                self._tidy_at = min(now + _TIDY_S, self._tidy_by)
             self._leave(call.caller.name)
 
     async def open(self, data: bytes | None) -> bytes | None:
@@ -205,7 +218,7 @@ class Receiver:
     def sweep(self, now: float) -> None:
         """Take places back for those who wait: from whoever holds most of them, the oldest first."""
         if now > self._tidy_at:
-            self._tidy_at = math.inf
+            self._tidy_at = self._tidy_by = math.inf
             asyncio.get_running_loop().run_in_executor(None, give_memory_back)
         wanted = len(self._waiting)
         if not wanted:
@@ -215,7 +228,7 @@ class Receiver:
         for call in sorted(late, key=lambda call: (-held[call.caller.name], self._reading[call]))[:wanted]:
             call.end(OverloadedError("the message came too slowly for a busy server", retry_after_s=1.0))
 
-    async def _enter(self, call: Call) -> None:
+    async def _enter(self, call: Sender) -> None:
         name = call.caller.name
         if self._has_part(name) or (self._has_room and not self._waiting):
             self._held[name] += 1

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .decode import decode, pixels_digest, prepare_pixels
-from .pool import CostlyPicture, ReadPicture, read
+from .pool import CostlyPicture, ReadPicture, allow, read
 
-__all__ = ["CostlyPicture", "ReadPicture", "decode", "pixels_digest", "prepare_pixels", "read"]
+__all__ = ["CostlyPicture", "ReadPicture", "allow", "decode", "pixels_digest", "prepare_pixels", "read"]

@@ -138,8 +138,14 @@ class DecodePool:
     def __init__(self, most: int, cpu_s: float = MAX_CPU_S, memory: int = MAX_MEMORY) -> None:
         """`cpu_s` bounds one picture's CPU time, `memory` what a process may take beyond what it starts with, bytes."""
         self._cpu_s, self._memory = cpu_s, memory
-        self._turns = threading.Semaphore(most)
+        self._most, self._turns = most, threading.Semaphore(most)
         self._idle: list[_Worker] = []
+
+    def allow(self, most: int) -> None:
+        """Let at least so many processes be at work at once."""
+        if more := max(0, most - self._most):
+            self._most = most
+            self._turns.release(more)
 
     def read(
         self, data: bytes, size: int, max_bytes: int, max_pixels: int, field: str, digest: bool = False
@@ -197,6 +203,11 @@ class DecodePool:
         """End the processes that wait for work."""
         while self._idle:
             self._idle.pop().kill()
+
+
+def allow(processes: int) -> None:
+    """Let at least so many processes decode for `read` at once; without it, as many as there are cores."""
+    _pool.allow(processes)
 
 
 def _start_afresh() -> None:

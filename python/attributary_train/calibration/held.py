@@ -23,7 +23,7 @@ from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.labels import Label
 
-from .errors import CalibrationError
+from .errors import CalibrationError, NoLabelError
 from .fit import Target
 from .mass import LEVEL, Mass, stand_for, teacher_mass
 from .shares import Columns
@@ -173,7 +173,8 @@ def open_held(
     found = [one for one in told if one.query in made]
     usable = [one for one in found if one.error is None]
     if not usable:
-        raise CalibrationError(str(labels), f"holds no label of the split {split}")
+        why = f"; {len(found)} failed, e.g. {found[0].error}" if found else ""
+        raise NoLabelError(str(labels), f"holds no label of the split {split}{why}")
     if set(folder.ids.tolist()) != set(subject.data.ids.tolist()):
         raise CalibrationError(
             str(folder.directory), "holds vectors of other items than the model was trained on"

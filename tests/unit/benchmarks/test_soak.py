@@ -16,7 +16,7 @@ def soak():
     yield importlib.import_module("soak")
     sys.path.remove(str(FOLDER))
     for name in set(sys.modules) - before:
-        if name in ("soak", "hostile_pictures", "common"):
+        if name in ("soak", "hostile_pictures", "hostile_kinds", "common"):
             del sys.modules[name]
 
 

@@ -200,7 +200,7 @@ def test_drain_ends_before_the_kubelet_loses_patience(manifests):
 def test_pods_may_do_little(manifests, values):
     for deployment in of(manifests(values), "Deployment"):
         pod = deployment["spec"]["template"]["spec"]
-        assert pod["automountServiceAccountToken"] is False
+        assert pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
         for entry in pod["containers"] + pod.get("initContainers", []):
             allowed = entry["securityContext"]

@@ -205,6 +205,7 @@ async def serve(config):
             async def stop():
                 if isinstance(engine, FakeEngine):
                     engine.gate.set()
+                    engine.costly_gate.set()
                 await gateway.drain(0)
 
             stack.push_async_callback(stop)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from attributary.client import AsyncClient, Client, Filter, Query, Tls, messages, query
+from attributary.client import AsyncClient, Client, Filter, Query, Tls, admin, calls, messages, query
 from attributary.client.admin import AdminClient, AsyncAdminClient
 from attributary.client.errors import unreachable
 from attributary.errors import InvalidArgumentError, UnavailableError
@@ -124,3 +124,60 @@ def test_both_clients_have_the_same_calls():
         name: "".join(part.title() for part in name.split("_")) for name in calls(Client) if name != "close"
     }
     assert set(asked.values()) - {"Describe"} | {"DescribeBundle"} == methods
+
+
+PICTURE = b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda: calls.attribute(PICTURE, prompt=5), "query.prompt"),
+        (lambda: calls.attribute(PICTURE, topk=3), "options.topk"),
+        (lambda: calls.attribute(PICTURE, exclude_creators=["Ada"]), "options.exclude_creators"),
+        (lambda: calls.attribute(PICTURE, top_k="5"), "options.top_k"),
+        (lambda: calls.attribute(PICTURE, top_k=5.5), "options.top_k"),
+        (lambda: calls.attribute(PICTURE, top_creators=-1), "options.top_creators"),
+        (lambda: calls.attribute(PICTURE, timings="yes"), "options.timings"),
+        (lambda: calls.attribute(PICTURE, filter={"exclude_creators": ["Ada"]}), "options.filter"),
+        (lambda: calls.attribute(PICTURE, filter=Filter(exclude_creators="Ada")), "options.filter.exclude_creators"),
+        (lambda: calls.attribute(PICTURE, filter=Filter(include_licences=(5,))), "options.filter.include_licences"),
+        (lambda: calls.attribute(PICTURE, filter=Filter(("\udc80",))), "options.filter.include_creators"),
+        (lambda: calls.attribute(PICTURE, bundle_id=5), "bundle_id"),
+        (lambda: calls.attribute(embedding=["a", "b"]), "query.embedding"),
+        (lambda: calls.attribute(embedding=[[1.0], [2.0, 3.0]]), "query.embedding"),
+        (lambda: calls.attribute(embedding=[None, 1.0]), "query.embedding"),
+        (lambda: calls.attribute(embedding=np.ones(4, complex)), "query.embedding"),
+        (lambda: calls.attribute_batch([PICTURE]), "query"),
+        (lambda: calls.attribute_batch([query(PICTURE)], topk=3), "options.topk"),
+        (lambda: calls.get_item("a"), "id"),
+        (lambda: calls.get_item(2**63), "id"),
+        (lambda: calls.list_items(search=3), "search"),
+        (lambda: calls.list_items(page_size=1.5), "page_size"),
+        (lambda: admin.add_item("a", why="x"), "item"),
+        (lambda: admin.add_item(admin.Addition(1, "text", "a", "b"), why="x"), "item.image"),
+        (lambda: admin.add_item(admin.Addition(1, PICTURE, "a", "b"), why=None, bundle=1), "bundle"),
+        (lambda: admin.delete_items(ids="12", why="x"), "selection.ids"),
+        (lambda: admin.delete_items(creator=5, why="x"), "selection.creator"),
+        (lambda: admin.load_bundle("a", why="x", pinned_s="1"), "pinned_s"),
+        (lambda: Client("http://127.0.0.1:1"), "address"),
+        (lambda: Client(""), "address"),
+        (lambda: Client(5), "address"),
+        (lambda: Client("127.0.0.1:1", timeout_s=float("nan")), "timeout_s"),
+        (lambda: Client("127.0.0.1:1").describe(timeout_s="1"), "timeout_s"),
+        (lambda: Client("127.0.0.1:1").describe(timeout_s=-1), "timeout_s"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_sent_is_refused_by_name(call, field):
+    with pytest.raises(InvalidArgumentError) as caught:
+        call()
+    assert caught.value.field == field
+
+
+def test_no_prompt_may_be_said_as_none():
+    assert messages.to_query(query(PICTURE, prompt=None)).prompt == ""
+
+
+def test_a_filter_is_never_read_as_letters():
+    with pytest.raises(InvalidArgumentError, match="must be texts"):
+        Filter(exclude_licences="MIT")

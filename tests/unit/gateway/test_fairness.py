@@ -91,6 +91,70 @@ def test_a_pool_does_what_is_queued_by_turns_and_ends():
     assert done == ["quiet", "loud0", "loud1", "loud2"]
 
 
+def test_who_may_not_have_more_is_passed_over_in_every_kind_of_call():
+    queue = FairQueue()
+    for kind in ("single", "bulk"):
+        queue.put((kind, "loud", "c"), f"loud {kind}")
+    queue.put(("bulk", "quiet", "c"), "quiet")
+    assert queue.pop(barred={"loud"}) == "quiet"
+    with pytest.raises(IndexError):
+        queue.pop(barred={"loud"})
+    # A name of a kind is no caller's.
+    assert queue.pop(barred={"single", "bulk"}) == "loud single"
+    assert len(queue) == 1
+
+
+def test_a_pool_keeps_a_thread_for_who_has_none_at_work():
+    pool = FairPool(2, "test", each=1)
+    gate, busy, asked, done = threading.Event(), threading.Event(), threading.Event(), []
+
+    def hold():
+        busy.set()
+        gate.wait(30)
+        done.append("loud0")
+
+    def quiet():
+        done.append("quiet")
+        asked.set()
+
+    pool.submit(("single", "loud", ""), hold)
+    assert busy.wait(30)
+    for number in range(1, 4):
+        # By a stream, too, and on another connection: it is the same caller.
+        path = ("bulk" if number == 3 else "single", "loud", str(number))
+        pool.submit(path, lambda number=number: done.append(f"loud{number}"))
+    pool.submit(("bulk", "quiet", ""), quiet)
+    assert asked.wait(30)
+    assert done == ["quiet"]
+    gate.set()
+    pool.shutdown()
+    assert sorted(done) == ["loud0", "loud1", "loud2", "loud3", "quiet"]
+
+
+def test_what_work_may_cost_counts_from_its_beginning():
+    pool = FairPool(2, "test")
+    gates, busy = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+    done = []
+
+    def hold(number):
+        busy[number].set()
+        gates[number].wait(30)
+
+    # Each has one at work, and two threads are busy; what the loud one has begun may take long.
+    pool.submit(("x", "loud", ""), lambda: hold(0), 100.0)
+    assert busy[0].wait(30)
+    pool.submit(("x", "quiet", ""), lambda: hold(1), 1.0)
+    assert busy[1].wait(30)
+    pool.submit(("x", "loud", ""), lambda: done.append("loud"), 100.0)
+    pool.submit(("x", "quiet", ""), lambda: done.append("quiet"), 1.0)
+    gates[1].set()
+    while len(done) < 2:
+        threading.Event().wait(0.001)
+    gates[0].set()
+    pool.shutdown()
+    assert done == ["quiet", "loud"]
+
+
 @pytest.mark.parametrize(
     ("peer", "address"),
     [

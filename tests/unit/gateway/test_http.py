@@ -58,6 +58,8 @@ WRONG = [
     ("POST", "/v1/attribute", {**ASK, "options": {"top_k": "a"}}, 400, "options.top_k"),
     ("POST", "/v1/attribute", {**ASK, "options": {"top_kk": 3}}, 400, "options.top_kk"),
     ("POST", "/v1/attribute", {**ASK, "nonsense": 1}, 400, "nonsense"),
+    ("POST", "/v1/attribute?exclude_creators=Ann", ASK, 400, "exclude_creators"),
+    ("POST", "/v1/attribute:batch?top_k=3", {"queries": []}, 400, "top_k"),
     ("POST", "/v1/attribute", {"query": {"prompt": 3, "image": ""}}, 400, "query.prompt"),
     ("GET", "/v1/items/none", None, 400, "id"),
     ("GET", "/v1/items?page_size=9&page_size=8", None, 400, "page_size"),
@@ -71,6 +73,20 @@ async def test_what_is_wrong_is_named(site, method, path, body, status, field):
     got, _, text = await ask(method, path, body)
     assert (got, violated(text)) == (status, field)
     assert json.loads(text)["code"] == 3
+
+
+async def test_a_wrong_value_is_explained_in_plain_words(site):
+    _, _, ask = await site()
+    asked = {**ASK, "options": {"filter": {"exclude_creators": "Ann"}}}
+    _, _, text = await ask("POST", "/v1/attribute", asked)
+    assert json.loads(text)["message"] == "options.filter.exclude_creators: must be a list"
+
+
+async def test_a_name_given_twice_is_refused(site):
+    _, _, ask = await site()
+    body = b'{"query": {}, "options": {"filter": {"exclude_creators": ["Ann"]}}, "options": {}}'
+    status, _, text = await ask("POST", "/v1/attribute", body, JSON)
+    assert (status, violated(text)) == (400, "options")
 
 
 HOSTILE = [
@@ -131,6 +147,13 @@ async def test_a_picture_is_sent_as_a_form_or_as_base64(site, tiny_engine, pictu
     _, _, told = await ask("POST", "/v1/attribute", asked)
     assert json.loads(sent) == json.loads(told)
     assert json.loads(sent)["attribution"]["items"][0]["id"] == "1003"
+
+
+async def test_a_form_to_embed_with_what_embed_has_not_is_refused(site, tiny_engine, picture):
+    _, _, ask = await site(tiny_engine)
+    body, headers = form(image=picture(3), exclude_creators="Ann")
+    status, _, told = await ask("POST", "/v1/embed", body, headers)
+    assert (status, violated(told)) == (400, "exclude_creators")
 
 
 @pytest.mark.parametrize("kind", [ARROW, PARQUET])

@@ -103,6 +103,38 @@ async def test_slow_messages_of_one_caller_keep_no_other_caller_waiting():
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_memory_is_given_back_when_slow_messages_stop_and_once_a_minute_while_they_come(monkeypatch):
+    """It holds up whoever wants memory, so not after each of them."""
+    now, given, done = [1_000.0], [], asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(transport, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        transport, "give_memory_back", lambda: (given.append(now[0]), loop.call_soon_threadsafe(done.set))
+    )
+    receiver = Receiver(limit=100, max_bytes=400, max_waiting=10)
+
+    async def sweep():
+        untidy = receiver.untidy
+        receiver.sweep(now[0])
+        if untidy and not receiver.untidy:
+            await asyncio.wait_for(done.wait(), 60)
+            done.clear()
+
+    for _ in range(130):
+        slow = Call("loud")
+        (task,) = await reading(receiver, slow)
+        now[0] += 1.0
+        slow.message.set_result(b"x")
+        await task
+        await sweep()
+    assert len(given) == 2
+    assert receiver.untidy
+    now[0] += 3.0
+    await sweep()
+    assert len(given) == 3
+    assert not receiver.untidy
+
+
 async def test_no_more_than_so_many_wait():
     receiver = Receiver(limit=100, max_bytes=400, max_waiting=2)
     tasks = await reading(receiver, *(Call("a") for _ in range(6)))

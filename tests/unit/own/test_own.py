@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attributary.building import build_bundle
+from attributary_train.calibration.errors import NoLabelError
 from attributary_train.cli import main
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.build import build
@@ -250,6 +251,20 @@ def test_the_page_counts_one_picture_under_two_names_once_and_names_what_does_no
     monkeypatch.setattr(page, "own_files", lambda request, corpus: [missed])
     text = write_page(request, road(request)).read_text()
     assert "Not first, for instance, with no prompt: pictures/line.png." in text
+
+
+def test_the_page_stands_where_no_test_query_could_be_labelled(tmp_path, monkeypatch):
+    def held(*_given):
+        raise NoLabelError("labels", "holds no label of the split test; 1 failed, e.g. the step did not end")
+
+    for place in ("held.open_held", "held.StudentEncoder"):
+        monkeypatch.setattr(
+            f"attributary_train.calibration.{place}", held if "open" in place else lambda _: None
+        )
+    monkeypatch.setattr("attributary.building.student.read_student", lambda _: None)
+    monkeypatch.setattr("attributary_train.evaluation.opening.Subject.open", lambda *_: None)
+    told = "\n".join(page._agreement(request_of(tmp_path, tmp_path)))
+    assert "Not known: labels: holds no label of the split test; 1 failed, e.g. the step did not end." in told
 
 
 def test_the_plan_reads_the_table_as_the_corpus_does(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.pictures import CostlyPicture, decode, pool, prepare_pixels, read
 from attributary.pictures.formats import MAX_BYTES, MAX_CPU_S, MAX_PIXELS
-from attributary.pictures.walk import MAX_PARTS, QUICK_PARTS
+from attributary.pictures.walk import MAX_PARTS, QUICK_PARTS, walk_gif, walk_jpeg
 from tests.support.picture_files import encoded, photo
 
 # 26 bits a pixel would be much; these are 34 bytes.
@@ -109,6 +109,29 @@ def test_what_a_picture_may_cost_is_told_and_never_more_than_it_may():
         with pytest.raises(CostlyPicture) as caught:
             read(data, 16, wait=False)
         assert least < caught.value.seconds <= most
+
+
+def test_more_processes_may_be_allowed_and_never_fewer(spied):
+    processes = pool.DecodePool(1)
+    for most in (3, 2):
+        processes.allow(most)
+    assert [processes._turns.acquire(blocking=False) for _ in range(4)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("before", [0, 4_095, 4_096, 20_479, 20_480, 86_015, 300_000])
+@pytest.mark.parametrize("junk", [b"\xff", b"\x00", b"\xff\x00"])
+def test_markers_are_found_wherever_they_are(before, junk):
+    """Behind fill bytes and other junk of any length, as a search byte by byte finds them."""
+    picture = encoded(photo(40, 60), "JPEG")
+    walked = walk_jpeg(picture[:2] + junk * before + picture[2:], "x")
+    assert (walked.width, walked.height, walked.scans) == (60, 40, 1)
+    assert walked.data == walk_jpeg(picture, "x").data
+    # A damaged one: what looks like a scan counts as one.
+    damaged = picture[:2] + b"\xff\xe1\x00\x00" + junk * before + b"\xff\xda" * 7
+    assert walk_jpeg(damaged, "x").scans == 7
+    gif = encoded(photo(40, 60), "GIF")
+    block = 13 + (3 << (gif[10] & 7) + 1)  # behind its palette
+    assert walk_gif(gif[:block] + b"\x01" * before + gif[block:], "x").width == 60
 
 
 def test_cpu_time_is_bounded_and_the_next_picture_is_answered(spied):

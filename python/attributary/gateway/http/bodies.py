@@ -29,6 +29,14 @@ _AT_ONCE_BYTES: Final = 4_096
 _MAX_QUERY_BYTES: Final = 16 << 10
 _WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
+# What protobuf says, and what it means to whoever asked.
+_PLAINLY: Final = {
+    "invalid literal for int": "must be a whole number",
+    "Couldn't parse integer": "must be a whole number",
+    "Couldn't parse float": "must be numbers",
+    "repeated field": "must be a list",
+    "expected string or bytes-like object": "must be text",
+}
 _LISTS: Final = ("include_creators", "exclude_creators", "include_licences", "exclude_licences")
 _NUMBERS: Final = ("top_k", "top_creators")
 _FLAGS: Final = ("timings", "receipt")
@@ -39,6 +47,9 @@ async def read_message(request: Request, route: Route, limit: int, most_files: i
     """Return the message of a request; raises InvalidArgumentError. `limit` is of the message, in bytes."""
     if route.method == "GET":
         message = _of_query(request, route.request)
+    elif name := next(iter(request.query_params), None):
+        # A filter there would filter nothing.
+        raise InvalidArgumentError(name[:80], "must be in the body, not in the address")
     else:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
@@ -78,7 +89,7 @@ async def _of_json(request: Request, kind: type[Message], limit: int) -> Message
 
 def _parsed(data: bytes, kind: type[Message]) -> Message:
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_each_once)
     except UnicodeDecodeError:
         raise InvalidArgumentError("request", "must be UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -86,6 +97,15 @@ def _parsed(data: bytes, kind: type[Message]) -> Message:
     if not isinstance(value, dict):
         raise InvalidArgumentError("request", "must be a JSON object")
     return _filled(kind, value)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # The later of two filters would be the only one.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for name in found if sum(name == other for other, _ in pairs) > 1)
+        raise InvalidArgumentError(name[:80], "must be given once")
+    return found
 
 
 def _filled(kind: type[Message], values: Mapping[str, Any]) -> Message:
@@ -103,7 +123,11 @@ def _misfit(text: str) -> InvalidArgumentError:
     path = _WITHIN.findall(text)
     if unknown := _UNKNOWN.search(text):
         return InvalidArgumentError(".".join([*path, unknown[1]]), "is no field of this message")
-    return InvalidArgumentError(".".join(path) or "request", _WITHIN.sub("", text).rstrip("."))
+    told = _WITHIN.sub("", text).rstrip(".")
+    for words, plainly in _PLAINLY.items():
+        if told.startswith(words):
+            told = plainly
+    return InvalidArgumentError(".".join(path) or "request", told)
 
 
 class _InMemory(MultiPartParser):
@@ -131,14 +155,15 @@ async def _of_form(request: Request, route: Route, limit: int, most_files: int) 
 
 
 async def _of_fields(form: FormData, route: Route) -> Message:
+    known = _FORM if route.name != "Embed" else _FORM[:3]
     for name in form:
-        if name not in _FORM:
-            raise InvalidArgumentError(name[:80], f"is no field of this form: {', '.join(_FORM)}")
+        if name not in known:
+            raise InvalidArgumentError(name[:80], f"is no field of this form: {', '.join(known)}")
     queries = await _queries(form)
     rest: dict[str, Any] = {}
     if bundle := _once(form, "bundle_id"):
         rest["bundle_id"] = bundle
-    if route.name != "Embed" and (options := _options(form)):
+    if options := _options(form):
         rest["options"] = options
     message = _filled(route.request, rest)
     if isinstance(message, pb.AttributeBatchRequest):
