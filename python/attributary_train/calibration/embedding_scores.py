@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .ood import FALSE_ALARMS, Cosines, Floats, auroc, threshold
+from .ood import FALSE_ALARMS, Cosines, Floats, detection_row
 
 _NEIGHBOURS = 10
 _AXES = 64
@@ -82,19 +82,7 @@ def embedding_detection(
         inside = np.empty(len(known))
         for fold in range(_FOLDS):
             inside[folds == fold] = fit(known[folds != fold])(known[folds == fold])
-        cut, score = threshold(inside, false_alarms), fit(known)
-        generated = score(test)
-        row: dict[str, Any] = {
-            "score": name,
-            "threshold": cut,
-            "false alarms": float((generated < cut).mean()),
-        }
-        for title, asked in foreign.items():
-            found = score(asked)
-            row[title] = {
-                "detected": float((found < cut).mean()),
-                "auroc": auroc(generated, found),
-                "pictures": len(found),
-            }
-        rows.append(row)
+        score = fit(known)
+        found = {title: score(asked) for title, asked in foreign.items()}
+        rows.append(detection_row(name, inside, score(test), found, false_alarms))
     return rows

@@ -141,18 +141,20 @@ def _aims(
 ) -> list[dict[str, Any]]:
     raised = in_use[GENERATED]["flagged"]
     note = f"of {in_use[GENERATED]['pictures']} pictures; best cosine alone {rival['false alarms']:.3f}"
-    found = [_aim(f"false alarms, {kind}", raised, alarms, abs(raised - alarms) <= ALARMS_WITHIN, note)]
+    met = abs(raised - alarms) <= ALARMS_WITHIN
+    # A constant flags the part that is asked for, of generated and of foreign ones alike.
+    found = [_aim(f"false alarms, {kind}", raised, alarms, met, note, alarms, rival["false alarms"])]
     for name, row in in_use.items():
         if name == GENERATED:
             continue
         # Nothing is called met that every answer meets without a flag.
         free = row["paid without a flag"]
         note = f"best cosine alone {rival[name]['detected']:.2f}; at random {alarms:g}"
-        found.append(
-            _aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, row["flagged"] >= DETECTED, note)
-        )
+        met, alone = row["flagged"] >= DETECTED, rival[name]["detected"]
+        found.append(_aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, met, note, alarms, alone))
         note = f"without a flag {free:.3f}"
-        found.append(_aim(f"{name} paid, {kind}", row["paid"], PAID, row["paid"] <= PAID < free, note))
+        met = row["paid"] <= PAID < free
+        found.append(_aim(f"{name} paid, {kind}", row["paid"], PAID, met, note, free))
         least = row["least diffuse part of a flagged answer"]
         if least is not None:
             name = f"{name}, least diffuse part of a flagged answer, {kind}"
@@ -160,8 +162,17 @@ def _aims(
     return found
 
 
-def _aim(name: str, value: float, wanted: float, met: bool, note: str) -> dict[str, Any]:
-    return {**aim(name, value, wanted, "share", met), "note": note}
+def _aim(
+    name: str,
+    value: float,
+    wanted: float,
+    met: bool,
+    note: str,
+    constant: float | None = None,
+    rival: float | None = None,
+) -> dict[str, Any]:
+    """An aim's row, with what a constant and the simplest rival, the best cosine alone, have."""
+    return {**aim(name, value, wanted, "share", met), "note": note, "constant": constant, "rival": rival}
 
 
 def _pictures(subject: Subject, queries: Queries) -> list[Picture]:
