@@ -6,8 +6,9 @@ A process with one token sends pictures that are small and claim much, or make a
 over four connections, refused or not, whether earlier ones are answered or not, up to 256 at once. Another token asks
 with a good picture, twenty times a second: alone, beside the attack, and alone again; and, as a control, while the same
 process sends the same pictures as fast to a server that reads them and refuses, so that what the attacker and the
-network take of this machine is known. Memory is the server's and its decoders'. The attacker gives way to everything
-else on the machine, as if it ran on one of its own. A report is printed however it ends; `--most-s` bounds the attack.
+network take of this machine is known. Memory is the server's and its decoders'. The attacker gives way to the server
+and to whoever asks, but not to decoders, so it keeps its rate. A report is printed however it ends; `--most-s` bounds
+the attack.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Attacker:
 
 def attack(port: int, count: int, rate: float, most_s: float, only: str, told: Any) -> None:
     """Send; to be run in a process of its own. Tells outcomes by kind every second."""
-    os.nice(19)
+    os.nice(5)
     asyncio.run(_attack(port, count, rate, most_s, only, told))
 
 
@@ -212,7 +213,7 @@ async def _attack(port: int, count: int, rate: float, most_s: float, only: str, 
 
 def refuse_all(told: Any) -> None:
     """The control's server: reads every message and refuses it; to be run in a process of its own."""
-    os.nice(19)
+    os.nice(5)
 
     async def refuse(_message: bytes, context: Any) -> None:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "read and refused")
