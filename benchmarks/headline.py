@@ -232,7 +232,7 @@ def _search_at(bundle: Path, count: int) -> float:
     wrapped, stored = FaissIndex(index, nprobe=min(64, plan.lists), threads=1), vectors.astype(np.float16)
     codes, groups = np.zeros(count, np.int32), np.arange(count, dtype=np.int32)
     columns = (shares.temperature, shares.threshold, shares.background, shares.diffuse_floor)
-    known = (shares.ood_similarity, shares.ood_margin, shares.reach)
+    known = (shares.ood_similarity, shares.ood_margin, shares.reach, shares.reach_cut, shares.reach_null)
     calibration = np.array([[*columns, *known]], np.float32)
     spent = []
     for row in range(60):

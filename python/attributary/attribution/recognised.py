@@ -30,7 +30,7 @@ def put_first(
 ) -> Candidates:
     """Candidates of the whole, [Q, R], with the items that each query shows before all others.
 
-    Those that were no candidates take the places of the last. `calibration` is the kernels', float32 [Q, 7].
+    Those that were no candidates take the places of the last. `calibration` is the kernels', float32 [Q, 9].
     """
     if candidates.similarity is None:
         assert embeddings is not None

@@ -26,8 +26,8 @@ Status = Literal["paid", "carried forward", "excluded", "no payee"]
 # What corpora call a creator whom nobody named.
 _NOBODY: Final = ("", "unknown")
 _SUMMARY, _CREATORS = "summary.json", "creators.parquet"
-# Ends of a creator's interval, in the unit of `share_in_distribution`; runs from before have none.
-_INTERVAL: Final = ("share_low", "share_high")
+# Columns of a run's creators: sums of the ends of its answers' intervals; runs from before have none.
+_INTERVAL: Final = ("low", "high")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import ADOPTED
 
+from .embedding_scores import embedding_detection
 from .foreign import Picture, climbed, flat, gradients, noise, pages, pictures_in, untrained
 from .held import KINDS, Cosines, Items, StudentEncoder, generated_only
+from .left_out import left_out
 from .ood import FALSE_ALARMS, SCORES, SERVED, detection
 from .shares import Columns, shares_of
 
@@ -56,21 +58,27 @@ def compare(
     results: dict[str, Any] = {}
     aims: list[dict[str, Any]] = []
     for kind in KINDS:
-        cosines = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
-        cosines = {GENERATED: _ask(student, made, test, kind), **cosines}
+        asked = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
+        inside, outside = _ask(student, known, validation, kind), _ask(student, made, test, kind)
+        cosines = {name: student.with_items(one) for name, one in {GENERATED: outside, **asked}.items()}
         rivals = detection(
-            _ask(student, known, validation, kind),
+            student.with_items(inside),
             cosines[GENERATED],
             {name: found for name, found in cosines.items() if name != GENERATED},
             alarms,
         )
-        results[kind] = rivals
+        # What an embedding alone could be judged by.
+        results[kind] = rivals + embedding_detection(inside, outside, asked, alarms)
         if file is not None:
             in_use = {
                 name: _judged(found, statistics[name], groups, file, kind) for name, found in cosines.items()
             }
             results[f"{kind}, in use"] = in_use
             aims += _aims(in_use, rivals[0], alarms, kind)
+    kinds = {name: found for name, found in statistics.items() if name != GENERATED}
+    results["pixels, a kind left out"] = left_out(
+        student.statistics(known), statistics[GENERATED], kinds, alarms
+    )
     config = {
         "student": student.folder.name,
         "weights": student.folder.subject.weights_digest[:12],
@@ -133,18 +141,20 @@ def _aims(
 ) -> list[dict[str, Any]]:
     raised = in_use[GENERATED]["flagged"]
     note = f"of {in_use[GENERATED]['pictures']} pictures; best cosine alone {rival['false alarms']:.3f}"
-    found = [_aim(f"false alarms, {kind}", raised, alarms, abs(raised - alarms) <= ALARMS_WITHIN, note)]
+    met = abs(raised - alarms) <= ALARMS_WITHIN
+    # A constant flags the part that is asked for, of generated and of foreign ones alike.
+    found = [_aim(f"false alarms, {kind}", raised, alarms, met, note, alarms, rival["false alarms"])]
     for name, row in in_use.items():
         if name == GENERATED:
             continue
         # Nothing is called met that every answer meets without a flag.
         free = row["paid without a flag"]
         note = f"best cosine alone {rival[name]['detected']:.2f}; at random {alarms:g}"
-        found.append(
-            _aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, row["flagged"] >= DETECTED, note)
-        )
+        met, alone = row["flagged"] >= DETECTED, rival[name]["detected"]
+        found.append(_aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, met, note, alarms, alone))
         note = f"without a flag {free:.3f}"
-        found.append(_aim(f"{name} paid, {kind}", row["paid"], PAID, row["paid"] <= PAID < free, note))
+        met = row["paid"] <= PAID < free
+        found.append(_aim(f"{name} paid, {kind}", row["paid"], PAID, met, note, free))
         least = row["least diffuse part of a flagged answer"]
         if least is not None:
             name = f"{name}, least diffuse part of a flagged answer, {kind}"
@@ -152,8 +162,17 @@ def _aims(
     return found
 
 
-def _aim(name: str, value: float, wanted: float, met: bool, note: str) -> dict[str, Any]:
-    return {**aim(name, value, wanted, "share", met), "note": note}
+def _aim(
+    name: str,
+    value: float,
+    wanted: float,
+    met: bool,
+    note: str,
+    constant: float | None = None,
+    rival: float | None = None,
+) -> dict[str, Any]:
+    """An aim's row, with what a constant and the simplest rival, the best cosine alone, have."""
+    return {**aim(name, value, wanted, "share", met), "note": note, "constant": constant, "rival": rival}
 
 
 def _pictures(subject: Subject, queries: Queries) -> list[Picture]:
@@ -164,4 +183,4 @@ def _ask(student: StudentEncoder, pictures: list[Picture], queries: Queries, kin
     prompts = [""] * len(pictures)
     if kind == "image_and_prompt":
         prompts = [queries.prompts[at % len(queries)] for at in range(len(pictures))]
-    return np.asarray(student.cosines(pictures, prompts))
+    return np.asarray(student.embed(pictures, prompts))

@@ -64,7 +64,11 @@ class StudentEncoder:
 
     def cosines(self, pictures: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> Cosines:
         """Cosines of every query with every item, float32 [Q, N]."""
-        return np.asarray(self.embed(pictures, prompts) @ self._vectors.T, np.float32)
+        return self.with_items(self.embed(pictures, prompts))
+
+    def with_items(self, embeddings: Cosines) -> Cosines:
+        """Cosines with every item, float32 [Q, N], of embeddings [Q, D]."""
+        return np.asarray(embeddings @ self._vectors.T, np.float32)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from attributary_train.evaluation.ranking import spearman_rows
 from attributary_train.evaluation.scores import load_scores
 from attributary_train.evaluation.stats import mean_interval
 from attributary_train.evaluation.tables import interval_row, report
+from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.labels import Label, read_facts, read_labels
 
 from .errors import CalibrationError
@@ -19,6 +21,7 @@ from .mass import LEVEL, Mass, stand_for, teacher_mass
 LEVELS = (2.0, LEVEL, 4.0, 6.0)
 # The largest masses of a query: about a tenth of those that a student names.
 LARGEST = 10
+_DEFAULTS = {entry.name: entry.default for entry in fields(AbuSettings) if entry.default is not MISSING}
 
 
 def compare_draws(first: Path, second: Path, total: int) -> dict[str, Any]:
@@ -52,7 +55,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Label]]:
     if path.is_dir():
         return read_facts(path), read_labels(path)
     file = load_scores(path)
-    settings = dict(file.facts.get("settings") or {})
+    # A score file says what was set; what was not is the unlearning teacher's own, and the same in both.
+    settings = _DEFAULTS | dict(file.facts.get("settings") or {})
     count = len(file.ids)
     labels = [
         Label(name, "", file.ids, row, count, None, None, None)

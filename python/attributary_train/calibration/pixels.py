@@ -23,21 +23,30 @@ _LEAST_VARIANCE = 1e-2
 def fit_pixels(statistics: npt.NDArray[np.float32], false_alarms: float) -> PixelFlag:
     """From statistics of generated pictures, float32 [n, D]; an empty flag with fewer than ten times D.
 
-    Distances are those that each tenth has from a density of the rest (cross-conformal prediction; Vovk, 2015); the
-    density that is served is that of all.
+    The limit is cross-conformal (Vovk, 2015); the density that is served is that of all.
     """
     if len(statistics) < _PICTURES_EACH * statistics.shape[1]:
         return PixelFlag()
+    density, distances = _density(statistics), _held_out(statistics)
+    limit, wide = -threshold(-distances, false_alarms), margin(-distances, false_alarms)
+    return PixelFlag(
+        density.statistics, density.mean, density.whiten, round(float(limit), 6), round(float(wide), 6)
+    )
+
+
+def fit_density(statistics: npt.NDArray[np.float32], false_alarms: float) -> tuple[PixelFlag, float]:
+    """As `fit_pixels`, of any statistics: the density and the limit."""
+    return _density(statistics), -threshold(-_held_out(statistics), false_alarms)
+
+
+def _held_out(statistics: npt.NDArray[np.float32]) -> Floats:
+    """Distances that each tenth has from a density of the rest, float64 [n]."""
     folds = np.arange(len(statistics)) % _FOLDS
     distances = np.empty(len(statistics))
     for fold in range(_FOLDS):
         part = folds == fold
         distances[part] = _density(statistics[~part]).distance(statistics[part])
-    density = _density(statistics)
-    limit, wide = -threshold(-distances, false_alarms), margin(-distances, false_alarms)
-    return PixelFlag(
-        density.statistics, density.mean, density.whiten, round(float(limit), 6), round(float(wide), 6)
-    )
+    return distances
 
 
 def _density(statistics: npt.NDArray[np.float32]) -> PixelFlag:

@@ -53,6 +53,12 @@ def _shares(results: Row) -> dict[str, list[Row]]:
 def _flags(results: Row) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {}
     for kind, found in results.items():
+        if "turns" in found:
+            tables[kind] = [
+                {"kind": name, **{key: _round(value) for key, value in row.items()}}
+                for name, row in found["turns"].items()
+            ]
+            continue
         rows = found if isinstance(found, list) else [found]
         tables[kind] = [
             {

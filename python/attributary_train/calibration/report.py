@@ -198,7 +198,11 @@ def aims(results: Row) -> list[Row]:
             met = row["low"] > least if clear else row["skill"] >= least and row["skill"] > constant
             note = f"95% [{row['low']:.3f}, {row['high']:.3f}]; climatology {row['climatology']:.4f}"
             note += f"; the rank profile's skill {constant:.3f}" if constant else ""
-            found.append(_aim(f"skill, {name}, {kind}", row["skill"], least, met, note))
+            # By rank alone, which is the climatology of items; of items also the same share for all who are named.
+            rival = row.get("skill of the rank profile")
+            if name.startswith("items") and "loss of even shares" in results[kind]:
+                rival = 1.0 - results[kind]["loss of even shares"] / row["climatology"]
+            found.append(_aim(f"skill, {name}, {kind}", row["skill"], least, met, note, 0.0, rival))
         if found_intervals := _interval_aim(results[kind].get("creators' intervals", {}), kind):
             found.append(found_intervals)
         largest = skill["largest tenth of the items' shares"]
@@ -209,7 +213,8 @@ def aims(results: Row) -> list[Row]:
         note += f"[{between['low']:.3f}, {between['high']:.3f}]; a constant is off by {constant:.3f}"
         if constant <= LARGEST_AIM:
             note += ": it meets this too, so it is not called met"
-        found.append(_aim(f"largest tenth, part that it is off by, {kind}", off, LARGEST_AIM, met, note))
+        name = f"largest tenth, part that it is off by, {kind}"
+        found.append(_aim(name, off, LARGEST_AIM, met, note, constant))
     return found
 
 
@@ -228,13 +233,25 @@ def _interval_aim(row: Row, kind: str) -> Row | None:
         note += f"interval score better by {skill:.2f}"
     # What covers as often by being wide for all is no better than a constant.
     met = abs(covered - COVERAGE) <= COVERED_WITHIN and (skill is None or skill > 0.0)
-    return _aim(f"coverage of creators' intervals, {kind}", covered, COVERAGE, met, note)
+    constant = row["constant"]["covered"] if skill is not None else None
+    return _aim(f"coverage of creators' intervals, {kind}", covered, COVERAGE, met, note, constant)
 
 
-def _aim(name: str, value: float, wanted: float, met: bool, note: str) -> Row:
+def _aim(
+    name: str,
+    value: float,
+    wanted: float,
+    met: bool,
+    note: str,
+    constant: float | None = None,
+    rival: float | None = None,
+) -> Row:
+    """An aim's row, with what a constant and the simplest rival have; None where the constant is the simplest."""
     return {
         "name": name,
         "value": round(value, 5),
+        "constant": None if constant is None else round(constant, 5),
+        "rival": None if rival is None else round(rival, 5),
         "aim": wanted,
         "unit": "share",
         "met": bool(met),

@@ -8,12 +8,17 @@ from attributary_train.calibration.noise import LEVELS, compare_draws
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 
 
-def written(path, scores, draw, names=None):
-    names = tuple(f"q{at}" for at in range(len(scores))) if names is None else names
-    settings = {"parameters": "all"} | ({"draw": draw} if draw else {})
+def names(scores):
+    return tuple(f"q{at}" for at in range(len(scores)))
+
+
+def written(path, scores, draw, called=None):
+    called = names(scores) if called is None else called
+    # What is set to what it would be anyway is no difference.
+    settings = {"parameters": "all"} | ({"draw": draw} if draw else {"timesteps": 5})
     save_scores(
         ScoreFile(
-            "abu", scores.astype(np.float32), names, np.arange(scores.shape[1]), "w", {"settings": settings}
+            "abu", scores.astype(np.float32), called, np.arange(scores.shape[1]), "w", {"settings": settings}
         ),
         path,
     )
@@ -35,9 +40,10 @@ def test_the_largest_of_a_noisy_draw_are_partly_noise(tmp_path, truth):
     row = found["results"]["levels"][LEVELS.index(3.0)]
     assert row["largest"] > 0.1 and row["total variation"]["value"] > 0.1
     # Of queries that both have, and of one noise nothing is noise.
-    names = tuple(f"q{at}" for at in range(3, 8))
     quiet = compare_draws(
-        written(tmp_path / "a.npz", truth, 0), written(tmp_path / "b.npz", truth[3:], 1, names), 400
+        written(tmp_path / "a.npz", truth, 0),
+        written(tmp_path / "b.npz", truth[3:], 1, names(truth)[3:]),
+        400,
     )
     assert quiet["config"]["queries"] == 5
     assert quiet["results"]["levels"][0]["largest"] == pytest.approx(0)
@@ -45,6 +51,12 @@ def test_the_largest_of_a_noisy_draw_are_partly_noise(tmp_path, truth):
 
 def test_files_that_differ_in_more_than_the_draw_are_refused(tmp_path, truth):
     first = written(tmp_path / "a.npz", truth, 0)
+    with pytest.raises(CalibrationError, match=r"differs from .* in settings"):
+        other = ScoreFile(
+            "abu", truth.astype(np.float32), names(truth), np.arange(400), "w", {"settings": {"draw": 1}}
+        )
+        save_scores(other, tmp_path / "c.npz")
+        compare_draws(first, tmp_path / "c.npz", 400)
     with pytest.raises(CalibrationError, match="the noise is the same"):
         compare_draws(first, written(tmp_path / "b.npz", truth, 0), 400)
     with pytest.raises(CalibrationError, match="has no finished query"):

@@ -91,6 +91,9 @@ def test_nothing_is_called_met_that_a_constant_meets():
     flat_met = aims({kind: {"skill": flat} for kind in KINDS})
     assert not any(row["met"] for row in flat_met)
     assert "not called met" in flat_met[3]["note"]
+    # Each stands beside the constant, and creators' skill beside what the order alone says.
+    assert [row["constant"] for row in flat_met[:3]] == [0.0] * 3 and flat_met[3]["constant"] is not None
+    assert flat_met[1]["rival"] == flat_met[1]["value"]
     assert flat["creators, Brier"]["skill"] == flat["creators, Brier"]["skill of the rank profile"]
 
 

@@ -142,7 +142,7 @@ def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
 
 
 def test_intervals_are_told_where_a_run_has_them(write_run):
-    columns = {"share_low": [2.0, None], "share_high": [12.0, None]}
+    columns = {"low": [2.0, None], "high": [12.0, None]}
     lines = payout(write_run({"Ann": 5.0, "Bo": 1.0}, columns=columns), euros("1000.00")).lines
     assert [line.interval for line in lines] == [(Decimal("200.00"), Decimal("1000.00")), None]
     assert payout(write_run({"Ann": 5.0}), euros("1000.00")).lines[0].interval is None
@@ -267,3 +267,11 @@ def test_what_became_of_the_pool_adds_up(write_run):
     told = dict(totals(payout(run, terms)))
     pool, brought = told.pop("pool"), told.pop("brought forward from the statement before")
     assert pool + brought == sum(told.values())
+
+
+def test_intervals_are_read_from_the_columns_that_runs_write():
+    """Statements looked for columns that no run has ever had."""
+    from attributary.batch.totals import CREATOR_COLUMNS
+    from attributary.receipts.payout import _INTERVAL
+
+    assert set(_INTERVAL) < set(CREATOR_COLUMNS)
