@@ -85,8 +85,8 @@ double certainty(const Calibration& calibration, float peak) {
   return std::clamp(above / calibration.margin, 0.0, 1.0);
 }
 
-// The weight of every candidate, into scratch.share; returns that of the first group out of reach, of which all
-// lose a part. Those that are no nearer than it are out of reach themselves, equals included.
+// The weight of every candidate, into scratch.share; returns that of the first group out of reach, of which
+// all lose a part. Those that are no nearer than it are out of reach themselves, equals included.
 float weigh(const Store& store, const Calibration& calibration, float peak, Scratch& scratch) {
   const std::size_t count = scratch.rows.size();
   const float beyond = out_of_reach(store, calibration.reach, scratch);
