@@ -165,7 +165,7 @@ def asking(tuned: TunedIndex, vectors: np.ndarray, queries: np.ndarray) -> Any:
     people = np.zeros(len(vectors), np.int32)
     groups = np.arange(len(vectors), dtype=np.int32)
     # As kernels.CALIBRATION names them.
-    calibration = np.array([[0.05, 0.02, 0.5, 0, -1, 0, 0]], np.float32)
+    calibration = np.array([[0.05, 0.02, 0.5, 0, -1, 0, 0, 1, 1]], np.float32)
 
     def ask() -> None:
         query = queries[[next(turn)]]

@@ -60,7 +60,7 @@ def test_served_shares_are_the_kernels(asked):
             vectors,
             rows,
             rows,
-            np.array([[made.temperature, made.threshold, made.background, 0, -1, 0, 0]], np.float32),
+            np.array([[made.temperature, made.threshold, made.background, 0, -1, 0, 0, 1, 1]], np.float32),
             top_k=CANDIDATES,
             top_creators=1,
         )
