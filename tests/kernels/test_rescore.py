@@ -389,16 +389,12 @@ def test_equals_of_the_first_out_of_reach_have_no_share(path: str, reach: int) -
     """Who of a crowd of equals lies within reach is a matter of rows: none of them is told a share."""
     vectors = np.zeros((6, 8), np.float16)
     vectors[:, 0], vectors[0, 0] = 0.5, 0.9
-    rows = np.arange(6, dtype=np.int64)[None]
-    asked = np.zeros((1, 8), np.float32)
-    asked[0, 0] = 1.0
     codes = np.arange(6, dtype=np.int32)
     found = kernels.rescore(
-        asked, rows, vectors, codes, codes,
+        np.eye(1, 8, dtype=np.float32), np.arange(6)[None], vectors, codes, codes,
         calibration(1, reach=reach, reach_cut=0.2, reach_null=3.0), top_k=6, top_creators=6,
     )  # fmt: skip
     faint = np.exp(np.float32(np.float16(0.5)) / 0.1 - np.float32(np.float16(0.9)) / 0.1)
-    null = np.exp((-1 - 0.9) / 0.1) + 3 * faint
-    wanted = (1 - 0.2 * faint) / (1 - 0.2 * faint + null)
+    wanted = (1 - 0.2 * faint) / (1 - 0.2 * faint + 3 * faint + np.exp((-1 - 0.9) / 0.1))
     assert found.share[0, 0] == pytest.approx(wanted, abs=1e-4) and not found.share[0, 1:].any()
     assert found.diffuse[0] == pytest.approx(1 - wanted, abs=1e-4)

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from attributary.building.calibration_file import CalibrationFile
 from attributary_train.evaluation.opening import Subject
-from attributary_train.evaluation.tables import aim, report
+from attributary_train.evaluation.tables import report
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import ADOPTED
 
+from .beside import share_aim
 from .embedding_scores import embedding_detection
 from .foreign import Picture, climbed, flat, gradients, noise, pages, pictures_in, untrained
 from .held import KINDS, Cosines, Items, StudentEncoder, generated_only
@@ -143,7 +144,7 @@ def _aims(
     note = f"of {in_use[GENERATED]['pictures']} pictures; best cosine alone {rival['false alarms']:.3f}"
     met = abs(raised - alarms) <= ALARMS_WITHIN
     # A constant flags the part that is asked for, of generated and of foreign ones alike.
-    found = [_aim(f"false alarms, {kind}", raised, alarms, met, note, alarms, rival["false alarms"])]
+    found = [share_aim(f"false alarms, {kind}", raised, alarms, met, note, alarms, rival["false alarms"])]
     for name, row in in_use.items():
         if name == GENERATED:
             continue
@@ -151,28 +152,15 @@ def _aims(
         free = row["paid without a flag"]
         note = f"best cosine alone {rival[name]['detected']:.2f}; at random {alarms:g}"
         met, alone = row["flagged"] >= DETECTED, rival[name]["detected"]
-        found.append(_aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, met, note, alarms, alone))
+        found.append(share_aim(f"{name} flagged, {kind}", row["flagged"], DETECTED, met, note, alarms, alone))
         note = f"without a flag {free:.3f}"
         met = row["paid"] <= PAID < free
-        found.append(_aim(f"{name} paid, {kind}", row["paid"], PAID, met, note, free))
+        found.append(share_aim(f"{name} paid, {kind}", row["paid"], PAID, met, note, free))
         least = row["least diffuse part of a flagged answer"]
         if least is not None:
             name = f"{name}, least diffuse part of a flagged answer, {kind}"
-            found.append(_aim(name, least, DETECTED, least >= DETECTED, ""))
+            found.append(share_aim(name, least, DETECTED, least >= DETECTED, ""))
     return found
-
-
-def _aim(
-    name: str,
-    value: float,
-    wanted: float,
-    met: bool,
-    note: str,
-    constant: float | None = None,
-    rival: float | None = None,
-) -> dict[str, Any]:
-    """An aim's row, with what a constant and the simplest rival, the best cosine alone, have."""
-    return {**aim(name, value, wanted, "share", met), "note": note, "constant": constant, "rival": rival}
 
 
 def _pictures(subject: Subject, queries: Queries) -> list[Picture]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from attributary.bundle.manifest import Calibration, ShareCalibration
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
+from .beside import share_aim
 from .errors import CalibrationError
 from .fit import Target, by_creator, log_losses, unnamed
 from .held import KINDS, Held
@@ -202,7 +203,7 @@ def aims(results: Row) -> list[Row]:
             rival = row.get("skill of the rank profile")
             if name.startswith("items") and "loss of even shares" in results[kind]:
                 rival = 1.0 - results[kind]["loss of even shares"] / row["climatology"]
-            found.append(_aim(f"skill, {name}, {kind}", row["skill"], least, met, note, 0.0, rival))
+            found.append(share_aim(f"skill, {name}, {kind}", row["skill"], least, met, note, 0.0, rival))
         if found_intervals := _interval_aim(results[kind].get("creators' intervals", {}), kind):
             found.append(found_intervals)
         largest = skill["largest tenth of the items' shares"]
@@ -214,7 +215,7 @@ def aims(results: Row) -> list[Row]:
         if constant <= LARGEST_AIM:
             note += ": it meets this too, so it is not called met"
         name = f"largest tenth, part that it is off by, {kind}"
-        found.append(_aim(name, off, LARGEST_AIM, met, note, constant))
+        found.append(share_aim(name, off, LARGEST_AIM, met, note, constant))
     return found
 
 
@@ -234,29 +235,7 @@ def _interval_aim(row: Row, kind: str) -> Row | None:
     # What covers as often by being wide for all is no better than a constant.
     met = abs(covered - COVERAGE) <= COVERED_WITHIN and (skill is None or skill > 0.0)
     constant = row["constant"]["covered"] if skill is not None else None
-    return _aim(f"coverage of creators' intervals, {kind}", covered, COVERAGE, met, note, constant)
-
-
-def _aim(
-    name: str,
-    value: float,
-    wanted: float,
-    met: bool,
-    note: str,
-    constant: float | None = None,
-    rival: float | None = None,
-) -> Row:
-    """An aim's row, with what a constant and the simplest rival have; None where the constant is the simplest."""
-    return {
-        "name": name,
-        "value": round(value, 5),
-        "constant": None if constant is None else round(constant, 5),
-        "rival": None if rival is None else round(rival, 5),
-        "aim": wanted,
-        "unit": "share",
-        "met": bool(met),
-        "note": note,
-    }
+    return share_aim(f"coverage of creators' intervals, {kind}", covered, COVERAGE, met, note, constant)
 
 
 def _largest(told: Floats, seen: Floats) -> tuple[Floats, Floats]:
