@@ -70,7 +70,8 @@ def main() -> None:
 
 def answers(studio: Studio, options: object, kept: NDArray[np.int64]) -> Scores:
     """Cosines of validation queries with all items, [Q, N], of a student that learns from the kept items alone."""
-    config, sight = config_named("generator-placed"), Sight(studio)
+    config = config_named("generator-placed")
+    sight = Sight(studio, config)
     labels = studio.scored([options.scores])  # type: ignore[attr-defined]
     placed, asked = sight.placed(config), studio.labelled_queries(labels)
     between = items_as_queries(studio, options.item_scores)[np.ix_(kept, kept)]  # type: ignore[attr-defined]

@@ -33,7 +33,8 @@ class StudentConfig:
     Of "generator" alone: retrained: weight of the correlation with losses of retrained models, where they are given.
     placed: an item's vector is the mean over the captions that the generator learnt and none ("levels"), or that of its
     picture with its caption in the corpus, as an item that is added to a bundle arrives ("caption"). foreign: pictures
-    of a step that no generator made, taught to be near no item.
+    of a step that no generator made, taught to be near no item. gradient: rank of the two-sided projection of the
+    generator's own gradient, which then is seen too (`gradient_tower.py`); 0 for none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class StudentConfig:
     retrained: float = 1.0
     placed: Placed = "levels"
     foreign: int = 0
+    gradient: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class StudentConfig:
         for name in ("dropout", "prompt_dropout", "outside"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise StudentError(name, f"{getattr(self, name)}; must be at least 0 and below 1")
-        for name in ("retrained", "foreign"):
+        for name in ("retrained", "foreign", "gradient"):
             if not getattr(self, name) >= 0:
                 raise StudentError(name, f"{getattr(self, name)}; must not be negative")
         for name in ("sharpness", "whitening", "learning_rate"):
@@ -156,6 +158,9 @@ GENERATOR_CONFIGS: dict[str, StudentConfig] = {
         _GENERATOR,
         dataclasses.replace(_GENERATOR, name="generator-placed", placed="caption", free_items=False),
         dataclasses.replace(_GENERATOR, name="generator-power", link="power"),
+        dataclasses.replace(
+            _GENERATOR, name="generator-gradient", placed="caption", free_items=False, gradient=8
+        ),
     )
 }
 

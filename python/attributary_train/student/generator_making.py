@@ -36,10 +36,12 @@ _BATCH, _SAMPLES = 64, 64
 class Sight:
     """What the tower makes of a studio's queries and items."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, config: StudentConfig) -> None:
         subject = studio.subject
         self.studio, self.words = studio, studio.words
-        self.tower = GeneratorTower(subject.model, subject.autoencoder, subject.data.empty).eval()
+        self.tower = GeneratorTower(
+            subject.model, subject.autoencoder, subject.data.empty, gradient=config.gradient
+        ).eval()
 
     def queries(self, queries: Queries) -> Seen:
         """Features of generated pictures under their prompts."""
@@ -115,7 +117,7 @@ def train_generator(
         raise StudentError(
             "labels", "are of some items a query; this student learns whole lists: give --scores"
         )
-    sight = Sight(studio)
+    sight = Sight(studio, config)
     items = sight.items(config)
     say(f"{len(items[0])} items seen under {len(items)} captions")
     placed, asked = sight.placed(config), studio.labelled_queries(labels)
@@ -128,7 +130,7 @@ def train_generator(
     say(f"{sum(len(lesson.seen) for lesson in lessons)} lists to learn")
     empty = studio.subject.data.empty.float()
     foreign = sight.foreign(asked, config)
-    fitted = fit_generator(config, placed, empty, lessons, told, say, foreign)
+    fitted = fit_generator(config, placed, empty, lessons, told, say, foreign, sight.tower.gradient_width)
     model = GeneratorStudent(
         config.name, sight.tower, studio.words.tower(), fitted.query, fitted.items.shape[1]
     ).eval()

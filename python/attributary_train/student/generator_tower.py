@@ -12,6 +12,7 @@ from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
 
 from .errors import StudentError
+from .gradient_tower import GradientTower
 
 TIMESTEPS = (100, 300)
 
@@ -20,8 +21,9 @@ class GeneratorTower(nn.Module):
     """uint8 [B, S, S, 3] and token states [B, T, D] -> float32 [B, 2 F].
 
     The first F are asked with the empty prompt, the last F with the states that are given; each F is the middle block's
-    output at the timesteps in turn, under one noise that all pictures share. Modules are the model's own: no copy, and
-    nothing after the middle block. Raises `StudentError` for a denoiser that is no U-Net of token states alone.
+    output at the timesteps in turn, under one noise that all pictures share, and behind it the projected gradient where
+    `gradient`, its rank, is above 0. Modules are the model's own: no copy. Raises `StudentError` for a denoiser that is
+    no U-Net of token states alone.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class GeneratorTower(nn.Module):
         autoencoder: AutoencoderKL,
         empty: Tensor,
         timesteps: tuple[int, ...] = TIMESTEPS,
+        gradient: int = 0,
     ) -> None:
         super().__init__()
         unet = model.unet
@@ -57,6 +60,12 @@ class GeneratorTower(nn.Module):
         self.register_buffer("kept", kept[:, :1, :1, :1].clone())
         self.register_buffer("added", added.clone())
         self.register_buffer("empty", empty.float().clone())
+        self.gradient = GradientTower(model, gradient, int(empty.shape[0])) if gradient else None
+
+    @property
+    def gradient_width(self) -> int:
+        """How many of F are the gradient's."""
+        return 0 if self.gradient is None else self.gradient.width
 
     def latents(self, pixels: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] -> scaled latents float32 [B, C, h, w], the posterior's mean."""
@@ -66,16 +75,31 @@ class GeneratorTower(nn.Module):
 
     def features(self, latents: Tensor, states: Tensor) -> Tensor:
         """Latents [B, C, h, w] under the prompts of states [B, T, D] -> float32 [B, F]."""
-        return torch.cat([self._seen(latents, states, at) for at in range(len(self.times))], dim=1)
+        told = self._told(latents, states)
+        return told if self.gradient is None else torch.cat([told, self.gradient(latents, states)], dim=1)
 
     def without(self, latents: Tensor) -> Tensor:
         """The same under the empty prompt."""
         return self.features(latents, self.empty.expand(latents.shape[0], -1, -1))
 
     def forward(self, pixels: Tensor, states: Tensor) -> Tensor:
-        """Features without the prompt, then with it."""
-        latents = self.latents(pixels)
-        return torch.cat([self.without(latents), self.features(latents, states)], dim=1)
+        """Features without the prompt, then with it; see `asked`."""
+        return self.asked(self.latents(pixels), states)
+
+    def asked(self, latents: Tensor, states: Tensor) -> Tensor:
+        """Features of latents [B, C, h, w] without the prompt, then with it.
+
+        The gradient is taken once, under `states`, and stands in both places: where a prompt is, only the one under it
+        is looked at (`GeneratorHead`), and where none is, `states` are the empty prompt's.
+        """
+        if self.gradient is None:
+            return torch.cat([self.without(latents), self.features(latents, states)], dim=1)
+        bare = self._told(latents, self.empty.expand(latents.shape[0], -1, -1))
+        gradient = self.gradient(latents, states)
+        return torch.cat([bare, gradient, self._told(latents, states), gradient], dim=1)
+
+    def _told(self, latents: Tensor, states: Tensor) -> Tensor:
+        return torch.cat([self._seen(latents, states, at) for at in range(len(self.times))], dim=1)
 
     def _seen(self, latents: Tensor, states: Tensor, at: int) -> Tensor:
         time = self.times[at : at + 1].expand(latents.shape[0], -1)

@@ -155,12 +155,10 @@ def _learn_embeddings(
             words, source = torch.randint(0, len(texts), (settings.pictures,)), texts
         ids, mask, states = source.ids[words], source.mask[words], source.states[words].float()
         found = tower.states(ids, mask)
-        bare = student.tower.without(latents[rows])
-        wanted = student.head(
-            torch.cat([bare, student.tower.features(latents[rows], states)], 1), states, mask
-        )
-        told = student.head(torch.cat([bare, student.tower.features(latents[rows], found)], 1), found, mask)
-        loss = (1.0 - (wanted.detach() * told).sum(1)).mean()
+        with torch.no_grad():
+            wanted = student.head(student.tower.asked(latents[rows], states), states, mask)
+        told = student.head(student.tower.asked(latents[rows], found), found, mask)
+        loss = (1.0 - (wanted * told).sum(1)).mean()
         mean += 0.02 * (_step(loss, optimiser, schedule, tower) - mean) if step else float(loss.detach())
         if (step + 1) % 100 == 0:
             say(f"embeddings: 1 - cosine {mean:.4f} after {step + 1} of {settings.steps} steps")

@@ -41,9 +41,11 @@ def reopen_generator(studio: Studio, folder: Path) -> tuple[GeneratorStudent, Si
         raise StudentError(
             str(folder), f"holds a {facts['kind']} student; one on the generator's denoiser is asked for"
         )
-    config, sight = StudentConfig.from_json(facts["config"]), Sight(studio)
+    config = StudentConfig.from_json(facts["config"])
+    sight = Sight(studio, config)
     state = read_head(folder)
-    head = GeneratorHead(config, sight.items(config)[0], studio.subject.data.empty.float())
+    empty = studio.subject.data.empty.float()
+    head = GeneratorHead(config, sight.items(config)[0], empty, sight.tower.gradient_width)
     head.load_state_dict({key[6:]: value for key, value in state.items() if key.startswith("query.")})
     dim = int(state["items"].shape[1])
     model = GeneratorStudent(config.name, sight.tower, studio.words.tower(), head.eval(), dim)

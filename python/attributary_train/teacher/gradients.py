@@ -93,7 +93,7 @@ class GradientPass:
     ) -> None:
         """Add `weight` times each owner's summed gradient to out [n, total]; rows are n x draws, owner by owner."""
         owners = len(out)
-        with _recorded(self._modules) as seen, torch.enable_grad():
+        with recorded(self._modules) as seen, torch.enable_grad():
             given = [part.to(self.device) for part in (latents, noise, steps, text)]
             value = output_of(self.model, self.settings.output, *given).sum() * weight
             if not torch.isfinite(value):
@@ -231,7 +231,7 @@ class GradientPass:
 
 
 @contextmanager
-def _recorded(modules: Sequence[nn.Module]) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
+def recorded(modules: Sequence[nn.Module]) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
     """Collect (layer, input, output) of every call; outputs are made to require gradients, weights need not."""
     seen: list[tuple[int, Tensor, Tensor]] = []
 

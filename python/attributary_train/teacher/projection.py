@@ -118,9 +118,12 @@ class TwoSided:
 
     def reduce(self, layer: int, activations: Tensor, gradients: Tensor) -> Tensor:
         """P_o^T (sum_s g_s a_s^T) P_i, from the factors."""
-        small_a = activations @ self._side(layer, 0, activations.shape[-1]).to(activations.device)
-        small_g = gradients @ self._side(layer, 1, gradients.shape[-1]).to(gradients.device)
-        return outer(small_a, small_g)
+        inside, outside = self.sides(layer, gradients.shape[-1], activations.shape[-1])
+        return outer(activations @ inside.to(activations.device), gradients @ outside.to(gradients.device))
+
+    def sides(self, layer: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
+        """P_i [inputs, at most rank] and P_o [outputs, at most rank] of a layer."""
+        return self._side(layer, 0, inputs), self._side(layer, 1, outputs)
 
     def finish(self, raw: Tensor) -> Tensor:
         """The same."""
