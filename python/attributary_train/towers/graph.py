@@ -11,6 +11,11 @@ from typing import Any
 
 import onnx
 import torch
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    InlinePass,
+    RemoveUnusedNodesPass,
+)
 from torch import Tensor, nn
 
 # The oldest pair that holds LayerNormalization and Gelu as single operators; ONNX Runtime 1.22 and later
@@ -49,8 +54,13 @@ def to_onnx(
             output_names=[_PLACEHOLDER],
             dynamic_shapes=shapes,
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        # The exporter's rules look at every pair of nodes; what is there many times goes before.
+        for smaller in (InlinePass(), CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
+            smaller(program.model)
+        program.optimize()
     model = program.model_proto
     _rename_output(model, output)
     model.ir_version = IR_VERSION
