@@ -19,6 +19,8 @@ from attributary_train.evaluation.stats import Interval, percentile_interval, re
 
 # Fewer creators make no rank correlation.
 LEAST = 8
+# Of all pairs of a query and a creator, those with the most: a creator of ten works matters to few queries.
+LEADING = 0.02
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ class CreatorBench:
             ]
         )
         return percentile_interval(value, drawn - drawn.mean() + value)
+
+    def leading(self, amounts: Floats) -> Interval:
+        """What queries lose where `amounts` [Q, N] give a creator most, over the spread of all effects.
+
+        Effects are taken less their mean over creators, which is noise of seeds, and over queries, which is size. 0 for
+        amounts that say nothing; far below 1 where one training cannot tell a creator's effect.
+        """
+        effect = self.creators.effect - self.creators.effect.mean(axis=1, keepdims=True)
+        effect = effect - effect.mean(axis=0)
+        sums = amounts @ self.creators.member.T.astype(np.float64)
+        sums = sums / np.abs(sums).sum(axis=1, keepdims=True).clip(1e-12)
+        most = sums >= np.quantile(sums, 1.0 - LEADING)
+        spread = max(float(effect.std()), 1e-12)
+
+        def mean(rows: npt.NDArray[np.int64]) -> float:
+            chosen = most[rows]
+            return float(effect[rows][chosen].mean() / spread) if chosen.any() else 0.0
+
+        drawn = np.array([mean(rows) for rows in self._queries])
+        return percentile_interval(mean(np.arange(len(effect))), drawn)
 
     def counts(self) -> Interval:
         """What mere numbers of items say: the constant that shares have to beat."""

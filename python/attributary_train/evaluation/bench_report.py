@@ -100,7 +100,8 @@ def judge(
 
 
 def _creators(bench: CreatorBench, methods: dict[str, Floats]) -> list[dict[str, Any]]:
-    """Summed amounts by order and by amount; the constant here is a creator's number of items."""
+    """Summed amounts by order and by amount; the constant here is a creator's number of items. `leading`: what is lost
+    where the amounts give a creator most, in spreads of all effects; it says what these trainings can tell at all."""
     rows: list[dict[str, Any]] = [
         {"method": "number of items", "measure": "count", **interval_row(bench.counts())}
     ]
@@ -109,6 +110,7 @@ def _creators(bench: CreatorBench, methods: dict[str, Floats]) -> list[dict[str,
             continue
         for measure, amounts in (("order", by_order(scores)), ("amount", by_amount(scores))):
             rows.append({"method": name, "measure": measure, **interval_row(bench.of(amounts))})
+        rows.append({"method": name, "measure": "leading", **interval_row(bench.leading(by_amount(scores)))})
     return sorted(rows, key=lambda row: -row["value"])
 
 

@@ -232,6 +232,11 @@ def test_creators_are_judged_by_what_is_lost_without_them(planted, tmp_path):
     bench = CreatorBench(creators, draws=30)
     truth = bench.of(planted.truth["validation"])
     assert truth.value > 0.99 and bench.counts().value < 0.9
+    # Where truth gives a creator most, much is lost; where chance does, as much as anywhere.
+    assert bench.leading(planted.truth["validation"]).value > 1.0
+    blind = np.random.default_rng(1).random(planted.truth["validation"].shape)
+    assert abs(bench.leading(blind).value) < bench.leading(planted.truth["validation"]).value / 2
+    assert bench.leading(np.zeros_like(blind)).value == pytest.approx(0.0, abs=1e-9)
     mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
     told = judge(planted.folder, "validation", [mine], draws=10)["results"]
     table = told["creators, against leave-one-creator-out"]
