@@ -68,7 +68,7 @@ def _open(
         verify_golden(engine, precision, own_index=open_index is None)
     if changes := changes_of(bundle):
         # After the golden queries, which are about the bundle as it was built.
-        engine.view = engine.view.apply(changes)
+        engine.snapshot = engine.snapshot.apply(changes)
     return engine
 
 
@@ -84,7 +84,7 @@ def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify
         spec = EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
         preparer = Preparer(bundle, spec, limits)
         if changes := changes_of(bundle):
-            preparer.view = preparer.view.apply(changes)
+            preparer.snapshot = preparer.snapshot.apply(changes)
         return preparer
 
     return steadily(directory, opening)

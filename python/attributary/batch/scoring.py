@@ -106,8 +106,8 @@ class EngineScorer(Scorer):
 
     def bundle(self) -> BundleState:
         """The open bundle, as of now."""
-        view = self._preparer.view
-        return BundleState(view.bundle.manifest.bundle_id, view.revision)
+        snapshot = self._preparer.snapshot
+        return BundleState(snapshot.bundle.manifest.bundle_id, snapshot.revision)
 
     def query(self, data: bytes, prompt: str) -> Prepared:
         """Decode, resize and tokenise."""

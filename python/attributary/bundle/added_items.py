@@ -100,7 +100,7 @@ class ItemsWithAdded(ItemTable):
         self._split = len(added.base)
         self.withheld = (
             added.base.withheld
-        )  # of the bundle's own rows; added ones are deleted in the view alone
+        )  # of the bundle's own rows; added ones are deleted in the snapshot alone
         self.creator_of_row, self.licence_of_row, self.group_of_row = (
             creator_of_row,
             licence_of_row,

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attributary.attribution.open import open_engine
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.building import BuildReport, build_bundle, build_from_embeddings, build_from_student
 from attributary.building.embeddings import open_embeddings
 from attributary.building.from_embeddings import plan_size
@@ -299,8 +299,8 @@ def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
     bundle = Bundle.open(directory, verify=False)
     manifest, changes = bundle.manifest, changes_of(bundle)
-    view = View.of(bundle, None)
-    present = view.apply(changes) if changes else view
+    snapshot = Snapshot.of(bundle, None)
+    present = snapshot.apply(changes) if changes else snapshot
     if as_json:
         now = {"items": present.item_count, "creators": _creators(present)}
         told = {"bundle_id": manifest.bundle_id, "present": now, **asdict(manifest)}
@@ -316,16 +316,16 @@ def inspect_command(directory: Path, as_json: bool) -> None:
             )
 
 
-def _creators(view: View) -> int:
-    of_row = view.bundle.items.creator_of_row
-    return len(np.unique(of_row if view.alive is None else of_row[view.alive]))
+def _creators(snapshot: Snapshot) -> int:
+    of_row = snapshot.bundle.items.creator_of_row
+    return len(np.unique(of_row if snapshot.alive is None else of_row[snapshot.alive]))
 
 
-def _now(view: View, built: str) -> str:
-    return f"{view.item_count:,} by {_creators(view):,} creators now; built with {built}"
+def _now(snapshot: Snapshot, built: str) -> str:
+    return f"{snapshot.item_count:,} by {_creators(snapshot):,} creators now; built with {built}"
 
 
-def _print(manifest: Manifest, present: View | None = None) -> None:
+def _print(manifest: Manifest, present: Snapshot | None = None) -> None:
     index, encoder = manifest.index, manifest.encoder
     built = f"{manifest.item_count - manifest.withheld_count:,} by {manifest.creator_count:,} creators" + (
         f", {manifest.withheld_count:,} withheld" if manifest.withheld_count else ""

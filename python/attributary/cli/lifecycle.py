@@ -228,7 +228,7 @@ def compact_command(
 def adopt_command(bundle: Path) -> None:
     """Move the journal that an older release kept beside BUNDLE into it."""
     with Store(bundle) as store:
-        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.view.revision}")
+        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.snapshot.revision}")
 
 
 @click.command("log")

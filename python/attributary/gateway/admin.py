@@ -95,8 +95,10 @@ class Changes:
         """Let items that wait enter, or forget them; return the revision."""
         store = self.store(bundle)
         await asyncio.to_thread(store.release if enter else store.refuse, ids, who=who, why=why)
-        log.info("released" if enter else "refused", who=who, items=len(ids), revision=store.view.revision)
-        return store.view.revision
+        log.info(
+            "released" if enter else "refused", who=who, items=len(ids), revision=store.snapshot.revision
+        )
+        return store.snapshot.revision
 
     async def delete(
         self, bundle: str, selection: Selection, who: str, why: str, dry_run: bool

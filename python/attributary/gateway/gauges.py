@@ -46,7 +46,7 @@ def watch_server(
     metrics.watch(
         "attributary_delta_revision",
         "Revision of the bundle that is served: grows with every change.",
-        lambda: registry.current.engine.view.revision,
+        lambda: registry.current.engine.snapshot.revision,
     )
     metrics.watch(
         "attributary_unfinished_messages", "Messages that are on their way in.", lambda: receiver.unfinished

@@ -122,21 +122,21 @@ class AttributionService:
 
     def thumbnail(self, bundle_id: str, item_id: int) -> bytes | None:
         """An item's small picture as callers may see it; raises NotFoundError for an item that is not there."""
-        view = self.registry.find(bundle_id).pipeline.engine.view
-        return view.thumbnail(item_id) if self.config.thumbnails == "callers" else None
+        snapshot = self.registry.find(bundle_id).pipeline.engine.snapshot
+        return snapshot.thumbnail(item_id) if self.config.thumbnails == "callers" else None
 
     async def list_items(self, data: bytes, context: Context) -> bytes:
         """Training items by ascending id, a page at a time."""
         request = translate.parse(pb.ListItemsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await asyncio.to_thread(listing.items, pipeline.engine.view, request)
+            page = await asyncio.to_thread(listing.items, pipeline.engine.snapshot, request)
             return page.SerializeToString()
 
     async def list_creators(self, data: bytes, context: Context) -> bytes:
         """Creators by name, a page at a time."""
         request = translate.parse(pb.ListCreatorsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await asyncio.to_thread(listing.creators, pipeline.engine.view, request)
+            page = await asyncio.to_thread(listing.creators, pipeline.engine.snapshot, request)
             return page.SerializeToString()
 
     async def describe_bundle(self, data: bytes, context: Context) -> bytes:

@@ -91,7 +91,7 @@ class Auditor:
 
     def _ask(self, logged: Logged) -> Row:
         query, latent = self._both(logged)
-        count = min(self.settings.candidates, self.engine.view.item_count)
+        count = min(self.settings.candidates, self.engine.snapshot.item_count)
         answer = self.engine.attribute(query, Options(top_k=count, top_creators=0))
         served = [item for item in answer.items if item.id in self._known]
         ids = np.array([item.id for item in served], np.int64)

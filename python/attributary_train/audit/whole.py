@@ -55,7 +55,7 @@ def run_audit(
     manifest = auditor.engine.bundle.manifest
     config = {
         "bundle": manifest.bundle_id,
-        "revision": auditor.engine.view.revision,
+        "revision": auditor.engine.snapshot.revision,
         "weights": subject.model.weights,
         "log": sha256(asked.log),
         "limit": asked.limit,

@@ -98,7 +98,7 @@ def test_items_are_not_added_to_vectors_that_were_trained(
         without(older)(tmp_path / "bundle")
     new = NewItem(1, picture(100), caption="a red ellipse", creator="Eve")
     with Store(tmp_path / "bundle", open_engine) as store:
-        gone = store.view.bundle.items.record(1)
+        gone = store.snapshot.bundle.items.record(1)
         store.delete(Selection(ids=(gone.id,)), who="me", why="to be added back")
         back = NewItem(gone.id, picture(1), gone.caption, gone.creator, licence=gone.licence, uri=gone.uri)
         for added in (new, back):
@@ -117,7 +117,7 @@ def test_items_are_added_to_vectors_that_the_encoder_made(student, asked, tiny_c
     build_from_student(student, tiny_corpus_dir, asked, tmp_path / "bundle")
     with Store(tmp_path / "bundle", open_engine) as store:
         store.add([NewItem(1, picture(100), caption="a red ellipse", creator="Eve")], who="me", why="new")
-        assert store.view.item_count == 101
+        assert store.snapshot.item_count == 101
     engine = open_engine(tmp_path / "bundle")
     answer = engine.attribute(Query(image=picture(100), prompt="a red ellipse"), Options(top_k=1))
     assert answer.items[0].id == 1 and answer.items[0].similarity == pytest.approx(1, abs=2e-3)
@@ -134,7 +134,7 @@ def test_an_item_deleted_and_added_back_keeps_its_shares(student, asked, tiny_co
     for key, query in queries.items():
         before[key] = engine.attribute(query, Options(top_k=50))
     with Store(tmp_path / "bundle", open_engine) as store:
-        was = store.view.bundle.items.record(1)
+        was = store.snapshot.bundle.items.record(1)
         store.delete(Selection(ids=(was.id,)), who="me", why="by mistake")
         # Numbers are not used again. Item 1000 + n shows picture n.
         back = NewItem(
