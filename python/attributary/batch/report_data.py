@@ -75,7 +75,7 @@ class ReportData:
     known: int = (
         0  # answered rows that totals are over: those out of distribution are left out unless asked for
     )
-    strangers: bool = False  # whether they were asked for
+    with_foreign: bool = False  # whether generations out of distribution count
 
 
 def gather(
@@ -87,9 +87,9 @@ def gather(
     seed: int = 0,
     time_column: str | None = None,
     time_unit: Unit = "auto",
-    strangers: bool = False,
+    with_foreign: bool = False,
 ) -> ReportData:
-    """Read a finished run. Rows that are out of distribution count in no total unless `strangers` is set.
+    """Read a finished run. Rows that are out of distribution count in no total unless `with_foreign` is set.
 
     Intervals are of a bootstrap over generations: each of `resamples` times every generation gets a Poisson(1) weight,
     and sums are scaled to the run's number of generations (Chamandy et al., Estimating uncertainty for massive data
@@ -101,7 +101,7 @@ def gather(
         raise OutputError(
             SUMMARY, f"is not there: {directory} is no finished run; run `attributary score` again"
         )
-    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY), strangers=strangers)
+    data = ReportData(read_json(directory / RUN), read_json(directory / SUMMARY), with_foreign=with_foreign)
     try:
         top = pq.read_table(directory / CREATORS, partitioning=None).slice(0, creators)
     except (OSError, pa.ArrowException) as error:
@@ -112,7 +112,7 @@ def gather(
     for number in range(sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])):
         table = read_shard(directory / SHARDS / shard_name(number))
         answered = table.filter(pc.is_valid(table["creators"]))
-        if not strangers:
+        if not with_foreign:
             foreign = np.array(
                 [flag is True for flag in answered["out_of_distribution"].to_pylist()], np.bool_
             )

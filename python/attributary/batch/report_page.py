@@ -80,7 +80,7 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
     total, low, high = data.diffuse
     foreign, given = summary["out_of_distribution"], summary["attributed_share"]
     interval = f"95% interval {low / known:.1%} to {high / known:.1%}"
-    of = "of all answered" if data.strangers else "of those in distribution"
+    of = "of all answered" if data.with_foreign else "of those in distribution"
     # Runs of output schema version 1 say nothing of prompts and of what was skipped.
     prompts = summary.get("prompts", {}).get("by_source", {})
     return [

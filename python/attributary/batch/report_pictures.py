@@ -111,13 +111,13 @@ def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> 
 
 
 def _settings(run: dict[str, Any], image_roots: Sequence[str]) -> Settings:
-    told = run["settings"]
-    passed = told["pass_through"]
+    used = run["settings"]
+    passed = used["pass_through"]
     return Settings(
-        columns=Columns(**told["columns"]),
+        columns=Columns(**used["columns"]),
         pass_through=None if passed is None else tuple(passed),
-        batch_size=told["batch_size"],
-        rows_per_shard=told["rows_per_shard"],
-        limits=RowLimits(**told["limits"]),
-        access=Access(tuple(image_roots), tuple(told.get("access", {}).get("uris", ()))),
+        batch_size=used["batch_size"],
+        rows_per_shard=used["rows_per_shard"],
+        limits=RowLimits(**used["limits"]),
+        access=Access(tuple(image_roots), tuple(used.get("access", {}).get("uris", ()))),
     )

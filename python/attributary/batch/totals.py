@@ -92,12 +92,12 @@ class Totals:
     def _code(self, name: str) -> int:
         code = self.names.setdefault(name, len(self.names))
         if code >= len(self.share):
-            grown = max(64, 2 * len(self.share)) - len(self.share)
-            self.share = np.concatenate([self.share, np.zeros(grown)])
-            self.in_distribution = np.concatenate([self.in_distribution, np.zeros(grown)])
-            self.generations = np.concatenate([self.generations, np.zeros(grown, np.int64)])
-            self.low = np.concatenate([self.low, np.zeros(grown)])
-            self.high = np.concatenate([self.high, np.zeros(grown)])
+            more = max(64, 2 * len(self.share)) - len(self.share)
+            self.share = np.concatenate([self.share, np.zeros(more)])
+            self.in_distribution = np.concatenate([self.in_distribution, np.zeros(more)])
+            self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
+            self.low = np.concatenate([self.low, np.zeros(more)])
+            self.high = np.concatenate([self.high, np.zeros(more)])
         return code
 
 

@@ -112,8 +112,10 @@ def add_command(
             added += not outcome.held
             held += bool(outcome.held)
             if as_json:
-                told = {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
-                click.echo(json_line({**told, "revision": outcome.revision}))
+                reply = (
+                    {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
+                )
+                click.echo(json_line({**reply, "revision": outcome.revision}))
             elif outcome.held:
                 click.echo(f"item {item.id} waits for the operator: {plain(outcome.held)}", err=True)
     if not as_json:
@@ -151,7 +153,7 @@ def delete_command(
     chosen = Selection(ids, creator, licence, source)
     if address:
         with admin_client(bundle, address, token, tls) as client:
-            told = client.delete_items(
+            reply = client.delete_items(
                 ids=ids,
                 creator=creator,
                 licence=licence,
@@ -160,7 +162,7 @@ def delete_command(
                 dry_run=dry_run,
                 bundle=alias_of(),
             )
-        count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
+        count, already, unknown, revision = reply.count, reply.already, reply.unknown, reply.revision
     else:
         with open_store(bundle) as store:
             done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
@@ -203,8 +205,8 @@ def compact_command(
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
         with admin_client(bundle, address, token, tls) as client:
-            told = client.compact(why=why, bundle=alias_of())
-        bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
+            reply = client.compact(why=why, bundle=alias_of())
+        bundle_id, parent, added, deleted = reply.bundle_id, reply.parent, reply.added, reply.deleted
     else:
         with open_store(bundle) as store:
             done = store.compact(who=user(who), why=why, erase=erase)

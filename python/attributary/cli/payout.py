@@ -77,15 +77,15 @@ def payout_command(
         raise InvalidArgumentError(
             "bundle", f"is {manifest.bundle_id}, the run was answered by {statement.summary['bundle_id']}"
         )
-    told = method(statement, manifest)
+    method_lines = method(statement, manifest)
     name = title or f"Payout of {run.resolve().name}"
     files = {
         "payout.csv": csv_bytes(statement),
-        "payout.json": json_line(as_json(statement, told)).encode() + b"\n",
-        "payout.html": page(statement, name, told).encode("utf-8", "backslashreplace"),
+        "payout.json": json_line(as_json(statement, method_lines)).encode() + b"\n",
+        "payout.html": page(statement, name, method_lines).encode("utf-8", "backslashreplace"),
     }
     if pdf:
-        files["payout.pdf"] = _pdf(statement, name, told, font)
+        files["payout.pdf"] = _pdf(statement, name, method_lines, font)
     folder = out or run / "payout"
     for file, data in files.items():
         _write(folder / file, data)
@@ -122,12 +122,12 @@ def _of_bundle(bundle: Path) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
     return manifest, {name: ids for name in items.creator_names if (ids := items.ids_of(name))}
 
 
-def _pdf(statement: Payout, title: str, told: list[str], font: Path | None) -> bytes:
+def _pdf(statement: Payout, title: str, method_lines: list[str], font: Path | None) -> bytes:
     try:
         from attributary.receipts.payout_pdf import pdf_bytes
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[pdf]") from None
-    return pdf_bytes(statement, title, told, font)
+    return pdf_bytes(statement, title, method_lines, font)
 
 
 def _write(path: Path, data: bytes) -> None:

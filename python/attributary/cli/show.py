@@ -19,9 +19,9 @@ _NARROWEST = 8
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """The answer as JSON-ready values; shares in [0, 1], timings in milliseconds. A receipt is a file of its own."""
-    told = asdict(answer)
-    del told["receipt"]
-    return told
+    facts = asdict(answer)
+    del facts["receipt"]
+    return facts
 
 
 def answer_table(title: str, answer: Answer) -> RenderableType:

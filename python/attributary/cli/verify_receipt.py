@@ -83,18 +83,18 @@ def verify_receipt_command(
             findings += compare_run(opened, run)
     verified = all(finding.state == "ok" for finding in findings)
     if as_json:
-        told = {"verified": verified, "findings": [asdict(finding) for finding in findings]}
+        report = {"verified": verified, "findings": [asdict(finding) for finding in findings]}
         if opened is not None:
-            told |= {
+            report |= {
                 "kind": opened.kind,
                 "subjects": dict(opened.subjects),
                 "predicate": dict(opened.predicate),
             }
         if row is not None:
-            told["row"] = dict(row)
-        click.echo(json_line(told))
+            report["row"] = dict(row)
+        click.echo(json_line(report))
     else:
-        for line in [*_lines(findings), *([] if opened is None else _told(opened, row))]:
+        for line in [*_lines(findings), *([] if opened is None else _claims(opened, row))]:
             click.echo(plain(line))
         click.echo("verified" if verified else "NOT VERIFIED")
     if not verified:
@@ -105,7 +105,7 @@ def _lines(findings: list[verify.Finding]) -> list[str]:
     return [f"{finding.what}: {_MARKS[finding.state]}: {finding.text}" for finding in findings]
 
 
-def _told(receipt: verify.Receipt, row: Mapping[str, Any] | None) -> list[str]:
+def _claims(receipt: verify.Receipt, row: Mapping[str, Any] | None) -> list[str]:
     """What the receipt says, for people."""
     predicate, bundle = receipt.predicate, receipt.predicate["bundle"]
     model = f", model {bundle['model']}" if bundle.get("model") else ""

@@ -172,7 +172,7 @@ class BundleInfo:
     thumbnail_count: int = 0  # items that the server shows a picture of
 
 
-class Asked(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
     """What may be asked for beside a query; every entry is optional."""
 
     top_k: int | None  # items to return; the server's default is 10

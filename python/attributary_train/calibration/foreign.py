@@ -128,7 +128,7 @@ def untrained(subject: Subject, queries: Queries, count: int, seed: int = 0) -> 
     torch.manual_seed(seed)
     unet = new_unet(subject.recipe).eval().requires_grad_(False)
     model = SubjectModel(unet, new_scheduler(subject.recipe), "untrained", {})
-    asked = queries.take(range(min(count, len(queries))))
-    empty = token_states([""], asked.text.shape[1])[0]
-    latents = sample(model, asked.text, empty, list(asked.seeds), steps=10, guidance=queries.guidance)
+    some = queries.take(range(min(count, len(queries))))
+    empty = token_states([""], some.text.shape[1])[0]
+    latents = sample(model, some.text, empty, list(some.seeds), steps=10, guidance=queries.guidance)
     return list(decode(subject.autoencoder, latents))

@@ -88,14 +88,16 @@ def _row(pairs: list[tuple[Label, Label]], total: int, level: float) -> dict[str
         "spread over noise": float(np.median(ratio)) if ratio else None,
         "rank correlation": float(np.mean(ranks)),
         "diffuse": float(np.mean(diffuse)),
-        "largest": float(np.sum([told for told, _ in largest]) / np.sum([seen for _, seen in largest]) - 1.0),
+        "largest": float(
+            np.sum([predicted for predicted, _ in largest]) / np.sum([seen for _, seen in largest]) - 1.0
+        ),
     }
 
 
-def _largest(told: Mass, seen: Mass) -> tuple[float, float]:
+def _largest(predicted: Mass, seen: Mass) -> tuple[float, float]:
     """Sums over the largest masses of one draw: as it says, and as the other does."""
-    places = np.argsort(-told.items, kind="stable")[:LARGEST]
-    return float(told.items[places].sum()), float(seen.items[places].sum())
+    places = np.argsort(-predicted.items, kind="stable")[:LARGEST]
+    return float(predicted.items[places].sum()), float(seen.items[places].sum())
 
 
 def _mass(label: Label, total: int, level: float) -> Mass:

@@ -65,9 +65,9 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
     try:
         plan = make_plan(request)
         if as_json and only_plan:
-            told = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
-            told |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
-            click.echo(json.dumps({**asdict(plan), **told, "steps": [step.command for step in steps]}))
+            totals = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
+            totals |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
+            click.echo(json.dumps({**asdict(plan), **totals, "steps": [step.command for step in steps]}))
             return
         for line in plan.lines():
             click.echo(line)

@@ -99,8 +99,8 @@ def score_file(
     student = AskedStudent(folder, variant)
     require_same(student.facts, studio.subject.model.weights, student.ids)
     require_same(student.facts, studio.subject.model.weights, studio.subject.data.ids)
-    asked = queries.prompts if prompts else ("",) * len(queries)
-    found = student.scores(studio.pictures(queries), asked)
+    prompts_used = queries.prompts if prompts else ("",) * len(queries)
+    found = student.scores(studio.pictures(queries), prompts_used)
     temperature = None
     if calibration is not None:
         temperature = temperature_of(calibration, student.facts["files"][ENCODER]["sha256"], prompts)

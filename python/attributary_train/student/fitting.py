@@ -219,8 +219,8 @@ class _Fit:
             outside &= ~(self.rows[rows] == drawn[:, None]).any(1)
             items = torch.where(outside, drawn, items)
             target = torch.where(outside, torch.ones(()), target)
-        asked, at = rows.unique(return_inverse=True)
-        seen = self._with_dropout(asked)
+        unique, at = rows.unique(return_inverse=True)
+        seen = self._with_dropout(unique)
         cosine = (self.query.embed(seen)[at] * self._item_vectors()[items]).sum(1)
         return rank_bce(cosine, target, self.scale, self.shift)
 

@@ -40,12 +40,12 @@ def cut_diagonal(kernel: Tensor) -> Tensor:
 
 def item_scores(method: Trak, data: SubjectData, model: SubjectModel) -> ScoreFile:
     """A fitted method's scores with the items as queries, named by `item_names`."""
-    told = {"self": SELF, "splits": ["train"]}
+    facts = {"self": SELF, "splits": ["train"]}
     return ScoreFile(
         f"{method.name} of items",
         cut_diagonal(method.between_items()).numpy().astype(np.float32),
         item_names(data.ids),
         data.ids.copy(),
         model.weights,
-        told,
+        facts,
     )

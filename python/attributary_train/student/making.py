@@ -100,8 +100,8 @@ def distil_compact(
     settings = settings or DistilSettings()
     out.mkdir(parents=True, exist_ok=True)
     pictures = [studio.labelled_queries(labels), *more]
-    asked = [read_facts(teacher)["files"], labels.digest, [queries.prompts for queries in pictures], texts]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    inputs = [read_facts(teacher)["files"], labels.digest, [queries.prompts for queries in pictures], texts]
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     kept = out / "training" / f"lessons-{digest[:12]}.pt"
     if kept.exists():
         lessons = Lessons(**torch.load(kept, weights_only=True))
@@ -123,8 +123,8 @@ def distil_compact(
     samples = samples_of(studio, studio.queries.take(range(min(4 * _SAMPLES, len(studio.queries)))))
     exported = export_encoder(out, ready, studio.words.save_tokenizer(out), samples, int8=False)
     variants = export_variants(out, samples)
-    settings_told = {"shape": shape.to_json(), "distil": asdict(settings), "towers": config.to_json()}
-    about = handover(studio, ready.name, "compact", settings_told, labels)
+    all_settings = {"shape": shape.to_json(), "distil": asdict(settings), "towers": config.to_json()}
+    about = handover(studio, ready.name, "compact", all_settings, labels)
     half = {
         name: value.half() if value.is_floating_point() else value
         for name, value in ready.state_dict().items()

@@ -195,7 +195,7 @@ def sweep(
     **kwargs: Any,
 ) -> None:
     """Fit every configuration and compare them on validation queries, with prompts and without."""
-    from attributary_train.evaluation.options import tell
+    from attributary_train.evaluation.options import show as show_report
 
     from .config import CONFIGS
     from .studio import first
@@ -203,11 +203,11 @@ def sweep(
 
     configs = [_config(name) for name in (names or CONFIGS)]
     studio = _open(kwargs)
-    told = run_sweep(
+    report = run_sweep(
         studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation, "validation"), keep,
         _say,
     )  # fmt: skip
-    tell(told, as_json, out)
+    show_report(report, as_json, out)
 
 
 @student.command("distil")

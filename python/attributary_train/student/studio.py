@@ -72,16 +72,16 @@ class Studio:
 
     def see(self, queries: Queries) -> Seen:
         """Tower features of queries."""
-        told, mask = self._told(queries.prompts, queries.text), self.words.mask(queries.prompts)
-        return tower_features(self.towers, self.pictures(queries), told, mask)
+        text_states, mask = self._states(queries.prompts, queries.text), self.words.mask(queries.prompts)
+        return tower_features(self.towers, self.pictures(queries), text_states, mask)
 
     def see_items(self, kind: ItemPictures) -> Seen:
         """Tower features of the training items."""
         data = self.subject.data
-        told, mask = self._told(data.prompts, data.text), self.words.mask(data.prompts)
-        return tower_features(self.towers, self.item_pictures(kind), told, mask)
+        text_states, mask = self._states(data.prompts, data.text), self.words.mask(data.prompts)
+        return tower_features(self.towers, self.item_pictures(kind), text_states, mask)
 
-    def _told(self, prompts: Sequence[str], known: Tensor) -> Tensor:
+    def _states(self, prompts: Sequence[str], known: Tensor) -> Tensor:
         """Token states as `words` reads them: those that are `known`, unless a family's conditions are more."""
         return known.float() if self.subject.model.layout is None else self.words.states(prompts)
 

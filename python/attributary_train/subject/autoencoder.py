@@ -188,8 +188,8 @@ def is_finished(folder: Path, recipe: Recipe, corpus: str) -> bool:
         wanted = {"block_out_channels": list(recipe.autoencoder.widths), "sample_size": recipe.image_size}
         note = folder / CONFIG
     try:
-        told = json.loads(note.read_text())
-        differs = [name for name, value in wanted.items() if told.get(name) != value]
+        about = json.loads(note.read_text())
+        differs = [name for name, value in wanted.items() if about.get(name) != value]
     except (OSError, ValueError, AttributeError) as error:
         raise SubjectError(str(note), f"not readable: {error!r}") from error
     if differs:

@@ -79,8 +79,8 @@ def train(
         corpus = Corpus.open(corpus_dir)
         chosen = Selection(tuple(item.id for item in corpus)) if all_items else select(corpus, recipe.items)
         words = f"attributary-train subject train --preset {preset}" + (" --all-items" if all_items else "")
-        told = {**given, "captions": captions, "base": base, "autoencoder": autoencoder_of}
-        words += "".join(f" --{name} {value}" for name, value in told.items() if value is not None)
+        settings_given = {**given, "captions": captions, "base": base, "autoencoder": autoencoder_of}
+        words += "".join(f" --{name} {value}" for name, value in settings_given.items() if value is not None)
         model = train_subject(
             recipe,
             corpus,

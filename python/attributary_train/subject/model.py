@@ -107,9 +107,9 @@ class SubjectModel:
     def answers(self, noisy: Tensor, timesteps: Tensor, text: Tensor, unet: Any = None) -> Tensor:
         """What the denoiser says of noised latents, [B, C, h, w]; `unet`: another one of the same shape."""
         count_rows(len(noisy))
-        told = Conditions(text.float()) if self.layout is None else self.layout.unpack(text.float())
+        conditions = Conditions(text.float()) if self.layout is None else self.layout.unpack(text.float())
         return self.family.call(
-            self.unet if unet is None else unet, noisy, self.schedule.values(timesteps), told
+            self.unet if unet is None else unet, noisy, self.schedule.values(timesteps), conditions
         )
 
     def predict(

@@ -67,11 +67,11 @@ def checked_device(name: str) -> str:
 def fitting_autoencoder(folder: Path, recipe: Recipe) -> AutoencoderKL:
     """The autoencoder of a checkpoint; raises `SubjectError` if its latents are not what the recipe's U-Net takes."""
     found = load_autoencoder(folder)
-    asked = (recipe.image_size, recipe.latent_channels)
+    shape_wanted = (recipe.image_size, recipe.latent_channels)
     has = (int(found.config.sample_size), int(found.config.latent_channels))
-    if has != asked:
+    if has != shape_wanted:
         raise SubjectError(
-            str(folder), f"its autoencoder has (pixels, channels) {has}; the recipe asks for {asked}"
+            str(folder), f"its autoencoder has (pixels, channels) {has}; the recipe asks for {shape_wanted}"
         )
     return found
 

@@ -65,8 +65,8 @@ def backward_pass(
                 for at in range(0, len(data), settings.batch):
                     part = slice(at, at + settings.batch)
                     latents, noise = data.latents[part].to(device), grid.noise[part, column].to(device)
-                    told = data.text_at(torch.arange(len(data))[part], step.expand(len(latents)))
-                    steps, text = step.expand(len(latents)).to(device), told.to(device)
+                    states = data.text_at(torch.arange(len(data))[part], step.expand(len(latents)))
+                    steps, text = step.expand(len(latents)).to(device), states.to(device)
                     answer = model.predict(latents, noise, steps, text)
                     if settings.sampled:
                         drawn = target_noise(keys[part], int(step), answer.shape[1:], settings.seed)

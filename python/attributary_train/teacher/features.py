@@ -106,13 +106,13 @@ class RawFeatures(Method):
             if self.kind == "text":
                 return alike, 0
             return (alike + self._pictures_of(pictures) @ stored.T) / 2, 0
-        asked = self._features(pictures, queries.prompts)
+        queried = self._features(pictures, queries.prompts)
         if self.kind == "pixels":
             # |a - b|^2 by its parts; centred values keep float32 exact enough.
-            squared = asked.square().sum(1)[:, None] + stored.square().sum(1) - 2.0 * asked @ stored.T
-            distance: Tensor = squared.clamp(min=0) / asked.shape[1]
+            squared = queried.square().sum(1)[:, None] + stored.square().sum(1) - 2.0 * queried @ stored.T
+            distance: Tensor = squared.clamp(min=0) / queried.shape[1]
             return -distance, 0
-        return asked @ stored.T, 0
+        return queried @ stored.T, 0
 
     def _features(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
         """Rows of unit length (of centred values for pixels), float32."""

@@ -93,7 +93,7 @@ def prepare(job: Job, settings: LabelSettings, log: Log, device: str = "cpu") ->
 
 def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
     model = load_subject(job.subject)
-    asked = {
+    settings_of = {
         "schema_version": SCHEMA_VERSION,
         "settings": json.loads(json.dumps(settings.to_json())),
         "weights": model.weights,
@@ -103,7 +103,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
     }
     if (job.folder / FACTS).exists():
         facts = read_facts(job.folder)
-        for name, value in asked.items():
+        for name, value in settings_of.items():
             if facts.get(name) != value:
                 raise TeacherError(
                     str(job.folder / FACTS), f"was begun with another value of {name}; choose another folder"
@@ -135,7 +135,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
         "factors": fitted,
         "query_digests": dict(zip(chosen.names, query_digests(chosen), strict=True)),
     }
-    write_facts(job.folder, {**asked, **found, "paths": job.paths()})
+    write_facts(job.folder, {**settings_of, **found, "paths": job.paths()})
 
 
 def _plan(

@@ -203,7 +203,7 @@ def test_masses_land_on_their_items():
     mass = Mass(np.array([0.5, 0.05]), 0.3, np.array([1.0, 4.0]), 0.0, 1.0)
     target = Target.of([mass], [np.array([3, 1])], 5)
     assert target.mass.tolist() == [[0, 0.2, 0, 0.5, 0]] and target.diffuse.tolist() == [0.3]
-    assert target.asked.tolist() == [[0, 4, 0, 1, 0]]
+    assert target.stands_for.tolist() == [[0, 4, 0, 1, 0]]
 
 
 def test_too_few_queries_are_refused():
