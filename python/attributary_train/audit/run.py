@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import Logged
+from attributary_train.errors import AuditError
 from attributary_train.files import write_text
 
 Row = dict[str, Any]

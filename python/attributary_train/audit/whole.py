@@ -11,15 +11,14 @@ from attributary.bundle.files import sha256
 from attributary_train.audit import run
 from attributary_train.audit.asking import Auditor, AuditSettings
 from attributary_train.audit.drift import recorded_agreement, summary
-from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import read_log
+from attributary_train.errors import AuditError, TeacherError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import as_json, report
 from attributary_train.files import write_text
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.base import Attributor
 from attributary_train.teacher.ekfac import load_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.labels import BASELINE, FACTORS, LabelSettings, read_facts
 from attributary_train.teacher.registry import Context, create
 

@@ -43,7 +43,7 @@ def _clear(command: Any) -> Any:
     import functools
 
     from attributary.errors import AttributaryError
-    from attributary_train.calibration.errors import CalibrationError
+    from attributary_train.errors import CalibrationError
     from attributary_train.evaluation.options import clear_errors
 
     guarded = clear_errors(command)

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression, minimize  # type: ignore[import-untyped]
 
 from attributary.bundle.manifest import ShareCalibration
+from attributary_train.errors import CalibrationError
 
-from .errors import CalibrationError
 from .mass import Mass
 from .shares import Columns, Floats, named_groups, shares_of
 

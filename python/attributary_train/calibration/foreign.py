@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
-
-from .errors import CalibrationError
 
 Picture = npt.NDArray[np.uint8]
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})

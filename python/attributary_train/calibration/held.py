@@ -16,6 +16,7 @@ from attributary.encoder.image import prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary_train.corpus import Corpus
+from attributary_train.errors import CalibrationError, NoLabelError
 from attributary_train.evaluation.from_labels import labels_of
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode
@@ -23,7 +24,6 @@ from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.labels import Label
 
-from .errors import CalibrationError, NoLabelError
 from .fit import Target
 from .mass import LEVEL, Mass, stand_for, teacher_mass
 from .shares import Columns

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.ranking import spearman_rows
 from attributary_train.evaluation.scores import load_scores
 from attributary_train.evaluation.stats import mean_interval
@@ -15,7 +16,6 @@ from attributary_train.evaluation.tables import interval_row, report
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.labels import Label, read_facts, read_labels
 
-from .errors import CalibrationError
 from .mass import LEVEL, Mass, stand_for, teacher_mass
 
 LEVELS = (2.0, LEVEL, 4.0, 6.0)

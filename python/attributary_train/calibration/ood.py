@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from .errors import CalibrationError
+from attributary_train.errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 Cosines = npt.NDArray[np.float32]

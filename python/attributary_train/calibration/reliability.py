@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
-
-from .errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 BINS = 10

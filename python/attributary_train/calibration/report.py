@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary.bundle.manifest import Calibration, ShareCalibration
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
 from .beside import share_aim
-from .errors import CalibrationError
 from .fit import Target, by_creator, log_losses, unnamed
 from .held import KINDS, Held
 from .interval import COVERAGE, coverage

@@ -9,10 +9,10 @@ import numpy as np
 
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import StudentFolder
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.tables import report
 
 from .agreement import CANDIDATES, OUTSIDE, QueryAgreement, agree_on, summarise
-from .errors import CalibrationError
 from .held import KINDS, Held
 from .mass import LEVEL, stand_for, teacher_mass
 from .report import PANELS, aims, measure

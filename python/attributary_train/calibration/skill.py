@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.stats import percentile_interval, resamples
 
-from .errors import CalibrationError
 from .fit import Target, by_creator
 from .shares import Columns, Floats
 

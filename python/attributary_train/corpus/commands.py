@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from attributary.plain import plain
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.sheet import contact_sheet, group_sheet
 from attributary_train.corpus.sources.base import Source
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
 from attributary_train.corpus.sources.webdataset import WebDataset
+from attributary_train.errors import CorpusError
 
 _DIR = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)

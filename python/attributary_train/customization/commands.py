@@ -110,7 +110,7 @@ def make(
 
 def _counts(name: str, text: str) -> Any:
     from attributary_train.customization.choose import Counts
-    from attributary_train.customization.errors import CustomizationError
+    from attributary_train.errors import CustomizationError
 
     try:
         train, validation, seen, unseen = (int(part) for part in text.split(","))
@@ -222,13 +222,13 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """The table: spaces, untuned and tuned, on objects and styles, seen and unseen, with intervals."""
-    from attributary_train.customization.errors import CustomizationError
     from attributary_train.customization.gallery import open_gallery
     from attributary_train.customization.learning import FAMILIES
     from attributary_train.customization.maps import MapSettings
     from attributary_train.customization.plots import table_svg
     from attributary_train.customization.report import evaluate as run
     from attributary_train.customization.spaces.table import named_spaces, open_space
+    from attributary_train.errors import CustomizationError
     from attributary_train.evaluation.tables import readable
 
     with clear_errors():

@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.customization.maps import Map, MapSettings, Reduction, contrastive, new_map
 from attributary_train.customization.measures import per_exemplar, retrieve
 from attributary_train.customization.spaces.base import Features, Space
+from attributary_train.errors import CustomizationError
 from attributary_train.files import whole
 
 DIM = 512

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import OBJECT, Exemplar
 from attributary_train.customization.families import MEDIA, OBJECTS, media_prompts, object_prompts
 from attributary_train.customization.tuning import TuneSettings
+from attributary_train.errors import CustomizationError
 
 PLAN, ROWS, SHARDS, LOCKS, MANIFEST = "plan.json", "rows.safetensors", "shards", "locks", "manifest.json"
 SCHEMA_VERSION = 1

@@ -18,8 +18,8 @@ from torch.nn import functional as F  # noqa: N812
 from attributary.bundle.manifest import ShareCalibration
 from attributary_train.calibration.reliability import Reliability, reliability
 from attributary_train.calibration.shares import Columns, shares_of
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
+from attributary_train.errors import CustomizationError
 
 CANDIDATES = 200
 MIN_QUERIES = 10

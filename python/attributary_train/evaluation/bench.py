@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, pearson_rows, spearman_rows
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 

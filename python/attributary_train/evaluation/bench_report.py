@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from attributary_train.errors import EvaluationError
 from attributary_train.files import whole
 
 from .bench import (
@@ -25,7 +26,6 @@ from .bench import (
     seed_agreement,
 )
 from .bench_creators import CreatorBench, open_creators
-from .errors import EvaluationError
 from .ranking import Floats
 from .tables import interval_row, report
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, overlap_rows
 from attributary_train.evaluation.stats import Interval, mean_interval
 from attributary_train.subject.data import SubjectData

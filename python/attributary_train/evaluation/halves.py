@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 from attributary_train.evaluation.retrain import Mask
 from attributary_train.files import whole

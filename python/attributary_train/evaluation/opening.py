@@ -12,7 +12,7 @@ import numpy as np
 from diffusers import AutoencoderKL
 
 from attributary_train.corpus import Corpus
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Scores
 from attributary_train.evaluation.retrain import RetrainStore, without
 from attributary_train.evaluation.retrain_pool import Outcome, retrain

@@ -111,7 +111,7 @@ def show(report: dict[str, Any], as_json: bool, out: Path | None) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a text file; raises `EvaluationError` naming it if that fails."""
-    from attributary_train.evaluation.errors import EvaluationError
+    from attributary_train.errors import EvaluationError
     from attributary_train.files import write_text
 
     write_text(path, text, EvaluationError)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.agreement import FRACTIONS, agree
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.lds import Ceiling, Lds, SubsetPlan, plan_subsets, seed_ceiling
 from attributary_train.evaluation.leave_k_out import (
     RANDOM,

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from attributary.kernels import resize_crop
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore
 from attributary_train.files import whole, write_text
 from attributary_train.subject.captions import Captions

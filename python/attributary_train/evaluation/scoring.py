@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 from attributary_train.files import whole
 from attributary_train.subject.data import SubjectData

@@ -12,10 +12,10 @@ from typing import Any
 from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import writing
 from attributary_train.subject.checkpoint import load_subject, write_manifest
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText, open_text
 from attributary_train.subject.own_text import text_digest as clip_digest

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.parts import open_part

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 from .conditions import Layout
 from .counting import count_rows

@@ -53,8 +53,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
     """From your pictures, and your checkpoint, to a verified bundle and a page about it; goes on where it stopped."""
     from attributary.errors import AttributaryError
+    from attributary_train.errors import OwnError
 
-    from .errors import OwnError
     from .page import write_page
     from .plan import make_plan
     from .road import Request, road
@@ -112,9 +112,8 @@ def own_example(out: Path, family: str, steps: int, cache: Path, threads: int) -
     from attributary_train.corpus import CorpusError
     from attributary_train.corpus.fetch import PackageCache
     from attributary_train.corpus.sources.photographs import write_photographs
-    from attributary_train.subject.errors import SubjectError
+    from attributary_train.errors import OwnError, SubjectError
 
-    from .errors import OwnError
     from .example import train_example
 
     torch.set_num_threads(threads)

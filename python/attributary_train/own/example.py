@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attributary_train.errors import OwnError
 from attributary_train.generators.conditions import Layout
 from attributary_train.generators.families import BY_NAME
 from attributary_train.generators.latents import encoded, pixels_of
 from attributary_train.generators.schedules import schedule_of
 from attributary_train.generators.tiny import tiny_pipeline
-
-from .errors import OwnError
 
 CHECKPOINT = "checkpoint"
 _BATCH = 32

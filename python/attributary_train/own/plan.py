@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.sources.captions import caption_rows
 from attributary_train.corpus.sources.folder import listed_file
+from attributary_train.errors import CorpusError, OwnError
 
-from .errors import OwnError
 from .road import Request
 
 # Denoiser passes, forward, that one of each stands for.

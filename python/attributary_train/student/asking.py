@@ -13,12 +13,12 @@ from attributary.building.student import read_student
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.kernels import resize_crop
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.rescale import sharpened
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.query_digest import query_digests
 
-from .errors import StudentError
 from .export import ENCODER, TOKENIZER
 from .folder import FACTS, VECTORS, read_facts, require_same
 from .studio import Studio

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import StudentError
+
 from .compact import Compact
-from .errors import StudentError
 from .losses import soft_log
 from .nowhere import foreign_pictures, nowhere
 

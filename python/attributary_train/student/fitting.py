@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import StudentError
+
 from .config import StudentConfig
-from .errors import StudentError
 from .kernel_head import KernelHead
 from .labelled import Labelled
 from .losses import listmle, listwise, mass_targets, rank_bce, rank_mass_targets, rank_targets

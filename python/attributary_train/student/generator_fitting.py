@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import StudentError
+
 from .config import StudentConfig
-from .errors import StudentError
 from .fitting import FIRST_SCALE, HOLD, SCALE_PACE, Fitted
 from .generator_head import GeneratorHead
 from .losses import listwise, mass_targets, rank_mass_targets, soft_log

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.bench import open_world
 from attributary_train.evaluation.scores import load_scores
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.query_digest import query_digests
 
 from .config import StudentConfig
-from .errors import StudentError
 from .export import Samples, export_encoder
 from .fitting import Fitted
 from .folder import write_folder

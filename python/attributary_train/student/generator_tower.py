@@ -8,10 +8,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from attributary_train.errors import StudentError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
-
-from .errors import StudentError
 
 TIMESTEPS = (100, 300)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.subject.prompts import STYLES, prompt_for
 from attributary_train.subject.queries import Queries
 from attributary_train.towers.rows import unit_rows
@@ -21,7 +22,6 @@ from .big_model import BigStudent
 from .compact import Compact, CompactShape, folded, table_rows
 from .config import StudentConfig
 from .distil import DistilSettings, Lessons, distil
-from .errors import StudentError
 from .export import Samples, export_encoder
 from .fitting import Fitted, fit
 from .folder import Handover, read_facts, read_head, require_same, write_folder

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from attributary_train.errors import StudentError
+
 from .compact import Attention, table_rows
-from .errors import StudentError
 from .generator_tower import GeneratorStudent
 
 Say = Callable[[str], None]

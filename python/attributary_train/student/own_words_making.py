@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from attributary.encoder.onnx import OnnxEncoder
+from attributary_train.errors import StudentError
 from attributary_train.towers.rows import unit_rows
 
 from .config import StudentConfig
-from .errors import StudentError
 from .export import ENCODER, Samples, export_encoder
 from .folder import Handover, read_facts, read_head, require_same, write_folder
 from .generator_head import GeneratorHead

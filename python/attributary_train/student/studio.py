@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.towers.features import TowerFeatures
 
-from .errors import StudentError
 from .fitting import Material
 from .labelled import Labelled, from_folder, from_score_files, rows_of
 from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.tables import report
 from attributary_train.files import write_text
 
 from .config import StudentConfig
-from .errors import StudentError
 from .fitting import Material, fit
 from .kernel_head import TokenKernel
 from .labelled import Labelled

@@ -17,10 +17,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import SubjectError
 from attributary_train.files import whole, writing
 from attributary_train.generators.latents import decoded, encoded, means
 from attributary_train.generators.latents import pixels_of as to_pixels
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.state import load_state
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attributary_train.corpus import Corpus, Item
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR, concept_of, style_of
 
 # Collections whose last keyword is a concept's category, or the group of categories it is in, whoever drew it.

@@ -15,10 +15,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import whole
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.captions import Captions, captions_of
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe

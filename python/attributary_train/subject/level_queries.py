@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from attributary_train.errors import SubjectError
 from attributary_train.subject.captions import Captions
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import SPLITS, Prompt, Queries
 

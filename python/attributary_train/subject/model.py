@@ -12,12 +12,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from attributary_train.errors import SubjectError
 from attributary_train.generators.conditions import Conditions, Layout
 from attributary_train.generators.counting import count_rows
 from attributary_train.generators.families import STABLE
 from attributary_train.generators.family import Family
 from attributary_train.generators.schedules import Betas, Flow, schedule_of
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import ADOPTED, Recipe
 from attributary_train.subject.text import token_states
 

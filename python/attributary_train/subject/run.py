@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import writing
 from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
 from attributary_train.subject.checkpoint import (
@@ -24,7 +25,6 @@ from attributary_train.subject.checkpoint import (
     starting_from,
 )
 from attributary_train.subject.data import SubjectData, load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.parts import open_part
 from attributary_train.subject.pictures import corpus_digest, squares

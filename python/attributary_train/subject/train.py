@@ -18,8 +18,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attributary_train.errors import SubjectError
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.recipe import Recipe

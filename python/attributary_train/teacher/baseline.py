@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.files import whole, write_text
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
-from attributary_train.teacher.errors import TeacherError
 
 _ROWS = 1024
 

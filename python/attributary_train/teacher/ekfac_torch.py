@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.draws import LossGrid, item_keys, target_noise
 from attributary_train.teacher.ekfac import FactorSettings, Layer
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import factors_of
 
 # Called with the activation [B, P, I] and the output's gradient [B, P, O] of a module.

@@ -17,14 +17,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary.kernels import resize_crop
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.checkpoint import load_autoencoder
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.method import Method
 from attributary_train.teacher.registry import Context
 from attributary_train.towers.features import TowerFeatures

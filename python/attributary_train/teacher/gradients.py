@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, loss_timesteps
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.draws import query_draws
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.parameters import ParameterSet, module_names
 from attributary_train.teacher.projection import Projection
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from attributary.bundle.files import sha256
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
+from attributary_train.errors import TeacherError
 from attributary_train.subject.checkpoint import load_subject, training_data
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
@@ -21,7 +22,6 @@ from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.candidates import choose
 from attributary_train.teacher.ekfac import Factors, save_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.labels import (
     BASELINE,
     FACTORS,

@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.errors import TeacherError
 
 
 def query_digests(queries: Queries) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import pytest
 import attributary_train
 from attributary_train.corpus import FetchError
 from attributary_train.corpus.build import build as build_corpus
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
+from attributary_train.errors import CorpusError
 
 PYTHON = str(Path(attributary_train.__file__).parents[1])
 SQUARE = '<rect x="4" y="4" width="{side}" height="8" fill="{fill}"/>'

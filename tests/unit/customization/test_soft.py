@@ -5,8 +5,8 @@ import pytest
 
 from attributary import kernels
 from attributary.bundle.manifest import ShareCalibration
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.soft import PLAIN, Queried, ask, diagram, fit, nobody_diagram, shares
+from attributary_train.errors import CustomizationError
 
 CANDIDATES = 40
 

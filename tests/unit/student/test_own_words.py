@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attributary_train.student.errors import StudentError
+from attributary_train.errors import StudentError
 from attributary_train.student.generator_head import GeneratorHead
 from attributary_train.student.generator_tower import GeneratorStudent
 from attributary_train.student.own_words import Texts, WordsSettings, learn_words

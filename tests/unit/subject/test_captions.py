@@ -10,12 +10,12 @@ import torch
 from click.testing import CliRunner
 
 from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject.autoencoder import train_autoencoder
 from attributary_train.subject.captions import LEVELS, Categories, captions_of
 from attributary_train.subject.checkpoint import load_subject, recipe_of, training_data
 from attributary_train.subject.commands import subject as subject_commands
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.level_queries import DRAWING, EMPTY, drawing_queries, level_prompts
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import generate

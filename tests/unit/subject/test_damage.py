@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject import autoencoder as training
 from attributary_train.subject.autoencoder import MADE_FROM, new_autoencoder, train_autoencoder
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import new_unet
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Queries, load_queries, save_queries

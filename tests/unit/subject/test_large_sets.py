@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject import train
 from attributary_train.subject.data import kept_rows
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import preset
 from attributary_train.subject.selection import select
 from attributary_train.subject.train import Run, batch_rows

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.evaluation.retrain import without
 from attributary_train.subject.autoencoder import decode, train_autoencoder
 from attributary_train.subject.checkpoint import (
@@ -21,7 +22,6 @@ from attributary_train.subject.checkpoint import (
 )
 from attributary_train.subject.commands import subject as subject_commands
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_for, noise_grid, noise_key
 from attributary_train.subject.pictures import squares

@@ -12,7 +12,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.corpus.errors import CorpusError
+from attributary_train.errors import CorpusError
 
 _REQUIRED = ("file", "caption")
 # What separates fields: Excel writes semicolons where the comma is the decimal sign, and tabs as "text".

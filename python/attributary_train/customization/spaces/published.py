@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts, resized
 from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
+from attributary_train.errors import CustomizationError
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

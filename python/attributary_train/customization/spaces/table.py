@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces import published, vgg
 from attributary_train.customization.spaces.base import Context, Space
 from attributary_train.customization.spaces.packaged_sscd import PackagedSscd
@@ -15,6 +14,7 @@ from attributary_train.customization.spaces.student_space import StudentSpace
 from attributary_train.customization.spaces.subject_space import Bottleneck
 from attributary_train.customization.spaces.towers import Towers
 from attributary_train.customization.spaces.vit_checkpoint import read_state
+from attributary_train.errors import CustomizationError
 
 Open = Callable[[Context], Space]
 OpenPath = Callable[[str, Path], Space]
