@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from attributary.bundle.files import sha256
 from attributary.errors import OutputError
 
-from .files import commit, csv_bytes, parquet_bytes
-from .run import RUN, SHARDS, SUMMARY, Run, json_bytes, shard_name
-from .schema import SCHEMA_VERSION
+from .rows import SCHEMA_VERSION
+from .run import RUN, SHARDS, SUMMARY, Run, commit, csv_bytes, json_bytes, parquet_bytes, shard_name
 
 CREATORS = "creators.parquet"
 CREATORS_CSV = "creators.csv"

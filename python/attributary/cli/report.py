@@ -9,11 +9,9 @@ from pathlib import Path
 
 import click
 
-from attributary.batch.files import commit
-from attributary.batch.report_data import gather
-from attributary.batch.report_page import page, plots_of
-from attributary.batch.report_pictures import ItemPicture, generation_pictures
-from attributary.batch.report_times import Unit
+from attributary.batch.report_data import Unit, gather
+from attributary.batch.report_page import ItemPicture, generation_pictures, page, plots_of
+from attributary.batch.run import commit
 
 
 @click.command("report")

@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attributary.batch.report_data import _LeftOut, gather
-from attributary.batch.report_page import page, plots_of, wilson
-from attributary.batch.report_pictures import generation_pictures
+from attributary.batch.report_page import generation_pictures, page, plots_of, wilson
 from attributary.batch.totals import shard_tables
 from attributary.cli.report import report_command
 from attributary.errors import InputError, OutputError, RunError
