@@ -8,7 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from attributary_train.corpus.synthetic import synthetic_corpus
 from attributary_train.errors import SubjectError
 from attributary_train.evaluation.retrain import without
 from attributary_train.subject.autoencoder import decode, train_autoencoder
@@ -32,6 +31,7 @@ from attributary_train.subject.recipe import PRESETS, Recipe, preset
 from attributary_train.subject.reference import reference_split
 from attributary_train.subject.sample import sample
 from attributary_train.subject.train import Run, batch_rows, mean_loss, train_unet
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS = 30
 RECIPE = dataclasses.replace(
