@@ -122,7 +122,7 @@ def _structs(outcome: Outcome, name: str, kind: pa.StructType) -> list[dict[str,
 
 
 def _clean(message: str) -> str:
-    # A message may quote a stranger's bytes.
+    # A message may quote bytes of the log.
     return message.encode("utf-8", "backslashreplace").decode()
 
 

@@ -22,6 +22,7 @@ from attributary.delta.journal.records import Changes, Entry, fold, replay
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.files import read_file
 from attributary.plain import json_line, plain
 
 from .connection import tls_options
@@ -307,7 +308,7 @@ def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any
     if item_id is None:
         raise InvalidArgumentError("id", "must be given with --picture")
     assert picture is not None
-    return Addition(id=item_id, picture=_read(picture), **fields)
+    return Addition(id=item_id, picture=read_file(picture, "picture"), **fields)
 
 
 def _of_corpus(corpus: Path) -> Iterator[Addition]:
@@ -319,14 +320,9 @@ def _of_corpus(corpus: Path) -> Iterator[Addition]:
     # Groups of another corpus mean nothing here, but who shares one does.
     for row, picture in zip(source.table.select(columns).to_pylist(), source.pictures, strict=True):
         first = first_of_group.setdefault(row.pop("near_dup_group"), row["id"])
-        yield Addition(**row, picture=_read(picture), near_dup_of=None if first == row["id"] else first)
-
-
-def _read(picture: Path) -> bytes:
-    try:
-        return picture.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError("picture", f"{picture} cannot be read: {error.strerror}") from None
+        yield Addition(
+            **row, picture=read_file(picture, "picture"), near_dup_of=None if first == row["id"] else first
+        )
 
 
 def open_store(bundle: Path | None) -> Store:

@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
 from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.files import write_file
 from attributary.plain import json_line, plain
 from attributary.receipts import money
 from attributary.receipts.payout import Payout, Terms, as_json, payout, read_brought
@@ -88,7 +89,7 @@ def payout_command(
         files["payout.pdf"] = _pdf(statement, name, method_lines, font)
     folder = out or run / "payout"
     for file, data in files.items():
-        _write(folder / file, data)
+        write_file(folder / file, data)
     if as_json_:
         click.echo(files["payout.json"].decode(), nl=False)
         return
@@ -128,11 +129,3 @@ def _pdf(statement: Payout, title: str, method_lines: list[str], font: Path | No
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[pdf]") from None
     return pdf_bytes(statement, title, method_lines, font)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InvalidArgumentError("out", f"{path} cannot be written: {error.strerror}") from None

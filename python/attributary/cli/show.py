@@ -45,7 +45,8 @@ class _AnswerTable:
             yield Text("out of distribution: resembles nothing that this bundle knows", style="bold yellow")
         if answer.unjudged:
             yield Text(
-                "not judged: an embedding alone does not show whether it is a stranger", style="yellow"
+                "not judged: an embedding alone does not show whether its picture is the generator's",
+                style="yellow",
             )
         if answer.timings is not None:
             yield Text(timings_line(answer), style="dim")

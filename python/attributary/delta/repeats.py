@@ -1,4 +1,4 @@
-"""Additions that are repeated because their reply was lost: told apart from others that want an id that is taken."""
+"""Additions repeated because their reply was lost, as opposed to different items under an id that is taken."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def fit_shares(
         )
 
     def loss(point: npt.ArrayLike) -> float:
-        # What generated pictures are told is fitted; that some of them look like strangers is the flag's cost.
+        # Answers to generated pictures are fitted; that some of them are flagged is the flag's cost.
         predicted, diffuse = shares_of(similarity, columns, made(point, -1.0, 0.0), candidates)
         found = float(log_losses(target, predicted, diffuse, named).mean())
         return found if totals is None else found + totals.loss(predicted, diffuse)
