@@ -105,10 +105,10 @@ class PromptNames:
             assert lead is not None
             trail = _TRAIL.match(prompt, end)
             head = prompt[: start - len(before) + lead.start()]
-            tail = prompt[trail.end() if trail else end :]
+            rest = prompt[trail.end() if trail else end :]
             if not head:
-                tail = tail.lstrip(" ,;:")
-            prompt = f"{head} {tail}" if head and tail[:1].isalnum() else head + tail
+                rest = rest.lstrip(" ,;:")
+            prompt = f"{head} {rest}" if head and rest[:1].isalnum() else head + rest
         return prompt if not found or words(prompt) else ""
 
     def _found(self, prompt: str, found: list[_Word]) -> Iterator[tuple[int, int]]:

@@ -224,7 +224,7 @@ def _answer(snapshot: Snapshot, prepared: Prepared, found: _Found) -> Attributio
 
 
 def _blind(snapshot: Snapshot, prepared: Prepared) -> bool:
-    """Whether the bundle tells strangers by pixels that this query has not."""
+    """Whether the bundle judges pictures by pixels that this query does not have."""
     unknown = prepared.pixels is None and prepared.certainty is None
     return unknown and bool(snapshot.bundle.manifest.calibration.pixels)
 

@@ -21,8 +21,7 @@ from attributary.errors import AttributaryError, BundleError, InvalidArgumentErr
 from .picture_text import picture_texts
 from .pictures import picture_of
 from .prompts import Prompt, of_picture, of_text
-from .rows import Batch, BundleState, Outcome, Problem, Row, Scored
-from .schema import batch_table
+from .rows import Batch, BundleState, Outcome, Problem, Row, Scored, batch_table
 from .settings import Settings
 
 _PREFIX = re.compile(r"^(?:row|query|queries\[\d+\])\.")

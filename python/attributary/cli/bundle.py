@@ -95,6 +95,9 @@ for _command in (load_command, unload_command, alias_command, served_command):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to make")
 @click.option("--version", default="1", show_default=True, help="the bundle's own version string")
 @click.option(
+    "--generator", default="", help="with --student: the generator's name for people; default: its recipe's"
+)
+@click.option(
     "--names-in-prompts",
     type=click.Choice(["masked", "read"]),
     default="masked",
@@ -136,6 +139,7 @@ def build_command(
     calibration: Path | None,
     out: Path,
     version: str,
+    generator: str,
     names_in_prompts: str,
     bytes_per_item: float,
     target_recall: float,
@@ -159,6 +163,8 @@ def build_command(
     if thumbnail_licence and not thumbnails:
         raise click.UsageError("--thumbnail-licence needs --thumbnails")
     shown = thumbnail_licence if thumbnails else None
+    if generator and student is None:
+        raise click.UsageError("--generator needs --student")
     read = "read" if names_in_prompts == "read" else ""
     if embeddings is not None:
         if thumbnails:
@@ -200,6 +206,7 @@ def build_command(
             calibration=calibration,
             budget=budget,
             version=version,
+            generator=generator,
             names_in_prompts=read,
             seed=seed,
             thumbnails=shown,
@@ -303,8 +310,8 @@ def inspect_command(directory: Path, as_json: bool) -> None:
     present = snapshot.apply(changes) if changes else snapshot
     if as_json:
         now = {"items": present.item_count, "creators": _creators(present)}
-        told = {"bundle_id": manifest.bundle_id, "present": now, **asdict(manifest)}
-        click.echo(json_line(told))
+        facts = {"bundle_id": manifest.bundle_id, "present": now, **asdict(manifest)}
+        click.echo(json_line(facts))
     else:
         _print(manifest, present)
         if changes:

@@ -22,6 +22,7 @@ from attributary.delta.journal.records import Changes, Entry, fold, replay
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.files import read_file
 from attributary.plain import json_line, plain
 
 from .connection import tls_options
@@ -112,8 +113,10 @@ def add_command(
             added += not outcome.held
             held += bool(outcome.held)
             if as_json:
-                told = {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
-                click.echo(json_line({**told, "revision": outcome.revision}))
+                reply = (
+                    {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
+                )
+                click.echo(json_line({**reply, "revision": outcome.revision}))
             elif outcome.held:
                 click.echo(f"item {item.id} waits for the operator: {plain(outcome.held)}", err=True)
     if not as_json:
@@ -151,7 +154,7 @@ def delete_command(
     chosen = Selection(ids, creator, licence, source)
     if address:
         with admin_client(bundle, address, token, tls) as client:
-            told = client.delete_items(
+            reply = client.delete_items(
                 ids=ids,
                 creator=creator,
                 licence=licence,
@@ -160,7 +163,7 @@ def delete_command(
                 dry_run=dry_run,
                 bundle=alias_of(),
             )
-        count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
+        count, already, unknown, revision = reply.count, reply.already, reply.unknown, reply.revision
     else:
         with open_store(bundle) as store:
             done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
@@ -203,8 +206,8 @@ def compact_command(
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
     if address:
         with admin_client(bundle, address, token, tls) as client:
-            told = client.compact(why=why, bundle=alias_of())
-        bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
+            reply = client.compact(why=why, bundle=alias_of())
+        bundle_id, parent, added, deleted = reply.bundle_id, reply.parent, reply.added, reply.deleted
     else:
         with open_store(bundle) as store:
             done = store.compact(who=user(who), why=why, erase=erase)
@@ -305,7 +308,7 @@ def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any
     if item_id is None:
         raise InvalidArgumentError("id", "must be given with --picture")
     assert picture is not None
-    return Addition(id=item_id, picture=_read(picture), **fields)
+    return Addition(id=item_id, picture=read_file(picture, "picture"), **fields)
 
 
 def _of_corpus(corpus: Path) -> Iterator[Addition]:
@@ -317,14 +320,9 @@ def _of_corpus(corpus: Path) -> Iterator[Addition]:
     # Groups of another corpus mean nothing here, but who shares one does.
     for row, picture in zip(source.table.select(columns).to_pylist(), source.pictures, strict=True):
         first = first_of_group.setdefault(row.pop("near_dup_group"), row["id"])
-        yield Addition(**row, picture=_read(picture), near_dup_of=None if first == row["id"] else first)
-
-
-def _read(picture: Path) -> bytes:
-    try:
-        return picture.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError("picture", f"{picture} cannot be read: {error.strerror}") from None
+        yield Addition(
+            **row, picture=read_file(picture, "picture"), near_dup_of=None if first == row["id"] else first
+        )
 
 
 def open_store(bundle: Path | None) -> Store:

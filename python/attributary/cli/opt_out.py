@@ -92,8 +92,8 @@ def opt_out_command(
         with admin_client(bundle, address, token, tls) as client:
 
             def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
-                told = client.delete_items(ids=ids, why=reason, dry_run=dry_run, bundle=alias_of())
-                return told.count, len(told.already), len(told.unknown), told.revision
+                deleted = client.delete_items(ids=ids, why=reason, dry_run=dry_run, bundle=alias_of())
+                return deleted.count, len(deleted.already), len(deleted.unknown), deleted.revision
 
             _delete(found, delete, why, dry_run, as_json)
     else:
@@ -113,14 +113,15 @@ def _delete(found: _Signals, delete: Delete, why: str, dry_run: bool, as_json: b
         count = already = unknown = revision = 0
         for start in range(0, len(ids), MAX_IDS):
             try:
-                told = delete(tuple(ids[start : start + MAX_IDS]), found.why(kind, why))
+                deleted = delete(tuple(ids[start : start + MAX_IDS]), found.why(kind, why))
             except InvalidArgumentError as error:
                 if error.field != "selection.ids":
                     raise
                 # Of another corpus, or left out of the bundle: none of them is there.
                 unknown += len(ids[start : start + MAX_IDS])
                 continue
-            count, already, unknown, revision = count + told[0], already + told[1], unknown + told[2], told[3]
+            count, already, unknown = count + deleted[0], already + deleted[1], unknown + deleted[2]
+            revision = deleted[3]
         if as_json:
             facts = {
                 "deleted": count,

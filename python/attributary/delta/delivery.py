@@ -14,7 +14,7 @@ from .entry import Entrance, Placed, Terms, Verdict
 from .entry import place as place_items
 from .items import NO_LICENCE, Embedder, NewItem, check_item
 from .journal.records import Added, Entry
-from .repeats import check_held, check_twin, revision_of
+from .repeats import check_held, check_repeated, revision_of
 from .results import AddResult
 from .words import now
 
@@ -60,7 +60,7 @@ class Delivery:
             item = one.item
             try:
                 if item.id in together:
-                    check_twin(item, together[item.id])
+                    check_repeated(item, together[item.id])
                 elif earlier := revision_of(snapshot, entries, item, one.vector):
                     self._revisions[place] = earlier
                 elif (waiting := waits.get(item.id)) is not None:

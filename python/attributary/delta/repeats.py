@@ -1,4 +1,4 @@
-"""Additions that are repeated because their reply was lost: told apart from others that want an id that is taken."""
+"""Additions repeated because their reply was lost, as opposed to different items under an id that is taken."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def revision_of(
     return entry.revision
 
 
-def check_twin(item: NewItem, other: NewItem) -> None:
+def check_repeated(item: NewItem, other: NewItem) -> None:
     """Raise AlreadyExistsError if two items that are added together have one id and differ."""
     if item != other:
         raise _exists(item, "another item beside it has the same id")

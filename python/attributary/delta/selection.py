@@ -97,18 +97,18 @@ class Selection:
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
     @staticmethod
-    def _refuse(what: str, problem: str, asked: str, known: Iterable[str]) -> None:
-        found = nearest(asked, known)
+    def _refuse(what: str, problem: str, name: str, known: Iterable[str]) -> None:
+        found = nearest(name, known)
         near = f"; near: {', '.join(map(repr, found))}" if found else ""
         raise InvalidArgumentError(f"selection.{what}", f"{problem}; nothing is deleted{near}")
 
 
-def nearest(asked: str, known: Iterable[str], count: int = 3) -> list[str]:
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Names that somebody may have meant: the same but for capitals and blanks, those that hold it, similar ones."""
     plain: dict[str, str] = {}
     for name in known:
         plain.setdefault(_plain(name), name)
-    wanted = _plain(asked)
+    wanted = _plain(word)
     found = [wanted] if wanted in plain else []
     found += [name for name in plain if wanted and wanted in name and name != wanted][:count]
     found += get_close_matches(wanted, list(plain)[:_COMPARED], n=count)

@@ -72,11 +72,11 @@ def publish_served(metrics: Metrics, registry: Registry) -> None:
     facts = []
     for served in registry.bundles:
         manifest = served.pipeline.engine.bundle.manifest
-        told = {
+        about = {
             "bundle_id": manifest.bundle_id,
             "version": manifest.version,
             "encoder": manifest.encoder.name,
             "index": manifest.index.factory,
         }
-        facts += [{"alias": alias, **told} for alias in registry.aliases_of(served)]
+        facts += [{"alias": alias, **about} for alias in registry.aliases_of(served)]
     metrics.serving(facts)

@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels: bytes that a stranger sent, in; uint8 RGB as a person would see it, out."""
+"""Encoded pictures to pixels: bytes that anybody sent, in; uint8 RGB as a person would see it, out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 from attributary_train.evaluation.retrain import Mask
 from attributary_train.files import whole
@@ -172,10 +172,10 @@ class Truth:
         if not found:
             return 0
         table = np.stack([values for _, values in found])
-        told = np.array([name for name, _ in found])
+        run_names = np.array([name for name, _ in found])
         for split, rows in self._splits.items():
             with whole(self.folder / f"losses-{split}.npz", EvaluationError) as stream:
-                np.savez_compressed(stream, losses=table[:, rows], runs=told)
+                np.savez_compressed(stream, losses=table[:, rows], runs=run_names)
         kept = np.packbits(self.masks, axis=1)
         with whole(self.folder / "plan.npz", EvaluationError) as stream:
             np.savez_compressed(stream, kept=kept, ids=self.ids)

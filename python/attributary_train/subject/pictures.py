@@ -12,8 +12,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import whole
-from attributary_train.subject.errors import SubjectError
 
 
 def corpus_digest(corpus: Corpus, ids: Sequence[int] | None = None) -> str:

@@ -14,7 +14,8 @@ from attributary.attribution.types import Options, Query
 from attributary.building import build_from_student
 from attributary.building.source import read_rows
 from attributary.building.student import read_student
-from attributary.bundle.manifest import MANIFEST, Manifest, _parse
+from attributary.bundle.manifest import MANIFEST, Manifest
+from attributary.bundle.parse import parse
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -46,6 +47,14 @@ def asked(picture, tmp_path_factory):
 @pytest.fixture
 def student(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "student"))
+
+
+def test_the_generator_has_a_name_for_people(made, asked, tiny_corpus_dir, tmp_path):
+    report = build_from_student(
+        made, tiny_corpus_dir, asked, tmp_path / "b", generator="emoji reference generator"
+    )
+    subject = report.manifest.subject
+    assert (subject.id, subject.weights_digest) == ("emoji reference generator", students.WEIGHTS)
 
 
 def test_holds_the_student_s_items_and_vectors(made, asked, tiny_corpus_dir, tmp_path):
@@ -82,7 +91,7 @@ def without(name):
         elif name == "its generator":
             raw["subject"]["weights_digest"] = ""
         shutil.rmtree(bundle / "delta")
-        _parse(Manifest, raw, "").write(bundle)
+        parse(Manifest, raw).write(bundle)
 
     return change
 
@@ -157,7 +166,7 @@ def test_an_older_bundle_of_no_student_takes_items(tiny_bundle_dir, picture, tmp
     raw = json.loads((bundle / MANIFEST).read_text())
     del raw["bundle_id"], raw["delta"], raw["vectors_made_by"]
     shutil.rmtree(bundle / "delta")
-    _parse(Manifest, raw, "").write(bundle)
+    parse(Manifest, raw).write(bundle)
     with Store(bundle) as store:
         new = NewItem(1, picture(100), caption="a red ellipse", creator="Eve")
         assert store.add([new], who="me", why="new").outcomes == [None]
