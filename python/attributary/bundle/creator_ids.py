@@ -27,14 +27,14 @@ def orcid(text: str, field: str = "creator_orcid") -> str:
     return "orcid:" + "-".join(digits[place : place + 4] for place in range(0, 16, 4))
 
 
-def identifier(text: str, field: str = "creator_ids") -> str:
+def identifier(text: str) -> str:
     """Return an identifier that says of itself what it is, in one spelling; raises InvalidArgumentError."""
     kind = text.strip().lower()
     if kind.startswith("isni:") or "isni.org/" in kind:
-        return isni(text, field)
+        return isni(text, "creator_ids")
     if kind.startswith("orcid:") or "orcid.org/" in kind:
-        return orcid(text, field)
-    raise InvalidArgumentError(field, f"must begin with isni: or orcid:, got {text[:80]!r}")
+        return orcid(text, "creator_ids")
+    raise InvalidArgumentError("creator_ids", f"must begin with isni: or orcid:, got {text[:80]!r}")
 
 
 def check_character(digits: str) -> str:
