@@ -17,12 +17,12 @@ _ORCID: Final = re.compile(
 
 
 def isni(text: str, field: str = "creator_isni") -> str:
-    """Return "isni:" and 16 digits; raises InvalidArgumentError naming `field` for what is none."""
+    """Return "isni:" and 16 digits; raises InvalidArgumentError naming `field` for anything else."""
     return f"isni:{_checked(_ISNI, text, field, 'an ISNI: 16 digits, the last may be X')}"
 
 
 def orcid(text: str, field: str = "creator_orcid") -> str:
-    """Return "orcid:" and 16 digits in groups of four; raises InvalidArgumentError naming `field` for what is none."""
+    """Return "orcid:" and 16 digits in groups of four; raises InvalidArgumentError naming `field` for anything else."""
     digits = _checked(_ORCID, text, field, "an ORCID: 0000-0002-1825-0097")
     return "orcid:" + "-".join(digits[place : place + 4] for place in range(0, 16, 4))
 

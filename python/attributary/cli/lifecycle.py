@@ -154,7 +154,7 @@ def delete_command(
 @click.option(
     "--erase",
     is_flag=True,
-    help="leave nothing of deleted items, their vectors neither: what they would withhold, others then get",
+    help="also erase the vectors of deleted items: what these items withhold is then shared by the others",
 )
 @_audited
 def compact_command(
