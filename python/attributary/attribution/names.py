@@ -1,4 +1,4 @@
-"""Creators' names in prompts are not read: else whoever asks could say whose picture it was.
+"""Creators' names in prompts are not read: otherwise a caller could decide by a name whose picture it was.
 
 A creator's whole name is left out of a prompt wherever it stands, in any case, with any accents, punctuation or
 spacing, joined or spelled; so is each word of it, since an encoder that has learnt the name has learnt its words. What

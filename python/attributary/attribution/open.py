@@ -36,7 +36,7 @@ def open_engine(
     """Open the bundle and everything in it: ONNX Runtime and FAISS in this process.
 
     `verify` checks every file's SHA-256 and the golden queries; a server always does. `precision` "int8" takes the
-    quantised encoder. `open_index` brings another index in the place of the bundle's own, a remote one for
+    quantised encoder. `open_index` opens another index in place of the bundle's own, a remote one for
     instance: its codes differ, so it is held to the golden queries' recall instead of to their answers. What the
     bundle's journal says was added and deleted since it was built is applied. Raises BundleError naming the file at
     fault.

@@ -129,7 +129,7 @@ def score_command(
     """Attribute every generation of INPUTS: Parquet and Arrow files, WebDataset tars, folders of pictures.
 
     The same command again goes on with a run that was stopped. Every member of an input is a row, an error row, or
-    counted with the reason why it is none.
+    counted with the reason why it is not a row.
     """
     engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
     if endpoint and (bundle or triton_url):

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Message)
 
 
 def to_query(query: Query) -> pb.Query:
-    """Return the message of a query; raises InvalidArgumentError for what is none."""
+    """Return the message of a query; raises InvalidArgumentError for anything else."""
     if not isinstance(query, Query):
         raise InvalidArgumentError(
             "query", f"must be a Query, as `query(picture)` makes it, got {type(query).__name__}"
@@ -110,7 +110,7 @@ def made(kind: type[M], where: str = "", /, **values: Any) -> M:
     """Return a message with these fields; None leaves one out.
 
     Raises InvalidArgumentError, naming the field after `where`, for a value that it cannot hold: another type, a number
-    out of its range, a text that is not Unicode (what a shell or a file gave may hold bytes that are none).
+    out of its range, a text that is not Unicode (what a shell or a file gave may hold other bytes).
     """
     message = kind()
     for name, value in values.items():

@@ -104,7 +104,7 @@ class Store:
         """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
-        id is or ever was taken; an addition that is repeated as it was is none, and told the revision it had. Raises
+        id is or ever was taken; an addition that is repeated as it was gets the revision it had. Raises
         InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
         already, or the bundle's vectors were not made by its encoder, OverloadedError if `who` has added too many.
         """

@@ -225,7 +225,7 @@ class Front:
             failure = call.failure
             code = code_name(failure)
         except aio.BaseError:
-            # A message could not be sent: whoever it was for has gone.
+            # A message could not be sent: the caller has gone.
             code = "CANCELLED"
             raise asyncio.CancelledError from None
         except Exception as error:

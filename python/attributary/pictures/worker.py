@@ -3,7 +3,7 @@
 Its argument is the memory that it may take beyond what it starts with, bytes. A request is a line of JSON and the
 picture's bytes; a reply is a line of JSON and, where all went well, the pixels uint8 [size, size, 3]. The process ends
 when its input does, or by SIGPROF when a picture takes more CPU time than it may, or as hostile bytes make it end;
-whoever feeds it is told by the signal.
+the process that feeds it sees the signal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     os.nice(10)
     _limit_memory(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nobody's print gets between the replies
+    os.dup2(2, 1)  # what a library prints does not get between the replies
     _reply(replies, {"ready": True})
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)

@@ -1,7 +1,7 @@
 """From a run's creators' totals to a statement: who is paid what of a pool, and what becomes of the rest of it.
 
-A creator's part of the pool is the creator's part of the run: the total of the shares in pictures that are no
-strangers, divided by the number of answered pictures. What belongs to nobody stays with whoever pays.
+A creator's part of the pool is the creator's part of the run: the total of the shares in pictures that are not
+out of distribution, divided by the number of answered pictures. What belongs to nobody stays with whoever pays.
 """
 
 from __future__ import annotations

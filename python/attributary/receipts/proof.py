@@ -40,7 +40,7 @@ def write_proof(row: bytes, index: int, siblings: Sequence[bytes], receipt: byte
 
 
 def is_proof(data: bytes) -> bool:
-    """Whether this is meant as a proof, not as a receipt; raises ReceiptError for what is neither."""
+    """Whether this is meant as a proof, not as a receipt; raises ReceiptError for what is not JSON."""
     return "row" in strict_json.read(data, "receipt")
 
 

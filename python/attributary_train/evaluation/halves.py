@@ -233,7 +233,6 @@ def train_halves(
     data: SubjectData,
     work: Path,
     *,
-    keep_weights: bool = True,
     device: str = "cpu",
     together: int = 1,
     until: Callable[[], bool] = lambda: False,
@@ -257,8 +256,7 @@ def train_halves(
             else:
                 unets = train_together([half.run for half in mine], data, device=device, log=say)
             for half, unet in zip(mine, unets, strict=True):
-                if keep_weights:
-                    _keep_weights(work / "weights" / f"{half.name}.pt", unet)
+                _keep_weights(work / "weights" / f"{half.name}.pt", unet)
                 truth.keep(half.name, losses.of(finished(unet, half.run.recipe, {}), device))
                 (work / half.name / STATE).unlink(missing_ok=True)
         added += len(mine)

@@ -29,7 +29,7 @@ _AT_ONCE_BYTES: Final = 4_096
 _MAX_QUERY_BYTES: Final = 16 << 10
 _WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
-# What protobuf says, and what it means to whoever asked.
+# What protobuf says, and what it means to the caller.
 _PLAINLY: Final = {
     "invalid literal for int": "must be a whole number",
     "Couldn't parse integer": "must be a whole number",
