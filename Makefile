@@ -53,7 +53,7 @@ test: $(VENV)/.train
 test-faults: $(VENV)/.train
 	$(BIN)/python -m pytest -o timeout=3600 tests/faults tests/unit/delta/test_model.py tests/unit/gateway/test_machine.py -m "slow or not slow"
 
-# Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel as well.
+# Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel and the Triton backend as well.
 fuzz: $(VENV)/.serving
 	$(PIP) -e '.[fuzz,jwt]'
 	bash tests/fuzz/run.sh

@@ -119,6 +119,10 @@ class Call:
             self.failure = failure
             self._task.cancel()
 
+    def over(self) -> None:
+        """Let the task go: it keeps how it ended, and that this call."""
+        self._task = None
+
 
 class Front:
     """Makes gRPC handlers of methods. `drain` refuses new calls; `cut` ends those that run as UNAVAILABLE."""
@@ -250,6 +254,7 @@ class Front:
 
     def _leave(self, call: Call, kind: Kind) -> None:
         del self._running[call]
+        call.over()
         if kind.access != "open":
             self._busy -= 1
             if self._busy == 0:

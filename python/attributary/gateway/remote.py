@@ -215,7 +215,8 @@ class RemoteQueue:
         except DeadlineError as error:
             # Those whose own deadline has not passed were let down by the engine.
             late = UnavailableError(f"the engine did not answer within {self._timeout_s:g} s")
-            return [(job, error if monotonic() >= job.deadline else late) for job in batch]
+            own = of_engine(error, self._name)
+            return [(job, own if monotonic() >= job.deadline else late) for job in batch]
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], of_engine(error, self._name))]

@@ -144,7 +144,11 @@ async def while_there(request: Request, answer: Answer, body: Callable[[], Await
         if not work.done():
             work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        return await work
+        try:
+            return await work
+        finally:
+            # It keeps its error, which keeps this frame.
+            del work
     remaining = context.time_remaining()
     raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)
 
