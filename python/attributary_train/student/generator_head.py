@@ -84,12 +84,12 @@ class GeneratorHead(nn.Module):
         """Tower outputs to the network's input, float32 [N, W]; nothing here is trained."""
         half = image.shape[1] // 2
         some = mask.amax(dim=1, keepdim=True) > 0
-        bare, asked = image[:, :half], torch.where(some, image[:, half:], image[:, :half])
+        bare, query = image[:, :half], torch.where(some, image[:, half:], image[:, :half])
         words = torch.where(some, states.mean(1), self.empty)
-        parts = [(part[:, : self.features] - self.image_mean) @ self.image_matrix for part in (bare, asked)]
+        parts = [(part[:, : self.features] - self.image_mean) @ self.image_matrix for part in (bare, query)]
         parts.append((words - self.words_mean) @ self.words_matrix)
         if self.kernel is not None:
-            parts.append(asked[:, self.features :] @ self.gradient_matrix)
+            parts.append(query[:, self.features :] @ self.gradient_matrix)
         return torch.cat(parts, dim=1)
 
     def embed(self, reduced: Tensor) -> Tensor:

@@ -22,12 +22,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attributary_train.errors import StudentError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.teacher.gradients import recorded
 from attributary_train.teacher.projection import TwoSided
-
-from .errors import StudentError
 
 # Of the schedule; in the middle of it a single draw foretells retraining best (docs/student.md).
 TIMESTEP = 0.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.student.errors import StudentError
+from attributary_train.errors import StudentError
 from attributary_train.student.export import Samples, export_encoder
 from attributary_train.student.generator_head import GeneratorHead
 from attributary_train.student.generator_tower import GeneratorStudent, GeneratorTower
