@@ -90,6 +90,7 @@ $(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml $(wildc
 # The bundle of the committed student: its vectors are there already, so this takes seconds and no torch.
 $(BUNDLE)/manifest.json: $(wildcard $(STUDENT)/* $(QUERIES)/*) | $(VENV)/.serving
 	$(BIN)/attributary bundle build --student $(STUDENT) --corpus $(STUDENT)/items.parquet --queries $(QUERIES) \
+	  --generator "emoji reference generator" \
 	  --out $(BUNDLE) --force
 
 # Pictures of the student's items, for people to look at. They are others' work and fetched from their packages; what

@@ -36,7 +36,10 @@ def test_cpp_tests_and_fuzzer_under_sanitizers(tmp_path: Path) -> None:
 
 
 def test_what_the_triton_backend_reads_is_fuzzed_without_a_server(tmp_path: Path) -> None:
-    compiler, includes = shutil.which("g++") or shutil.which("clang++"), Path("/usr/include/nlohmann/json.hpp")
+    compiler, includes = (
+        shutil.which("g++") or shutil.which("clang++"),
+        Path("/usr/include/nlohmann/json.hpp"),
+    )
     if compiler is None or not includes.is_file():
         pytest.skip("no C++ compiler, or no header of nlohmann/json (Debian: nlohmann-json3-dev)")
     folder, program = ROOT / "kernels" / "triton_faiss", str(tmp_path / "fuzz")

@@ -20,8 +20,8 @@ from attributary.bundle.manifest import Calibration, ShareCalibration
 
 from .pixel_statistics import pixel_statistics
 from .recognised import put_first
+from .snapshot import Candidates, Snapshot
 from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared
-from .view import Candidates, View
 
 _FLOOR, _OOD = (kernels.CALIBRATION.index(name) for name in ("floor", "foreign_below"))
 
@@ -43,13 +43,13 @@ class Scores:
 
     def __init__(
         self,
-        view: View,
+        snapshot: Snapshot,
         batch: Sequence[Prepared],
         candidates: Candidates,
         embeddings: NDArray[np.float32] | None = None,
     ) -> None:
-        """Score `candidates` of the whole view; `embeddings`, float32 [B, D], where they hold no similarities."""
-        self._view = view
+        """Score `candidates` of the whole snapshot; `embeddings`, float32 [B, D], where they hold no similarities."""
+        self._snapshot = snapshot
         self._batch = batch
         self._found: list[_Found] = [None] * len(batch)  # type: ignore[list-item]
         self._short: dict[Filter, list[int]] = {}
@@ -88,7 +88,7 @@ class Scores:
     def answers(self) -> list[Attribution]:
         """One answer a query, in their order."""
         return [
-            _answer(self._view, prepared, found)
+            _answer(self._snapshot, prepared, found)
             for prepared, found in zip(self._batch, self._found, strict=True)
         ]
 
@@ -99,14 +99,14 @@ class Scores:
         candidates: Candidates,
         embeddings: NDArray[np.float32] | None,
     ) -> None:
-        view = self._view
+        snapshot = self._snapshot
         members = [self._batch[place] for place in places]
-        visible = view.visible(filter_)
-        calibration = _calibrated(view.bundle.manifest.calibration, members)
+        visible = snapshot.visible(filter_)
+        calibration = _calibrated(snapshot.bundle.manifest.calibration, members)
         if members[0].showing.size:
             # Of a group all or none are pictures of items.
-            candidates = put_first(view, members, candidates, embeddings, calibration)
-        scored = view.score(
+            candidates = put_first(snapshot, members, candidates, embeddings, calibration)
+        scored = snapshot.score(
             candidates,
             embeddings,
             calibration,
@@ -116,7 +116,7 @@ class Scores:
         )
         # As the kernel compares them.
         flagged = scored.peak < calibration[:, _OOD]
-        passing = len(view.bundle.items) if visible is None else visible.count
+        passing = len(snapshot.bundle.items) if visible is None else visible.count
         found = (scored.rows >= 0).sum(axis=1).tolist()
         for row, (place, member) in enumerate(zip(places, members, strict=True)):
             count = min(member.top_k, found[row])
@@ -183,10 +183,10 @@ def certainties(calibration: Calibration, members: Sequence[Prepared]) -> NDArra
     return found
 
 
-def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
+def _answer(snapshot: Snapshot, prepared: Prepared, found: _Found) -> Attribution:
     """From codes and rows to words: ids, captions, creators' names."""
-    items, scored, row = view.bundle.items, found.scored, found.row
-    calibration = view.bundle.manifest.calibration.of(prepared.has_prompt)
+    items, scored, row = snapshot.bundle.items, found.scored, found.row
+    calibration = snapshot.bundle.manifest.calibration.of(prepared.has_prompt)
     return Attribution(
         items=tuple(
             AttributedItem(facts[0], rank, similarity, share, *facts[1:])
@@ -216,17 +216,17 @@ def _answer(view: View, prepared: Prepared, found: _Found) -> Attribution:
         diffuse_share=float(scored.diffuse[row]),
         withheld_share=float(scored.withheld[row]),
         out_of_distribution=found.flagged,
-        revision=view.revision,
+        revision=snapshot.revision,
         timings=prepared.timings,
         picture=prepared.picture,
-        unjudged=not found.flagged and _blind(view, prepared),
+        unjudged=not found.flagged and _blind(snapshot, prepared),
     )
 
 
-def _blind(view: View, prepared: Prepared) -> bool:
-    """Whether the bundle tells strangers by pixels that this query has not."""
+def _blind(snapshot: Snapshot, prepared: Prepared) -> bool:
+    """Whether the bundle judges pictures by pixels that this query does not have."""
     unknown = prepared.pixels is None and prepared.certainty is None
-    return unknown and bool(view.bundle.manifest.calibration.pixels)
+    return unknown and bool(snapshot.bundle.manifest.calibration.pixels)
 
 
 def _ends(

@@ -103,18 +103,18 @@ class Site:
             most = self._service.registry.current.engine.limits.max_batch_queries
             accept = request.headers.get("accept", "")
             printed = route.name == "Attribute" and print_page.wanted(accept)
-            asked = b""
+            request_bytes = b""
 
             async def body() -> bytes:
-                nonlocal asked
+                nonlocal request_bytes
                 message = await read_message(request, route, limit, most)
-                asked = message if printed else b""
+                request_bytes = message if printed else b""
                 return message
 
             try:
                 data = await while_there(request, answer, body)
                 if printed:
-                    return await print_page.reply(self._service, asked, data)
+                    return await print_page.reply(self._service, request_bytes, data)
                 return await reply(route, data, accept)
             except RefusedError as error:
                 return refusal(error.status)
@@ -165,8 +165,8 @@ async def _left(request: Request, whole: asyncio.Event, context: HttpContext) ->
 def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         async def body() -> bytes:
-            asked = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
-            return bytes(asked.SerializeToString())
+            wanted = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
+            return bytes(wanted.SerializeToString())
 
         try:
             found = health_pb2.HealthCheckResponse.FromString(await while_there(request, check, body))

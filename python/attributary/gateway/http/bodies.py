@@ -34,7 +34,7 @@ _AT: Final = re.compile(r" at \w+\.([\w.\[\]]+)")
 # Either alphabet, in lines or not.
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]*=*\s*")
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
-# What protobuf says, and what it means to whoever asked.
+# What protobuf says, and what it means to the caller.
 _PLAINLY: Final = {
     "invalid literal for int": "must be a whole number",
     "Couldn't parse integer": "must be a whole number",
@@ -154,13 +154,13 @@ def _misfit(text: str) -> InvalidArgumentError:
     path = _WITHIN.findall(text)
     if unknown := _UNKNOWN.search(text):
         return InvalidArgumentError(".".join([*path, unknown[1]]), "is no field of this message")
-    told = _WITHIN.sub("", text).rstrip(".")
-    if at := _AT.search(told):
-        path, told = max(path, at[1].split("."), key=len), told.replace(at[0], "")
+    problem = _WITHIN.sub("", text).rstrip(".")
+    if at := _AT.search(problem):
+        path, problem = max(path, at[1].split("."), key=len), problem.replace(at[0], "")
     for words, plainly in _PLAINLY.items():
-        if told.startswith(words):
-            told = plainly
-    return InvalidArgumentError(".".join(path) or "request", told)
+        if problem.startswith(words):
+            problem = plainly
+    return InvalidArgumentError(".".join(path) or "request", problem)
 
 
 class _InMemory(MultiPartParser):
@@ -230,10 +230,10 @@ async def _queries(form: FormData) -> list[pb.Query]:
 def _options(form: FormData) -> dict[str, Any]:
     options: dict[str, Any] = {name: value for name in _NUMBERS if (value := _once(form, name))}
     for name in _FLAGS:
-        if told := _once(form, name):
-            if told not in {"true", "false"}:
-                raise InvalidArgumentError(name, f"must be true or false, got {told[:40]!r}")
-            options[name] = told == "true"
+        if given := _once(form, name):
+            if given not in {"true", "false"}:
+                raise InvalidArgumentError(name, f"must be true or false, got {given[:40]!r}")
+            options[name] = given == "true"
     lists = {name: [_text(name, value) for value in form.getlist(name)] for name in _LISTS}
     if any(lists.values()):
         options["filter"] = {name: values for name, values in lists.items() if values}
