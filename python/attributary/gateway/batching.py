@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, thread_time
 from typing import Any, Protocol
 
 import structlog
@@ -27,6 +27,13 @@ from .fairness import FairQueue, Path
 
 log = structlog.get_logger(__name__)
 
+# A query that takes no more CPU time is answered on the event loop: handing it to a thread, and its answer back, costs
+# about as much. So many such batches come before that; one that was longer weighs as much as some of them.
+_SHORT_S = 0.000_5
+_MANY = 64
+_LONG = 16
+# However little it computes, what waits (for a disk) must not hold the event loop up.
+_WAIT_S = 0.02
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
 
@@ -61,7 +68,11 @@ class Job:
 
 
 class Batcher:
-    """A queue with its engine threads. One wake-up of the event loop a batch, whatever its size."""
+    """A queue with its engine threads, made on the event loop. One wake-up of the loop a batch, whatever its size.
+
+    With `here`, plain queries that come from the event loop are answered on it while they are short; all that are there
+    at once make a batch. What is more than a batch, and every query while they are not short, goes to the threads.
+    """
 
     def __init__(
         self,
@@ -73,6 +84,7 @@ class Batcher:
         max_batch: int,
         max_delay_s: float = 0.0,
         workers: int = 1,
+        here: bool = False,
     ) -> None:
         self._name = name
         self._run = run
@@ -83,6 +95,9 @@ class Batcher:
         self._queue: FairQueue[Job] = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
+        self._may_be_here = here and max_delay_s == 0
+        self._here: list[Job] = []
+        self._short = 0  # how many batches were, lately
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(workers)
@@ -91,7 +106,16 @@ class Batcher:
             thread.start()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._here)
+
+    def put_here(self, job: Job) -> None:
+        """As `put`, on the event loop: what need not be handed over is not."""
+        if not self._may_be_here or self._short < _MANY:
+            self.put(job)
+            return
+        self._here.append(job)
+        if len(self._here) == 1:
+            self._loop.call_soon(self._run_here)
 
     def put(self, job: Job) -> None:
         """Queue a prepared query; callable from any thread. The answer or error goes to its future."""
@@ -112,6 +136,12 @@ class Batcher:
             outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
             if outcomes:
                 _post(self._loop, outcomes)
+
+    def _run_here(self) -> None:
+        jobs, self._here = self._here, []
+        for job in jobs[self._max_batch :]:
+            self.put(job)
+        deliver(self._answer(living(jobs[: self._max_batch], self._observer, partial(fail, self._loop))))
 
     def _take(self) -> list[Job] | None:
         with self._changed:
@@ -137,8 +167,11 @@ class Batcher:
         self._observer.batch(self._name, len(batch))
         prepared = [started(job) for job in batch]
         try:
+            begun, worked = perf_counter(), thread_time()
             with deadline.until(max(job.deadline for job in batch)):
                 answers = self._run(prepared)
+            short = thread_time() - worked <= _SHORT_S * len(batch) and perf_counter() - begun <= _WAIT_S
+            self._short = min(self._short + 1, 2 * _MANY) if short else max(self._short - _LONG, 0)
             if len(answers) != len(batch):
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))
