@@ -34,6 +34,9 @@ _MANY = 64
 _LONG = 16
 # However little it computes, what waits (for a disk) must not hold the event loop up.
 _WAIT_S = 0.02
+# Turns of the event loop in which no further query comes, before those that are there are answered: where the last batch
+# held several. gRPC brings calls one after the other, and a query of several costs a part of a lone one.
+_TURNS = 20
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
 
@@ -97,6 +100,7 @@ class Batcher:
         self._closed = False
         self._may_be_here = here and max_delay_s == 0
         self._here: list[Job] = []
+        self._turns = 1
         self._short = 0  # how many batches were, lately
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
@@ -115,7 +119,7 @@ class Batcher:
             return
         self._here.append(job)
         if len(self._here) == 1:
-            self._loop.call_soon(self._run_here)
+            self._loop.call_soon(self._run_here, 1, self._turns)
 
     def put(self, job: Job) -> None:
         """Queue a prepared query; callable from any thread. The answer or error goes to its future."""
@@ -137,7 +141,13 @@ class Batcher:
             if outcomes:
                 _post(self._loop, outcomes)
 
-    def _run_here(self) -> None:
+    def _run_here(self, seen: int, turns: int) -> None:
+        """Run a batch, unless calls are still being taken: each brings some more within a turn or two of the loop."""
+        waiting = len(self._here)
+        if waiting < self._max_batch and (waiting > seen or turns):
+            self._loop.call_soon(self._run_here, waiting, self._turns if waiting > seen else turns - 1)
+            return
+        self._turns = _TURNS if waiting > 1 else 1
         jobs, self._here = self._here, []
         for job in jobs[self._max_batch :]:
             self.put(job)
