@@ -34,8 +34,8 @@ _MANY = 64
 _LONG = 16
 # However little it computes, what waits (for a disk) must not hold the event loop up.
 _WAIT_S = 0.02
-# Turns of the event loop in which no further query comes, before those that are there are answered: where the last batch
-# held several. gRPC brings calls one after the other, and a query of several costs a part of a lone one.
+# Turns of the event loop in which no further query comes, before those that are there are answered: where the last
+# batch held several. gRPC brings calls one after the other, and a query of several costs a part of a lone one.
 _TURNS = 20
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
