@@ -53,7 +53,7 @@ test: $(VENV)/.train
 test-faults: $(VENV)/.train
 	$(BIN)/python -m pytest -o timeout=3600 tests/faults tests/unit/delta/test_model.py tests/unit/gateway/test_machine.py -m "slow or not slow"
 
-# Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel as well.
+# Each parser for SECONDS_EACH seconds (600); clang fuzzes the kernel and the Triton backend as well.
 fuzz: $(VENV)/.serving
 	$(PIP) -e '.[fuzz,jwt]'
 	bash tests/fuzz/run.sh
@@ -90,6 +90,7 @@ $(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml $(wildc
 # The bundle of the committed student: its vectors are there already, so this takes seconds and no torch.
 $(BUNDLE)/manifest.json: $(wildcard $(STUDENT)/* $(QUERIES)/*) | $(VENV)/.serving
 	$(BIN)/attributary bundle build --student $(STUDENT) --corpus $(STUDENT)/items.parquet --queries $(QUERIES) \
+	  --generator "emoji reference generator" \
 	  --out $(BUNDLE) --force
 
 # Pictures of the student's items, for people to look at. They are others' work and fetched from their packages; what

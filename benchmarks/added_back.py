@@ -47,8 +47,8 @@ def measure(bundle: Path, corpus: Path) -> list[dict[str, float | str]]:
     before = ask(bundle)
     firsts = list(dict.fromkeys(answer.items[0].id for answer in before.values()))
     with Store(bundle, open_engine) as store:
-        view = store.view
-        gone = [view.bundle.items.record(view.row_of(number)) for number in firsts]
+        snapshot = store.snapshot
+        gone = [snapshot.bundle.items.record(snapshot.row_of(number)) for number in firsts]
         store.delete(Selection(ids=tuple(firsts)), who="benchmark", why="to be added back")
         for place, item in enumerate(gone):
             picture = (corpus / files[item.id]).read_bytes()

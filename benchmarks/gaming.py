@@ -192,7 +192,7 @@ def calibrated(place: Path, world: World) -> Engine:
         kind = type("Calibrated", (type(manifest),), {"bundle_id": property(lambda _: bundle_id)})
         fields = {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
         bundle = replace(engine.bundle, manifest=kind(**fields))
-        engine.view = replace(engine.view, bundle=bundle)
+        engine.snapshot = replace(engine.snapshot, bundle=bundle)
     return engine
 
 
@@ -264,7 +264,7 @@ def asking(world: World) -> list[dict[str, Any]]:
     """What a prompt or an embedding moves: rules of entry have no hold on these, roles and the rule of names do."""
     with opened(world) as store:
         engine = store.engine
-        masked = engine.view
+        masked = engine.snapshot
         table, counts = engine.bundle.items, engine.filters.creators
         names = sorted(table.creator_names, key=lambda one: -counts[table.creator_codes[one]])
         names = names[:LARGEST] + np.random.default_rng(1).permutation(names[LARGEST:])[:OTHERS].tolist()
@@ -275,11 +275,11 @@ def asking(world: World) -> list[dict[str, Any]]:
             row = int(np.flatnonzero(table.creator_of_row == table.creator_codes[name])[0])
             for form, make in forms(name, table.id_of(row)).items():
                 turned = replace(world, queries=[(pixels, make(prompt)) for pixels, prompt in world.queries])
-                for when, view in (("before", replace(masked, names=None)), ("after", masked)):
-                    engine.view = view
+                for when, snapshot in (("before", replace(masked, names=None)), ("after", masked)):
+                    engine.snapshot = snapshot
                     found = moved.setdefault(form, {}).setdefault(when, [])
                     found.append(gain(store, turned, name) - usual)
-            engine.view = masked
+            engine.snapshot = masked
         rows = [
             {
                 "attack": form, "before": mean(found["before"][:LARGEST]), "after": mean(found["after"][:LARGEST]),

@@ -4,8 +4,8 @@ python benchmarks/lifecycle.py --bundle out/demo/bundle --corpus out/corpus [--j
 
 On a copy of the bundle. Recall@10 is that of the candidates after re-scoring, against exact search over the items that
 are left, on probes (cropped, recoloured items of creators who stay; half with their caption): before, with a creator
-who has 1% of the items deleted, with items added, and after compaction. Time of a query with its view as built, with
-deletions, and with additions too; of an acknowledged addition and deletion; of a compaction.
+who has 1% of the items deleted, with items added, and after compaction. Time of a query with the bundle as built,
+with deletions, and with additions too; of an acknowledged addition and deletion; of a compaction.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
+from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import Filter, Options, Query
-from attributary.attribution.view import View
 from attributary.building.embed import Probes, make_probes
 from attributary.building.source import Source, read_source
 from attributary.delta.items import NewItem
@@ -55,19 +55,19 @@ def measure(store: Store, source: Source, given: Any) -> None:
     """One life of a bundle."""
     engine = store.engine
     assert engine is not None
-    creator, items = one_percent(engine.view)
+    creator, items = one_percent(engine.snapshot)
     probes = make_probes(source, engine.encoder, engine.tokenizer, given.probes, 1, 2, lambda *_: None)
     staying = rows_of_others(engine, source, probes, creator)
     questions = probes.embeddings[staying]
     state: list[dict[str, Any]] = [row("as built", engine, questions)]
-    built = engine.view
+    built = engine.snapshot
 
     started = time.perf_counter()
     gone = store.delete(Selection(creator=creator), **BY).ids
     delete_ms = (time.perf_counter() - started) * 1e3
     assert len(gone) == items
     state.append(row("1% deleted", engine, questions))
-    thinned = engine.view
+    thinned = engine.snapshot
 
     new = additions(source, given.additions)
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def measure(store: Store, source: Source, given: Any) -> None:
         store.add(new[start : start + 8], **BY)
     add_ms = (time.perf_counter() - started) * 1e3 / len(new)
     state.append(row("and items added", engine, questions))
-    grown = engine.view
+    grown = engine.snapshot
 
     waits = [acknowledged(store, item_id) for item_id in thinned_ids(thinned, 20)]
     spent = timed(
@@ -117,11 +117,11 @@ def measure(store: Store, source: Source, given: Any) -> None:
     )  # fmt: skip
 
 
-def one_percent(view: View) -> tuple[str, int]:
+def one_percent(snapshot: Snapshot) -> tuple[str, int]:
     """The creator whose share of the items is nearest to 1%, and how many items that is."""
-    counts = view.filters.creators
+    counts = snapshot.filters.creators
     code = int(np.argmin(np.abs(counts / counts.sum() - 0.01)))
-    return view.bundle.items.creator_names[code], int(counts[code])
+    return snapshot.bundle.items.creator_names[code], int(counts[code])
 
 
 def rows_of_others(engine: Engine, source: Source, probes: Probes, creator: str) -> NDArray[np.int64]:
@@ -136,39 +136,39 @@ def rows_of_others(engine: Engine, source: Source, probes: Probes, creator: str)
 
 def row(state: str, engine: Engine, questions: NDArray[np.float32]) -> dict[str, Any]:
     """Recall of what a query sees now, and how many items there are."""
-    view = engine.view
-    assert view.index is not None
-    count = view.bundle.manifest.index.candidates
-    alive = None if view.alive is None else view.filters.compile(Filter()).bitmap
-    kept = np.arange(len(view.bundle.items)) if view.alive is None else np.flatnonzero(view.alive)
-    exact = kept[exact_neighbours(view.vectors_of(kept), questions, 10)]
+    snapshot = engine.snapshot
+    assert snapshot.index is not None
+    count = snapshot.bundle.manifest.index.candidates
+    alive = None if snapshot.alive is None else snapshot.filters.compile(Filter()).bitmap
+    kept = np.arange(len(snapshot.bundle.items)) if snapshot.alive is None else np.flatnonzero(snapshot.alive)
+    exact = kept[exact_neighbours(snapshot.vectors_of(kept), questions, 10)]
     found = np.concatenate(
         [
-            view.index.search(questions[start : start + 64], count, alive)
+            snapshot.index.search(questions[start : start + 64], count, alive)
             for start in range(0, len(questions), 64)
         ]
     )
-    return {"state": state, "items": view.item_count, "recall_at_10": recall(found, exact)}
+    return {"state": state, "items": snapshot.item_count, "recall_at_10": recall(found, exact)}
 
 
 def timed(
-    views: dict[str, View], engine: Engine, questions: NDArray[np.float32], rounds: int
+    snapshots: dict[str, Snapshot], engine: Engine, questions: NDArray[np.float32], rounds: int
 ) -> dict[str, float]:
-    """Median microseconds of one embedding query, by the view that it sees."""
-    now = engine.view
+    """Median microseconds of one embedding query, by the snapshot that it sees."""
+    now = engine.snapshot
     turn = 0
 
-    def asking(view: View) -> Any:
+    def asking(snapshot: Snapshot) -> Any:
         def ask() -> None:
             nonlocal turn
-            engine.view = view
+            engine.snapshot = snapshot
             engine.attribute(Query(embedding=questions[turn % len(questions)]), Options(top_k=10))
             turn += 1
 
         return ask
 
-    seconds = interleaved({name: asking(view) for name, view in views.items()}, rounds, settle=1)
-    engine.view = now
+    seconds = interleaved({name: asking(snapshot) for name, snapshot in snapshots.items()}, rounds, settle=1)
+    engine.snapshot = now
     return {name: value * 1e6 for name, value in seconds.items()}
 
 
@@ -183,11 +183,11 @@ def additions(source: Source, count: int) -> list[NewItem]:
     ]  # fmt: skip
 
 
-def thinned_ids(view: View, count: int) -> list[int]:
+def thinned_ids(snapshot: Snapshot, count: int) -> list[int]:
     """Ids of items that are there."""
-    assert view.alive is not None
-    rows = np.random.default_rng(3).choice(np.flatnonzero(view.alive), count, replace=False)
-    return [view.bundle.items.id_of(place) for place in rows.tolist()]
+    assert snapshot.alive is not None
+    rows = np.random.default_rng(3).choice(np.flatnonzero(snapshot.alive), count, replace=False)
+    return [snapshot.bundle.items.id_of(place) for place in rows.tolist()]
 
 
 def acknowledged(store: Store, item_id: int) -> float:

@@ -201,7 +201,7 @@ def changed(engine: Engine, rivals: Rivals, items: Sequence[Item]) -> list[dict[
 
 def foreign(engine: Engine, rivals: Rivals, kind: str, made: Sequence[Pixels]) -> dict[str, Any]:
     """Pictures that are no item's, taken for one."""
-    shown = [bool(engine.view.showing(picture).size) for picture in made]
+    shown = [bool(engine.snapshot.showing(picture).size) for picture in made]
     asked = [rivals.ask(picture) for picture in made]
     row = {
         "pictures": kind,

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import psutil
 from common import ROOT, Aim, aim, arguments, emit
-from hostile_pictures import PORT, hostile, resident, server
+from hostile_pictures import PORT, hostile, server
+from resident import resident
 
 from attributary.client import Client, query
 from attributary.errors import AttributaryError
@@ -141,7 +142,7 @@ def soak(process: psutil.Process, minutes: float, interval_s: float) -> list[dic
         memory = []
         while time.monotonic() < begun + (len(rows) + 1) * interval_s:
             time.sleep(0.5)
-            memory.append(resident(process) / 2**20)
+            memory.append(resident(process.pid) / 2**20)
         rows.append(
             {
                 "minute": round((time.monotonic() - begun) / 60, 2),

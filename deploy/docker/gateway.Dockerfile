@@ -1,7 +1,8 @@
-# syntax=docker/dockerfile:1.10
+# syntax=docker/dockerfile:1.10@sha256:865e5dd094beca432e8c0a1d5e1c465db5f998dca4e439981029b3b81fb39ed5
 # The gateway and every `attributary` verb. Build from the repository's root:
 #   docker build -f deploy/docker/gateway.Dockerfile -t attributary-gateway .
-ARG PYTHON=3.12.11-slim-bookworm
+# With the digest of the tag, for all platforms: docs/threat-model.md says how to renew it.
+ARG PYTHON=3.12.11-slim-bookworm@sha256:519591d6871b7bc437060736b9f7456b8731f1499a57e22e6c285135ae657bf7
 
 FROM python:${PYTHON} AS build
 # The compiler is the distribution's; a version of it pinned here would vanish with the next security update.

@@ -1,10 +1,10 @@
-# syntax=docker/dockerfile:1.10
+# syntax=docker/dockerfile:1.10@sha256:865e5dd094beca432e8c0a1d5e1c465db5f998dca4e439981029b3b81fb39ed5
 # NVIDIA Triton with the `faiss` backend built in. Build from the repository's root:
 #   docker build -f deploy/docker/triton.Dockerfile -t attributary-triton .
 # The two tags belong together: Triton 25.08 is built on CUDA 13.0. A TensorRT plan runs on the release that built it,
-# so build engines with the TensorRT of this tag (docs/tensorrt.md).
+# so build engines with the TensorRT of this tag (docs/tensorrt.md). Triton's digest is not known here: docs/threat-model.md.
 ARG TRITON=25.08-py3
-ARG CUDA=13.0.0-devel-ubuntu24.04
+ARG CUDA=13.0.0-devel-ubuntu24.04@sha256:1e8ac7a54c184a1af8ef2167f28fa98281892a835c981ebcddb1fad04bdd452d
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON} AS triton
 

@@ -25,14 +25,16 @@ constexpr double kUnitTolerance = 1e-3;
 // One input as Triton holds it.
 struct Tensor {
   const char* name = nullptr;
+  std::uint64_t element = 0;  // bytes
   TRITONBACKEND_Input* input = nullptr;
   std::int64_t rows = 0, columns = 0;
+  std::uint64_t bytes = 0;
   std::uint32_t buffers = 0;
 };
 
 // The inputs of a request by name: what is expected, and of which type.
 struct Inputs {
-  Tensor embedding{"embedding"}, filter{"filter"};
+  Tensor embedding{"embedding", sizeof(float)}, filter{"filter", 1};
 
   std::array<std::pair<Tensor*, TRITONSERVER_DataType>, 2> expected() {
     return {{{&embedding, TRITONSERVER_TYPE_FP32}, {&filter, TRITONSERVER_TYPE_UINT8}}};
@@ -56,6 +58,7 @@ void take(TRITONBACKEND_Input* input, Inputs& inputs) {
     tensor->input = input;
     tensor->rows = shape[0];
     tensor->columns = shape[1];
+    tensor->bytes = bytes;
     tensor->buffers = buffers;
     return;
   }
@@ -74,12 +77,21 @@ Inputs find_inputs(TRITONBACKEND_Request* request) {
   return inputs;
 }
 
+// Refuses any shape but this one, and one that the data does not fill: nothing is reserved for it then.
 void require(const Tensor& tensor, std::int64_t rows, std::int64_t columns) {
   if (tensor.input == nullptr) refuse(tensor.name, "is missing");
-  if (tensor.rows == rows && tensor.columns == columns) return;
-  refuse(tensor.name, "must have shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
-                          "], has [" + std::to_string(tensor.rows) + ", " + std::to_string(tensor.columns) +
-                          "]");
+  if (tensor.rows != rows || tensor.columns != columns) {
+    refuse(tensor.name, "must have shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
+                            "], has [" + std::to_string(tensor.rows) + ", " + std::to_string(tensor.columns) +
+                            "]");
+  }
+  if (rows < 0) refuse(tensor.name, "has a shape below 0");
+  const std::uint64_t row = static_cast<std::uint64_t>(columns) * tensor.element;
+  const std::uint64_t filled = tensor.bytes / row;
+  if (filled < static_cast<std::uint64_t>(rows)) refuse(tensor.name, "holds less data than its shape says");
+  if (filled > static_cast<std::uint64_t>(rows) || tensor.bytes % row != 0) {
+    refuse(tensor.name, "holds more data than its shape says");
+  }
 }
 
 // Copies `size` bytes of an input, whatever the number of its buffers.

@@ -1,5 +1,6 @@
 #include "triton_faiss/settings.h"
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -65,9 +66,10 @@ void check_one_owner(const json& config) {
     if (!group.is_object()) continue;
     const json count = group.value("count", json(1));
     const json devices = group.value("gpus", json::array());
-    const std::size_t places = devices.is_array() && devices.size() > 1 ? devices.size() : 1;
-    instances +=
-        (count.is_number_integer() ? count.get<std::int64_t>() : 1) * static_cast<std::int64_t>(places);
+    const std::int64_t places = devices.is_array() && devices.size() > 1 ? 2 : 1;
+    // No more than two are of interest, whatever number stands there.
+    const std::int64_t each = count.is_number_integer() ? count.get<std::int64_t>() : 1;
+    instances += std::clamp<std::int64_t>(each, 0, 2) * places;
   }
   if (instances > 1) {
     throw BackendError(

@@ -12,3 +12,52 @@ class TrainError(AttributaryError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class CorpusError(TrainError):
+    """A corpus that cannot be built or opened: a file, a column or an option."""
+
+
+class FetchError(AttributaryError):
+    """A package that cannot be had: `package` is its pinned name, `reason` what the package client said."""
+
+    def __init__(self, package: str, reason: str) -> None:
+        super().__init__(f"package {package} cannot be fetched: {reason}")
+        self.package = package
+        self.reason = reason
+
+
+class SubjectError(TrainError):
+    """A field of a recipe, a file of a checkpoint, or a corpus that does not fit a model."""
+
+
+class TeacherError(TrainError):
+    """A setting, a file or a value that an attribution method cannot work with."""
+
+
+class EvaluationError(TrainError):
+    """A file, a setting or a value that an evaluation cannot work with."""
+
+
+class StudentError(TrainError):
+    """A file, a setting or a value that a student cannot be made of."""
+
+
+class CalibrationError(TrainError):
+    """`field` names what is wrong, `reason` says how and what the limit is."""
+
+
+class NoLabelError(CalibrationError):
+    """No query of the split has a label: none was asked for, or the teacher failed on each."""
+
+
+class CustomizationError(TrainError):
+    """A setting, a file or a value that Attribution by Customization cannot work with."""
+
+
+class AuditError(TrainError):
+    """`field` names what is wrong, `reason` says how and what the limit is."""
+
+
+class OwnError(TrainError):
+    """`what` names the input or the step at fault, the reason says what would help."""

@@ -103,7 +103,7 @@ def test_python_runs_and_names_everything_that_it_uses(page, text, workplace, ch
         # What it does is tested beside a Triton; here, that it is Python and complete.
         pytest.importorskip("tritonclient.grpc")
     if "attributary_train" in text:
-        synthetic = pytest.importorskip("attributary_train.corpus.synthetic")
+        synthetic = pytest.importorskip("tests.support.synthetic")
         synthetic.synthetic_corpus(workplace / "out" / "corpus")
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(text.replace("127.0.0.1:50051", changeable.address), name_of(page), "exec"), {})

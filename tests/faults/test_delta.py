@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from attributary.attribution.open import open_engine
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
@@ -81,8 +81,8 @@ def living(directory):
     """Ids that are there, as a reader finds them, and the audit."""
     bundle = Bundle.open(directory)
     changes = changes_of(bundle)
-    view = View.of(bundle, None)
-    rows = range(len(bundle.items)) if view.alive is None else view.alive.nonzero()[0].tolist()
+    snapshot = Snapshot.of(bundle, None)
+    rows = range(len(bundle.items)) if snapshot.alive is None else snapshot.alive.nonzero()[0].tolist()
     ids = {bundle.items.id_of(row) for row in rows} | {item.id for item in changes.added}
     audit = [(entry.kind, entry.who, entry.why, entry.ids) for entry in changes.entries]
     return ids - set(changes.deleted), audit
@@ -93,14 +93,14 @@ def after_restart(directory):
     if directory.exists():
         seen = living(directory)
     with Store(directory) as store:
-        bundle, view = store.view.bundle, store.view
-        rows = range(len(bundle.items)) if view.alive is None else view.alive.nonzero()[0].tolist()
+        bundle, snapshot = store.snapshot.bundle, store.snapshot
+        rows = range(len(bundle.items)) if snapshot.alive is None else snapshot.alive.nonzero()[0].tolist()
         found = {bundle.items.id_of(row) for row in rows}
     again = living(directory)
     if directory.exists() and "seen" in locals():
         assert seen == again
     assert found == again[0]
-    assert open_engine(directory).view.item_count == len(found)
+    assert open_engine(directory).snapshot.item_count == len(found)
     leftovers = {path.name for path in directory.parent.iterdir()} - {"bundle", "out"}
     assert not leftovers
     assert len(list(delta_of(directory).glob("*.log"))) == 1

@@ -6,36 +6,32 @@ import importlib.util
 import itertools
 from pathlib import Path
 
-import psutil
 import pytest
 
 from attributary.client import AsyncClient
 from attributary.errors import AttributaryError
 
-PAGE = Path(__file__).parents[2] / "benchmarks" / "hostile_kinds.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NUMBER, AT_ONCE = 2_000, 256
 # Of a caller who sends what is wrong, or too much of what is slow, or on a machine without a minute for a decoder.
 REFUSALS = {"InvalidArgumentError", "OverloadedError", "UnavailableError"}
 
 
-@pytest.fixture(scope="module")
-def kinds():
-    """The pictures that benchmarks/hostile_pictures.py sends."""
-    spec = importlib.util.spec_from_file_location("hostile_kinds", PAGE)
+def benchmark(name):
+    """What benchmarks/hostile_pictures.py is made of."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.hostile()
+    return module
 
 
-def resident(server):
-    """Bytes of the server and its decoding processes."""
-    process, total = psutil.Process(server.process.pid), 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
+resident = benchmark("resident").resident
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    """The pictures that it sends."""
+    return benchmark("hostile_kinds").hostile()
 
 
 @pytest.mark.slow
@@ -66,7 +62,7 @@ async def test_hostile_pictures_take_from_who_sends_them(start_server, tmp_path,
             while not sent.done():
                 assert (await other.attribute(picture(3))).items[0].id == 1003
                 answered += 1
-                most = max(most, await asyncio.to_thread(resident, server))
+                most = max(most, await asyncio.to_thread(resident, server.process.pid))
             await sent
         assert server.process.poll() is None
     print(f"{dict(codes)}, {answered} answers to another caller meanwhile, at most {most >> 20} MiB")

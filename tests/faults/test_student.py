@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from attributary.attribution.open import open_engine
 from attributary.building import build_from_student
 from attributary.bundle.files import sha256
-from attributary.bundle.manifest import MANIFEST, Manifest, _parse
+from attributary.bundle.manifest import MANIFEST, Manifest
+from attributary.bundle.parse import parse
 from attributary.errors import BundleError
 
 
@@ -37,7 +38,7 @@ def make_hashes_right(bundle, **entries):
         part, _, name = path.partition("__")
         raw[part][name] = value
     del raw["bundle_id"], raw["delta"]
-    _parse(Manifest, raw, "").write(bundle)
+    parse(Manifest, raw).write(bundle)
 
 
 def test_another_student_s_encoder(bundle, tiny):

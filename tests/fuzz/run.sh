@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Long fuzzing: each target for SECONDS_EACH seconds (600), one after another; ends at the first crash or hang.
-# Prints the executions of each and their sum. Needs atheris; clang for the kernel. A hang is a minute: libFuzzer counts
+# Prints the executions of each and their sum. Needs atheris; clang for the kernel and the Triton backend. A hang is a minute: libFuzzer counts
 # wall-clock time, and a machine that does other things stalls a run of six milliseconds for twenty seconds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,7 +25,12 @@ if command -v clang++ >/dev/null && command -v cmake >/dev/null; then
     -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >"$out/build.log"
   cmake --build "$out/build" --target preprocess_fuzz >>"$out/build.log"
   run preprocess "$out/build/kernels/preprocess_fuzz"
+  if cmake --build "$out/build" --target triton_request_fuzz >>"$out/build.log" 2>&1; then
+    run triton_request "$out/build/kernels/triton_request_fuzz"
+  else
+    echo "triton_request: not built, see $out/build.log (Debian: nlohmann-json3-dev); left out"
+  fi
 else
-  echo "preprocess: no clang++ or cmake here, left out"
+  echo "preprocess, triton_request: no clang++ or cmake here, left out"
 fi
 echo "sum: $total executions, 0 crashes, 0 hangs"

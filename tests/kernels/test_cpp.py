@@ -35,6 +35,20 @@ def test_cpp_tests_and_fuzzer_under_sanitizers(tmp_path: Path) -> None:
     assert "no difference" in run(str(tmp_path / "kernels" / "preprocess_fuzz"), "3000", "11")
 
 
+def test_what_the_triton_backend_reads_is_fuzzed_without_a_server(tmp_path: Path) -> None:
+    compiler, includes = (
+        shutil.which("g++") or shutil.which("clang++"),
+        Path("/usr/include/nlohmann/json.hpp"),
+    )
+    if compiler is None or not includes.is_file():
+        pytest.skip("no C++ compiler, or no header of nlohmann/json (Debian: nlohmann-json3-dev)")
+    folder, program = ROOT / "kernels" / "triton_faiss", str(tmp_path / "fuzz")
+    sources = [str(folder / f"{name}.cpp") for name in ("request_fuzz", "request", "settings")]
+    flags = ["-std=c++17", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    run(compiler, *flags, "-I", str(ROOT / "kernels"), *sources, "-o", program)
+    assert "each read or refused" in run(program, "30000", "7")
+
+
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("source", ["preprocess/resize_cuda.cu", "rescore/rank_cuda.cu"])
 def test_nvcc_compiles_the_cuda_files(tmp_path: Path, source: str, architecture: str) -> None:

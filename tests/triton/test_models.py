@@ -63,7 +63,7 @@ def test_every_answer_holds_all_candidates_and_is_the_same_alone(index, engine, 
     ]
     for one, together in zip(requests, index.run(requests), strict=True):
         alone = index.run([one])[0]
-        assert together["row"].shape == (len(one["embedding"]), engine.view.candidate_count)
+        assert together["row"].shape == (len(one["embedding"]), engine.snapshot.candidate_count)
         assert (together["row"] == alone["row"]).all()
         assert (together["similarity"] == alone["similarity"]).all()
         assert (np.diff(together["similarity"]) <= 0).all()

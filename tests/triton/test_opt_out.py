@@ -16,18 +16,18 @@ from .test_parity import same
 
 @pytest.fixture
 def changed(engine):
-    """Function: a view -> the view after an opt-out and an addition."""
+    """Function: a snapshot -> the snapshot after an opt-out and an addition."""
     items, dim = engine.bundle.items, engine.spec.dim
     gone = np.flatnonzero(items.creator_of_row == items.creator_codes["Bo"])
     vector = engine.bundle.vectors[7:8]
 
-    def change(view):
-        changes = Changes(view.revision, dim)
+    def change(snapshot):
+        changes = Changes(snapshot.revision, dim)
         ids = tuple(items.id_of(int(row)) for row in gone)
         changes.take(Deleted("2026-01-01", "Ada", "opted out", "creator=Bo", ids))
         record = ItemRecord(99_999, "a new one", "Zoe", "", "MIT", "file:new.png", 99_999)
         changes.take(Added("2026-01-02", "Ada", "delivery", (record,), vector))
-        return view.apply(changes)
+        return snapshot.apply(changes)
 
     return change
 
@@ -42,14 +42,14 @@ def test_triton_answers_as_the_embedded_engine_does(
     vectors = [*engine.embed(prepared), engine.bundle.vectors[7].astype(np.float32)]
     options = Options(top_k=20, top_creators=32, filter=filter_)
     embedded = Engine(engine.bundle, engine.encoder, engine.index)
-    embedded.view = changed(embedded.view)
+    embedded.snapshot = changed(embedded.snapshot)
     wanted = [embedded.attribute(Query(embedding=vector), options) for vector in vectors]
 
     async def ask():
         link = TritonLink(indexed.grpc_address)
         try:
             remote = link.open(tiny_bundle_dir)
-            remote.view = changed(remote.view)
+            remote.snapshot = changed(remote.snapshot)
             await remote.verify()
             batch = [remote.prepare(Query(embedding=vector), options) for vector in vectors]
             return await remote.infer(batch, 30.0)

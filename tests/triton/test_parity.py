@@ -38,9 +38,9 @@ def same(answer, wanted, ids=None):
 
 def same_rows(reply, vectors, engine):
     """Triton's own tensors are the embedded engine's candidates and their exact similarities."""
-    candidates = engine.view.candidates(vectors)
+    candidates = engine.snapshot.candidates(vectors)
     rows, similarity = kernels.rank(
-        vectors, candidates.rows, engine.bundle.vectors, top_k=engine.view.candidate_count
+        vectors, candidates.rows, engine.bundle.vectors, top_k=engine.snapshot.candidate_count
     )
     assert reply.as_numpy("similarity") == pytest.approx(similarity, abs=SIMILARITY)
     found = reply.as_numpy("row")

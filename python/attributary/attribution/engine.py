@@ -33,8 +33,8 @@ class Engine(Preparer):
     @property
     def index(self) -> VectorIndex:
         """The index over the bundle's own items."""
-        assert self.view.index is not None
-        return self.view.index
+        assert self.snapshot.index is not None
+        return self.snapshot.index
 
     def run(self, batch: Sequence[Prepared]) -> list[Attribution]:
         """Answer prepared queries together; one Attribution for each, in their order.
@@ -55,14 +55,14 @@ class Engine(Preparer):
             return []
         embeddings, encode_ms = self._encode(batch)
         # One look: additions and deletions meanwhile are for the next query.
-        view = self.view
+        snapshot = self.snapshot
         started = perf_counter()
-        candidates = view.candidates(embeddings)
+        candidates = snapshot.candidates(embeddings)
         search_ms = ms_since(started)
         started = perf_counter()
-        scores = Scores(view, batch, candidates, embeddings)
+        scores = Scores(snapshot, batch, candidates, embeddings)
         for filter_, places in scores.short.items():
-            scores.fill(places, view.candidates_among(embeddings[places], filter_))
+            scores.fill(places, snapshot.candidates_among(embeddings[places], filter_))
         rescore_ms = ms_since(started)
         for prepared in batch:
             timings = prepared.timings

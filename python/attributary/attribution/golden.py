@@ -68,7 +68,7 @@ def verify_golden(engine: Engine, precision: str = "fp32", own_index: bool = Tru
 
 def make_golden(engine: Engine, queries: Sequence[Prepared]) -> Golden:
     """Record what `engine` answers to prepared pictures; the caller trusts it by having just built it."""
-    top_k = min(TOP_K, engine.view.item_count, engine.view.candidate_count)
+    top_k = min(TOP_K, engine.snapshot.item_count, engine.snapshot.candidate_count)
     for query in queries:
         query.top_k = top_k
     answers = engine.run(queries)

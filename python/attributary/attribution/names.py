@@ -1,4 +1,4 @@
-"""Creators' names in prompts are not read: else whoever asks could say whose picture it was.
+"""Creators' names in prompts are not read: otherwise a caller could decide by a name whose picture it was.
 
 A creator's whole name is left out of a prompt wherever it stands, in any case, with any accents, punctuation or
 spacing, joined or spelled; so is each word of it, since an encoder that has learnt the name has learnt its words. What
@@ -105,10 +105,10 @@ class PromptNames:
             assert lead is not None
             trail = _TRAIL.match(prompt, end)
             head = prompt[: start - len(before) + lead.start()]
-            tail = prompt[trail.end() if trail else end :]
+            rest = prompt[trail.end() if trail else end :]
             if not head:
-                tail = tail.lstrip(" ,;:")
-            prompt = f"{head} {tail}" if head and tail[:1].isalnum() else head + tail
+                rest = rest.lstrip(" ,;:")
+            prompt = f"{head} {rest}" if head and rest[:1].isalnum() else head + rest
         return prompt if not found or words(prompt) else ""
 
     def _found(self, prompt: str, found: list[_Word]) -> Iterator[tuple[int, int]]:

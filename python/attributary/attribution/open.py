@@ -36,7 +36,7 @@ def open_engine(
     """Open the bundle and everything in it: ONNX Runtime and FAISS in this process.
 
     `verify` checks every file's SHA-256 and the golden queries; a server always does. `precision` "int8" takes the
-    quantised encoder. `open_index` brings another index in the place of the bundle's own, a remote one for
+    quantised encoder. `open_index` opens another index in place of the bundle's own, a remote one for
     instance: its codes differ, so it is held to the golden queries' recall instead of to their answers. What the
     bundle's journal says was added and deleted since it was built is applied. Raises BundleError naming the file at
     fault.
@@ -68,7 +68,7 @@ def _open(
         verify_golden(engine, precision, own_index=open_index is None)
     if changes := changes_of(bundle):
         # After the golden queries, which are about the bundle as it was built.
-        engine.view = engine.view.apply(changes)
+        engine.snapshot = engine.snapshot.apply(changes)
     return engine
 
 
@@ -84,7 +84,7 @@ def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify
         spec = EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
         preparer = Preparer(bundle, spec, limits)
         if changes := changes_of(bundle):
-            preparer.view = preparer.view.apply(changes)
+            preparer.snapshot = preparer.snapshot.apply(changes)
         return preparer
 
     return steadily(directory, opening)

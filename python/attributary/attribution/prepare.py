@@ -15,8 +15,8 @@ from attributary.pictures import pixels_digest, read
 
 from .checks import check_certainty, check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
+from .snapshot import Snapshot
 from .types import Limits, Options, PictureDigests, Prepared, Query
-from .view import View
 
 
 class Preparer:
@@ -30,9 +30,9 @@ class Preparer:
         index: VectorIndex | None = None,
     ) -> None:
         # Replaced as a whole when the bundle's items change; whoever needs two things of it takes it once.
-        self.view = View.of(bundle, index)
-        if self.view.names is not None:
-            self.view.names.ready()
+        self.snapshot = Snapshot.of(bundle, index)
+        if self.snapshot.names is not None:
+            self.snapshot.names.ready()
         self.spec = spec
         self.limits = limits or Limits()
         self.tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, spec.max_tokens)
@@ -40,12 +40,12 @@ class Preparer:
     @property
     def bundle(self) -> Bundle:
         """The bundle, its items as of now."""
-        return self.view.bundle
+        return self.snapshot.bundle
 
     @property
     def filters(self) -> FilterCompiler:
         """Filters over the items as of now."""
-        return self.view.filters
+        return self.snapshot.filters
 
     def prepare(
         self, query: Query, options: Options | None = None, field: str = "query", *, wait: bool = True
@@ -62,10 +62,10 @@ class Preparer:
                 field,
                 f"exactly one of image, pixels, embedding must be given, got {', '.join(given) or 'none'}",
             )
-        view = self.view
-        top_k, top_creators = resolve_counts(options, view.candidate_count, self.limits)
+        snapshot = self.snapshot
+        top_k, top_creators = resolve_counts(options, snapshot.candidate_count, self.limits)
         if options.filter:
-            view.filters.check(options.filter, "options.filter")
+            snapshot.filters.check(options.filter, "options.filter")
         prepared = Prepared(top_k, top_creators, options.filter, query.has_prompt)
         if query.embedding is not None:
             if query.prompt:
@@ -81,11 +81,11 @@ class Preparer:
         self._prepare_pixels(query, prepared, field, wait, options.digests)
         assert prepared.pixels is not None
         started = perf_counter()
-        prepared.showing = view.showing(prepared.pixels)
+        prepared.showing = snapshot.showing(prepared.pixels)
         prepared.timings.preprocess += ms_since(started)
         if query.prompt:
             started = perf_counter()
-            prompt = query.prompt if view.names is None else view.names.without(query.prompt)
+            prompt = query.prompt if snapshot.names is None else snapshot.names.without(query.prompt)
             prepared.tokens = self.tokenizer.encode(prompt, field=f"{field}.prompt")
             prepared.timings.tokenize = ms_since(started)
         # A prompt of blanks, or of a name alone, is no prompt: the encoder gets no token of it.
@@ -94,7 +94,7 @@ class Preparer:
 
     def row_of(self, item_id: int) -> int:
         """Return the row of an item; raises DeletedError, NotFoundError."""
-        return self.view.row_of(item_id)
+        return self.snapshot.row_of(item_id)
 
     def _prepare_pixels(
         self, query: Query, prepared: Prepared, field: str, wait: bool, digests: bool

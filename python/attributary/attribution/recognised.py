@@ -1,8 +1,8 @@
 """Whoever asks with an item's own picture sees that item first (docs/decisions/own-pictures.md).
 
 A student's item vectors say what a generated picture owes to an item, not where the item's own picture would lie. So
-the picture itself is recognised (`View.showing`), and its item is taken to be as similar as the best of all candidates,
-and as one that is known for sure. The shares then follow from the one formula, and add up as they always do.
+the picture itself is recognised (`Snapshot.showing`), and its item is taken to be as similar as the best of all
+candidates, and as one that is known for sure. The shares then follow from the one formula, and add up as ever.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from attributary import kernels
 
+from .snapshot import Candidates, Snapshot
 from .types import Prepared
-from .view import Candidates, View
 
 # The flag's threshold and its margin: from their sum on shares are whole.
 _SURE = [kernels.CALIBRATION.index("foreign_below"), kernels.CALIBRATION.index("margin")]
 
 
 def put_first(
-    view: View,
+    snapshot: Snapshot,
     members: Sequence[Prepared],
     candidates: Candidates,
     embeddings: NDArray[np.float32] | None,
@@ -34,7 +34,7 @@ def put_first(
     """
     if candidates.similarity is None:
         assert embeddings is not None
-        candidates = view.ranked(embeddings, candidates.rows)
+        candidates = snapshot.ranked(embeddings, candidates.rows)
     assert candidates.similarity is not None
     rows, similarity = candidates.rows.copy(), candidates.similarity.copy()
     for at, member in enumerate(members):

@@ -21,8 +21,8 @@ from attributary.bundle.manifest import Calibration
 from .calibrations import calibration_of as calibration_of
 from .pixel_statistics import pixel_statistics
 from .recognised import put_first
+from .snapshot import Candidates, Snapshot
 from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared, Timings
-from .view import Candidates, View
 
 _FLOOR, _OOD = (kernels.CALIBRATION.index(name) for name in ("floor", "foreign_below"))
 
@@ -31,7 +31,7 @@ _FLOOR, _OOD = (kernels.CALIBRATION.index(name) for name in ("floor", "foreign_b
 class Scored:
     """An answer in numbers: visible items, best first, and the row of the kernel's answer that has the rest."""
 
-    view: View
+    snapshot: Snapshot
     prepared: Prepared
     scored: kernels.Rescored
     row: int
@@ -48,16 +48,16 @@ class Scored:
     @property
     def unjudged(self) -> bool:
         """Whether the flag needs pixels, and there were none."""
-        return not self.flagged and _blind(self.view, self.prepared)
+        return not self.flagged and _blind(self.snapshot, self.prepared)
 
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Low and high of each creator's share, float64 [c]; None where the bundle does not say."""
-        calibration = self.view.bundle.manifest.calibration.of(self.prepared.has_prompt)
+        calibration = self.snapshot.bundle.manifest.calibration.of(self.prepared.has_prompt)
         return calibration.between(self.scored.creator_share[self.row])
 
     def attribution(self) -> Attribution:
         """The same in words: ids, captions, creators' names."""
-        items, scored, row = self.view.bundle.items, self.scored, self.row
+        items, scored, row = self.snapshot.bundle.items, self.scored, self.row
         return Attribution(
             items=tuple(
                 AttributedItem(facts[0], rank, similarity, share, *facts[1:])
@@ -92,7 +92,7 @@ class Scored:
             diffuse_share=float(scored.diffuse[row]),
             withheld_share=float(scored.withheld[row]),
             out_of_distribution=self.flagged,
-            revision=self.view.revision,
+            revision=self.snapshot.revision,
             timings=self.timings,
             picture=self.prepared.picture,
             unjudged=self.unjudged,
@@ -104,13 +104,13 @@ class Scores:
 
     def __init__(
         self,
-        view: View,
+        snapshot: Snapshot,
         batch: Sequence[Prepared],
         candidates: Candidates,
         embeddings: NDArray[np.float32] | None = None,
     ) -> None:
-        """Score `candidates` of the whole view; `embeddings`, float32 [B, D], where they hold no similarities."""
-        self._view = view
+        """Score `candidates` of the whole snapshot; `embeddings`, float32 [B, D], where they hold no similarities."""
+        self._snapshot = snapshot
         self._batch = batch
         self._found: list[Scored] = [None] * len(batch)  # type: ignore[list-item]
         self._short: dict[Filter, list[int]] = {}
@@ -160,14 +160,14 @@ class Scores:
         candidates: Candidates,
         embeddings: NDArray[np.float32] | None,
     ) -> None:
-        view = self._view
+        snapshot = self._snapshot
         members = [self._batch[place] for place in places]
-        visible = view.visible(filter_)
-        calibration = _calibrated(view.bundle.manifest.calibration, members, view.calibrations)
+        visible = snapshot.visible(filter_)
+        calibration = _calibrated(snapshot.bundle.manifest.calibration, members, snapshot.calibrations)
         if members[0].showing.size:
             # Of a group all or none are pictures of items.
-            candidates = put_first(view, members, candidates, embeddings, calibration)
-        scored = view.score(
+            candidates = put_first(snapshot, members, candidates, embeddings, calibration)
+        scored = snapshot.score(
             candidates,
             embeddings,
             calibration,
@@ -177,13 +177,13 @@ class Scores:
         )
         # As the kernel compares them.
         flagged = (scored.peak < calibration[:, _OOD]).tolist()
-        passing = len(view.bundle.items) if visible is None else visible.count
+        passing = len(snapshot.bundle.items) if visible is None else visible.count
         for row, (place, member) in enumerate(zip(places, members, strict=True)):
             rows, count = scored.rows[row], member.top_k
             if rows[count - 1] < 0:
                 count = int((rows[:count] >= 0).sum())
             self._found[place] = Scored(
-                view,
+                snapshot,
                 member,
                 scored,
                 row,
@@ -231,10 +231,10 @@ def certainties(calibration: Calibration, members: Sequence[Prepared]) -> NDArra
     return found
 
 
-def _blind(view: View, prepared: Prepared) -> bool:
-    """Whether the bundle tells strangers by pixels that this query has not."""
+def _blind(snapshot: Snapshot, prepared: Prepared) -> bool:
+    """Whether the bundle judges pictures by pixels that this query does not have."""
     unknown = prepared.pixels is None and prepared.certainty is None
-    return unknown and bool(view.bundle.manifest.calibration.pixels)
+    return unknown and bool(snapshot.bundle.manifest.calibration.pixels)
 
 
 def _pairs(

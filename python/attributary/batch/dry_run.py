@@ -58,7 +58,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> list[str]:
+def preview_lines(found: dict[str, Any]) -> list[str]:
     """The findings as lines for people."""
     files = found["files"]
     lines = [f"{counted(len(files), 'input')}, {counted(found['rows'], 'row')}"]

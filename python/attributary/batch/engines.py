@@ -205,8 +205,8 @@ def patiently(
         try:
             return ask()
         except (UnavailableError, OverloadedError, DeadlineError) as error:
-            asked_for = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
-            delay = min(max(wait, asked_for), _LONGEST_PAUSE_S)
+            wanted_s = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
+            delay = min(max(wait, wanted_s), _LONGEST_PAUSE_S)
             if clock() + delay > until:
                 raise UnavailableError(f"the engine gave no answer for {patience_s:g} s: {error}") from error
             pause(delay)

@@ -46,7 +46,7 @@ class FolderInput(Reader):
         self._any_case: dict[Path, Path] = {}
         for path in self._texts:
             self._any_case.setdefault(path.with_name(path.name.lower()), path)
-        self._told = read_tables(self._tables, file.path, self.paths, self.fates)
+        self._listed = read_tables(self._tables, file.path, self.paths, self.fates)
 
     def ids(self) -> Iterator[list[str]]:
         """Yield every picture's id; counts the texts that are no picture's."""
@@ -108,7 +108,7 @@ class FolderInput(Reader):
                 if said and not prompt:
                     prompt, source = said, ending(text.name)[1:]
         if not prompt and problem is None and "table" in self._settings.prompt_from:
-            source, prompt = self._told.get(path, ("", ""))
+            source, prompt = self._listed.get(path, ("", ""))
         return Row(
             self._id(path),
             model,

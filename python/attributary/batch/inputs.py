@@ -232,9 +232,9 @@ def _typed(files: list[InputFile]) -> list[InputFile]:
             values.setdefault(name, []).append(value)
     whole = {
         name
-        for name, told in values.items()
-        if any(value is not None for value in told)
-        and all(value is None or _WHOLE.fullmatch(str(value)) for value in told)
+        for name, column in values.items()
+        if any(value is not None for value in column)
+        and all(value is None or _WHOLE.fullmatch(str(value)) for value in column)
     }
     return [
         replace(

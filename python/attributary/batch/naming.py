@@ -6,31 +6,15 @@ import os
 import re
 from collections.abc import Sequence
 
-# Endings of files that hold a picture. What no decoder reads becomes an error row: it was a generation all the same.
-PICTURES = frozenset(
-    {
-        *(
-            ".png",
-            ".apng",
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".webp",
-            ".gif",
-            ".bmp",
-            ".dib",
-            ".avif",
-            ".avifs",
-        ),
-        *(".jxl", ".heic", ".heif", ".hif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".qoi", ".tga", ".ppm"),
-        *(".pgm", ".pnm", ".psd", ".exr", ".hdr", ".ico", ".svg"),
-    }
-)
-# Those of them that are decoded: of several pictures of one generation, one of these is taken first.
+# Endings of pictures that are decoded: of several pictures of one generation, one of these is taken first.
 DECODED = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif", ".avifs"}
 )
+# What no decoder reads becomes an error row: it was a generation all the same.
+PICTURES = DECODED | {
+    ".jxl", ".heic", ".heif", ".hif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".qoi", ".tga", ".ppm", ".pgm", ".pnm",
+    ".psd", ".exr", ".hdr", ".ico", ".svg",
+}  # fmt: skip
 # Endings of texts that may hold a picture's prompt, the first that does first.
 TEXTS = (".txt", ".caption", ".json")
 TABLES = frozenset({".parquet", ".pq"})

@@ -170,13 +170,13 @@ def _place(handle: int) -> str | None:
         return None
 
 
-def _same_place(allowed: SplitResult, asked: SplitResult) -> bool:
+def _same_place(allowed: SplitResult, wanted: SplitResult) -> bool:
     """Whether a URI has the scheme and host of an allowed one, and its path or one below."""
-    same = allowed.scheme.lower() == asked.scheme.lower() and allowed.hostname == asked.hostname
+    same = allowed.scheme.lower() == wanted.scheme.lower() and allowed.hostname == wanted.hostname
     prefix = allowed.path.rstrip("/")
-    steps = unquote(asked.path).split("/")
-    below = not prefix or (asked.path == prefix or asked.path.startswith(prefix + "/"))
-    return same and allowed.port == asked.port and below and ".." not in steps
+    steps = unquote(wanted.path).split("/")
+    below = not prefix or (wanted.path == prefix or wanted.path.startswith(prefix + "/"))
+    return same and allowed.port == wanted.port and below and ".." not in steps
 
 
 def _split(uri: str, field: str) -> SplitResult:

@@ -18,8 +18,7 @@ from .folder_input import FolderInput
 from .inputs import InputFile, find_inputs
 from .reader import Reader
 from .record_input import RecordInput
-from .rows import Batch, Fates, Shard
-from .schema import OWN_COLUMNS
+from .rows import OWN_COLUMNS, Batch, Fates, Shard
 from .settings import Settings
 from .table_input import TableInput
 from .tar_input import TarInput

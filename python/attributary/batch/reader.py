@@ -141,7 +141,9 @@ class StreamReader(Reader, Generic[Sample]):
                 raise InputError(
                     self._file.name, f"has fewer {self.what} than before", f"row {start + len(made)}"
                 )
-            passed = pa.RecordBatch.from_pylist([{"metadata": told} for _, told in made], schema=self.passed)
+            passed = pa.RecordBatch.from_pylist(
+                [{"metadata": metadata} for _, metadata in made], schema=self.passed
+            )
             yield Batch([row for row, _ in made], passed, fills_prompt="prompt" in self.passed.names)
 
 

@@ -88,8 +88,8 @@ class RecordInput(StreamReader[_Features]):
             for name, value in features.items()
             if name != picture
         }
-        told = {"prompt": facts.get(columns.prompt)} if columns.prompt else facts
-        prompt = prompt_in(told) if "column" in self._settings.prompt_from else ""
+        stated = {"prompt": facts.get(columns.prompt)} if columns.prompt else facts
+        prompt = prompt_in(stated) if "column" in self._settings.prompt_from else ""
         model = facts.get(columns.model or "model_id")
         row = Row(
             self.id_of(features, number),

@@ -1,13 +1,129 @@
-"""What travels between the stages of a run: shards, input rows, the batches they form, and their outcomes."""
+"""What travels between the stages of a run: shards, input rows, the batches they form, their outcomes, output rows.
+
+Of the output columns are only added, and then the version is raised.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from attributary.attribution.types import AttributedItem, CreatorShare
+from attributary.errors import InputError
+
+from .prompts import Prompt
+
+SCHEMA_VERSION = 3
+
+_ITEM = pa.struct(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+        pa.field("share", pa.float32(), nullable=False),
+        pa.field("creator", pa.string(), nullable=False),
+    ]
+)
+_CREATOR = pa.struct(
+    [
+        pa.field("creator", pa.string(), nullable=False),
+        pa.field("share", pa.float32(), nullable=False),
+        pa.field("item_count", pa.int32(), nullable=False),
+        pa.field("low", pa.float32()),
+        pa.field("high", pa.float32()),
+    ]
+)
+_BEFORE = (pa.field("generation_id", pa.string(), nullable=False), pa.field("model_id", pa.string()))
+_AFTER = (
+    pa.field("image_sha256", pa.string()),
+    pa.field("has_prompt", pa.bool_()),
+    pa.field("bundle_id", pa.string(), nullable=False),
+    pa.field("bundle_revision", pa.int64()),
+    pa.field("items", pa.list_(pa.field("element", _ITEM, nullable=False))),
+    pa.field("creators", pa.list_(pa.field("element", _CREATOR, nullable=False))),
+    pa.field("diffuse_share", pa.float32()),
+    pa.field("withheld_share", pa.float32()),
+    pa.field("out_of_distribution", pa.bool_()),
+    pa.field("error_code", pa.string()),
+    pa.field("error_field", pa.string()),
+    pa.field("error_message", pa.string()),
+    # Version 2.
+    pa.field("prompt_used", pa.string()),
+    pa.field("prompt_original", pa.string()),
+    pa.field("prompt_source", pa.string()),
+)
+OWN_COLUMNS = tuple(field.name for field in (*_BEFORE, *_AFTER))
+
+
+def output_schema(passed: pa.Schema, first_file: str) -> pa.Schema:
+    """Return the schema of a run's shards: ids, the columns that pass through, answers.
+
+    Raises InputError naming a column of the log that would take the place of one of the output's.
+    """
+    for name in passed.names:
+        if name in OWN_COLUMNS:
+            raise InputError(
+                first_file,
+                "has the name of an output column",
+                f"column {name}",
+            )
+    return pa.schema([*_BEFORE, *passed, *_AFTER])
+
+
+def batch_table(
+    schema: pa.Schema,
+    ids: Sequence[tuple[str, str | None]],
+    passed: pa.RecordBatch,
+    outcomes: Sequence[Outcome],
+    bundle_id: str,
+    prompts: Sequence[Prompt],
+) -> pa.RecordBatch:
+    """Put the outcomes of a batch into output rows; `ids` are (generation_id, model_id)."""
+    columns: dict[str, Any] = {
+        "generation_id": [generation_id for generation_id, _ in ids],
+        "model_id": [model_id for _, model_id in ids],
+        "image_sha256": [outcome.image_sha256 for outcome in outcomes],
+        "has_prompt": [outcome.has_prompt for outcome in outcomes],
+        "bundle_id": [bundle_id] * len(ids),
+        "bundle_revision": [outcome.scored and outcome.scored.revision for outcome in outcomes],
+        "items": [_structs(outcome, "items", _ITEM) for outcome in outcomes],
+        "creators": [_structs(outcome, "creators", _CREATOR) for outcome in outcomes],
+        "diffuse_share": [outcome.scored and outcome.scored.diffuse_share for outcome in outcomes],
+        "withheld_share": [outcome.scored and outcome.scored.withheld_share for outcome in outcomes],
+        "out_of_distribution": [
+            None if outcome.scored is None else outcome.scored.out_of_distribution for outcome in outcomes
+        ],
+        "error_code": [outcome.problem and outcome.problem.code for outcome in outcomes],
+        "error_field": [outcome.problem and outcome.problem.field for outcome in outcomes],
+        "error_message": [outcome.problem and _clean(outcome.problem.message) for outcome in outcomes],
+        "prompt_used": [prompt.text or None for prompt in prompts],
+        "prompt_original": [
+            prompt.original if prompt.original and prompt.original != prompt.text else None
+            for prompt in prompts
+        ],
+        "prompt_source": [prompt.source or None for prompt in prompts],
+    }
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else passed.column(field.name)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _structs(outcome: Outcome, name: str, kind: pa.StructType) -> list[dict[str, Any]] | None:
+    """Items or creators of an answer, as the output has them."""
+    if outcome.scored is None:
+        return None
+    names = [kind.field(place).name for place in range(kind.num_fields)]
+    return [{part: getattr(one, part) for part in names} for one in getattr(outcome.scored, name)]
+
+
+def _clean(message: str) -> str:
+    # A message may quote bytes of the log.
+    return message.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

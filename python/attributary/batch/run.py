@@ -1,12 +1,19 @@
-"""A run directory: what is pinned, what is committed, what is missing, and who holds it."""
+"""A run directory: what is pinned, what is committed, what is missing, and who holds it.
+
+A file is whole under its name or not there, and always has the same bytes.
+"""
 
 from __future__ import annotations
 
+import csv
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +22,84 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.bundle.files import sync, write_whole
 from attributary.errors import OutputError, RunError
+from attributary.plain import cell
 
-from .files import commit, make_directory, parquet_bytes, remove_unfinished
 from .plan import Plan
-from .rows import BundleState, Shard
-from .schema import SCHEMA_VERSION, output_schema
+from .rows import SCHEMA_VERSION, BundleState, Shard, output_schema
+
+TEMPORARY = ".tmp"
+
+
+def parquet_bytes(table: pa.Table, facts: Mapping[str, str]) -> bytes:
+    """Return the one Parquet file that the contract knows for a table; `facts` go into the footer's metadata."""
+    # Chunks as the table came by them would show in its pages.
+    whole = table.combine_chunks().replace_schema_metadata(dict(facts))
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        whole,
+        sink,
+        row_group_size=max(1, len(whole)),
+        version="2.6",
+        data_page_version="1.0",
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=True,
+        write_statistics=True,
+        write_page_checksum=True,
+        store_schema=True,
+    )
+    return bytes(sink.getvalue())
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a CSV file: UTF-8, RFC 4180 quoting, LF; no text in it is a spreadsheet's formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def commit(path: Path, data: bytes, name: str) -> None:
+    """Put a file under its name, flushed to disk; `name` is what errors call it.
+
+    Raises OutputError; what was written of it is then removed. After a kill it is left under a name that
+    `remove_unfinished` knows.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        write_whole(path, data, scratch)
+    except OSError as error:
+        raise _refused(error, name) from error
+
+
+def make_directory(path: Path, name: str) -> None:
+    """Make a directory that outlives a power cut; no error if it is there. Raises OutputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        sync(path.parent)
+    except OSError as error:
+        raise _refused(error, name) from error
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed writers left behind. Raises OutputError."""
+    for path in directory.glob(f".*{TEMPORARY}"):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(error, path.name) from error
+
+
+def _refused(error: OSError, name: str) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(
+            name, f"cannot be written: {error.strerror}; make room and run the same command again"
+        )
+    return OutputError(name, f"cannot be written: {error.strerror}")
+
 
 RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
 # Whose versions may change a byte of the output.

@@ -21,8 +21,7 @@ from attributary.errors import AttributaryError, BundleError, InvalidArgumentErr
 from .picture_text import picture_texts
 from .pictures import picture_of
 from .prompts import Prompt, of_picture, of_text
-from .rows import Batch, BundleState, Outcome, Problem, Row, Scored
-from .schema import batch_table
+from .rows import Batch, BundleState, Outcome, Problem, Row, Scored, batch_table
 from .settings import Settings
 
 _PREFIX = re.compile(r"^(?:row|query|queries\[\d+\])\.")
@@ -106,8 +105,8 @@ class EngineScorer(Scorer):
 
     def bundle(self) -> BundleState:
         """The open bundle, as of now."""
-        view = self._preparer.view
-        return BundleState(view.bundle.manifest.bundle_id, view.revision)
+        snapshot = self._preparer.snapshot
+        return BundleState(snapshot.bundle.manifest.bundle_id, snapshot.revision)
 
     def query(self, data: bytes, prompt: str) -> Prepared:
         """Decode, resize and tokenise."""

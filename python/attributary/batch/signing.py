@@ -18,8 +18,7 @@ from attributary.receipts.statement import SUMMARY as SUMMARY_SUBJECT
 from attributary.receipts.statement import prompt_digest, run_statement
 from attributary.receipts.verify import Finding, Receipt, open_receipt
 
-from .files import commit
-from .run import SUMMARY, read_json
+from .run import SUMMARY, commit, read_json
 from .totals import shard_tables
 
 RECEIPT: Final = "receipt.json"
@@ -96,8 +95,8 @@ def compare_run(receipt: Receipt, directory: Path) -> list[Finding]:
     try:
         digest = sha256(directory / SUMMARY)
         if digest != receipt.subjects[SUMMARY_SUBJECT]:
-            told = f"SHA-256 {digest}, signed was {receipt.subjects[SUMMARY_SUBJECT]}"
-            return [Finding("summary", "differs", f"{SUMMARY} is another one: {told}")]
+            known = f"SHA-256 {digest}, signed was {receipt.subjects[SUMMARY_SUBJECT]}"
+            return [Finding("summary", "differs", f"{SUMMARY} is another one: {known}")]
         summary = read_json(directory / SUMMARY)
         changed = _changed_file(directory, summary)
         if changed:
@@ -122,10 +121,10 @@ def rows_of(directory: Path) -> Iterator[tuple[str, bytes]]:
 
 def row_bytes(row: Mapping[str, Any]) -> bytes:
     """Return the JSON of a row's answer: names in order, every number with as many digits as tell it from others."""
-    told = {name: row[name] for name in _ROW if row[name] is not None}
+    known = {name: row[name] for name in _ROW if row[name] is not None}
     if digest := prompt_digest(row["prompt_used"] or ""):
-        told["prompt_sha256"] = digest
-    return strict_json.write(told)
+        known["prompt_sha256"] = digest
+    return strict_json.write(known)
 
 
 def read_receipt(directory: Path) -> bytes:

@@ -18,8 +18,7 @@ from attributary.errors import InputError
 from . import values
 from .inputs import InputFile
 from .reader import Reader
-from .rows import Batch, Problem, Row, Shard, invalid, nameless
-from .schema import OWN_COLUMNS
+from .rows import OWN_COLUMNS, Batch, Problem, Row, Shard, invalid, nameless
 from .settings import IMAGE_COLUMNS, PROMPT_COLUMNS, Columns, Settings
 
 _IDS_AT_ONCE = 65_536

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from attributary.bundle.files import sha256
 from attributary.errors import OutputError
 
-from .files import commit, csv_bytes, parquet_bytes
-from .run import RUN, SHARDS, SUMMARY, Run, json_bytes, shard_name
-from .schema import SCHEMA_VERSION
+from .rows import SCHEMA_VERSION
+from .run import RUN, SHARDS, SUMMARY, Run, commit, csv_bytes, json_bytes, parquet_bytes, shard_name
 
 CREATORS = "creators.parquet"
 CREATORS_CSV = "creators.csv"
@@ -92,12 +91,12 @@ class Totals:
     def _code(self, name: str) -> int:
         code = self.names.setdefault(name, len(self.names))
         if code >= len(self.share):
-            grown = max(64, 2 * len(self.share)) - len(self.share)
-            self.share = np.concatenate([self.share, np.zeros(grown)])
-            self.in_distribution = np.concatenate([self.in_distribution, np.zeros(grown)])
-            self.generations = np.concatenate([self.generations, np.zeros(grown, np.int64)])
-            self.low = np.concatenate([self.low, np.zeros(grown)])
-            self.high = np.concatenate([self.high, np.zeros(grown)])
+            more = max(64, 2 * len(self.share)) - len(self.share)
+            self.share = np.concatenate([self.share, np.zeros(more)])
+            self.in_distribution = np.concatenate([self.in_distribution, np.zeros(more)])
+            self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
+            self.low = np.concatenate([self.low, np.zeros(more)])
+            self.high = np.concatenate([self.high, np.zeros(more)])
         return code
 
 

@@ -62,7 +62,7 @@ class Parts:
     vectors: NDArray[np.float16]  # [N, D], unit rows
     tuned: TunedIndex
     calibration: Calibration
-    asked: Probes  # golden queries are chosen from these
+    probed: Probes  # golden queries are chosen from these
     version: str
     student: str
     subject: SubjectEntry
@@ -174,16 +174,16 @@ def _int8_problem(path: Path, engine: Engine, golden: Golden) -> str:
 
 
 def _record_golden(engine: Engine, parts: Parts) -> Golden:
-    asked = parts.asked
-    chosen = np.unique(np.linspace(0, len(asked.rows) - 1, _GOLDEN_QUERIES).round().astype(int))
+    probed = parts.probed
+    chosen = np.unique(np.linspace(0, len(probed.rows) - 1, _GOLDEN_QUERIES).round().astype(int))
     queries = [
         Prepared(
             top_k=1,
             top_creators=0,
             filter=Filter(),
-            has_prompt=asked.tokens[place].size > 0,
-            pixels=asked.pixels[place],
-            tokens=asked.tokens[place],
+            has_prompt=probed.tokens[place].size > 0,
+            pixels=probed.pixels[place],
+            tokens=probed.tokens[place],
         )
         for place in chosen.tolist()
     ]

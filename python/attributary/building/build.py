@@ -60,9 +60,9 @@ def build_bundle(
     vectors, looks = embed_items(source, encoder, tokenizer, workers, progress)
     table = source.table if source.grouped else grouped(source.table, looks)
     # Tiny corpora still need enough probes to measure recall with; repeats of an item differ by their crop.
-    asked = make_probes(source, encoder, tokenizer, probes, seed, workers, progress)
+    probed = make_probes(source, encoder, tokenizer, probes, seed, workers, progress)
     progress("building the index", 0, 1)
-    tuned = build_index(vectors, at_least(asked.embeddings, 20), budget or IndexBudget(), seed)
+    tuned = build_index(vectors, at_least(probed.embeddings, 20), budget or IndexBudget(), seed)
     progress("building the index", 1, 1)
     parts = Parts(
         encoder_dir=encoder_dir,
@@ -70,8 +70,8 @@ def build_bundle(
         table=table,
         vectors=vectors,
         tuned=tuned,
-        calibration=calibrate(asked, vectors, ItemTable(table), tuned.index, tuned.candidates),
-        asked=asked,
+        calibration=calibrate(probed, vectors, ItemTable(table), tuned.index, tuned.candidates),
+        probed=probed,
         version=version,
         names_in_prompts=names_in_prompts,
         student=student,

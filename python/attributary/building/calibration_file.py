@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attributary.bundle.manifest import Calibration, PixelFlag, ShareCalibration
+from attributary.bundle.files import write_whole
+from attributary.bundle.manifest import Calibration
+from attributary.bundle.parse import MisfitError, parse
 from attributary.errors import InvalidArgumentError
 
 SCHEMA_VERSION = 1
@@ -34,11 +36,8 @@ class CalibrationFile:
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(
-            json.dumps({"schema_version": SCHEMA_VERSION, **_plain(self)}, indent=2) + "\n", encoding="utf-8"
-        )
-        part.replace(path)
+        facts = {"schema_version": SCHEMA_VERSION, **_plain(self)}
+        write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> CalibrationFile:
@@ -52,63 +51,23 @@ class CalibrationFile:
             raise InvalidArgumentError(
                 "calibration", f"{path} has schema version {found!r}; this build reads {SCHEMA_VERSION}"
             )
+        del raw["schema_version"]
         try:
-            shares = raw["calibration"]
-            calibration = Calibration(
-                str(shares["method"]),
-                _shares(shares["image"]),
-                _shares(shares["image_and_prompt"]),
-                _pixels(shares.get("pixels") or {}),
+            made = parse(cls, raw)
+        except MisfitError as error:
+            raise InvalidArgumentError("calibration", f"{path}: {error}") from None
+        problem = made.calibration.problem()
+        if problem or made.candidates < 1:
+            problem = (
+                f"calibration.{problem}" if problem else f"candidates {made.candidates}, must be at least 1"
             )
-            made = cls(
-                calibration=calibration,
-                candidates=int(raw["candidates"]),
-                encoder_digest=str(raw["encoder_digest"]),
-                vectors_digest=str(raw["vectors_digest"]),
-                subject_weights=str(raw["subject_weights"]),
-                labels_digest=str(raw["labels_digest"]),
-                measured=dict(raw.get("measured", {})),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidArgumentError("calibration", f"{path}: entry missing or wrong: {error!r}") from error
-        if made.candidates < 1:
-            raise InvalidArgumentError(
-                "calibration", f"{path}: candidates is {made.candidates}, must be at least 1"
-            )
+            raise InvalidArgumentError("calibration", f"{path}: {problem}")
         return made
 
 
 def _plain(file: CalibrationFile) -> dict[str, Any]:
     """Plain JSON; a flag that is not there is left out."""
-    told = asdict(file)
-    if not told["calibration"]["pixels"]["mean"]:
-        del told["calibration"]["pixels"]
-    return told
-
-
-def _shares(raw: Mapping[str, Any]) -> ShareCalibration:
-    shares = ShareCalibration(
-        **{name: float(raw[name]) for name in ("temperature", "threshold", "background", "ood_similarity")},
-        diffuse_floor=float(raw.get("diffuse_floor", 0.0)),
-        ood_margin=float(raw.get("ood_margin", 0.0)),
-        reach=int(raw.get("reach", 0)),
-        reach_cut=float(raw.get("reach_cut", 1.0)),
-        reach_null=float(raw.get("reach_null", 1.0)),
-        interval=tuple((float(at), float(low), float(high)) for at, low, high in raw.get("interval", ())),
-    )
-    if problem := shares.problem():
-        raise ValueError(problem)
-    return shares
-
-
-def _pixels(raw: Mapping[str, Any]) -> PixelFlag:
-    made = PixelFlag(
-        str(raw.get("statistics", "")),
-        tuple(map(float, raw.get("mean", ()))),
-        tuple(tuple(map(float, row)) for row in raw.get("whiten", ())),
-        float(raw.get("limit", 0.0)),
-        float(raw.get("margin", 0.0)),
-    )
-    if problem := made.problem():
-        raise ValueError(f"pixels: {problem}")
-    return made
+    facts = asdict(file)
+    if not facts["calibration"]["pixels"]["mean"]:
+        del facts["calibration"]["pixels"]
+    return facts

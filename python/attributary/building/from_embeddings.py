@@ -106,9 +106,9 @@ def build_from_embeddings(
     partial = out.with_name(out.name + ".partial")
     vectors = gather(found, partial / VECTORS, progress)
     with_caption = _belongs(sample, rows, vectors, encoder, tokenizer, workers)
-    asked = _probes(sample, rows, encoder, tokenizer, probes, seed, workers, progress)
+    probed = _probes(sample, rows, encoder, tokenizer, probes, seed, workers, progress)
     progress("building the index", 0, 1)
-    tuned = build_index(vectors, at_least(asked.embeddings, 20), budget or IndexBudget(), seed)
+    tuned = build_index(vectors, at_least(probed.embeddings, 20), budget or IndexBudget(), seed)
     progress("building the index", 1, 1)
     parts = Parts(
         encoder_dir=encoder_dir,
@@ -116,8 +116,8 @@ def build_from_embeddings(
         table=table,
         vectors=vectors,
         tuned=tuned,
-        calibration=calibrate(asked, vectors, ItemTable(table), tuned.index, tuned.candidates),
-        asked=asked,
+        calibration=calibrate(probed, vectors, ItemTable(table), tuned.index, tuned.candidates),
+        probed=probed,
         version=version,
         names_in_prompts=names_in_prompts,
         student="untuned",

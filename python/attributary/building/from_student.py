@@ -31,6 +31,7 @@ def build_from_student(
     calibration: Path | None = None,
     budget: IndexBudget | None = None,
     version: str = "1",
+    generator: str = "",
     names_in_prompts: str = "",
     seed: int = 0,
     thumbnails: tuple[str, ...] | None = None,
@@ -40,8 +41,9 @@ def build_from_student(
 
     `corpus` is a corpus directory or an items.parquet with those items, which may hold what they look like; `queries` a
     folder of generated pictures with `queries.json`, with which the index is measured and golden queries are recorded;
-    `calibration` a file of `attributary-train calibrate fit`, by default the one in the student's folder; `thumbnails`
-    and `names_in_prompts` as in `build_bundle`. Raises InvalidArgumentError where parts do not belong together,
+    `calibration` a file of `attributary-train calibrate fit`, by default the one in the student's folder; `generator`
+    what people call the generator, by default the name of its recipe; `thumbnails` and `names_in_prompts` as in
+    `build_bundle`. Raises InvalidArgumentError where parts do not belong together,
     FileExistsError if `out` exists and not `force`.
     """
     check_replaceable(out, force)
@@ -56,7 +58,7 @@ def build_from_student(
             "student", f"vectors have {student.vectors.shape[1]} dimensions, the encoder {encoder.spec.dim}"
         )
     tokenizer = PromptTokenizer.from_file(student.tokenizer_path, encoder.spec.max_tokens)
-    asked = query_probes(read_queries(queries), encoder, tokenizer)
+    probed = query_probes(read_queries(queries), encoder, tokenizer)
     # Shares compete among as many candidates as they were calibrated with; fewer would inflate them.
     candidates = min(shares.candidates, len(student.ids))
     budget = budget or IndexBudget()
@@ -66,13 +68,13 @@ def build_from_student(
         encoder=encoder,
         table=table,
         vectors=student.vectors,
-        tuned=build_index(student.vectors, at_least(asked.embeddings, 20), budget, seed),
+        tuned=build_index(student.vectors, at_least(probed.embeddings, 20), budget, seed),
         calibration=shares.calibration,
-        asked=asked,
+        probed=probed,
         version=version,
         names_in_prompts=names_in_prompts,
         student=student.name,
-        subject=student.subject,
+        subject=replace(student.subject, id=generator or student.subject.id),
         notes=_notes(student, shares),
         vectors_made_by=student.vectors_made_by,
         looks=read_looks(corpus, student.ids, encoder.spec.image_size),

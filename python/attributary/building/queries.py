@@ -49,9 +49,11 @@ def read_queries(directory: Path) -> list[QueryPicture]:
     return found
 
 
-def query_probes(asked: Sequence[QueryPicture], encoder: Encoder, tokenizer: PromptTokenizer) -> Probes:
+def query_probes(
+    query_pictures: Sequence[QueryPicture], encoder: Encoder, tokenizer: PromptTokenizer
+) -> Probes:
     """Embed the generated pictures, each with its prompt and without one; `rows` of the probes are -1."""
-    chosen = [one for one in asked if one.generated]
+    chosen = [one for one in query_pictures if one.generated]
     pictures = [prepare_pixels(read_picture(one.path, None), encoder.spec.image_size) for one in chosen]
     pixels = [picture for picture in pictures for _ in range(2)]
     tokens = [tokenizer.encode(prompt) for one in chosen for prompt in ("", one.prompt)]

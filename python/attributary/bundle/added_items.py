@@ -29,11 +29,11 @@ class GrowingArray(Generic[Scalar]):
         size = self._size + len(values)
         # What it started with may be somebody else's, or mapped from a file: it is full, so it is copied.
         if size > len(self._data):
-            grown = np.empty(
+            larger = np.empty(
                 (max(size, self._size + self._size // 2, 64), *self._data.shape[1:]), self._data.dtype
             )
-            grown[: self._size] = self._data[: self._size]
-            self._data = grown
+            larger[: self._size] = self._data[: self._size]
+            self._data = larger
         if len(values):
             self._data[self._size : size] = values
         self._size = size
@@ -100,7 +100,7 @@ class ItemsWithAdded(ItemTable):
         self._split = len(added.base)
         self.withheld = (
             added.base.withheld
-        )  # of the bundle's own rows; added ones are deleted in the view alone
+        )  # of the bundle's own rows; added ones are deleted in the snapshot alone
         self.creator_of_row, self.licence_of_row, self.group_of_row = (
             creator_of_row,
             licence_of_row,

@@ -62,12 +62,10 @@ class Bundle:
             verify_files(directory, manifest.files)
         if manifest.index.encoder_digest != manifest.encoder.digest:
             raise BundleError(
-                INDEX, _strangers("codes", manifest.index.encoder_digest, manifest.encoder.digest)
+                INDEX, _mismatch("codes", manifest.index.encoder_digest, manifest.encoder.digest)
             )
         if manifest.files[ENCODER] != manifest.encoder.digest:
-            raise BundleError(
-                ENCODER, _strangers("vectors", manifest.encoder.digest, manifest.files[ENCODER])
-            )
+            raise BundleError(ENCODER, _mismatch("vectors", manifest.encoder.digest, manifest.files[ENCODER]))
         items = ItemTable.read(directory / ITEMS)
         vectors = _map_vectors(directory / VECTORS, manifest)
         if len(items) != len(vectors):
@@ -113,7 +111,7 @@ def check_delta(directory: Path, manifest: Manifest) -> None:
         )
 
 
-def _strangers(what: str, made_by: str, present: str) -> str:
+def _mismatch(what: str, made_by: str, present: str) -> str:
     return (
         f"{what} were made by encoder {made_by[:12]}..., the bundle holds encoder {present[:12]}...; "
         "they do not belong together"

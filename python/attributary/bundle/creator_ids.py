@@ -17,24 +17,24 @@ _ORCID: Final = re.compile(
 
 
 def isni(text: str, field: str = "creator_isni") -> str:
-    """Return "isni:" and 16 digits; raises InvalidArgumentError naming `field` for what is none."""
+    """Return "isni:" and 16 digits; raises InvalidArgumentError naming `field` for anything else."""
     return f"isni:{_checked(_ISNI, text, field, 'an ISNI: 16 digits, the last may be X')}"
 
 
 def orcid(text: str, field: str = "creator_orcid") -> str:
-    """Return "orcid:" and 16 digits in groups of four; raises InvalidArgumentError naming `field` for what is none."""
+    """Return "orcid:" and 16 digits in groups of four; raises InvalidArgumentError naming `field` for anything else."""
     digits = _checked(_ORCID, text, field, "an ORCID: 0000-0002-1825-0097")
     return "orcid:" + "-".join(digits[place : place + 4] for place in range(0, 16, 4))
 
 
-def identifier(text: str, field: str = "creator_ids") -> str:
+def identifier(text: str) -> str:
     """Return an identifier that says of itself what it is, in one spelling; raises InvalidArgumentError."""
     kind = text.strip().lower()
     if kind.startswith("isni:") or "isni.org/" in kind:
-        return isni(text, field)
+        return isni(text, "creator_ids")
     if kind.startswith("orcid:") or "orcid.org/" in kind:
-        return orcid(text, field)
-    raise InvalidArgumentError(field, f"must begin with isni: or orcid:, got {text[:80]!r}")
+        return orcid(text, "creator_ids")
+    raise InvalidArgumentError("creator_ids", f"must begin with isni: or orcid:, got {text[:80]!r}")
 
 
 def check_character(digits: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from attributary.errors import BundleError
 
 from .files import write_whole
+from .parse import MisfitError, parse
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -155,6 +156,13 @@ class Calibration:
         """Return the calibration for a query with or without a prompt."""
         return self.image_and_prompt if has_prompt else self.image
 
+    def problem(self) -> str | None:
+        """What is wrong, by its path; None if nothing is."""
+        for name in ("image", "image_and_prompt", "pixels"):
+            if problem := getattr(self, name).problem():
+                return f"{name}.{problem}"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderEntry:
@@ -234,8 +242,8 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`, the last file of a bundle to appear."""
-        told = {"bundle_id": self.bundle_id, **_plain(self)} | ({"delta": True} if self.delta else {})
-        text = json.dumps(told, indent=2, ensure_ascii=False)
+        facts = {"bundle_id": self.bundle_id, **_plain(self)} | ({"delta": True} if self.delta else {})
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
         write_whole(directory / MANIFEST, (text + "\n").encode())
 
     @classmethod
@@ -257,17 +265,16 @@ class Manifest:
                 f"schema_version is {found!r}, this build reads {SCHEMA_VERSION}; use a matching release",
             )
         claimed = raw.pop("bundle_id", None)
-        manifest = _parse(cls, raw, "")
-        assert isinstance(manifest, cls)
-        for kind in ("image", "image_and_prompt"):
-            if problem := getattr(manifest.calibration, kind).problem():
-                raise BundleError(MANIFEST, f"calibration.{kind}.{problem}")
+        try:
+            manifest = parse(cls, raw)
+        except MisfitError as error:
+            raise BundleError(MANIFEST, str(error)) from None
+        if problem := manifest.calibration.problem():
+            raise BundleError(MANIFEST, f"calibration.{problem}")
         if manifest.names_in_prompts not in ("", "read"):
             raise BundleError(
                 MANIFEST, f"names_in_prompts is {manifest.names_in_prompts!r}, must be 'read' or absent"
             )
-        if problem := manifest.calibration.pixels.problem():
-            raise BundleError(MANIFEST, f"calibration.pixels.{problem}")
         if claimed != manifest.bundle_id:
             raise BundleError(
                 MANIFEST, f"bundle_id is {claimed!r} but its contents say {manifest.bundle_id!r}"
@@ -277,16 +284,16 @@ class Manifest:
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
     """What the id is made of. Defaults of later entries are left out, so that bundles from before keep their ids."""
-    told = asdict(manifest)
-    del told["delta"]
+    facts = asdict(manifest)
+    del facts["delta"]
     for name in ("vectors_made_by", "withheld_count", "names_in_prompts"):
-        if not told[name]:
-            del told[name]
-    if not told["encoder"]["fit"]:
-        del told["encoder"]["fit"]
-    if not told["calibration"]["pixels"]["mean"]:
-        del told["calibration"]["pixels"]
-    for shares in (told["calibration"]["image"], told["calibration"]["image_and_prompt"]):
+        if not facts[name]:
+            del facts[name]
+    if not facts["encoder"]["fit"]:
+        del facts["encoder"]["fit"]
+    if not facts["calibration"]["pixels"]["mean"]:
+        del facts["calibration"]["pixels"]
+    for shares in (facts["calibration"]["image"], facts["calibration"]["image_and_prompt"]):
         for name in ("diffuse_floor", "ood_margin", "reach"):
             if shares[name] == 0:
                 del shares[name]
@@ -295,58 +302,8 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
                 del shares[name]
         if not shares["interval"]:
             del shares["interval"]
-    return told
+    return facts
 
 
 def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _parse(kind: Any, raw: object, where: str) -> Any:
-    """Build the dataclass `kind` from parsed JSON; every mismatch is a BundleError with the path of the value."""
-    if not isinstance(raw, dict):
-        raise BundleError(MANIFEST, f"{where.rstrip('.') or 'the top level'} must be an object")
-    hints = get_type_hints(kind)
-    names = {entry.name for entry in fields(kind)}
-    optional = {entry.name for entry in fields(kind) if entry.default is not MISSING}
-    if unknown := sorted(set(raw) - names):
-        raise BundleError(MANIFEST, f"{where}{unknown[0]} is not a known entry")
-    values = {}
-    for name in names:
-        if name not in raw:
-            if name in optional:
-                continue
-            raise BundleError(MANIFEST, f"{where}{name} is missing")
-        values[name] = _value(hints[name], raw[name], f"{where}{name}")
-    return kind(**values)
-
-
-def _value(hint: Any, raw: object, where: str) -> Any:
-    if hasattr(hint, "__dataclass_fields__"):
-        return _parse(hint, raw, where + ".")
-    if get_origin(hint) is tuple:
-        flat = get_args(hint)[0] is float
-        return _rows([raw], where)[0] if flat else _rows(raw, where)
-    if get_origin(hint) is dict:
-        if not isinstance(raw, dict) or not all(isinstance(part, str) for part in raw.values()):
-            raise BundleError(MANIFEST, f"{where} must map names to strings")
-        return dict(raw)
-    if hint is bool and isinstance(raw, bool):
-        return raw
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if not isinstance(raw, hint) or isinstance(raw, bool):
-        raise BundleError(MANIFEST, f"{where} must be {hint.__name__}, got {type(raw).__name__}")
-    return raw
-
-
-def _rows(raw: object, where: str) -> tuple[tuple[float, ...], ...]:
-    numbers = isinstance(raw, list) and all(
-        isinstance(row, list)
-        and all(isinstance(one, int | float) and not isinstance(one, bool) for one in row)
-        for row in raw
-    )
-    if not numbers:
-        raise BundleError(MANIFEST, f"{where} must be a list of rows of numbers")
-    assert isinstance(raw, list)
-    return tuple(tuple(float(one) for one in row) for row in raw)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attributary.attribution.open import open_engine
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.building import BuildReport, build_bundle, build_from_embeddings, build_from_student
 from attributary.building.embeddings import open_embeddings
 from attributary.building.from_embeddings import plan_size
@@ -95,6 +95,9 @@ for _command in (load_command, unload_command, alias_command, served_command):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to make")
 @click.option("--version", default="1", show_default=True, help="the bundle's own version string")
 @click.option(
+    "--generator", default="", help="with --student: the generator's name for people; default: its recipe's"
+)
+@click.option(
     "--names-in-prompts",
     type=click.Choice(["masked", "read"]),
     default="masked",
@@ -136,6 +139,7 @@ def build_command(
     calibration: Path | None,
     out: Path,
     version: str,
+    generator: str,
     names_in_prompts: str,
     bytes_per_item: float,
     target_recall: float,
@@ -159,6 +163,8 @@ def build_command(
     if thumbnail_licence and not thumbnails:
         raise click.UsageError("--thumbnail-licence needs --thumbnails")
     shown = thumbnail_licence if thumbnails else None
+    if generator and student is None:
+        raise click.UsageError("--generator needs --student")
     read = "read" if names_in_prompts == "read" else ""
     if embeddings is not None:
         if thumbnails:
@@ -200,6 +206,7 @@ def build_command(
             calibration=calibration,
             budget=budget,
             version=version,
+            generator=generator,
             names_in_prompts=read,
             seed=seed,
             thumbnails=shown,
@@ -299,12 +306,12 @@ def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
     bundle = Bundle.open(directory, verify=False)
     manifest, changes = bundle.manifest, changes_of(bundle)
-    view = View.of(bundle, None)
-    present = view.apply(changes) if changes else view
+    snapshot = Snapshot.of(bundle, None)
+    present = snapshot.apply(changes) if changes else snapshot
     if as_json:
         now = {"items": present.item_count, "creators": _creators(present)}
-        told = {"bundle_id": manifest.bundle_id, "present": now, **asdict(manifest)}
-        click.echo(json_line(told))
+        facts = {"bundle_id": manifest.bundle_id, "present": now, **asdict(manifest)}
+        click.echo(json_line(facts))
     else:
         _print(manifest, present)
         if changes:
@@ -316,16 +323,16 @@ def inspect_command(directory: Path, as_json: bool) -> None:
             )
 
 
-def _creators(view: View) -> int:
-    of_row = view.bundle.items.creator_of_row
-    return len(np.unique(of_row if view.alive is None else of_row[view.alive]))
+def _creators(snapshot: Snapshot) -> int:
+    of_row = snapshot.bundle.items.creator_of_row
+    return len(np.unique(of_row if snapshot.alive is None else of_row[snapshot.alive]))
 
 
-def _now(view: View, built: str) -> str:
-    return f"{view.item_count:,} by {_creators(view):,} creators now; built with {built}"
+def _now(snapshot: Snapshot, built: str) -> str:
+    return f"{snapshot.item_count:,} by {_creators(snapshot):,} creators now; built with {built}"
 
 
-def _print(manifest: Manifest, present: View | None = None) -> None:
+def _print(manifest: Manifest, present: Snapshot | None = None) -> None:
     index, encoder = manifest.index, manifest.encoder
     built = f"{manifest.item_count - manifest.withheld_count:,} by {manifest.creator_count:,} creators" + (
         f", {manifest.withheld_count:,} withheld" if manifest.withheld_count else ""

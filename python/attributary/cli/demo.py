@@ -31,7 +31,7 @@ _WIDE = 100  # cells from which a table has room for captions
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Answered:
     query: DemoQuery
     answer: Answer
 
@@ -65,7 +65,7 @@ class _Asked:
 )
 @click.option(
     "--queries",
-    "asked",
+    "query_set",
     type=click.Path(path_type=Path),
     default=None,
     help="generated pictures to ask about",
@@ -100,7 +100,7 @@ class _Asked:
 @click.option("--seed", type=int, default=7, show_default=True)
 def demo_command(
     bundle: Path | None,
-    asked: Path | None,
+    query_set: Path | None,
     pictures: Path | None,
     corpus: Path | None,
     held_out: Path | None,
@@ -117,14 +117,14 @@ def demo_command(
     (--queries), or held-out drawings and changed copies (--corpus).
     """
     if bundle is None:
-        if corpus is not None or asked is not None:
+        if corpus is not None or query_set is not None:
             raise click.UsageError("--queries and --corpus need --bundle")
-        student, asked = demo_data()
-        bundle = built(student, asked, out / "bundle")
-    elif (asked is None) == (corpus is None):
+        student, query_set = demo_data()
+        bundle = built(student, query_set, out / "bundle")
+    elif (query_set is None) == (corpus is None):
         raise click.UsageError("give either --queries or --corpus")
-    if asked is not None:
-        _run(bundle, generated(asked), read_pictures(pictures), out, receipts)
+    if query_set is not None:
+        _run(bundle, generated(query_set), read_pictures(pictures), out, receipts)
     elif corpus is not None:
         queries = copies(corpus, copy_count, seed)
         if held_out is not None:
@@ -143,14 +143,14 @@ def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path, 
         described = client.describe()
         for _ in range(_WARM_UP):
             client.attribute(queries[0].picture)
-        asked = [
-            _Asked(
+        answered = [
+            _Answered(
                 query, client.attribute(query.picture, prompt=query.prompt, timings=True, receipt=receipts)
             )
             for query in queries
         ]
         if receipts:
-            verified = [(entry.query.picture, entry.answer) for entry in asked]
+            verified = [(entry.query.picture, entry.answer) for entry in answered]
             click.echo(plain(write_and_verify(out / "receipts", client, verified)))
     console = Console()
     console.print(
@@ -159,21 +159,21 @@ def _run(bundle: Path, queries: list[DemoQuery], pictures: Pictures, out: Path, 
         f"generator: {described.subject_model}\n",
         markup=False,
     )
-    console.print(_table(asked, console.width))
+    console.print(_table(answered, console.width))
     rows = [
         Row(entry.query.picture, entry.query.title, entry.answer, entry.query.note, entry.query.expected)
-        for entry in asked
+        for entry in answered
     ]
     sheet = out / "contact_sheet.png"
     contact_sheet(rows, pictures).save(sheet)
     report = out / "report.json"
-    report.write_text(json.dumps(_report(described.bundle_id, asked), indent=1, ensure_ascii=False) + "\n")
+    report.write_text(json.dumps(_report(described.bundle_id, answered), indent=1, ensure_ascii=False) + "\n")
     console.print(f"\nwrote {plain(str(sheet))}\nwrote {plain(str(report))}\n", markup=False)
-    spent = ", ".join(f"{name} {value:.2f}" for name, value in _median_phases(asked).items())
+    spent = ", ".join(f"{name} {value:.2f}" for name, value in _median_phases(answered).items())
     console.print(f"where the server's time went, median ms a query: {spent}", markup=False)
 
 
-def _table(asked: list[_Asked], width: int) -> Table:
+def _table(answered: list[_Answered], width: int) -> Table:
     table = Table(
         title="Who influenced these pictures?", title_justify="left", title_style="bold", expand=True
     )
@@ -185,7 +185,7 @@ def _table(asked: list[_Asked], width: int) -> Table:
         table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=ratio)
     for name in ("share", "diffuse"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    for entry in asked:
+    for entry in answered:
         top = entry.answer.items[0]
         texts = [entry.query.title, entry.verdict, top.caption, top.creator]
         if width < _WIDE:
@@ -196,13 +196,13 @@ def _table(asked: list[_Asked], width: int) -> Table:
     return table
 
 
-def _median_phases(asked: list[_Asked]) -> Mapping[str, float]:
-    timings = [entry.answer.timings for entry in asked if entry.answer.timings is not None]
+def _median_phases(answered: list[_Answered]) -> Mapping[str, float]:
+    timings = [entry.answer.timings for entry in answered if entry.answer.timings is not None]
     phases = {name: median(timing.phases()[name] for timing in timings) for name in timings[0].phases()}
     return {**phases, "total": median(timing.total for timing in timings)}
 
 
-def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
+def _report(bundle_id: str, answered: list[_Answered]) -> dict[str, Any]:
     return {
         "bundle_id": bundle_id,
         "queries": [
@@ -218,7 +218,7 @@ def _report(bundle_id: str, asked: list[_Asked]) -> dict[str, Any]:
                 },
                 **answer_json(entry.answer),
             }
-            for entry in asked
+            for entry in answered
         ],
-        "median_phase_ms": _median_phases(asked),
+        "median_phase_ms": _median_phases(answered),
     }

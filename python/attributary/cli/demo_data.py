@@ -12,6 +12,8 @@ from attributary.errors import InvalidArgumentError
 from attributary.plain import plain
 
 _PACKAGE: Final = "attributary_demo"
+# What people read in place of the name of the recipe that trained it.
+GENERATOR: Final = "emoji reference generator"
 _FOLDERS: Final = ("student", "demo-queries")
 
 
@@ -38,5 +40,5 @@ def built(student: Path, queries: Path, out: Path) -> Path:
 
         click.echo(f"building {plain(str(out))} from {plain(str(student))}", err=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        build_from_student(student, student / "items.parquet", queries, out)
+        build_from_student(student, student / "items.parquet", queries, out, generator=GENERATOR)
     return out

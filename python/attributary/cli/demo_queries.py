@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 from attributary.building.queries import read_queries
 from attributary.encoder.image import MAX_BYTES, decode
 from attributary.errors import InvalidArgumentError
+from attributary.files import read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,7 @@ def generated(directory: Path) -> list[DemoQuery]:
     """
     queries = []
     for query in read_queries(directory):
-        try:
-            data = query.path.read_bytes()
-        except OSError as error:
-            raise InvalidArgumentError("queries", f"{query.path} cannot be read: {error.strerror}") from error
+        data = read_file(query.path, "queries")
         queries.append(
             DemoQuery(
                 kind="generated" if query.generated else "foreign",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from attributary.bundle.manifest import Manifest
-from attributary.client.channel import Tls
 from attributary.delta.held import held_in
-from attributary.errors import InvalidArgumentError
 from attributary.plain import json_line, plain
 
-from .lifecycle import admin_client, alias_of, open_store, user, where_options
+from .where import Where, user, where_options
 
 
 @click.command("held")
@@ -23,10 +20,7 @@ from .lifecycle import admin_client, alias_of, open_store, user, where_options
 @click.option("--why", default="", help="the reason, with --release and --refuse")
 @click.option("--who", default=None, help="who decides; default: your user name")
 def held_command(
-    bundle: Path | None,
-    address: str,
-    token: str,
-    tls: Tls | None,
+    where: Where,
     as_json: bool,
     release: tuple[int, ...],
     refuse: tuple[int, ...],
@@ -40,40 +34,38 @@ def held_command(
     for ids, enter in ((release, True), (refuse, False)):
         if not ids:
             continue
-        if address:
-            with admin_client(bundle, address, token, tls) as client:
-                client.decide_held(ids, enter=enter, why=why, bundle=alias_of())
+        if where.address:
+            with where.server() as client:
+                client.decide_held(ids, enter=enter, why=why, bundle=where.alias)
         else:
-            with open_store(bundle) as store:
+            with where.store() as store:
                 (store.release if enter else store.refuse)(ids, who=user(who), why=why)
         if not as_json:
             click.echo(f"{'released' if enter else 'refused'} {len(ids)} items")
     if not release and not refuse:
-        for line in _lines(bundle, address, token, tls):
+        for line in _lines(where):
             like = "" if line["like"] is None else f" (item {line['like']})"
             item = f"{line['id']:>20}  {line['at']}  {line['who']}  {line['creator']}: {line['caption']}"
             shown = f"{item}  {line['reason']}"
             click.echo(json_line(line) if as_json else plain(shown + like))
 
 
-def _lines(bundle: Path | None, address: str, token: str, tls: Tls | None) -> list[dict[str, Any]]:
+def _lines(where: Where) -> list[dict[str, Any]]:
     names = ("id", "at", "who", "why", "creator", "caption", "uri", "reason", "like")
-    if address:
+    if where.address:
         found: list[dict[str, Any]] = []
-        with admin_client(bundle, address, token, tls) as client:
+        with where.server() as client:
             more, after = True, ""
             while more:
-                page, more = client.held(after=after, bundle=alias_of())
+                page, more = client.held(after=after, bundle=where.alias)
                 found += [{name: getattr(one, name) for name in names} for one in page]
                 after = page[-1].at if page else after
         return found
-    if bundle is None:
-        raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
     return [
         {
             **{name: getattr(record, name) for name in ("at", "who", "why", "like")},
             **{name: getattr(record.items[0], name) for name in ("id", "creator", "caption", "uri")},
             "reason": record.held,
         }
-        for record in held_in(bundle, Manifest.read(bundle)).values()
+        for record in held_in(where.here, Manifest.read(where.here)).values()
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from attributary.bundle.bundle import Bundle
-from attributary.client.admin import Added, Addition, AdminClient
-from attributary.client.channel import Tls
+from attributary.client.admin import Added, Addition
 from attributary.delta.items import NewItem
 from attributary.delta.journal.log import read
 from attributary.delta.journal.place import changes_of
@@ -22,37 +20,15 @@ from attributary.delta.journal.records import Changes, Entry, fold, replay
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.files import read_file
 from attributary.plain import json_line, plain
 
-from .connection import tls_options
+from .where import Where, user, where_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64
-_ALIAS = "attributary.alias"
-
-
-def where_options(command: F) -> F:
-    """The bundle's directory, or the server that has it open."""
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="print JSON, one object a line"),
-        tls_options,
-        click.option(
-            "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
-        ),
-        click.option(
-            "--alias",
-            default="",
-            expose_value=False,
-            callback=lambda context, _, alias: context.meta.update({_ALIAS: alias}),
-            help="alias or id of the bundle at --address; default: the server's",
-        ),
-        click.option("--address", default="", help="host:port of the server that serves the bundle"),
-        click.argument("bundle", type=click.Path(path_type=Path), required=False),
-    ):
-        command = decorate(command)
-    return command
 
 
 def _audited(command: F) -> F:
@@ -81,10 +57,7 @@ def _audited(command: F) -> F:
 @click.option("--near-dup-of", type=int, default=None, help="an item that it shares credit with")
 @_audited
 def add_command(
-    bundle: Path | None,
-    address: str,
-    token: str,
-    tls: Tls | None,
+    where: Where,
     as_json: bool,
     corpus: Path | None,
     picture: Path | None,
@@ -101,7 +74,7 @@ def add_command(
         raise InvalidArgumentError("items", "exactly one of --corpus and --picture must be given")
     items = _of_corpus(corpus) if corpus is not None else iter([_of_picture(picture, item_id, fields)])
     added = refused = held = 0
-    for item, outcome in _add(items, bundle, address, token, tls, who, why):
+    for item, outcome in _add(items, where, who, why):
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
@@ -112,8 +85,10 @@ def add_command(
             added += not outcome.held
             held += bool(outcome.held)
             if as_json:
-                told = {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
-                click.echo(json_line({**told, "revision": outcome.revision}))
+                reply = (
+                    {"held": outcome.id, "reason": outcome.held} if outcome.held else {"added": outcome.id}
+                )
+                click.echo(json_line({**reply, "revision": outcome.revision}))
             elif outcome.held:
                 click.echo(f"item {item.id} waits for the operator: {plain(outcome.held)}", err=True)
     if not as_json:
@@ -131,10 +106,7 @@ def add_command(
 @click.option("--dry-run", is_flag=True, help="say what would be deleted, delete nothing")
 @_audited
 def delete_command(
-    bundle: Path | None,
-    address: str,
-    token: str,
-    tls: Tls | None,
+    where: Where,
     as_json: bool,
     ids: tuple[int, ...],
     creator: str,
@@ -149,20 +121,20 @@ def delete_command(
     Ends with status 2 if nothing of the kind was ever there, with 1 if some of several ids were not.
     """
     chosen = Selection(ids, creator, licence, source)
-    if address:
-        with admin_client(bundle, address, token, tls) as client:
-            told = client.delete_items(
+    if where.address:
+        with where.server() as client:
+            reply = client.delete_items(
                 ids=ids,
                 creator=creator,
                 licence=licence,
                 source=source,
                 why=why,
                 dry_run=dry_run,
-                bundle=alias_of(),
+                bundle=where.alias,
             )
-        count, already, unknown, revision = told.count, told.already, told.unknown, told.revision
+        count, already, unknown, revision = reply.count, reply.already, reply.unknown, reply.revision
     else:
-        with open_store(bundle) as store:
+        with where.store() as store:
             done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
         count, already, unknown, revision = len(done.ids), done.already, done.unknown, done.revision
     if as_json:
@@ -182,14 +154,11 @@ def delete_command(
 @click.option(
     "--erase",
     is_flag=True,
-    help="leave nothing of deleted items, their vectors neither: what they would withhold, others then get",
+    help="also erase the vectors of deleted items: what these items withhold is then shared by the others",
 )
 @_audited
 def compact_command(
-    bundle: Path | None,
-    address: str,
-    token: str,
-    tls: Tls | None,
+    where: Where,
     as_json: bool,
     erase: bool,
     why: str,
@@ -199,14 +168,14 @@ def compact_command(
 
     Deleted items lose id, words, creator and addresses; their vectors stay for the sum of shares, unless --erase.
     """
-    if address and erase:
+    if where.address and erase:
         raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
-    if address:
-        with admin_client(bundle, address, token, tls) as client:
-            told = client.compact(why=why, bundle=alias_of())
-        bundle_id, parent, added, deleted = told.bundle_id, told.parent, told.added, told.deleted
+    if where.address:
+        with where.server() as client:
+            reply = client.compact(why=why, bundle=where.alias)
+        bundle_id, parent, added, deleted = reply.bundle_id, reply.parent, reply.added, reply.deleted
     else:
-        with open_store(bundle) as store:
+        with where.store() as store:
             done = store.compact(who=user(who), why=why, erase=erase)
         bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
     if as_json:
@@ -228,23 +197,23 @@ def compact_command(
 def adopt_command(bundle: Path) -> None:
     """Move the journal that an older release kept beside BUNDLE into it."""
     with Store(bundle) as store:
-        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.view.revision}")
+        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.snapshot.revision}")
 
 
 @click.command("log")
 @where_options
-def log_command(bundle: Path | None, address: str, token: str, tls: Tls | None, as_json: bool) -> None:
+def log_command(where: Where, as_json: bool) -> None:
     """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
     lines: list[dict[str, Any]]
-    if address:
-        with admin_client(bundle, address, token, tls) as client:
+    if where.address:
+        with where.server() as client:
             lines = [
                 {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
                 | {"items": change.item_count, "ids": change.ids}
-                for change in client.changes(bundle=alias_of())
+                for change in client.changes(bundle=where.alias)
             ]
     else:
-        lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(bundle)]
+        lines = [entry.fields() | {"items": len(entry.ids)} for entry in _entries(where.here)]
     for line in lines:
         if as_json:
             click.echo(json_line(line))
@@ -258,9 +227,7 @@ def log_command(bundle: Path | None, address: str, token: str, tls: Tls | None, 
             click.echo(plain(f"{line['revision']:>6}  {line['at']}  {line['who']}  {done}"))
 
 
-def _entries(place: Path | None) -> list[Entry]:
-    if place is None:
-        raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
+def _entries(place: Path) -> list[Entry]:
     if place.is_file():
         first, records = replay(place, read(place)[0])
         return fold(Changes.after(first), records).entries
@@ -269,15 +236,9 @@ def _entries(place: Path | None) -> list[Entry]:
 
 
 def _add(
-    items: Iterator[Addition],
-    bundle: Path | None,
-    address: str,
-    token: str,
-    tls: Tls | None,
-    who: str | None,
-    why: str,
+    items: Iterator[Addition], where: Where, who: str | None, why: str
 ) -> Iterator[tuple[Addition, Added | AttributaryError]]:
-    if address:
+    if where.address:
         sent: list[Addition] = []
 
         def noted() -> Iterator[Addition]:
@@ -286,11 +247,11 @@ def _add(
                 sent.append(item)
                 yield item
 
-        with admin_client(bundle, address, token, tls) as client:
-            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=alias_of())):
+        with where.server() as client:
+            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=where.alias)):
                 yield sent[number], outcome
         return
-    with open_store(bundle) as store:
+    with where.store() as store:
         while batch := list(islice(items, _BATCH)):
             together = [
                 NewItem(**{name: getattr(item, name) for name in Addition.__dataclass_fields__})
@@ -305,7 +266,7 @@ def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any
     if item_id is None:
         raise InvalidArgumentError("id", "must be given with --picture")
     assert picture is not None
-    return Addition(id=item_id, picture=_read(picture), **fields)
+    return Addition(id=item_id, picture=read_file(picture, "picture"), **fields)
 
 
 def _of_corpus(corpus: Path) -> Iterator[Addition]:
@@ -317,44 +278,6 @@ def _of_corpus(corpus: Path) -> Iterator[Addition]:
     # Groups of another corpus mean nothing here, but who shares one does.
     for row, picture in zip(source.table.select(columns).to_pylist(), source.pictures, strict=True):
         first = first_of_group.setdefault(row.pop("near_dup_group"), row["id"])
-        yield Addition(**row, picture=_read(picture), near_dup_of=None if first == row["id"] else first)
-
-
-def _read(picture: Path) -> bytes:
-    try:
-        return picture.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError("picture", f"{picture} cannot be read: {error.strerror}") from None
-
-
-def open_store(bundle: Path | None) -> Store:
-    """Open the bundle in a directory for changes."""
-    if bundle is None:
-        raise InvalidArgumentError("bundle", "a bundle's directory or --address must be given")
-    return Store(bundle)
-
-
-def alias_of() -> str:
-    """Which of a server's bundles is meant."""
-    return str(click.get_current_context().meta.get(_ALIAS, ""))
-
-
-def admin_client(bundle: Path | None, address: str, token: str, tls: Tls | None) -> AdminClient:
-    """The client of the server that has the bundle open."""
-    if bundle is not None:
-        raise InvalidArgumentError(
-            "bundle", "a directory and --address exclude each other: the server has its own"
+        yield Addition(
+            **row, picture=read_file(picture, "picture"), near_dup_of=None if first == row["id"] else first
         )
-    if not token:
-        raise InvalidArgumentError("token", "--token or ATTRIBUTARY_ADMIN_TOKEN must be given with --address")
-    return AdminClient(address, token=token, tls=tls)
-
-
-def user(who: str | None) -> str:
-    """Who changes a bundle, for its audit."""
-    if who:
-        return who
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise InvalidArgumentError("who", "must be given: this user has no name") from None

@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary.bundle.files import sha256
-from attributary.client.channel import Tls
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.errors import InputError, InvalidArgumentError
 from attributary.plain import json_line, plain
 
-from .lifecycle import admin_client, alias_of, open_store, user, where_options
+from .where import Where, user, where_options
 
 _FILE: Final = "opt-out.parquet"
 _KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt")
@@ -70,10 +69,7 @@ class _Signals:
     "--who", default=None, help="who changes it; default: your user name. A server knows its token's"
 )
 def opt_out_command(
-    bundle: Path | None,
-    address: str,
-    token: str,
-    tls: Tls | None,
+    where: Where,
     as_json: bool,
     signals: Path,
     kinds: tuple[str, ...],
@@ -88,16 +84,16 @@ def opt_out_command(
     error, and what is not in the bundle is left alone.
     """
     found = _read(signals, kinds or _KINDS, ("reserved", "conditional") if conditional else ("reserved",))
-    if address:
-        with admin_client(bundle, address, token, tls) as client:
+    if where.address:
+        with where.server() as client:
 
             def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
-                told = client.delete_items(ids=ids, why=reason, dry_run=dry_run, bundle=alias_of())
-                return told.count, len(told.already), len(told.unknown), told.revision
+                deleted = client.delete_items(ids=ids, why=reason, dry_run=dry_run, bundle=where.alias)
+                return deleted.count, len(deleted.already), len(deleted.unknown), deleted.revision
 
             _delete(found, delete, why, dry_run, as_json)
     else:
-        with open_store(bundle) as store:
+        with where.store() as store:
 
             def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
                 done = store.delete(Selection(ids), who=user(who), why=reason, dry_run=dry_run)
@@ -113,14 +109,15 @@ def _delete(found: _Signals, delete: Delete, why: str, dry_run: bool, as_json: b
         count = already = unknown = revision = 0
         for start in range(0, len(ids), MAX_IDS):
             try:
-                told = delete(tuple(ids[start : start + MAX_IDS]), found.why(kind, why))
+                deleted = delete(tuple(ids[start : start + MAX_IDS]), found.why(kind, why))
             except InvalidArgumentError as error:
                 if error.field != "selection.ids":
                     raise
                 # Of another corpus, or left out of the bundle: none of them is there.
                 unknown += len(ids[start : start + MAX_IDS])
                 continue
-            count, already, unknown, revision = count + told[0], already + told[1], unknown + told[2], told[3]
+            count, already, unknown = count + deleted[0], already + deleted[1], unknown + deleted[2]
+            revision = deleted[3]
         if as_json:
             facts = {
                 "deleted": count,

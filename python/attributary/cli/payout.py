@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
 from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.files import write_file
 from attributary.plain import json_line, plain
 from attributary.receipts import money
 from attributary.receipts.payout import Payout, Terms, as_json, payout, read_brought
@@ -77,18 +78,18 @@ def payout_command(
         raise InvalidArgumentError(
             "bundle", f"is {manifest.bundle_id}, the run was answered by {statement.summary['bundle_id']}"
         )
-    told = method(statement, manifest)
+    method_lines = method(statement, manifest)
     name = title or f"Payout of {run.resolve().name}"
     files = {
         "payout.csv": csv_bytes(statement),
-        "payout.json": json_line(as_json(statement, told)).encode() + b"\n",
-        "payout.html": page(statement, name, told).encode("utf-8", "backslashreplace"),
+        "payout.json": json_line(as_json(statement, method_lines)).encode() + b"\n",
+        "payout.html": page(statement, name, method_lines).encode("utf-8", "backslashreplace"),
     }
     if pdf:
-        files["payout.pdf"] = _pdf(statement, name, told, font)
+        files["payout.pdf"] = _pdf(statement, name, method_lines, font)
     folder = out or run / "payout"
     for file, data in files.items():
-        _write(folder / file, data)
+        write_file(folder / file, data)
     if as_json_:
         click.echo(files["payout.json"].decode(), nl=False)
         return
@@ -122,17 +123,9 @@ def _of_bundle(bundle: Path) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
     return manifest, {name: ids for name in items.creator_names if (ids := items.ids_of(name))}
 
 
-def _pdf(statement: Payout, title: str, told: list[str], font: Path | None) -> bytes:
+def _pdf(statement: Payout, title: str, method_lines: list[str], font: Path | None) -> bytes:
     try:
         from attributary.receipts.payout_pdf import pdf_bytes
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[pdf]") from None
-    return pdf_bytes(statement, title, told, font)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InvalidArgumentError("out", f"{path} cannot be written: {error.strerror}") from None
+    return pdf_bytes(statement, title, method_lines, font)

@@ -12,6 +12,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.client.channel import Tls
 from attributary.client.sync import Client
 from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from attributary.files import read_file, write_file
 from attributary.plain import json_line, plain
 
 from .connection import tls_options
@@ -96,7 +97,7 @@ def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
 
     data = prove_row(run, generation_id)
     target = out or Path(f"{file_stem(generation_id)}.proof.json")
-    write(target, data)
+    write_file(target, data)
     click.echo(f"wrote {plain(str(target))}")
 
 
@@ -109,11 +110,11 @@ def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
 def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path) -> None:
     """Write PICTURE with Content Credentials (C2PA) that hold its receipt; its pixels stay as they are."""
     credentials = _credentials()
-    assertion = credentials.attribution(_read(receipt, "receipt"))
+    assertion = credentials.attribution(read_file(receipt, "receipt"))
     data = credentials.add_credentials(
-        _read(picture, "picture"), [assertion], _read(cert, "cert"), _read(key, "key")
+        read_file(picture, "picture"), [assertion], read_file(cert, "cert"), read_file(key, "key")
     )
-    write(out, data)
+    write_file(out, data)
     click.echo(f"wrote {plain(str(out))}")
 
 
@@ -122,7 +123,7 @@ def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path
 @click.option("--out", type=_PATH, required=True, help="the receipt, for `verify-receipt`")
 def extract_command(picture: Path, out: Path) -> None:
     """Write the receipt in PICTURE's Content Credentials to a file. It is not verified."""
-    write(out, _credentials().read_receipt(_read(picture, "picture")))
+    write_file(out, _credentials().read_receipt(read_file(picture, "picture")))
     click.echo(f"wrote {plain(str(out))}")
 
 
@@ -132,13 +133,6 @@ def _credentials() -> ModuleType:
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[c2pa]") from None
     return credentials
-
-
-def _read(path: Path, field: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
 
 
 def check_key_file(key_file: Path) -> None:
@@ -155,15 +149,6 @@ def sign(run: Path, key_file: Path, bundle: Path | None) -> Path:
     if bundle is not None:
         facts = bundle_facts(Bundle.open(bundle, verify=False).manifest)
     return sign_run(run, keys.read_key_file(key_file), facts)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file; raises InvalidArgumentError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InvalidArgumentError("out", f"{path} cannot be written: {error.strerror}") from None
 
 
 def file_stem(name: str) -> str:

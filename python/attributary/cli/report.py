@@ -9,11 +9,9 @@ from pathlib import Path
 
 import click
 
-from attributary.batch.files import commit
-from attributary.batch.report_data import gather
-from attributary.batch.report_page import page, plots_of
-from attributary.batch.report_pictures import ItemPicture, generation_pictures
-from attributary.batch.report_times import Unit
+from attributary.batch.report_data import Unit, gather
+from attributary.batch.report_page import ItemPicture, generation_pictures, page, plots_of
+from attributary.batch.run import commit
 
 
 @click.command("report")
@@ -51,7 +49,11 @@ from attributary.batch.report_times import Unit
     help="of a time column of numbers; auto: by their size",
 )
 @click.option(
-    "--strangers", is_flag=True, help="count generations that are out of distribution in totals, too"
+    "--count-foreign",
+    "--strangers",
+    "with_foreign",
+    is_flag=True,
+    help="count generations that are out of distribution in totals, too",
 )
 @click.option("--creators", type=click.IntRange(1, 200), default=20, show_default=True, help="bars to draw")
 @click.option("--examples", type=click.IntRange(0, 100), default=6, show_default=True, help="of each kind")
@@ -69,7 +71,7 @@ def report_command(
     corpus: Path | None,
     time_column: str | None,
     time_unit: Unit,
-    strangers: bool,
+    with_foreign: bool,
     creators: int,
     examples: int,
     resamples: int,
@@ -85,7 +87,7 @@ def report_command(
         seed=seed,
         time_column=time_column,
         time_unit=time_unit,
-        strangers=strangers,
+        with_foreign=with_foreign,
     )
     shown = [*data.most_certain, *data.least_certain]
     pictures = (

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 
 from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
-from attributary.batch.dry_run import prompts_line, skipped_line, told
+from attributary.batch.dry_run import preview_lines, prompts_line, skipped_line
 from attributary.batch.engines import ScorerSource
 from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
@@ -124,12 +124,12 @@ def score_command(
     strict: bool,
     dry_run: bool,
     as_json: bool,
-    **asked: Any,
+    **given: Any,
 ) -> None:
     """Attribute every generation of INPUTS: Parquet and Arrow files, WebDataset tars, folders of pictures.
 
     The same command again goes on with a run that was stopped. Every member of an input is a row, an error row, or
-    counted with the reason why it is none.
+    counted with the reason why it is not a row.
     """
     engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
     if endpoint and (bundle or triton_url):
@@ -145,13 +145,13 @@ def score_command(
     if not on_ray and (ray_address or ray_actors or ray_gpus_per_actor):
         raise InvalidArgumentError("ray_address", "the options of Ray need --ray")
     sign = None if receipt_key_file is None else _signer(receipt_key_file)
-    settings = _settings(asked, engine)
+    settings = _settings(given, engine)
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
         plan = make_plan(inputs, settings, reading)
     if dry_run:
         found = preview(plan)
-        click.echo(json_line(found) if as_json else "\n".join(plain(line) for line in told(found)))
+        click.echo(json_line(found) if as_json else "\n".join(plain(line) for line in preview_lines(found)))
     left_out = skipped_line(dict(sorted(plan.fates.skipped.items())))
     if left_out and strict:
         raise RunError("strict", left_out)
@@ -199,38 +199,38 @@ def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
     return lambda out, bundle: receipts.sign(out, key_file, bundle)
 
 
-def _settings(asked: dict[str, Any], engine: str) -> Settings:
-    if asked["no_pass_through"] and asked["pass_through"]:
+def _settings(given: dict[str, Any], engine: str) -> Settings:
+    if given["no_pass_through"] and given["pass_through"]:
         raise InvalidArgumentError("pass_through", "cannot be given beside --no-pass-through")
-    kept: tuple[str, ...] | None = asked["pass_through"] or (() if asked["no_pass_through"] else None)
+    kept: tuple[str, ...] | None = given["pass_through"] or (() if given["no_pass_through"] else None)
     settings = Settings(
         columns=Columns(
-            asked["id_column"], asked["image_column"], asked["prompt_column"], asked["model_column"]
+            given["id_column"], given["image_column"], given["prompt_column"], given["model_column"]
         ),
         pass_through=kept,
-        top_k=asked["top_k"],
+        top_k=given["top_k"],
         filter=Filter(
-            asked["include_creator"],
-            asked["exclude_creator"],
-            asked["include_licence"],
-            asked["exclude_licence"],
+            given["include_creator"],
+            given["exclude_creator"],
+            given["include_licence"],
+            given["exclude_licence"],
         ),
         engine=cast(Any, engine),
-        precision=cast(Precision, asked["precision"]),
-        batch_size=asked["batch_size"],
-        rows_per_shard=asked["rows_per_shard"],
-        limits=RowLimits(asked["max_image_bytes"], asked["max_image_pixels"], asked["max_prompt_bytes"]),
-        prompt_from=_prompt_from(asked["prompt_from"]),
-        access=Access(tuple(str(root.absolute()) for root in asked["image_root"]), asked["allow_uri"]),
+        precision=cast(Precision, given["precision"]),
+        batch_size=given["batch_size"],
+        rows_per_shard=given["rows_per_shard"],
+        limits=RowLimits(given["max_image_bytes"], given["max_image_pixels"], given["max_prompt_bytes"]),
+        prompt_from=_prompt_from(given["prompt_from"]),
+        access=Access(tuple(str(root.absolute()) for root in given["image_root"]), given["allow_uri"]),
     )
     settings.check()
     return settings
 
 
-def _prompt_from(asked: tuple[str, ...]) -> tuple[str, ...]:
-    if "none" in asked and len(asked) > 1:
+def _prompt_from(given: tuple[str, ...]) -> tuple[str, ...]:
+    if "none" in given and len(given) > 1:
         raise InvalidArgumentError("prompt_from", "none stands alone")
-    return tuple(name for name in asked if name != "none") if asked else ORIGINS
+    return tuple(name for name in given if name != "none") if given else ORIGINS
 
 
 def _score_on_ray(
@@ -270,22 +270,22 @@ def _reading_bar(console: Console) -> Iterator[Any]:
 def _progress(console: Console) -> Iterator[Progress]:
     """Yield who is told of every committed shard: a bar on a terminal, a line now and then in a log file."""
     begun = time.monotonic()
-    told = begun
+    last_line = begun
 
     def rate(counts: Counts) -> str:
         return f"{(counts.rows - counts.resumed) / max(1e-9, time.monotonic() - begun):.1f} rows/s"
 
     if not console.is_terminal:
 
-        def tell(counts: Counts) -> None:
-            nonlocal told
-            if time.monotonic() - told >= _LINE_EVERY_S or counts.rows == counts.total:
-                told = time.monotonic()
+        def line(counts: Counts) -> None:
+            nonlocal last_line
+            if time.monotonic() - last_line >= _LINE_EVERY_S or counts.rows == counts.total:
+                last_line = time.monotonic()
                 click.echo(
                     f"{counts.rows}/{counts.total} rows, {rate(counts)}, {counts.errors} error rows", err=True
                 )
 
-        yield tell
+        yield line
         return
     with Bar(
         BarColumn(),

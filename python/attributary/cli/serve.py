@@ -26,7 +26,7 @@ from attributary.gateway.server import More
 
 from .index import milvus_options, opener
 from .variables import refuse_misspelt
-from .waiting import told_if_slow
+from .waiting import said_if_slow
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
@@ -218,7 +218,7 @@ class _Chosen:
         once = {place.resolve(): place for place in self.places.values()}
         engines = {}
         for key, place in once.items():
-            with told_if_slow(f"opening {place}: its hashes and golden queries are checked"):
+            with said_if_slow(f"opening {place}: its hashes and golden queries are checked"):
                 engines[key] = open_bundle(place)
         opened = {alias: engines[place.resolve()] for alias, place in self.places.items()}
         first = opened.pop(self.default)
@@ -233,8 +233,8 @@ def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:
         return {DEFAULT_ALIAS: bundles[0]}
     places: dict[str, Path] = {}
     for given in bundles:
-        alias, told, place = str(given).partition("=")
-        if not told:
+        alias, equals, place = str(given).partition("=")
+        if not equals:
             raise InvalidArgumentError("bundles", f"of several each must be ALIAS=DIRECTORY, got {given}")
         check_alias(alias)
         if alias in places:

@@ -57,7 +57,7 @@ def load_command(
 ) -> None:
     """Serve another bundle, PATH as the server sees it; returns when it has been verified and answers."""
     with _admin(**where) as client:
-        _tell(client.load_bundle(path, alias=alias, why=why, pinned_s=pinned_s), as_json)
+        _show(client.load_bundle(path, alias=alias, why=why, pinned_s=pinned_s), as_json)
 
 
 @click.command("unload")
@@ -67,7 +67,7 @@ def load_command(
 def unload_command(bundle: str, why: str, pinned_s: float | None, as_json: bool, **where: Any) -> None:
     """Take BUNDLE, an alias or an id, out of service with its aliases."""
     with _admin(**where) as client:
-        _tell(client.unload_bundle(bundle, why=why, pinned_s=pinned_s), as_json)
+        _show(client.unload_bundle(bundle, why=why, pinned_s=pinned_s), as_json)
 
 
 @click.command("alias")
@@ -80,7 +80,7 @@ def alias_command(
 ) -> None:
     """Turn ALIAS to BUNDLE, an alias or an id that the server has."""
     with _admin(**where) as client:
-        _tell(client.set_alias(alias, bundle, why=why, pinned_s=pinned_s), as_json)
+        _show(client.set_alias(alias, bundle, why=why, pinned_s=pinned_s), as_json)
 
 
 @click.command("served")
@@ -96,7 +96,7 @@ def served_command(as_json: bool, **where: Any) -> None:
             click.echo(_line(bundle, found.default_alias))
 
 
-def _tell(turned: Turned, as_json: bool) -> None:
+def _show(turned: Turned, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(turned)))
         return

@@ -19,9 +19,9 @@ _NARROWEST = 8
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """The answer as JSON-ready values; shares in [0, 1], timings in milliseconds. A receipt is a file of its own."""
-    told = asdict(answer)
-    del told["receipt"]
-    return told
+    facts = asdict(answer)
+    del facts["receipt"]
+    return facts
 
 
 def answer_table(title: str, answer: Answer) -> RenderableType:
@@ -45,7 +45,8 @@ class _AnswerTable:
             yield Text("out of distribution: resembles nothing that this bundle knows", style="bold yellow")
         if answer.unjudged:
             yield Text(
-                "not judged: an embedding alone does not show whether it is a stranger", style="yellow"
+                "not judged: an embedding alone does not show whether its picture is the generator's",
+                style="yellow",
             )
         if answer.timings is not None:
             yield Text(timings_line(answer), style="dim")

@@ -31,6 +31,6 @@ def refuse_misspelt(command: click.Command, environment: Mapping[str, str]) -> N
 
 def _variables(command: click.Command, parameter: click.Parameter) -> list[str]:
     given = parameter.envvar
-    told = [given] if isinstance(given, str) else list(given or ())
+    names = [given] if isinstance(given, str) else list(given or ())
     own = f"{command.name}_{parameter.name}".upper()
-    return [*(name.removeprefix(_PREFIX) for name in told), own]
+    return [*(name.removeprefix(_PREFIX) for name in names), own]

@@ -14,6 +14,7 @@ import click
 
 from attributary.bundle.manifest import Manifest
 from attributary.errors import InvalidArgumentError, ReceiptError, UnavailableError
+from attributary.files import read_file
 from attributary.plain import json_line, plain
 from attributary.receipts.statement import ANSWER, bundle_facts
 
@@ -60,7 +61,7 @@ def verify_receipt_command(
     findings: list[verify.Finding] = []
     opened: verify.Receipt | None = None
     try:
-        data = _read(receipt, "receipt", strict_json.MAX_BYTES)
+        data = read_file(receipt, "receipt", strict_json.MAX_BYTES)
         if proof.is_proof(data):
             proven = proof.open_proof(data, known)
             opened, row = proven.receipt, proven.row
@@ -72,7 +73,7 @@ def verify_receipt_command(
         findings.append(verify.Finding("receipt", "refused", str(error)))
     if opened is not None:
         if picture is not None:
-            findings.append(_picture(opened, row, _read(picture, "picture")))
+            findings.append(_picture(opened, row, read_file(picture, "picture")))
         if bundle:
             findings.append(verify.compare_bundle(opened, _bundle(bundle)))
         if answer is not None:
@@ -83,18 +84,18 @@ def verify_receipt_command(
             findings += compare_run(opened, run)
     verified = all(finding.state == "ok" for finding in findings)
     if as_json:
-        told = {"verified": verified, "findings": [asdict(finding) for finding in findings]}
+        report = {"verified": verified, "findings": [asdict(finding) for finding in findings]}
         if opened is not None:
-            told |= {
+            report |= {
                 "kind": opened.kind,
                 "subjects": dict(opened.subjects),
                 "predicate": dict(opened.predicate),
             }
         if row is not None:
-            told["row"] = dict(row)
-        click.echo(json_line(told))
+            report["row"] = dict(row)
+        click.echo(json_line(report))
     else:
-        for line in [*_lines(findings), *([] if opened is None else _told(opened, row))]:
+        for line in [*_lines(findings), *([] if opened is None else _claims(opened, row))]:
             click.echo(plain(line))
         click.echo("verified" if verified else "NOT VERIFIED")
     if not verified:
@@ -105,7 +106,7 @@ def _lines(findings: list[verify.Finding]) -> list[str]:
     return [f"{finding.what}: {_MARKS[finding.state]}: {finding.text}" for finding in findings]
 
 
-def _told(receipt: verify.Receipt, row: Mapping[str, Any] | None) -> list[str]:
+def _claims(receipt: verify.Receipt, row: Mapping[str, Any] | None) -> list[str]:
     """What the receipt says, for people."""
     predicate, bundle = receipt.predicate, receipt.predicate["bundle"]
     model = f", model {bundle['model']}" if bundle.get("model") else ""
@@ -157,20 +158,9 @@ def _bundle(given: str) -> Mapping[str, Any]:
 
 def _answer(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(_read(path, "answer"))
+        found = json.loads(read_file(path, "answer"))
     except ValueError as error:
         raise InvalidArgumentError("answer", f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise InvalidArgumentError("answer", f"{path} must hold one JSON object")
     return found
-
-
-def _read(path: Path, field: str, most: int | None = None) -> bytes:
-    try:
-        if not path.is_file():
-            raise InvalidArgumentError(field, f"{path} is no file that is there")
-        with path.open("rb") as file:
-            # One more byte than allowed is enough to refuse it.
-            return file.read() if most is None else file.read(most + 1)
-    except OSError as error:
-        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None

@@ -16,18 +16,18 @@ _PATIENCE_S = 2.0
 
 
 @contextmanager
-def told_if_slow(what: str, after_s: float = _PATIENCE_S) -> Iterator[None]:
+def said_if_slow(what: str, after_s: float = _PATIENCE_S) -> Iterator[None]:
     """Say on standard error what is being waited for, if it takes long and somebody is looking."""
     if not sys.stderr.isatty():
         yield
         return
-    told = threading.Event()
+    slow = threading.Event()
 
-    def tell() -> None:
-        told.set()
+    def say() -> None:
+        slow.set()
         click.echo(f"{plain(what)} ...", err=True)
 
-    timer = threading.Timer(after_s, tell)
+    timer = threading.Timer(after_s, say)
     timer.daemon = True
     begun = monotonic()
     timer.start()
@@ -35,5 +35,5 @@ def told_if_slow(what: str, after_s: float = _PATIENCE_S) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-    if told.is_set():
+    if slow.is_set():
         click.echo(f"done in {monotonic() - begun:.0f} s", err=True)

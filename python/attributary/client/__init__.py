@@ -8,9 +8,9 @@ from .errors import ServerError
 from .sync import Client
 from .types import (
     Answer,
-    Asked,
     BundleInfo,
     CalibrationInfo,
+    CallOptions,
     CreatorEntry,
     Embedded,
     Item,
@@ -23,11 +23,11 @@ from .types import (
 
 __all__ = [
     "Answer",
-    "Asked",
     "AsyncClient",
     "AttributedItem",
     "BundleInfo",
     "CalibrationInfo",
+    "CallOptions",
     "Client",
     "CreatorEntry",
     "CreatorShare",

@@ -83,8 +83,8 @@ class Awaiting:
                 raise
 
         call = self._connection.start(stream.method, requests(), stream.timeout_s)
-        told: list[grpc.RpcError] = []
-        call.add_done_callback(lambda ended: told.append(_status(ended)))
+        errors: list[grpc.RpcError] = []
+        call.add_done_callback(lambda ended: errors.append(_status(ended)))
         try:
             async for response in call:
                 yield stream.read(response)
@@ -95,7 +95,7 @@ class Awaiting:
             raise
         except grpc.RpcError as error:
             # The server's word comes first; a write that meets the stream's end replaces it by gRPC's INTERNAL.
-            error = told[0] if told else error
+            error = errors[0] if errors else error
             raise (failure[0] if failure else from_rpc(error, self._connection.address)) from None
         finally:
             call.cancel()
@@ -143,10 +143,10 @@ def _status(ended: aio.Call) -> grpc.RpcError:
     return aio.AioRpcError(_at_once(code), aio.Metadata(), _at_once(trailing), _at_once(details))
 
 
-def _at_once(told: Awaitable[T]) -> T:
+def _at_once(call: Awaitable[T]) -> T:
     """What has nothing to wait for, without giving the loop a turn, after which it may be another."""
     try:
-        next(told.__await__())
+        next(call.__await__())
     except StopIteration as result:
         return cast("T", result.value)
     raise RuntimeError("the status of an ended call is still to come")

@@ -18,7 +18,18 @@ from attributary.v1 import attribution_pb2 as pb
 from . import messages
 from .channel import DEFAULT_STREAM_TIMEOUT_S
 from .messages import read
-from .types import Answer, Asked, BundleInfo, CreatorEntry, Embedded, Item, Page, Picture, ReceiptKey, query
+from .types import (
+    Answer,
+    BundleInfo,
+    CallOptions,
+    CreatorEntry,
+    Embedded,
+    Item,
+    Page,
+    Picture,
+    ReceiptKey,
+    query,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -54,19 +65,19 @@ def attribute(
     prompt: str | None = "",
     has_prompt: bool = False,
     timeout_s: float | None = None,
-    **asked: Unpack[Asked],
+    **options: Unpack[CallOptions],
 ) -> Call[Answer]:
     """Attribute a picture (encoded bytes, a path, or uint8 RGB [H, W, 3]) or an embedding (float [D], or `embed`'s)."""
     question = query(image, embedding=embedding, prompt=prompt, has_prompt=has_prompt)
-    request = messages.attribute_request(question, asked)
+    request = messages.attribute_request(question, options)
     return Call("Attribute", request, lambda reply: messages.from_attribution(reply.attribution), timeout_s)
 
 
 def attribute_batch(
-    queries: Sequence[Query], *, timeout_s: float | None = None, **asked: Unpack[Asked]
+    queries: Sequence[Query], *, timeout_s: float | None = None, **options: Unpack[CallOptions]
 ) -> Call[list[Answer | AttributaryError]]:
     """Attribute several queries in one call; a wrong query is an error in its place, no more."""
-    request = messages.batch_request(queries, asked)
+    request = messages.batch_request(queries, options)
     return Call(
         "AttributeBatch", request, lambda reply: [*map(messages.from_outcome, reply.results)], timeout_s
     )
@@ -76,7 +87,7 @@ def attribute_stream(
     queries: Iterable[Query] | AsyncIterable[Query],
     *,
     timeout_s: float = DEFAULT_STREAM_TIMEOUT_S,
-    **asked: Unpack[Asked],
+    **options: Unpack[CallOptions],
 ) -> Stream[Answer | AttributaryError]:
     """Attribute any number of queries over one stream; results come in the order of the queries.
 
@@ -89,7 +100,7 @@ def attribute_stream(
         return messages.made(
             pb.AttributeStreamRequest,
             request_id=str(number),
-            request=messages.attribute_request(entry, asked),
+            request=messages.attribute_request(entry, options),
         )
 
     return Stream("AttributeStream", queries, message, messages.from_outcome, timeout_s)

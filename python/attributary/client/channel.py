@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from attributary.errors import InvalidArgumentError
+from attributary.files import read_file
 from attributary.proxy import channel_options
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -130,9 +131,4 @@ def _seconds(timeout: float) -> float:
 
 
 def _read(path: Path | None, field: str) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
+    return None if path is None else read_file(Path(path), field)

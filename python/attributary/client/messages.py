@@ -13,14 +13,14 @@ from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
 from .errors import from_result
-from .types import Answer, Asked, BundleInfo, CalibrationInfo, Embedded, ReplyTimings, ShareParameters
+from .types import Answer, BundleInfo, CalibrationInfo, CallOptions, Embedded, ReplyTimings, ShareParameters
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
 def to_query(query: Query) -> pb.Query:
-    """Return the message of a query; raises InvalidArgumentError for what is none."""
+    """Return the message of a query; raises InvalidArgumentError for anything else."""
     if not isinstance(query, Query):
         raise InvalidArgumentError(
             "query", f"must be a Query, as `query(picture)` makes it, got {type(query).__name__}"
@@ -36,14 +36,14 @@ def to_query(query: Query) -> pb.Query:
     return made(pb.Query, "query.", **given, prompt=query.prompt)
 
 
-def attribute_request(query: Query, asked: Asked) -> pb.AttributeRequest:
+def attribute_request(query: Query, chosen: CallOptions) -> pb.AttributeRequest:
     """Return the message of one query; raises InvalidArgumentError for what cannot be sent."""
-    return made(pb.AttributeRequest, query=to_query(query), **_asked(asked))
+    return made(pb.AttributeRequest, query=to_query(query), **_options(chosen))
 
 
-def batch_request(queries: Sequence[Query], asked: Asked) -> pb.AttributeBatchRequest:
+def batch_request(queries: Sequence[Query], chosen: CallOptions) -> pb.AttributeBatchRequest:
     """Return the message of several queries; raises InvalidArgumentError for what cannot be sent."""
-    return made(pb.AttributeBatchRequest, queries=[to_query(query) for query in queries], **_asked(asked))
+    return made(pb.AttributeBatchRequest, queries=[to_query(query) for query in queries], **_options(chosen))
 
 
 def read(kind: type[T], message: Message, **given: Any) -> T:
@@ -110,7 +110,7 @@ def made(kind: type[M], where: str = "", /, **values: Any) -> M:
     """Return a message with these fields; None leaves one out.
 
     Raises InvalidArgumentError, naming the field after `where`, for a value that it cannot hold: another type, a number
-    out of its range, a text that is not Unicode (what a shell or a file gave may hold bytes that are none).
+    out of its range, a text that is not Unicode (what a shell or a file gave may hold other bytes).
     """
     message = kind()
     for name, value in values.items():
@@ -130,14 +130,15 @@ def made(kind: type[M], where: str = "", /, **values: Any) -> M:
     return message
 
 
-def _asked(asked: Asked) -> dict[str, Any]:
-    unknown = asked.keys() - Asked.__optional_keys__
+def _options(chosen: CallOptions) -> dict[str, Any]:
+    unknown = chosen.keys() - CallOptions.__optional_keys__
     if unknown:
         # A filter under another name would filter nothing.
         raise InvalidArgumentError(
-            f"options.{min(unknown)}", f"is not known; there are {', '.join(sorted(Asked.__optional_keys__))}"
+            f"options.{min(unknown)}",
+            f"is not known; there are {', '.join(sorted(CallOptions.__optional_keys__))}",
         )
-    given = dict(asked)
+    given = dict(chosen)
     bundle_id, filter_ = given.pop("bundle_id", ""), given.pop("filter", None)
     options = made(pb.Options, "options.", **given)
     if filter_ is not None:

@@ -94,7 +94,7 @@ class Client(Blocking):
     """Asks a gateway. Safe to share between threads; close it, or use it as a context manager.
 
     Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
-    unless `retry` is False. What may be asked for beside a query is listed in `Asked`; `bundle_id` is an alias or a
+    unless `retry` is False. `CallOptions` lists what a call may set beside its query; `bundle_id` is an alias or a
     bundle's id. Failures are the errors of `attributary.errors`, and `ServerError` for what none stands for.
     """
 

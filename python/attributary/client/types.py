@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Limits, Query
 from attributary.errors import InvalidArgumentError
+from attributary.files import read_file
 from attributary.notebook import Shown
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class BundleInfo:
     thumbnail_count: int = 0  # items that the server shows a picture of
 
 
-class Asked(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
     """What may be asked for beside a query; every entry is optional."""
 
     top_k: int | None  # items to return; the server's default is 10
@@ -222,7 +223,7 @@ def query(
             raise InvalidArgumentError("query.embedding", f"must be a vector, got shape {list(values.shape)}")
         return Query(embedding=values, prompt=prompt, has_prompt=has_prompt)
     if isinstance(image, str | Path):
-        return Query(image=_read(Path(image)), prompt=prompt)
+        return Query(image=read_file(Path(image), "query.image"), prompt=prompt)
     if isinstance(image, bytes | bytearray | memoryview):
         return Query(image=bytes(image), prompt=prompt)
     return Query(pixels=_checked(image), prompt=prompt)
@@ -237,10 +238,3 @@ def _checked(pixels: Any) -> NDArray[np.uint8]:
         )
     array: NDArray[np.uint8] = pixels
     return array
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError("query.image", f"{path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""A new bundle from a view: added items built in, deleted ones forgotten, everything that hangs on them made anew.
+"""A new bundle from a snapshot: added items built in, deleted ones forgotten, everything that hangs on them made anew.
 
 Of a deleted item its vector and its group stay, as a withheld row: it counts in the sum of shares, so that nobody's
 share rises by what others take away. Its id, words, creator and addresses go. Erasing takes the vector, too; then what
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.golden import golden_queries, make_golden
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.bundle import ENCODER, ENCODER_INT8, INDEX, LOOKS, TOKENIZER, VECTORS, Bundle
 from attributary.bundle.files import new_directory, save_array, sha256
 from attributary.bundle.golden import GOLDEN
@@ -46,7 +46,7 @@ HOW_MEASURED = f"{_PROBES} items with noise, cosine {_PROBE_COSINE} to the item"
 
 
 def compacted(
-    view: View,
+    snapshot: Snapshot,
     encoder: Encoder,
     out: Path,
     opened: Callable[[Manifest], Opened],
@@ -54,18 +54,18 @@ def compacted(
     erase: bool = False,
     looks: NDArray[np.int8] | None = None,
 ) -> Manifest:
-    """Write a view as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
+    """Write a snapshot as a bundle of its own to `out`, which appears whole or not at all; return its manifest.
 
     `encoder` is the one that made the vectors, `opened` says with what the new bundle's journal begins. `check` is
     called now and then and may raise to give up. `erase` leaves nothing of deleted items. `looks`,
-    int8 [N, *LOOK], is what the view's rows look like, where that is known. Raises OSError, BundleError.
+    int8 [N, *LOOK], is what the snapshot's rows look like, where that is known. Raises OSError, BundleError.
     """
-    bundle = view.bundle
+    bundle = snapshot.bundle
     old = bundle.manifest
-    alive = np.ones(len(bundle.items), bool) if view.alive is None else view.alive
+    alive = np.ones(len(bundle.items), bool) if snapshot.alive is None else snapshot.alive
     kept = alive.copy() if erase else np.ones(len(alive), bool)
     # What was deleted and added back is there once.
-    kept[view.replaced] = False
+    kept[snapshot.replaced] = False
     rows = np.flatnonzero(kept)
     withheld = ~alive[rows]
     with new_directory(out, force=True) as scratch:
@@ -79,7 +79,7 @@ def compacted(
             split = len(bundle.vectors)
             ids = table.column("id").to_numpy()[~withheld & (rows < split)]
             write_thumbnails(bundle.thumbnails.only(ids), scratch / THUMBNAILS)
-        vectors = _write_vectors(view, rows, scratch / VECTORS, check)
+        vectors = _write_vectors(snapshot, rows, scratch / VECTORS, check)
         if looks is not None:
             # Of what was deleted nobody needs to know what it looked like.
             save_array(scratch / LOOKS, np.where(withheld[:, None, None], np.int8(0), looks[rows]))
@@ -139,15 +139,19 @@ def _table(bundle: Bundle, rows: NDArray[np.int64], withheld: NDArray[np.bool_])
 
 
 def _write_vectors(
-    view: View, rows: NDArray[np.int64], path: Path, check: Callable[[], None]
+    snapshot: Snapshot, rows: NDArray[np.int64], path: Path, check: Callable[[], None]
 ) -> NDArray[np.float16]:
-    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), view.bundle.manifest.encoder.dim)}
+    header = {
+        "descr": "<f2",
+        "fortran_order": False,
+        "shape": (len(rows), snapshot.bundle.manifest.encoder.dim),
+    }
     # Written, not mapped: a full disk is an error here, and the end of the process there.
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(rows), _BLOCK):
             check()
-            file.write(view.vectors_of(rows[start : start + _BLOCK]).data)
+            file.write(snapshot.vectors_of(rows[start : start + _BLOCK]).data)
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 

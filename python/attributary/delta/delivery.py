@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
 from attributary.errors import AlreadyExistsError, AttributaryError, InvalidArgumentError
 
@@ -14,7 +14,7 @@ from .entry import Entrance, Placed, Terms, Verdict
 from .entry import place as place_items
 from .items import NO_LICENCE, Embedder, NewItem, check_item
 from .journal.records import Added, Entry
-from .repeats import check_held, check_twin, revision_of
+from .repeats import check_held, check_repeated, revision_of
 from .results import AddResult
 from .words import now
 
@@ -52,7 +52,7 @@ class Delivery:
         self._placed = place_items(embedder, chosen, prepared, self._terms)
 
     def judge(
-        self, view: View, entries: Sequence[Entry], waits: Mapping[int, Added], entrance: Entrance
+        self, snapshot: Snapshot, entries: Sequence[Entry], waits: Mapping[int, Added], entrance: Entrance
     ) -> None:
         """Say what becomes of each item; `waits` are those of earlier deliveries, by id."""
         together: dict[int, NewItem] = {}
@@ -60,19 +60,19 @@ class Delivery:
             item = one.item
             try:
                 if item.id in together:
-                    check_twin(item, together[item.id])
-                elif earlier := revision_of(view, entries, item, one.vector):
+                    check_repeated(item, together[item.id])
+                elif earlier := revision_of(snapshot, entries, item, one.vector):
                     self._revisions[place] = earlier
                 elif (waiting := waits.get(item.id)) is not None:
                     check_held(item, waiting, one.vector)
                     self._waiting[place] = waiting.held
                 else:
-                    verdict = entrance.judge(view, one, self._terms, self._entering)
-                    record = self._record(view, item, verdict.like)
+                    verdict = entrance.judge(snapshot, one, self._terms, self._entering)
+                    record = self._record(snapshot, item, verdict.like)
                     together[item.id] = item
                     self._waiting[place] = verdict.held
                     if verdict.held:
-                        self.held.append(self._kept_waiting(view, one, record, verdict))
+                        self.held.append(self._kept_waiting(snapshot, one, record, verdict))
                     else:
                         self._records.append(record)
                         self._entering.append(one)
@@ -94,9 +94,9 @@ class Delivery:
                 self._revisions[place] = self._revisions[place] or revision
         return AddResult(self._outcomes, revision, self._revisions, self._waiting)
 
-    def _record(self, view: View, item: NewItem, like: int | None) -> ItemRecord:
+    def _record(self, snapshot: Snapshot, item: NewItem, like: int | None) -> ItemRecord:
         """What is known of an item; it joins the group that it names, else that of row `like`, else it opens one."""
-        items, together = view.bundle.items, self._records
+        items, together = snapshot.bundle.items, self._records
         if item.near_dup_of is None and like is not None:
             group = (
                 items.near_dup_group(like)
@@ -104,19 +104,21 @@ class Delivery:
                 else together[like - len(items)].near_dup_group
             )
         elif item.near_dup_of is None:
-            group = view.shared.items.fresh_group() + len(together)
+            group = snapshot.shared.items.fresh_group() + len(together)
         else:
             row = items.row_of(item.near_dup_of)
             beside = next((record for record in together if record.id == item.near_dup_of), None)
-            if beside is None and (row is None or item.near_dup_of in view.deleted):
+            if beside is None and (row is None or item.near_dup_of in snapshot.deleted):
                 raise InvalidArgumentError("item.near_dup_of", f"no such item: {item.near_dup_of}")
             group = beside.near_dup_group if beside is not None else items.near_dup_group(row or 0)
         return ItemRecord(
             item.id, item.caption, item.creator, item.creator_url, item.licence or NO_LICENCE, item.uri, group
         )
 
-    def _kept_waiting(self, view: View, placed: Placed, record: ItemRecord, verdict: Verdict) -> Added:
-        items = view.bundle.items
+    def _kept_waiting(
+        self, snapshot: Snapshot, placed: Placed, record: ItemRecord, verdict: Verdict
+    ) -> Added:
+        items = snapshot.bundle.items
         like = None if verdict.like is None or verdict.like >= len(items) else items.id_of(verdict.like)
         look, vector = placed.newcomer.look[None], placed.vector[None]
         return Added(now(), self._who, self._why, (record,), vector, look, verdict.held, like)

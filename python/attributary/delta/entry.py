@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.added_items import GrowingArray
 from attributary.bundle.items import LOOK
 from attributary.errors import OverloadedError
@@ -75,11 +75,11 @@ class Verdict:
 class Entrance:
     """Judges additions to one bundle. The caller holds the writer's mutex."""
 
-    def __init__(self, view: View, looks: NDArray[np.int8]) -> None:
-        """`looks`, int8 [T, *LOOK], are those of the view's added rows."""
-        built = view.bundle.looks
+    def __init__(self, snapshot: Snapshot, looks: NDArray[np.int8]) -> None:
+        """`looks`, int8 [T, *LOOK], are those of the snapshot's added rows."""
+        built = snapshot.bundle.looks
         self._built = np.zeros((0, *LOOK), np.int8) if built is None else built
-        self._first = len(view.bundle.vectors)
+        self._first = len(snapshot.bundle.vectors)
         self._added = GrowingArray(np.ascontiguousarray(looks))
         self._looks = self._added.append(np.zeros((0, *LOOK), np.int8))
 
@@ -96,28 +96,28 @@ class Entrance:
         """Remember rows that were added behind all others."""
         self._looks = self._added.append(looks)
 
-    def judge(self, view: View, placed: Placed, terms: Terms, together: Sequence[Placed]) -> Verdict:
+    def judge(self, snapshot: Snapshot, placed: Placed, terms: Terms, together: Sequence[Placed]) -> Verdict:
         """Say what becomes of an item; `together` are those that are added right before it.
 
-        Rows behind the view's own are those of `together`, in their order.
+        Rows behind the snapshot's own are those of `together`, in their order.
         """
-        older = self._older(view, placed, together)
+        older = self._older(snapshot, placed, together)
         if terms.hold:
             if is_flat(placed.newcomer.look):
                 return Verdict(held="the picture shows nothing")
             for row in older:
-                who = _creator(view, row, together)
+                who = _creator(snapshot, row, together)
                 if who != placed.item.creator:
-                    older_id = _id(view, row, together)
+                    older_id = _id(snapshot, row, together)
                     return Verdict(row, f"looks like item {older_id} of another creator, which is older")
             if placed.item.near_dup_of is not None and not older:
                 return Verdict(held="is declared a near duplicate and does not look like it")
-            code = view.bundle.items.creator_codes.get(placed.item.creator)
-            if code is None or not view.filters.creators[code]:
+            code = snapshot.bundle.items.creator_codes.get(placed.item.creator)
+            if code is None or not snapshot.filters.creators[code]:
                 return Verdict(held="the creator is new here")
         return Verdict(next(iter(older), None))
 
-    def _older(self, view: View, placed: Placed, together: Sequence[Placed]) -> list[int]:
+    def _older(self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed]) -> list[int]:
         """Rows that an item looks like, oldest first: of its creator upright, of others mirrored or turned as well."""
         newcomer, creator = placed.newcomer, placed.item.creator
         found: dict[int, bool] = {}
@@ -128,8 +128,10 @@ class Entrance:
             (self._first + len(self._looks), beside),
         ):
             found |= {first + match.row: match.upright for match in newcomer.among(known)}
-        rows = {row for row, upright in found.items() if upright or _creator(view, row, together) != creator}
-        return sorted(rows | set(_same_vector(view, placed.full)))
+        rows = {
+            row for row, upright in found.items() if upright or _creator(snapshot, row, together) != creator
+        }
+        return sorted(rows | set(_same_vector(snapshot, placed.full)))
 
 
 def place(
@@ -161,21 +163,21 @@ def check_quota(terms: Terms, who: str, count: int, entries: Iterable[Entry], he
         raise OverloadedError(f"{who} may add {terms.items_a_day} items a day", max(wait, 1.0))
 
 
-def _same_vector(view: View, vector: NDArray[np.float16]) -> list[int]:
+def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
     """Rows of the same picture with the same words: of deleted items nothing else is left to compare."""
     wanted = vector.astype(np.float32)
-    split, found = len(view.bundle.vectors), []
+    split, found = len(snapshot.bundle.vectors), []
     for start in range(0, split, _BLOCK):
-        block = view.bundle.vectors[start : start + _BLOCK].astype(np.float32)
+        block = snapshot.bundle.vectors[start : start + _BLOCK].astype(np.float32)
         found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
-    return found + (split + np.flatnonzero(view.added32 @ wanted >= _SAME_COSINE)).tolist()
+    return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= _SAME_COSINE)).tolist()
 
 
-def _creator(view: View, row: int, together: Sequence[Placed]) -> str:
-    rows = len(view.bundle.items)
-    return view.bundle.items.creator(row) if row < rows else together[row - rows].item.creator
+def _creator(snapshot: Snapshot, row: int, together: Sequence[Placed]) -> str:
+    rows = len(snapshot.bundle.items)
+    return snapshot.bundle.items.creator(row) if row < rows else together[row - rows].item.creator
 
 
-def _id(view: View, row: int, together: Sequence[Placed]) -> int:
-    rows = len(view.bundle.items)
-    return view.bundle.items.id_of(row) if row < rows else together[row - rows].item.id
+def _id(snapshot: Snapshot, row: int, together: Sequence[Placed]) -> int:
+    rows = len(snapshot.bundle.items)
+    return snapshot.bundle.items.id_of(row) if row < rows else together[row - rows].item.id

@@ -53,7 +53,7 @@ class Follower:
     def status(self) -> Status:
         """How far it is, and why it is no further."""
         behind = 0.0 if self._state == "following" else self._clock() - self._whole_at
-        return Status(self._state, self.engine.view.revision, behind, self._reason)
+        return Status(self._state, self.engine.snapshot.revision, behind, self._reason)
 
     @property
     def successor(self) -> str:
@@ -62,7 +62,7 @@ class Follower:
         return "" if found == self.engine.bundle.manifest.bundle_id else found
 
     def look(self) -> None:
-        """Apply what has come. Raises nothing that a file can cause: `status` has it, and the view stays as it was."""
+        """Apply what has come. What a file can cause is not raised: `status` has it, and the snapshot stays."""
         try:
             self._apply(self._more())
             if self._partial:
@@ -104,7 +104,7 @@ class Follower:
                 f"{self.directory} holds bundle {manifest.bundle_id}, which was not compacted from "
                 f"{self._journal.bundle_id}; start the server anew to serve it",
             )
-        missed = [entry for entry in opened.past if self.engine.view.revision < entry.revision]
+        missed = [entry for entry in opened.past if self.engine.snapshot.revision < entry.revision]
         # The audit has the ids of what was deleted; what was added is in the new bundle alone.
         self._partial |= any(entry.kind == "add" for entry in missed)
         self._journal = journal
@@ -117,18 +117,20 @@ class Follower:
 
     def _apply(self, found: Sequence[tuple[int, Added | Deleted]]) -> None:
         """One step, whatever it holds: a query sees all of it or nothing."""
-        view = self.engine.view
-        news = [(revision, record) for revision, record in found if revision > view.revision]
+        snapshot = self.engine.snapshot
+        news = [(revision, record) for revision, record in found if revision > snapshot.revision]
         if not news:
             return
-        step = fold(Changes(view.revision, view.bundle.manifest.encoder.dim), [record for _, record in news])
+        step = fold(
+            Changes(snapshot.revision, snapshot.bundle.manifest.encoder.dim), [record for _, record in news]
+        )
         if self._partial:
             # Deletions hold at once all the same.
             entries = [entry for entry in step.entries if entry.kind == "delete"]
-            step = Changes(view.revision, step.dim, deleted=step.deleted, entries=entries)
+            step = Changes(snapshot.revision, step.dim, deleted=step.deleted, entries=entries)
         else:
             step.revision = news[-1][0]
-        self.engine.view = view.apply(step)
+        self.engine.snapshot = snapshot.apply(step)
 
 
 class _Journal:

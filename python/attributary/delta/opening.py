@@ -1,12 +1,12 @@
-"""Opening what a writer needs of a bundle: its view, its journal to go on with, its embedder."""
+"""Opening what a writer needs of a bundle: its snapshot, its journal to go on with, its embedder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from attributary.attribution.engine import Engine
+from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import Limits
-from attributary.attribution.view import View
 from attributary.bundle.bundle import Bundle, delta_path
 from attributary.bundle.manifest import Manifest
 
@@ -16,12 +16,12 @@ from .journal.place import changes_of, check_opened
 from .journal.records import Changes, fold, replay
 
 
-def view_of(directory: Path) -> View:
+def snapshot_of(directory: Path) -> Snapshot:
     """The bundle in a directory with its changes. Raises BundleError."""
     bundle = Bundle.open(directory)
-    view = View.of(bundle, None)
+    snapshot = Snapshot.of(bundle, None)
     changes = changes_of(bundle)
-    return view if changes is None else view.apply(changes)
+    return snapshot if changes is None else snapshot.apply(changes)
 
 
 def continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
@@ -37,8 +37,8 @@ def continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
     return log, fold(Changes.after(opened), records)
 
 
-def embedder_of(view: View, engine: Engine | None) -> Embedder:
+def embedder_of(snapshot: Snapshot, engine: Engine | None) -> Embedder:
     """What places new items: with the engine's encoder if that made the vectors."""
     if engine is None:
-        return Embedder(view.bundle, Limits())
-    return Embedder(view.bundle, engine.limits, engine.encoder)
+        return Embedder(snapshot.bundle, Limits())
+    return Embedder(snapshot.bundle, engine.limits, engine.encoder)

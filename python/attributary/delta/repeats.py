@@ -1,4 +1,4 @@
-"""Additions that are repeated because their reply was lost: told apart from others that want an id that is taken."""
+"""Additions repeated because their reply was lost, as opposed to different items under an id that is taken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
 from attributary.errors import AlreadyExistsError, InvalidArgumentError
 
@@ -19,27 +19,29 @@ from .journal.records import Added, Entry
 _SAME_COSINE: Final = 0.9995
 
 
-def revision_of(view: View, entries: Sequence[Entry], item: NewItem, vector: NDArray[np.float16]) -> int:
+def revision_of(
+    snapshot: Snapshot, entries: Sequence[Entry], item: NewItem, vector: NDArray[np.float16]
+) -> int:
     """Return the revision of the change that added this very item before, 0 if its id is free.
 
     `vector`, fp16 [D], is what the item would be added with. Raises AlreadyExistsError for another item's id, and
     InvalidArgumentError for that of a deleted one.
     """
-    if item.id in view.deleted:
+    if item.id in snapshot.deleted:
         raise InvalidArgumentError(
-            "item.id", f"{item.id} was deleted at {view.deleted[item.id]}; ids are not used again"
+            "item.id", f"{item.id} was deleted at {snapshot.deleted[item.id]}; ids are not used again"
         )
-    row = view.bundle.items.row_of(item.id)
+    row = snapshot.bundle.items.row_of(item.id)
     if row is None:
         return 0
     entry = next((entry for entry in reversed(entries) if entry.kind == "add" and item.id in entry.ids), None)
     if entry is None:
         raise _exists(item, "it is part of the bundle as it was built")
-    _check_same(view, row, item, vector)
+    _check_same(snapshot, row, item, vector)
     return entry.revision
 
 
-def check_twin(item: NewItem, other: NewItem) -> None:
+def check_repeated(item: NewItem, other: NewItem) -> None:
     """Raise AlreadyExistsError if two items that are added together have one id and differ."""
     if item != other:
         raise _exists(item, "another item beside it has the same id")
@@ -50,17 +52,17 @@ def check_held(item: NewItem, there: Added, vector: NDArray[np.float16]) -> None
     _check_facts(item, there.items[0], there.vectors[0], vector)
 
 
-def _check_same(view: View, row: int, item: NewItem, vector: NDArray[np.float16]) -> None:
-    items = view.bundle.items
+def _check_same(snapshot: Snapshot, row: int, item: NewItem, vector: NDArray[np.float16]) -> None:
+    items = snapshot.bundle.items
     there = items.record(row)
     if item.near_dup_of is not None:
         # Without one it may have joined a group for its looks.
         other = items.row_of(item.near_dup_of)
         # Of one that has been deleted since, and compacted away, nothing is left to compare.
-        gone = other is None and item.near_dup_of in view.deleted
+        gone = other is None and item.near_dup_of in snapshot.deleted
         if not gone and (other is None or items.near_dup_group(other) != there.near_dup_group):
             raise _exists(item, "it has another near_dup_of")
-    _check_facts(item, there, view.vectors_of(np.array([row], np.int64))[0], vector)
+    _check_facts(item, there, snapshot.vectors_of(np.array([row], np.int64))[0], vector)
 
 
 def _check_facts(

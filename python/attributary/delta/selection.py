@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
 from attributary.errors import InvalidArgumentError
 
@@ -58,9 +58,9 @@ class Selection:
             return item.uri.startswith(self.source)
         return item.creator == self.creator if self.creator else item.licence == self.licence
 
-    def rows(self, view: View) -> NDArray[np.int64]:
+    def rows(self, snapshot: Snapshot) -> NDArray[np.int64]:
         """Rows of the chosen items that are still there, ascending, int64."""
-        items = view.bundle.items
+        items = snapshot.bundle.items
         if self.ids:
             found = {items.row_of(item_id) for item_id in self.ids}
             rows = np.array(sorted(row for row in found if row is not None), np.int64)
@@ -73,16 +73,16 @@ class Selection:
                 else (items.licence_codes, items.licence_of_row)
             )
             rows = np.flatnonzero(of_row == codes.get(self.creator or self.licence, -1)).astype(np.int64)
-        return rows if view.alive is None else rows[view.alive[rows]]
+        return rows if snapshot.alive is None else rows[snapshot.alive[rows]]
 
-    def check_known(self, view: View) -> None:
-        """Raise InvalidArgumentError, with what comes near, if this chooses nothing that is or was in a view.
+    def check_known(self, snapshot: Snapshot) -> None:
+        """Raise InvalidArgumentError, with what comes near, if this chooses nothing that is or was in a snapshot.
 
         A deletion that misses by a capital letter must not pass for one that was done.
         """
-        items = view.bundle.items
+        items = snapshot.bundle.items
         if self.ids:
-            if any(number in view.deleted or items.row_of(number) is not None for number in self.ids):
+            if any(number in snapshot.deleted or items.row_of(number) is not None for number in self.ids):
                 return
             numbers = (str(items.id_of(row)) for row in range(min(len(items), _LOOKED_AT)))
             self._refuse("ids", f"no item {', '.join(map(str, self.ids[:5]))}", str(self.ids[0]), numbers)
@@ -97,18 +97,18 @@ class Selection:
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
     @staticmethod
-    def _refuse(what: str, problem: str, asked: str, known: Iterable[str]) -> None:
-        found = nearest(asked, known)
+    def _refuse(what: str, problem: str, name: str, known: Iterable[str]) -> None:
+        found = nearest(name, known)
         near = f"; near: {', '.join(map(repr, found))}" if found else ""
         raise InvalidArgumentError(f"selection.{what}", f"{problem}; nothing is deleted{near}")
 
 
-def nearest(asked: str, known: Iterable[str], count: int = 3) -> list[str]:
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Names that somebody may have meant: the same but for capitals and blanks, those that hold it, similar ones."""
     plain: dict[str, str] = {}
     for name in known:
         plain.setdefault(_plain(name), name)
-    wanted = _plain(asked)
+    wanted = _plain(word)
     found = [wanted] if wanted in plain else []
     found += [name for name in plain if wanted and wanted in name and name != wanted][:count]
     found += get_close_matches(wanted, list(plain)[:_COMPARED], n=count)

@@ -1,6 +1,6 @@
 """A bundle that is being changed: what is acknowledged is durable, and the next query sees it.
 
-Every change is checked and prepared first, then, one at a time, written to the journal and applied to the view. A
+Every change is checked and prepared first, then, one at a time, written to the journal and applied to the snapshot. A
 compaction builds beside all that from a snapshot; changes meanwhile go to the new bundle's journal as well.
 """
 
@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from attributary.attribution.engine import Engine
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
@@ -36,7 +36,7 @@ from .items import Embedder, NewItem
 from .journal.place import adopt
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold
 from .lock import WriterLock
-from .opening import continued, embedder_of, view_of
+from .opening import continued, embedder_of, snapshot_of
 from .replace import exchange, next_of, recover
 from .results import AddResult, CompactResult, DeleteResult
 from .selection import Selection
@@ -68,7 +68,7 @@ class Store:
             recover(self.directory)
             adopt(self.directory)
             self.engine = None if open_engine is None else open_engine(self.directory)
-            self._start(view_of(self.directory) if self.engine is None else self.engine.view)
+            self._start(snapshot_of(self.directory) if self.engine is None else self.engine.snapshot)
         except BaseException:
             self._lock.release()
             raise
@@ -79,14 +79,14 @@ class Store:
         self._stale = ""
 
     @property
-    def view(self) -> View:
+    def snapshot(self) -> Snapshot:
         """The bundle as of now."""
-        return self._view
+        return self._snapshot
 
     @property
     def bundle_id(self) -> str:
         """The bundle in place."""
-        return self._view.bundle.manifest.bundle_id
+        return self._snapshot.bundle.manifest.bundle_id
 
     @property
     def history(self) -> list[Entry]:
@@ -104,7 +104,7 @@ class Store:
         """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
-        id is or ever was taken; an addition that is repeated as it was is none, and told the revision it had. Raises
+        id is or ever was taken; an addition that is repeated as it was gets the revision it had. Raises
         InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
         already, or the bundle's vectors were not made by its encoder, OverloadedError if `who` has added too many.
         """
@@ -113,7 +113,7 @@ class Store:
         delivery = Delivery(items, who, why, terms)
         delivery.place(self._embedder)
         with self._mutex:
-            delivery.judge(self._view, self._changes.entries, self._held.items, self._entrance)
+            delivery.judge(self._snapshot, self._changes.entries, self._held.items, self._entrance)
             self._check_room(delivery.new)
             if delivery.new:
                 waited = [record.at for record in self._held.items.values() if record.who == who]
@@ -123,7 +123,7 @@ class Store:
                 self._held.put(delivery.held)
             if (entering := delivery.entering()) is not None:
                 self._commit(entering)
-            return delivery.result(self._view.revision)
+            return delivery.result(self._snapshot.revision)
 
     def release(self, ids: Sequence[int], *, who: str, why: str) -> int:
         """Let items that wait enter, as they were added; return the revision. Durable and searched on return.
@@ -138,16 +138,16 @@ class Store:
             records: list[ItemRecord] = []
             for record in waits:
                 item = record.items[0]
-                row = None if record.like is None else self._view.bundle.items.row_of(record.like)
-                group = None if row is None else self._view.bundle.items.near_dup_group(row)
-                fresh = self._view.shared.items.fresh_group() + len(records)
+                row = None if record.like is None else self._snapshot.bundle.items.row_of(record.like)
+                group = None if row is None else self._snapshot.bundle.items.near_dup_group(row)
+                fresh = self._snapshot.shared.items.fresh_group() + len(records)
                 records.append(replace(item, near_dup_group=fresh if group is None else group))
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])
                 self._commit(Added(now(), who, why, tuple(records), vectors, looks))
                 self._held.drop(Deleted(now(), who, why, "released", tuple(item.id for item in records)))
-            return self._view.revision
+            return self._snapshot.revision
 
     def refuse(self, ids: Sequence[int], *, who: str, why: str) -> None:
         """Forget items that wait. Raises InvalidArgumentError for an id that does not wait."""
@@ -165,8 +165,8 @@ class Store:
         """
         check_words(who, why)
         with self._mutex:
-            view = self._view
-            rows = selection.rows(view)
+            snapshot = self._snapshot
+            rows = selection.rows(snapshot)
             held = tuple(
                 number for number, record in self._held.items.items() if selection.chooses(record.items[0])
             )
@@ -175,21 +175,21 @@ class Store:
                 and not held
                 and not any(entry.what == str(selection) != "" for entry in self._changes.entries)
             ):
-                selection.check_known(view)
-            ids = tuple(view.bundle.items.id_of(row) for row in rows.tolist())
-            if ids and len(ids) == view.item_count:
+                selection.check_known(snapshot)
+            ids = tuple(snapshot.bundle.items.id_of(row) for row in rows.tolist())
+            if ids and len(ids) == snapshot.item_count:
                 raise InvalidArgumentError(
                     "selection", f"would delete all {len(ids)} items; take the bundle out of use"
                 )
             rest = set(selection.ids).difference(ids, held)
-            already = tuple(sorted(item_id for item_id in rest if item_id in view.deleted))
+            already = tuple(sorted(item_id for item_id in rest if item_id in snapshot.deleted))
             unknown = tuple(sorted(rest.difference(already)))
             if ids and not dry_run:
                 self._commit(Deleted(now(), who, why, str(selection), ids))
             if held and not dry_run:
                 self._check_open()
                 self._held.drop(Deleted(now(), who, why, str(selection), held))
-            return DeleteResult(ids, already, unknown, self._view.revision, held)
+            return DeleteResult(ids, already, unknown, self._snapshot.revision, held)
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None
@@ -210,9 +210,9 @@ class Store:
         try:
             with self._mutex:
                 self._check_served()
-                view, past, looks = self._view, tuple(self._changes.entries), self._entrance.looks
-                withheld = erase and view.alive is not None
-                if not view.deleted_count and not len(view.added) and not withheld:
+                snapshot, past, looks = self._snapshot, tuple(self._changes.entries), self._entrance.looks
+                withheld = erase and snapshot.alive is not None
+                if not snapshot.deleted_count and not len(snapshot.added) and not withheld:
                     return CompactResult(self.bundle_id, "", 0, 0)
                 self._meanwhile = []
             try:
@@ -220,18 +220,20 @@ class Store:
 
                 def opened(manifest: Manifest) -> Opened:
                     what, entry = f"{before} -> {manifest.bundle_id}", manifest.encoder
-                    done = Entry(view.revision, "compact", now(), who, why, what + erased, ())
+                    done = Entry(snapshot.revision, "compact", now(), who, why, what + erased, ())
                     identity = (manifest.bundle_id, before, entry.digest, entry.dim)
-                    former = view.filters.former_names()
-                    return Opened(*identity, view.revision, (*past, done), former)
+                    former = snapshot.filters.former_names()
+                    return Opened(*identity, snapshot.revision, (*past, done), former)
 
                 ready = next_of(self.directory)
-                compacted(view, self._embedder.encoder, ready, opened, self._check_compacting, erase, looks)
+                compacted(
+                    snapshot, self._embedder.encoder, ready, opened, self._check_compacting, erase, looks
+                )
                 engine = None if self._open_engine is None else self._open_engine(ready)
-                new_view = view_of(ready) if engine is None else engine.view
-                embedder = embedder_of(new_view, engine)
+                new_snapshot = snapshot_of(ready) if engine is None else engine.snapshot
+                embedder = embedder_of(new_snapshot, engine)
                 with self._mutex:
-                    self._turn_to(new_view, engine, embedder, flip)
+                    self._turn_to(new_snapshot, engine, embedder, flip)
             except (OSError, BundleError) as error:
                 # The second: what serving needs beside the bundle's files, a collection perhaps, is not there.
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -242,7 +244,7 @@ class Store:
                 # What was deleted is gone for good only without the bundle before and its journal; where this fails
                 # the next start tries again.
                 shutil.rmtree(next_of(self.directory), ignore_errors=True)
-            return CompactResult(self.bundle_id, before, view.added_count, view.deleted_count)
+            return CompactResult(self.bundle_id, before, snapshot.added_count, snapshot.deleted_count)
         finally:
             self._compacting.release()
 
@@ -268,15 +270,15 @@ class Store:
                 self._held.close()
                 self._lock.release()
 
-    def _start(self, view: View) -> None:
-        self._log, self._changes = continued(self.directory, view.bundle.manifest)
-        self._view = view
-        self._embedder = embedder_of(view, self.engine)
-        self._entrance = Entrance(view, self._changes.looks)
-        self._held = Held(self.directory, view.bundle.manifest)
+    def _start(self, snapshot: Snapshot) -> None:
+        self._log, self._changes = continued(self.directory, snapshot.bundle.manifest)
+        self._snapshot = snapshot
+        self._embedder = embedder_of(snapshot, self.engine)
+        self._entrance = Entrance(snapshot, self._changes.looks)
+        self._held = Held(self.directory, snapshot.bundle.manifest)
         # A crash between the two logs leaves what was released in both.
         entered = tuple(
-            number for number in self._held.items if self._view.bundle.items.row_of(number) is not None
+            number for number in self._held.items if self._snapshot.bundle.items.row_of(number) is not None
         )
         self._held.drop(Deleted(now(), "", "", "released", entered))
 
@@ -287,30 +289,32 @@ class Store:
         self._changes.take(record)
         if self._meanwhile is not None:
             self._meanwhile.append(record)
-        self._view = self._view.apply(fold(Changes(self._view.revision, self._changes.dim), [record]))
+        self._snapshot = self._snapshot.apply(
+            fold(Changes(self._snapshot.revision, self._changes.dim), [record])
+        )
         if isinstance(record, Added):
             self._entrance.entered(self._changes.looks[-len(record.items) :])
         if self.engine is not None:
-            self.engine.view = self._view
+            self.engine.snapshot = self._snapshot
 
-    def _turn_to(self, view: View, engine: Engine | None, embedder: Embedder, flip: Flip) -> None:
+    def _turn_to(self, snapshot: Snapshot, engine: Engine | None, embedder: Embedder, flip: Flip) -> None:
         """The last step of a compaction; the caller holds the mutex."""
         ready = next_of(self.directory)
         # Another writer finds the one or the other locked, whichever directory it finds.
         lock = WriterLock(ready, waiting=True)
         try:
-            log, changes = continued(ready, view.bundle.manifest)
+            log, changes = continued(ready, snapshot.bundle.manifest)
             try:
                 for record in self._meanwhile or ():
                     log.append(encode(record))
                 fold(changes, self._meanwhile or ())
-                view = replace(view, bundle=replace(view.bundle, directory=self.directory))
-                step = fold(Changes(view.revision, changes.dim), self._meanwhile or ())
-                view = view.apply(step)
+                snapshot = replace(snapshot, bundle=replace(snapshot.bundle, directory=self.directory))
+                step = fold(Changes(snapshot.revision, changes.dim), self._meanwhile or ())
+                snapshot = snapshot.apply(step)
                 if engine is not None:
-                    engine.view = view
+                    engine.snapshot = snapshot
                 self._check_compacting()
-                held = self._held.move(ready, view.bundle.manifest)
+                held = self._held.move(ready, snapshot.bundle.manifest)
                 try:
                     exchange(self.directory)
                 except BaseException:
@@ -325,12 +329,18 @@ class Store:
         # From here on the new bundle is the one that a restart finds.
         self._log.close()
         self._held.close()
-        self._held = Held(self.directory, view.bundle.manifest)
+        self._held = Held(self.directory, snapshot.bundle.manifest)
         held.close()
-        self._entrance = Entrance(view, changes.looks)
+        self._entrance = Entrance(snapshot, changes.looks)
         self._lock.release()
-        self._lock, self._log, self._changes, self._view, self.engine = lock, log, changes, view, engine
-        embedder.move(view.bundle)
+        self._lock, self._log, self._changes, self._snapshot, self.engine = (
+            lock,
+            log,
+            changes,
+            snapshot,
+            engine,
+        )
+        embedder.move(snapshot.bundle)
         self._embedder = embedder
         if engine is not None:
             self._flip(flip, engine)
@@ -348,7 +358,7 @@ class Store:
             raise PreconditionError("server", self._stale) from error
 
     def _check_space(self) -> None:
-        manifest = self._view.bundle.manifest
+        manifest = self._snapshot.bundle.manifest
         if manifest.vectors_are_trained:
             raise PreconditionError(
                 "bundle",
@@ -366,7 +376,7 @@ class Store:
         return record
 
     def _check_room(self, new: int, entering: bool = False) -> None:
-        waiting = len(self._view.added) + (0 if entering else len(self._held.items))
+        waiting = len(self._snapshot.added) + (0 if entering else len(self._held.items))
         if new and waiting + new > self._max_added:
             raise PreconditionError(
                 "bundle",

@@ -130,8 +130,8 @@ class AdditionHandler:
             if items:
                 who, terms = self._changes.who(context), self._terms(context)
                 result = await self._changes.add(bundle, items, who, why, terms)
-                told = zip(places, result.outcomes, result.revisions, result.held, strict=True)
-                for place, outcome, revision, reason in told:
+                done = zip(places, result.outcomes, result.revisions, result.held, strict=True)
+                for place, outcome, revision, reason in done:
                     outcomes[place], revisions[place], held[place] = outcome, revision, reason
         except AttributaryError as error:
             for place in places:

@@ -34,7 +34,7 @@ from .service import Context
 log = structlog.get_logger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
-MAX_IDS_TOLD: Final = 1_000
+MAX_IDS_LISTED: Final = 1_000
 _DEFAULT_CHANGES, _MAX_CHANGES = 100, 1_000
 # One turn of the event loop; longer means that it has stopped.
 _FLIP_S = 30.0
@@ -95,8 +95,10 @@ class Changes:
         """Let items that wait enter, or forget them; return the revision."""
         store = self.store(bundle)
         await asyncio.to_thread(store.release if enter else store.refuse, ids, who=who, why=why)
-        log.info("released" if enter else "refused", who=who, items=len(ids), revision=store.view.revision)
-        return store.view.revision
+        log.info(
+            "released" if enter else "refused", who=who, items=len(ids), revision=store.snapshot.revision
+        )
+        return store.snapshot.revision
 
     async def delete(
         self, bundle: str, selection: Selection, who: str, why: str, dry_run: bool
@@ -154,11 +156,11 @@ class AdminService:
             self._admission.release(1, len(data))
         return pb.DeleteItemsResponse(
             deleted_count=len(done.ids),
-            deleted_ids=done.ids[:MAX_IDS_TOLD],
-            already_deleted_ids=done.already[:MAX_IDS_TOLD],
-            unknown_ids=done.unknown[:MAX_IDS_TOLD],
+            deleted_ids=done.ids[:MAX_IDS_LISTED],
+            already_deleted_ids=done.already[:MAX_IDS_LISTED],
+            unknown_ids=done.unknown[:MAX_IDS_LISTED],
             revision=done.revision,
-            held_ids=done.held[:MAX_IDS_TOLD],
+            held_ids=done.held[:MAX_IDS_LISTED],
         ).SerializeToString()
 
     async def list_held(self, data: bytes, context: Context) -> bytes:
@@ -167,14 +169,14 @@ class AdminService:
         held = await asyncio.to_thread(lambda: self._changes.store(request.bundle).held)
         after = [record for record in held if record.at > request.after]
         return pb.ListHeldResponse(
-            items=[_held(record) for record in after[:MAX_IDS_TOLD]], more=len(after) > MAX_IDS_TOLD
+            items=[_held(record) for record in after[:MAX_IDS_LISTED]], more=len(after) > MAX_IDS_LISTED
         ).SerializeToString()
 
     async def decide_held(self, data: bytes, context: Context) -> bytes:
         """Let items that wait enter, or forget them."""
         request = translate.parse(pb.DecideHeldRequest, data)
-        if not 1 <= len(request.ids) <= MAX_IDS_TOLD:
-            raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_TOLD} ids, got {len(request.ids)}")
+        if not 1 <= len(request.ids) <= MAX_IDS_LISTED:
+            raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_LISTED} ids, got {len(request.ids)}")
         who = self._changes.who(context)
         await self._admission.wait(len(data))
         try:
@@ -267,5 +269,5 @@ def _change(entry: Entry) -> pb.Change:
         why=entry.why,
         what=entry.what,
         item_count=len(entry.ids),
-        item_ids=entry.ids[:MAX_IDS_TOLD],
+        item_ids=entry.ids[:MAX_IDS_LISTED],
     )

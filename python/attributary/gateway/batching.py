@@ -140,6 +140,8 @@ class Batcher:
             outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
             if outcomes:
                 _post(self._loop, outcomes)
+            # Else pictures stay here until the next ones come.
+            del batch, outcomes
 
     def _run_here(self, seen: int, turns: int) -> None:
         """Run a batch, unless calls are still being taken: each brings some more within a turn or two of the loop."""
@@ -186,7 +188,7 @@ class Batcher:
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))
         except DeadlineError as error:
-            return [(job, error) for job in batch]
+            return [(job, of_engine(error, self._name)) for job in batch]
         except UnavailableError as error:
             # The reason names machines of the inside: it is for the log. Alone, no query would fare better.
             log.warning("the index behind this server is away", queue=self._name, reason=str(error))

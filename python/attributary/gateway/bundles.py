@@ -205,7 +205,7 @@ async def _check_there(engine: Preparer, timeout_s: float) -> None:
 
 def _served(registry: Registry, served: Served) -> pb.ServedBundle:
     engine = served.pipeline.engine
-    view, manifest = engine.view, engine.bundle.manifest
+    snapshot, manifest = engine.snapshot, engine.bundle.manifest
     held, mapped = footprint(engine)
     return pb.ServedBundle(
         bundle_id=manifest.bundle_id,
@@ -214,8 +214,8 @@ def _served(registry: Registry, served: Served) -> pb.ServedBundle:
         state=pb.ServedBundle.DRAINING if served.draining else pb.ServedBundle.SERVING,
         draining_s=max(0.0, served.until - monotonic()) if served.draining else 0.0,
         path=str(engine.bundle.directory),
-        revision=view.revision,
-        item_count=view.item_count,
+        revision=snapshot.revision,
+        item_count=snapshot.item_count,
         memory_bytes=held,
         mapped_bytes=mapped,
         calls=served.pipeline.calls,

@@ -119,6 +119,10 @@ class Call:
             self.failure = failure
             self._task.cancel()
 
+    def over(self) -> None:
+        """Let the task go: it keeps how it ended, and that this call."""
+        self._task = None
+
 
 class Front:
     """Makes gRPC handlers of methods. `drain` refuses new calls; `cut` ends those that run as UNAVAILABLE."""
@@ -225,7 +229,7 @@ class Front:
             failure = call.failure
             code = code_name(failure)
         except aio.BaseError:
-            # A message could not be sent: whoever it was for has gone.
+            # A message could not be sent: the caller has gone.
             code = "CANCELLED"
             raise asyncio.CancelledError from None
         except Exception as error:
@@ -250,6 +254,7 @@ class Front:
 
     def _leave(self, call: Call, kind: Kind) -> None:
         del self._running[call]
+        call.over()
         if kind.access != "open":
             self._busy -= 1
             if self._busy == 0:
@@ -346,7 +351,7 @@ def report(name: str, error: Exception) -> Exception:
     """Log what went wrong with a call, and return the error that its caller may see."""
     if is_expected(error):
         # An overloaded server must not spend its time on telling so; the metrics count it.
-        tell = log.debug if isinstance(error, OverloadedError) else log.warning
+        log_it = log.debug if isinstance(error, OverloadedError) else log.warning
         # The kind and the field, not the text: messages can quote what a caller sent.
-        tell("refused", method=name, code=code_name(error), field=getattr(error, "field", None))
+        log_it("refused", method=name, code=code_name(error), field=getattr(error, "field", None))
     return presentable(error, name)

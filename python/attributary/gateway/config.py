@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, cast, get_type_hints
+from typing import NamedTuple, TypeAlias, TypeVar, cast, get_type_hints
 
 from attributary.errors import InvalidArgumentError
 
@@ -16,241 +16,156 @@ Value: TypeAlias = bool | int | float | str | Path | None
 
 ENVIRONMENT_PREFIX = "ATTRIBUTARY_"
 _UI_PORT = 8080
+T = TypeVar("T")
+
+
+def _setting(default: T, help: str) -> T:
+    """A field with the words that `attributary serve --help` has for it."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Settings of one gateway process. Times are in the unit that the name ends with."""
 
-    host: str = field(
-        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0 for every interface"}
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
+    port: int = _setting(50051, "port of the gRPC service; 0 picks a free one")
+    metrics_port: int = _setting(9464, "port of the Prometheus page; 0 picks a free one, -1 turns it off")
+    http_port: int = _setting(
+        -1, "port of HTTP and JSON beside gRPC; 0 picks a free one, -1 turns it off; needs attributary[http]"
     )
-    port: int = field(default=50051, metadata={"help": "port of the gRPC service; 0 picks a free one"})
-    metrics_port: int = field(
-        default=9464, metadata={"help": "port of the Prometheus page; 0 picks a free one, -1 turns it off"}
+    http_hosts: str = _setting(
+        "",
+        "names, with commas between, that HTTP answers to; default: any, or only this machine's where the "
+        "server listens to this machine alone",
     )
-    http_port: int = field(
-        default=-1,
-        metadata={
-            "help": "port of HTTP and JSON beside gRPC; 0 picks a free one, -1 turns it off; needs attributary[http]"
-        },
+    ui: bool = _setting(False, "a page to look at, on the port of HTTP (8080 if off)")
+    ui_report: Path | None = _setting(
+        None, "report.html of a run of `attributary score`, for a tab of the page"
     )
-    http_hosts: str = field(
-        default="",
-        metadata={
-            "help": "names, with commas between, that HTTP answers to; default: any, or only this machine's where the "
-            "server listens to this machine alone"
-        },
+    ui_generator: Path | None = _setting(
+        None, "folder of `attributary-train subject export`, for a tab that generates and attributes"
     )
-    ui: bool = field(default=False, metadata={"help": "a page to look at, on the port of HTTP (8080 if off)"})
-    ui_report: Path | None = field(
-        default=None, metadata={"help": "report.html of a run of `attributary score`, for a tab of the page"}
+    processes: int = _setting(
+        1, "processes that answer on the same ports and share the mapped vectors; Linux. Limits hold in each"
     )
-    ui_generator: Path | None = field(
-        default=None,
-        metadata={
-            "help": "folder of `attributary-train subject export`, for a tab that generates and attributes"
-        },
+    max_batch: int = _setting(32, "embeddings that are searched together at most")
+    max_encode_batch: int = _setting(8, "pictures that are encoded together at most; a GPU wants more")
+    max_delay_ms: float = _setting(0.0, "how long an idle engine waits for a batch to fill; 0 never waits")
+    encode_workers: int = _setting(
+        0, "engine threads for pictures; 0 is one a core, right for encoders of one thread"
     )
-    processes: int = field(
-        default=1,
-        metadata={
-            "help": "processes that answer on the same ports and share the mapped vectors; Linux. Limits hold in each"
-        },
+    search_workers: int = _setting(1, "engine threads for embeddings, which never queue behind pictures")
+    prepare_threads: int = _setting(
+        0, "threads that decode, resize and tokenise for one caller; 0 is one a core. One more is for others"
     )
-    max_batch: int = field(default=32, metadata={"help": "embeddings that are searched together at most"})
-    max_encode_batch: int = field(
-        default=8, metadata={"help": "pictures that are encoded together at most; a GPU wants more"}
+    decode_processes: int = _setting(
+        0,
+        "large or slow pictures of one caller that are decoded at once, each by its own process; 0 is one "
+        "for two cores, 2 at most. One more is for others",
     )
-    max_delay_ms: float = field(
-        default=0.0, metadata={"help": "how long an idle engine waits for a batch to fill; 0 never waits"}
+    pinned_s: float = _setting(
+        60.0, "how long a bundle that was replaced still answers those who name its id"
     )
-    encode_workers: int = field(
-        default=0,
-        metadata={"help": "engine threads for pictures; 0 is one a core, right for encoders of one thread"},
+    max_draining: int = _setting(4, "replaced bundles that are kept for that at most; each holds memory")
+    bundle_root: Path | None = _setting(
+        None, "folder below which LoadBundle finds bundles; default: those of the bundles served"
     )
-    search_workers: int = field(
-        default=1, metadata={"help": "engine threads for embeddings, which never queue behind pictures"}
+    remote_inflight: int = _setting(
+        4, "batches of one queue that are under way at once to an engine on the network"
     )
-    prepare_threads: int = field(
-        default=0,
-        metadata={
-            "help": "threads that decode, resize and tokenise for one caller; 0 is one a core. One more is for others"
-        },
+    remote_timeout_s: float = _setting(
+        10.0, "how long an engine on the network may take; then it counts as away"
     )
-    decode_processes: int = field(
-        default=0,
-        metadata={
-            "help": "large or slow pictures of one caller that are decoded at once, each by its own process; 0 is one "
-            "for two cores, 2 at most. One more is for others"
-        },
+    remote_poll_s: float = _setting(1.0, "how often an engine on the network is looked after")
+    remote_follow: bool = _setting(
+        True, "serve the bundle that the engine on the network serves, as it changes"
     )
-    pinned_s: float = field(
-        default=60.0,
-        metadata={"help": "how long a bundle that was replaced still answers those who name its id"},
+    permits: int = _setting(256, "queries inside the server at once; one more is RESOURCE_EXHAUSTED")
+    max_inflight_bytes: int = _setting(512 << 20, "bytes of requests inside the server at once")
+    max_message_bytes: int = _setting(0, "largest gRPC message; 0 is the largest encoded picture and 1 MiB")
+    single_share: float = _setting(
+        0.25, "part of permits and bytes that streams and batches leave to single calls"
     )
-    max_draining: int = field(
-        default=4, metadata={"help": "replaced bundles that are kept for that at most; each holds memory"}
+    max_wait_s: float = _setting(0.5, "how long a call may wait to be taken; beyond it, calls are refused")
+    max_streams: int = _setting(32, "streams that are open at once")
+    max_connections: int = _setting(1024, "connections that are open at once")
+    max_connection_calls: int = _setting(
+        100, "calls at once on one connection; its client holds the others back"
     )
-    bundle_root: Path | None = field(
-        default=None,
-        metadata={
-            "help": "folder below which LoadBundle finds bundles; default: those of the bundles served"
-        },
+    max_connection_idle_s: float = _setting(300.0, "how long a connection may be without a call")
+    max_connection_age_s: float = _setting(
+        3600.0, "when a connection takes no new calls; what runs on it may take as long again"
     )
-    remote_inflight: int = field(
-        default=4,
-        metadata={"help": "batches of one queue that are under way at once to an engine on the network"},
+    receive_s: float = _setting(20.0, "how long the message of a call may take to arrive")
+    call_s: float = _setting(60.0, "how long an answer may take where the caller sets no deadline")
+    stream_idle_s: float = _setting(300.0, "how long a stream may neither send nor take anything")
+    read_ahead: int = _setting(16, "messages of one stream that are read before their results are written")
+    drain_s: float = _setting(30.0, "how long running calls may take after SIGTERM before they are cut")
+    drain_notice_s: float = _setting(0.0, "how long health says NOT_SERVING before new calls are refused")
+    tls_cert: Path | None = _setting(None, "PEM file of the server's certificate chain; turns TLS on")
+    tls_key: Path | None = _setting(None, "PEM file of the server's private key")
+    tls_client_ca: Path | None = _setting(
+        None, "PEM file of the authorities that client certificates must come from"
     )
-    remote_timeout_s: float = field(
-        default=10.0, metadata={"help": "how long an engine on the network may take; then it counts as away"}
+    metrics_tls: bool = _setting(False, "serve the Prometheus page over the same TLS, mutual if that is")
+    tokens_file: Path | None = _setting(
+        None, "file of accepted bearer tokens, one a line; # starts a comment"
     )
-    remote_poll_s: float = field(
-        default=1.0, metadata={"help": "how often an engine on the network is looked after"}
+    admin_tokens_file: Path | None = _setting(
+        None, "file of admin tokens, NAME TOKEN a line; turns the admin service on"
     )
-    remote_follow: bool = field(
-        default=True,
-        metadata={"help": "serve the bundle that the engine on the network serves, as it changes"},
+    jwt_jwks: str = _setting(
+        "",
+        "JWKS file, or its https address: signed tokens (JWT) by these keys are accepted; needs "
+        "attributary[jwt]",
     )
-    permits: int = field(
-        default=256, metadata={"help": "queries inside the server at once; one more is RESOURCE_EXHAUSTED"}
+    jwt_issuer: str = _setting("", "issuer (iss) that signed tokens must name")
+    jwt_audience: str = _setting("", "audience (aud) that signed tokens must name")
+    jwt_roles_claim: str = _setting(
+        "roles", "claim that holds a signed token's roles; without it: query, embeddings, read-items"
     )
-    max_inflight_bytes: int = field(
-        default=512 << 20, metadata={"help": "bytes of requests inside the server at once"}
+    redact: str = _setting(
+        "", "what answers hide from callers without the role read-items: of uri,caption,creator"
     )
-    max_message_bytes: int = field(
-        default=0, metadata={"help": "largest gRPC message; 0 is the largest encoded picture and 1 MiB"}
+    query_log: Path | None = _setting(None, "folder for a log of queries and their answers; off without it")
+    query_log_days: int = _setting(30, "how long a day of the query log is kept")
+    query_log_prompts: bool = _setting(
+        False, "keep prompts in the query log; else only whether there was one"
     )
-    single_share: float = field(
-        default=0.25,
-        metadata={"help": "part of permits and bytes that streams and batches leave to single calls"},
+    contributed_caption_weight: float = _setting(
+        0.25, "part of the way that a contribution's caption moves it from where its picture stands"
     )
-    max_wait_s: float = field(
-        default=0.5, metadata={"help": "how long a call may wait to be taken; beyond it, calls are refused"}
+    contributed_items_a_day: int = _setting(
+        100, "additions of one contributor in 24 hours, unless its line has items="
     )
-    max_streams: int = field(default=32, metadata={"help": "streams that are open at once"})
-    max_connections: int = field(default=1024, metadata={"help": "connections that are open at once"})
-    max_connection_calls: int = field(
-        default=100, metadata={"help": "calls at once on one connection; its client holds the others back"}
+    writer: bool = _setting(
+        True,
+        "with the admin service: be the one writer of the bundles; else follow whoever is, and only load "
+        "and turn bundles",
     )
-    max_connection_idle_s: float = field(
-        default=300.0, metadata={"help": "how long a connection may be without a call"}
+    receipt_key_file: Path | None = _setting(
+        None,
+        "PEM file of Ed25519 keys, the first of which signs the receipts that callers ask for; needs "
+        "attributary[receipts]",
     )
-    max_connection_age_s: float = field(
-        default=3600.0,
-        metadata={"help": "when a connection takes no new calls; what runs on it may take as long again"},
+    max_added_items: int = _setting(
+        100_000, "added items that may wait for a compaction; one by one searched"
     )
-    receive_s: float = field(
-        default=20.0, metadata={"help": "how long the message of a call may take to arrive"}
+    follow_poll_s: float = _setting(
+        0.5, "how often the bundle's changes by another process are looked for; 0: never"
     )
-    call_s: float = field(
-        default=60.0, metadata={"help": "how long an answer may take where the caller sets no deadline"}
+    tracing: bool = _setting(
+        False, "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
     )
-    stream_idle_s: float = field(
-        default=300.0, metadata={"help": "how long a stream may neither send nor take anything"}
+    thumbnails: str = _setting(
+        "callers",
+        "who sees the pictures of items that a bundle may hold: callers (whoever may ask) or nobody",
     )
-    read_ahead: int = field(
-        default=16, metadata={"help": "messages of one stream that are read before their results are written"}
-    )
-    drain_s: float = field(
-        default=30.0, metadata={"help": "how long running calls may take after SIGTERM before they are cut"}
-    )
-    drain_notice_s: float = field(
-        default=0.0, metadata={"help": "how long health says NOT_SERVING before new calls are refused"}
-    )
-    tls_cert: Path | None = field(
-        default=None, metadata={"help": "PEM file of the server's certificate chain; turns TLS on"}
-    )
-    tls_key: Path | None = field(default=None, metadata={"help": "PEM file of the server's private key"})
-    tls_client_ca: Path | None = field(
-        default=None, metadata={"help": "PEM file of the authorities that client certificates must come from"}
-    )
-    metrics_tls: bool = field(
-        default=False, metadata={"help": "serve the Prometheus page over the same TLS, mutual if that is"}
-    )
-    tokens_file: Path | None = field(
-        default=None, metadata={"help": "file of accepted bearer tokens, one a line; # starts a comment"}
-    )
-    admin_tokens_file: Path | None = field(
-        default=None,
-        metadata={"help": "file of admin tokens, NAME TOKEN a line; turns the admin service on"},
-    )
-    jwt_jwks: str = field(
-        default="",
-        metadata={
-            "help": "JWKS file, or its https address: signed tokens (JWT) by these keys are accepted; needs "
-            "attributary[jwt]"
-        },
-    )
-    jwt_issuer: str = field(default="", metadata={"help": "issuer (iss) that signed tokens must name"})
-    jwt_audience: str = field(default="", metadata={"help": "audience (aud) that signed tokens must name"})
-    jwt_roles_claim: str = field(
-        default="roles",
-        metadata={
-            "help": "claim that holds a signed token's roles; without it: query, embeddings, read-items"
-        },
-    )
-    redact: str = field(
-        default="",
-        metadata={
-            "help": "what answers hide from callers without the role read-items: of uri,caption,creator"
-        },
-    )
-    query_log: Path | None = field(
-        default=None, metadata={"help": "folder for a log of queries and their answers; off without it"}
-    )
-    query_log_days: int = field(default=30, metadata={"help": "how long a day of the query log is kept"})
-    query_log_prompts: bool = field(
-        default=False, metadata={"help": "keep prompts in the query log; else only whether there was one"}
-    )
-    contributed_caption_weight: float = field(
-        default=0.25,
-        metadata={
-            "help": "part of the way that a contribution's caption moves it from where its picture stands"
-        },
-    )
-    contributed_items_a_day: int = field(
-        default=100, metadata={"help": "additions of one contributor in 24 hours, unless its line has items="}
-    )
-    writer: bool = field(
-        default=True,
-        metadata={
-            "help": "with the admin service: be the one writer of the bundles; else follow whoever is, and only load "
-            "and turn bundles"
-        },
-    )
-    receipt_key_file: Path | None = field(
-        default=None,
-        metadata={
-            "help": "PEM file of Ed25519 keys, the first of which signs the receipts that callers ask for; needs "
-            "attributary[receipts]"
-        },
-    )
-    max_added_items: int = field(
-        default=100_000, metadata={"help": "added items that may wait for a compaction; one by one searched"}
-    )
-    follow_poll_s: float = field(
-        default=0.5,
-        metadata={"help": "how often the bundle's changes by another process are looked for; 0: never"},
-    )
-    tracing: bool = field(
-        default=False,
-        metadata={
-            "help": "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
-        },
-    )
-    thumbnails: str = field(
-        default="callers",
-        metadata={
-            "help": "who sees the pictures of items that a bundle may hold: callers (whoever may ask) or nobody"
-        },
-    )
-    reflection: bool = field(default=True, metadata={"help": "answer gRPC server reflection"})
-    event_loop: str = field(default="uvloop", metadata={"help": "uvloop or asyncio"})
-    log_format: str = field(default="json", metadata={"help": "json or console"})
-    log_level: str = field(
-        default="info", metadata={"help": "debug (one line a request), info, warning or error"}
-    )
+    reflection: bool = _setting(True, "answer gRPC server reflection")
+    event_loop: str = _setting("uvloop", "uvloop or asyncio")
+    log_format: str = _setting("json", "json or console")
+    log_level: str = _setting("info", "debug (one line a request), info, warning or error")
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

@@ -71,9 +71,9 @@ def is_expected(error: BaseException) -> bool:
 
 
 def presentable(error: Exception, where: str) -> Exception:
-    """Return an error fit for the caller; a defect is logged and hidden behind a reference."""
+    """Return an error fit for the caller, without frames; a defect is logged and hidden behind a reference."""
     if is_expected(error) or isinstance(error, DefectError):
-        return error
+        return _without_frames(error)
     return _defect(error, where)
 
 
@@ -84,7 +84,7 @@ def of_engine(error: Exception, where: str) -> Exception:
     server and never the caller's fault; only what says "not now" passes.
     """
     if isinstance(error, DeadlineError | OverloadedError | UnavailableError | DefectError):
-        return error
+        return _without_frames(error)
     return _defect(error, where)
 
 
@@ -145,6 +145,17 @@ def _defect(error: Exception, where: str) -> DefectError:
     defect = DefectError()
     log.error("defect", where=where, reference=defect.reference, exc_info=error)
     return defect
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Forget where an error was raised.
+
+    A future, or the frame that answers, keeps the error; the error keeps the frames that it came through, these
+    keep the future, the message and the picture. Such a circle stays until the garbage collector comes: some
+    hundred MB of refused pictures, in memory that each next message has to ask the system for.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _detail(error: Exception) -> Message | None:

@@ -202,6 +202,8 @@ class FairPool:
                 if self._closed:
                     # Others may wait for what this caller was not allowed before.
                     self._changed.notify_all()
+            # Else a picture stays here until the next one comes.
+            del taken
 
     def _take(self) -> _Work | None:
         """Wait for work that may begin, and take it; None at the end."""

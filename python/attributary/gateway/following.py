@@ -51,7 +51,7 @@ class Following:
         self._followers: dict[int, Follower] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._refused: dict[str, float] = {}  # id of a bundle that could not be opened -> when to try again
-        self._told: bool | None = None
+        self._was_following: bool | None = None
         self._publish()
 
     @property
@@ -85,8 +85,8 @@ class Following:
             if wanted and due and self._reopen:
                 self._opening[key] = asyncio.create_task(self._open(key, follower, self._reopen))
         following = self.status.behind_s <= LATE_S and self.status.state != "damaged"
-        if following != self._told:
-            self._told = following
+        if following != self._was_following:
+            self._was_following = following
             await self._say(following)
 
     async def close(self) -> None:
@@ -113,8 +113,8 @@ class Following:
 
     def _note(self, before: Status, now: Status) -> None:
         if now.state != before.state:
-            tell = log.info if now.state == "following" else log.warning
-            tell("the bundle's changes", state=now.state, revision=now.revision, reason=now.reason)
+            report = log.info if now.state == "following" else log.warning
+            report("the bundle's changes", state=now.state, revision=now.revision, reason=now.reason)
 
     def _publish(self) -> None:
         watch = self._metrics.watch

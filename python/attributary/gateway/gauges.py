@@ -46,7 +46,7 @@ def watch_server(
     metrics.watch(
         "attributary_delta_revision",
         "Revision of the bundle that is served: grows with every change.",
-        lambda: registry.current.engine.view.revision,
+        lambda: registry.current.engine.snapshot.revision,
     )
     metrics.watch(
         "attributary_unfinished_messages", "Messages that are on their way in.", lambda: receiver.unfinished
@@ -72,11 +72,11 @@ def publish_served(metrics: Metrics, registry: Registry) -> None:
     facts = []
     for served in registry.bundles:
         manifest = served.pipeline.engine.bundle.manifest
-        told = {
+        about = {
             "bundle_id": manifest.bundle_id,
             "version": manifest.version,
             "encoder": manifest.encoder.name,
             "index": manifest.index.factory,
         }
-        facts += [{"alias": alias, **told} for alias in registry.aliases_of(served)]
+        facts += [{"alias": alias, **about} for alias in registry.aliases_of(served)]
     metrics.serving(facts)

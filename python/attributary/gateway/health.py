@@ -53,12 +53,12 @@ class Health:
         """How a service is, now and whenever that changes; does not end by itself."""
         data = await call.read()
         service = translate.parse(pb.HealthCheckRequest, data or b"").service
-        told = None
+        sent = None
         while True:
             changed = self._changed
             status = self._statuses.get(service, pb.HealthCheckResponse.SERVICE_UNKNOWN)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 await call.write(_reply(status))
             else:
                 await changed.wait()

@@ -116,7 +116,7 @@ def jwt_reader(config: GatewayConfig) -> JwtReader | None:
     for name in ("jwt_issuer", "jwt_audience"):
         if not getattr(config, name):
             raise InvalidArgumentError(
-                name, "must be given with jwt_jwks: a token for somebody else is none for you"
+                name, "must be given with jwt_jwks: a token that was made for another service is not accepted"
             )
     try:
         import jwt  # noqa: F401
@@ -170,7 +170,7 @@ class _Fetched:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme != "https" and not is_loopback(parts.netloc):
             raise InvalidArgumentError(
-                "jwt_jwks", "must be https: whoever changes the keys on the way is anybody"
+                "jwt_jwks", "must be https: over plain http anybody on the way could change the keys"
             )
         self._url = url
         self._keys = self._fetch()

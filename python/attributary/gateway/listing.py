@@ -9,7 +9,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
@@ -20,21 +20,21 @@ _CHUNK = 8_192
 _MAX_SEARCH = 200
 
 
-def items(view: View, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
+def items(snapshot: Snapshot, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
     """Return one page of items by ascending id; raises InvalidArgumentError naming the field."""
     size = _size(request)
     after = _id_of(request.page_token) if request.page_token else None
-    table = view.bundle.items
+    table = snapshot.bundle.items
     wanted = None
     if request.creator:
         wanted = table.creator_codes.get(request.creator)
         if wanted is None:
             raise InvalidArgumentError("creator", f"no item has the creator {request.creator[:80]!r}")
-    holds = _search(view, request.search) if request.search else None
+    holds = _search(snapshot, request.search) if request.search else None
     found: list[int] = []
     # A whole page and one more say whether there are more; without a condition the first chunk has them.
     for chunk in table.rows_by_id(after, size + 1 if wanted is None and holds is None else _CHUNK):
-        rows = chunk if view.alive is None else chunk[view.alive[chunk]]
+        rows = chunk if snapshot.alive is None else chunk[snapshot.alive[chunk]]
         if wanted is not None:
             rows = rows[table.creator_of_row[rows] == wanted]
         if holds is not None:
@@ -42,18 +42,18 @@ def items(view: View, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
         found += rows[: size + 1 - len(found)].tolist()
         if len(found) > size:
             break
-    page = [translate.item_of_row(view, row) for row in found[:size]]
+    page = [translate.item_of_row(snapshot, row) for row in found[:size]]
     return pb.ListItemsResponse(
         items=page, next_page_token=_token(str(page[-1].id)) if len(found) > size else ""
     )
 
 
-def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResponse:
+def creators(snapshot: Snapshot, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResponse:
     """Return one page of creators by name; raises InvalidArgumentError naming the field."""
     size = _size(request)
     text = _text(request.search)
     after = _key_of(request.page_token) if request.page_token else None
-    table, counts = view.bundle.items, view.filters.creators
+    table, counts = snapshot.bundle.items, snapshot.filters.creators
     found = heapq.nsmallest(
         size + 1,
         (
@@ -62,7 +62,7 @@ def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResp
             if counts[code] and (after is None or name > after) and text in name.lower()
         ),
     )
-    first = _first_rows(view, len(counts))
+    first = _first_rows(snapshot, len(counts))
     page = [
         pb.Creator(
             name=name,
@@ -77,19 +77,19 @@ def creators(view: View, request: pb.ListCreatorsRequest) -> pb.ListCreatorsResp
     )
 
 
-def _first_rows(view: View, codes: int) -> NDArray[np.int64]:
+def _first_rows(snapshot: Snapshot, codes: int) -> NDArray[np.int64]:
     """The first row of each creator that has not been deleted, int64 [codes]."""
-    of_row = view.bundle.items.creator_of_row
-    rows = np.arange(len(of_row)) if view.alive is None else np.flatnonzero(view.alive)
+    of_row = snapshot.bundle.items.creator_of_row
+    rows = np.arange(len(of_row)) if snapshot.alive is None else np.flatnonzero(snapshot.alive)
     first = np.zeros(codes, np.int64)
     # Of values for one place the last stays: from behind, that is the first.
     first[of_row[rows[::-1]]] = rows[::-1]
     return first
 
 
-def _search(view: View, search: str) -> NDArray[np.bool_]:
+def _search(snapshot: Snapshot, search: str) -> NDArray[np.bool_]:
     """Which rows hold a text in caption or creator, whatever its case; bool [N]."""
-    table, text = view.bundle.items, _text(search)
+    table, text = snapshot.bundle.items, _text(search)
     holds = table.rows_with(text)
     named = np.array([text in name.lower() for name in table.creator_names])
     return np.asarray(holds | named[table.creator_of_row])

@@ -51,13 +51,13 @@ def available() -> int | None:
 
 def footprint(engine: Preparer) -> Footprint:
     """Account for an engine: its items always; encoder, index and vectors where it computes in this process."""
-    view = engine.view
-    bundle, index = view.bundle, view.bundle.manifest.index
+    snapshot = engine.snapshot
+    bundle, index = snapshot.bundle, snapshot.bundle.manifest.index
     held = bundle.items.nbytes
     # Added vectors are kept in fp16 and in float32.
-    held += 3 * view.added.nbytes
-    if view.alive is not None:
-        held += view.alive.nbytes
+    held += 3 * snapshot.added.nbytes
+    if snapshot.alive is not None:
+        held += snapshot.alive.nbytes
     if not isinstance(engine, Engine):
         return Footprint(held, 0)
     held += round(index.bytes_per_item * len(bundle.vectors))

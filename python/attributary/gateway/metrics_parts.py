@@ -34,7 +34,7 @@ class _Part(socketserver.ThreadingUnixStreamServer):
 
 
 def show(registry: CollectorRegistry, path: Path) -> Callable[[], None]:
-    """Tell a registry to whoever connects to a socket at `path`; return what ends that."""
+    """Send a registry to every process that connects to the socket at `path`; return what ends that."""
     path.unlink(missing_ok=True)
     part = _Part(path, registry)
     thread = threading.Thread(target=part.serve_forever, name="metrics", daemon=True)

@@ -85,9 +85,9 @@ class Serve(Protocol):
         ...
 
 
-def announce(told: dict[str, Any]) -> None:
+def announce(facts: dict[str, Any]) -> None:
     """Print the line that says that a server is ready."""
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 
@@ -144,7 +144,7 @@ class _House:
     children: dict[int, _Child] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)  # in a row
     due: dict[int, float] = field(default_factory=dict)  # when one is started again
-    told: bool = False
+    announced: bool = False
     draining: bool = False
     status: int = 0
 
@@ -189,21 +189,21 @@ class _House:
 
     def _hear(self, child: _Child) -> None:
         try:
-            told = child.pipe.recv()
+            ready = child.pipe.recv()
         except EOFError:
             child.process.join()
             return
         child.ready_at = monotonic()
         log.info("a process is ready", process=child.member.number, pid=child.process.pid)
-        if self.told or self.draining:
+        if self.announced or self.draining:
             return
         if child.member.writes:
             for member in self.members[1:]:
                 self._start(member)
         if all(other.ready_at for other in self.children.values()):
-            self.told = True
+            self.announced = True
             pids = [self.children[member.number].process.pid for member in self.members]
-            announce({**told, "metrics_port": self.metrics_port, "pids": pids})
+            announce({**ready, "metrics_port": self.metrics_port, "pids": pids})
 
     def _ended(self, child: _Child) -> None:
         number = child.member.number
@@ -218,7 +218,7 @@ class _House:
         steady = child.ready_at and monotonic() - child.ready_at > _STEADY_S
         failures = self.failures[number] = 1 if steady else self.failures.get(number, 0) + 1
         code = child.process.exitcode
-        if not self.told or failures > len(_WAIT_S):
+        if not self.announced or failures > len(_WAIT_S):
             log.error("a process cannot be kept, the server ends", process=number, status=code)
             self.status = code if code and code > 0 else _STATUS_FAILED
             self._drain()

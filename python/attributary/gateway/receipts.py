@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from attributary.attribution.types import Attribution
 from attributary.errors import PreconditionError, UnavailableError
-from attributary.receipts.statement import Asked, answer_statement, bundle_facts
+from attributary.receipts.statement import QueryFacts, answer_statement, bundle_facts
 from attributary.v1 import attribution_pb2 as pb
 
 from .pipeline import Pipeline
@@ -40,13 +40,13 @@ class Receipts:
                 "options.receipt", "this server signs no receipts; start it with --receipt-key-file"
             )
 
-    async def sign(self, pipeline: Pipeline, answer: Attribution, asked: Asked) -> bytes:
+    async def sign(self, pipeline: Pipeline, answer: Attribution, query: QueryFacts) -> bytes:
         """Return the receipt of an answer that was asked for with digests."""
         assert self._keys is not None
         assert answer.picture is not None
         if pipeline not in self._bundles:
             self._bundles[pipeline] = bundle_facts(pipeline.engine.bundle.manifest)
-        return await asyncio.to_thread(_sign, self._keys.value, answer, self._bundles[pipeline], asked)
+        return await asyncio.to_thread(_sign, self._keys.value, answer, self._bundles[pipeline], query)
 
     def list_keys(self) -> pb.ListReceiptKeysResponse:
         """The public keys, the one that signs first."""
@@ -59,8 +59,8 @@ class Receipts:
         )
 
 
-def _sign(keys: KeyFile, answer: Attribution, bundle: dict[str, Any], asked: Asked) -> bytes:
+def _sign(keys: KeyFile, answer: Attribution, bundle: dict[str, Any], query: QueryFacts) -> bytes:
     from attributary.receipts.envelope import seal
 
     assert answer.picture is not None
-    return seal(answer_statement(answer, answer.picture, bundle, asked), keys.signer)
+    return seal(answer_statement(answer, answer.picture, bundle, query), keys.signer)

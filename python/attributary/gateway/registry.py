@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.view import View
+from attributary.attribution.snapshot import Snapshot
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
 
@@ -52,7 +52,7 @@ class Served:
         math.inf
     )  # on the monotonic clock: when a draining bundle goes; infinity for one that serves
     successor: Served | None = None  # what took its place, if something did
-    inherited: View | None = None  # of the last successor: its deletions hold here, too
+    inherited: Snapshot | None = None  # of the last successor: its deletions hold here, too
     go: asyncio.Event = field(default_factory=asyncio.Event)  # a draining bundle that is set goes at once
     leaving: asyncio.Task[None] | None = None
 
@@ -234,9 +234,9 @@ class Registry:
         while following.successor is not None:
             compacted &= _compacted_from(following.successor) == following.bundle_id
             following = following.successor
-        if following is served or following.pipeline.engine.view is served.inherited:
+        if following is served or following.pipeline.engine.snapshot is served.inherited:
             return True
-        served.inherited = following.pipeline.engine.view
+        served.inherited = following.pipeline.engine.snapshot
         if inherit_deletions(served.pipeline.engine, served.inherited, compacted):
             return True
         del self._bundles[served.bundle_id]

@@ -219,7 +219,8 @@ class RemoteQueue:
         except DeadlineError as error:
             # Those whose own deadline has not passed were let down by the engine.
             late = UnavailableError(f"the engine did not answer within {self._timeout_s:g} s")
-            return [(job, error if monotonic() >= job.deadline else late) for job in batch]
+            own = of_engine(error, self._name)
+            return [(job, own if monotonic() >= job.deadline else late) for job in batch]
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], of_engine(error, self._name))]
@@ -258,7 +259,7 @@ class Watch:
         self._link, self._state, self._config = link, state, config
         self._current, self._turn, self._swap, self._report = current, turn, swap, report
         self._sound: Preparer | None = None
-        self._told = False
+        self._was_up = False
         self._refused = ""
         self._found: _Found | None = None
         self._swaps: set[asyncio.Task[None]] = set()
@@ -289,8 +290,8 @@ class Watch:
             up = False
         self._state.up = up
         # Not against the state from before: a queue may have seen the engine go first.
-        if up != self._told:
-            self._told = up
+        if up != self._was_up:
+            self._was_up = up
             log.info("the engine is there" if up else "the engine is gone")
             await self._turn(up)
         if up:

@@ -51,7 +51,7 @@ class Replies:
         for kept in (self._items, self._creators):
             if len(kept) > _KEPT:
                 kept.clear()
-        items, scored, ends = answer.view.bundle.items, answer.scored, answer.ends()
+        items, scored, ends = answer.snapshot.bundle.items, answer.scored, answer.ends()
 
         def of_item(row: int) -> bytes:
             return _same_item(items.facts(row))
@@ -67,7 +67,7 @@ class Replies:
             self._creators, of_creator, scored.creators[row], scored.creator_share[row],
             scored.creator_items[row], low, high,
             answer.prepared.top_creators, scored.diffuse[row], scored.withheld[row],
-            answer.flagged, answer.unjudged, answer.view.revision, self._same,
+            answer.flagged, answer.unjudged, answer.snapshot.revision, self._same,
         )  # fmt: skip
         return body + embedded(_RECEIPT, receipt) if receipt else body
 

@@ -67,19 +67,19 @@ async def _serve(
     # What is there now stays: garbage is looked for among what comes after it, which takes a fraction of the time.
     gc.collect()
     gc.freeze()
-    asked = asyncio.Event()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, stop.set)
     ready = {"ready": True, "port": gateway.port, "metrics_port": gateway.metrics_port}
     if gateway.http_port is not None:
         ready["http_port"] = gateway.http_port
     more.get("ready", announce)(ready)
     log.info("ready", bundle_id=gateway.registry.current.bundle_id, **ready)
-    await asked.wait()
+    await stop.wait()
     log.info("draining", inside=gateway.admission.in_use, grace_s=config.drain_s)
-    asked.clear()
+    stop.clear()
     draining = asyncio.create_task(gateway.drain())
-    impatient = asyncio.create_task(asked.wait())
+    impatient = asyncio.create_task(stop.wait())
     await asyncio.wait((draining, impatient), return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         # A second signal ends the grace.

@@ -14,7 +14,7 @@ import grpc
 
 from attributary.attribution.types import Options, Query
 from attributary.errors import InvalidArgumentError, NotFoundError
-from attributary.receipts.statement import Asked
+from attributary.receipts.statement import QueryFacts
 from attributary.v1 import attribution_pb2 as pb
 
 from . import callers, listing, tracing, translate
@@ -122,31 +122,31 @@ class AttributionService:
 
     def thumbnail(self, bundle_id: str, item_id: int) -> bytes | None:
         """An item's small picture as callers may see it; raises NotFoundError for an item that is not there."""
-        view = self.registry.find(bundle_id).pipeline.engine.view
-        return view.thumbnail(item_id) if self.config.thumbnails == "callers" else None
+        snapshot = self.registry.find(bundle_id).pipeline.engine.snapshot
+        return snapshot.thumbnail(item_id) if self.config.thumbnails == "callers" else None
 
     async def list_items(self, data: bytes, context: Context) -> bytes:
         """Training items by ascending id, a page at a time."""
         request = translate.parse(pb.ListItemsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await asyncio.to_thread(listing.items, pipeline.engine.view, request)
+            page = await asyncio.to_thread(listing.items, pipeline.engine.snapshot, request)
             return page.SerializeToString()
 
     async def list_creators(self, data: bytes, context: Context) -> bytes:
         """Creators by name, a page at a time."""
         request = translate.parse(pb.ListCreatorsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await asyncio.to_thread(listing.creators, pipeline.engine.view, request)
+            page = await asyncio.to_thread(listing.creators, pipeline.engine.snapshot, request)
             return page.SerializeToString()
 
     async def describe_bundle(self, data: bytes, context: Context) -> bytes:
         """What is served."""
         request = translate.parse(pb.DescribeBundleRequest, data)
         engine = self.registry.find(request.bundle_id).pipeline.engine
-        told = translate.describe(engine)
+        described = translate.describe(engine)
         if self.config.thumbnails == "callers":
-            told.thumbnail_count = len(engine.bundle.thumbnails or ())
-        return told.SerializeToString()
+            described.thumbnail_count = len(engine.bundle.thumbnails or ())
+        return described.SerializeToString()
 
     async def list_receipt_keys(self, data: bytes, context: Context) -> bytes:
         """The public keys of receipts."""
@@ -212,7 +212,7 @@ class AttributionService:
         """The receipt of an answer, empty where none was asked for."""
         if not options.digests:
             return b""
-        return await self.receipts.sign(pipeline, whole(answer), Asked(query.prompt, options.filter))
+        return await self.receipts.sign(pipeline, whole(answer), QueryFacts(query.prompt, options.filter))
 
     def _check_roles(self, query: pb.Query, options: pb.Options) -> None:
         """Raise PermissionDeniedError for what a caller may not ask: to choose an embedding, or to guess at names."""
@@ -243,8 +243,8 @@ class AttributionService:
         self.metrics.query("OK", answer.timings)
         tracing.add_phases(answer.timings, arrived)
         if with_timings:
-            told = translate.from_timings(answer.timings, milliseconds_since(arrived))
-            reply += embedded(_TIMINGS, told.SerializeToString())
+            timings = translate.from_timings(answer.timings, milliseconds_since(arrived))
+            reply += embedded(_TIMINGS, timings.SerializeToString())
         return reply
 
     def _noted(self, query: Query, reply: bytes) -> bytes:

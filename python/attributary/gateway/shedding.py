@@ -45,13 +45,13 @@ class Shedder:
         self._total = 0.0
         self._since = monotonic()
         self._task: asyncio.Task[None] | None = None
-        self._asked = asyncio.Event()
+        self._called = asyncio.Event()
 
     def admit(self, name: str) -> None:
         """Count a call of a caller; raises OverloadedError if it is to come back later."""
         self._recent[name] += 1
         self._total += 1
-        self._asked.set()
+        self._called.set()
         if self._total < _FEW:
             # So few calls make no queue: the machine is busy with something else.
             return
@@ -93,8 +93,8 @@ class Shedder:
             probe: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
             while True:
                 if not self.refused_part:
-                    self._asked.clear()
-                    await self._asked.wait()
+                    self._called.clear()
+                    await self._called.wait()
                     self._since = monotonic()
                 started = perf_counter()
                 call = asyncio.ensure_future(_ended(probe))

@@ -38,7 +38,7 @@ class CallTrace:
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
         self._tracer, self._span = tracer, span
-        self._told = 0
+        self._recorded = 0
 
     def add_phases(self, timings: Timings, arrived: float) -> None:
         """Add the phases of a query that arrived at `arrived` on perf_counter, end to end in the order of its way.
@@ -47,9 +47,9 @@ class CallTrace:
         """
         from opentelemetry.trace import set_span_in_context
 
-        if not self._span.is_recording() or self._told >= _MAX_QUERIES:
+        if not self._span.is_recording() or self._recorded >= _MAX_QUERIES:
             return
-        self._told += 1
+        self._recorded += 1
         parent = set_span_in_context(self._span)
         at = time_ns() - int((perf_counter() - arrived) * 1e9)
         for phase in PHASES:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.score import certainties
+from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import (
     PHASES,
     Filter,
@@ -22,7 +23,6 @@ from attributary.attribution.types import (
     Query,
     Timings,
 )
-from attributary.attribution.view import View
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
@@ -99,7 +99,7 @@ def from_timings(timings: Timings, total_ms: float) -> pb.Timings:
 
 def describe(engine: Preparer) -> pb.DescribeBundleResponse:
     """Return what the engine serves."""
-    view, manifest, limits = engine.view, engine.bundle.manifest, engine.limits
+    snapshot, manifest, limits = engine.snapshot, engine.bundle.manifest, engine.limits
     return pb.DescribeBundleResponse(
         bundle_id=manifest.bundle_id,
         bundle_version=manifest.version,
@@ -108,16 +108,16 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
         dim=manifest.encoder.dim,
         image_size=manifest.encoder.image_size,
         max_tokens=manifest.encoder.max_tokens,
-        item_count=view.item_count,
-        creator_count=view.creator_count,
+        item_count=snapshot.item_count,
+        creator_count=snapshot.creator_count,
         index=manifest.index.factory,
         recall_at_10=manifest.index.recall_at_10,
-        limits=write(pb.Limits, limits, max_top_creators=max(limits.max_top_k, view.candidate_count)),
-        revision=view.revision,
-        added_count=view.added_count,
-        deleted_count=view.deleted_count,
+        limits=write(pb.Limits, limits, max_top_creators=max(limits.max_top_k, snapshot.candidate_count)),
+        revision=snapshot.revision,
+        added_count=snapshot.added_count,
+        deleted_count=snapshot.deleted_count,
         calibration=_calibration(manifest),
-        candidates=view.candidate_count,
+        candidates=snapshot.candidate_count,
         encoder_digest=manifest.encoder.digest,
         names_in_prompts=manifest.names_in_prompts or "masked",
     )
@@ -138,14 +138,14 @@ def from_embedding(engine: Preparer, prepared: Prepared, vector: NDArray[np.floa
 
 def item(engine: Preparer, item_id: int) -> pb.Item:
     """Return one training item; raises DeletedError, NotFoundError."""
-    # One view: another may hold no such row.
-    view = engine.view
-    return item_of_row(view, view.row_of(item_id))
+    # One snapshot: another may hold no such row.
+    snapshot = engine.snapshot
+    return item_of_row(snapshot, snapshot.row_of(item_id))
 
 
-def item_of_row(view: View, row: int) -> pb.Item:
+def item_of_row(snapshot: Snapshot, row: int) -> pb.Item:
     """Return the training item of a row."""
-    items = view.bundle.items
+    items = snapshot.bundle.items
     return pb.Item(
         id=items.id_of(row),
         caption=items.caption(row),

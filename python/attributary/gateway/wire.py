@@ -46,7 +46,7 @@ def find_fault(data: bytes, kind: AnyDescriptor) -> tuple[str, str]:
 def check_outline(data: bytes | memoryview, kind: AnyDescriptor, counts: Mapping[str, int] = _NONE) -> None:
     """Raise InvalidArgumentError for what would cost much to parse, before it is parsed.
 
-    `counts` is how many of a repeated field there may be; far more are refused here, a few more by whoever parses.
+    `counts` is how many of a repeated field there may be; far more are refused here, a few more by the parser.
     `options` may have 1 MiB. A message that cannot be read passes: parsing it says what is wrong with it.
     """
     view, at = memoryview(data), 0

@@ -21,7 +21,7 @@ MAX_STEPS: Final = 200
 MAX_PROMPT_CHARS: Final = 4_000
 MAX_SEED: Final = 2**32 - 1
 MAX_GUIDANCE: Final = 20.0
-Told = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,13 @@ class Sampler:
         self._tokenizer.enable_truncation(self._tokens)
         self._tokenizer.enable_padding(length=self._tokens)
 
-    def picture(self, wish: Wish, told: Told | None = None) -> NDArray[np.uint8]:
-        """Return uint8 RGB [S, S, 3]; `told` hears (steps done, steps) after each, and may raise to end it."""
-        latents = self.latents(wish, told)
+    def picture(self, wish: Wish, progress: Progress | None = None) -> NDArray[np.uint8]:
+        """Return uint8 RGB [S, S, 3]; `progress` hears (steps done, steps) after each, and may raise to end it."""
+        latents = self.latents(wish, progress)
         pixels = self._decoder.run(["pixels"], {"latents": latents})[0][0]
         return np.ascontiguousarray(np.rint(pixels).astype(np.uint8).transpose(1, 2, 0))
 
-    def latents(self, wish: Wish, told: Told | None = None) -> NDArray[np.float32]:
+    def latents(self, wish: Wish, progress: Progress | None = None) -> NDArray[np.float32]:
         """Return float32 [1, C, h, w]: DDIM (Song et al., 2021) without added noise, guided away from the empty prompt
         (Ho and Salimans, 2022), as `attributary_train.subject.sample` draws them."""
         states = self._states(["", wish.prompt])
@@ -90,8 +90,8 @@ class Sampler:
             free, bound = self._denoiser.run(["noise"], feed)[0]
             noise = free + np.float32(wish.guidance) * (bound - free)
             x = self._moved(x, noise[None], t, t - stride)
-            if told is not None:
-                told(step + 1, wish.steps)
+            if progress is not None:
+                progress(step + 1, wish.steps)
         return x
 
     def _moved(

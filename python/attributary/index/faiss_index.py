@@ -24,7 +24,7 @@ class FaissIndex:
 
     def __init__(self, index: Any, nprobe: int = 0, threads: int | None = None) -> None:
         """`index` is a faiss.Index over inner products; `nprobe` the lists probed, or of a graph the items looked at
-        beside each other (efSearch), ignored where there is neither.
+        beside each other (efSearch), ignored where there is no such parameter.
 
         `threads` is what one search uses at most; None leaves it to OpenMP, which is right for large batches only:
         its threads spin between the searches of a server and take the cores from everything else.
@@ -44,7 +44,7 @@ class FaissIndex:
             # More than there are items is no fault: a compaction may leave few.
             if nprobe < 1:
                 raise ValueError(f"nprobe must be at least 1 in a graph, got {nprobe}")
-            # For whoever reads the file without a word of ours.
+            # For programs that read the file without this package.
             self._graph.hnsw.efSearch = nprobe
 
     @classmethod
@@ -130,7 +130,10 @@ class FaissIndex:
         if queries.shape != (len(queries), self._dim):
             raise ValueError(f"queries must be [B, {self._dim}], got {list(queries.shape)}")
         # What faiss.Index.search does, without looking at its arguments again: that takes as long as a small list.
-        distances, rows = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
+        distances, rows = (
+            np.empty((len(queries), count), np.float32),
+            np.empty((len(queries), count), np.int64),
+        )
         given, out, found = map(faiss.swig_ptr, (queries, distances, rows))
         self._index.search_c(len(queries), given, count, out, found, parameters)
         return rows

@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels: bytes that a stranger sent, in; uint8 RGB as a person would see it, out."""
+"""Encoded pictures to pixels: bytes that anybody sent, in; uint8 RGB as a person would see it, out."""
 
 from __future__ import annotations
 
@@ -56,16 +56,17 @@ def decode_walked(kind: Format, walked: Walked, max_pixels: int, field: str) -> 
             return np.ascontiguousarray(upright(pixels, orientation(walked.info or image.info)))
 
 
-def prepare_pixels(image: NDArray[np.uint8], size: int, *, field: str = "query.pixels") -> NDArray[np.uint8]:
+def prepare_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Scale the short side to `size` pixels (antialiased bicubic) and crop the centre.
 
-    `image` is uint8 RGB [H, W, 3]; returns uint8 [size, size, 3]. Raises `InvalidArgumentError` naming
-    `field` for any other dtype or shape.
+    `image` is uint8 RGB [H, W, 3]; returns uint8 [size, size, 3]. Raises `InvalidArgumentError` for any other
+    dtype or shape.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         shape = list(image.shape)
         raise InvalidArgumentError(
-            field, f"must be uint8 [height, width, 3] of at least one pixel, not {image.dtype} {shape}"
+            "query.pixels",
+            f"must be uint8 [height, width, 3] of at least one pixel, not {image.dtype} {shape}",
         )
     return resize_crop(image, size)
 

@@ -88,8 +88,8 @@ def read(
     decoded = perf_counter()
     prepared = prepare_pixels(pixels, size)
     resized = perf_counter()
-    told = pixels_digest(pixels) if digest else ""
-    return ReadPicture(prepared, (decoded - started) * 1e3, (resized - decoded) * 1e3, told)
+    pixels_sha256 = pixels_digest(pixels) if digest else ""
+    return ReadPicture(prepared, (decoded - started) * 1e3, (resized - decoded) * 1e3, pixels_sha256)
 
 
 class _Worker:

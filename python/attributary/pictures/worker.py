@@ -3,7 +3,7 @@
 Its argument is the memory that it may take beyond what it starts with, bytes. A request is a line of JSON and the
 picture's bytes; a reply is a line of JSON and, where all went well, the pixels uint8 [size, size, 3]. The process ends
 when its input does, or by SIGPROF when a picture takes more CPU time than it may, or as hostile bytes make it end;
-whoever feeds it is told by the signal.
+the process that feeds it sees the signal.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def main() -> None:
     os.nice(10)
     _limit_memory(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nobody's print gets between the replies
-    _tell(replies, {"ready": True})
+    os.dup2(2, 1)  # what a library prints does not get between the replies
+    _reply(replies, {"ready": True})
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         data = sys.stdin.buffer.read(request.pop("bytes"))
         signal.setitimer(signal.ITIMER_PROF, request.pop("cpu_s"))
         reply, pixels = answer(data, **request)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _tell(replies, reply, pixels)
+        _reply(replies, reply, pixels)
 
 
 def answer(
@@ -53,17 +53,17 @@ def answer(
         decoded = perf_counter()
         prepared = prepare_pixels(pixels, size)
         resized = perf_counter()
-        told = pixels_digest(pixels) if digest else ""
+        pixels_sha256 = pixels_digest(pixels) if digest else ""
     except InvalidArgumentError as error:
         return {"refused": error.message}, b""
     except MemoryError:
         limit = int(sys.argv[1]) >> 20
         return {"refused": f"needs more than {limit} MiB of memory to be decoded, the limit"}, b""
     timings = {"decode_ms": (decoded - started) * 1e3, "resize_ms": (resized - decoded) * 1e3}
-    return {**timings, "digest": told}, prepared.tobytes()
+    return {**timings, "digest": pixels_sha256}, prepared.tobytes()
 
 
-def _tell(replies: IO[bytes], reply: dict[str, Any], pixels: bytes = b"") -> None:
+def _reply(replies: IO[bytes], reply: dict[str, Any], pixels: bytes = b"") -> None:
     replies.write(json.dumps(reply).encode() + b"\n" + pixels)
     replies.flush()
 

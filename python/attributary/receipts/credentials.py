@@ -79,12 +79,12 @@ def read_receipt(picture: bytes) -> bytes:
             c2pa.Context.from_dict(_SETTINGS) as context,
             c2pa.Reader(_mime(picture), io.BytesIO(picture), context=context) as reader,
         ):
-            told = json.loads(reader.json())
+            store = json.loads(reader.json())
     except c2pa.C2paError as error:
         raise InvalidArgumentError(
             "picture", f"has no Content Credentials that can be read: {error}"
         ) from None
-    for assertion in told["manifests"][told["active_manifest"]].get("assertions", []):
+    for assertion in store["manifests"][store["active_manifest"]].get("assertions", []):
         receipt = (assertion.get("data") or {}).get("receipt") if assertion.get("label") == LABEL else None
         if isinstance(receipt, str):
             return receipt.encode()

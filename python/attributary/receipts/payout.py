@@ -1,7 +1,7 @@
 """From a run's creators' totals to a statement: who is paid what of a pool, and what becomes of the rest of it.
 
-A creator's part of the pool is the creator's part of the run: the total of the shares in pictures that are no
-strangers, divided by the number of answered pictures. What belongs to nobody stays with whoever pays.
+A creator's part of the pool is the creator's part of the run: the total of the shares in pictures that are not
+out of distribution, divided by the number of answered pictures. What belongs to nobody stays with whoever pays.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def payout(run: Path, terms: Terms) -> Payout:
         raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
     rows = table.to_pylist()
     names = [row["creator"] for row in rows]
-    if strangers := sorted(terms.excluded.difference(names, terms.brought)):
-        raise InvalidArgumentError("exclude_creator", f"the run has no creator {strangers[0][:80]!r}")
+    if unknown := sorted(terms.excluded.difference(names, terms.brought)):
+        raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
     weights = [max(Fraction(0), Fraction(row["share_in_distribution"])) for row in rows]
     rest = _rest(summary, answered - sum(weights, Fraction(0)))
     amounts = money.divide(terms.pool, [*weights, *rest.values()], terms.digits)
@@ -120,14 +120,14 @@ def read_brought(path: Path, currency: str) -> dict[str, Decimal]:
     """Return what a statement before (its payout.json) carried forward, by creator; raises InvalidArgumentError."""
     digits = money.digits_of(currency)
     try:
-        told = json.loads(path.read_bytes())
-        if told["currency"] != currency:
+        facts = json.loads(path.read_bytes())
+        if facts["currency"] != currency:
             raise InvalidArgumentError(
-                "brought_forward", f"{path} is in {told['currency']}, not in {currency}"
+                "brought_forward", f"{path} is in {facts['currency']}, not in {currency}"
             )
         return {
             line["creator"]: money.amount(line["due"], digits, "brought_forward")
-            for line in told["creators"]
+            for line in facts["creators"]
             if line["status"] == "carried forward"
         }
     except OSError as error:
@@ -199,12 +199,12 @@ def _bounded(terms: Terms, end: float, whole: Fraction) -> Decimal:
 def _rest(summary: Mapping[str, Any], rest: Fraction) -> dict[str, Fraction]:
     """What belongs to no creator, by why; shares are float32, so their sums miss 1 a little."""
     rest = max(Fraction(0), rest)
-    strangers = min(rest, Fraction(summary["out_of_distribution"]))
-    withheld = min(rest - strangers, Fraction(max(0.0, summary.get("withheld_share", 0.0))))
+    foreign = min(rest, Fraction(summary["out_of_distribution"]))
+    withheld = min(rest - foreign, Fraction(max(0.0, summary.get("withheld_share", 0.0))))
     return {
-        "nobody in particular": rest - strangers - withheld,
+        "nobody in particular": rest - foreign - withheld,
         "withheld: items deleted or filtered out": withheld,
-        "pictures that resemble nothing known": strangers,
+        "pictures that resemble nothing known": foreign,
     }
 
 
@@ -218,14 +218,14 @@ def _read(run: Path) -> tuple[dict[str, Any], pa.Table]:
     except ValueError:
         raise OutputError(_SUMMARY, "is not JSON") from None
     try:
-        told = summary["files"][_CREATORS]
+        facts = summary["files"][_CREATORS]
         for name in ("run", "bundle_id", "answered", "out_of_distribution"):
             summary[name]
         table = pq.read_table(pa.BufferReader(data))
         table.select(["creator", "share_in_distribution", "generations"])
     except (KeyError, TypeError, pa.ArrowException) as error:
         raise OutputError(_SUMMARY, f"is not that of a finished run: {error}") from None
-    if hashlib.sha256(data).hexdigest() != told:
+    if hashlib.sha256(data).hexdigest() != facts:
         # Money hangs on it: totals that somebody edited are nobody's totals.
         raise OutputError(_CREATORS, "is not the file that summary.json names")
     return summary, table

@@ -24,7 +24,7 @@ _WIDTHS: Final = tuple(width * mm for width in (46, 17, 31, 22, 18, 20, 26))
 MAX_LINES: Final = 20_000
 
 
-def pdf_bytes(statement: Payout, title: str, told: Sequence[str], font: Path | None = None) -> bytes:
+def pdf_bytes(statement: Payout, title: str, method_lines: Sequence[str], font: Path | None = None) -> bytes:
     """Return the statement as PDF, A4; the same bytes for the same statement.
 
     `font` is a TrueType file for names in other scripts than the Latin one. Signs that the font lacks are written as
@@ -50,7 +50,7 @@ def pdf_bytes(statement: Payout, title: str, told: Sequence[str], font: Path | N
         text.paragraph(title, 16), Spacer(1, 2 * mm), text.paragraph(facts), Spacer(1, 5 * mm),
         Table(sums, colWidths=[110 * mm, 40 * mm], hAlign="LEFT", style=_style(False)), Spacer(1, 5 * mm),
         Table(table, colWidths=_WIDTHS, repeatRows=1, hAlign="LEFT", style=_style(True)), Spacer(1, 5 * mm),
-        *(text.paragraph(line) for line in (*told, intervals_line(statement))),
+        *(text.paragraph(line) for line in (*method_lines, intervals_line(statement))),
     ]  # fmt: skip
     if text.lacking:
         story.append(text.paragraph(f"{LACKING}; the CSV has them as they are."))

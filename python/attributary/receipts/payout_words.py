@@ -42,7 +42,7 @@ CSV_COLUMNS: Final = (
 def method(statement: Payout, manifest: Manifest | None) -> list[str]:
     """Say in plain words how the shares were found and how well that was measured."""
     summary = statement.summary
-    told = [
+    method_lines = [
         f"Each of {summary['answered']:,} generated pictures counts as one. A creator's part of the pool is the sum of "
         "the creator's shares in them, divided by their number. A picture that resembles nothing known pays nobody. "
         "What belongs to nobody, or was withheld, raises nobody's part.",
@@ -51,12 +51,12 @@ def method(statement: Payout, manifest: Manifest | None) -> list[str]:
     ]
     if manifest is None:
         return [
-            *told,
+            *method_lines,
             "The bundle was not at hand, so this page cannot say how its shares were found or how good they are.",
         ]
-    told.append(f"How shares were found: {manifest.calibration.method}.")
+    method_lines.append(f"How shares were found: {manifest.calibration.method}.")
     if not manifest.notes.get("calibration_labels_digest"):
-        told.append(
+        method_lines.append(
             "They were not fitted to measured influence: they say how much a picture resembles a creator's, not how "
             "much it owes to them."
         )
@@ -65,13 +65,13 @@ def method(statement: Payout, manifest: Manifest | None) -> list[str]:
     except ValueError:
         skills = []
     if skills:
-        told.append(
+        method_lines.append(
             "Skill, measured on pictures that were not used in fitting, with 95% intervals; 0 is what a constant "
             f"reaches, 1 is perfect: {'; '.join(skills)}."
         )
     else:
-        told.append("No skill of these shares against a constant was measured.")
-    return told
+        method_lines.append("No skill of these shares against a constant was measured.")
+    return method_lines
 
 
 def intervals_line(statement: Payout) -> str:
@@ -128,7 +128,7 @@ def totals(statement: Payout) -> list[tuple[str, Decimal]]:
     return found + [(f"unattributed: {what}", amount) for what, amount in statement.rest]
 
 
-def page(statement: Payout, title: str, told: Sequence[str]) -> str:
+def page(statement: Payout, title: str, method_lines: Sequence[str]) -> str:
     """Return the whole statement as one HTML page: no script, nothing fetched, everything from outside escaped."""
     terms, summary = statement.terms, statement.summary
     numbers = range(1, 6)
@@ -142,7 +142,7 @@ def page(statement: Payout, title: str, told: Sequence[str]) -> str:
     sums = "".join(
         f"<tr><td>{_e(what)}</td><td class='n'>{amount:,}</td></tr>" for what, amount in totals(statement)
     )
-    words = "".join(f"<p>{_e(plain(line))}</p>" for line in (*told, intervals_line(statement)))
+    words = "".join(f"<p>{_e(plain(line))}</p>" for line in (*method_lines, intervals_line(statement)))
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

@@ -40,7 +40,7 @@ def write_proof(row: bytes, index: int, siblings: Sequence[bytes], receipt: byte
 
 
 def is_proof(data: bytes) -> bool:
-    """Whether this is meant as a proof, not as a receipt; raises ReceiptError for what is neither."""
+    """Whether this is meant as a proof, not as a receipt; raises ReceiptError for what is not JSON."""
     return "row" in strict_json.read(data, "receipt")
 
 
@@ -62,11 +62,11 @@ def open_proof(data: bytes, keys: Mapping[str, PublicKey] | None) -> Proof:
     data_of_row = strict_json.from_base64(row, "proof.row")
     rows = opened.predicate["rows"]
     root = merkle.root_of_path(merkle.leaf_hash(data_of_row), index, rows, hashes)
-    told = strict_json.read(data_of_row, "proof.row")
+    row_facts = strict_json.read(data_of_row, "proof.row")
     if root is None or root.hex() != opened.predicate["merkle_root"]:
         finding = Finding("row", "differs", f"row {index} of the {rows} that were signed is another one")
     else:
         finding = Finding(
-            "row", "ok", f"{told.get('generation_id')} is row {index} of the {rows} that were signed"
+            "row", "ok", f"{row_facts.get('generation_id')} is row {index} of the {rows} that were signed"
         )
-    return Proof(told, opened, finding)
+    return Proof(row_facts, opened, finding)

@@ -23,11 +23,11 @@ BYTES: Final = "picture"
 PIXELS: Final = "pixels"
 SUMMARY: Final = "summary.json"
 # Of an answer, but not about the picture.
-_NOT_TOLD: Final = ("timings", "picture")
+_LEFT_OUT: Final = ("timings", "picture")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueryFacts:
     """What was asked for beside the picture, as far as the answer depends on it."""
 
     prompt: str = ""
@@ -57,14 +57,14 @@ def answer_facts(answer: Attribution) -> dict[str, Any]:
     A number is written with as many digits as tell it from every other; nothing that is not known is told.
     """
     return {
-        field.name: _told(getattr(answer, field.name))
+        field.name: _plain(getattr(answer, field.name))
         for field in fields(answer)
-        if field.name not in _NOT_TOLD
+        if field.name not in _LEFT_OUT
     }
 
 
 def answer_statement(
-    answer: Attribution, picture: PictureDigests, bundle: Mapping[str, Any], asked: Asked, at: str = ""
+    answer: Attribution, picture: PictureDigests, bundle: Mapping[str, Any], query: QueryFacts, at: str = ""
 ) -> bytes:
     """Return the bytes to sign: this answer about this picture, by this bundle (`bundle_facts`)."""
     subjects = [
@@ -80,8 +80,8 @@ def answer_statement(
             "software": f"attributary {__version__}",
             "bundle": bundle,
             "query": {
-                "prompt_sha256": prompt_digest(asked.prompt),
-                "filter": asdict(asked.filter) if asked.filter else None,
+                "prompt_sha256": prompt_digest(query.prompt),
+                "filter": asdict(query.filter) if query.filter else None,
             },
             "answer": answer_facts(answer),
         },
@@ -113,11 +113,11 @@ def _statement(subjects: list[dict[str, Any]], kind: str, predicate: Mapping[str
     )
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A value as JSON has it; of a dataclass's fields only those that are known. `asdict` would copy each twice."""
     if isinstance(value, tuple):
-        return [_told(inner) for inner in value]
+        return [_plain(inner) for inner in value]
     if not hasattr(value, "__dataclass_fields__"):
         return value
     known = ((name, getattr(value, name)) for name in value.__dataclass_fields__)
-    return {name: _told(inner) for name, inner in known if inner not in (None, "", ())}
+    return {name: _plain(inner) for name, inner in known if inner not in (None, "", ())}

@@ -1,4 +1,4 @@
-"""JSON of strangers, read so that a text means one thing or is refused: UTF-8, no name twice, no NaN, not too large."""
+"""JSON from anybody, read so that a text means one thing or is refused: UTF-8, no name twice, no NaN, not too large."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ State = Literal["ok", "differs", "refused", "not compared"]
 _HEX: Final = frozenset("0123456789abcdef")
 # A receipt is no reason to read a file of any size.
 _MAX_PICTURE: Final = 256 << 20
-_MAX_TOLD: Final = 5
+_MAX_LISTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def open_receipt(data: bytes, keys: Mapping[str, PublicKey] | None) -> Receipt:
     """Read a receipt and verify its signature; raises ReceiptError. Without `keys` only its form is checked."""
     found = envelope.parse(data)
     signer = None if keys is None else envelope.verify(found, keys)
-    told = strict_json.read(found.payload, "statement")
+    signed = strict_json.read(found.payload, "statement")
     kind_of_statement, subjects, kind, predicate = strict_json.fields(
-        told, ("_type", "subject", "predicateType", "predicate"), "statement"
+        signed, ("_type", "subject", "predicateType", "predicate"), "statement"
     )
     if kind_of_statement != STATEMENT:
         raise ReceiptError("statement._type", f"must be {STATEMENT}, got {str(kind_of_statement)[:80]!r}")
@@ -70,81 +70,83 @@ def compare_picture(receipt: Receipt, data: bytes) -> Finding:
     """Whether a file is the picture that a receipt is about, renamed or not."""
     if receipt.kind != ANSWER:
         return Finding("picture", "differs", "the receipt is about a whole run, not about one picture")
-    told_bytes, told_pixels = receipt.subjects.get(BYTES), receipt.subjects[PIXELS]
+    signed_bytes, signed_pixels = receipt.subjects.get(BYTES), receipt.subjects[PIXELS]
     digest = hashlib.sha256(data).hexdigest()
-    if digest == told_bytes:
+    if digest == signed_bytes:
         return Finding("picture", "ok", f"the file is the one that was asked about, SHA-256 {digest}")
     try:
         pixels = pixels_digest(decode(data, max_bytes=_MAX_PICTURE, max_pixels=1 << 28, field="picture"))
     except InvalidArgumentError as error:
         return Finding("picture", "differs", f"the file is no picture that can be read: {error.message}")
-    if pixels == told_pixels and told_bytes is None:
+    if pixels == signed_pixels and signed_bytes is None:
         return Finding("picture", "ok", f"the pixels are those that were asked about, SHA-256 {pixels}")
-    if pixels == told_pixels:
+    if pixels == signed_pixels:
         return Finding(
             "picture",
             "ok",
             "the same pixels in another file: written again, or its metadata changed. SHA-256 of the file "
-            f"{digest}, of the one that was asked about {told_bytes}",
+            f"{digest}, of the one that was asked about {signed_bytes}",
         )
     return Finding(
         "picture",
         "differs",
-        f"another picture: neither the file (SHA-256 {digest}, asked about: {told_bytes or 'pixels alone'}) "
-        f"nor the pixels ({pixels}, asked about: {told_pixels})",
+        f"another picture: neither the file (SHA-256 {digest}, asked about: {signed_bytes or 'pixels alone'}) "
+        f"nor the pixels ({pixels}, asked about: {signed_pixels})",
     )
 
 
-def compare_file(told: str, data: bytes) -> Finding:
+def compare_file(signed: str, data: bytes) -> Finding:
     """Whether a file's bytes are those of a digest."""
     digest = hashlib.sha256(data).hexdigest()
-    if digest == told:
+    if digest == signed:
         return Finding("picture", "ok", f"the file is the one that was answered, SHA-256 {digest}")
-    return Finding("picture", "differs", f"another file: SHA-256 {digest}, answered was {told or 'none'}")
+    return Finding("picture", "differs", f"another file: SHA-256 {digest}, answered was {signed or 'none'}")
 
 
 def compare_bundle(receipt: Receipt, bundle: Mapping[str, Any]) -> Finding:
     """Whether a bundle is the one that answered; `bundle` is `bundle_facts` of it, or as much as is known."""
-    told = receipt.predicate["bundle"]
-    shared = {name: value for name, value in bundle.items() if name in told}
-    found = list(differences({name: told[name] for name in shared}, shared, "bundle"))
+    signed = receipt.predicate["bundle"]
+    shared = {name: value for name, value in bundle.items() if name in signed}
+    found = list(differences({name: signed[name] for name in shared}, shared, "bundle"))
     if found:
-        return Finding("bundle", "differs", _told(found))
-    return Finding("bundle", "ok", f"{told['id']} answered")
+        return Finding("bundle", "differs", _listed(found))
+    return Finding("bundle", "ok", f"{signed['id']} answered")
 
 
 def compare_answer(receipt: Receipt, answer: Mapping[str, Any]) -> Finding:
     """Whether an answer (JSON, as `attributary query --json` prints it) is the one that was signed."""
     if receipt.kind != ANSWER:
         return Finding("answer", "differs", "the receipt is about a whole run, not about one answer")
-    told = receipt.predicate["answer"]
-    found = list(differences(told, _shared(told, answer), "answer"))
+    signed = receipt.predicate["answer"]
+    found = list(differences(signed, _shared(signed, answer), "answer"))
     if found:
-        return Finding("answer", "differs", _told(found))
-    return Finding("answer", "ok", f"{len(told['items'])} items, {len(told['creators'])} creators, as signed")
+        return Finding("answer", "differs", _listed(found))
+    return Finding(
+        "answer", "ok", f"{len(signed['items'])} items, {len(signed['creators'])} creators, as signed"
+    )
 
 
-def differences(told: Any, found: Any, path: str) -> Iterator[str]:
+def differences(signed: Any, found: Any, path: str) -> Iterator[str]:
     """Yield what differs between a signed value and one that is at hand, each with its path."""
-    if isinstance(told, dict) and isinstance(found, dict):
-        for name in dict.fromkeys([*told, *found]):
-            if name not in found or name not in told:
-                yield f"{path}.{name}: only in the {'receipt' if name in told else 'other'}"
+    if isinstance(signed, dict) and isinstance(found, dict):
+        for name in dict.fromkeys([*signed, *found]):
+            if name not in found or name not in signed:
+                yield f"{path}.{name}: only in the {'receipt' if name in signed else 'other'}"
             else:
-                yield from differences(told[name], found[name], f"{path}.{name}")
-    elif isinstance(told, list) and isinstance(found, list):
-        if len(told) != len(found):
-            yield f"{path}: {len(told)} in the receipt, {len(found)} in the other"
-        for place, (one, other) in enumerate(zip(told, found, strict=False)):
+                yield from differences(signed[name], found[name], f"{path}.{name}")
+    elif isinstance(signed, list) and isinstance(found, list):
+        if len(signed) != len(found):
+            yield f"{path}: {len(signed)} in the receipt, {len(found)} in the other"
+        for place, (one, other) in enumerate(zip(signed, found, strict=False)):
             yield from differences(one, other, f"{path}[{place}]")
-    elif told != found or isinstance(told, bool) != isinstance(found, bool):
-        yield f"{path}: {told!r} in the receipt, {found!r} in the other"
+    elif signed != found or isinstance(signed, bool) != isinstance(found, bool):
+        yield f"{path}: {signed!r} in the receipt, {found!r} in the other"
 
 
-def _shared(told: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(signed: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
     """Of an answer at hand, what receipts tell; a reply has more, of the server's times for example."""
     shared: dict[str, Any] = {}
-    for name, value in told.items():
+    for name, value in signed.items():
         if name not in answer:
             continue
         other = answer[name]
@@ -159,9 +161,9 @@ def _shared(told: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any
     return shared
 
 
-def _told(found: list[str]) -> str:
-    rest = len(found) - _MAX_TOLD
-    return "; ".join(found[:_MAX_TOLD]) + (f"; and {rest} more" if rest > 0 else "")
+def _listed(found: list[str]) -> str:
+    rest = len(found) - _MAX_LISTED
+    return "; ".join(found[:_MAX_LISTED]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _subjects(found: Any) -> dict[str, str]:

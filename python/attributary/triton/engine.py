@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from attributary.attribution.golden import MIN_COSINE, difference, golden_queries
 from attributary.attribution.prepare import Preparer, ms_since
 from attributary.attribution.score import Scores
+from attributary.attribution.snapshot import Candidates, Snapshot
 from attributary.attribution.types import Attribution, Filter, Limits, Prepared
-from attributary.attribution.view import Candidates, View
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.golden import GOLDEN
 from attributary.delta.journal.place import changes_of, steadily
@@ -43,7 +43,7 @@ class TritonEngine(Preparer):
         )
         self.bundle_id = bundle.manifest.bundle_id
         self._client = client
-        self._built = self.view  # without changes since the build, as the golden queries were answered
+        self._built = self.snapshot  # without changes since the build, as the golden queries were answered
         self._models = {part: model_name(part, self.bundle_id) for part in ALIASES}
         self._number = int(self.bundle_id, 16)
         self._pad_to = 1
@@ -57,10 +57,12 @@ class TritonEngine(Preparer):
         Triton finds the candidates; shares are computed here, over what was deleted, added and filtered. Raises the
         errors of `TritonClient`.
         """
-        # The view is read once: additions and deletions during the request are for the next query.
-        return await self._infer(self.view, batch, timeout_s)
+        # The snapshot is read once: additions and deletions during the request are for the next query.
+        return await self._infer(self.snapshot, batch, timeout_s)
 
-    async def _infer(self, view: View, batch: Sequence[Prepared], timeout_s: float) -> list[Attribution]:
+    async def _infer(
+        self, snapshot: Snapshot, batch: Sequence[Prepared], timeout_s: float
+    ) -> list[Attribution]:
         started = perf_counter()
         pictures = batch[0].embedding is None
         tensors = self._pictures(batch) if pictures else {"embedding": _embeddings(batch)}
@@ -68,10 +70,10 @@ class TritonEngine(Preparer):
         reply = await self._request("attribution" if pictures else "index", tensors, outputs, timeout_s)
         embeddings = reply["embedding"] if pictures else tensors["embedding"]
         spent, started = ms_since(started), perf_counter()
-        found = view.with_added(embeddings, Candidates(reply["row"], reply["similarity"]))
-        scores = Scores(view, batch, found)
+        found = snapshot.with_added(embeddings, Candidates(reply["row"], reply["similarity"]))
+        scores = Scores(snapshot, batch, found)
         for filter_, places in scores.short.items():
-            scores.fill(places, await self._among(view, embeddings[places], filter_, timeout_s))
+            scores.fill(places, await self._among(snapshot, embeddings[places], filter_, timeout_s))
         scored, started = ms_since(started), perf_counter()
         answers = scores.answers()
         search, rescore, rows = reply["timing"][0].tolist()
@@ -149,13 +151,13 @@ class TritonEngine(Preparer):
         return reply
 
     async def _among(
-        self, view: View, embeddings: NDArray[np.float32], filter_: Filter, timeout_s: float
+        self, snapshot: Snapshot, embeddings: NDArray[np.float32], filter_: Filter, timeout_s: float
     ) -> Candidates:
         """The best items that pass: here where they can be listed, by Triton's index where they are many."""
-        allowed = view.filters.compile(filter_)
+        allowed = snapshot.filters.compile(filter_)
         if allowed.listed:
-            return view.listed(embeddings, allowed)
-        bitmap = allowed.first(len(view.bundle.vectors))
+            return snapshot.listed(embeddings, allowed)
+        bitmap = allowed.first(len(snapshot.bundle.vectors))
         at_once = max(1, _FILTER_BYTES // bitmap.size)
         replies = []
         for start in range(0, len(embeddings), at_once):
@@ -168,7 +170,7 @@ class TritonEngine(Preparer):
         found = Candidates(
             *(np.concatenate([reply[name] for reply in replies]) for name in ("row", "similarity"))
         )
-        return view.with_added(embeddings, found, allowed)
+        return snapshot.with_added(embeddings, found, allowed)
 
     def _set_timings(
         self,
@@ -230,7 +232,7 @@ class TritonLink:
         bundle = Bundle.open(directory)
         engine = TritonEngine(bundle, self.client, self._limits)
         if changes := changes_of(bundle):
-            engine.view = engine.view.apply(changes)
+            engine.snapshot = engine.snapshot.apply(changes)
         return engine
 
     async def served(self, timeout_s: float) -> tuple[str, Path]:

@@ -19,17 +19,14 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Attribution, Options, Query
 from attributary.encoder.image import decode as decode_picture
 from attributary.errors import AttributaryError
-from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import Logged
 from attributary_train.calibration.agreement import CANDIDATES, OUTSIDE, agree_on
-from attributary_train.calibration.errors import CalibrationError
 from attributary_train.calibration.mass import LEVEL, stand_for, teacher_mass
+from attributary_train.errors import AuditError, CalibrationError, SubjectError, TeacherError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode, encode
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Attributor
-from attributary_train.teacher.errors import TeacherError
 
 Row = dict[str, Any]
 # One bad query does not end an audit: its row says what was wrong.
@@ -91,7 +88,7 @@ class Auditor:
 
     def _ask(self, logged: Logged) -> Row:
         query, latent = self._both(logged)
-        count = min(self.settings.candidates, self.engine.view.item_count)
+        count = min(self.settings.candidates, self.engine.snapshot.item_count)
         answer = self.engine.attribute(query, Options(top_k=count, top_creators=0))
         served = [item for item in answer.items if item.id in self._known]
         ids = np.array([item.id for item in served], np.int64)

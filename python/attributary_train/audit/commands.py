@@ -47,18 +47,18 @@ def audit(
 ) -> None:
     """Ask the teacher about the items that a bundle named for logged queries, and how well the two agree."""
     from attributary_train.audit.asking import AuditSettings
-    from attributary_train.audit.whole import Asked, run_audit
+    from attributary_train.audit.whole import Audited, run_audit
     from attributary_train.evaluation.tables import as_json as to_json
 
     if labels and settings:
         raise click.UsageError("--set: the labels say how the teacher is set; give one of the two")
     chosen = dict(setting(entry) for entry in settings)
-    asked = Asked(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels, chosen)
-    told = run_audit(asked, AuditSettings(candidates, outside, seed=seed), out, say)
+    audited = Audited(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels, chosen)
+    content = run_audit(audited, AuditSettings(candidates, outside, seed=seed), out, say)
     if as_json:
-        click.echo(to_json(told))
+        click.echo(to_json(content))
         return
-    found = told["results"]
+    found = content["results"]
     click.echo(
         f"{found['queries']} queries, {found['failed']} failed, {found['out_of_distribution']} out of distribution; "
         f"{found['seconds a query']} s a query, {found['cpu seconds a query']} s of a core"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.audit.errors import AuditError
+from attributary_train.errors import AuditError
 
 # The first of each that a file has; the second of the ids is what `attributary-train subject queries` writes.
 _IDS = ("id", "generation_id", "name")

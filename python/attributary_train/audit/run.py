@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import Logged
+from attributary_train.errors import AuditError
 from attributary_train.files import write_text
 
 Row = dict[str, Any]
-ASKED, ROWS, TABLE, SUMMARY = "audit.json", "rows.jsonl", "audit.parquet", "summary.json"
+REQUEST, ROWS, TABLE, SUMMARY = "audit.json", "rows.jsonl", "audit.parquet", "summary.json"
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -40,19 +40,19 @@ SCHEMA = pa.schema(
 )
 
 
-def begin(folder: Path, asked: Mapping[str, Any]) -> None:
+def begin(folder: Path, request: Mapping[str, Any]) -> None:
     """Start an audit or go on with one; raises `AuditError` if the folder's audit was another."""
-    path = folder / ASKED
+    path = folder / REQUEST
     try:
         if path.exists():
             found = json.loads(path.read_text())
-            for name, value in json.loads(json.dumps(asked)).items():
+            for name, value in json.loads(json.dumps(request)).items():
                 if found.get(name) != value:
                     raise AuditError(
                         str(path), f"was begun with another {name}; choose another folder or remove this one"
                     )
             return
-        write_text(path, json.dumps(asked, indent=2) + "\n", AuditError)
+        write_text(path, json.dumps(request, indent=2) + "\n", AuditError)
     except (OSError, ValueError) as error:
         raise AuditError(str(path), f"cannot be used: {error}") from error
 

@@ -11,15 +11,14 @@ from attributary.bundle.files import sha256
 from attributary_train.audit import run
 from attributary_train.audit.asking import Auditor, AuditSettings
 from attributary_train.audit.drift import recorded_agreement, summary
-from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import read_log
+from attributary_train.errors import AuditError, TeacherError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import as_json, report
 from attributary_train.files import write_text
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.base import Attributor
 from attributary_train.teacher.ekfac import load_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.labels import BASELINE, FACTORS, LabelSettings, read_facts
 from attributary_train.teacher.registry import Context, create
 
@@ -27,7 +26,7 @@ METHOD = "abu+"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Audited:
     """Where everything lies, which queries are audited, and how the teacher is set where no labels say it."""
 
     bundle: Path
@@ -42,58 +41,59 @@ class Asked:
 
 
 def run_audit(
-    asked: Asked, settings: AuditSettings, folder: Path, say: Callable[[str], None]
+    audited: Audited, settings: AuditSettings, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Audit, or go on with an audit, in `folder`; returns the report that `summary.json` holds.
 
     Raises `AuditError`, `TeacherError`, `SubjectError`, `BundleError` for inputs that do not belong together.
     """
-    queries = read_log(asked.log, asked.limit, asked.ids, settings.seed)
-    subject = Subject.open(asked.subject, asked.corpus, asked.cache)
-    teacher, about = _teacher(asked, subject)
-    auditor = Auditor(asked.bundle, subject, teacher, settings)
+    queries = read_log(audited.log, audited.limit, audited.ids, settings.seed)
+    subject = Subject.open(audited.subject, audited.corpus, audited.cache)
+    teacher, about = _teacher(audited, subject)
+    auditor = Auditor(audited.bundle, subject, teacher, settings)
     manifest = auditor.engine.bundle.manifest
     config = {
         "bundle": manifest.bundle_id,
-        "revision": auditor.engine.view.revision,
+        "revision": auditor.engine.snapshot.revision,
         "weights": subject.model.weights,
-        "log": sha256(asked.log),
-        "limit": asked.limit,
-        "ids": list(asked.ids),
+        "log": sha256(audited.log),
+        "limit": audited.limit,
+        "ids": list(audited.ids),
         "settings": asdict(settings),
         "teacher": about,
     }
     run.begin(folder, config)
     if len(run.done(folder)) < len(queries):
         # Opening costs nothing so far; the baseline is a pass over the whole training set.
-        _fit(teacher, subject, asked, folder)
+        _fit(teacher, subject, audited, folder)
     rows = run.work(folder, queries, auditor.ask, say)
-    told = report("audit", config, summary(rows, recorded_agreement(manifest.notes)), [])
-    write_text(folder / run.SUMMARY, as_json(told) + "\n", AuditError)
-    return told
+    content = report("audit", config, summary(rows, recorded_agreement(manifest.notes)), [])
+    write_text(folder / run.SUMMARY, as_json(content) + "\n", AuditError)
+    return content
 
 
-def _teacher(asked: Asked, subject: Subject) -> tuple[Attributor, dict[str, Any]]:
-    if asked.labels is None:
-        chosen = {"gradient_draws": 256, **asked.settings}
-        made = create(METHOD, Context(asked.subject, subject.corpus, asked.cache), chosen)
+def _teacher(audited: Audited, subject: Subject) -> tuple[Attributor, dict[str, Any]]:
+    if audited.labels is None:
+        chosen = {"gradient_draws": 256, **audited.settings}
+        made = create(METHOD, Context(audited.subject, subject.corpus, audited.cache), chosen)
         assert isinstance(made, Abu)
         return made, {"method": METHOD, "settings": asdict(made.settings)}
-    facts = read_facts(asked.labels)
+    facts = read_facts(audited.labels)
     if facts["weights"] != subject.model.weights:
         raise TeacherError(
-            str(asked.labels), f"labels of model {facts['weights'][:12]}, not of {subject.model.weights[:12]}"
+            str(audited.labels),
+            f"labels of model {facts['weights'][:12]}, not of {subject.model.weights[:12]}",
         )
     settings = LabelSettings.from_json(facts["settings"]).teacher
-    path = asked.labels / FACTORS
+    path = audited.labels / FACTORS
     factors = load_factors(path, subject.model) if path.exists() else None
-    scratch = asked.cache / "factors"
+    scratch = audited.cache / "factors"
     return Abu(settings, scratch=scratch, factors=factors), {"method": METHOD, "settings": asdict(settings)}
 
 
-def _fit(teacher: Attributor, subject: Subject, asked: Asked, folder: Path) -> None:
+def _fit(teacher: Attributor, subject: Subject, audited: Audited, folder: Path) -> None:
     assert isinstance(teacher, Abu)
-    kept = None if asked.labels is None else asked.labels / BASELINE
+    kept = None if audited.labels is None else audited.labels / BASELINE
     if kept is None or not kept.exists():
         kept = folder / BASELINE
     teacher.fit(subject.data, subject.model, baseline=kept)

@@ -13,8 +13,8 @@ from attributary_train.evaluation.options import (
     LABELS,
     MODEL,
     OUT,
+    OUTPUT,
     QUERY_FILE,
-    TOLD,
     say,
     write,
 )
@@ -43,7 +43,7 @@ def _clear(command: Any) -> Any:
     import functools
 
     from attributary.errors import AttributaryError
-    from attributary_train.calibration.errors import CalibrationError
+    from attributary_train.errors import CalibrationError
     from attributary_train.evaluation.options import clear_errors
 
     guarded = clear_errors(command)
@@ -139,7 +139,7 @@ def fit(
 @_CALIBRATION
 @click.option("--plot", type=OUT, help="Write the reliability diagram here (SVG).")
 @click.option("--record", is_flag=True, help="Note errors and agreement in the calibration, for its bundles.")
-@TOLD
+@OUTPUT
 @_clear
 def report(
     student_dir: Path,
@@ -158,21 +158,21 @@ def report(
     """Reliability, zeros, sums, creators' totals and agreement on queries that nothing was fitted to."""
     from attributary.building.calibration_file import CALIBRATION, CalibrationFile
     from attributary_train.calibration import reporting
-    from attributary_train.calibration.printing import tell
+    from attributary_train.calibration.printing import show
 
     path = calibration_file or student_dir / CALIBRATION
     file = CalibrationFile.read(path)
     level = float(file.measured.get("fit", {}).get("level", 3.0))
     student, _, held = _open(student_dir, subject_dir, corpus_dir, cache, query_file, labels, split, level)
-    told, measured = reporting.full_report(student.folder, held, file, split)
+    content, measured = reporting.full_report(student.folder, held, file, split)
     if plot is not None:
         from attributary_train.calibration.plot import reliability_svg
         from attributary_train.calibration.report import PANELS
 
-        write(plot, reliability_svg(told["results"], PANELS))
+        write(plot, reliability_svg(content["results"], PANELS))
     if record:
         reporting.recorded(file, measured).write(path)
-    tell(told, as_json, out)
+    show(content, as_json, out)
 
 
 @calibrate.command("flag")
@@ -188,7 +188,7 @@ def report(
 )
 @click.option("--count", default=100, show_default=True, help="Pictures of each foreign set, at most.")
 @click.option("--seed", default=0, show_default=True)
-@TOLD
+@OUTPUT
 @_clear
 def flag(
     student_dir: Path,
@@ -209,7 +209,7 @@ def flag(
     from attributary.building.student import read_student
     from attributary_train.calibration.flagging import compare
     from attributary_train.calibration.held import StudentEncoder
-    from attributary_train.calibration.printing import tell
+    from attributary_train.calibration.printing import show
     from attributary_train.evaluation.opening import Subject
 
     folders = {}
@@ -222,7 +222,7 @@ def flag(
     file = CalibrationFile.read(path) if path.is_file() else None
     subject = Subject.open(subject_dir, corpus_dir, cache)
     student = StudentEncoder(read_student(student_dir))
-    tell(
+    show(
         compare(student, subject, query_file, folders, file, generated=generated, count=count, seed=seed),
         as_json,
         out,
@@ -241,8 +241,8 @@ def noise(first: Path, second: Path, items: int, as_json: bool) -> None:
     from attributary_train.evaluation.tables import as_json as to_json
     from attributary_train.evaluation.tables import readable
 
-    told = compare_draws(first, second, items)
-    click.echo(to_json(told) if as_json else readable(told))
+    content = compare_draws(first, second, items)
+    click.echo(to_json(content) if as_json else readable(content))
 
 
 def _open(

@@ -23,8 +23,8 @@ Score = Callable[[Cosines], Floats]
 def _neighbours(known: Cosines) -> Score:
     """Mean cosine with the nearest generated pictures."""
 
-    def score(asked: Cosines) -> Floats:
-        near = np.partition(asked @ known.T, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS:]
+    def score(queries: Cosines) -> Floats:
+        near = np.partition(queries @ known.T, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS:]
         return np.asarray(near.mean(axis=1), np.float64)
 
     return score
@@ -36,8 +36,8 @@ def _mahalanobis(known: Cosines) -> Score:
     even = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
     precision = np.linalg.inv((1.0 - _SHRINK) * covariance + _SHRINK * even)
 
-    def score(asked: Cosines) -> Floats:
-        apart = asked.astype(np.float64) - mean
+    def score(queries: Cosines) -> Floats:
+        apart = queries.astype(np.float64) - mean
         return -np.asarray(np.einsum("qd,de,qe->q", apart, precision, apart), np.float64)
 
     return score
@@ -46,7 +46,7 @@ def _mahalanobis(known: Cosines) -> Score:
 def _middle(known: Cosines) -> Score:
     """The squared distance itself: what lies nearer to the middle than a generated picture is none (a typical set)."""
     outside = _mahalanobis(known)
-    return lambda asked: -outside(asked)
+    return lambda queries: -outside(queries)
 
 
 def _residual(known: Cosines) -> Score:
@@ -54,8 +54,8 @@ def _residual(known: Cosines) -> Score:
     mean = known.mean(axis=0)
     axes = np.linalg.svd(known - mean, full_matrices=False)[2][: min(_AXES, len(known) - 1)]
 
-    def score(asked: Cosines) -> Floats:
-        apart = asked - mean
+    def score(queries: Cosines) -> Floats:
+        apart = queries - mean
         return -np.asarray(np.square(apart - apart @ axes.T @ axes).sum(axis=1), np.float64)
 
     return score
@@ -83,6 +83,6 @@ def embedding_detection(
         for fold in range(_FOLDS):
             inside[folds == fold] = fit(known[folds != fold])(known[folds == fold])
         score = fit(known)
-        found = {title: score(asked) for title, asked in foreign.items()}
+        found = {title: score(queries) for title, queries in foreign.items()}
         rows.append(detection_row(name, inside, score(test), found, false_alarms))
     return rows

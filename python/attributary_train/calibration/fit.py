@@ -26,8 +26,8 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression, minimize  # type: ignore[import-untyped]
 
 from attributary.bundle.manifest import ShareCalibration
+from attributary_train.errors import CalibrationError
 
-from .errors import CalibrationError
 from .mass import Mass
 from .shares import Columns, Floats, named_groups, shares_of
 
@@ -48,21 +48,21 @@ class Target:
     """What shares are fitted to: masses of the queries, on the columns of the similarity matrix.
 
     `mass`: float64 [Q, N], each candidate's mass times the items it stands for; 0 elsewhere. `diffuse`: float64 [Q].
-    `asked`: float64 [Q, N], how many items each candidate stands for; 0 where the teacher was not asked.
+    `stands_for`: float64 [Q, N], how many items each candidate stands for; 0 where the teacher was not asked.
     """
 
     mass: Floats
     diffuse: Floats
-    asked: Floats
+    stands_for: Floats
 
     @classmethod
     def of(cls, masses: Sequence[Mass], columns: Sequence[npt.NDArray[np.int64]], total: int) -> Target:
         """`columns`: for each query the column of every candidate, int64 [C]; `total`: N."""
-        mass, asked = np.zeros((len(masses), total)), np.zeros((len(masses), total))
+        mass, stands_for = np.zeros((len(masses), total)), np.zeros((len(masses), total))
         for row, (one, places) in enumerate(zip(masses, columns, strict=True)):
             mass[row, places] = one.weights * one.items
-            asked[row, places] = one.weights
-        return cls(mass, np.array([one.diffuse for one in masses]), asked)
+            stands_for[row, places] = one.weights
+        return cls(mass, np.array([one.diffuse for one in masses]), stands_for)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def log_losses(
     """The loss of every query, float64 [Q], in nats; `named` [Q, N]: by default what has a share."""
     named = shares > 0 if named is None else named
     held = np.where(named, target.mass, 0.0)
-    told = np.log(np.maximum(shares, _LEAST))
+    predicted = np.log(np.maximum(shares, _LEAST))
     nobody = np.log(np.maximum(diffuse, _LEAST))
-    return np.asarray(-(held * told).sum(axis=1) - (1.0 - held.sum(axis=1)) * nobody, np.float64)
+    return np.asarray(-(held * predicted).sum(axis=1) - (1.0 - held.sum(axis=1)) * nobody, np.float64)
 
 
 def by_creator(values: Floats, creator_of_item: npt.NDArray[np.int64]) -> Floats:
@@ -104,10 +104,12 @@ def likely_reach(similarity: npt.NDArray[np.float32], columns: Columns, target: 
     The chance at each rank is made to fall with the rank (isotonic regression), so that no single rank decides.
     """
     rank = columns.ranks(similarity)
-    found = np.bincount(rank.ravel(), (target.asked * (target.mass > 0)).ravel())
-    asked = np.bincount(rank.ravel(), target.asked.ravel())
-    known = asked > 0
-    chance = isotonic_regression(found[known] / asked[known], weights=asked[known], increasing=False).x
+    found = np.bincount(rank.ravel(), (target.stands_for * (target.mass > 0)).ravel())
+    stands_for = np.bincount(rank.ravel(), target.stands_for.ravel())
+    known = stands_for > 0
+    chance = isotonic_regression(
+        found[known] / stands_for[known], weights=stands_for[known], increasing=False
+    ).x
     likely = np.flatnonzero(known)[chance >= LIKELY]
     return int(likely.max()) + 1 if len(likely) else 1
 
@@ -151,10 +153,10 @@ def fit_shares(
         )
 
     def loss(point: npt.ArrayLike) -> float:
-        # What generated pictures are told is fitted; that some of them look like strangers is the flag's cost.
-        told, diffuse = shares_of(similarity, columns, made(point, -1.0, 0.0), candidates)
-        found = float(log_losses(target, told, diffuse, named).mean())
-        return found if totals is None else found + totals.loss(told, diffuse)
+        # Answers to generated pictures are fitted; that some of them are flagged is the flag's cost.
+        predicted, diffuse = shares_of(similarity, columns, made(point, -1.0, 0.0), candidates)
+        found = float(log_losses(target, predicted, diffuse, named).mean())
+        return found if totals is None else found + totals.loss(predicted, diffuse)
 
     levels = np.maximum(np.quantile(similarity, _BACKGROUNDS), ood_similarity)
     tails = [(cut, float(np.log(null))) for cut, null in _TAILS] if cuts else [(1.0, 0.0)]
@@ -166,10 +168,10 @@ def fit_shares(
     options = {"xatol": 1e-3, "fatol": 1e-5, "maxfev": 800}
     tried = [minimize(loss, min(some, key=loss), method="Nelder-Mead", options=options) for some in starts]
     found = min(tried, key=lambda one: float(one.fun))
-    told, diffuse = shares_of(similarity, columns, made(found.x, -1.0, 0.0), candidates)
+    predicted, diffuse = shares_of(similarity, columns, made(found.x, -1.0, 0.0), candidates)
     return Fitted(
         made(found.x, ood_similarity, ood_margin),
-        float(log_losses(target, told, diffuse, named).mean()),
+        float(log_losses(target, predicted, diffuse, named).mean()),
         float((target.mass * ~named).sum(axis=1).mean()),
     )
 
@@ -186,6 +188,6 @@ class _Totals:
         return cls(by_creator(np.where(named, target.mass, 0.0), creators), creators)
 
     def loss(self, shares: Floats, diffuse: Floats) -> float:
-        told = np.log(np.maximum(by_creator(shares, self.creators), _LEAST))
+        predicted = np.log(np.maximum(by_creator(shares, self.creators), _LEAST))
         nobody = np.log(np.maximum(diffuse, _LEAST))
-        return float((-(self.mass * told).sum(axis=1) - (1.0 - self.mass.sum(axis=1)) * nobody).mean())
+        return float((-(self.mass * predicted).sum(axis=1) - (1.0 - self.mass.sum(axis=1)) * nobody).mean())

@@ -94,8 +94,8 @@ def _with_interval(
     fitted: Fitted, held: Held, kind: str, candidates: int, certainty: Floats | None
 ) -> tuple[Fitted, Intervals, Intervals]:
     """With what creators held who were told a share, on the queries fitted to; and what a constant would say."""
-    told, _ = shares_of(held.similarity[kind], held.grouped, fitted.calibration, candidates, certainty)
-    said = by_creator(told, held.creator_of_item)
+    predicted, _ = shares_of(held.similarity[kind], held.grouped, fitted.calibration, candidates, certainty)
+    said = by_creator(predicted, held.creator_of_item)
     seen = by_creator(held.target.mass, held.creator_of_item)
     made, same = (creator_intervals(said, seen, bins) for bins in (BINS, (1,)))
     return replace(fitted, calibration=replace(fitted.calibration, interval=made.table)), made, same

@@ -59,9 +59,9 @@ def compare(
     results: dict[str, Any] = {}
     aims: list[dict[str, Any]] = []
     for kind in KINDS:
-        asked = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
+        answered = {name: _ask(student, pictures, test, kind) for name, pictures in sets.items()}
         inside, outside = _ask(student, known, validation, kind), _ask(student, made, test, kind)
-        cosines = {name: student.with_items(one) for name, one in {GENERATED: outside, **asked}.items()}
+        cosines = {name: student.with_items(one) for name, one in {GENERATED: outside, **answered}.items()}
         rivals = detection(
             student.with_items(inside),
             cosines[GENERATED],
@@ -69,7 +69,7 @@ def compare(
             alarms,
         )
         # What an embedding alone could be judged by.
-        results[kind] = rivals + embedding_detection(inside, outside, asked, alarms)
+        results[kind] = rivals + embedding_detection(inside, outside, answered, alarms)
         if file is not None:
             in_use = {
                 name: _judged(found, statistics[name], groups, file, kind) for name, found in cosines.items()

@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
-
-from .errors import CalibrationError
 
 Picture = npt.NDArray[np.uint8]
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -128,7 +127,7 @@ def untrained(subject: Subject, queries: Queries, count: int, seed: int = 0) -> 
     torch.manual_seed(seed)
     unet = new_unet(subject.recipe).eval().requires_grad_(False)
     model = SubjectModel(unet, new_scheduler(subject.recipe), "untrained", {})
-    asked = queries.take(range(min(count, len(queries))))
-    empty = token_states([""], asked.text.shape[1])[0]
-    latents = sample(model, asked.text, empty, list(asked.seeds), steps=10, guidance=queries.guidance)
+    some = queries.take(range(min(count, len(queries))))
+    empty = token_states([""], some.text.shape[1])[0]
+    latents = sample(model, some.text, empty, list(some.seeds), steps=10, guidance=queries.guidance)
     return list(decode(subject.autoencoder, latents))

@@ -16,6 +16,7 @@ from attributary.encoder.image import prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary_train.corpus import Corpus
+from attributary_train.errors import CalibrationError, NoLabelError
 from attributary_train.evaluation.from_labels import labels_of
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.autoencoder import decode
@@ -23,7 +24,6 @@ from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.labels import Label
 
-from .errors import CalibrationError, NoLabelError
 from .fit import Target
 from .mass import LEVEL, Mass, stand_for, teacher_mass
 from .shares import Columns
@@ -164,13 +164,13 @@ def open_held(
             f"is a student of model {folder.subject.weights_digest[:12]}, not of {subject.model.weights[:12]}",
         )
     everything = load_queries(query_file, subject.model)
-    told = [one for one in labels_of(labels, everything, subject.model.weights) if one.split == split]
+    labelled = [one for one in labels_of(labels, everything, subject.model.weights) if one.split == split]
     place = {name: row for row, name in enumerate(everything.names)}
-    missing = [one.query for one in told if one.query not in place]
+    missing = [one.query for one in labelled if one.query not in place]
     if missing:
         raise CalibrationError(str(query_file), f"lacks {len(missing)} labelled queries, e.g. {missing[0]}")
     made = set(generated_only(everything).names)
-    found = [one for one in told if one.query in made]
+    found = [one for one in labelled if one.query in made]
     usable = [one for one in found if one.error is None]
     if not usable:
         why = f"; {len(found)} failed, e.g. {found[0].error}" if found else ""

@@ -48,73 +48,73 @@ class Intervals:
     deviation: float | None = None
 
 
-def creator_intervals(told: Floats, seen: Floats, bins: tuple[int, ...] = BINS) -> Intervals:
+def creator_intervals(predicted: Floats, seen: Floats, bins: tuple[int, ...] = BINS) -> Intervals:
     """From told shares and the masses that the creators held, both [Q, K]; those with no share are not counted.
 
     Of each number of bins the level whose tables hold nearest to `COVERAGE` elsewhere; of these the one with the best
     interval score. An empty table with too few pairs.
     """
-    if int((told > 0).sum()) < _LEAST:
+    if int((predicted > 0).sum()) < _LEAST:
         return Intervals(())
-    fold = np.random.default_rng(len(told)).permutation(len(told)) % min(_FOLDS, len(told))
-    found = [_level(told, seen, count, fold) for count in bins]
+    fold = np.random.default_rng(len(predicted)).permutation(len(predicted)) % min(_FOLDS, len(predicted))
+    found = [_level(predicted, seen, count, fold) for count in bins]
     level, covered, score, count = min(found, key=lambda one: one[2])
-    named = told > 0
-    table = creator_interval(told[named], seen[named], count, level)
-    return Intervals(table, level, covered, score, _deviation(told, seen, count, level))
+    named = predicted > 0
+    table = creator_interval(predicted[named], seen[named], count, level)
+    return Intervals(table, level, covered, score, _deviation(predicted, seen, count, level))
 
 
-def _level(told: Floats, seen: Floats, bins: int, fold: Floats) -> tuple[float, float, float, int]:
+def _level(predicted: Floats, seen: Floats, bins: int, fold: Floats) -> tuple[float, float, float, int]:
     """The level whose tables hold nearest to `COVERAGE` elsewhere, that coverage, the interval score, and the bins."""
-    named, found = told > 0, []
+    named, found = predicted > 0, []
     for level in _LEVELS:
-        inside, score = np.zeros(told.shape, bool), np.zeros(told.shape)
+        inside, score = np.zeros(predicted.shape, bool), np.zeros(predicted.shape)
         for one in np.unique(fold):
             out = fold == one
             rest = named & ~out[:, None]
-            table = creator_interval(told[rest], seen[rest], bins, level)
-            inside[out], score[out] = _judged(table, told[out], seen[out])
+            table = creator_interval(predicted[rest], seen[rest], bins, level)
+            inside[out], score[out] = _judged(table, predicted[out], seen[out])
         found.append((level, float(inside[named].mean()), float(score[named].mean()), bins))
     return min(found, key=lambda one: abs(one[1] - COVERAGE))
 
 
-def _deviation(told: Floats, seen: Floats, bins: int, level: float) -> float | None:
+def _deviation(predicted: Floats, seen: Floats, bins: int, level: float) -> float | None:
     """Of the coverage of tables from as many queries on as many others: from halves, which vary by root 2 more."""
-    found, rng, named = [], np.random.default_rng(0), told > 0
+    found, rng, named = [], np.random.default_rng(0), predicted > 0
     for _ in range(_HALVES):
-        half = np.isin(np.arange(len(told)), rng.permutation(len(told))[: len(told) // 2])
+        half = np.isin(np.arange(len(predicted)), rng.permutation(len(predicted))[: len(predicted) // 2])
         rest = named & half[:, None]
-        table = creator_interval(told[rest], seen[rest], bins, level)
+        table = creator_interval(predicted[rest], seen[rest], bins, level)
         if not table:
             return None
-        inside, _ = _judged(table, told[~half], seen[~half])
+        inside, _ = _judged(table, predicted[~half], seen[~half])
         found.append(inside[named[~half]].mean())
     return float(np.std(found) / 2**0.5)
 
 
-def _judged(table: Table, told: Floats, seen: Floats) -> tuple[Any, Floats]:
-    """Which masses a table's intervals hold, and their interval scores, both of the shape of `told`."""
+def _judged(table: Table, predicted: Floats, seen: Floats) -> tuple[Any, Floats]:
+    """Which masses a table's intervals hold, and their interval scores, both of the shape of `predicted`."""
     if not table:
-        return np.zeros(told.shape, bool), np.full(told.shape, np.inf)
-    ends = ShareCalibration(1.0, 0.0, 0.0, 0.0, interval=table).between(told)
+        return np.zeros(predicted.shape, bool), np.full(predicted.shape, np.inf)
+    ends = ShareCalibration(1.0, 0.0, 0.0, 0.0, interval=table).between(predicted)
     assert ends is not None
     low, high = ends
     missed = np.maximum(low - seen, 0.0) + np.maximum(seen - high, 0.0)
     return (low <= seen) & (seen <= high), high - low + 2.0 / (1.0 - COVERAGE) * missed
 
 
-def creator_interval(told: Floats, seen: Floats, bins: int, level: float = COVERAGE) -> Table:
+def creator_interval(predicted: Floats, seen: Floats, bins: int, level: float = COVERAGE) -> Table:
     """Rows (share, low, high) from pairs of a told share and the mass that the creator held, both [M].
 
     Pairs are put in bins of equally many by their share (conformal prediction by category; Vovk et al., 2005); their
     ends, between which `level` of a bin lies, are made to rise with the share. Empty with too few pairs.
     """
-    bins = min(bins, len(told) // _LEAST)
+    bins = min(bins, len(predicted) // _LEAST)
     if bins < 1:
         return ()
     rows = []
-    for places in np.array_split(np.argsort(told, kind="stable"), bins):
-        rows.append((float(told[places].mean()), *ends(seen[places], level)))
+    for places in np.array_split(np.argsort(predicted, kind="stable"), bins):
+        rows.append((float(predicted[places].mean()), *ends(seen[places], level)))
     share, low, high = np.array(rows).T
     # A mass that stands for unasked items may pass 1.
     low, high = (np.clip(isotonic_regression(one).x, 0.0, 1.0) for one in (low, high))
@@ -138,7 +138,7 @@ def ends(masses: Floats, covered: float = COVERAGE) -> tuple[float, float]:
 
 
 def coverage(
-    calibration: ShareCalibration, told: Floats, seen: Floats, constant: ShareCalibration | None = None
+    calibration: ShareCalibration, predicted: Floats, seen: Floats, constant: ShareCalibration | None = None
 ) -> dict[str, Any]:
     """What the served intervals hold, of creators [Q, K] who were told a share: those with none are not counted.
 
@@ -147,27 +147,27 @@ def coverage(
     interval score (Winkler, 1972: the width, and 20 times what is missed by), a proper score. `constant` has one
     interval for every share: a coverage that it reaches too is no merit, a lower score is.
     """
-    if not (told > 0).any() or not calibration.interval:
-        return {"covered": None, "width": None, "pairs": int((told > 0).sum())}
-    row = _held(calibration, told, seen)
+    if not (predicted > 0).any() or not calibration.interval:
+        return {"covered": None, "width": None, "pairs": int((predicted > 0).sum())}
+    row = _held(calibration, predicted, seen)
     if constant is not None and constant.interval:
-        other = _held(constant, told, seen)
+        other = _held(constant, predicted, seen)
         row["constant"] = {name: other[name] for name in _BESIDE}
         row["skill"] = 1.0 - row["interval score"] / other["interval score"]
     return row
 
 
-def _held(calibration: ShareCalibration, told: Floats, seen: Floats) -> dict[str, Any]:
-    ends = calibration.between(told)
+def _held(calibration: ShareCalibration, predicted: Floats, seen: Floats) -> dict[str, Any]:
+    ends = calibration.between(predicted)
     assert ends is not None
     low, high = ends
-    counted, (inside, score) = told > 0, _judged(calibration.interval, told, seen)
-    draws = resamples(len(told), _DRAWS)
+    counted, (inside, score) = predicted > 0, _judged(calibration.interval, predicted, seen)
+    draws = resamples(len(predicted), _DRAWS)
     covered = float(inside[counted].mean())
     hits, pairs = (inside & counted).sum(axis=1), counted.sum(axis=1)
     drawn = hits[draws].sum(axis=1) / np.maximum(pairs[draws].sum(axis=1), 1)
     found = percentile_interval(covered, drawn)
-    large, holds = told > 0.05, counted & (seen > 0)
+    large, holds = predicted > 0.05, counted & (seen > 0)
     return {
         "covered": covered,
         "low": found.low,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.calibration.errors import CalibrationError
+from attributary_train.errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 

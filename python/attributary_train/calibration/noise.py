@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.ranking import spearman_rows
 from attributary_train.evaluation.scores import load_scores
 from attributary_train.evaluation.stats import mean_interval
@@ -15,7 +16,6 @@ from attributary_train.evaluation.tables import interval_row, report
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.labels import Label, read_facts, read_labels
 
-from .errors import CalibrationError
 from .mass import LEVEL, Mass, stand_for, teacher_mass
 
 LEVELS = (2.0, LEVEL, 4.0, 6.0)
@@ -88,14 +88,16 @@ def _row(pairs: list[tuple[Label, Label]], total: int, level: float) -> dict[str
         "spread over noise": float(np.median(ratio)) if ratio else None,
         "rank correlation": float(np.mean(ranks)),
         "diffuse": float(np.mean(diffuse)),
-        "largest": float(np.sum([told for told, _ in largest]) / np.sum([seen for _, seen in largest]) - 1.0),
+        "largest": float(
+            np.sum([predicted for predicted, _ in largest]) / np.sum([seen for _, seen in largest]) - 1.0
+        ),
     }
 
 
-def _largest(told: Mass, seen: Mass) -> tuple[float, float]:
+def _largest(predicted: Mass, seen: Mass) -> tuple[float, float]:
     """Sums over the largest masses of one draw: as it says, and as the other does."""
-    places = np.argsort(-told.items, kind="stable")[:LARGEST]
-    return float(told.items[places].sum()), float(seen.items[places].sum())
+    places = np.argsort(-predicted.items, kind="stable")[:LARGEST]
+    return float(predicted.items[places].sum()), float(seen.items[places].sum())
 
 
 def _mass(label: Label, total: int, level: float) -> Mass:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from .errors import CalibrationError
+from attributary_train.errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 Cosines = npt.NDArray[np.float32]
@@ -90,8 +90,8 @@ def detection(
     """A row a score: threshold from `validation`, alarms on `test`, detection and AUROC on each foreign set."""
     rows = []
     for name, score in SCORES.items():
-        asked = {title: score(cosines) for title, cosines in foreign.items()}
-        rows.append(detection_row(name, score(validation), score(test), asked, false_alarms))
+        scored = {title: score(cosines) for title, cosines in foreign.items()}
+        rows.append(detection_row(name, score(validation), score(test), scored, false_alarms))
     return rows
 
 

@@ -15,15 +15,15 @@ from .held import KINDS
 Row = dict[str, Any]
 
 
-def tell(told: Row, as_object: bool, out: Path | None) -> None:
+def show(report: Row, as_object: bool, out: Path | None) -> None:
     """Print a report, and write it as JSON where asked."""
     if out is not None:
-        write(out, as_json(told) + "\n")
+        write(out, as_json(report) + "\n")
     if as_object:
-        click.echo(as_json(told))
+        click.echo(as_json(report))
         return
-    tables = _shares(told["results"]) if told["script"] == "calibration" else _flags(told["results"])
-    click.echo(readable({**told, "results": tables}))
+    tables = _shares(report["results"]) if report["script"] == "calibration" else _flags(report["results"])
+    click.echo(readable({**report, "results": tables}))
 
 
 def _shares(results: Row) -> dict[str, list[Row]]:

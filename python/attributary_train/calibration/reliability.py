@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
-
-from .errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 BINS = 10
@@ -50,25 +49,25 @@ def reliability(
     seed: int = 0,
 ) -> Reliability:
     """Compare predictions with observations, all [M]; `query` says whose each is, for the interval."""
-    told, seen, whose = np.asarray(predicted, float), np.asarray(observed, float), np.asarray(query)
-    if not len(told):
+    forecast, seen, whose = np.asarray(predicted, float), np.asarray(observed, float), np.asarray(query)
+    if not len(forecast):
         raise CalibrationError("predictions", "there are none to compare")
-    found = _bins(told, seen, bins)
+    found = _bins(forecast, seen, bins)
     names, member = np.unique(whose, return_inverse=True)
     rows = [np.flatnonzero(member == at) for at in range(len(names))]
     drawn = []
     for draw in resamples(len(names), _DRAWS, seed):
         chosen = np.concatenate([rows[at] for at in draw])
-        drawn.append(_error(_bins(told[chosen], seen[chosen], bins)))
+        drawn.append(_error(_bins(forecast[chosen], seen[chosen], bins)))
     interval = percentile_interval(_error(found), np.array(drawn))
-    return Reliability(tuple(found), interval, float(np.abs(told - seen).mean()), len(told))
+    return Reliability(tuple(found), interval, float(np.abs(forecast - seen).mean()), len(forecast))
 
 
-def _bins(told: Floats, seen: Floats, bins: int) -> list[Bin]:
-    order = np.argsort(told, kind="stable")
+def _bins(forecast: Floats, seen: Floats, bins: int) -> list[Bin]:
+    order = np.argsort(forecast, kind="stable")
     found = []
     for places in np.array_split(order, min(bins, len(order))):
-        values = told[places]
+        values = forecast[places]
         found.append(
             Bin(
                 float(values[0]),

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary.bundle.manifest import Calibration, ShareCalibration
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
 from .beside import share_aim
-from .errors import CalibrationError
 from .fit import Target, by_creator, log_losses, unnamed
 from .held import KINDS, Held
 from .interval import COVERAGE, coverage
@@ -88,39 +88,39 @@ def _kind(
     certainty: Floats,
 ) -> Row:
     similarity, target = held.similarity[kind], held.target
-    told, diffuse = shares_of(similarity, held.grouped, shares_by, candidates, certainty)
-    queries = np.arange(len(told))
+    said, diffuse = shares_of(similarity, held.grouped, shares_by, candidates, certainty)
+    queries = np.arange(len(said))
     top = np.argsort(-similarity, axis=1, kind="stable")[:, :TOP]
     creators, of_item = np.unique(held.items.creators), held.creator_of_item
-    told_creators, seen_creators = by_creator(told, of_item), by_creator(target.mass, of_item)
+    told_creators, seen_creators = by_creator(said, of_item), by_creator(target.mass, of_item)
     named = told_creators > 0
-    unseen = target.diffuse + unnamed(target, told)
+    unseen = target.diffuse + unnamed(target, said)
     pairs = {
-        "all items": _pairs(told, target.mass, queries),
-        "items with a share": _masked(told, target.mass, told > 0),
+        "all items": _pairs(said, target.mass, queries),
+        "items with a share": _masked(said, target.mass, said > 0),
         f"top {TOP} items": _pairs(
-            np.take_along_axis(told, top, axis=1), np.take_along_axis(target.mass, top, axis=1), queries
+            np.take_along_axis(said, top, axis=1), np.take_along_axis(target.mass, top, axis=1), queries
         ),
         "creators": _masked(told_creators, seen_creators, named),
         f"top {TOP_CREATORS} creators": _pairs(*_largest(told_creators, seen_creators), queries),
         # What an answer does not name is diffuse to whoever reads it.
         "diffuse part": reliability(diffuse, unseen, queries),
     }
-    sums = told.sum(axis=1)
+    sums = said.sum(axis=1)
     named_items = named_groups(similarity, held.grouped, shares_by.reach)
     flagged = (similarity.max(axis=1) < shares_by.ood_similarity) | (certainty == 0)
     known = ~flagged
-    losses = log_losses(target, told, diffuse, named_items)[known]
+    losses = log_losses(target, said, diffuse, named_items)[known]
     return {
         # A flagged answer says nothing of its items, so it has no log loss; how many there are stands beside.
         "flagged": int(flagged.sum()),
         "skill": skills(
             similarity[known],
             held.grouped,
-            Target(target.mass[known], target.diffuse[known], target.asked[known]),
+            Target(target.mass[known], target.diffuse[known], target.stands_for[known]),
             of_item,
             climatology,
-            told[known],
+            said[known],
             diffuse[known],
         ),
         "calibration": asdict(shares_by),
@@ -129,39 +129,39 @@ def _kind(
         "least loss": float(_least_losses(target, named_items)[known].mean()),
         "loss of even shares": float(_even_losses(target, named_items)[known].mean()),
         "reliability": {name: _reliability_row(found) for name, found in pairs.items()},
-        "shares that are exactly 0": float((told == 0).mean()),
-        "mass that got an exact 0": float(unnamed(target, told).mean()),
-        "items with a share, a query": float((told > 0).sum(axis=1).mean()),
+        "shares that are exactly 0": float((said == 0).mean()),
+        "mass that got an exact 0": float(unnamed(target, said).mean()),
+        "items with a share, a query": float((said > 0).sum(axis=1).mean()),
         "items with mass, a query": float((target.mass > 0).sum(axis=1).mean()),
-        "part of what is paid that lies below a rank": _below(similarity, told),
+        "part of what is paid that lies below a rank": _below(similarity, said),
         "largest sum of shares": float(sums.max()),
         "diffuse part": {
             "predicted": float(diffuse.mean()),
             "teacher": float(unseen.mean()),
             "of which under the floor": float(target.diffuse.mean()),
         },
-        "total variation": float(_variation(told, diffuse, target).mean()),
-        "by prompt": _by_prompt(held, told, diffuse, target),
+        "total variation": float(_variation(said, diffuse, target).mean()),
+        "by prompt": _by_prompt(held, said, diffuse, target),
         "creators": creator_totals(told_creators, seen_creators, creators.tolist()),
     }
 
 
-def creator_totals(told: Floats, seen: Floats, names: list[str]) -> Row:
+def creator_totals(said: Floats, seen: Floats, names: list[str]) -> Row:
     """Mean shares of creators over queries, predicted and the teacher's, with intervals from resampled queries.
 
     The interval says how far a creator's total could have fallen had other queries been asked; predicted and teacher's
     totals are resampled together, so that the interval of their difference is that of the student's error.
     """
-    draws = resamples(len(told), _DRAWS)
-    order = np.argsort(-told.mean(axis=0), kind="stable")
+    draws = resamples(len(said), _DRAWS)
+    order = np.argsort(-said.mean(axis=0), kind="stable")
     rows, covered = [], []
     for at in order.tolist():
-        if not (told[:, at].any() or seen[:, at].any()):
+        if not (said[:, at].any() or seen[:, at].any()):
             continue
-        one = told[:, at][draws].mean(axis=1)
+        one = said[:, at][draws].mean(axis=1)
         other = seen[:, at][draws].mean(axis=1)
-        predicted = percentile_interval(float(told[:, at].mean()), one)
-        difference = percentile_interval(float((told[:, at] - seen[:, at]).mean()), one - other)
+        predicted = percentile_interval(float(said[:, at].mean()), one)
+        difference = percentile_interval(float((said[:, at] - seen[:, at]).mean()), one - other)
         covered.append(difference.low <= 0.0 <= difference.high)
         rows.append(
             {
@@ -238,18 +238,18 @@ def _interval_aim(row: Row, kind: str) -> Row | None:
     return share_aim(f"coverage of creators' intervals, {kind}", covered, COVERAGE, met, note, constant)
 
 
-def _largest(told: Floats, seen: Floats) -> tuple[Floats, Floats]:
+def _largest(stated: Floats, seen: Floats) -> tuple[Floats, Floats]:
     """The creators with the largest shares of each query, [Q, TOP_CREATORS] of both."""
-    best = np.argsort(-told, axis=1, kind="stable")[:, :TOP_CREATORS]
-    return np.take_along_axis(told, best, axis=1), np.take_along_axis(seen, best, axis=1)
+    best = np.argsort(-stated, axis=1, kind="stable")[:, :TOP_CREATORS]
+    return np.take_along_axis(stated, best, axis=1), np.take_along_axis(seen, best, axis=1)
 
 
-def _pairs(told: Floats, seen: Floats, queries: npt.NDArray[np.int64]) -> Reliability:
-    return reliability(told.ravel(), seen.ravel(), np.repeat(queries, told.shape[1]))
+def _pairs(said: Floats, seen: Floats, queries: npt.NDArray[np.int64]) -> Reliability:
+    return reliability(said.ravel(), seen.ravel(), np.repeat(queries, said.shape[1]))
 
 
-def _masked(told: Floats, seen: Floats, mask: npt.NDArray[np.bool_]) -> Reliability:
-    return reliability(told[mask], seen[mask], np.nonzero(mask)[0])
+def _masked(said: Floats, seen: Floats, mask: npt.NDArray[np.bool_]) -> Reliability:
+    return reliability(said[mask], seen[mask], np.nonzero(mask)[0])
 
 
 def _reliability_row(found: Reliability) -> Row:
@@ -261,10 +261,10 @@ def _reliability_row(found: Reliability) -> Row:
     }
 
 
-def _below(similarity: npt.NDArray[np.float32], told: Floats) -> Mapping[str, float]:
+def _below(similarity: npt.NDArray[np.float32], said: Floats) -> Mapping[str, float]:
     """Of the shares told, the part of items that an answer's list of so many does not show."""
     order = np.argsort(-similarity, axis=1, kind="stable")
-    by_rank = np.take_along_axis(told, order, axis=1)
+    by_rank = np.take_along_axis(said, order, axis=1)
     paid = max(float(by_rank.sum()), 1e-12)
     return {f"{rank}": float(by_rank[:, rank:].sum()) / paid for rank in _RANKS}
 
@@ -279,21 +279,21 @@ def _even_losses(target: Target, named: npt.NDArray[np.bool_]) -> Floats:
     return log_losses(target, np.broadcast_to(even[:, None], named.shape), even, named)
 
 
-def _variation(told: Floats, diffuse: Floats, target: Target) -> Floats:
-    named = np.where(told > 0, target.mass, 0.0)
-    apart = np.abs(told - named).sum(axis=1) + np.abs(diffuse - 1.0 + named.sum(axis=1))
+def _variation(said: Floats, diffuse: Floats, target: Target) -> Floats:
+    named = np.where(said > 0, target.mass, 0.0)
+    apart = np.abs(said - named).sum(axis=1) + np.abs(diffuse - 1.0 + named.sum(axis=1))
     return np.asarray(apart / 2, np.float64)
 
 
-def _by_prompt(held: Held, told: Floats, diffuse: Floats, target: Target) -> Mapping[str, Row]:
-    variation = _variation(told, diffuse, target)
+def _by_prompt(held: Held, said: Floats, diffuse: Floats, target: Target) -> Mapping[str, Row]:
+    variation = _variation(said, diffuse, target)
     out = {}
     for name in sorted(set(held.queries.kinds)):
         rows = [at for at, kind in enumerate(held.queries.kinds) if kind == name]
         out[name] = {
             "queries": len(rows),
             "diffuse predicted": float(diffuse[rows].mean()),
-            "diffuse of the teacher": float((target.diffuse + unnamed(target, told))[rows].mean()),
+            "diffuse of the teacher": float((target.diffuse + unnamed(target, said))[rows].mean()),
             "total variation": float(variation[rows].mean()),
         }
     return out

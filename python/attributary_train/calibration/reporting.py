@@ -9,10 +9,10 @@ import numpy as np
 
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import StudentFolder
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.tables import report
 
 from .agreement import CANDIDATES, OUTSIDE, QueryAgreement, agree_on, summarise
-from .errors import CalibrationError
 from .held import KINDS, Held
 from .mass import LEVEL, stand_for, teacher_mass
 from .report import PANELS, aims, measure
@@ -56,7 +56,7 @@ def full_report(
         "candidates": file.candidates,
         "method": file.calibration.method,
     }
-    told = report(
+    content = report(
         "calibration", config, {**results, "agreement": agreement}, aims(results), folder.subject.id
     )
     measured = {
@@ -77,7 +77,7 @@ def full_report(
             for kind in KINDS
         },
     }
-    return told, measured
+    return content, measured
 
 
 def agreement_rows(held: Held, kind: str, file: CalibrationFile) -> list[QueryAgreement]:
@@ -90,7 +90,7 @@ def agreement_rows(held: Held, kind: str, file: CalibrationFile) -> list[QueryAg
     by = file.calibration.of(kind == _AUDITED)
     pixels = file.calibration.pixels
     known = pixels.certainty(held.statistics) if pixels else None
-    told, diffuse = shares_of(cosines, held.grouped, by, file.candidates, known)
+    predicted, diffuse = shares_of(cosines, held.grouped, by, file.candidates, known)
     level = float(file.measured.get("fit", {}).get("level", LEVEL))
     count = min(CANDIDATES, cosines.shape[1])
     rows = []
@@ -98,15 +98,15 @@ def agreement_rows(held: Held, kind: str, file: CalibrationFile) -> list[QueryAg
         order = np.argsort(-cosines[at], kind="stable")
         served = order[:count]
         rest = np.random.default_rng(at).permutation(np.sort(order[count:]))[:OUTSIDE]
-        asked = np.concatenate([served, rest])
-        scores = held.scores[at, asked]
+        ranks = np.concatenate([served, rest])
+        scores = held.scores[at, ranks]
         mass = teacher_mass(
-            scores, stand_for(len(asked), count, cosines.shape[1]), held.items.groups[asked], level=level
+            scores, stand_for(len(ranks), count, cosines.shape[1]), held.items.groups[ranks], level=level
         )
         rows.append(
             agree_on(
                 cosines[at, served],
-                told[at, served],
+                predicted[at, served],
                 float(diffuse[at]),
                 scores[:count],
                 mass.items[:count],

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.stats import percentile_interval, resamples
 
-from .errors import CalibrationError
 from .fit import Target, by_creator
 from .shares import Columns, Floats
 
@@ -77,29 +77,31 @@ def skills(
     target: Target,
     creator_of_item: npt.NDArray[np.int64],
     climatology: Climatology,
-    told: Floats,
+    predicted: Floats,
     diffuse: Floats,
 ) -> Row:
     """Proper scores of shares [Q, N] and diffuse parts [Q] of unflagged answers, beside the climatology's."""
     reach = len(climatology.profile)
-    order, said, seen = ranked(similarity, columns, reach, told, target.mass)
+    order, said, seen = ranked(similarity, columns, reach, predicted, target.mass)
     rest = 1.0 - seen.sum(axis=1)
     constant = np.broadcast_to(climatology.profile, seen.shape)
     constant_rest = np.full(len(rest), 1.0 - climatology.profile.sum())
     creators_seen = by_creator(target.mass, creator_of_item)
-    creators_told = by_creator(told, creator_of_item)
+    creators_predicted = by_creator(predicted, creator_of_item)
     of_all = np.bincount(creator_of_item) / len(creator_of_item)
     by_count = np.broadcast_to(of_all * (1.0 - climatology.nobody), creators_seen.shape)
-    by_rank = by_creator(_spread(columns, order, climatology.profile, told.shape[1]), creator_of_item)
+    by_rank = by_creator(_spread(columns, order, climatology.profile, predicted.shape[1]), creator_of_item)
     # The same constant with no more to give than the answers gave: what differs is then to whom alone.
     by_count_cut = np.broadcast_to(of_all * (1.0 - diffuse.mean()), creators_seen.shape)
     return {
         "items, log loss": _skill(_log(said, diffuse, seen, rest), _log(constant, constant_rest, seen, rest)),
         "items, Brier": _skill(_brier(said, seen), _brier(constant, seen)) | _decomposed(said, seen),
-        "creators, Brier": _skill(_brier(creators_told, creators_seen), _brier(by_count, creators_seen))
-        | _decomposed(creators_told, creators_seen)
+        "creators, Brier": _skill(_brier(creators_predicted, creators_seen), _brier(by_count, creators_seen))
+        | _decomposed(creators_predicted, creators_seen)
         | {
-            "skill over the same sum by item counts": _skill_of(creators_told, by_count_cut, creators_seen),
+            "skill over the same sum by item counts": _skill_of(
+                creators_predicted, by_count_cut, creators_seen
+            ),
             "skill of the rank profile": _skill_of(by_rank, by_count, creators_seen),
         },
         "diffuse part, Brier": _skill((diffuse - rest) ** 2, (constant_rest - rest) ** 2)
@@ -119,17 +121,17 @@ def _spread(columns: Columns, order: npt.NDArray[np.int64], profile: Floats, ite
     return out
 
 
-def _log(told: Floats, nobody: Floats, seen: Floats, rest: Floats) -> Floats:
-    logs = np.log(np.maximum(told, _LEAST))
+def _log(predicted: Floats, nobody: Floats, seen: Floats, rest: Floats) -> Floats:
+    logs = np.log(np.maximum(predicted, _LEAST))
     return np.asarray(-(seen * logs).sum(axis=1) - rest * np.log(np.maximum(nobody, _LEAST)), np.float64)
 
 
-def _brier(told: Floats, seen: Floats) -> Floats:
-    return np.asarray(((told - seen) ** 2).sum(axis=1), np.float64)
+def _brier(predicted: Floats, seen: Floats) -> Floats:
+    return np.asarray(((predicted - seen) ** 2).sum(axis=1), np.float64)
 
 
-def _skill_of(told: Floats, constant: Floats, seen: Floats) -> float:
-    return float(1.0 - _brier(told, seen).mean() / _brier(constant, seen).mean())
+def _skill_of(predicted: Floats, constant: Floats, seen: Floats) -> float:
+    return float(1.0 - _brier(predicted, seen).mean() / _brier(constant, seen).mean())
 
 
 def _skill(scores: Floats, constant: Floats) -> Row:
@@ -146,9 +148,9 @@ def _skill(scores: Floats, constant: Floats) -> Row:
     }
 
 
-def _decomposed(told: Floats, seen: Floats) -> Row:
+def _decomposed(predicted: Floats, seen: Floats) -> Row:
     """Brier score a prediction = reliability - resolution + uncertainty + what bins hide (Murphy, 1973)."""
-    said, saw = told.ravel(), seen.ravel()
+    said, saw = predicted.ravel(), seen.ravel()
     mean, reliability, resolution = saw.mean(), 0.0, 0.0
     for places in np.array_split(np.argsort(said, kind="stable"), min(BINS, len(said))):
         weight = len(places) / len(said)
@@ -164,20 +166,20 @@ def _decomposed(told: Floats, seen: Floats) -> Row:
     }
 
 
-def _correlation(told: Floats, seen: Floats) -> float:
-    both = told.std() > 0 and seen.std() > 0
-    return float(np.corrcoef(told, seen)[0, 1]) if both else 0.0
+def _correlation(predicted: Floats, seen: Floats) -> float:
+    both = predicted.std() > 0 and seen.std() > 0
+    return float(np.corrcoef(predicted, seen)[0, 1]) if both else 0.0
 
 
-def _largest(told: Floats, constant: Floats, seen: Floats) -> Row:
+def _largest(predicted: Floats, constant: Floats, seen: Floats) -> Row:
     """Mean of the largest tenth of the shares told, and of what was seen there; the constant's beside.
 
     They are chosen by what was told, which is fair: of shares told as 0.1 a tenth is expected. Chosen by what was seen
     they would hold more than anybody can tell, for what was seen has its noise; that is told as well.
     """
     row: Row = {}
-    draws = resamples(len(told), _DRAWS)
-    for name, said in (("", told), ("climatology, ", constant)):
+    draws = resamples(len(predicted), _DRAWS)
+    for name, said in (("", predicted), ("climatology, ", constant)):
         row[f"{name}told"], row[f"{name}seen"] = _tenth(said, said, seen)
         drawn = [_tenth(said[draw], said[draw], seen[draw]) for draw in draws]
         found = percentile_interval(
@@ -185,12 +187,12 @@ def _largest(told: Floats, constant: Floats, seen: Floats) -> Row:
             np.array([one / max(other, _LEAST) - 1.0 for one, other in drawn]),
         )
         row[f"{name}off by"] = {"value": found.value, "low": found.low, "high": found.high}
-    row["chosen by what was seen, told"], row["chosen by what was seen, seen"] = _tenth(seen, told, seen)
+    row["chosen by what was seen, told"], row["chosen by what was seen, seen"] = _tenth(seen, predicted, seen)
     return row
 
 
-def _tenth(by: Floats, told: Floats, seen: Floats) -> tuple[float, float]:
+def _tenth(by: Floats, predicted: Floats, seen: Floats) -> tuple[float, float]:
     """Means of both over the largest tenth by one of them."""
     count = max(1, by.size // 10)
     places = np.argsort(-by.ravel(), kind="stable")[:count]
-    return float(told.ravel()[places].mean()), float(seen.ravel()[places].mean())
+    return float(predicted.ravel()[places].mean()), float(seen.ravel()[places].mean())

@@ -34,7 +34,6 @@ from attributary_train.corpus.corpus import (
     image_path,
     original_path,
 )
-from attributary_train.corpus.errors import CorpusError, FetchError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.item import Item, ids_digest, item_id, to_table
 from attributary_train.corpus.names import ConceptNames, read_json
@@ -52,6 +51,7 @@ from attributary_train.corpus.raster import (
 )
 from attributary_train.corpus.sources.base import Drawing, Source, SourceReport
 from attributary_train.corpus.sources.registry import sources_named
+from attributary_train.errors import CorpusError, FetchError
 
 # Drawings in flight: enough to keep the workers busy, few enough that a large archive is never held in memory.
 _WINDOW = 256

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from attributary.plain import plain
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.sheet import contact_sheet, group_sheet
 from attributary_train.corpus.sources.base import Source
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
 from attributary_train.corpus.sources.webdataset import WebDataset
+from attributary_train.errors import CorpusError
 
 _DIR = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -153,14 +153,14 @@ def _print_facts(opened: Corpus) -> None:
 
 
 def _print_opt_outs(opened: Corpus, directory: Path) -> None:
-    told = opened.facts.get("opt_out") or {}
-    for entry in told.get("signals", []):
+    found = opened.facts.get("opt_out") or {}
+    for entry in found.get("signals", []):
         click.echo(f"opt-out signals, {entry['kind']}: {entry['items']} items {entry['means']}")
-    for reason in told.get("not_read", []):
+    for reason in found.get("not_read", []):
         click.echo(f"opt-out signals not read, {reason}")
-    if told.get("items_reserved") or told.get("items_conditional"):
+    if found.get("items_reserved") or found.get("items_conditional"):
         click.echo(
-            f"{told['items_reserved']} items are reserved, {told['items_conditional']} under conditions; take them "
+            f"{found['items_reserved']} items are reserved, {found['items_conditional']} under conditions; take them "
             f"out of a bundle with: attributary bundle opt-out BUNDLE --signals {plain(str(directory))}"
         )
 

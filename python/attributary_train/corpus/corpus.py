@@ -17,8 +17,8 @@ from PIL import Image
 
 from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.item import Item, from_table
+from attributary_train.errors import CorpusError
 
 SCHEMA_VERSION = 1
 ITEMS_FILE = "items.parquet"

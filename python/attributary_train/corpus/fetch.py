@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from attributary.bundle.files import sha256
-from attributary_train.corpus.errors import FetchError
 from attributary_train.corpus.pins import DebianPin, NpmPin
+from attributary_train.errors import FetchError
 
 FETCH_TIMEOUT_S = 600
 

@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 
 import pyarrow as pa
 
-from attributary_train.corpus.errors import CorpusError
+from attributary_train.errors import CorpusError
 
 UNKNOWN_CREATOR = "unknown"
 # SPDX's own word for "nobody said".

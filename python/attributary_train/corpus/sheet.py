@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from attributary_train.corpus.corpus import Corpus
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.item import Item
+from attributary_train.errors import CorpusError
 
 _THUMB = 72
 _GAP = 4

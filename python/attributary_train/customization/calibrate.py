@@ -19,7 +19,7 @@ from attributary_train.customization.learning import Learned
 from attributary_train.customization.soft import (
     CANDIDATES,
     PLAIN,
-    Asked,
+    Queried,
     ask,
     diagram,
     fit,
@@ -43,7 +43,7 @@ class Reading:
     space: Space
     learned: Learned | None = None
 
-    def asked(self, gallery: Gallery, cache: Path | None, candidates: int) -> dict[str, Asked]:
+    def queried(self, gallery: Gallery, cache: Path | None, candidates: int) -> dict[str, Queried]:
         """Validation queries, and test queries of seen and of unseen concepts and creators."""
         embedded = embed_gallery(gallery, self.space, cache)
         embedded = embedded if self.learned is None else self.learned.apply(embedded)
@@ -75,10 +75,10 @@ def calibrate(
     panels: list[tuple[str, Reliability]] = []
     for kind, reading in kinds.items():
         log(f"{kind}: {reading.space.name}")
-        asked = reading.asked(gallery, cache, candidates)
-        fitted[kind] = fit(asked["validation"])
+        queried = reading.queried(gallery, cache, candidates)
+        fitted[kind] = fit(queried["validation"])
         results["fitted"].append({"kind": kind, "space": reading.space.name, **asdict(fitted[kind])})
-        for group, part in asked.items():
+        for group, part in queried.items():
             before, after = diagram(part, PLAIN), diagram(part, fitted[kind])
             results["calibration"].append(
                 _errors(kind, group, before, after, nobody_diagram(part, fitted[kind]))
@@ -95,7 +95,7 @@ def calibrate(
 
 
 def calibration_file(
-    made: Calibration, gallery_digest: str, space: Space, subject: str, student: Path | None, told: Row
+    made: Calibration, gallery_digest: str, space: Space, subject: str, student: Path | None, content: Row
 ) -> CalibrationFile:
     """What `bundle build` reads beside a student; elsewhere the digests name the space instead of files."""
     identity = hashlib.sha256(space.identity.encode()).hexdigest()
@@ -104,8 +104,8 @@ def calibration_file(
         encoder = sha256(student / "encoder.onnx")
         stored = student / "vectors.npy"
         vectors = sha256(stored) if stored.exists() else ""
-    measured = {"calibration": told["results"]["calibration"], "shares": told["results"]["shares"]}
-    candidates = int(told["config"]["candidates"])
+    measured = {"calibration": content["results"]["calibration"], "shares": content["results"]["shares"]}
+    candidates = int(content["config"]["candidates"])
     return CalibrationFile(made, candidates, encoder, vectors, subject, gallery_digest, measured)
 
 
@@ -126,7 +126,7 @@ def _errors(kind: str, group: str, before: Reliability, after: Reliability, nobo
     }
 
 
-def _facts(kind: str, group: str, part: Asked, calibration: ShareCalibration) -> Row:
+def _facts(kind: str, group: str, part: Queried, calibration: ShareCalibration) -> Row:
     given, diffuse = shares(part, calibration)
     present = part.there
     right = (given * (part.target > 0)).sum(axis=1)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Gallery
 from attributary_train.customization.measures import per_exemplar
 from attributary_train.customization.spaces.base import Space, embed
+from attributary_train.errors import CustomizationError
 
 # Spaces that look through the very weights that are tuned.
 _TUNED_WITH = frozenset({"bottleneck"})

@@ -11,9 +11,9 @@ from PIL import Image
 
 from attributary_train.corpus import Corpus, CorpusError, Item
 from attributary_train.corpus.item import UNKNOWN_CREATOR
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import OBJECT, STYLE, Exemplar, refuse_leaks
 from attributary_train.customization.manner import describe, nearest
+from attributary_train.errors import CustomizationError
 
 # Drawings of a creator that are compared to find a set in one manner.
 _LOOKED = 40

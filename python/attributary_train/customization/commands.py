@@ -110,7 +110,7 @@ def make(
 
 def _counts(name: str, text: str) -> Any:
     from attributary_train.customization.choose import Counts
-    from attributary_train.customization.errors import CustomizationError
+    from attributary_train.errors import CustomizationError
 
     try:
         train, validation, seen, unseen = (int(part) for part in text.split(","))
@@ -222,13 +222,13 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """The table: spaces, untuned and tuned, on objects and styles, seen and unseen, with intervals."""
-    from attributary_train.customization.errors import CustomizationError
     from attributary_train.customization.gallery import open_gallery
     from attributary_train.customization.learning import FAMILIES
     from attributary_train.customization.maps import MapSettings
     from attributary_train.customization.plots import table_svg
     from attributary_train.customization.report import evaluate as run
-    from attributary_train.customization.spaces.table import asked_spaces, open_space
+    from attributary_train.customization.spaces.table import named_spaces, open_space
+    from attributary_train.errors import CustomizationError
     from attributary_train.evaluation.tables import readable
 
     with clear_errors():
@@ -238,7 +238,7 @@ def evaluate(
         settings = [MapSettings(kind, steps) for kind in kinds]
         gallery = open_gallery(data_dir, distractors)
         context = _context(data_dir, cache, student, threads)
-        spaces, missing = asked_spaces(names, context)
+        spaces, missing = named_spaces(names, context)
         judge = open_space("efficientnet", context) if checked else None
         config = {
             "plan": gallery.digest,
@@ -249,13 +249,13 @@ def evaluate(
         def say(line: str) -> None:
             click.echo(line, err=True)
 
-        told, table = run(gallery, spaces, missing, families, settings, maps, cache, judge, config, say)
+        report, table = run(gallery, spaces, missing, families, settings, maps, cache, judge, config, say)
         if plots is not None:
             plots.mkdir(parents=True, exist_ok=True)
             for measure in ("R@10", "mAP"):
                 name = f"abc-{measure.replace('@', '').lower()}.svg"
                 (plots / name).write_text(table_svg(table.rows(), measure), encoding="utf-8")
-    _show(told, readable, out, as_json)
+    _show(report, readable, out, as_json)
 
 
 @abc.command("calibrate")
@@ -303,7 +303,7 @@ def calibrate(
             "prompt space": prompt_name,
             "map": learned and learned.facts,
         }
-        told, made, panels = run(
+        report, made, panels = run(
             gallery,
             Reading(space, learned),
             prompted,
@@ -314,9 +314,11 @@ def calibrate(
         )
         out.mkdir(parents=True, exist_ok=True)
         weights = Plan.read(data_dir).weights
-        calibration_file(made, gallery.digest, space, weights, student, told).write(out / "calibration.json")
+        calibration_file(made, gallery.digest, space, weights, student, report).write(
+            out / "calibration.json"
+        )
         (out / "reliability.svg").write_text(reliability_svg(panels), encoding="utf-8")
-    _show(told, readable, out / "report.json", as_json)
+    _show(report, readable, out / "report.json", as_json)
 
 
 @abc.command("spaces")
@@ -368,9 +370,9 @@ def sheet(
     click.echo(str(out))
 
 
-def _show(told: Any, readable: Callable[[Any], str], out: Path | None, as_json: bool) -> None:
-    text = json.dumps(told, indent=2)
+def _show(report: Any, readable: Callable[[Any], str], out: Path | None, as_json: bool) -> None:
+    text = json.dumps(report, indent=2)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
-    click.echo(text if as_json else readable(told))
+    click.echo(text if as_json else readable(report))

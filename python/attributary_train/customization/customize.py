@@ -36,7 +36,7 @@ class Customizer:
         what the text tower gives for its placeholder, where tuning starts.
         """
         rows, word = self._rows(entry, captions)
-        asked = self.words.states(entry.prompts)
+        prompts_states = self.words.states(entry.prompts)
         tuned = tune(
             self.model,
             rows,
@@ -46,9 +46,9 @@ class Customizer:
             self.settings.tuning(entry.exemplar),
             entry.tuning_seed,
         )
-        before = self._draw(asked, word, entry)
+        before = self._draw(prompts_states, word, entry)
         with applied(self.model, tuned):
-            after = self._draw(asked, tuned.word, entry)
+            after = self._draw(prompts_states, tuned.word, entry)
         facts = {
             "weights": tuned.digest(),
             "subject": self.model.weights,
@@ -67,11 +67,11 @@ class Customizer:
         word = states.states[torch.arange(len(states)), states.place].mean(dim=0)
         return Rows(latents, states), word
 
-    def _draw(self, asked: States, word: Tensor, entry: Planned) -> Tensor:
+    def _draw(self, prompts_states: States, word: Tensor, entry: Planned) -> Tensor:
         settings = self.settings
         return sample(
             self.model,
-            asked.with_word(word),
+            prompts_states.with_word(word),
             self.prepared.empty,
             entry.seeds,
             steps=settings.steps,

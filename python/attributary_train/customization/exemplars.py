@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attributary_train.corpus import Corpus, CorpusError, Item
-from attributary_train.customization.errors import CustomizationError
+from attributary_train.errors import CustomizationError
 
 SPLITS = ("train", "validation", "test")
 OBJECT, STYLE = "object", "style"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attributary_train.customization.errors import CustomizationError
+from attributary_train.errors import CustomizationError
 from attributary_train.subject.prompts import STYLES
 
 NEW_WORD = "V*"

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary_train.corpus import Corpus
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import Exemplar, refuse_leaks
 from attributary_train.customization.maker import known_items
 from attributary_train.customization.maker_worker import failure
@@ -18,6 +17,7 @@ from attributary_train.customization.plan import Plan
 from attributary_train.customization.rows import square
 from attributary_train.customization.shards import Pictures, read_shard
 from attributary_train.customization.spaces.base import Features, Space, embed
+from attributary_train.errors import CustomizationError
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
 from attributary_train.subject.pictures import corpus_digest
 

@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.customization.maps import Map, MapSettings, Reduction, contrastive, new_map
 from attributary_train.customization.measures import per_exemplar, retrieve
 from attributary_train.customization.spaces.base import Features, Space
+from attributary_train.errors import CustomizationError
 from attributary_train.files import whole
 
 DIM = 512
@@ -60,31 +60,33 @@ class Learned:
         """Write one safetensors file, whole or not at all."""
         tensors = {f"map.{name}": value.contiguous() for name, value in self.map.state_dict().items()}
         tensors["basis"] = torch.from_numpy(self.reduction.basis).contiguous()
-        told = {
+        metadata = {
             "space": self.space,
             "settings": json.dumps(self.settings.to_json()),
             "facts": json.dumps(self.facts, sort_keys=True),
             "kept": str(self.reduction.kept),
         }
         with whole(path, CustomizationError) as stream:
-            stream.write(to_bytes(tensors, told))
+            stream.write(to_bytes(tensors, metadata))
 
     @classmethod
     def read(cls, path: Path, space: str | None = None) -> Learned:
         """Raises `CustomizationError` if the file is damaged or belongs to other features than those of `space`."""
         try:
             with safe_open(path, "pt") as file:
-                told = file.metadata()
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            settings = MapSettings(**json.loads(told["settings"]))
-            reduction = Reduction(tensors.pop("basis").numpy(), float(told["kept"]))
+            settings = MapSettings(**json.loads(metadata["settings"]))
+            reduction = Reduction(tensors.pop("basis").numpy(), float(metadata["kept"]))
             made = new_map(settings, reduction.basis.shape[1])
             made.load_state_dict({name.removeprefix("map."): value for name, value in tensors.items()})
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CustomizationError(str(path), f"not a readable map: {error}") from error
-        if space is not None and told["space"] != space:
-            raise CustomizationError(str(path), f"belongs to features {told['space']!r}, not to {space!r}")
-        return cls(told["space"], reduction, made.eval(), settings, json.loads(told["facts"]))
+        if space is not None and metadata["space"] != space:
+            raise CustomizationError(
+                str(path), f"belongs to features {metadata['space']!r}, not to {space!r}"
+            )
+        return cls(metadata["space"], reduction, made.eval(), settings, json.loads(metadata["facts"]))
 
 
 def map_identity(gallery: Gallery, space: Space) -> str:

@@ -15,7 +15,6 @@ from attributary.bundle.files import sha256
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.customization.choose import Choice, choose
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import Exemplar, check_exemplars
 from attributary_train.customization.maker_worker import failure
 from attributary_train.customization.plan import (
@@ -29,6 +28,7 @@ from attributary_train.customization.plan import (
 )
 from attributary_train.customization.rows import prepare_rows
 from attributary_train.customization.words import Words
+from attributary_train.errors import CustomizationError
 from attributary_train.files import write_text
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
 from attributary_train.subject.model import SubjectModel

@@ -14,12 +14,11 @@ from pathlib import Path
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
 from attributary_train.customization.customize import Customizer
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.plan import LOCKS, Plan
 from attributary_train.customization.rows import load_rows
 from attributary_train.customization.shards import write_shard
+from attributary_train.errors import CustomizationError, SubjectError
 from attributary_train.files import write_text
-from attributary_train.subject.errors import SubjectError
 
 
 class Maker(jobs.Work):

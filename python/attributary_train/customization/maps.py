@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Features
+from attributary_train.errors import CustomizationError
 
 Kind = Literal["shared", "mlp", "two"]
 

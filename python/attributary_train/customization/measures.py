@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
+from attributary_train.errors import CustomizationError
 from attributary_train.evaluation.stats import Interval, mean_interval, paired_interval
 
 DEPTHS = (5, 10, 100)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import OBJECT, Exemplar
 from attributary_train.customization.families import MEDIA, OBJECTS, media_prompts, object_prompts
 from attributary_train.customization.tuning import TuneSettings
+from attributary_train.errors import CustomizationError
 
 PLAN, ROWS, SHARDS, LOCKS, MANIFEST = "plan.json", "rows.safetensors", "shards", "locks", "manifest.json"
 SCHEMA_VERSION = 1
@@ -122,21 +122,21 @@ class Plan:
         """Raises `CustomizationError` naming what is wrong with it."""
         path = folder / PLAN
         try:
-            told = json.loads(path.read_text())
-            if told["schema_version"] != SCHEMA_VERSION:
+            content = json.loads(path.read_text())
+            if content["schema_version"] != SCHEMA_VERSION:
                 raise CustomizationError(
-                    str(path), f"schema version {told['schema_version']}; this reads {SCHEMA_VERSION}"
+                    str(path), f"schema version {content['schema_version']}; this reads {SCHEMA_VERSION}"
                 )
             planned = []
-            for entry in told["exemplars"]:
+            for entry in content["exemplars"]:
                 own = {name: entry.pop(name) for name in ("family", "prompts", "seeds")}
                 planned.append(
                     Planned(
                         Exemplar.from_json(entry), own["family"], tuple(own["prompts"]), tuple(own["seeds"])
                     )
                 )
-            settings = MakeSettings.from_json(told["settings"])
-            return cls(settings, told["weights"], told["corpus"], told["paths"], tuple(planned))
+            settings = MakeSettings.from_json(content["settings"])
+            return cls(settings, content["weights"], content["corpus"], content["paths"], tuple(planned))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CustomizationError(str(path), f"not a plan: {error!r}") from error
 

@@ -17,10 +17,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from attributary_train.corpus import Corpus, CorpusError
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.plan import ROWS, MakeSettings, Planned
 from attributary_train.customization.tuning import Rows
 from attributary_train.customization.words import States, Words
+from attributary_train.errors import CustomizationError
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.prompts import training_prompt
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.plan import Planned
+from attributary_train.errors import CustomizationError
 from attributary_train.files import whole
 
 Pictures = npt.NDArray[np.uint8]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.customization.shards import Pictures
+from attributary_train.errors import CustomizationError
 
 _SIDE, _GAP, _LABEL, _LEFT = 72, 4, 14, 4
 _FOUND = 6

@@ -18,8 +18,8 @@ from torch.nn import functional as F  # noqa: N812
 from attributary.bundle.manifest import ShareCalibration
 from attributary_train.calibration.reliability import Reliability, reliability
 from attributary_train.calibration.shares import Columns, shares_of
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import Embedded, Gallery
+from attributary_train.errors import CustomizationError
 
 CANDIDATES = 200
 MIN_QUERIES = 10
@@ -34,7 +34,7 @@ FloatMatrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Queried:
     """Cosines float32 [Q, R] of queries to their best candidates and what is true of them: `target` float64 [Q, R],
     1 / n for each of an exemplar's n items; `nobody` float64 [Q], the mass that is no candidate's; `there` bool [Q],
     whether the exemplar was among the distractors; `whose` int64 [Q]."""
@@ -45,16 +45,16 @@ class Asked:
     there: npt.NDArray[np.bool_]
     whose: npt.NDArray[np.int64]
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> Asked:
+    def take(self, rows: npt.NDArray[np.bool_]) -> Queried:
         """Some of the queries."""
-        return Asked(
+        return Queried(
             self.cosines[rows], self.target[rows], self.nobody[rows], self.there[rows], self.whose[rows]
         )
 
 
 def ask(
     gallery: Gallery, embedded: Embedded, rows: npt.NDArray[np.int64], candidates: int = CANDIDATES
-) -> Asked:
+) -> Queried:
     """Every query of `rows` twice: with its exemplar's items among the distractors, and without them.
 
     The best `candidates` take part, as they come from an index; an exemplar's items beyond them have no column, and
@@ -80,21 +80,21 @@ def ask(
             targets[place, : len(best)] = (best < mine) / max(1, mine)
     whose = np.repeat(gallery.whose[rows], 2)
     there = np.tile([True, False], len(rows))
-    return Asked(cosines, targets, 1.0 - targets.sum(axis=1), there, whose)
+    return Queried(cosines, targets, 1.0 - targets.sum(axis=1), there, whose)
 
 
-def fit(asked: Asked) -> ShareCalibration:
+def fit(queried: Queried) -> ShareCalibration:
     """Temperature, threshold and background by least KL divergence from the exemplar distribution.
 
     Raises `CustomizationError` with fewer than 10 queries.
     """
-    if len(asked.cosines) < 2 * MIN_QUERIES:
+    if len(queried.cosines) < 2 * MIN_QUERIES:
         raise CustomizationError(
-            "queries", f"{len(asked.cosines) // 2}; at least {MIN_QUERIES} are needed to fit"
+            "queries", f"{len(queried.cosines) // 2}; at least {MIN_QUERIES} are needed to fit"
         )
-    cosines, target = torch.from_numpy(asked.cosines).double(), torch.from_numpy(asked.target)
-    nobody = torch.from_numpy(asked.nobody)
-    absent = asked.cosines[~asked.there, 0]
+    cosines, target = torch.from_numpy(queried.cosines).double(), torch.from_numpy(queried.target)
+    nobody = torch.from_numpy(queried.nobody)
+    absent = queried.cosines[~queried.there, 0]
     point = torch.tensor([np.log(0.05), np.log(0.01), float(np.median(absent))], dtype=torch.float64)
     point.requires_grad_(True)
     optimiser = torch.optim.Adam([point], 0.05)
@@ -123,25 +123,25 @@ def _divergence(point: Tensor, cosines: Tensor, target: Tensor, nobody: Tensor) 
     )
     null = ((background - peak[:, 0]) / temperature).exp()
     norm = (null + weight.sum(dim=1)).log()
-    told = target * (weight.clamp(min=1e-12).log() - norm[:, None])
-    return -(told.sum(dim=1) + nobody * (null.clamp(min=1e-12).log() - norm)).mean()
+    loss_terms = target * (weight.clamp(min=1e-12).log() - norm[:, None])
+    return -(loss_terms.sum(dim=1) + nobody * (null.clamp(min=1e-12).log() - norm)).mean()
 
 
-def shares(asked: Asked, calibration: ShareCalibration) -> tuple[FloatMatrix, npt.NDArray[np.float64]]:
+def shares(queried: Queried, calibration: ShareCalibration) -> tuple[FloatMatrix, npt.NDArray[np.float64]]:
     """Served shares float64 [Q, R] and diffuse parts [Q]: the formula of docs/architecture.md, with the ReLU."""
-    columns = Columns.of(np.arange(asked.cosines.shape[1]))
-    return shares_of(asked.cosines, columns, calibration)
+    columns = Columns.of(np.arange(queried.cosines.shape[1]))
+    return shares_of(queried.cosines, columns, calibration)
 
 
-def diagram(asked: Asked, calibration: ShareCalibration) -> Reliability:
+def diagram(queried: Queried, calibration: ShareCalibration) -> Reliability:
     """Promised shares of every query's first ten items against the mass that was truly theirs."""
-    promised, _ = shares(asked, calibration)
+    promised, _ = shares(queried, calibration)
     shown = min(_SHOWN, promised.shape[1])
-    whose = np.repeat(asked.whose, shown)
-    return reliability(promised[:, :shown].ravel(), asked.target[:, :shown].ravel(), whose)
+    whose = np.repeat(queried.whose, shown)
+    return reliability(promised[:, :shown].ravel(), queried.target[:, :shown].ravel(), whose)
 
 
-def nobody_diagram(asked: Asked, calibration: ShareCalibration) -> Reliability:
+def nobody_diagram(queried: Queried, calibration: ShareCalibration) -> Reliability:
     """Promised diffuse parts against whether nobody was there to be found."""
-    _, diffuse = shares(asked, calibration)
-    return reliability(diffuse, asked.nobody, asked.whose)
+    _, diffuse = shares(queried, calibration)
+    return reliability(diffuse, queried.nobody, queried.whose)

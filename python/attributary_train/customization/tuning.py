@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.words import States
+from attributary_train.errors import CustomizationError
 from attributary_train.subject.checkpoint import cross_attention
 from attributary_train.subject.model import SubjectModel
 

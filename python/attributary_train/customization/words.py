@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.families import NEW_WORD
+from attributary_train.errors import CustomizationError
 from attributary_train.subject.text import text_encoder, tokenizer
 
 # What a tokenizer without a mask token reads instead: rare, and one token in CLIP's vocabulary.

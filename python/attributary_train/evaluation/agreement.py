@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import (
     Floats,
     Scores,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, pearson_rows, spearman_rows
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
@@ -49,7 +49,7 @@ class World:
 
     def same_caption(self) -> npt.NDArray[np.bool_]:
         """Whether an item has the query's prompt among its captions, bool [Q, N]."""
-        rows = {prompt: [prompt in told for told in self.captions] for prompt in set(self.prompts)}
+        rows = {prompt: [prompt in known for known in self.captions] for prompt in set(self.prompts)}
         return np.array([rows[prompt] for prompt in self.prompts], bool)
 
 
@@ -72,7 +72,7 @@ def open_world(folder: Path, split: str, after: int = 0) -> World:
             frozenset(str(value) for name, value in items[number].items() if name.startswith("caption"))
             for number in ids.tolist()
         )
-        told = tuple(digests[row["name"]] for row in queries)
+        digests_of = tuple(digests[row["name"]] for row in queries)
     except (KeyError, TypeError) as error:
         raise EvaluationError(str(folder), f"not a benchmark: lacks {error}") from error
     if losses.shape[1:] != (len(queries),):
@@ -95,7 +95,7 @@ def open_world(folder: Path, split: str, after: int = 0) -> World:
         tuple(row["name"] for row in queries),
         tuple(row["kind"] for row in queries),
         tuple(row["prompt"] for row in queries),
-        told,
+        digests_of,
         -losses[[runs[f"half-{subset:03d}"] for subset in subsets]].T,
         -losses[[runs[f"half-{subsets[at]:03d}-second"] for at in twice]].T,
         np.array(twice, np.int64),
@@ -125,8 +125,8 @@ def read_scores(path: Path, world: World) -> tuple[str, Floats]:
         raise EvaluationError(str(path), f"its {len(ids)} ids are not the benchmark's {len(world.ids)} items")
     known = about.get("query_digests")
     if known is not None:
-        told = dict(zip(names, known, strict=True))
-        other = [n for n, digest in zip(world.names, world.digests, strict=True) if told[n] != digest]
+        digests_of = dict(zip(names, known, strict=True))
+        other = [n for n, digest in zip(world.names, world.digests, strict=True) if digests_of[n] != digest]
         if other:
             raise EvaluationError(str(path), f"{len(other)} queries are other ones there, e.g. {other[0]}")
     column = {number: at for at, number in enumerate(ids.tolist())}

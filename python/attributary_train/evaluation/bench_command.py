@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import FILE, FOLDER, OUT, TOLD, clear_errors, tell
+from .options import FILE, FOLDER, OUT, OUTPUT, clear_errors, show
 
 WORLD = Path("models/truth/emoji")
 
@@ -32,7 +32,7 @@ WORLD = Path("models/truth/emoji")
 @click.option("--add-rivals", is_flag=True, help="Keep these files in the world, to stand in every report.")
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
-@TOLD
+@OUTPUT
 @clear_errors
 def bench(
     score_files: tuple[Path, ...],
@@ -58,7 +58,7 @@ def bench(
         for path in keep(world, split, score_files):
             click.echo(str(path))
         return
-    told: dict[str, Any] = judge(
+    content: dict[str, Any] = judge(
         world, split, score_files, rivals=rivals, kinds=kinds, draws=draws, rows_to=predictions, after=after
     )
-    tell(told, as_json, out)
+    show(content, as_json, out)

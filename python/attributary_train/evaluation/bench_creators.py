@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.bench import DRAWS, World, arrays, rows_of
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, spearman_rows
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 

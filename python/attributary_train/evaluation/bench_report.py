@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from attributary_train.errors import EvaluationError
 from attributary_train.files import whole
 
 from .bench import (
@@ -25,7 +26,6 @@ from .bench import (
     seed_agreement,
 )
 from .bench_creators import CreatorBench, open_creators
-from .errors import EvaluationError
 from .ranking import Floats
 from .tables import interval_row, report
 
@@ -73,7 +73,7 @@ def judge(
             continue
         methods[name] = scores[chosen]
     figures = {name: _figures(bench, scores, world) for name, scores in methods.items()}
-    asked = [name for name in methods if name not in own] or own
+    compared = [name for name in methods if name not in own] or own
     best = max(own, key=lambda name: figures[name][AIM_MEASURE].interval.value)
     if rows_to is not None:
         table = {
@@ -91,7 +91,7 @@ def judge(
         "after": after,
         "draws": draws,
     }
-    tables = _tables(bench, world, figures, asked, best)
+    tables = _tables(bench, world, figures, compared, best)
     creators = open_creators(folder, everything)
     if creators is not None:
         some = replace(creators, effect=creators.effect[chosen])
@@ -113,18 +113,22 @@ def _creators(bench: CreatorBench, methods: dict[str, Floats]) -> list[dict[str,
 
 
 def _tables(
-    bench: Bench, world: World, figures: dict[str, dict[str, Figure]], asked: Sequence[str], best: str
+    bench: Bench, world: World, figures: dict[str, dict[str, Figure]], compared: Sequence[str], best: str
 ) -> dict[str, Any]:
     order = sorted(figures, key=lambda name: -figures[name][AIM_MEASURE].interval.value)
     methods, kinds, gaps = [], [], []
     for name in order:
         row: dict[str, Any] = {"method": name}
         for measure, figure in figures[name].items():
-            told = interval_row(figure.interval)
-            row |= {measure: told["value"], f"{measure}_low": told["low"], f"{measure}_high": told["high"]}
+            entry_row = interval_row(figure.interval)
+            row |= {
+                measure: entry_row["value"],
+                f"{measure}_low": entry_row["low"],
+                f"{measure}_high": entry_row["high"],
+            }
         methods.append(row)
         kinds.append({"method": name, **_by_kind(figures[name], world)})
-        if name in asked and name != best:
+        if name in compared and name != best:
             for measure in MEASURES:
                 found = bench.difference(figures[name][measure], figures[best][measure])
                 gaps.append({"method": name, "minus": best, "measure": measure, **interval_row(found)})

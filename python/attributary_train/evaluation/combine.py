@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.rescale import ranked
 from attributary_train.evaluation.scores import ScoreFile
 

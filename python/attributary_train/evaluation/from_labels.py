@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.scores import ScoreFile, load_scores
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.labels import Label, LabelSettings, read_facts, read_labels

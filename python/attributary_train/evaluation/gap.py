@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.leave_k_out import Removal
 from attributary_train.evaluation.stats import DRAWS, Interval, percentile_interval, resamples
 

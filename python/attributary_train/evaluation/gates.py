@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, overlap_rows
 from attributary_train.evaluation.stats import Interval, mean_interval
 from attributary_train.subject.data import SubjectData
@@ -30,8 +30,8 @@ def recognised(
     """
     if data.captions is None:
         raise EvaluationError("captions", "the model has one an item: there is nothing to recognise among")
-    told = np.array(data.captions.of_level(level))
-    names = sorted(set(told.tolist()))
+    captions_of = np.array(data.captions.of_level(level))
+    names = sorted(set(captions_of.tolist()))
     rows = [
         row
         for row, (kind, prompt) in enumerate(zip(queries.kinds, queries.prompts, strict=True))
@@ -46,9 +46,9 @@ def recognised(
         other = [name for name in names if name != own]
         among = [own, *(other[at] for at in rng.permutation(len(other))[:OTHERS])]
         free = data.ids != queries.seeds[row] if queries.splits[row] == ITEM else np.ones(len(data), bool)
-        if not (free & (told == own)).any():
+        if not (free & (captions_of == own)).any():
             continue
-        means = [float(scores[row, free & (told == name)].mean()) for name in among]
+        means = [float(scores[row, free & (captions_of == name)].mean()) for name in among]
         right.append(float(int(np.argmax(means)) == 0))
     return mean_interval(right)
 
@@ -60,12 +60,12 @@ def items_as_queries(
     if data.captions is None:
         raise EvaluationError("captions", "the model has one an item: there is nothing to recognise among")
     rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:count]).tolist()
-    told = data.captions.of_level(level)
+    captions_of = data.captions.of_level(level)
     return Queries(
         tuple(f"{ITEM}-{row:04d}" for row in rows),
         (ITEM,) * len(rows),
         (level,) * len(rows),
-        tuple(told[row] for row in rows),
+        tuple(captions_of[row] for row in rows),
         tuple(int(data.ids[row]) for row in rows),
         data.latents[rows],
         data.text[rows],

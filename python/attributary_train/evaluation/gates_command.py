@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import MODEL, QUERY_FILE, TOLD, clear_errors, setting, tell
+from .options import MODEL, OUTPUT, QUERY_FILE, clear_errors, setting, show
 
 
 @click.command("gates")
@@ -19,7 +19,7 @@ from .options import MODEL, QUERY_FILE, TOLD, clear_errors, setting, tell
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the methods; repeat."
 )
 @click.option("--limit", default=20, show_default=True, help="Queries of the swaps.")
-@TOLD
+@OUTPUT
 @clear_errors
 def gates(
     subject_dir: Path,
@@ -49,8 +49,8 @@ def gates(
     looks = create("image", context)
     looks.fit(subject.data, subject.model)
     scores = looks.score(queries, subject.data.ids)
-    asked = [name for name, _ in subject.recipe.captions if name in queries.kinds]
-    seen = {name: recognised(scores, queries, subject.data, name) for name in asked}
+    kinds = [name for name, _ in subject.recipe.captions if name in queries.kinds]
+    seen = {name: recognised(scores, queries, subject.data, name) for name in kinds}
     rows: list[dict[str, Any]] = []
     for name, found in seen.items():
         real = items_as_queries(subject.data, subject.model.weights, name)
@@ -74,7 +74,7 @@ def gates(
             aims.append(
                 aim(f"{name}, {what}: first nine kept", found.value, bound, "share", found.value < bound)
             )
-    tell(
+    show(
         report(
             "evaluate-gates",
             {"split": split, "queries": len(some)},

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 from attributary_train.evaluation.retrain import Mask
 from attributary_train.files import whole
@@ -172,10 +172,10 @@ class Truth:
         if not found:
             return 0
         table = np.stack([values for _, values in found])
-        told = np.array([name for name, _ in found])
+        run_names = np.array([name for name, _ in found])
         for split, rows in self._splits.items():
             with whole(self.folder / f"losses-{split}.npz", EvaluationError) as stream:
-                np.savez_compressed(stream, losses=table[:, rows], runs=told)
+                np.savez_compressed(stream, losses=table[:, rows], runs=run_names)
         kept = np.packbits(self.masks, axis=1)
         with whole(self.folder / "plan.npz", EvaluationError) as stream:
             np.savez_compressed(stream, kept=kept, ids=self.ids)
@@ -233,7 +233,6 @@ def train_halves(
     data: SubjectData,
     work: Path,
     *,
-    keep_weights: bool = True,
     device: str = "cpu",
     together: int = 1,
     until: Callable[[], bool] = lambda: False,
@@ -257,8 +256,7 @@ def train_halves(
             else:
                 unets = train_together([half.run for half in mine], data, device=device, log=say)
             for half, unet in zip(mine, unets, strict=True):
-                if keep_weights:
-                    _keep_weights(work / "weights" / f"{half.name}.pt", unet)
+                _keep_weights(work / "weights" / f"{half.name}.pt", unet)
                 truth.keep(half.name, losses.of(finished(unet, half.run.recipe, {}), device))
                 (work / half.name / STATE).unlink(missing_ok=True)
         added += len(mine)

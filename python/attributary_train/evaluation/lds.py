@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, Scores, pearson_rows, spearman_rows
 from attributary_train.evaluation.retrain import Mask
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples

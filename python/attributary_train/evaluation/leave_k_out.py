@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.query_loss import QueryLoss, mean_losses, monte_carlo_error
 from attributary_train.evaluation.ranking import Floats, Scores, top_rows
 from attributary_train.evaluation.regenerate import Change, Regenerator, change

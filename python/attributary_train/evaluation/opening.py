@@ -12,7 +12,7 @@ import numpy as np
 from diffusers import AutoencoderKL
 
 from attributary_train.corpus import Corpus
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Scores
 from attributary_train.evaluation.retrain import RetrainStore, without
 from attributary_train.evaluation.retrain_pool import Outcome, retrain
@@ -109,9 +109,9 @@ def plan_to_json(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
 def plan_from_json(subject: Subject, path: Path) -> list[Run]:
     """The inverse of `plan_to_json`; raises `EvaluationError` naming what is wrong in the file."""
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
-        weights, entries = told["weights"], told["runs"]
-        asked = [
+        facts: dict[str, Any] = json.loads(path.read_text())
+        weights, entries = facts["weights"], facts["runs"]
+        names = [
             (int(e["steps"]), list(map(int, e["removed"])), int(e["seed"]), int(e["init_seed"]))
             for e in entries
         ]
@@ -124,5 +124,5 @@ def plan_from_json(subject: Subject, path: Path) -> list[Run]:
     # The recipe is the checkpoint's; only its length may differ between plans (fixed epochs).
     return [
         Run(replace(subject.recipe, steps=steps), without(subject.data, removed), *seeds)
-        for steps, removed, *seeds in asked
+        for steps, removed, *seeds in names
     ]

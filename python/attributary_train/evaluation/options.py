@@ -71,7 +71,7 @@ RETRAIN = _options(
     ),
     click.option("--retry-failed", is_flag=True, help="Try failed runs again."),
 )
-TOLD = _options(
+OUTPUT = _options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option("--out", type=OUT, help="Also write the JSON here."),
 )
@@ -99,19 +99,19 @@ def setting(entry: str) -> tuple[str, Any]:
         return name, value
 
 
-def tell(told: dict[str, Any], as_json: bool, out: Path | None) -> None:
+def show(report: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """Print a report, and write it where asked."""
     from .tables import as_json as to_json
     from .tables import readable
 
     if out is not None:
-        write(out, to_json(told) + "\n")
-    click.echo(to_json(told) if as_json else readable(told))
+        write(out, to_json(report) + "\n")
+    click.echo(to_json(report) if as_json else readable(report))
 
 
 def write(path: Path, text: str) -> None:
     """Write a text file; raises `EvaluationError` naming it if that fails."""
-    from attributary_train.evaluation.errors import EvaluationError
+    from attributary_train.errors import EvaluationError
     from attributary_train.files import write_text
 
     write_text(path, text, EvaluationError)

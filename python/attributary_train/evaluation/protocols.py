@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.agreement import FRACTIONS, agree
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.lds import Ceiling, Lds, SubsetPlan, plan_subsets, seed_ceiling
 from attributary_train.evaluation.leave_k_out import (
     RANDOM,
@@ -166,10 +166,12 @@ def run_leave_k_out(
     for plan in plans:
         ready, kept = available(plan, store)
         left_out[f"K = {plan.count}"] = [name for at, name in enumerate(queries.names) if at not in set(kept)]
-        asked = queries.take(kept)
-        losses = QueryLoss(asked, settings.grid, store.folder / "losses")
+        queries_kept = queries.take(kept)
+        losses = QueryLoss(queries_kept, settings.grid, store.folder / "losses")
         pictures = (
-            Regenerator(asked, subject.autoencoder, images=settings.images) if settings.images else None
+            Regenerator(queries_kept, subject.autoencoder, images=settings.images)
+            if settings.images
+            else None
         )
         found = measure(store, ready, losses, pictures, say)
         known = _known(best, found.removals)

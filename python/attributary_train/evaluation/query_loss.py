@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.files import whole
 from attributary_train.subject.model import SubjectModel, loss_timesteps, require_finite
 from attributary_train.subject.noise import noise_grid

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from attributary.kernels import resize_crop
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
@@ -56,18 +56,18 @@ class Regenerator:
     def pictures(self, model: SubjectModel, rows: Sequence[int] | None = None) -> Pictures:
         """Generate the queries of these rows, or all."""
         chosen = list(range(len(self.queries))) if rows is None else list(rows)
-        asked = self.queries.take(chosen)
-        seeds = [self._seed(asked, at, image) for at in range(len(asked)) for image in range(self.images)]
-        text = asked.text.repeat_interleave(self.images, dim=0)
-        latents = sample(model, text, self._empty, seeds, steps=asked.steps, guidance=asked.guidance)
+        some = self.queries.take(chosen)
+        seeds = [self._seed(some, at, image) for at in range(len(some)) for image in range(self.images)]
+        text = some.text.repeat_interleave(self.images, dim=0)
+        latents = sample(model, text, self._empty, seeds, steps=some.steps, guidance=some.guidance)
         pixels = decode(self._autoencoder, latents)
-        shape = (len(asked), self.images)
+        shape = (len(some), self.images)
         return Pictures(pixels.reshape(*shape, *pixels.shape[1:]), self._features(pixels).reshape(*shape, -1))
 
-    def _seed(self, asked: Queries, row: int, image: int) -> int:
+    def _seed(self, some: Queries, row: int, image: int) -> int:
         if image == 0:
-            return asked.seeds[row]
-        name = f"{asked.names[row]}\t{asked.seeds[row]}\t{image}"
+            return some.seeds[row]
+        name = f"{some.names[row]}\t{some.seeds[row]}\t{image}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
 
     @torch.inference_mode()

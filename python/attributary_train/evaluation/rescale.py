@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from .errors import EvaluationError
+from attributary_train.errors import EvaluationError
+
 from .scores import ScoreFile
 
 Scores = npt.NDArray[np.float32]

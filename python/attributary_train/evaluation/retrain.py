@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.files import whole, write_text
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, new_unet

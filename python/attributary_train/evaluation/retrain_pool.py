@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from attributary_train import jobs
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore
 from attributary_train.evaluation.retrain_todo import write_todo
 from attributary_train.evaluation.retrain_worker import STEP_FILE

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore
 from attributary_train.files import whole, write_text
 from attributary_train.subject.captions import Captions
@@ -45,13 +45,13 @@ def write_todo(path: Path, store: RetrainStore, runs: Sequence[Run], save_every:
     data = store.folder / "data" / f"{store.data_digest[:32]}.safetensors"
     if not data.exists():
         _write_data(data, store.data)
-    told = {
+    facts = {
         "data": str(data),
         "recipe": runs[0].recipe.to_json(),
         "runs": [_run_to_json(run) for run in runs],
         "save_every": save_every,
     }
-    write_text(path, json.dumps(told), EvaluationError)
+    write_text(path, json.dumps(facts), EvaluationError)
 
 
 def read_todo(path: Path) -> Todo:
@@ -100,9 +100,9 @@ def _read_data(path: Path) -> SubjectData:
     prompts = tuple(json.loads(about["prompts"]))
     captions, start = None, {name[6:]: value for name, value in parts.items() if name.startswith("start.")}
     if "captions" in about:
-        levels, told = json.loads(about["captions"])
+        levels, facts = json.loads(about["captions"])
         captions = Captions(
-            tuple(levels), tuple(told), **{name: parts[f"captions.{name}"] for name in _CAPTION_TENSORS}
+            tuple(levels), tuple(facts), **{name: parts[f"captions.{name}"] for name in _CAPTION_TENSORS}
         )
     return SubjectData(
         parts["ids"].numpy(),

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attributary_train import jobs
+from attributary_train.errors import SubjectError
 from attributary_train.evaluation.retrain import RetrainStore
 from attributary_train.evaluation.retrain_todo import Todo, read_todo
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.train import STATE, train_unet
 
 STEP_FILE = "step"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 from attributary_train.files import whole
 from attributary_train.subject.data import SubjectData
@@ -47,21 +47,21 @@ def score_to_file(
         raise EvaluationError("queries", f"made by model {queries.weights[:12]}, not by {model.weights[:12]}")
     digests = query_digests(queries)
     # Of another method, under another name, other settings or other queries nothing that was kept may be taken up.
-    asked = json.dumps(
+    request = json.dumps(
         [method.name, name, dict(settings), model.weights, data.digest, queries.names, digests],
         sort_keys=True,
         default=str,
     )
-    parts = out.with_name(f"{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}.parts")
+    parts = out.with_name(f"{out.name}.{hashlib.sha256(request.encode()).hexdigest()[:12]}.parts")
     method.fit(data, model)
     rows, costs = [], []
     for at in range(0, len(queries), chunk):
-        asked_now = queries.take(range(at, min(at + chunk, len(queries))))
-        found, cost = _chunk(method, asked_now, data, parts / f"{chunk}-{at:05d}.npz")
+        part = queries.take(range(at, min(at + chunk, len(queries))))
+        found, cost = _chunk(method, part, data, parts / f"{chunk}-{at:05d}.npz")
         rows.append(found)
-        costs.append((len(asked_now), cost))
+        costs.append((len(part), cost))
         if say is not None:
-            say(f"{name}: {at + len(asked_now)} of {len(queries)} queries")
+            say(f"{name}: {at + len(part)} of {len(queries)} queries")
     total = sum(count for count, _ in costs)
     cost = {
         **asdict(method.cost),
@@ -91,7 +91,7 @@ def _chunk(
     # Checks shape and values before anything is kept.
     ScoreFile(method.name, scores, queries.names, data.ids, queries.weights)
     cost: Cost = method.cost
-    told = np.array(json.dumps(asdict(cost)))
+    cost_bytes = np.array(json.dumps(asdict(cost)))
     with whole(path, EvaluationError) as stream:
-        np.savez(stream, scores=scores, cost=told)
+        np.savez(stream, scores=scores, cost=cost_bytes)
     return scores, asdict(cost)

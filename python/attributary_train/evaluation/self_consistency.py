@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.agreement import FRACTIONS, Agreement, agree
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.scores import ScoreFile
 
 

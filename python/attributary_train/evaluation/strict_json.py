@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def strict_json(told: Mapping[str, Any]) -> str:
+def strict_json(content: Mapping[str, Any]) -> str:
     """A report as JSON text. NaN and infinities, which JSON does not know and most readers refuse, become null."""
-    return json.dumps(_known(told), indent=2, allow_nan=False)
+    return json.dumps(_known(content), indent=2, allow_nan=False)
 
 
 def _known(value: Any) -> Any:

@@ -199,15 +199,15 @@ def agreement_rows(name: str, found: Agreement) -> list[Row]:
     ]
 
 
-def readable(told: Mapping[str, Any]) -> str:
+def readable(content: Mapping[str, Any]) -> str:
     """A report as text: config, tables, aims."""
-    lines = [f"{told['script']}  commit {told['commit']}"]
-    lines += [f"  {key}: {value}" for key, value in told["config"].items() if not isinstance(value, list)]
-    for title, rows in told["results"].items():
+    lines = [f"{content['script']}  commit {content['commit']}"]
+    lines += [f"  {key}: {value}" for key, value in content["config"].items() if not isinstance(value, list)]
+    for title, rows in content["results"].items():
         lines += ["", title, *_table(rows)]
-    if told["aims"]:
+    if content["aims"]:
         lines += ["", "aims"]
-    for entry in told["aims"]:
+    for entry in content["aims"]:
         mark = "met" if entry["met"] else "NOT MET"
         note = f" ({entry['note']})" if entry["note"] else ""
         lines.append(
@@ -216,9 +216,9 @@ def readable(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def as_json(told: Mapping[str, Any]) -> str:
+def as_json(content: Mapping[str, Any]) -> str:
     """A report as JSON text; a number that is not finite is null."""
-    return strict_json(told)
+    return strict_json(content)
 
 
 def _clear(name: str, interval: Interval, unit: str) -> Row:

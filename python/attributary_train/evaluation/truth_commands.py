@@ -14,15 +14,15 @@ from .options import (
     METHODS,
     MODEL,
     OUT,
+    OUTPUT,
     PLAN,
     QUERY_FILE,
     RETRAIN,
     SPLIT,
-    TOLD,
     clear_errors,
     say,
     setting,
-    tell,
+    show,
     write,
 )
 
@@ -124,7 +124,7 @@ def retrain(plan_file: Path, subject_dir: Path, corpus_dir: Path, cache: Path, *
 @click.option("--fraction", default=0.5, show_default=True, help="Share of the items in a subset.")
 @click.option("--seed", default=0, show_default=True, help="Of the subsets.")
 @PLAN
-@TOLD
+@OUTPUT
 @clear_errors
 def lds(
     subject_dir: Path,
@@ -160,7 +160,7 @@ def lds(
         raise click.UsageError("--queries is needed, except with --plan")
     queries = subject.queries(query_file, split, limit)
     scores = subject.scores(score_files, queries)
-    tell(run_lds(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
+    show(run_lds(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
 
 
 @click.command("leave-k-out")
@@ -183,7 +183,7 @@ def lds(
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random removals.")
 @PLAN
-@TOLD
+@OUTPUT
 @clear_errors
 def leave_k_out(
     subject_dir: Path,
@@ -219,7 +219,7 @@ def leave_k_out(
         plans = plan_leave_k_out(subject, scores, settings)
         _write_plan(subject, [run for plan in plans for run in plan.runs], plan_file)
         return
-    tell(run_leave_k_out(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
+    show(run_leave_k_out(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
 
 
 @click.command("agreement")
@@ -228,7 +228,7 @@ def leave_k_out(
 @click.option(
     "--fraction", "fractions", type=float, multiple=True, default=(0.0042, 0.0085, 0.034), show_default=True
 )
-@TOLD
+@OUTPUT
 @clear_errors
 def agreement(
     truth: Path, score_files: tuple[Path, ...], fractions: tuple[float, ...], as_json: bool, out: Path | None
@@ -237,7 +237,7 @@ def agreement(
     from .protocols import run_agreement
     from .scores import load_scores
 
-    tell(
+    show(
         run_agreement(load_scores(truth), [load_scores(path) for path in score_files], fractions),
         as_json,
         out,
@@ -250,7 +250,7 @@ def agreement(
 @click.option(
     "--fraction", "fractions", type=float, multiple=True, default=(0.0042, 0.0085, 0.034), show_default=True
 )
-@TOLD
+@OUTPUT
 @clear_errors
 def consistency(
     first: Path, second: Path, fractions: tuple[float, ...], as_json: bool, out: Path | None
@@ -259,7 +259,7 @@ def consistency(
     from .protocols import run_self_consistency
     from .scores import load_scores
 
-    tell(run_self_consistency(load_scores(first), load_scores(second), fractions), as_json, out)
+    show(run_self_consistency(load_scores(first), load_scores(second), fractions), as_json, out)
 
 
 @click.command("scores-of-labels")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.files import whole
 from attributary_train.subject.queries import Queries
@@ -33,7 +33,7 @@ def describe(subject: Subject, queries: Queries, query_file: Path, out: Path) ->
         )
     items = [subject.corpus.item(int(number)) for number in subject.data.ids]
     captions = subject.data.captions
-    told = (
+    about = (
         {"caption": list(subject.data.prompts)}
         if captions is None
         else {f"caption_{level}": captions.of_level(level) for level in captions.levels}
@@ -45,13 +45,13 @@ def describe(subject: Subject, queries: Queries, query_file: Path, out: Path) ->
             "creator": [item.creator for item in items],
             "licence": [item.licence_spdx for item in items],
             "near_dup_group": [item.near_dup_group for item in items],
-            **told,
+            **about,
         }
     )
     with whole(out / ITEMS, EvaluationError) as stream:
         pq.write_table(table, stream, compression="zstd")
     # A query by its digest, so that scores of other pictures of the same name are refused.
     digests = dict(zip(queries.names, query_digests(queries), strict=True))
-    told_digests = pa.table({"name": list(digests), "digest": list(digests.values())})
+    digest_table = pa.table({"name": list(digests), "digest": list(digests.values())})
     with whole(out / "digests.parquet", EvaluationError) as stream:
-        pq.write_table(told_digests, stream, compression="zstd")
+        pq.write_table(digest_table, stream, compression="zstd")

@@ -12,10 +12,10 @@ from typing import Any
 from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import writing
 from attributary_train.subject.checkpoint import load_subject, write_manifest
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText, open_text
 from attributary_train.subject.own_text import text_digest as clip_digest
@@ -169,19 +169,19 @@ def _clip(folder: Path) -> OwnText | None:
     return OwnText(folder, tokens, clip_digest(encoder, cut))
 
 
-def _image_size(module: Any, family: Family, factor: int, asked: int | None) -> int:
+def _image_size(module: Any, family: Family, factor: int, wanted: int | None) -> int:
     """Pixels of a side: as asked, else what the denoiser was made for."""
-    if asked is None:
+    if wanted is None:
         made_for = module.config.get("sample_size")
         if not isinstance(made_for, int):
             raise SubjectError(
                 "image_size",
                 f"the {family.part} does not say what it was made for ({made_for!r}); give --image-size",
             )
-        asked = made_for * factor
+        wanted = made_for * factor
     patch = 2 if family.name == "flux" else int(module.config.get("patch_size") or 1)
     # Sana's pipeline takes no others.
     least = math.lcm(factor * patch, 32 if family.name == "sana" else 1)
-    if asked < least or asked % least:
-        raise SubjectError("image_size", f"{asked}; must be a multiple of {least}")
-    return asked
+    if wanted < least or wanted % least:
+        raise SubjectError("image_size", f"{wanted}; must be a multiple of {least}")
+    return wanted

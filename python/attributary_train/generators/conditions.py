@@ -39,29 +39,31 @@ class Layout:
         return self.tokens + -(-self.pooled // self.dim) + (-(-self.tokens // self.dim) if self.masked else 0)
 
     @classmethod
-    def of(cls, told: Conditions) -> Layout:
+    def of(cls, conditions: Conditions) -> Layout:
         """The layout of conditions."""
-        pooled = 0 if told.pooled is None else told.pooled.shape[1]
-        return cls(told.states.shape[1], told.states.shape[2], pooled, told.mask is not None)
+        pooled = 0 if conditions.pooled is None else conditions.pooled.shape[1]
+        return cls(
+            conditions.states.shape[1], conditions.states.shape[2], pooled, conditions.mask is not None
+        )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Layout:
         """The inverse of dataclasses.asdict."""
         return cls(int(values["tokens"]), int(values["dim"]), int(values["pooled"]), bool(values["masked"]))
 
-    def pack(self, told: Conditions) -> Tensor:
+    def pack(self, conditions: Conditions) -> Tensor:
         """As one array."""
-        parts = [told.states]
-        if told.pooled is not None:
-            parts.append(self._rows(told.pooled))
-        if told.mask is not None:
-            parts.append(self._rows(told.mask.to(told.states.dtype)))
+        parts = [conditions.states]
+        if conditions.pooled is not None:
+            parts.append(self._rows(conditions.pooled))
+        if conditions.mask is not None:
+            parts.append(self._rows(conditions.mask.to(conditions.states.dtype)))
         return torch.cat(parts, dim=1)
 
     @torch.no_grad()
-    def pack_all(self, told: Iterable[Conditions]) -> Tensor:
+    def pack_all(self, conditions: Iterable[Conditions]) -> Tensor:
         """Batches of conditions as one array."""
-        return torch.cat([self.pack(some) for some in told])
+        return torch.cat([self.pack(some) for some in conditions])
 
     def unpack(self, text: Tensor) -> Conditions:
         """The inverse of `pack`."""

@@ -21,8 +21,8 @@ JOINT = ("attn.add_k_proj", "attn.add_v_proj")
 _PIXELS_A_LATENT = 8
 
 
-def _stable(unet: nn.Module, noisy: Tensor, values: Tensor, told: Conditions) -> Tensor:
-    answer: Tensor = unet(noisy, values, told.states, return_dict=False)[0]
+def _stable(unet: nn.Module, noisy: Tensor, values: Tensor, conditions: Conditions) -> Tensor:
+    answer: Tensor = unet(noisy, values, conditions.states, return_dict=False)[0]
     return answer
 
 
@@ -31,13 +31,13 @@ def _read_stable(pipeline: Any, prompts: Sequence[str]) -> Conditions:
     return Conditions(states)
 
 
-def _sdxl(unet: Any, noisy: Tensor, values: Tensor, told: Conditions) -> Tensor:
-    assert told.pooled is not None
+def _sdxl(unet: Any, noisy: Tensor, values: Tensor, conditions: Conditions) -> Tensor:
+    assert conditions.pooled is not None
     factor = int(getattr(unet, "pixels_a_latent", _PIXELS_A_LATENT))
     height, width = noisy.shape[-2] * factor, noisy.shape[-1] * factor
     ids = torch.tensor([height, width, 0, 0, height, width], dtype=noisy.dtype, device=noisy.device)
-    added = {"text_embeds": told.pooled, "time_ids": ids.expand(len(noisy), -1)}
-    answer: Tensor = unet(noisy, values, told.states, added_cond_kwargs=added, return_dict=False)[0]
+    added = {"text_embeds": conditions.pooled, "time_ids": ids.expand(len(noisy), -1)}
+    answer: Tensor = unet(noisy, values, conditions.states, added_cond_kwargs=added, return_dict=False)[0]
     return answer
 
 
@@ -52,12 +52,12 @@ def _read_sdxl(pipeline: Any, prompts: Sequence[str]) -> Conditions:
     return Conditions(states, pooled)
 
 
-def _sd3(transformer: nn.Module, noisy: Tensor, values: Tensor, told: Conditions) -> Tensor:
+def _sd3(transformer: nn.Module, noisy: Tensor, values: Tensor, conditions: Conditions) -> Tensor:
     answer: Tensor = transformer(
         hidden_states=noisy,
         timestep=values,
-        encoder_hidden_states=told.states,
-        pooled_projections=told.pooled,
+        encoder_hidden_states=conditions.states,
+        pooled_projections=conditions.pooled,
         return_dict=False,
     )[0]
     return answer
@@ -76,7 +76,7 @@ def _read_sd3(pipeline: Any, prompts: Sequence[str]) -> Conditions:
     return Conditions(states, pooled)
 
 
-def _flux(transformer: Any, noisy: Tensor, values: Tensor, told: Conditions) -> Tensor:
+def _flux(transformer: Any, noisy: Tensor, values: Tensor, conditions: Conditions) -> Tensor:
     rows, channels, height, width = noisy.shape
     places = torch.zeros(height // 2, width // 2, 3, device=noisy.device)
     places[..., 1] += torch.arange(height // 2, device=noisy.device)[:, None]
@@ -86,9 +86,9 @@ def _flux(transformer: Any, noisy: Tensor, values: Tensor, told: Conditions) -> 
         hidden_states=as_tokens(noisy),
         timestep=values / 1000,
         guidance=guidance,
-        pooled_projections=told.pooled,
-        encoder_hidden_states=told.states,
-        txt_ids=torch.zeros(told.states.shape[1], 3, device=noisy.device),
+        pooled_projections=conditions.pooled,
+        encoder_hidden_states=conditions.states,
+        txt_ids=torch.zeros(conditions.states.shape[1], 3, device=noisy.device),
         img_ids=places.view(-1, 3),
         return_dict=False,
     )[0]
@@ -102,18 +102,18 @@ def _read_flux(pipeline: Any, prompts: Sequence[str]) -> Conditions:
     return Conditions(states, pooled)
 
 
-def _sana(transformer: nn.Module, noisy: Tensor, values: Tensor, told: Conditions) -> Tensor:
+def _sana(transformer: nn.Module, noisy: Tensor, values: Tensor, conditions: Conditions) -> Tensor:
     answer: Tensor = transformer(
         hidden_states=noisy,
-        encoder_hidden_states=told.states,
-        encoder_attention_mask=told.mask,
+        encoder_hidden_states=conditions.states,
+        encoder_attention_mask=conditions.mask,
         timestep=values,
         return_dict=False,
     )[0]
     return answer
 
 
-def _pixart(transformer: Any, noisy: Tensor, values: Tensor, told: Conditions) -> Tensor:
+def _pixart(transformer: Any, noisy: Tensor, values: Tensor, conditions: Conditions) -> Tensor:
     added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if transformer.use_additional_conditions:
         factor = int(getattr(transformer, "pixels_a_latent", _PIXELS_A_LATENT))
@@ -123,8 +123,8 @@ def _pixart(transformer: Any, noisy: Tensor, values: Tensor, told: Conditions) -
         added["aspect_ratio"] = (sizes[:1] / sizes[1:]).expand(len(noisy), -1)
     answer: Tensor = transformer(
         noisy,
-        encoder_hidden_states=told.states,
-        encoder_attention_mask=told.mask,
+        encoder_hidden_states=conditions.states,
+        encoder_attention_mask=conditions.mask,
         timestep=values,
         added_cond_kwargs=added,
         return_dict=False,

@@ -12,7 +12,7 @@ import diffusers
 from safetensors import SafetensorError
 from torch import nn
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 from .family import Family
 

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.parts import open_part
@@ -25,15 +25,15 @@ from .reader import PipelineText
 def open_adopted(folder: Path, facts: dict[str, Any]) -> SubjectModel:
     """Raises `SubjectError` if a part is damaged or not what the manifest says."""
     try:
-        family, told = BY_NAME[facts["family"]["name"]], facts["text"]
-        layout = Layout.from_json(told["layout"])
+        family, text_facts = BY_NAME[facts["family"]["name"]], facts["text"]
+        layout = Layout.from_json(text_facts["layout"])
         factor = int(facts["family"]["pixels_a_latent"])
         clip = (
             None
-            if told["clip"] is None
-            else OwnText(folder, int(told["clip"]["tokens"]), told["clip"]["digest"])
+            if text_facts["clip"] is None
+            else OwnText(folder, int(text_facts["clip"]["tokens"]), text_facts["clip"]["digest"])
         )
-        text = PipelineText(folder, family, layout, str(told["digest"]), clip)
+        text = PipelineText(folder, family, layout, str(text_facts["digest"]), clip)
     except (KeyError, TypeError, ValueError) as error:
         raise SubjectError(str(folder), f"its manifest is not readable: {error!r}") from error
     module = open_denoiser(folder, family, factor)

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.own_text import OwnText
 from attributary_train.towers.weights import weights_digest
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 from .conditions import Layout
 from .counting import count_rows
@@ -66,12 +66,12 @@ def _guided(family: Family, guidance: float) -> dict[str, Any]:
 
 def _words(family: Family, layout: Layout, text: Tensor, empty: Tensor) -> dict[str, Any]:
     """Conditions in the words of the pipelines' arguments."""
-    told, free = layout.unpack(text), layout.unpack(empty)
-    words: dict[str, Any] = {"prompt": None, "prompt_embeds": told.states}
-    if told.pooled is not None:
-        words["pooled_prompt_embeds"] = told.pooled
-    if told.mask is not None:
-        words["prompt_attention_mask"] = told.mask
+    bound, free = layout.unpack(text), layout.unpack(empty)
+    words: dict[str, Any] = {"prompt": None, "prompt_embeds": bound.states}
+    if bound.pooled is not None:
+        words["pooled_prompt_embeds"] = bound.pooled
+    if bound.mask is not None:
+        words["prompt_attention_mask"] = bound.mask
     if family.distilled:
         return words
     words["negative_prompt_embeds"] = free.states

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 
 class Schedule(Protocol):

@@ -20,7 +20,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 TOKENS, DIM = 24, 32
 # Pixels of a latent's side: autoencoders of three levels.

@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from attributary_train.errors import OwnError, SubjectError
 from attributary_train.subject.adopt import inspect
-from attributary_train.subject.errors import SubjectError
 
-from .errors import OwnError
 from .road import Request
 
 # A pass of a few rows that takes less is timed again with the rows of a label's pass.

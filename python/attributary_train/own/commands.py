@@ -53,8 +53,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
     """From your pictures, and your checkpoint, to a verified bundle and a page about it; goes on where it stopped."""
     from attributary.errors import AttributaryError
+    from attributary_train.errors import OwnError
 
-    from .errors import OwnError
     from .page import write_page
     from .plan import make_plan
     from .road import Request, road
@@ -65,9 +65,9 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
     try:
         plan = make_plan(request)
         if as_json and only_plan:
-            told = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
-            told |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
-            click.echo(json.dumps({**asdict(plan), **told, "steps": [step.command for step in steps]}))
+            totals = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
+            totals |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
+            click.echo(json.dumps({**asdict(plan), **totals, "steps": [step.command for step in steps]}))
             return
         for line in plan.lines():
             click.echo(line)
@@ -112,9 +112,8 @@ def own_example(out: Path, family: str, steps: int, cache: Path, threads: int) -
     from attributary_train.corpus import CorpusError
     from attributary_train.corpus.fetch import PackageCache
     from attributary_train.corpus.sources.photographs import write_photographs
-    from attributary_train.subject.errors import SubjectError
+    from attributary_train.errors import OwnError, SubjectError
 
-    from .errors import OwnError
     from .example import train_example
 
     torch.set_num_threads(threads)

@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attributary_train.errors import OwnError
 from attributary_train.generators.conditions import Layout
 from attributary_train.generators.families import BY_NAME
 from attributary_train.generators.latents import encoded, pixels_of
 from attributary_train.generators.schedules import schedule_of
 from attributary_train.generators.tiny import tiny_pipeline
-
-from .errors import OwnError
 
 CHECKPOINT = "checkpoint"
 _BATCH = 32
@@ -44,9 +43,9 @@ def train_example(
     _train_autoencoder(pipeline.vae, pictures, max(1, steps // 2), seed, log)
     about = BY_NAME[family]
     with torch.inference_mode():
-        told = about.read(pipeline, [*captions, ""])
-    layout = Layout.of(told)
-    texts = layout.pack(told).clone()
+        states = about.read(pipeline, [*captions, ""])
+    layout = Layout.of(states)
+    texts = layout.pack(states).clone()
     _train_denoiser(pipeline, family, encoded(pipeline.vae, pictures), texts, layout, steps, seed, log)
     part = folder / f"{CHECKPOINT}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -117,9 +116,9 @@ def _train_denoiser(
         noise = torch.randn(latents[rows].shape, generator=stream)
         timesteps = torch.randint(0, schedule.timesteps, (_BATCH,), generator=stream)
         dropped = torch.rand(_BATCH, generator=stream) < 0.1
-        told = layout.unpack(torch.where(dropped[:, None, None], texts[-1:], texts[rows]))
+        states = layout.unpack(torch.where(dropped[:, None, None], texts[-1:], texts[rows]))
         noisy = schedule.noised(latents[rows], noise, timesteps)
-        answer = about.call(module, noisy, schedule.values(timesteps), told)
+        answer = about.call(module, noisy, schedule.values(timesteps), states)
         loss = (answer - schedule.target(latents[rows], noise, timesteps)).square().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -145,8 +145,8 @@ def _used(request: Request, plan: Plan) -> list[str]:
 def _agreement(request: Request) -> list[str]:
     """The student beside its teacher on the test queries, which neither student nor calibration saw."""
     from attributary.building.student import read_student
-    from attributary_train.calibration.errors import NoLabelError
     from attributary_train.calibration.held import StudentEncoder, open_held
+    from attributary_train.errors import NoLabelError
     from attributary_train.evaluation.opening import Subject
 
     out = request.out

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.sources.captions import caption_rows
 from attributary_train.corpus.sources.folder import listed_file
+from attributary_train.errors import CorpusError, OwnError
 
-from .errors import OwnError
 from .road import Request
 
 # Denoiser passes, forward, that one of each stands for.
@@ -21,7 +20,7 @@ _PROBE_ITEMS, _TRIES = 96, 3
 # Rows that a sampling pass is filled up to (`subject.sample`).
 _SAMPLED = 32
 # Rows that are left out and named.
-_TOLD = 10
+_LISTED = 10
 # What one GPU is taken to reach on such a denoiser in float32 with TF32, floating-point operations a second.
 GPU_FLOPS = 3e13
 KEPT_NOISE = 256 * 1024 * 1024  # bytes; `teacher.draws.MOST_KEPT_BYTES`, which would bring torch along
@@ -106,27 +105,27 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For a reader."""
-        told = [f"{self.items:,} pictures, {self.captions:,} different captions"]
+        rows = [f"{self.items:,} pictures, {self.captions:,} different captions"]
         if self.left_out:
-            more = len(self.left_out) - _TOLD
-            told.append(f"left out {len(self.left_out):,} rows of the table:")
-            told += [f"  {row}" for row in self.left_out[:_TOLD]] + [f"  and {more:,} more"] * (more > 0)
-        told += [f"{name:<8} {count:>14,} passes of the denoiser" for name, count in self.passes.items()]
+            more = len(self.left_out) - _LISTED
+            rows.append(f"left out {len(self.left_out):,} rows of the table:")
+            rows += [f"  {row}" for row in self.left_out[:_LISTED]] + [f"  and {more:,} more"] * (more > 0)
+        rows += [f"{name:<8} {count:>14,} passes of the denoiser" for name, count in self.passes.items()]
         if self.passes:
-            told.append(
+            rows.append(
                 f"a pass takes {self.seconds_a_pass * 1e3:.1f} ms on one core here, {self.flops_a_pass / 1e9:.2f} GFLOP"
             )
-        told.append(
+        rows.append(
             f"hours    {self.hours_here:.2f} on this machine with {self.workers} workers; "
             f"{self.core_hours:.2f} of one core"
         )
         if self.passes:
-            told.append(
+            rows.append(
                 f"         {self.hours_gpu:.2f} of passes on one GPU at {GPU_FLOPS / 1e12:.0f} TFLOP/s"
             )
-            told.append(f"memory   {self.memory_gb:.2f} GB in each worker that labels, most of it mapped")
-        told.append(f"disk     {self.disk_gb:.2f} GB below the folder of --out")
-        return told
+            rows.append(f"memory   {self.memory_gb:.2f} GB in each worker that labels, most of it mapped")
+        rows.append(f"disk     {self.disk_gb:.2f} GB below the folder of --out")
+        return rows
 
 
 def make_plan(request: Request) -> Plan:

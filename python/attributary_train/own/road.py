@@ -119,7 +119,7 @@ def _tuned(out: Path, request: Request, checkpoint: Path) -> list[Step]:
     )
     plain = ("--subject", subject, "--corpus", out / "corpus")
     model = (*plain, "--cache", out / "cache")
-    asked = (*model, "--queries", queries)
+    picked = (*model, "--queries", queries)
     prompts = () if request.prompts is None else ("--prompts", request.prompts)
     lora = () if request.lora is None else ("--lora", request.lora)
     size = () if request.image_size is None else ("--image-size", request.image_size)
@@ -133,21 +133,21 @@ def _tuned(out: Path, request: Request, checkpoint: Path) -> list[Step]:
             "--validation", request.validation, "--test", request.test, "--steps", request.steps, *prompts,
         ),
         _step(
-            "labels", TRAINING, labels, "label", *asked, "--out", labels, "--split", "train", "--split", "validation",
+            "labels", TRAINING, labels, "label", *picked, "--out", labels, "--split", "train", "--split", "validation",
             "--split", "test", "--nearest", request.nearest, "--outside", request.outside, "--gradient-draws",
             request.gradient_draws, "--timesteps", request.timesteps, "--fisher", request.fisher, "--workers",
             request.workers,
         ),
         _step(
-            "student", TRAINING, student / "student.json", "student", "train", *asked, "--labels", labels, "--config",
+            "student", TRAINING, student / "student.json", "student", "train", *picked, "--labels", labels, "--config",
             request.config, "--threads", request.threads, "--out", student,
         ),
         _step(
-            "calibration", TRAINING, student / "calibration.json", "calibrate", "fit", "--student", student, *asked,
+            "calibration", TRAINING, student / "calibration.json", "calibrate", "fit", "--student", student, *picked,
             "--labels", labels, "--false-alarms", max(0.02, round(1 / (_LABELLED * max(request.validation, 1)), 3)),
         ),
         _step(
-            "asked", TRAINING, out / "asked" / "queries.json", "demo-queries", *asked, "--split", "test", "--count",
+            "asked", TRAINING, out / "asked" / "queries.json", "demo-queries", *picked, "--split", "test", "--count",
             min(8, request.test), "--out", out / "asked",
         ),
         _step(

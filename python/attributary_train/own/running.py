@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from attributary_train.errors import OwnError
 from attributary_train.files import write_text
 
-from .errors import OwnError
 from .road import MODULES, Step
 
 STATE = "own.json"

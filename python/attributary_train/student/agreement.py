@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.agreement import FRACTIONS, Agreement, agree
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, count_of
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.evaluation.self_consistency import self_consistency

@@ -13,12 +13,12 @@ from attributary.building.student import read_student
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.kernels import resize_crop
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.rescale import sharpened
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.query_digest import query_digests
 
-from .errors import StudentError
 from .export import ENCODER, TOKENIZER
 from .folder import FACTS, VECTORS, read_facts, require_same
 from .studio import Studio
@@ -99,8 +99,8 @@ def score_file(
     student = AskedStudent(folder, variant)
     require_same(student.facts, studio.subject.model.weights, student.ids)
     require_same(student.facts, studio.subject.model.weights, studio.subject.data.ids)
-    asked = queries.prompts if prompts else ("",) * len(queries)
-    found = student.scores(studio.pictures(queries), asked)
+    prompts_used = queries.prompts if prompts else ("",) * len(queries)
+    found = student.scores(studio.pictures(queries), prompts_used)
     temperature = None
     if calibration is not None:
         temperature = temperature_of(calibration, student.facts["files"][ENCODER]["sha256"], prompts)

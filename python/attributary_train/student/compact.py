@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from attributary_train.errors import StudentError
 from attributary_train.towers.rows import unit_rows
-
-from .errors import StudentError
 
 
 @dataclass(frozen=True)

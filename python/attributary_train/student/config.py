@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from .errors import StudentError
+from attributary_train.errors import StudentError
+
 from .sight import ItemPictures
 
 HeadKind = Literal["paper", "tokens", "kernel", "generator"]

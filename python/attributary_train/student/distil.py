@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import StudentError
+
 from .compact import Compact
-from .errors import StudentError
 from .losses import soft_log
 from .nowhere import foreign_pictures, nowhere
 
@@ -157,9 +158,9 @@ def _epoch(
 def _apart(found: Tensor, target: Tensor, items: Tensor, settings: DistilSettings) -> Tensor:
     """1 - cosine, plus the divergence of what both say about all items."""
     wanted = (settings.power * soft_log(target @ items.T)).softmax(1)
-    told = (settings.power * soft_log(found @ items.T)).log_softmax(1)
+    log_predicted = (settings.power * soft_log(found @ items.T)).log_softmax(1)
     return (1.0 - (found * target).sum(1)).mean() + settings.ranking * F.kl_div(
-        told, wanted, reduction="batchmean"
+        log_predicted, wanted, reduction="batchmean"
     )
 
 

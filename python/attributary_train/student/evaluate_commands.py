@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..evaluation.options import FILE, FOLDER, MODEL, QUERY_FILE, TOLD, clear_errors, tell
+from ..evaluation.options import FILE, FOLDER, MODEL, OUTPUT, QUERY_FILE, clear_errors, show
 
 
 @click.command("student")
@@ -24,7 +24,7 @@ from ..evaluation.options import FILE, FOLDER, MODEL, QUERY_FILE, TOLD, clear_er
 @click.option(
     "--scores-out", type=click.Path(file_okay=False, path_type=Path), help="Keep the students' scores here."
 )
-@TOLD
+@OUTPUT
 @clear_errors
 def student(
     subject_dir: Path,
@@ -72,7 +72,7 @@ def student(
     again = scores_of_labels(labels_again, "abu+ again", (split,)) if labels_again else None
     baselines = [load_scores(path, weights=truth.weights) for path in score_files]
     kinds = dict(zip(queries.names, queries.kinds, strict=True))
-    tell(run_student_agreement(truth, students, without, baselines, again, kinds), as_json, out)
+    show(run_student_agreement(truth, students, without, baselines, again, kinds), as_json, out)
 
 
 @click.command("retrieval")

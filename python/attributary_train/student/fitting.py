@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import StudentError
+
 from .config import StudentConfig
-from .errors import StudentError
 from .kernel_head import KernelHead
 from .labelled import Labelled
 from .losses import listmle, listwise, mass_targets, rank_bce, rank_mass_targets, rank_targets
@@ -219,8 +220,8 @@ class _Fit:
             outside &= ~(self.rows[rows] == drawn[:, None]).any(1)
             items = torch.where(outside, drawn, items)
             target = torch.where(outside, torch.ones(()), target)
-        asked, at = rows.unique(return_inverse=True)
-        seen = self._with_dropout(asked)
+        unique, at = rows.unique(return_inverse=True)
+        seen = self._with_dropout(unique)
         cosine = (self.query.embed(seen)[at] * self._item_vectors()[items]).sum(1)
         return rank_bce(cosine, target, self.scale, self.shift)
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from attributary.bundle.files import sha256
+from attributary_train.errors import StudentError
 
-from .errors import StudentError
 from .export import ENCODER, TOKENIZER
 
 SCHEMA_VERSION = 1

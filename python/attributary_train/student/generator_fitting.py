@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import StudentError
+
 from .config import StudentConfig
-from .errors import StudentError
 from .fitting import FIRST_SCALE, HOLD, SCALE_PACE, Fitted
 from .generator_head import GeneratorHead
 from .losses import listwise, mass_targets, rank_mass_targets, soft_log
@@ -103,7 +104,7 @@ class _Fit:
             else torch.cat([self._reduced(foreign), self._reduced(foreign.without_prompt())])
         )
         asked = together([lesson.seen for lesson in lessons])
-        self.told, self.untold = self._reduced(asked), self._reduced(asked.without_prompt())
+        self.bound, self.free = self._reduced(asked), self._reduced(asked.without_prompt())
         scores = torch.from_numpy(np.concatenate([lesson.scores for lesson in lessons]))
         self.weight = torch.ones(scores.shape[1])
         make = mass_targets if config.target == "mass" else rank_mass_targets
@@ -116,13 +117,13 @@ class _Fit:
     def _reduced(self, seen: Seen) -> Tensor:
         return self.head.reduce(seen.image, seen.states, seen.mask).clone()
 
-    def _centred(self, told: Retrained) -> tuple[Tensor, Tensor, Tensor]:
-        outputs, kept = torch.from_numpy(told.outputs).float(), torch.from_numpy(told.kept).float()
-        return self._reduced(told.seen), _unit(outputs), kept - kept.mean(0)
+    def _centred(self, bound: Retrained) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, kept = torch.from_numpy(bound.outputs).float(), torch.from_numpy(bound.kept).float()
+        return self._reduced(bound.seen), _unit(outputs), kept - kept.mean(0)
 
     def run(self, say: Callable[[str], None]) -> Fitted:
         """Train; see `fit_generator`."""
-        config, rows = self.config, len(self.told)
+        config, rows = self.config, len(self.bound)
         rates = [config.learning_rate * pace for pace in (1.0, config.item_pace, SCALE_PACE)]
         optimiser = torch.optim.AdamW(
             [
@@ -167,7 +168,7 @@ class _Fit:
     def _loss(self, rows: Tensor) -> Tensor:
         hidden = torch.rand(len(rows), 1) < self.config.prompt_dropout
         vectors = self._vectors()
-        cosine = self.head.embed(torch.where(hidden, self.untold[rows], self.told[rows])) @ vectors.T
+        cosine = self.head.embed(torch.where(hidden, self.free[rows], self.bound[rows])) @ vectors.T
         loss = listwise(cosine, self.targets[rows], self.weight, self.scale.exp(), self.config.link)
         loss = loss + HOLD * self.offset.square().sum(1).mean()
         if self.strange is not None:
@@ -176,11 +177,11 @@ class _Fit:
             loss = loss + STRANGE * (1.0 - self.head.embed(self.strange[picked]) @ away).mean()
         if self.retrained is None:
             return loss
-        return loss - self.config.retrained * self._foretold(self.retrained, vectors)
+        return loss - self.config.retrained * self._predicted(self.retrained, vectors)
 
-    def _foretold(self, told: tuple[Tensor, Tensor, Tensor], vectors: Tensor) -> Tensor:
+    def _predicted(self, bound: tuple[Tensor, Tensor, Tensor], vectors: Tensor) -> Tensor:
         """Mean correlation of the shares summed over what each model kept with what became of a batch of queries."""
-        asked, outputs, kept = told
+        asked, outputs, kept = bound
         pick = torch.randint(0, len(asked), (min(self.config.batch, len(asked)),))
         cosine = self.head.embed(asked[pick]) @ vectors.T
         shown = cosine if self.config.link == "exponential" else soft_log(cosine)

@@ -56,9 +56,9 @@ class GeneratorHead(nn.Module):
         """Tower outputs to the network's input, float32 [N, W]; nothing here is trained."""
         half = image.shape[1] // 2
         some = mask.amax(dim=1, keepdim=True) > 0
-        asked = torch.where(some, image[:, half:], image[:, :half])
+        query = torch.where(some, image[:, half:], image[:, :half])
         words = torch.where(some, states.mean(1), self.empty)
-        parts = [(part - self.image_mean) @ self.image_matrix for part in (image[:, :half], asked)]
+        parts = [(part - self.image_mean) @ self.image_matrix for part in (image[:, :half], query)]
         return torch.cat([*parts, (words - self.words_mean) @ self.words_matrix], dim=1)
 
     def embed(self, reduced: Tensor) -> Tensor:

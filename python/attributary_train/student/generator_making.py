@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.bench import open_world
 from attributary_train.evaluation.scores import load_scores
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.query_digest import query_digests
 
 from .config import StudentConfig
-from .errors import StudentError
 from .export import Samples, export_encoder
 from .fitting import Fitted
 from .folder import write_folder
@@ -52,19 +52,19 @@ class Sight:
         data = self.studio.subject.data
         captions = data.captions
         if captions is None:
-            told = [(data.text.float(), self.words.mask(data.prompts))]
+            text = [(data.text.float(), self.words.mask(data.prompts))]
         else:
             masks = self.words.mask(captions.prompts)
-            told = [(captions.states[rows].float(), masks[rows]) for rows in captions.of_item.T]
-        return self._views(self.studio.item_pictures(config.items), told)
+            text = [(captions.states[rows].float(), masks[rows]) for rows in captions.of_item.T]
+        return self._views(self.studio.item_pictures(config.items), text)
 
     def placed(self, config: StudentConfig) -> list[Seen]:
         """The items as `config.placed` has their vectors made."""
         if config.placed == "levels":
             return self.items(config)
         captions = self.captions()
-        told = (self.studio.states(captions), self.words.mask(captions))
-        return self._views(self.studio.item_pictures(config.items), [told])
+        text = (self.studio.states(captions), self.words.mask(captions))
+        return self._views(self.studio.item_pictures(config.items), [text])
 
     def captions(self) -> list[str]:
         """Each item's caption in the corpus, as a bundle has it."""
@@ -78,21 +78,21 @@ class Sight:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = foreign_pictures(to_tensor(self.studio.pictures(queries)), len(queries))
-        told = (queries.text.float(), self.words.mask(queries.prompts))
-        return self._views(made.numpy(), [told])[0]
+        text = (queries.text.float(), self.words.mask(queries.prompts))
+        return self._views(made.numpy(), [text])[0]
 
     @torch.no_grad()
-    def _views(self, pictures: npt.NDArray[np.uint8], told: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:
-        parts: list[list[Tensor]] = [[] for _ in told]
+    def _views(self, pictures: npt.NDArray[np.uint8], text: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:
+        parts: list[list[Tensor]] = [[] for _ in text]
         for at in range(0, len(pictures), _BATCH):
             latents = self.tower.latents(to_tensor(pictures[at : at + _BATCH]))
             bare = self.tower.without(latents)
-            for found, (states, _) in zip(parts, told, strict=True):
+            for found, (states, _) in zip(parts, text, strict=True):
                 seen = self.tower.features(latents, states[at : at + _BATCH])
                 found.append(torch.cat([bare, seen], dim=1))
         return [
             Seen(torch.cat(found).clone(), states, mask)
-            for found, (states, mask) in zip(parts, told, strict=True)
+            for found, (states, mask) in zip(parts, text, strict=True)
         ]
 
 
@@ -118,27 +118,27 @@ def train_generator(
     sight = Sight(studio)
     items = sight.items(config)
     say(f"{len(items[0])} items seen under {len(items)} captions")
-    placed, asked = sight.placed(config), studio.labelled_queries(labels)
-    lessons = [Lesson(sight.queries(asked), full_lists(labels))]
+    placed, labelled = sight.placed(config), studio.labelled_queries(labels)
+    lessons = [Lesson(sight.queries(labelled), full_lists(labels))]
     if item_scores is not None:
         between = items_as_queries(studio, item_scores)
         views = items if config.placed == "levels" else [*items, *placed]
         lessons += [Lesson(view, between) for view in views]
-    told = None if losses is None else retrained_queries(sight, losses)
+    text = None if losses is None else retrained_queries(sight, losses)
     say(f"{sum(len(lesson.seen) for lesson in lessons)} lists to learn")
     empty = studio.subject.data.empty.float()
-    foreign = sight.foreign(asked, config)
-    fitted = fit_generator(config, placed, empty, lessons, told, say, foreign)
+    foreign = sight.foreign(labelled, config)
+    fitted = fit_generator(config, placed, empty, lessons, text, say, foreign)
     model = GeneratorStudent(
         config.name, sight.tower, studio.words.tower(), fitted.query, fitted.items.shape[1]
     ).eval()
     out.mkdir(parents=True, exist_ok=True)
-    ids, mask = studio.words.encode(asked.prompts[:_SAMPLES])
-    samples = Samples(studio.pictures(asked.take(range(len(ids)))), ids.numpy(), mask.numpy())
+    ids, mask = studio.words.encode(labelled.prompts[:_SAMPLES])
+    samples = Samples(studio.pictures(labelled.take(range(len(ids)))), ids.numpy(), mask.numpy())
     exported = export_encoder(out, model, studio.words.save_tokenizer(out), samples, int8=False)
     state = {f"query.{name}": value for name, value in fitted.query.state_dict().items()}
     state |= {"items": fitted.items, "from_head": fitted.from_head}
-    taught = {"items_as_queries": item_scores is not None, "losses": told is not None}
+    taught = {"items_as_queries": item_scores is not None, "losses": text is not None}
     write_folder(
         out, handover(studio, config.name, "generator", config.to_json(), labels), studio.subject.data.ids,
         fitted.items.numpy(), state,

@@ -8,10 +8,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from attributary_train.errors import StudentError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
-
-from .errors import StudentError
 
 TIMESTEPS = (100, 300)
 
@@ -49,11 +48,11 @@ class GeneratorTower(nn.Module):
             [torch.from_numpy(noise_for(noise_key(0, "middle block"), step, shape)) for step in timesteps]
         )
         with torch.no_grad():
-            told = unet.time_embedding(unet.time_proj(model.schedule.values(at)).float())
+            embedded = unet.time_embedding(unet.time_proj(model.schedule.values(at)).float())
             # Noising is linear in the latents: what they are multiplied by, and what is added.
             kept = model.noised(torch.ones_like(noise), torch.zeros_like(noise), at)
             added = model.noised(torch.zeros_like(noise), noise, at)
-        self.register_buffer("times", told.clone())
+        self.register_buffer("times", embedded.clone())
         self.register_buffer("kept", kept[:, :1, :1, :1].clone())
         self.register_buffer("added", added.clone())
         self.register_buffer("empty", empty.float().clone())
@@ -81,12 +80,12 @@ class GeneratorTower(nn.Module):
         time = self.times[at : at + 1].expand(latents.shape[0], -1)
         x = self.conv_in(latents * self.kept[at] + self.added[at])
         for block in self.down:
-            x, _ = block(hidden_states=x, temb=time, **_asked(block, states))
-        x = self.mid(x, time, **_asked(self.mid, states))
+            x, _ = block(hidden_states=x, temb=time, **_arguments(block, states))
+        x = self.mid(x, time, **_arguments(self.mid, states))
         return x.flatten(1)
 
 
-def _asked(block: Any, states: Tensor) -> dict[str, Tensor]:
+def _arguments(block: Any, states: Tensor) -> dict[str, Tensor]:
     return {"encoder_hidden_states": states} if getattr(block, "has_cross_attention", False) else {}
 
 

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.trak import Trak
-
-from .errors import StudentError
 
 # An item's own score is mostly noise that its two sides share, not influence: cut to this many times its largest other.
 SELF = 1.5
@@ -40,12 +39,12 @@ def cut_diagonal(kernel: Tensor) -> Tensor:
 
 def item_scores(method: Trak, data: SubjectData, model: SubjectModel) -> ScoreFile:
     """A fitted method's scores with the items as queries, named by `item_names`."""
-    told = {"self": SELF, "splits": ["train"]}
+    facts = {"self": SELF, "splits": ["train"]}
     return ScoreFile(
         f"{method.name} of items",
         cut_diagonal(method.between_items()).numpy().astype(np.float32),
         item_names(data.ids),
         data.ids.copy(),
         model.weights,
-        told,
+        facts,
     )

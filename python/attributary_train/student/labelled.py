@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.scores import ScoreFile, load_scores
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.labels import Label, read_facts, read_labels
 from attributary_train.teacher.query_digest import query_digests
-
-from .errors import StudentError
 
 # Fewer say too little about who is more influential than whom.
 MIN_CANDIDATES = 8

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.subject.prompts import STYLES, prompt_for
 from attributary_train.subject.queries import Queries
 from attributary_train.towers.rows import unit_rows
@@ -21,7 +22,6 @@ from .big_model import BigStudent
 from .compact import Compact, CompactShape, folded, table_rows
 from .config import StudentConfig
 from .distil import DistilSettings, Lessons, distil
-from .errors import StudentError
 from .export import Samples, export_encoder
 from .fitting import Fitted, fit
 from .folder import Handover, read_facts, read_head, require_same, write_folder
@@ -100,8 +100,8 @@ def distil_compact(
     settings = settings or DistilSettings()
     out.mkdir(parents=True, exist_ok=True)
     pictures = [studio.labelled_queries(labels), *more]
-    asked = [read_facts(teacher)["files"], labels.digest, [queries.prompts for queries in pictures], texts]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    inputs = [read_facts(teacher)["files"], labels.digest, [queries.prompts for queries in pictures], texts]
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     kept = out / "training" / f"lessons-{digest[:12]}.pt"
     if kept.exists():
         lessons = Lessons(**torch.load(kept, weights_only=True))
@@ -123,8 +123,8 @@ def distil_compact(
     samples = samples_of(studio, studio.queries.take(range(min(4 * _SAMPLES, len(studio.queries)))))
     exported = export_encoder(out, ready, studio.words.save_tokenizer(out), samples, int8=False)
     variants = export_variants(out, samples)
-    settings_told = {"shape": shape.to_json(), "distil": asdict(settings), "towers": config.to_json()}
-    about = handover(studio, ready.name, "compact", settings_told, labels)
+    all_settings = {"shape": shape.to_json(), "distil": asdict(settings), "towers": config.to_json()}
+    about = handover(studio, ready.name, "compact", all_settings, labels)
     half = {
         name: value.half() if value.is_floating_point() else value
         for name, value in ready.state_dict().items()

@@ -28,15 +28,15 @@ def against_labels(scores: Scores, labels: Labelled) -> dict[str, npt.NDArray[np
     L is counted from all N items. Where a query has candidates only, a figure is that of re-ranking them, a little
     higher than over the whole corpus.
     """
-    told = np.take_along_axis(scores, labels.rows, axis=1)
+    predicted = np.take_along_axis(scores, labels.rows, axis=1)
     rows = {
         f"mAP({count_of(fraction, labels.items)})": average_precision_rows(
-            labels.scores, told, count_of(fraction, labels.items)
+            labels.scores, predicted, count_of(fraction, labels.items)
         )
         for fraction in FRACTIONS
     }
-    rows["spearman"] = spearman_rows(labels.scores, told)
-    rows["ndcg"] = ndcg_rows(labels.scores, told)
+    rows["spearman"] = spearman_rows(labels.scores, predicted)
+    rows["ndcg"] = ndcg_rows(labels.scores, predicted)
     return rows
 
 

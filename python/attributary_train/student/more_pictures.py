@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from attributary_train.errors import StudentError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Prompt, Queries, generate, load_queries, save_queries
-
-from .errors import StudentError
 
 # Pictures of a file, and so what a kill costs at most.
 _CHUNK = 128

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from attributary_train.errors import StudentError
+
 from .compact import Attention, table_rows
-from .errors import StudentError
 from .generator_tower import GeneratorStudent
 
 Say = Callable[[str], None]
@@ -75,7 +76,7 @@ class OwnWords(nn.Module):
 
 
 @dataclass(frozen=True)
-class Told:
+class Texts:
     """Texts as tokens with the states that are to be learned: ids, mask int64 [N, T], states [N, T, dim]."""
 
     ids: Tensor
@@ -88,8 +89,8 @@ class Told:
 
 def learn_words(
     student: GeneratorStudent,
-    texts: Told,
-    asked: Told,
+    texts: Texts,
+    prompts: Texts,
     latents: Tensor,
     vocabulary: int,
     settings: WordsSettings,
@@ -100,17 +101,17 @@ def learn_words(
     texts: what is read alone; asked: prompts of N pictures whose scaled latents are `latents` [N, C, h, w]. Raises
     `StudentError` if a loss is not finite.
     """
-    known = torch.cat([part.ids[part.mask > 0] for part in (texts, asked)]).unique()
+    known = torch.cat([part.ids[part.mask > 0] for part in (texts, prompts)]).unique()
     shape = replace(WordsShape(), known=len(known), tokens=texts.ids.shape[1], dim=texts.states.shape[2])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         tower = OwnWords(shape, table_rows(vocabulary, known, shape.shared))
-        _learn_states(tower, [texts, asked], settings, say)
-        _learn_embeddings(tower, student, texts, asked, latents, settings, say)
+        _learn_states(tower, [texts, prompts], settings, say)
+        _learn_embeddings(tower, student, texts, prompts, latents, settings, say)
     return tower.eval()
 
 
-def _learn_states(tower: OwnWords, parts: Sequence[Told], settings: WordsSettings, say: Say) -> None:
+def _learn_states(tower: OwnWords, parts: Sequence[Texts], settings: WordsSettings, say: Say) -> None:
     ids, mask = torch.cat([part.ids for part in parts]), torch.cat([part.mask for part in parts])
     states = torch.cat([part.states for part in parts])
     spread, mean = torch.std_mean(states.reshape(-1, states.shape[2]).float(), 0)
@@ -134,8 +135,8 @@ def _learn_states(tower: OwnWords, parts: Sequence[Told], settings: WordsSetting
 def _learn_embeddings(
     tower: OwnWords,
     student: GeneratorStudent,
-    texts: Told,
-    asked: Told,
+    texts: Texts,
+    prompts: Texts,
     latents: Tensor,
     settings: WordsSettings,
     say: Say,
@@ -149,8 +150,8 @@ def _learn_embeddings(
         other.requires_grad_(False)
     mean = 0.0
     for step in range(settings.steps):
-        rows = torch.randint(0, len(asked), (settings.pictures,))
-        words, source = rows, asked
+        rows = torch.randint(0, len(prompts), (settings.pictures,))
+        words, source = rows, prompts
         if step % 2:
             words, source = torch.randint(0, len(texts), (settings.pictures,)), texts
         ids, mask, states = source.ids[words], source.mask[words], source.states[words].float()
@@ -159,8 +160,10 @@ def _learn_embeddings(
         wanted = student.head(
             torch.cat([bare, student.tower.features(latents[rows], states)], 1), states, mask
         )
-        told = student.head(torch.cat([bare, student.tower.features(latents[rows], found)], 1), found, mask)
-        loss = (1.0 - (wanted.detach() * told).sum(1)).mean()
+        vectors = student.head(
+            torch.cat([bare, student.tower.features(latents[rows], found)], 1), found, mask
+        )
+        loss = (1.0 - (wanted.detach() * vectors).sum(1)).mean()
         mean += 0.02 * (_step(loss, optimiser, schedule, tower) - mean) if step else float(loss.detach())
         if (step + 1) % 100 == 0:
             say(f"embeddings: 1 - cosine {mean:.4f} after {step + 1} of {settings.steps} steps")

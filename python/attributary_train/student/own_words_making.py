@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from attributary.encoder.onnx import OnnxEncoder
+from attributary_train.errors import StudentError
 from attributary_train.towers.rows import unit_rows
 
 from .config import StudentConfig
-from .errors import StudentError
 from .export import ENCODER, Samples, export_encoder
 from .folder import Handover, read_facts, read_head, require_same, write_folder
 from .generator_head import GeneratorHead
 from .generator_making import Say, Sight
 from .generator_tower import GeneratorStudent
 from .making import samples_of
-from .own_words import OwnWords, Told, WordsSettings, described, learn_words
+from .own_words import OwnWords, Texts, WordsSettings, described, learn_words
 from .studio import Studio, to_tensor
 
 _SAMPLES, _BATCH = 256, 64
@@ -68,14 +68,17 @@ def give_own_words(
     )
     seen = torch.cat([_latents(sight, to_tensor(some)) for some in pictures])
     latents = torch.cat([seen, *[seen[len(train) :]] * (len(levels) - 1)])
-    asked = _told(studio, [*train.prompts, *[prompt for level in levels for prompt in level]])
-    texts = _told(studio, texts_of(studio))
-    say(f"{len(texts)} texts, {len(asked)} pictures with prompts")
+    prompt_texts = _texts(studio, [*train.prompts, *[prompt for level in levels for prompt in level]])
+    texts = _texts(studio, texts_of(studio))
+    say(f"{len(texts)} texts, {len(prompt_texts)} pictures with prompts")
     # A picture without a prompt needs no words.
-    some = asked.mask.amax(1) > 0
-    asked, latents = Told(asked.ids[some], asked.mask[some], asked.states[some]), latents[some]
+    some = prompt_texts.mask.amax(1) > 0
+    prompt_texts, latents = (
+        Texts(prompt_texts.ids[some], prompt_texts.mask[some], prompt_texts.states[some]),
+        latents[some],
+    )
     tower = learn_words(
-        student, texts, asked, latents, studio.words.tokenizer().get_vocab_size(), settings, say
+        student, texts, prompt_texts, latents, studio.words.tokenizer().get_vocab_size(), settings, say
     )
     ready = GeneratorStudent(student.name, sight.tower, tower, student.head, student.dim).eval()
     out.mkdir(parents=True, exist_ok=True)
@@ -86,15 +89,15 @@ def give_own_words(
         facts["name"], "generator", facts["config"], made_for["weights"], made_for["id"], labels["digest"],
         labels["queries"],
     )  # fmt: skip
-    told: dict[str, Any] = {key: facts[key] for key in ("loss", "scales", "taught") if key in facts}
+    facts_kept: dict[str, Any] = {key: facts[key] for key in ("loss", "scales", "taught") if key in facts}
     weights = {**state, **{f"words.{name}": value for name, value in tower.state_dict().items()}}
     vectors = unit_rows(state["items"]).numpy()
     if config.by_encoder:
         vectors = placed_by_encoder(out / ENCODER, studio, sight.captions(), config)
-        told |= {"vectors_made_by": "encoder"}
+        facts_kept |= {"vectors_made_by": "encoder"}
     write_folder(
         out, about, data.ids, vectors, weights,
-        {**told, "words": described(tower, settings), "encoder": exported},
+        {**facts_kept, "words": described(tower, settings), "encoder": exported},
     )  # fmt: skip
     return tower
 
@@ -124,10 +127,10 @@ def texts_of(studio: Studio) -> list[str]:
     return sorted({*captions, *put} - held)
 
 
-def _told(studio: Studio, prompts: list[str]) -> Told:
+def _texts(studio: Studio, prompts: list[str]) -> Texts:
     ids, mask = studio.words.encode(prompts)
     parts = [studio.states(prompts[at : at + 256]).half() for at in range(0, len(prompts), 256)]
-    return Told(ids, mask, torch.cat(parts))
+    return Texts(ids, mask, torch.cat(parts))
 
 
 @torch.no_grad()

@@ -84,8 +84,8 @@ def _concepts(
     wanted: NDArray[np.str_] = np.array(held_out.concepts)[rows]
     results, aims = {}, []
     for name, prompts in (("concepts", False), ("concepts_with_prompt", True)):
-        asked = [(held_out.picture(row), held_out.captions[row] if prompts else "") for row in rows]
-        found = measure_concepts(index, indexed, embedder.embed(asked), wanted)
+        questions = [(held_out.picture(row), held_out.captions[row] if prompts else "") for row in rows]
+        found = measure_concepts(index, indexed, embedder.embed(questions), wanted)
         results[name] = asdict(found)
         note = f"{found.queries} drawings by held-out creators"
         aims.append(_aim(f"{name} in the top 10", found.in_top_10, CONCEPTS_AIM, note))

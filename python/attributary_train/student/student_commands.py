@@ -122,7 +122,8 @@ def train(
     **kwargs: Any,
 ) -> None:
     """Fit a head on the untuned towers, or on the generator's own, and export it with its item vectors."""
-    from .errors import StudentError
+    from attributary_train.errors import StudentError
+
     from .generator_making import train_generator
     from .making import train as make
     from .studio import first
@@ -151,12 +152,12 @@ def train(
 @_clear
 def items(method: str, settings: tuple[str, ...], out: Path, **kwargs: Any) -> None:
     """What a method of gradients says of every item with the items as queries, for `train --item-scores`."""
+    from attributary_train.errors import StudentError
     from attributary_train.evaluation.options import setting
     from attributary_train.evaluation.scores import save_scores
     from attributary_train.teacher.registry import Context, create
     from attributary_train.teacher.trak import Trak
 
-    from .errors import StudentError
     from .item_queries import item_scores
 
     studio = _open(kwargs)
@@ -195,7 +196,7 @@ def sweep(
     **kwargs: Any,
 ) -> None:
     """Fit every configuration and compare them on validation queries, with prompts and without."""
-    from attributary_train.evaluation.options import tell
+    from attributary_train.evaluation.options import show as show_report
 
     from .config import CONFIGS
     from .studio import first
@@ -203,11 +204,11 @@ def sweep(
 
     configs = [_config(name) for name in (names or CONFIGS)]
     studio = _open(kwargs)
-    told = run_sweep(
+    report = run_sweep(
         studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation, "validation"), keep,
         _say,
     )  # fmt: skip
-    tell(told, as_json, out)
+    show_report(report, as_json, out)
 
 
 @student.command("distil")
@@ -316,8 +317,9 @@ def show(folder: Path) -> None:
 
 
 def _config(name: str) -> Any:
+    from attributary_train.errors import StudentError
+
     from .config import StudentConfig, config_named
-    from .errors import StudentError
 
     path = Path(name)
     if path.suffix != ".json":

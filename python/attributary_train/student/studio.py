@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.towers.features import TowerFeatures
 
-from .errors import StudentError
 from .fitting import Material
 from .labelled import Labelled, from_folder, from_score_files, rows_of
 from .sight import ItemPictures, Seen, item_pictures, query_pictures, tower_features
@@ -72,16 +72,16 @@ class Studio:
 
     def see(self, queries: Queries) -> Seen:
         """Tower features of queries."""
-        told, mask = self._told(queries.prompts, queries.text), self.words.mask(queries.prompts)
-        return tower_features(self.towers, self.pictures(queries), told, mask)
+        text_states, mask = self._states(queries.prompts, queries.text), self.words.mask(queries.prompts)
+        return tower_features(self.towers, self.pictures(queries), text_states, mask)
 
     def see_items(self, kind: ItemPictures) -> Seen:
         """Tower features of the training items."""
         data = self.subject.data
-        told, mask = self._told(data.prompts, data.text), self.words.mask(data.prompts)
-        return tower_features(self.towers, self.item_pictures(kind), told, mask)
+        text_states, mask = self._states(data.prompts, data.text), self.words.mask(data.prompts)
+        return tower_features(self.towers, self.item_pictures(kind), text_states, mask)
 
-    def _told(self, prompts: Sequence[str], known: Tensor) -> Tensor:
+    def _states(self, prompts: Sequence[str], known: Tensor) -> Tensor:
         """Token states as `words` reads them: those that are `known`, unless a family's conditions are more."""
         return known.float() if self.subject.model.layout is None else self.words.states(prompts)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.tables import report
 from attributary_train.files import write_text
 
 from .config import StudentConfig
-from .errors import StudentError
 from .fitting import Material, fit
 from .kernel_head import TokenKernel
 from .labelled import Labelled
@@ -36,11 +36,11 @@ def run_sweep(
     say: Callable[[str], None],
 ) -> Row:
     """A line a configuration and kind of query, baselines first; finished lines are kept in `keep`."""
-    asked = studio.labelled_queries(validation)
-    if set(asked.splits) != {"validation"}:
-        found = ", ".join(sorted(set(asked.splits)))
+    labelled = studio.labelled_queries(validation)
+    if set(labelled.splits) != {"validation"}:
+        found = ", ".join(sorted(set(labelled.splits)))
         raise StudentError("labels-validation", f"are of {found}; configurations are chosen on validation")
-    seen, kinds = studio.see(asked), asked.kinds
+    seen, kinds = studio.see(labelled), labelled.kinds
     queries = studio.see(studio.labelled_queries(labels))
     items = {
         kind: studio.see_items(kind) for kind in sorted({config.items for config in configs} | {"decoded"})
@@ -59,7 +59,7 @@ def run_sweep(
         if path is not None:
             write_text(path, json.dumps(found), StudentError)
         lines += found
-    told = {
+    content = {
         "model": studio.subject.model.weights,
         "labels": labels.digest,
         "queries": len(labels),
@@ -69,7 +69,7 @@ def run_sweep(
         "note": "re-ranking of the labelled candidates; L is counted from all items",
         "configs": [config.to_json() for config in configs],
     }
-    return report("student-sweep", told, {"validation": lines}, [])
+    return report("student-sweep", content, {"validation": lines}, [])
 
 
 def _line(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attributary_train.errors import StudentError
 from attributary_train.towers.rows import unit_rows
 
 from .config import StudentConfig
-from .errors import StudentError
 from .sight import Seen
 
 # Principal components that are kept of image features and of whitened token states.

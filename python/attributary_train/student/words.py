@@ -18,13 +18,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from attributary.encoder.text import PromptTokenizer
+from attributary_train.errors import StudentError
 from attributary_train.generators.reader import PipelineText
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.text import token_states, tokenizer
 from attributary_train.towers.text import MiniLM, minilm_directory
-
-from .errors import StudentError
 
 
 class ClipText(nn.Module):

@@ -12,6 +12,7 @@ from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.raster import IMAGE_SIZE
+from attributary_train.errors import SubjectError
 from attributary_train.files import writing
 from attributary_train.generators.families import STABLE
 from attributary_train.generators.reader import pipeline_class
@@ -23,7 +24,6 @@ from attributary_train.subject.checkpoint import (
     write_manifest,
 )
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import ENCODER, TOKENIZER, OwnText, open_text, text_digest
 from attributary_train.subject.recipe import ADOPTED, AutoencoderRecipe, Recipe

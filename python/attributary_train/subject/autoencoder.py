@@ -17,10 +17,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import SubjectError
 from attributary_train.files import whole, writing
 from attributary_train.generators.latents import decoded, encoded, means
 from attributary_train.generators.latents import pixels_of as to_pixels
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.state import load_state
 
@@ -188,8 +188,8 @@ def is_finished(folder: Path, recipe: Recipe, corpus: str) -> bool:
         wanted = {"block_out_channels": list(recipe.autoencoder.widths), "sample_size": recipe.image_size}
         note = folder / CONFIG
     try:
-        told = json.loads(note.read_text())
-        differs = [name for name, value in wanted.items() if told.get(name) != value]
+        about = json.loads(note.read_text())
+        differs = [name for name, value in wanted.items() if about.get(name) != value]
     except (OSError, ValueError, AttributeError) as error:
         raise SubjectError(str(note), f"not readable: {error!r}") from error
     if differs:

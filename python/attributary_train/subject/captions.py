@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attributary_train.corpus import Corpus, Item
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR, concept_of, style_of
 
 # Collections whose last keyword is a concept's category, or the group of categories it is in, whoever drew it.
@@ -133,10 +133,12 @@ def captions_of(
         if name not in LEVELS:
             raise SubjectError("recipe.captions", f"level {name!r}; there are {', '.join(LEVELS)}")
     kinds = Categories(corpus)
-    told = [[LEVELS[name](item, kinds) for name, _ in levels] for item in items]
-    prompts = tuple(sorted({caption for row in told for caption in row}))
+    texts = [[LEVELS[name](item, kinds) for name, _ in levels] for item in items]
+    prompts = tuple(sorted({caption for row in texts for caption in row}))
     where = {prompt: at for at, prompt in enumerate(prompts)}
-    of_item: npt.NDArray[np.int64] = np.array([[where[caption] for caption in row] for row in told], np.int64)
+    of_item: npt.NDArray[np.int64] = np.array(
+        [[where[caption] for caption in row] for row in texts], np.int64
+    )
     shares = torch.tensor([share for _, share in levels], dtype=torch.float32)
     return Captions(
         tuple(name for name, _ in levels),

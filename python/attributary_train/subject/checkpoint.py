@@ -15,9 +15,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import writing
 from attributary_train.subject.data import SubjectData, load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.parts import open_part

@@ -64,7 +64,7 @@ def train(
     import torch
 
     from attributary_train.corpus import Corpus, CorpusError
-    from attributary_train.subject.errors import SubjectError
+    from attributary_train.errors import SubjectError
     from attributary_train.subject.recipe import levels_of
     from attributary_train.subject.recipe import preset as find
     from attributary_train.subject.run import train_subject
@@ -79,8 +79,8 @@ def train(
         corpus = Corpus.open(corpus_dir)
         chosen = Selection(tuple(item.id for item in corpus)) if all_items else select(corpus, recipe.items)
         words = f"attributary-train subject train --preset {preset}" + (" --all-items" if all_items else "")
-        told = {**given, "captions": captions, "base": base, "autoencoder": autoencoder_of}
-        words += "".join(f" --{name} {value}" for name, value in told.items() if value is not None)
+        settings_given = {**given, "captions": captions, "base": base, "autoencoder": autoencoder_of}
+        words += "".join(f" --{name} {value}" for name, value in settings_given.items() if value is not None)
         model = train_subject(
             recipe,
             corpus,
@@ -132,8 +132,8 @@ def adopt(
     import torch
 
     from attributary_train.corpus import Corpus, CorpusError
+    from attributary_train.errors import SubjectError
     from attributary_train.subject.adopt import adopt as take
-    from attributary_train.subject.errors import SubjectError
 
     torch.set_num_threads(threads)
     words = "attributary-train subject adopt" + (f" --image-size {image_size}" if image_size else "")
@@ -193,9 +193,9 @@ def queries(
     import torch
 
     from attributary_train.corpus import Corpus, CorpusError
+    from attributary_train.errors import SubjectError
     from attributary_train.subject.checkpoint import load_autoencoder, load_subject, recipe_of, training_data
     from attributary_train.subject.data import load_data
-    from attributary_train.subject.errors import SubjectError
     from attributary_train.subject.level_queries import drawing_queries, level_prompts
     from attributary_train.subject.own_prompts import own_prompts
     from attributary_train.subject.prompts import training_prompt
@@ -242,7 +242,7 @@ def export(subject_dir: Path, out: Path) -> None:
     """Write the model as ONNX files, for samplers without torch: `attributary serve --ui --ui-generator OUT`."""
     import torch
 
-    from attributary_train.subject.errors import SubjectError
+    from attributary_train.errors import SubjectError
     from attributary_train.subject.onnx_export import export_generator
 
     torch.set_num_threads(1)
@@ -259,8 +259,8 @@ def show(subject_dir: Path) -> None:
     """Print a checkpoint's facts."""
     import json
 
+    from attributary_train.errors import SubjectError
     from attributary_train.subject.checkpoint import load_subject
-    from attributary_train.subject.errors import SubjectError
 
     try:
         model = load_subject(subject_dir)

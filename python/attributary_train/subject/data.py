@@ -15,10 +15,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import whole
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.captions import Captions, captions_of
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt
 from attributary_train.subject.recipe import Recipe
@@ -151,8 +151,8 @@ def load_data(
     if several is not None:
         digest = hashlib.sha256(f"{digest}{several.words()}".encode()).hexdigest()
         main = several.levels.index(max(recipe.captions, key=lambda level: level[1])[0])
-        told = several.states[several.of_item[:, main]]
-        states = torch.cat([told, token_states([""], recipe.tokens)])
+        text_states = several.states[several.of_item[:, main]]
+        states = torch.cat([text_states, token_states([""], recipe.tokens)])
         of_items = states[:-1].clone()
     elif text is None:
         states = token_states([*prompts, ""], recipe.tokens)
@@ -161,11 +161,11 @@ def load_data(
         read, asked = text, [*prompts, ""]
         digest = hashlib.sha256(f"{digest}{recipe.image_size}{text.digest}".encode()).hexdigest()
 
-        def told_of() -> Iterator[npt.NDArray[np.float32]]:
+        def states_of() -> Iterator[npt.NDArray[np.float32]]:
             for at in range(0, len(asked), _ROWS):
                 yield read(asked[at : at + _ROWS]).numpy()
 
-        states = torch.from_numpy(kept_rows(cache, "text", digest, len(asked), told_of, half))
+        states = torch.from_numpy(kept_rows(cache, "text", digest, len(asked), states_of, half))
         # A view of the file: gigabytes that are read where they are asked for, once for all workers of a machine.
         of_items = states[:-1]
     return SubjectData(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from attributary_train.errors import SubjectError
 from attributary_train.subject.captions import Captions
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import SPLITS, Prompt, Queries
 
@@ -94,8 +94,3 @@ def drawing_queries(model: SubjectModel, held_out: SubjectData, made: Queries, *
         latents=torch.cat([made.latents, held_out.latents]),
         text=torch.cat([made.text, captions.states[of_item]]),
     )
-
-
-def of_kinds(queries: Queries, kinds: Sequence[str]) -> Queries:
-    """The queries of some kinds."""
-    return queries.take([row for row, kind in enumerate(queries.kinds) if kind in kinds])

@@ -12,12 +12,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from attributary_train.errors import SubjectError
 from attributary_train.generators.conditions import Conditions, Layout
 from attributary_train.generators.counting import count_rows
 from attributary_train.generators.families import STABLE
 from attributary_train.generators.family import Family
 from attributary_train.generators.schedules import Betas, Flow, schedule_of
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import ADOPTED, Recipe
 from attributary_train.subject.text import token_states
 
@@ -107,9 +107,9 @@ class SubjectModel:
     def answers(self, noisy: Tensor, timesteps: Tensor, text: Tensor, unet: Any = None) -> Tensor:
         """What the denoiser says of noised latents, [B, C, h, w]; `unet`: another one of the same shape."""
         count_rows(len(noisy))
-        told = Conditions(text.float()) if self.layout is None else self.layout.unpack(text.float())
+        conditions = Conditions(text.float()) if self.layout is None else self.layout.unpack(text.float())
         return self.family.call(
-            self.unet if unet is None else unet, noisy, self.schedule.values(timesteps), told
+            self.unet if unet is None else unet, noisy, self.schedule.values(timesteps), conditions
         )
 
     def predict(

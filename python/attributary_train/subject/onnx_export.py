@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attributary_train.errors import SubjectError
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject, recipe_of
-from attributary_train.subject.errors import SubjectError
 from attributary_train.towers.graph import to_onnx
 from attributary_train.towers.text import MiniLM, minilm_directory
 

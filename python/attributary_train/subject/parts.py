@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 
 def open_part(kind: Any, folder: Path) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from attributary_train.corpus import Corpus
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR, prompt_for, style_of, training_prompt
 from attributary_train.subject.queries import KINDS, SPLITS, Prompt
 

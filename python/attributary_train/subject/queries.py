@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from attributary_train.errors import SubjectError
 from attributary_train.files import whole
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 # Name of the recipe of a checkpoint that was trained elsewhere: its sizes are known, its training is not.
 ADOPTED = "adopted"

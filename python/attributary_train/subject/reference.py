@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attributary_train.corpus import Corpus, Item
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR
 
 # What to do with a corpus that is not the built-in one.

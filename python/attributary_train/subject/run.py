@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError
 from attributary_train.files import writing
 from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
 from attributary_train.subject.checkpoint import (
@@ -24,7 +25,6 @@ from attributary_train.subject.checkpoint import (
     starting_from,
 )
 from attributary_train.subject.data import SubjectData, load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.parts import open_part
 from attributary_train.subject.pictures import corpus_digest, squares
@@ -67,11 +67,11 @@ def checked_device(name: str) -> str:
 def fitting_autoencoder(folder: Path, recipe: Recipe) -> AutoencoderKL:
     """The autoencoder of a checkpoint; raises `SubjectError` if its latents are not what the recipe's U-Net takes."""
     found = load_autoencoder(folder)
-    asked = (recipe.image_size, recipe.latent_channels)
+    shape_wanted = (recipe.image_size, recipe.latent_channels)
     has = (int(found.config.sample_size), int(found.config.latent_channels))
-    if has != asked:
+    if has != shape_wanted:
         raise SubjectError(
-            str(folder), f"its autoencoder has (pixels, channels) {has}; the recipe asks for {asked}"
+            str(folder), f"its autoencoder has (pixels, channels) {has}; the recipe asks for {shape_wanted}"
         )
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 
 # Rows of one pass. Part of the result: matrix products may round differently in batches of another size.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attributary_train.corpus import Corpus, Item
+from attributary_train.errors import SubjectError
 from attributary_train.subject.captions import NO_CATEGORY, Categories
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.prompts import BY_CREATOR
 from attributary_train.subject.reference import ALL_ITEMS, reference_split
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 
 
 def load_state(path: Path) -> dict[str, Any]:

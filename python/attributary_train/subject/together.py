@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attributary_train.errors import SubjectError
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.train import Run, drawn_batch, learning_rate, starting_unet

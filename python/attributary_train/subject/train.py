@@ -18,8 +18,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attributary_train.errors import SubjectError
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.recipe import Recipe
@@ -128,8 +128,8 @@ def drawn_batch(run: Run, data: SubjectData, step: int, device: str) -> tuple[Te
     noise = torch.randn(latents.shape, generator=noise_stream).to(device)
     timesteps = torch.randint(0, recipe.timesteps, (len(rows),), generator=noise_stream).to(device)
     dropped = (torch.rand(len(rows), generator=noise_stream) < recipe.caption_dropout).to(device)
-    told = data.text[rows] if data.captions is None else data.captions.drawn(rows, noise_stream)
-    return latents, noise, timesteps, torch.where(dropped[:, None, None], data.empty, told)
+    states = data.text[rows] if data.captions is None else data.captions.drawn(rows, noise_stream)
+    return latents, noise, timesteps, torch.where(dropped[:, None, None], data.empty, states)
 
 
 def train_unet(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, require_finite
 from attributary_train.subject.queries import Queries
@@ -26,7 +27,6 @@ from attributary_train.teacher.base import Cost
 from attributary_train.teacher.baseline import baseline_digest, kept_baseline
 from attributary_train.teacher.draws import LossGrid, query_draws
 from attributary_train.teacher.ekfac import Factors, FactorSettings, Gradients, as_matrix
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.factors import kept_factors
 from attributary_train.teacher.fisher_diagonal import Diagonal, fit_diagonal
 from attributary_train.teacher.moved import losses, moved

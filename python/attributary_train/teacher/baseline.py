@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.files import whole, write_text
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
-from attributary_train.teacher.errors import TeacherError
 
 _ROWS = 1024
 
@@ -41,8 +41,8 @@ def kept_baseline(path: Path, about: str, take: Callable[[], Tensor]) -> Tensor:
     """
     facts = path.with_suffix(".json")
     try:
-        raw, told = path.read_bytes(), json.loads(facts.read_text())
-        if told == {"about": about, "losses": hashlib.sha256(raw).hexdigest()}:
+        raw, facts_read = path.read_bytes(), json.loads(facts.read_text())
+        if facts_read == {"about": about, "losses": hashlib.sha256(raw).hexdigest()}:
             return torch.from_numpy(np.load(io.BytesIO(raw)))
     except (OSError, ValueError):
         pass
@@ -52,6 +52,6 @@ def kept_baseline(path: Path, about: str, take: Callable[[], Tensor]) -> Tensor:
     raw = stream.getvalue()
     with whole(path, TeacherError) as file:
         file.write(raw)
-    told = {"about": about, "losses": hashlib.sha256(raw).hexdigest()}
-    write_text(facts, json.dumps(told) + "\n", TeacherError)
+    facts_read = {"about": about, "losses": hashlib.sha256(raw).hexdigest()}
+    write_text(facts, json.dumps(facts_read) + "\n", TeacherError)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attributary_train.teacher.errors import TeacherError
+from attributary_train.errors import TeacherError
 
 
 @dataclass(frozen=True)

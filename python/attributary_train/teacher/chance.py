@@ -8,11 +8,11 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Cost
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.registry import Context
 
 

@@ -108,7 +108,7 @@ def label(
 def _on_ray(
     job: Job, settings: LabelSettings, workers: int, gpus: float, address: str | None, retry_failed: bool
 ) -> Made:
-    from attributary_train.teacher.errors import TeacherError
+    from attributary_train.errors import TeacherError
 
     try:
         from attributary_train.teacher.label_ray import label_on_ray

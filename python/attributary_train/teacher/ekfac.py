@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attributary_train.errors import TeacherError
 from attributary_train.files import whole
 from attributary_train.subject.model import SubjectModel
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.parameters import ParameterSet
 
 Gradients = dict[str, Tensor]

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.draws import LossGrid, item_keys, target_noise
 from attributary_train.teacher.ekfac import FactorSettings, Layer
-from attributary_train.teacher.errors import TeacherError
 
 
 class _Rows(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.draws import LossGrid, item_keys, target_noise
 from attributary_train.teacher.ekfac import FactorSettings, Layer
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import factors_of
 
 # Called with the activation [B, P, I] and the output's gradient [B, P, O] of a module.
@@ -65,8 +65,8 @@ def backward_pass(
                 for at in range(0, len(data), settings.batch):
                     part = slice(at, at + settings.batch)
                     latents, noise = data.latents[part].to(device), grid.noise[part, column].to(device)
-                    told = data.text_at(torch.arange(len(data))[part], step.expand(len(latents)))
-                    steps, text = step.expand(len(latents)).to(device), told.to(device)
+                    states = data.text_at(torch.arange(len(data))[part], step.expand(len(latents)))
+                    steps, text = step.expand(len(latents)).to(device), states.to(device)
                     answer = model.predict(latents, noise, steps, text)
                     if settings.sampled:
                         drawn = target_noise(keys[part], int(step), answer.shape[1:], settings.seed)

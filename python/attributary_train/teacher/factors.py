@@ -33,8 +33,8 @@ def kept_factors(
     if folder is None:
         with tempfile.TemporaryDirectory() as scratch:
             return fit_factors(model, data, settings, Path(scratch))
-    asked = {**asdict(settings), "version": VERSION, "weights": model.weights, "data": data.digest}
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    identity = {**asdict(settings), "version": VERSION, "weights": model.weights, "data": data.digest}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"factors-{key}.safetensors"
     if path.exists():
         return load_factors(path, model)

@@ -17,14 +17,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from attributary.kernels import resize_crop
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.subject.autoencoder import decode
 from attributary_train.subject.checkpoint import load_autoencoder
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.method import Method
 from attributary_train.teacher.registry import Context
 from attributary_train.towers.features import TowerFeatures
@@ -106,13 +105,13 @@ class RawFeatures(Method):
             if self.kind == "text":
                 return alike, 0
             return (alike + self._pictures_of(pictures) @ stored.T) / 2, 0
-        asked = self._features(pictures, queries.prompts)
+        queried = self._features(pictures, queries.prompts)
         if self.kind == "pixels":
             # |a - b|^2 by its parts; centred values keep float32 exact enough.
-            squared = asked.square().sum(1)[:, None] + stored.square().sum(1) - 2.0 * asked @ stored.T
-            distance: Tensor = squared.clamp(min=0) / asked.shape[1]
+            squared = queried.square().sum(1)[:, None] + stored.square().sum(1) - 2.0 * queried @ stored.T
+            distance: Tensor = squared.clamp(min=0) / queried.shape[1]
             return -distance, 0
-        return asked @ stored.T, 0
+        return queried @ stored.T, 0
 
     def _features(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
         """Rows of unit length (of centred values for pixels), float32."""

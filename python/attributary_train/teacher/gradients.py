@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, loss_timesteps
 from attributary_train.subject.noise import noise_grid, noise_key
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.draws import query_draws
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.parameters import ParameterSet, module_names
 from attributary_train.teacher.projection import Projection
 
@@ -192,15 +192,15 @@ class GradientPass:
                 text = queries.text[row].clone()
                 count = 0
                 for latents, noise, steps in draws(row):
-                    told = text.expand(len(steps), -1, -1)
+                    texts = text.expand(len(steps), -1, -1)
                     if self.settings.unit:
                         # Draws come as noises and then their mirror images.
                         beside = torch.arange(len(steps)).view(2, -1).T.flatten()
                         self._add_unit(
-                            raw[at : at + 1], latents[beside], noise[beside], steps[beside], told, 2, 2.0
+                            raw[at : at + 1], latents[beside], noise[beside], steps[beside], texts, 2, 2.0
                         )
                     else:
-                        self.add(raw[at : at + 1], latents, noise, steps, told, 1.0)
+                        self.add(raw[at : at + 1], latents, noise, steps, texts, 1.0)
                     count += len(steps)
                 raw[at] /= count
             parts.append(self._finished(raw))

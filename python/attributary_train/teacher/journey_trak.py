@@ -11,11 +11,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import BATCH
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import Draws, GradientPass, GradientSettings
 from attributary_train.teacher.projection import Flat, Projection
 from attributary_train.teacher.registry import Context

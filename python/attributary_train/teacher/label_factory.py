@@ -14,6 +14,7 @@ from filelock import FileLock
 from attributary.bundle.files import sha256
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
+from attributary_train.errors import TeacherError
 from attributary_train.subject.checkpoint import load_subject, training_data
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
@@ -21,7 +22,6 @@ from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.candidates import choose
 from attributary_train.teacher.ekfac import Factors, save_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.labels import (
     BASELINE,
     FACTORS,
@@ -93,7 +93,7 @@ def prepare(job: Job, settings: LabelSettings, log: Log, device: str = "cpu") ->
 
 def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
     model = load_subject(job.subject)
-    asked = {
+    settings_of = {
         "schema_version": SCHEMA_VERSION,
         "settings": json.loads(json.dumps(settings.to_json())),
         "weights": model.weights,
@@ -103,7 +103,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
     }
     if (job.folder / FACTS).exists():
         facts = read_facts(job.folder)
-        for name, value in asked.items():
+        for name, value in settings_of.items():
             if facts.get(name) != value:
                 raise TeacherError(
                     str(job.folder / FACTS), f"was begun with another value of {name}; choose another folder"
@@ -135,7 +135,7 @@ def _prepare(job: Job, settings: LabelSettings, log: Log, device: str) -> None:
         "factors": fitted,
         "query_digests": dict(zip(chosen.names, query_digests(chosen), strict=True)),
     }
-    write_facts(job.folder, {**asked, **found, "paths": job.paths()})
+    write_facts(job.folder, {**settings_of, **found, "paths": job.paths()})
 
 
 def _plan(

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import ray
 from filelock import FileLock
 
+from attributary_train.errors import TeacherError
 from attributary_train.jobs import MAX_STARTS
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, Log, Made, prepare, summary
 from attributary_train.teacher.labels import (
     LOCKS,

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from attributary_train import jobs
 from attributary_train.corpus import Corpus
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.subject.checkpoint import load_subject, training_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.ekfac import load_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.labels import (
     BASELINE,
     FACTORS,

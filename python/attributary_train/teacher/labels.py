@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from attributary_train.errors import TeacherError
 from attributary_train.files import whole, write_text
 from attributary_train.jobs import starts_path
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings
 from attributary_train.teacher.ekfac import FactorSettings
-from attributary_train.teacher.errors import TeacherError
 
 SCHEMA_VERSION = 1
 FACTS, PLAN, FACTORS, BASELINE = "labels.json", "plan.parquet", "factors.safetensors", "baseline.npy"

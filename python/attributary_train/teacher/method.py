@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Cost
-from attributary_train.teacher.errors import TeacherError
 
 
 class Method(ABC):

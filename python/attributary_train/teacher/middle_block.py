@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.method import Method
 from attributary_train.teacher.registry import Context
 

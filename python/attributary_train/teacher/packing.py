@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from attributary_train.teacher.errors import TeacherError
+from attributary_train.errors import TeacherError
 from attributary_train.teacher.labels import read_facts, read_labels, read_plan, write_facts, write_shard
 
 

@@ -6,9 +6,8 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.generators.lora import lora_modules
-from attributary_train.subject.errors import SubjectError
-from attributary_train.teacher.errors import TeacherError
 
 ParameterSet = Literal["cross_kv", "cross_attention", "attention", "all"]
 

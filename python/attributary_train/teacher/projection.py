@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attributary_train.teacher.errors import TeacherError
+from attributary_train.errors import TeacherError
 
 # Rows of a dense projection that are drawn at a time: 8192 x 4096 float32 are 128 MiB.
 _ROWS = 8192

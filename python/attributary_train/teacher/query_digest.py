@@ -6,17 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.errors import TeacherError
 
 
 def query_digests(queries: Queries) -> tuple[str, ...]:
     """A digest of each query, 16 hexadecimal digits: name, prompt, seed, model, sampler's settings and latents."""
     out = []
     for row, name in enumerate(queries.names):
-        told = [name, queries.prompts[row], int(queries.seeds[row])]
-        told += [queries.weights, int(queries.steps), float(queries.guidance)]
-        total = hashlib.sha256(json.dumps(told).encode())
+        parts = [name, queries.prompts[row], int(queries.seeds[row])]
+        parts += [queries.weights, int(queries.steps), float(queries.guidance)]
+        total = hashlib.sha256(json.dumps(parts).encode())
         total.update(queries.latents[row].contiguous().cpu().numpy().tobytes())
         out.append(total.hexdigest()[:16])
     return tuple(out)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attributary_train.corpus import Corpus
+from attributary_train.errors import TeacherError
 from attributary_train.teacher.base import Attributor
-from attributary_train.teacher.errors import TeacherError
 
 
 @dataclass(frozen=True)

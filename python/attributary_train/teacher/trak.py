@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.method import Method
 from attributary_train.teacher.projection import Flat, Projection

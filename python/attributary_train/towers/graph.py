@@ -13,6 +13,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from attributary.bundle.files import write_whole
+
 # The oldest pair that holds LayerNormalization and Gelu as single operators; ONNX Runtime 1.22 and later
 # load it.
 OPSET = 20
@@ -82,9 +84,7 @@ def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Check a model and put it at `path` in one step."""
     onnx.checker.check_model(model)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model.SerializeToString())
-    partial.replace(path)
+    write_whole(path, model.SerializeToString())
 
 
 def _rename_output(model: onnx.ModelProto, name: str) -> None:

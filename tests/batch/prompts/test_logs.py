@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
-from attributary.batch.dry_run import dry_run
-from attributary.batch.dry_run import told as told_of
+from attributary.batch.dry_run import dry_run, preview_lines
 from attributary.batch.plan import make_plan
 from attributary.batch.settings import Settings
 from attributary.errors import InputError
@@ -250,7 +249,7 @@ def test_img2dataset_tfrecord(tmp_path, picture, score_log, downloads):
     assert json.loads(rows[0]["metadata"])["url"] == "http://x/0.jpg"
     assert summary["skipped"] == {"a download that failed, by the table beside the pictures": 2}
     assert summary["ignored"] == {"a table about the pictures in the records": 1}
-    assert told_of(dry_run(make_plan([place], Settings())))[0] == "1 input, 6 rows"
+    assert preview_lines(dry_run(make_plan([place], Settings())))[0] == "1 input, 6 rows"
     (place / "00000.tfrecord").write_bytes(records[0][:-9])
     with pytest.raises(InputError, match=r"00000\.tfrecord: byte 0: is cut off"):
         make_plan([place], Settings())

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from attributary.attribution.types import AttributedItem, CreatorShare
-from attributary.batch.files import csv_bytes
+from attributary.batch.run import csv_bytes
 from attributary.cli.lifecycle import log_command
 from attributary.cli.sheet import Row, contact_sheet
 from attributary.cli.show import answer_table

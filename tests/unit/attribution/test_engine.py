@@ -154,7 +154,7 @@ FILTERS = (
 def test_an_answer_alone_is_the_same_in_any_batch(tiny_engine, seeds, data, candidates, deleted, shares):
     engine = narrowed(tiny_engine, candidates, **shares)
     if deleted:
-        engine.view = engine.view.apply(deletion(engine, "Bo"))
+        engine.snapshot = engine.snapshot.apply(deletion(engine, "Bo"))
     prepared = []
     for seed in seeds:
         options = Options(
@@ -199,7 +199,7 @@ def deletion(engine, creator):
     """What deleting a creator amounts to."""
     items = engine.bundle.items
     rows = np.flatnonzero(items.creator_of_row == items.creator_codes[creator])
-    changes = Changes(engine.view.revision, engine.encoder.spec.dim)
+    changes = Changes(engine.snapshot.revision, engine.encoder.spec.dim)
     ids = tuple(items.id_of(int(row)) for row in rows)
     changes.take(Deleted("2026-01-01", "Ada", "opted out", f"creator={creator}", ids))
     return changes
@@ -221,7 +221,7 @@ def test_no_share_rises_under_a_filter_or_a_deletion(tiny_engine, candidates, hi
     if len(hidden) < 4:
         gone = narrowed(tiny_engine, candidates, **named)
         for name in hidden:
-            gone.view = gone.view.apply(deletion(gone, name))
+            gone.snapshot = gone.snapshot.apply(deletion(gone, name))
         answers.append(gone.attribute(query, everything))
     for answer in answers:
         assert all(item.share <= shares.get(item.id, 0) + 1e-6 for item in answer.items)
@@ -269,7 +269,7 @@ def test_a_stranger_is_given_to_nobody(tiny_engine):
 @pytest.mark.parametrize("list_", ["exclude_creators", "include_creators"])
 def test_an_opt_out_breaks_no_other_caller(tiny_engine, list_):
     engine = narrowed(tiny_engine, 40)
-    engine.view = engine.view.apply(deletion(engine, "Bo"))
+    engine.snapshot = engine.snapshot.apply(deletion(engine, "Bo"))
     query = Query(embedding=unit(2, engine))
     filter_ = Filter(**{list_: ("Bo", "Cy")})
     names = {item.creator for item in engine.attribute(query, Options(filter=filter_)).items}
@@ -282,7 +282,7 @@ def test_names_that_were_deleted_in_an_earlier_bundle_are_known(tiny_engine):
     changes = Changes(1, engine.encoder.spec.dim)
     changes.take(Deleted("2026-01-01", "Ada", "opted out", "creator=Zoe", (77,)))
     changes.take(Deleted("2026-01-01", "Ada", "opted out", "licence=GPL", (78,)))
-    engine.view = engine.view.apply(changes)
+    engine.snapshot = engine.snapshot.apply(changes)
     gone = Filter(exclude_creators=("Zoe",), exclude_licences=("GPL",))
     query = Query(embedding=unit(2, engine))
     assert engine.attribute(query, Options(filter=gone)).items == engine.attribute(query).items

@@ -61,7 +61,7 @@ def test_refusals_name_the_field_and_the_limit(tiny_engine, query, options, fiel
 def test_asking_for_more_than_there_is_is_no_error(tiny_engine, item_picture):
     """A caller who asks for all items must not fail when somebody opts out."""
     answer = tiny_engine.attribute(Query(image=item_picture(0)), Options(top_k=1000, top_creators=1000))
-    assert len(answer.items) == tiny_engine.view.candidate_count == 32
+    assert len(answer.items) == tiny_engine.snapshot.candidate_count == 32
 
 
 def test_large_finite_embeddings_do_not_overflow(tiny_engine):

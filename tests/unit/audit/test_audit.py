@@ -13,9 +13,9 @@ from attributary_train.audit import asking, run
 from attributary_train.audit.asking import AuditSettings
 from attributary_train.audit.commands import audit
 from attributary_train.audit.drift import recorded_agreement, summary
-from attributary_train.audit.errors import AuditError
 from attributary_train.audit.log import Logged, read_log
 from attributary_train.calibration.agreement import agree_on, summarise
+from attributary_train.errors import AuditError
 
 
 def invoke(chain, log, out, *more, labels=True):

@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attributary.batch.report_data import _LeftOut, gather
-from attributary.batch.report_page import page, plots_of, wilson
-from attributary.batch.report_pictures import generation_pictures
+from attributary.batch.report_page import generation_pictures, page, plots_of, wilson
 from attributary.batch.totals import shard_tables
 from attributary.cli.report import report_command
 from attributary.errors import InputError, OutputError, RunError
@@ -177,7 +176,7 @@ def test_strangers_count_in_totals_only_if_they_are_asked_for(tmp_path, run_scor
     run_score(tmp_path / "log.parquet", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["out_of_distribution"] == 7
-    data, everything = gather(tmp_path / "run"), gather(tmp_path / "run", strangers=True)
+    data, everything = gather(tmp_path / "run"), gather(tmp_path / "run", with_foreign=True)
     assert (data.known, everything.known) == (5, 12)
     assert (int(data.diffuse_share.sum()), int(everything.diffuse_share.sum())) == (5, 12)
     assert data.diffuse[0] == pytest.approx(everything.diffuse[0] - 7, abs=1e-4)

@@ -11,9 +11,8 @@ import pytest
 
 from attributary.attribution.types import Filter, Options, Query
 from attributary.batch.plan import make_plan
-from attributary.batch.rows import BundleState
+from attributary.batch.rows import OWN_COLUMNS, BundleState
 from attributary.batch.run import Run, shard_name
-from attributary.batch.schema import OWN_COLUMNS
 from attributary.batch.settings import Settings
 from attributary.batch.totals import shard_tables
 from attributary.errors import InvalidArgumentError, OutputError, RunError, UnavailableError

@@ -14,7 +14,8 @@ from attributary.attribution.types import Options, Query
 from attributary.building import build_from_student
 from attributary.building.source import read_rows
 from attributary.building.student import read_student
-from attributary.bundle.manifest import MANIFEST, Manifest, _parse
+from attributary.bundle.manifest import MANIFEST, Manifest
+from attributary.bundle.parse import parse
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -46,6 +47,14 @@ def asked(picture, tmp_path_factory):
 @pytest.fixture
 def student(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "student"))
+
+
+def test_the_generator_has_a_name_for_people(made, asked, tiny_corpus_dir, tmp_path):
+    report = build_from_student(
+        made, tiny_corpus_dir, asked, tmp_path / "b", generator="emoji reference generator"
+    )
+    subject = report.manifest.subject
+    assert (subject.id, subject.weights_digest) == ("emoji reference generator", students.WEIGHTS)
 
 
 def test_holds_the_student_s_items_and_vectors(made, asked, tiny_corpus_dir, tmp_path):
@@ -82,7 +91,7 @@ def without(name):
         elif name == "its generator":
             raw["subject"]["weights_digest"] = ""
         shutil.rmtree(bundle / "delta")
-        _parse(Manifest, raw, "").write(bundle)
+        parse(Manifest, raw).write(bundle)
 
     return change
 
@@ -98,7 +107,7 @@ def test_items_are_not_added_to_vectors_that_were_trained(
         without(older)(tmp_path / "bundle")
     new = NewItem(1, picture(100), caption="a red ellipse", creator="Eve")
     with Store(tmp_path / "bundle", open_engine) as store:
-        gone = store.view.bundle.items.record(1)
+        gone = store.snapshot.bundle.items.record(1)
         store.delete(Selection(ids=(gone.id,)), who="me", why="to be added back")
         back = NewItem(gone.id, picture(1), gone.caption, gone.creator, licence=gone.licence, uri=gone.uri)
         for added in (new, back):
@@ -117,7 +126,7 @@ def test_items_are_added_to_vectors_that_the_encoder_made(student, asked, tiny_c
     build_from_student(student, tiny_corpus_dir, asked, tmp_path / "bundle")
     with Store(tmp_path / "bundle", open_engine) as store:
         store.add([NewItem(1, picture(100), caption="a red ellipse", creator="Eve")], who="me", why="new")
-        assert store.view.item_count == 101
+        assert store.snapshot.item_count == 101
     engine = open_engine(tmp_path / "bundle")
     answer = engine.attribute(Query(image=picture(100), prompt="a red ellipse"), Options(top_k=1))
     assert answer.items[0].id == 1 and answer.items[0].similarity == pytest.approx(1, abs=2e-3)
@@ -134,7 +143,7 @@ def test_an_item_deleted_and_added_back_keeps_its_shares(student, asked, tiny_co
     for key, query in queries.items():
         before[key] = engine.attribute(query, Options(top_k=50))
     with Store(tmp_path / "bundle", open_engine) as store:
-        was = store.view.bundle.items.record(1)
+        was = store.snapshot.bundle.items.record(1)
         store.delete(Selection(ids=(was.id,)), who="me", why="by mistake")
         # Numbers are not used again. Item 1000 + n shows picture n.
         back = NewItem(
@@ -157,7 +166,7 @@ def test_an_older_bundle_of_no_student_takes_items(tiny_bundle_dir, picture, tmp
     raw = json.loads((bundle / MANIFEST).read_text())
     del raw["bundle_id"], raw["delta"], raw["vectors_made_by"]
     shutil.rmtree(bundle / "delta")
-    _parse(Manifest, raw, "").write(bundle)
+    parse(Manifest, raw).write(bundle)
     with Store(bundle) as store:
         new = NewItem(1, picture(100), caption="a red ellipse", creator="Eve")
         assert store.add([new], who="me", why="new").outcomes == [None]

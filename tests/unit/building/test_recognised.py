@@ -77,7 +77,7 @@ def test_every_item_is_first_for_its_own_picture(engine, picture, prompt, change
 
 def test_shares_add_up_and_at_most_r_items_are_named(engine, picture):
     options = Options(top_k=COUNT, top_creators=10)
-    count = engine.view.candidate_count
+    count = engine.snapshot.candidate_count
     assert count < COUNT
     for number in range(0, COUNT, 7):
         answer = engine.attribute(Query(image=picture(number)), options)
@@ -107,8 +107,8 @@ def test_the_answer_does_not_depend_on_the_engine(engine, picture):
     """As Triton's: candidates come with similarities."""
     batch = [engine.prepare(Query(image=picture(number)), Options(top_k=5)) for number in (3, 200)]
     embeddings = engine.embed(batch)
-    found = engine.view.ranked(embeddings, engine.view.candidates(embeddings).rows)
-    for one, other in zip(engine.run(batch), Scores(engine.view, batch, found).answers(), strict=True):
+    found = engine.snapshot.ranked(embeddings, engine.snapshot.candidates(embeddings).rows)
+    for one, other in zip(engine.run(batch), Scores(engine.snapshot, batch, found).answers(), strict=True):
         assert (one.items, one.creators, one.diffuse_share) == (
             other.items,
             other.creators,
@@ -126,7 +126,7 @@ def test_hiding_or_deleting_the_item_raises_nobody(bundle, picture):
     filtered = engine.attribute(query, Options(top_k=20, filter=hidden))
     changes = Changes(1, engine.bundle.manifest.encoder.dim)
     changes.take(Deleted("2026-01-01T00:00:00Z", "op", "", "", (own.id,)))
-    engine.view = engine.view.apply(changes)
+    engine.snapshot = engine.snapshot.apply(changes)
     deleted = engine.attribute(query, options)
     assert deleted.withheld_share == pytest.approx(own.share, abs=1e-6)
     for answer in (filtered, deleted):

@@ -37,9 +37,9 @@ def rewrite_manifest(directory, **changes):
     raw["files"] = {name: sha256(directory / name) for name in raw["files"]}
     # As its journal is another one: that of a bundle from before there were any.
     del raw["bundle_id"], raw["delta"]
-    from attributary.bundle.manifest import _parse
+    from attributary.bundle.parse import parse
 
-    _parse(Manifest, raw, "").write(directory)
+    parse(Manifest, raw).write(directory)
 
 
 def test_opens_and_describes_itself(tiny_bundle_dir):
@@ -146,9 +146,9 @@ def test_file_name_that_leaves_the_bundle_is_refused(copied):
     raw["files"]["../stolen"] = "0" * 64
     # As its journal is another one: that of a bundle from before there were any.
     del raw["bundle_id"], raw["delta"]
-    from attributary.bundle.manifest import _parse
+    from attributary.bundle.parse import parse
 
-    _parse(Manifest, raw, "").write(copied)
+    parse(Manifest, raw).write(copied)
     with pytest.raises(BundleError, match="not a plain file name"):
         Bundle.open(copied)
 

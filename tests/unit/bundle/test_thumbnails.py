@@ -63,13 +63,13 @@ def test_a_deleted_item_shows_nothing_and_a_compaction_keeps_nothing_of_it(pictu
     with Store(copy, open_engine) as store:
         store.delete(Selection(ids=(1000,)), why="opted out", who="test")
         with pytest.raises(DeletedError):
-            store.engine.view.thumbnail(1000)
+            store.engine.snapshot.thumbnail(1000)
         # Another picture under an id that is new: it never had a thumbnail.
         store.add([NewItem(id=1, picture=picture(3), caption="new", creator="Eve")], why="new", who="test")
-        assert store.engine.view.thumbnail(1) is None
-        assert store.engine.view.thumbnail(1004)
+        assert store.engine.snapshot.thumbnail(1) is None
+        assert store.engine.snapshot.thumbnail(1004)
         with pytest.raises(NotFoundError):
-            store.engine.view.thumbnail(2)
+            store.engine.snapshot.thumbnail(2)
         store.compact(why="test", who="test")
     after = Bundle.open(copy)
     assert len(after.thumbnails) == 149 and after.thumbnails.of(1000) is None and after.thumbnails.of(1004)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from attributary import kernels
 from attributary.attribution.score import calibration_of
 from attributary.bundle.manifest import Calibration, ShareCalibration
-from attributary_train.calibration.errors import CalibrationError
 from attributary_train.calibration.fit import Target, fit_shares, likely_reach, log_losses
 from attributary_train.calibration.mass import Mass
 from attributary_train.calibration.ood import SCORES, auroc, detection, threshold
 from attributary_train.calibration.reliability import reliability
 from attributary_train.calibration.shares import Columns, shares_of
+from attributary_train.errors import CalibrationError
 
 TRUE = ShareCalibration(temperature=0.08, threshold=0.02, background=0.55, ood_similarity=0.3)
 
@@ -203,7 +203,7 @@ def test_masses_land_on_their_items():
     mass = Mass(np.array([0.5, 0.05]), 0.3, np.array([1.0, 4.0]), 0.0, 1.0)
     target = Target.of([mass], [np.array([3, 1])], 5)
     assert target.mass.tolist() == [[0, 0.2, 0, 0.5, 0]] and target.diffuse.tolist() == [0.3]
-    assert target.asked.tolist() == [[0, 4, 0, 1, 0]]
+    assert target.stands_for.tolist() == [[0, 4, 0, 1, 0]]
 
 
 def test_too_few_queries_are_refused():

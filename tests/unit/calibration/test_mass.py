@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from attributary_train.calibration.errors import CalibrationError
 from attributary_train.calibration.mass import stand_for, teacher_mass, weighted_median
+from attributary_train.errors import CalibrationError
 
 
 def scores(seed=0, items=1000, strong=10, height=30.0):

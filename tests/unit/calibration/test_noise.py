@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from attributary_train.calibration.errors import CalibrationError
 from attributary_train.calibration.noise import LEVELS, compare_draws
+from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 
 

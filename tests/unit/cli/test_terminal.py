@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from attributary.cli.demo import _Asked as DemoAsked
+from attributary.cli.demo import _Answered as DemoAnswered
 from attributary.cli.demo import _table as demo_table
 from attributary.cli.demo_queries import DemoQuery
 from attributary.cli.doctor import doctor_command
@@ -135,7 +135,7 @@ def test_the_demos_table_fits_and_keeps_its_numbers(width):
     query = DemoQuery("generated", "a long title " * 5, "", b"", "", frozenset({4_000_000_001}))
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(demo_table([DemoAsked(query, answer())], width))
+        console.print(demo_table([DemoAnswered(query, answer())], width))
     shown = capture.get().splitlines()
     assert max(map(len, shown)) <= width
     assert "37.5%" not in capture.get() and "12.5%" in capture.get() and "62.5%" in capture.get()

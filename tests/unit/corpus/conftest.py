@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from attributary_train.corpus import Corpus
-from attributary_train.corpus.synthetic import draw, synthetic_corpus
+from tests.support.synthetic import draw, synthetic_corpus
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from attributary_train.corpus import Corpus, CorpusError, item_id
 from attributary_train.corpus.item import SCHEMA, ids_digest
-from attributary_train.corpus.synthetic import synthetic_corpus
+from tests.support.synthetic import synthetic_corpus
 
 
 @pytest.fixture

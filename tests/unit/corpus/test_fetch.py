@@ -11,9 +11,9 @@ import pytest
 
 from attributary_train.corpus import fetch
 from attributary_train.corpus.build import build
-from attributary_train.corpus.errors import FetchError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.pins import DebianPin, NpmPin
+from attributary_train.errors import FetchError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from attributary_train.corpus import near_dup
-from attributary_train.corpus.synthetic import draw
+from tests.support.synthetic import draw
 
 
 def labels(images, creators=None, **thresholds):

@@ -219,3 +219,29 @@ def test_content_credentials_say_what_their_maker_allows(certificates):
     assert found.means == "conditional"
     assert cawg.training_mining(picture(), "a.png", "00") == []
     assert cawg.training_mining(b"jumb" + picture(), "a.png", "00")[0].means == "unreadable"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_signed_picture_in_a_folder_is_told_by_its_corpus(tmp_path, folder, certificates, form):
+    """Also where the assertion is of the C2PA's older kind and repeated, and beside pictures that say nothing."""
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    from attributary.receipts.credentials import add_credentials
+
+    chain, key = certificates.certificate()
+    older = {
+        "label": "c2pa.training-mining",
+        "data": {"entries": {"c2pa.data_mining": {"use": "notAllowed"}}},
+    }
+    newer = {"label": "cawg.training-mining", "data": {"entries": {"cawg.ai_training": {"use": "allowed"}}}}
+    signed = add_credentials(picture(form, number=2), [older, newer], chain, key)
+    pictures = folder({})
+    name = f"a/2.{form.lower()}"
+    (pictures / name).write_bytes(signed)
+    corpus = build_corpus(tmp_path, pictures, ["a/0.png", name])
+    facts, _ = signal.read_facts(tmp_path / "corpus" / signal.SIGNALS_FILE)
+    assert {(fact.uri, fact.kind, fact.means, fact.source) for fact in facts} == {
+        (f"pictures/{name}", "cawg", "reserved", name),
+        (f"pictures/{name}", "cawg", "allowed", name),
+    }
+    # A right to one use takes nothing from what is reserved.
+    assert corpus.facts["opt_out"]["items_reserved"] == 1

@@ -13,7 +13,7 @@ from attributary_train.corpus import CorpusError, item_id
 from attributary_train.corpus.build import build as build_corpus
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.webdataset import WebDataset
-from attributary_train.corpus.synthetic import draw
+from tests.support.synthetic import draw
 
 
 def build(tmp_path, source, **options):

@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-import attributary_train
 from attributary_train.corpus import FetchError
 from attributary_train.corpus.build import build as build_corpus
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
+from attributary_train.errors import CorpusError
 
-PYTHON = str(Path(attributary_train.__file__).parents[1])
+ROOT = Path(__file__).parents[3]
+PYTHON = os.pathsep.join(map(str, (ROOT / "python", ROOT)))
 SQUARE = '<rect x="4" y="4" width="{side}" height="8" fill="{fill}"/>'
 RDF = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"
  xmlns:cc="http://web.resource.org/cc/" xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata><rdf:RDF><cc:Work>
@@ -231,7 +231,7 @@ def test_held_out_sets_are_built_only_when_asked_for():
 
 
 def test_equal_keys_are_refused(tmp_path):
-    from attributary_train.corpus.synthetic import Synthetic
+    from tests.support.synthetic import Synthetic
 
     with pytest.raises(CorpusError, match="keys must be distinct"):
         build_corpus(tmp_path / "out", [Synthetic(2), Synthetic(1)], cache=tmp_path / "cache", workers=1)
@@ -242,7 +242,7 @@ def test_workers_end_when_the_build_is_killed():
 import os, sys, time
 from pathlib import Path
 from attributary_train.corpus.build import _rendered
-from attributary_train.corpus.synthetic import Synthetic
+from tests.support.synthetic import Synthetic
 from attributary_train.corpus.sources.base import SourceReport
 
 def endless():

@@ -11,7 +11,6 @@ import torch
 
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.item import to_table
-from attributary_train.corpus.synthetic import synthetic_corpus
 from attributary_train.customization.choose import Choice, Counts
 from attributary_train.customization.gallery import embed_gallery, open_gallery
 from attributary_train.customization.maker import Job, finish, prepare
@@ -27,6 +26,7 @@ from attributary_train.subject.model import new_scheduler
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.recipe import preset
 from attributary_train.subject.train import Run, train_unet
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS, KNOWN = 80, 16
 CHOICE = Choice(Counts(4, 2, 2, 2), Counts(2, 1, 1, 1), style_items=(2, 2), max_creator_share=1.0)

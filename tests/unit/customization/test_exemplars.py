@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from attributary_train.customization.choose import Choice, Counts, choose
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import Exemplar, check_exemplars, load_exemplars
 from attributary_train.customization.families import NEW_WORD, family, media_prompts, object_prompts
+from attributary_train.errors import CustomizationError
 
 
 def by_split(chosen, split, kind=None):

@@ -12,15 +12,14 @@ import time
 import pytest
 from PIL import Image
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.gallery import open_gallery
 from attributary_train.customization.maker import _left, finish, make, prepare
 from attributary_train.customization.maker_worker import Maker, failure
 from attributary_train.customization.plan import MakeSettings, Plan, with_prompts
 from attributary_train.customization.shards import read_shard
 from attributary_train.customization.tuning import TuneSettings
+from attributary_train.errors import CustomizationError, SubjectError
 from attributary_train.jobs import MAX_STARTS, attempt
-from attributary_train.subject.errors import SubjectError
 
 
 def quiet(line):

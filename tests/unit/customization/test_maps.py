@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from attributary_train.customization.check import check
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.exemplars import Exemplar
 from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.customization.learning import Learned, learn, map_identity
 from attributary_train.customization.maps import MapSettings, Reduction, contrastive, new_map
 from attributary_train.customization.measures import per_exemplar, ranks_of, retrieve
 from attributary_train.customization.spaces.pixels import Pixels
+from attributary_train.errors import CustomizationError
 from attributary_train.evaluation.ranking import average_precision_rows
 
 DIM, SIGNAL, PICTURES, DISTRACTORS = 24, 12, 3, 150

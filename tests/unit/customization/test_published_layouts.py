@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Context, resized
 from attributary_train.customization.spaces.published import CLIP, IMAGENET
 from attributary_train.customization.spaces.table import open_space
 from attributary_train.customization.spaces.vit_checkpoint import load_vit
+from attributary_train.errors import CustomizationError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
 TEXTS = ("a", "b")

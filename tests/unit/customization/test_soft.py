@@ -5,14 +5,14 @@ import pytest
 
 from attributary import kernels
 from attributary.bundle.manifest import ShareCalibration
-from attributary_train.customization.errors import CustomizationError
-from attributary_train.customization.soft import PLAIN, Asked, ask, diagram, fit, nobody_diagram, shares
+from attributary_train.customization.soft import PLAIN, Queried, ask, diagram, fit, nobody_diagram, shares
+from attributary_train.errors import CustomizationError
 
 CANDIDATES = 40
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
+def asked() -> Queried:
     """120 queries of one or two items; half the time the source is away; a quarter of the sources are hard to tell."""
     rng = np.random.default_rng(0)
     cosines, target, nobody = [], [], []
@@ -29,7 +29,7 @@ def asked() -> Asked:
         target.append(mass[order])
         nobody.append(float(not present))
     away = np.array(nobody)
-    return Asked(np.array(cosines, np.float32), np.array(target), away, away == 0, np.arange(120) // 4)
+    return Queried(np.array(cosines, np.float32), np.array(target), away, away == 0, np.arange(120) // 4)
 
 
 def test_fitted_shares_are_reliable_where_a_plain_softmax_is_not(asked):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces import published, vgg
 from attributary_train.customization.spaces.base import Context, embed, unit
 from attributary_train.customization.spaces.pixels import Pixels
 from attributary_train.customization.spaces.table import OWN, PUBLISHED, open_space, usual_spaces
 from attributary_train.customization.spaces.towers import readable
+from attributary_train.errors import CustomizationError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 TEXTS = ("a", "b", "c")

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.families import NEW_WORD
 from attributary_train.customization.tuning import Rows, TuneSettings, _spread, applied, tune
 from attributary_train.customization.words import States, Words
+from attributary_train.errors import CustomizationError
 from attributary_train.subject.checkpoint import cross_attention
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.recipe import Recipe

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Context, embed
 from attributary_train.customization.spaces.table import open_space
 from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
+from attributary_train.errors import CustomizationError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 TEXTS = ("a", "b", "c")

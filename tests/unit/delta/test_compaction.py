@@ -52,7 +52,8 @@ def test_compaction_keeps_calibration_and_makes_golden_queries_anew(store, bundl
 def answers(engine, picture):
     return [
         engine.attribute(
-            Query(image=picture(number), prompt=prompt), Options(top_k=min(32, engine.view.candidate_count))
+            Query(image=picture(number), prompt=prompt),
+            Options(top_k=min(32, engine.snapshot.candidate_count)),
         )
         for prompt in ("", "a red ellipse")
         for number in (2, 6, 9)
@@ -82,8 +83,8 @@ def test_nobody_inherits_by_a_deletion_or_its_compaction(store, bundle_dir, pict
     # And what was withheld by an earlier compaction stays withheld by the next.
     store.add([new_item(1, 200)], **BY)
     assert store.compact(**BY).parent
-    assert store.view.bundle.manifest.withheld_count == 15
-    assert (store.view.item_count, store.view.deleted_count, store.view.added_count) == (46, 0, 0)
+    assert store.snapshot.bundle.manifest.withheld_count == 15
+    assert (store.snapshot.item_count, store.snapshot.deleted_count, store.snapshot.added_count) == (46, 0, 0)
 
 
 def test_of_a_withheld_row_nothing_is_known(store, bundle_dir):
@@ -128,7 +129,7 @@ def test_a_copy_by_another_creator_does_not_bring_a_deleted_item_back(store, pic
     store.add([new_item(2, 2, caption=items.caption(2), creator=items.creator(2))], **BY)
     answer = store.engine.attribute(*asked)
     assert answer.withheld_share < 1e-3
-    assert store.view.replaced.tolist() == [2]
+    assert store.snapshot.replaced.tolist() == [2]
 
 
 def test_compacting_without_changes_does_nothing(store):
@@ -159,12 +160,12 @@ def test_changes_during_a_compaction_go_to_both(store, bundle_dir, picture, new_
     compacting.join()
     assert flipped == [store.engine]
     for engine in (store.engine, open_engine(bundle_dir)):
-        assert engine.view.item_count == 60
+        assert engine.snapshot.item_count == 60
         assert engine.bundle.items.caption(engine.row_of(2)) == "a red ellipse"
         for gone in (1, 1001):
             with pytest.raises(DeletedError):
                 engine.row_of(gone)
-        assert engine.view.revision == 3
+        assert engine.snapshot.revision == 3
     assert [entry.kind for entry in store.history] == ["add", "compact", "add", "delete"]
     assert [entry.revision for entry in store.history] == [1, 1, 2, 3]
 
@@ -186,7 +187,7 @@ def test_a_failed_compaction_leaves_everything_as_it_was(store, bundle_dir, new_
     monkeypatch.undo()
     assert (store.engine, store.bundle_id) == (engine, bundle_id)
     assert store.add([new_item(2)], **BY).outcomes == [None]
-    assert open_engine(bundle_dir).view.item_count == 62
+    assert open_engine(bundle_dir).snapshot.item_count == 62
     assert not next_of(bundle_dir).exists()
     assert store.compact(**BY).parent == bundle_id
 
@@ -201,7 +202,7 @@ def test_a_new_bundle_that_cannot_be_served_does_not_come_in(bundle_dir, new_ite
         store.add([new_item(1)], **BY)
         with pytest.raises(PreconditionError, match=r"cannot be compacted: .*holds another bundle"):
             store.compact(**BY)
-        assert store.engine.view.item_count == 61
+        assert store.engine.snapshot.item_count == 61
         assert not next_of(bundle_dir).exists()
 
 
@@ -229,7 +230,7 @@ def test_a_server_that_does_not_take_the_new_bundle_is_told_to_start_anew(
     store.close()
     with Store(bundle_dir, open_engine) as again:
         assert again.bundle_id != before
-        assert again.view.item_count == 61
+        assert again.snapshot.item_count == 61
         assert again.add([new_item(2)], **BY).outcomes == [None]
 
 
@@ -283,7 +284,7 @@ def test_a_system_without_exchange(store, bundle_dir, new_item, monkeypatch):
     monkeypatch.setattr(replace, "_exchange", lambda one, other: False)
     store.add([new_item(1)], **BY)
     assert store.compact(**BY).parent
-    assert open_engine(bundle_dir).view.item_count == 61
+    assert open_engine(bundle_dir).snapshot.item_count == 61
 
 
 @pytest.mark.parametrize("names", [("next",), ("next", "old"), ("old",)])
@@ -292,7 +293,7 @@ def test_a_crash_between_two_renames_is_mended(bundle_dir, names):
         shutil.copytree(bundle_dir, bundle_dir.with_name(f".bundle.{name}"))
     shutil.rmtree(bundle_dir)
     with Store(bundle_dir) as store:
-        assert store.view.item_count == 60
+        assert store.snapshot.item_count == 60
     assert sorted(path.name for path in bundle_dir.parent.iterdir()) == ["bundle"]
 
 

@@ -95,7 +95,7 @@ def test_a_contributed_copy_of_anothers_picture_waits(seeded, name):
     result = seeded.add([item(6, CHANGES[name](scene(1)), "Bo", caption="x")], terms=CONTRIBUTOR, **BY)
     assert result.outcomes == [None]
     assert result.held == ["looks like item 5 of another creator, which is older"]
-    assert seeded.view.bundle.items.row_of(6) is None
+    assert seeded.snapshot.bundle.items.row_of(6) is None
 
 
 def test_copies_in_one_delivery_are_known_too(seeded):
@@ -112,7 +112,9 @@ def test_an_operators_copy_shares_the_credit_of_one(seeded):
     copies = [item(6 + number, noised(scene(1)), "Bo") for number in range(9)]
     assert seeded.add(copies, **BY).held == [""] * 9
     after = seeded.engine.attribute(query, WIDE)
-    groups = {seeded.view.bundle.items.near_dup_group(seeded.view.row_of(number)) for number in range(5, 15)}
+    groups = {
+        seeded.snapshot.bundle.items.near_dup_group(seeded.snapshot.row_of(number)) for number in range(5, 15)
+    }
     assert len(groups) == 1
     together = sum(one.share for one in after.items if one.id in range(5, 15))
     assert together == pytest.approx(alone.items[0].share, abs=0.02)
@@ -122,8 +124,8 @@ def test_an_operators_copy_shares_the_credit_of_one(seeded):
 def test_own_variants_of_a_contributor_count_once(seeded):
     batch = [item(6 + number, change(scene(1)), "Ann") for number, change in enumerate((noised, jpeg))]
     assert seeded.add(batch, terms=CONTRIBUTOR, **BY).held == ["", ""]
-    items = seeded.view.bundle.items
-    assert len({items.near_dup_group(seeded.view.row_of(number)) for number in (5, 6, 7)}) == 1
+    items = seeded.snapshot.bundle.items
+    assert len({items.near_dup_group(seeded.snapshot.row_of(number)) for number in (5, 6, 7)}) == 1
 
 
 def test_a_copy_of_a_deleted_item_waits_and_raises_nobody(seeded):
@@ -160,7 +162,7 @@ def test_a_caption_moves_a_contribution_by_its_part_of_the_way(seeded):
     pixels, tokens = embedder.prepare(said)
     full, bare = embedder.embed([(pixels, tokens), (pixels, tokens[:0])]).astype(np.float32)
     seeded.add([said], terms=Terms(caption_weight=0.25), **BY)
-    vector = seeded.view.vectors_of(np.array([seeded.view.row_of(6)]))[0].astype(np.float32)
+    vector = seeded.snapshot.vectors_of(np.array([seeded.snapshot.row_of(6)]))[0].astype(np.float32)
     wanted = 0.75 * bare + 0.25 * full
     assert vector == pytest.approx(wanted / np.linalg.norm(wanted), abs=2e-3)
     assert vector @ bare > full @ bare
@@ -189,13 +191,13 @@ def test_what_waits_survives_a_restart_and_a_compaction_and_can_be_released(seed
     seeded.close()
     with Store(bundle_dir, open_engine) as store:
         assert isinstance(store.add([item(6, scene(3), "Bo")], **BY).outcomes[0], AlreadyExistsError)
-        assert store.release([6, 7], **BY) == store.view.revision
+        assert store.release([6, 7], **BY) == store.snapshot.revision
         assert store.held == []
-        items = store.view.bundle.items
-        row = store.view.row_of
+        items = store.snapshot.bundle.items
+        row = store.snapshot.row_of
         assert items.near_dup_group(row(6)) == items.near_dup_group(row(5)) != items.near_dup_group(row(7))
     with Store(bundle_dir, open_engine) as store:
-        assert (store.held, store.view.item_count) == ([], 63)
+        assert (store.held, store.snapshot.item_count) == ([], 63)
 
 
 def test_an_opt_out_reaches_what_waits(seeded):
@@ -213,7 +215,7 @@ def test_a_crash_between_release_and_forgetting_leaves_no_second_item(seeded, bu
     monkeypatch.undo()
     seeded.close()
     with Store(bundle_dir, open_engine) as store:
-        assert (store.held, store.view.row_of(6)) == ([], store.view.row_of(6))
+        assert (store.held, store.snapshot.row_of(6)) == ([], store.snapshot.row_of(6))
 
 
 def test_a_corpus_without_groups_gets_them_by_the_same_rule(tiny_encoder_dir, tmp_path):

@@ -29,7 +29,7 @@ def same(follower, store, picture):
     assert mine.items == theirs.items
     assert (mine.creators, mine.withheld_share) == (theirs.creators, theirs.withheld_share)
     assert follower.status.state == "following", follower.status
-    assert follower.status.revision == store.view.revision == follower.engine.view.revision
+    assert follower.status.revision == store.snapshot.revision == follower.engine.snapshot.revision
 
 
 def test_every_change_is_there_at_the_next_look(follower, store, picture, new_item):
@@ -61,21 +61,23 @@ def test_nothing_new_costs_one_stat(follower, store, monkeypatch):
     assert follower.status.state == "following"
 
 
-def test_a_view_is_never_half_a_change(follower, store, new_item, monkeypatch):
-    """Ten changes that come together are one step; a query holds the view of before or of after."""
+def test_a_snapshot_is_never_half_a_change(follower, store, new_item, monkeypatch):
+    """Ten changes that come together are one step; a query holds the snapshot of before or of after."""
     steps = []
-    apply = type(follower.engine.view).apply
+    apply = type(follower.engine.snapshot).apply
     monkeypatch.setattr(
-        type(follower.engine.view), "apply", lambda view, changes: steps.append(1) or apply(view, changes)
+        type(follower.engine.snapshot),
+        "apply",
+        lambda snapshot, changes: steps.append(1) or apply(snapshot, changes),
     )
     for number in range(10):
         store.add([new_item(number)], **BY)
     steps.clear()
-    before = follower.engine.view
+    before = follower.engine.snapshot
     follower.look()
     assert steps == [1]
     assert (before.revision, before.item_count) == (0, 60)
-    assert (follower.engine.view.revision, follower.engine.view.item_count) == (10, 70)
+    assert (follower.engine.snapshot.revision, follower.engine.snapshot.item_count) == (10, 70)
 
 
 def test_an_unfinished_record_is_left_for_later(follower, store):
@@ -86,10 +88,10 @@ def test_an_unfinished_record_is_left_for_later(follower, store):
     for size in range(len(before), len(whole), 7):
         path.write_bytes(whole[:size])
         follower.look()
-        assert (follower.status.state, follower.engine.view.revision) == ("following", 0)
+        assert (follower.status.state, follower.engine.snapshot.revision) == ("following", 0)
     path.write_bytes(whole)
     follower.look()
-    assert follower.engine.view.revision == 1
+    assert follower.engine.snapshot.revision == 1
 
 
 @pytest.mark.parametrize("damage", ["bit", "shorter", "unreadable"])
@@ -109,11 +111,11 @@ def test_damage_is_said_and_nothing_is_undone(store, bundle_dir, damage):
         path.write_bytes(first)
     else:
         path.write_bytes(whole + b"ATJR" + bytes(60) + b"x")
-    served = follower.engine.view
+    served = follower.engine.snapshot
     for _ in range(2):
         now[0] += 5
         follower.look()
-        assert follower.engine.view is served
+        assert follower.engine.snapshot is served
         status = follower.status
         assert (status.state, status.behind_s) == ("damaged", now[0])
         assert "was damaged: restore it" in status.reason
@@ -253,7 +255,7 @@ def test_between_two_renames_it_waits(follower, store, monkeypatch, new_item):
 
 
 def test_a_gateway_beside_triton_follows(store, bundle_dir, new_item):
-    """Its engine is a view and a connection: changes are applied to the view, what is compacted is Triton's to load."""
+    """Its engine is a snapshot and a connection: changes are applied here, what is compacted is Triton's to load."""
     pytest.importorskip("tritonclient.grpc", reason="needs attributary[triton]")
     from attributary.triton.engine import TritonLink
 
@@ -265,8 +267,8 @@ def test_a_gateway_beside_triton_follows(store, bundle_dir, new_item):
             store.delete(Selection(creator="Ann"), **BY)
             store.add([new_item(1)], **BY)
             follower.look()
-            assert follower.status.revision == follower.engine.view.revision == 2
-            assert (follower.engine.view.item_count, len(follower.engine.view.added)) == (46, 1)
+            assert follower.status.revision == follower.engine.snapshot.revision == 2
+            assert (follower.engine.snapshot.item_count, len(follower.engine.snapshot.added)) == (46, 1)
             store.compact(**BY)
             store.delete(Selection(ids=(1, 1001)), **BY)
             follower.look()
@@ -277,8 +279,8 @@ def test_a_gateway_beside_triton_follows(store, bundle_dir, new_item):
                     follower.engine.row_of(gone)
             # And the gateway that is started now opens what lies there, with all of it.
             again = link.open(bundle_dir)
-            assert (again.bundle_id, again.view.revision) == (store.bundle_id, 3)
-            assert again.view.item_count == store.view.item_count == 44
+            assert (again.bundle_id, again.snapshot.revision) == (store.bundle_id, 3)
+            assert again.snapshot.item_count == store.snapshot.item_count == 44
         finally:
             await link.close()
 

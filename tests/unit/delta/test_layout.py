@@ -21,9 +21,9 @@ READERS = (open_engine, open_preparer, lambda place: changes_of(Bundle.open(plac
 
 
 def creators(directory):
-    view = open_engine(directory).view
-    names = view.bundle.items.creator_names
-    return {names[code] for code, count in enumerate(view.filters.creators) if count}
+    snapshot = open_engine(directory).snapshot
+    names = snapshot.bundle.items.creator_names
+    return {names[code] for code, count in enumerate(snapshot.filters.creators) if count}
 
 
 def older(directory):
@@ -109,10 +109,10 @@ def test_an_older_layout_is_refused_by_readers_and_moved_in_by_a_writer(bundle_d
 def test_an_older_bundle_without_changes_opens_and_is_marked_by_its_first_writer(bundle_dir):
     beside = older(bundle_dir)
     shutil.rmtree(beside)
-    assert open_engine(bundle_dir).view.revision == 0
+    assert open_engine(bundle_dir).snapshot.revision == 0
     assert not Manifest.read(bundle_dir).delta
     with Store(bundle_dir) as store:
-        assert store.view.revision == 0
+        assert store.snapshot.revision == 0
     assert Manifest.read(bundle_dir).delta
 
 
@@ -125,7 +125,7 @@ def test_a_crash_while_moving_in_loses_nothing(bundle_dir, crash):
     (bundle_dir / "delta").mkdir()
     (shutil.copyfile if crash == "copied" else shutil.move)(log, bundle_dir / "delta" / log.name)
     with Store(bundle_dir) as store, pytest.raises(DeletedError):
-        store.view.row_of(1000)
+        store.snapshot.row_of(1000)
     assert Manifest.read(bundle_dir).delta
     assert not beside.exists() or not list(beside.glob("*.log"))
 
@@ -143,7 +143,7 @@ def test_an_old_copy_beside_does_not_undo_what_was_done_since(bundle_dir, tmp_pa
     (tmp_path / "away").rename(bundle_dir)
     (beside / "mine.txt").touch()
     with Store(bundle_dir) as store:
-        assert store.view.revision == 2
+        assert store.snapshot.revision == 2
     assert [path.name for path in beside.iterdir()] == ["mine.txt"]
     with Store(fork) as store:
         store.delete(Selection(creator="Cy"), **BY)

@@ -96,14 +96,14 @@ class History(RuleBasedStateMachine):
                 continue
             self.names |= {creator, licence}
             self.given[item.id] = item
-            view = self.store.view
-            row = view.row_of(item.id)
-            group = view.bundle.items.near_dup_group(row)
+            snapshot = self.store.snapshot
+            row = snapshot.row_of(item.id)
+            group = snapshot.bundle.items.near_dup_group(row)
             if like is None:
                 assert group == self._expected_group(item, group)
             else:
                 assert group == self.items[like][2]
-            vector = np.array(view.vectors_of(np.array([row]))[0])
+            vector = np.array(snapshot.vectors_of(np.array([row]))[0])
             embedder = self.store._embedder
             assert np.array_equal(vector, embedder.embed([embedder.prepare(item)])[0])
             self.items[item.id] = (vector, creator, group, licence, item.uri)
@@ -116,17 +116,17 @@ class History(RuleBasedStateMachine):
 
     def _expected_group(self, item, group):
         """That of the oldest row before the item's own that it looks like; without one it is the first of its group."""
-        view, entrance = self.store.view, self.store._entrance
-        row, items = view.row_of(item.id), view.bundle.items
+        snapshot, entrance = self.store.snapshot, self.store._entrance
+        row, items = snapshot.row_of(item.id), snapshot.bundle.items
         pixels, _ = self.store._embedder.prepare(item)
         newcomer = Newcomer(pixels)
-        full = view.vectors_of(np.array([row]))[0].astype(np.float32)
+        full = snapshot.vectors_of(np.array([row]))[0].astype(np.float32)
         older = {
             match.row
             for match in newcomer.among(entrance.looks[:row])
             if match.upright or items.creator(match.row) != item.creator
         }
-        vectors = view.vectors_of(np.arange(row)).astype(np.float32)
+        vectors = snapshot.vectors_of(np.arange(row)).astype(np.float32)
         older |= set(np.flatnonzero(vectors @ full >= 0.9995).tolist())
         if older:
             return items.near_dup_group(min(older))
@@ -186,8 +186,8 @@ class History(RuleBasedStateMachine):
                 item_id: (item[0], None, *item[2:]) for item_id, item in self.hidden.items()
             }  # Nobody knows any more whose they were.
             assert result.parent == before
-        assert not len(self.store.view.added)
-        assert (self.store.view.alive is None) == (not self.hidden)
+        assert not len(self.store.snapshot.added)
+        assert (self.store.snapshot.alive is None) == (not self.hidden)
 
     @rule()
     def restart(self):
@@ -198,7 +198,7 @@ class History(RuleBasedStateMachine):
     def ask(self, number, prompt, top_k):
         engine = self.store.engine
         query = Query(image=self.picture(number), prompt="a red ellipse" if prompt else "")
-        top_k = min(top_k, engine.view.candidate_count)
+        top_k = min(top_k, engine.snapshot.candidate_count)
         prepared = engine.prepare(query, Options(top_k=top_k))
         embedding = engine.embed([prepared])[0]
         calibration = engine.bundle.manifest.calibration.of(prompt)
@@ -227,19 +227,19 @@ class History(RuleBasedStateMachine):
     def counts_and_audit(self):
         if not hasattr(self, "store"):
             return
-        view = self.store.view
-        assert view.item_count == len(self.items)
-        assert view.creator_count == len({item[1] for item in self.items.values()})
+        snapshot = self.store.snapshot
+        assert snapshot.item_count == len(self.items)
+        assert snapshot.creator_count == len({item[1] for item in self.items.values()})
         assert [(entry.kind, entry.ids) for entry in self.store.history] == self.entries
         for item_id in range(1050, 1091):
             if item_id in self.items:
-                assert view.bundle.items.creator(view.row_of(item_id)) == self.items[item_id][1]
+                assert snapshot.bundle.items.creator(snapshot.row_of(item_id)) == self.items[item_id][1]
             elif item_id in self.gone:
                 with pytest.raises(DeletedError):
-                    view.row_of(item_id)
+                    snapshot.row_of(item_id)
             else:
                 with pytest.raises(NotFoundError) as caught:
-                    view.row_of(item_id)
+                    snapshot.row_of(item_id)
                 assert not isinstance(caught.value, DeletedError)
 
 

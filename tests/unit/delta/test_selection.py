@@ -31,7 +31,7 @@ def test_a_selection_of_nothing_is_refused_and_what_is_near_is_named(store, chos
     with pytest.raises(InvalidArgumentError, match=words) as refused:
         store.delete(Selection(**chosen), dry_run=dry, **BY)
     assert refused.value.field == f"selection.{field}"
-    assert store.view.revision == 0
+    assert store.snapshot.revision == 0
 
 
 def test_an_opt_out_may_be_repeated_also_after_a_compaction(store):

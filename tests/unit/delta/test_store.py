@@ -61,7 +61,7 @@ def test_a_wrong_item_is_refused_by_field_and_leaves_the_others_alone(
     assert isinstance(result.outcomes[1], InvalidArgumentError)
     assert result.outcomes[1].field == field
     assert words in str(result.outcomes[1])
-    assert store.view.item_count == 62
+    assert store.snapshot.item_count == 62
 
 
 def test_an_id_is_never_used_again(store, new_item):
@@ -83,10 +83,10 @@ def test_an_addition_that_is_repeated_is_answered_as_the_first_was(store, new_it
     store.add([new_item(3)], **BY)
     again = store.add([joined, new_item(4), first], **BY)
     assert (again.outcomes, again.revisions, again.revision) == ([None] * 3, [1, 3, 1], 3)
-    assert store.view.item_count == 64
+    assert store.snapshot.item_count == 64
     store.compact(**BY)
     after = store.add([first], **BY)
-    assert (after.outcomes, after.revisions, store.view.item_count) == ([None], [1], 64)
+    assert (after.outcomes, after.revisions, store.snapshot.item_count) == ([None], [1], 64)
     assert len(store.history) == 4
 
 
@@ -109,7 +109,7 @@ def test_an_addition_that_differs_from_the_first_exists_already(store, new_item,
         assert isinstance(outcome, AlreadyExistsError)
         assert (outcome.kind, outcome.name) == ("item", str(items[-1].id))
     assert words in str(store.add([new_item(1, **fields)], **BY).outcomes[0])
-    assert store.view.item_count == 62
+    assert store.snapshot.item_count == 62
 
 
 def test_an_item_of_the_bundle_as_it_was_built_exists_already(store, new_item):
@@ -141,7 +141,7 @@ def test_every_change_needs_a_name_and_a_reason(store, new_item, who, why, field
         with pytest.raises(InvalidArgumentError) as caught:
             change()
         assert caught.value.field == field
-    assert store.view.revision == 0
+    assert store.snapshot.revision == 0
 
 
 @pytest.mark.parametrize("given", [{}, {"ids": (1,), "creator": "Ann"}, {"ids": (), "source": ""}])
@@ -169,13 +169,17 @@ def test_what_is_deleted_is_gone_from_shares_and_totals(store, picture):
 
 def test_creators_and_licences_are_counted_before_a_query_asks(store, new_item):
     def check():
-        view = store.view
-        rows = np.arange(len(view.bundle.items)) if view.alive is None else np.flatnonzero(view.alive)
+        snapshot = store.snapshot
+        rows = (
+            np.arange(len(snapshot.bundle.items))
+            if snapshot.alive is None
+            else np.flatnonzero(snapshot.alive)
+        )
         for name, of_row in (
-            ("creators", view.bundle.items.creator_of_row),
-            ("licences", view.bundle.items.licence_of_row),
+            ("creators", snapshot.bundle.items.creator_of_row),
+            ("licences", snapshot.bundle.items.licence_of_row),
         ):
-            counts = vars(view.filters)[name]
+            counts = vars(snapshot.filters)[name]
             wanted = np.bincount(of_row[rows], minlength=len(counts))
             assert counts.tolist() == wanted.tolist()
 
@@ -208,7 +212,7 @@ def test_an_added_copy_shares_credit(store, picture, new_item):
 
 def test_a_dry_run_changes_nothing(store):
     assert len(store.delete(Selection(licence="MIT"), dry_run=True, **BY).ids) == 30
-    assert (store.view.item_count, store.view.revision, store.history) == (60, 0, [])
+    assert (store.snapshot.item_count, store.snapshot.revision, store.history) == (60, 0, [])
 
 
 def test_the_last_items_cannot_be_deleted(store):
@@ -241,12 +245,12 @@ def test_readers_see_what_was_acknowledged(store, bundle_dir, picture, new_item)
     asked = (Query(image=picture(3), prompt="a red ellipse"), Options(top_k=30))
     reader = open_engine(bundle_dir)
     assert reader.attribute(*asked).items == store.engine.attribute(*asked).items
-    assert reader.view.revision == 2
+    assert reader.snapshot.revision == 2
     # An unfinished record is not theirs to repair.
     path = delta_path(bundle_dir, store.bundle_id)
     with path.open("ab") as file:
         file.write(b"ATJR half")
-    assert open_engine(bundle_dir).view.revision == 2
+    assert open_engine(bundle_dir).snapshot.revision == 2
     assert path.read_bytes().endswith(b"half")
 
 
@@ -274,9 +278,9 @@ def test_a_build_in_its_place_does_not_lose_deletions(bundle_dir, tiny_corpus_di
         with pytest.raises(PreconditionError, match="what was deleted would come back"):
             build()
         with Store(bundle_dir) as store:
-            assert store.view.row_of(1002) >= 0
+            assert store.snapshot.row_of(1002) >= 0
             with pytest.raises(DeletedError):
-                store.view.row_of(1000)
+                store.snapshot.row_of(1000)
             store.compact(**BY)
 
 

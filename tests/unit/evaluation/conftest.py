@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from attributary_train.corpus import Corpus
-from attributary_train.corpus.synthetic import synthetic_corpus
 from attributary_train.evaluation.retrain import RetrainStore, full_run
 from attributary_train.evaluation.retrain_todo import Todo
 from attributary_train.evaluation.retrain_worker import Retraining
@@ -20,6 +19,7 @@ from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Prompt, Queries, generate, load_queries, save_queries
 from attributary_train.subject.recipe import Recipe, preset
 from attributary_train.subject.train import train_unet
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS = 48
 

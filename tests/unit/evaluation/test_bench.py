@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from attributary_train.cli import main
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.bench import (
     Bench,
     by_order,
@@ -20,7 +21,6 @@ from attributary_train.evaluation.bench import (
 )
 from attributary_train.evaluation.bench_creators import CreatorBench, open_creators
 from attributary_train.evaluation.bench_report import add_rivals, judge
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.halves import half_masks
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from attributary_train.corpus.synthetic import synthetic_corpus
 from attributary_train.evaluation import opening
 from attributary_train.evaluation.commands import evaluate
 from attributary_train.evaluation.lds import random_subsets
 from attributary_train.evaluation.retrain_pool import Outcome
 from attributary_train.evaluation.scores import ScoreFile, load_scores, save_scores
+from tests.support.synthetic import synthetic_corpus
 
 
 def call(*words):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.from_labels import scores_of_labels
 from attributary_train.teacher.candidates import CandidateSettings
 from attributary_train.teacher.labels import FACTS, SCHEMA_VERSION, Label, LabelSettings, write_shard

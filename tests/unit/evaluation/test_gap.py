@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.gap import best_features, gap_closed
 from attributary_train.evaluation.leave_k_out import LeaveKOut, Removal
 from attributary_train.evaluation.tables import removal_tables

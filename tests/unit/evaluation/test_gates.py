@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.gates import items_as_queries, kept_of_top, recognised
 from attributary_train.subject.captions import Captions
 

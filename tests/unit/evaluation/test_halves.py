@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.bench import open_world
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.halves import (
     EveryLoss,
     Truth,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.leave_k_out import OTHER_SEEDS, RANDOM, available, measure, plan_removals
 from attributary_train.evaluation.query_loss import Grid, QueryLoss
 from attributary_train.evaluation.regenerate import Regenerator, change

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError, TeacherError
 from attributary_train.evaluation.from_labels import require_queries
 from attributary_train.evaluation.scores import ScoreFile, load_scores, save_scores
 from attributary_train.evaluation.scoring import score_to_file
 from attributary_train.evaluation.self_consistency import self_consistency
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Cost
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.query_digest import query_digests, require_same_queries
 
 IDS = np.array([1, 2, 3], np.int64)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError, SubjectError
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses, monte_carlo_error
-from attributary_train.subject.errors import SubjectError
 
 GRID = Grid(6, 2)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.agreement import agree
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.ranking import (
     average_precision_rows,
     count_of,

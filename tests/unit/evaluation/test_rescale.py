@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.rescale import raised, ranked, rescale, sharpened
 from attributary_train.evaluation.scores import ScoreFile, load_scores, save_scores
 from attributary_train.evaluation.truth_commands import rescale_scores

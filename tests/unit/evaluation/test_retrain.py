@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation import retrain_worker
-from attributary_train.evaluation.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore, without
 from attributary_train.evaluation.retrain_pool import retrain
 from attributary_train.jobs import MAX_STARTS, Orphaned, attempt

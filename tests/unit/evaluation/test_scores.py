@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.scores import ScoreFile, load_scores, save_scores
 
 

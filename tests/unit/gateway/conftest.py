@@ -52,7 +52,7 @@ class FakeEngine:
         self.bundle = SimpleNamespace(
             manifest=manifest, items=FakeItems(), directory=Path("bundles") / bundle_id, thumbnails=None
         )
-        self.view = SimpleNamespace(
+        self.snapshot = SimpleNamespace(
             bundle=self.bundle,
             row_of=self.row_of,
             item_count=3,

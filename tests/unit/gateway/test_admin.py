@@ -117,7 +117,7 @@ def test_a_restart_remembers(running, admin, addition, bundle_dir, picture):
     running.process.kill()
     running.process.wait()
     engine = open_engine(bundle_dir)
-    assert engine.view.revision == 2
+    assert engine.snapshot.revision == 2
     assert engine.row_of(1) == 300
     with pytest.raises(DeletedError):
         engine.row_of(1010)
@@ -347,7 +347,7 @@ async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
     inside, build = asyncio.Event(), module.compacted
     loop = asyncio.get_running_loop()
 
-    def slowly(view, encoder, out, opened, check, *_):
+    def slowly(snapshot, encoder, out, opened, check, *_):
         loop.call_soon_threadsafe(inside.set)
         while True:
             check()
@@ -367,5 +367,5 @@ async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
     await changing
     monkeypatch.setattr(module, "compacted", build)
     with Store(bundle_dir, open_engine) as again:
-        assert again.view.item_count == 301
+        assert again.snapshot.item_count == 301
         assert again.compact(who="kim", why="x").added == 1

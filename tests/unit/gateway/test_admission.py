@@ -10,93 +10,93 @@ from attributary.gateway.callers import Caller
 
 
 async def test_permits_run_out_and_come_back():
-    door = Admission(permits=3, max_bytes=100)
-    door.take(2, 10)
+    admission = Admission(permits=3, max_bytes=100)
+    admission.take(2, 10)
     with pytest.raises(OverloadedError, match="all 3 permits"):
-        door.take(2, 10)
-    door.take(1, 10)
-    door.release(2, 10)
-    door.take(2, 10)
-    assert (door.in_use, door.bytes_in_use) == (3, 20)
+        admission.take(2, 10)
+    admission.take(1, 10)
+    admission.release(2, 10)
+    admission.take(2, 10)
+    assert (admission.in_use, admission.bytes_in_use) == (3, 20)
 
 
 async def test_bytes_run_out_but_a_lone_message_always_fits():
-    door = Admission(permits=9, max_bytes=100)
-    door.take(1, 1000)
+    admission = Admission(permits=9, max_bytes=100)
+    admission.take(1, 1000)
     with pytest.raises(OverloadedError, match="100 bytes"):
-        door.take(1, 1)
-    door.release(1, 1000)
-    door.take(1, 60)
-    door.take(1, 40)
+        admission.take(1, 1)
+    admission.release(1, 1000)
+    admission.take(1, 60)
+    admission.take(1, 40)
     with pytest.raises(OverloadedError):
-        door.take(1, 1)
+        admission.take(1, 1)
 
 
 async def test_streams_wait_their_turn_in_order():
-    door = Admission(permits=1, max_bytes=100)
-    door.take(1, 0)
+    admission = Admission(permits=1, max_bytes=100)
+    admission.take(1, 0)
     order = []
 
     async def stream(name):
-        await door.wait(0)
+        await admission.wait(0)
         order.append(name)
 
     tasks = [asyncio.create_task(stream(name)) for name in "ab"]
     await asyncio.sleep(0)
     assert order == []
-    door.release(1, 0)
+    admission.release(1, 0)
     await tasks[0]
     assert order == ["a"]
-    door.release(1, 0)
+    admission.release(1, 0)
     await tasks[1]
-    assert door.in_use == 1
+    assert admission.in_use == 1
 
 
 async def test_a_stream_that_leaves_the_line_takes_nothing():
-    door = Admission(permits=1, max_bytes=100)
-    door.take(1, 0)
-    waiting = asyncio.create_task(door.wait(0))
+    admission = Admission(permits=1, max_bytes=100)
+    admission.take(1, 0)
+    waiting = asyncio.create_task(admission.wait(0))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    door.release(1, 0)
-    assert door.in_use == 0
+    admission.release(1, 0)
+    assert admission.in_use == 0
 
 
 async def test_a_stream_cancelled_as_it_is_let_in_gives_the_permit_back():
-    door = Admission(permits=1, max_bytes=100)
-    door.take(1, 0)
-    waiting = asyncio.create_task(door.wait(0))
+    admission = Admission(permits=1, max_bytes=100)
+    admission.take(1, 0)
+    waiting = asyncio.create_task(admission.wait(0))
     await asyncio.sleep(0)
-    door.release(1, 0)
+    admission.release(1, 0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert door.in_use == 0
+    assert admission.in_use == 0
 
 
 async def test_a_closed_door_refuses_everybody():
-    door = Admission(permits=1, max_bytes=100)
-    door.take(1, 0)
-    waiting = asyncio.create_task(door.wait(0))
+    admission = Admission(permits=1, max_bytes=100)
+    admission.take(1, 0)
+    waiting = asyncio.create_task(admission.wait(0))
     await asyncio.sleep(0)
-    door.close()
+    admission.close()
     with pytest.raises(UnavailableError):
         await waiting
     with pytest.raises(UnavailableError):
-        door.take(1, 0)
+        admission.take(1, 0)
     with pytest.raises(UnavailableError):
-        await door.wait(0)
+        await admission.wait(0)
 
 
 async def test_idle_waits_for_the_last_one():
-    door = Admission(permits=2, max_bytes=100)
-    await door.idle()
-    door.take(2, 0)
-    idle = asyncio.create_task(door.idle())
-    door.release(1, 0)
+    admission = Admission(permits=2, max_bytes=100)
+    await admission.idle()
+    admission.take(2, 0)
+    idle = asyncio.create_task(admission.idle())
+    admission.release(1, 0)
     await asyncio.sleep(0)
     assert not idle.done()
-    door.release(1, 0)
+    admission.release(1, 0)
     await idle
 
 
@@ -111,19 +111,19 @@ BULK, LOUD, QUIET = Caller("bulk", "1", bulk=True), Caller("loud", "2"), Caller(
 
 
 async def test_streams_leave_permits_to_single_calls():
-    door = Admission(permits=32, max_bytes=1000)
+    admission = Admission(permits=32, max_bytes=1000)
 
     def waiting():
         async def stream():
-            await door.wait(0)
+            await admission.wait(0)
 
         return asyncio.create_task(stream())
 
     tasks = [served_as(BULK, waiting) for _ in range(40)]
     await asyncio.sleep(0)
-    assert door.in_use == 24
-    served_as(QUIET, door.take, 1, 0)
-    served_as(BULK, door.release, 1, 0)
+    assert admission.in_use == 24
+    served_as(QUIET, admission.take, 1, 0)
+    served_as(BULK, admission.release, 1, 0)
     await asyncio.sleep(0)
     assert sum(task.done() for task in tasks) == 25
     for task in tasks:
@@ -131,46 +131,46 @@ async def test_streams_leave_permits_to_single_calls():
 
 
 async def test_a_batch_leaves_permits_to_single_calls_unless_it_is_alone():
-    door = Admission(permits=32, max_bytes=1000)
-    served_as(BULK, door.take, 32, 0)
-    served_as(BULK, door.release, 32, 0)
-    served_as(BULK, door.take, 20, 0)
+    admission = Admission(permits=32, max_bytes=1000)
+    served_as(BULK, admission.take, 32, 0)
+    served_as(BULK, admission.release, 32, 0)
+    served_as(BULK, admission.take, 20, 0)
     with pytest.raises(OverloadedError, match="kept for single calls"):
-        served_as(BULK, door.take, 5, 0)
-    served_as(QUIET, door.take, 8, 0)
+        served_as(BULK, admission.take, 5, 0)
+    served_as(QUIET, admission.take, 8, 0)
 
 
 async def test_no_caller_can_shut_another_one_out():
-    door = Admission(permits=64, max_bytes=1000)
+    admission = Admission(permits=64, max_bytes=1000)
     admitted = 0
     with pytest.raises(OverloadedError, match="kept for other callers"):
         for _ in range(64):
-            served_as(LOUD, door.take, 1, 0)
+            served_as(LOUD, admission.take, 1, 0)
             admitted += 1
     assert admitted == 56
-    served_as(QUIET, door.take, 8, 0)
-    assert door.in_use == 64
-    served_as(LOUD, door.release, 1, 0)
+    served_as(QUIET, admission.take, 8, 0)
+    assert admission.in_use == 64
+    served_as(LOUD, admission.release, 1, 0)
     with pytest.raises(OverloadedError):
-        served_as(LOUD, door.take, 1, 0)
-    served_as(QUIET, door.take, 1, 0)
+        served_as(LOUD, admission.take, 1, 0)
+    served_as(QUIET, admission.take, 1, 0)
 
 
 async def test_no_caller_can_take_all_bytes():
-    door = Admission(permits=64, max_bytes=8 << 20)
+    admission = Admission(permits=64, max_bytes=8 << 20)
     for _ in range(7):
-        served_as(LOUD, door.take, 1, 1 << 20)
+        served_as(LOUD, admission.take, 1, 1 << 20)
     with pytest.raises(OverloadedError):
-        served_as(LOUD, door.take, 1, 1 << 20)
-    served_as(QUIET, door.take, 1, 1 << 20)
+        served_as(LOUD, admission.take, 1, 1 << 20)
+    served_as(QUIET, admission.take, 1, 1 << 20)
 
 
 async def test_a_permit_widens_to_a_batch_and_stays_if_it_cannot():
-    door = Admission(permits=4, max_bytes=100)
-    door.take(1, 0)
-    door.widen(4, 60)
-    assert (door.in_use, door.bytes_in_use) == (4, 60)
-    door.release(3, 60)
+    admission = Admission(permits=4, max_bytes=100)
+    admission.take(1, 0)
+    admission.widen(4, 60)
+    assert (admission.in_use, admission.bytes_in_use) == (4, 60)
+    admission.release(3, 60)
     with pytest.raises(OverloadedError):
-        door.widen(5, 0)
-    assert door.in_use == 1
+        admission.widen(5, 0)
+    assert admission.in_use == 1

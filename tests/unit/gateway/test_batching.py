@@ -19,7 +19,7 @@ class Log:
     def __init__(self):
         self.sizes, self.drops = [], []
 
-    def batch(self, lane, size):
+    def batch(self, queue, size):
         self.sizes.append(size)
 
     def dropped(self, reason):

@@ -69,7 +69,7 @@ async def test_pages_live_through_changes_and_a_compaction(changed, picture):
     from attributary.v1 import attribution_pb2 as pb
 
     request = pb.ListItemsRequest(page_size=1000, page_token=first.next_page_token)
-    rest = [item.id for item in listing.items(store.view, request).items]
+    rest = [item.id for item in listing.items(store.snapshot, request).items]
     assert rest == [item_id for item_id in EXPECTED[100:] if item_id != EXPECTED[150]] + [3000]
 
 

@@ -38,8 +38,8 @@ class Items:
 
 
 @dataclass(frozen=True)
-class View:
-    """What the registry asks of a view."""
+class Snapshot:
+    """What the registry asks of a snapshot."""
 
     bundle: SimpleNamespace
     deleted: dict[int, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Engine:
         encoder = SimpleNamespace(dim=4)
         manifest = SimpleNamespace(bundle_id=bundle_id, version="1", notes=notes, encoder=encoder)
         self.bundle = SimpleNamespace(items=Items(tuple(ids)), manifest=manifest)
-        self.view = View(self.bundle, dict.fromkeys(deleted, "now"))
+        self.snapshot = Snapshot(self.bundle, dict.fromkeys(deleted, "now"))
         self.id, self.compacted_from = bundle_id, compacted_from
 
 
@@ -176,8 +176,8 @@ class Bundles(RuleBasedStateMachine):
         if before is None or before in self.draining:
             return
         self.made += 1
-        view, gone = before.view, self.gone[before]
-        left = set(view.bundle.items.ids) - gone
+        snapshot, gone = before.snapshot, self.gone[before]
+        left = set(snapshot.bundle.items.ids) - gone
         engine = Engine(hex_id(100 + self.made), sorted(left), gone, before.id)
         self._do(lambda: self.registry.replace(before, engine))
         self._add(engine)
@@ -190,7 +190,7 @@ class Bundles(RuleBasedStateMachine):
         engine = self._named(name)
         if engine is None or engine in self.draining or item not in engine.bundle.items.ids:
             return
-        engine.view = engine.view.apply(SimpleNamespace(deleted={item: "now"}))
+        engine.snapshot = engine.snapshot.apply(SimpleNamespace(deleted={item: "now"}))
         self.gone[engine].add(item)
         self._spread()
 
@@ -221,7 +221,7 @@ class Bundles(RuleBasedStateMachine):
             return
         served, ids = self.registry.find(name), set(engine.bundle.items.ids)
         assert served.pipeline.engine is engine
-        assert set(engine.view.deleted) & ids == self.gone[engine] & ids
+        assert set(engine.snapshot.deleted) & ids == self.gone[engine] & ids
 
     @invariant()
     def what_is_there(self):
@@ -262,7 +262,7 @@ class Bundles(RuleBasedStateMachine):
     def _add(self, engine):
         before = self.found.get(engine.id)
         self.found[engine.id] = engine
-        self.gone[engine] = set(engine.view.deleted)
+        self.gone[engine] = set(engine.snapshot.deleted)
         if before is not None:
             self._retire(before, engine, 0.0)
 

@@ -158,7 +158,7 @@ class Rows:
         return self.records[row]
 
 
-def view(records, deleted=()):
+def snapshot(records, deleted=()):
     bundle = SimpleNamespace(items=Rows(records), manifest=SimpleNamespace(encoder=SimpleNamespace(dim=4)))
     found = SimpleNamespace(bundle=bundle, deleted=dict.fromkeys(deleted, "now"), item_count=len(records))
     found.revision, found.applied = 0, []
@@ -167,21 +167,21 @@ def view(records, deleted=()):
 
 
 def test_only_the_same_item_is_inherited_as_deleted():
-    old = SimpleNamespace(view=view([(1, "cat"), (2, "dog"), (3, "owl")]))
-    successor = view([(1, "cat"), (2, "another corpus's"), (3, "owl")], deleted=(1, 2, 9))
+    old = SimpleNamespace(snapshot=snapshot([(1, "cat"), (2, "dog"), (3, "owl")]))
+    successor = snapshot([(1, "cat"), (2, "another corpus's"), (3, "owl")], deleted=(1, 2, 9))
     assert inherit_deletions(old, successor, compacted=False)
-    assert old.view.applied == [1]
+    assert old.snapshot.applied == [1]
 
 
 def test_a_compacted_bundle_names_deleted_items_no_more_and_they_are_inherited():
-    old = SimpleNamespace(view=view([(1, "cat"), (2, "dog"), (3, "owl")]))
-    assert inherit_deletions(old, view([(2, "dog"), (3, "owl")], deleted=(1, 9)), compacted=True)
-    assert old.view.applied == [1]
+    old = SimpleNamespace(snapshot=snapshot([(1, "cat"), (2, "dog"), (3, "owl")]))
+    assert inherit_deletions(old, snapshot([(2, "dog"), (3, "owl")], deleted=(1, 9)), compacted=True)
+    assert old.snapshot.applied == [1]
 
 
 def test_a_bundle_of_which_nothing_is_left_answers_nobody():
-    old = SimpleNamespace(view=view([(1, "cat")]))
-    assert not inherit_deletions(old, view([(1, "cat")], deleted=(1,)), compacted=False)
+    old = SimpleNamespace(snapshot=snapshot([(1, "cat")]))
+    assert not inherit_deletions(old, snapshot([(1, "cat")], deleted=(1,)), compacted=False)
 
 
 async def test_watchers_of_a_gone_bundle_may_give_up(two, fake_engine):

@@ -68,7 +68,7 @@ def in_numbers(answer, ends):
         between=lambda shares: (0.5 * shares.astype(float), 2.0 * shares.astype(float)) if ends else None
     )
     calibration = SimpleNamespace(pixels=answer.unjudged, of=lambda has_prompt: between)
-    view = SimpleNamespace(
+    snapshot = SimpleNamespace(
         bundle=SimpleNamespace(items=items, manifest=SimpleNamespace(calibration=calibration)),
         revision=answer.revision,
     )
@@ -80,7 +80,7 @@ def in_numbers(answer, ends):
     scored.creator_items[1, :-1] = [total.item_count for total in answer.creators]
     scored.diffuse[1], scored.withheld[1] = answer.diffuse_share, answer.withheld_share
     return Scored(
-        view,
+        snapshot,
         Prepared(10, count, Filter(), False, timings=answer.timings),
         scored,
         1,

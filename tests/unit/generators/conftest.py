@@ -6,11 +6,11 @@ import pytest
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from attributary_train.corpus.synthetic import synthetic_corpus
 from attributary_train.generators.families import BY_NAME
 from attributary_train.generators.tiny import tiny_pipeline
 from attributary_train.subject.adopt import adopt
 from attributary_train.subject.checkpoint import training_data
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS, SIZE = 6, 16
 # What a family takes at least.

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FluxPipeline
 
+from attributary_train.errors import SubjectError
 from attributary_train.generators.families import BY_NAME
 from attributary_train.student.words import words_of
 from attributary_train.subject.adopt import adopt, inspect
 from attributary_train.subject.checkpoint import load_subject
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.queries import Prompt, generate, load_queries, save_queries
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.ekfac import FactorSettings

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import SubjectError
 from attributary_train.generators.tiny import tiny_pipeline
 from attributary_train.subject.adopt import adopt
 from attributary_train.subject.checkpoint import load_subject, training_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.queries import Prompt, generate
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.ekfac import FactorSettings

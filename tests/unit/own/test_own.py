@@ -10,14 +10,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attributary.building import build_bundle
-from attributary_train.calibration.errors import NoLabelError
 from attributary_train.cli import main
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.build import build
 from attributary_train.corpus.sources.folder import Folder
+from attributary_train.errors import NoLabelError, OwnError
 from attributary_train.generators import counting
 from attributary_train.own import page, running
-from attributary_train.own.errors import OwnError
 from attributary_train.own.page import Found, own_files, write_page
 from attributary_train.own.plan import KEPT_NOISE, make_plan
 from attributary_train.own.road import Request, Step, road

@@ -8,7 +8,7 @@ from PIL import Image
 from attributary.attribution.types import Options, Query
 from attributary.receipts.envelope import seal
 from attributary.receipts.keys import SigningKey
-from attributary.receipts.statement import Asked, answer_statement, bundle_facts
+from attributary.receipts.statement import QueryFacts, answer_statement, bundle_facts
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,9 @@ def sign(tiny_engine, key):
 
     def make(data, prompt="", key=key, **options):
         answer = tiny_engine.attribute(Query(image=data, prompt=prompt), Options(digests=True, **options))
-        asked = Asked(prompt, options.get("filter", Options().filter))
+        query = QueryFacts(prompt, options.get("filter", Options().filter))
         facts = bundle_facts(tiny_engine.bundle.manifest)
-        return answer, seal(answer_statement(answer, answer.picture, facts, asked), key)
+        return answer, seal(answer_statement(answer, answer.picture, facts, query), key)
 
     return make
 

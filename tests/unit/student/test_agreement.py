@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError, StudentError
 from attributary_train.evaluation.scores import ScoreFile
 from attributary_train.student.agreement import run_student_agreement
 from attributary_train.student.config import StudentConfig
-from attributary_train.student.errors import StudentError
 from attributary_train.student.measuring import against_labels, table_row
 from attributary_train.student.sweeping import run_sweep
 

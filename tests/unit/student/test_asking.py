@@ -8,8 +8,8 @@ import pytest
 
 from attributary.building.calibration_file import CALIBRATION, CalibrationFile
 from attributary.errors import InvalidArgumentError
+from attributary_train.errors import StudentError
 from attributary_train.student.asking import AskedStudent, temperature_of
-from attributary_train.student.errors import StudentError
 
 COMMITTED = Path(__file__).resolve().parents[3] / "models" / "student" / CALIBRATION
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from attributary.encoder.onnx import OnnxEncoder
+from attributary_train.errors import StudentError
 from attributary_train.student.big_model import enlarged, enlarging
 from attributary_train.student.compact import Compact, CompactShape, folded, table_rows
 from attributary_train.student.distil import DistilSettings, Lessons, augmented, distil
-from attributary_train.student.errors import StudentError
 from attributary_train.student.export import ExportError, Samples, export_encoder
 from attributary_train.student.variants import cosines, export_variants
 from attributary_train.towers.graph import to_onnx

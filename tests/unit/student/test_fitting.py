@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import StudentError
 from attributary_train.evaluation.ranking import spearman_rows
 from attributary_train.student import fitting
 from attributary_train.student.config import CONFIGS, StudentConfig, config_named
-from attributary_train.student.errors import StudentError
 from attributary_train.student.fitting import Material, fit
 from attributary_train.student.kernel_head import POWER, KernelHead, TokenKernel
 from attributary_train.student.sight import Seen

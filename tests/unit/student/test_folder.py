@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from attributary.building.student import read_student
 from attributary.errors import InvalidArgumentError
-from attributary_train.student.errors import StudentError
+from attributary_train.errors import StudentError
 from attributary_train.student.folder import (
     Handover,
     ids_digest,

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.evaluation.errors import EvaluationError
+from attributary_train.errors import EvaluationError, StudentError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 from attributary_train.student.config import GENERATOR_CONFIGS, StudentConfig
-from attributary_train.student.errors import StudentError
 from attributary_train.student.export import Samples, export_encoder
 from attributary_train.student.generator_fitting import Lesson, Retrained, fit_generator
 from attributary_train.student.generator_head import GeneratorHead

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from attributary_train.errors import StudentError
 from attributary_train.student import labelled
-from attributary_train.student.errors import StudentError
 from attributary_train.student.labelled import from_labels
 from attributary_train.teacher.labels import Label
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attributary_train.student.errors import StudentError
+from attributary_train.errors import StudentError
 from attributary_train.student.generator_head import GeneratorHead
 from attributary_train.student.generator_tower import GeneratorStudent
-from attributary_train.student.own_words import Told, WordsSettings, learn_words
+from attributary_train.student.own_words import Texts, WordsSettings, learn_words
 from attributary_train.subject.autoencoder import encode
 from tests.unit.student.test_generator import (  # noqa: F401
     RECIPE,
@@ -36,7 +36,7 @@ def told(student, count, seed):
     ids = torch.randint(1, VOCABULARY, (count, RECIPE.tokens), generator=rng)
     mask = (torch.arange(RECIPE.tokens) < torch.randint(1, RECIPE.tokens, (count, 1), generator=rng)).long()
     with torch.no_grad():
-        return Told(ids * mask, mask, student.text_tower.states(ids * mask, mask))
+        return Texts(ids * mask, mask, student.text_tower.states(ids * mask, mask))
 
 
 def test_embeddings_stay_where_they_were_with_a_prompt_and_without(student, autoencoder):  # noqa: F811

@@ -11,17 +11,17 @@ import torch
 from click.testing import CliRunner
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject import adopt as adopting
 from attributary_train.subject.adopt import adopt
 from attributary_train.subject.checkpoint import load_subject, open_pipeline, recipe_of, training_data
 from attributary_train.subject.commands import subject as subject_commands
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import new_unet
 from attributary_train.subject.queries import generate, load_queries
 from attributary_train.subject.sample import sample
 from attributary_train.teacher.registry import Context, create
 from tests.support.pipelines import DIM, TOKENS, text_encoder, write_checkpoint
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS = 8
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject.autoencoder import train_autoencoder
 from attributary_train.subject.captions import LEVELS, Categories, captions_of
 from attributary_train.subject.checkpoint import load_subject, recipe_of, training_data
 from attributary_train.subject.commands import subject as subject_commands
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.level_queries import DRAWING, EMPTY, drawing_queries, level_prompts
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import generate
@@ -24,6 +23,7 @@ from attributary_train.subject.run import train_subject
 from attributary_train.subject.selection import attribution_selection, rest_selection
 from attributary_train.subject.together import train_together
 from attributary_train.subject.train import Run, train_unet
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS = 120
 SEVERAL = (("concept", 0.25), ("category", 0.5), ("style", 0.25))

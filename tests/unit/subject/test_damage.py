@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject import autoencoder as training
 from attributary_train.subject.autoencoder import MADE_FROM, new_autoencoder, train_autoencoder
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import new_unet
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.queries import Queries, load_queries, save_queries
@@ -22,6 +21,7 @@ from attributary_train.subject.run import checked_device, ready_autoencoder, tra
 from attributary_train.subject.state import load_state
 from attributary_train.subject.text import DIM, token_states
 from attributary_train.subject.train import STATE, Run, train_unet
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS = 4
 RECIPE = dataclasses.replace(

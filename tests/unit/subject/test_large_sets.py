@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.subject import train
 from attributary_train.subject.data import kept_rows
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.recipe import preset
 from attributary_train.subject.selection import select
 from attributary_train.subject.train import Run, batch_rows
+from tests.support.synthetic import synthetic_corpus
 
 
 def test_a_batch_of_a_large_set_is_drawn_without_an_order_of_all(monkeypatch):

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from attributary_train.subject.errors import SubjectError
+from attributary_train.errors import SubjectError
 from attributary_train.subject.own_prompts import own_prompts, read_prompts
 
 PROMPTS = ["a cat", "a dog, in rain", " ", "a  cat", "two trees", "fog", "a boat"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError
 from attributary_train.evaluation.retrain import without
 from attributary_train.subject.autoencoder import decode, train_autoencoder
 from attributary_train.subject.checkpoint import (
@@ -21,7 +21,6 @@ from attributary_train.subject.checkpoint import (
 )
 from attributary_train.subject.commands import subject as subject_commands
 from attributary_train.subject.data import load_data
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_for, noise_grid, noise_key
 from attributary_train.subject.pictures import squares
@@ -32,6 +31,7 @@ from attributary_train.subject.recipe import PRESETS, Recipe, preset
 from attributary_train.subject.reference import reference_split
 from attributary_train.subject.sample import sample
 from attributary_train.subject.train import Run, batch_rows, mean_loss, train_unet
+from tests.support.synthetic import synthetic_corpus
 
 ITEMS = 30
 RECIPE = dataclasses.replace(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.model import SubjectModel, new_scheduler
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import preset
@@ -17,7 +17,6 @@ from attributary_train.teacher import moved as moved_module
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.draws import LossGrid, query_draws
 from attributary_train.teacher.ekfac import FactorSettings, load_factors, save_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.factors import fit_factors
 from attributary_train.teacher.fisher_diagonal import fit_diagonal
 from attributary_train.teacher.moved import losses, moved

@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
+from attributary_train.errors import TeacherError
 from attributary_train.jobs import attempt
 from attributary_train.teacher import label_worker
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings, choose
 from attributary_train.teacher.commands import label as label_command
 from attributary_train.teacher.ekfac import FactorSettings, load_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, make_labels, prepare
 from attributary_train.teacher.labels import LabelSettings, read_facts, read_labels, read_plan, shard_path
 from attributary_train.teacher.packing import pack_labels

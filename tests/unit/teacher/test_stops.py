@@ -13,12 +13,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from attributary_train import teacher
+from attributary_train.errors import TeacherError
 from attributary_train.jobs import starts_path
 from attributary_train.teacher import label_factory
 from attributary_train.teacher.baseline import kept_baseline
 from attributary_train.teacher.candidates import CandidateSettings
 from attributary_train.teacher.ekfac import Factors, save_factors
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.label_factory import Job, prepare
 from attributary_train.teacher.labels import (
     Label,

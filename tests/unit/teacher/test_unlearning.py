@@ -2,9 +2,9 @@
 
 import pytest
 
+from attributary_train.errors import TeacherError
 from attributary_train.teacher import factors
 from attributary_train.teacher.abu import Abu, AbuSettings
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.registry import Context, create
 from tests.unit.teacher.rivals.conftest import data, model, queries  # noqa: F401
 

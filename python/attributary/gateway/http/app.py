@@ -103,18 +103,18 @@ class Site:
             most = self._service.registry.current.engine.limits.max_batch_queries
             accept = request.headers.get("accept", "")
             printed = route.name == "Attribute" and print_page.wanted(accept)
-            asked = b""
+            request_bytes = b""
 
             async def body() -> bytes:
-                nonlocal asked
+                nonlocal request_bytes
                 message = await read_message(request, route, limit, most)
-                asked = message if printed else b""
+                request_bytes = message if printed else b""
                 return message
 
             try:
                 data = await while_there(request, answer, body)
                 if printed:
-                    return await print_page.reply(self._service, asked, data)
+                    return await print_page.reply(self._service, request_bytes, data)
                 return await reply(route, data, accept)
             except RefusedError as error:
                 return refusal(error.status)
@@ -144,7 +144,11 @@ async def while_there(request: Request, answer: Answer, body: Callable[[], Await
         if not work.done():
             work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        return await work
+        try:
+            return await work
+        finally:
+            # It keeps its error, which keeps this frame.
+            del work
     remaining = context.time_remaining()
     raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)
 
@@ -161,8 +165,8 @@ async def _left(request: Request, whole: asyncio.Event, context: HttpContext) ->
 def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         async def body() -> bytes:
-            asked = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
-            return bytes(asked.SerializeToString())
+            wanted = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
+            return bytes(wanted.SerializeToString())
 
         try:
             found = health_pb2.HealthCheckResponse.FromString(await while_there(request, check, body))

@@ -29,7 +29,7 @@ _AT_ONCE_BYTES: Final = 4_096
 _MAX_QUERY_BYTES: Final = 16 << 10
 _WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
-# What protobuf says, and what it means to whoever asked.
+# What protobuf says, and what it means to the caller.
 _PLAINLY: Final = {
     "invalid literal for int": "must be a whole number",
     "Couldn't parse integer": "must be a whole number",
@@ -123,11 +123,11 @@ def _misfit(text: str) -> InvalidArgumentError:
     path = _WITHIN.findall(text)
     if unknown := _UNKNOWN.search(text):
         return InvalidArgumentError(".".join([*path, unknown[1]]), "is no field of this message")
-    told = _WITHIN.sub("", text).rstrip(".")
+    problem = _WITHIN.sub("", text).rstrip(".")
     for words, plainly in _PLAINLY.items():
-        if told.startswith(words):
-            told = plainly
-    return InvalidArgumentError(".".join(path) or "request", told)
+        if problem.startswith(words):
+            problem = plainly
+    return InvalidArgumentError(".".join(path) or "request", problem)
 
 
 class _InMemory(MultiPartParser):
@@ -197,10 +197,10 @@ async def _queries(form: FormData) -> list[pb.Query]:
 def _options(form: FormData) -> dict[str, Any]:
     options: dict[str, Any] = {name: value for name in _NUMBERS if (value := _once(form, name))}
     for name in _FLAGS:
-        if told := _once(form, name):
-            if told not in {"true", "false"}:
-                raise InvalidArgumentError(name, f"must be true or false, got {told[:40]!r}")
-            options[name] = told == "true"
+        if given := _once(form, name):
+            if given not in {"true", "false"}:
+                raise InvalidArgumentError(name, f"must be true or false, got {given[:40]!r}")
+            options[name] = given == "true"
     lists = {name: [_text(name, value) for value in form.getlist(name)] for name in _LISTS}
     if any(lists.values()):
         options["filter"] = {name: values for name, values in lists.items() if values}

@@ -70,9 +70,9 @@ class HttpContext:
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; raises InvalidArgumentError beyond `limit` bytes, told or sent."""
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told) > limit:
-        raise InvalidArgumentError("request", f"has {told} bytes, the limit is {limit}")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise InvalidArgumentError("request", f"has {declared} bytes, the limit is {limit}")
     if encoding := request.headers.get("content-encoding", ""):
         raise InvalidArgumentError("content-encoding", f"must not be used, got {encoding[:40]!r}")
     size = 0
@@ -87,13 +87,13 @@ async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
         raise InvalidArgumentError("request", "ended before its body was complete") from None
 
 
-def _deadline(told: str | None) -> float:
-    if told is None:
+def _deadline(given: str | None) -> float:
+    if given is None:
         return math.inf
     try:
-        seconds = float(told)
+        seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise InvalidArgumentError(TIMEOUT_HEADER, f"must be a number of seconds above 0, got {told[:40]!r}")
+        raise InvalidArgumentError(TIMEOUT_HEADER, f"must be a number of seconds above 0, got {given[:40]!r}")
     return monotonic() + seconds

@@ -49,7 +49,7 @@ class _Job:
     done: int = 0
     png: bytes = b""
     failure: str = ""
-    asked_at: float = field(default_factory=monotonic)
+    polled_at: float = field(default_factory=monotonic)
 
     @property
     def over(self) -> bool:
@@ -99,7 +99,7 @@ class Making:
     async def _begin(self, data: bytes, _call: Call) -> bytes:
         wish = _wish(data)
         now = monotonic()
-        waiting = [job for job in self._jobs.values() if not job.over and now - job.asked_at < _PATIENCE_S]
+        waiting = [job for job in self._jobs.values() if not job.over and now - job.polled_at < _PATIENCE_S]
         if len(waiting) >= _WAITING:
             raise OverloadedError(f"{_WAITING} pictures are waited for already", retry_after_s=1.0)
         name, job = secrets.token_urlsafe(16), _Job(wish)
@@ -114,21 +114,21 @@ class Making:
         job = self._jobs.get(data.decode())
         if job is None:
             raise NotFoundError("picture", data.decode())
-        job.asked_at = monotonic()
+        job.polled_at = monotonic()
         if job.png:
             return job.png
         return json.dumps({"done": job.done, "steps": job.wish.steps, "failure": job.failure}).encode()
 
     def _make(self, job: _Job) -> None:
-        def told(done: int, _steps: int) -> None:
+        def progress(done: int, _steps: int) -> None:
             job.done = done
-            if monotonic() - job.asked_at > _PATIENCE_S:
+            if monotonic() - job.polled_at > _PATIENCE_S:
                 raise _LeftError
 
         try:
-            told(0, job.wish.steps)
+            progress(0, job.wish.steps)
             out = io.BytesIO()
-            Image.fromarray(self._sampler.picture(job.wish, told)).save(out, "PNG")
+            Image.fromarray(self._sampler.picture(job.wish, progress)).save(out, "PNG")
             job.png = out.getvalue()
         except _LeftError:
             job.failure = "nobody waited for it"

@@ -27,7 +27,7 @@ def wanted(accept: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == KIND for part in accept.split(","))
 
 
-async def reply(service: AttributionService, asked: bytes, data: bytes) -> Response:
+async def reply(service: AttributionService, request: bytes, data: bytes) -> Response:
     """Return the page of an AttributeRequest and its AttributeResponse; raises RefusedError without reportlab."""
     try:
         from . import answer_pdf
@@ -47,7 +47,7 @@ async def reply(service: AttributionService, asked: bytes, data: bytes) -> Respo
             return None
 
     def write() -> bytes:
-        query = pb.AttributeRequest.FromString(asked).query
+        query = pb.AttributeRequest.FromString(request).query
         return answer_pdf.pdf_bytes(answer, query.prompt, _picture(query), thumbnail)
 
     return Response(

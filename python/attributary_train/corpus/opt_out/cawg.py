@@ -46,18 +46,18 @@ def training_mining(picture: bytes, source: str, sha256: str) -> list[Signal]:
             c2pa.Context.from_dict(_SETTINGS) as context,
             c2pa.Reader(kind, io.BytesIO(picture), context=context) as reader,
         ):
-            told = json.loads(reader.json())
+            manifest = json.loads(reader.json())
     except Exception as error:  # the library's own kinds, and whatever a damaged file makes of it
         if "ManifestNotFound" in f"{type(error).__name__} {error}":
             return []
         return [
             Signal("cawg", "unreadable", f"Content Credentials cannot be read: {error}"[:200], source, sha256)
         ]
-    return [Signal("cawg", means, value, source, sha256) for means, value in _found(told)]
+    return [Signal("cawg", means, value, source, sha256) for means, value in _found(manifest)]
 
 
-def _found(told: dict[str, Any]) -> Iterator[tuple[Means, str]]:
-    active = told.get("manifests", {}).get(told.get("active_manifest"), {})
+def _found(manifest: dict[str, Any]) -> Iterator[tuple[Means, str]]:
+    active = manifest.get("manifests", {}).get(manifest.get("active_manifest"), {})
     for assertion in active.get("assertions", []):
         if str(assertion.get("label", "")).partition("__")[0] not in LABELS:
             continue

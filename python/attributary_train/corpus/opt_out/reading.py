@@ -32,9 +32,9 @@ class Reader:
     def result(self) -> tuple[Any, dict[str, Any]]:
         """(the table to keep, what corpus.json says of it)."""
         facts = merge(read_facts(self.known)[0], self._found, self.at)
-        told = summary(facts, self.at)
-        told["not_read"] = [] if cawg.available() else ["cawg: c2pa-python is not installed"]
-        return to_table(facts, self.at), told
+        found = summary(facts, self.at)
+        found["not_read"] = [] if cawg.available() else ["cawg: c2pa-python is not installed"]
+        return to_table(facts, self.at), found
 
     def _signals(self, payload: bytes | Path, folder: Path | None) -> Iterator[Signal]:
         data = payload if isinstance(payload, bytes) else payload.read_bytes()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.corpus.errors import CorpusError
+from attributary_train.errors import CorpusError
 
 SIGNALS_FILE = "opt-out.parquet"
 # What it means for training: reserved (no), conditional (see the source), allowed, unspecified, unreadable.

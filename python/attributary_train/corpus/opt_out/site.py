@@ -124,21 +124,23 @@ class _Page(HTMLParser):
         self.pictures: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         if tag == "meta":
-            name = told.get("name", "").lower()
+            name = attributes.get("name", "").lower()
             if name == "tdm-reservation":
-                self.reservation = told.get("content", "")
+                self.reservation = attributes.get("content", "")
             elif name == "tdm-policy":
-                self.policy = told.get("content", "")
+                self.policy = attributes.get("content", "")
         elif tag in ("img", "source", "a"):
-            self.pictures += [told[name] for name in ("src", "href") if told.get(name)]
-            self.pictures += [part.split()[0] for part in told.get("srcset", "").split(",") if part.strip()]
+            self.pictures += [attributes[name] for name in ("src", "href") if attributes.get(name)]
+            self.pictures += [
+                part.split()[0] for part in attributes.get("srcset", "").split(",") if part.strip()
+            ]
 
 
-def _tdm_rules(told: Any) -> Iterator[tuple[str, Means, str]]:
+def _tdm_rules(attributes: Any) -> Iterator[tuple[str, Means, str]]:
     """(location, meaning, the rule as it stands) of each rule; raises TypeError, ValueError for what is none."""
-    for rule in told if isinstance(told, list) else [told]:
+    for rule in attributes if isinstance(attributes, list) else [attributes]:
         if not isinstance(rule, dict) or not isinstance(rule.get("location"), str):
             raise TypeError("a rule has no location")
         flag = rule.get("tdm-reservation")

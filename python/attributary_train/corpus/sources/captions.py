@@ -12,13 +12,13 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary_train.corpus.errors import CorpusError
+from attributary_train.errors import CorpusError
 
 _REQUIRED = ("file", "caption")
 # What separates fields: Excel writes semicolons where the comma is the decimal sign, and tabs as "text".
 _DELIMITERS = ",;\t"
 # A first line by which Excel is told the delimiter.
-_TOLD = re.compile(r'"?sep=(.)"?\s*')
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
 
 
 def caption_rows(captions: Path) -> Iterator[Mapping[str, Any]]:
@@ -47,8 +47,8 @@ def caption_rows(captions: Path) -> Iterator[Mapping[str, Any]]:
 def _of_csv(captions: Path, stream: IO[str]) -> Iterator[Mapping[str, Any]]:
     first, before = next(stream, ""), 0
     delimiter = ","
-    if told := _TOLD.fullmatch(first):
-        delimiter, first, before = told[1], next(stream, ""), 1
+    if named := _SEPARATOR.fullmatch(first):
+        delimiter, first, before = named[1], next(stream, ""), 1
     else:
         names = {sign: next(csv.reader([first], delimiter=sign), []) for sign in _DELIMITERS}
         fitting = [

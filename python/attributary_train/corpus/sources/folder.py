@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from attributary.errors import InvalidArgumentError
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.item import UNKNOWN_CREATOR, UNKNOWN_LICENCE
 from attributary_train.corpus.names import ConceptNames, slug
 from attributary_train.corpus.sources.base import Drawing, SourceReport
 from attributary_train.corpus.sources.captions import caption_rows
 from attributary_train.corpus.who import Creators
+from attributary_train.errors import CorpusError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 

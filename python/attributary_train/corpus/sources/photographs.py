@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.pins import ENDLESS_SKY
+from attributary_train.errors import CorpusError
 
 TABLE = "items.csv"
 _IMAGES, _COPYRIGHT = "usr/share/games/endless-sky", "usr/share/doc/endless-sky-data/copyright"

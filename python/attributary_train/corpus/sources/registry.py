@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attributary_train.corpus import pins
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.sources.base import Source
 from attributary_train.corpus.sources.fluent3d import Fluent3D
 from attributary_train.corpus.sources.iconify import Iconify
 from attributary_train.corpus.sources.openclipart import OpenClipart
 from attributary_train.corpus.sources.openmoji import OpenMoji
+from attributary_train.errors import CorpusError
 
 SOURCES: tuple[Source, ...] = (
     OpenMoji(),

@@ -12,12 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from attributary.errors import InvalidArgumentError
-from attributary_train.corpus.errors import CorpusError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.names import ConceptNames
 from attributary_train.corpus.sources.base import Drawing, SourceReport
 from attributary_train.corpus.sources.folder import MAX_FILE_BYTES, described
 from attributary_train.corpus.who import Creators
+from attributary_train.errors import CorpusError
 
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

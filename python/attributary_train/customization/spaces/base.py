@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary.kernels import resize_crop
-from attributary_train.customization.errors import CustomizationError
+from attributary_train.errors import CustomizationError
 from attributary_train.towers.cache import FeatureCache
 
 Pictures = npt.NDArray[np.uint8]

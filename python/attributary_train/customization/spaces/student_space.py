@@ -9,9 +9,9 @@ import numpy as np
 
 from attributary.encoder import OnnxEncoder, PromptTokenizer
 from attributary.errors import AttributaryError
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Features, Pictures, in_parts, resized
 from attributary_train.customization.spaces.towers import readable
+from attributary_train.errors import CustomizationError
 
 
 class StudentSpace:

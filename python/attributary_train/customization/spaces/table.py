@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces import published, vgg
 from attributary_train.customization.spaces.base import Context, Space
 from attributary_train.customization.spaces.packaged_sscd import PackagedSscd
@@ -15,6 +14,7 @@ from attributary_train.customization.spaces.student_space import StudentSpace
 from attributary_train.customization.spaces.subject_space import Bottleneck
 from attributary_train.customization.spaces.towers import Towers
 from attributary_train.customization.spaces.vit_checkpoint import read_state
+from attributary_train.errors import CustomizationError
 
 Open = Callable[[Context], Space]
 OpenPath = Callable[[str, Path], Space]
@@ -78,9 +78,9 @@ PUBLISHED: dict[str, OpenPath] = {
 }
 
 
-def open_space(asked: str, context: Context) -> Space:
+def open_space(spelled: str, context: Context) -> Space:
     """Open a space by its name, or as name=path. Raises `CustomizationError` naming what is unknown or missing."""
-    name, given, where = asked.partition("=")
+    name, given, where = spelled.partition("=")
     if not given:
         if name not in OWN:
             known = ", ".join(
@@ -112,7 +112,7 @@ def usual_spaces(context: Context) -> tuple[list[Space], dict[str, str]]:
     return spaces, missing
 
 
-def asked_spaces(names: Sequence[str], context: Context) -> tuple[list[Space], dict[str, str]]:
+def named_spaces(names: Sequence[str], context: Context) -> tuple[list[Space], dict[str, str]]:
     """Spaces by name, or the usual ones for an empty list."""
     if not names:
         return usual_spaces(context)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from attributary_train.customization.errors import CustomizationError
 from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts
+from attributary_train.errors import CustomizationError
 
 # Channels of the convolutions, block by block (Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015).
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from attributary_train.customization.errors import CustomizationError
+from attributary_train.errors import CustomizationError
 
 _WRAPPERS = ("state_dict", "teacher", "model", "model_state")
 _PREFIXES = ("module.", "base_encoder.", "momentum_encoder.", "backbone.", "encoder_q.", "_orig_mod.")

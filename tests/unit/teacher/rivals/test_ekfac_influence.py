@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.teacher.draws import query_draws
 from attributary_train.teacher.ekfac import Factors, FactorSettings, Layer, load_factors
 from attributary_train.teacher.ekfac_influence import EkfacInfluence
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.projection import Whole
 

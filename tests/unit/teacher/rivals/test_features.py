@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from attributary_train.corpus.synthetic import synthetic_corpus
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.subject.autoencoder import decode, new_autoencoder
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.recipe import PRESETS
 from attributary_train.teacher import features
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.registry import Context, create
+from tests.support.synthetic import synthetic_corpus
 
 COUNT = 12
 

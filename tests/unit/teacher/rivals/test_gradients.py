@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, loss_timesteps
 from attributary_train.subject.noise import noise_for, noise_grid, noise_key
 from attributary_train.teacher.draws import query_draws
 from attributary_train.teacher.ekfac import as_matrix
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings, output_of
 from attributary_train.teacher.projection import Flat, TwoSided, Whole
 

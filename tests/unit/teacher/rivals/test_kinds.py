@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.captions import Captions
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.das import Das
 from attributary_train.teacher.draws import LossGrid
 from attributary_train.teacher.ekfac import FactorSettings
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.middle_block import MiddleBlock
 from attributary_train.teacher.moved import losses

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import SubjectError, TeacherError
 from attributary_train.subject.data import SubjectData
-from attributary_train.subject.errors import SubjectError
 from attributary_train.teacher.dtrak import DTrak
 from attributary_train.teacher.ekfac import FactorSettings
 from attributary_train.teacher.ekfac_influence import EkfacInfluence
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientSettings
 from attributary_train.teacher.journey_trak import JourneyTrak
 from attributary_train.teacher.logra import LoGra, fisher_root

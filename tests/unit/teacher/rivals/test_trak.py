@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from attributary_train.errors import TeacherError
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.subject.sample import sample
 from attributary_train.teacher.draws import query_draws
 from attributary_train.teacher.dtrak import DTrak
-from attributary_train.teacher.errors import TeacherError
 from attributary_train.teacher.gradients import GradientPass, GradientSettings
 from attributary_train.teacher.journey_trak import JourneyTrak, journey
 from attributary_train.teacher.projection import Flat, Whole

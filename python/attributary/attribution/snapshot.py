@@ -1,7 +1,7 @@
 """What a query sees: the bundle's items, less those that were deleted, and those that were added since its build.
 
-A view never changes. A change makes the next view, which shares with it what has not changed; a query is answered
-from one view from beginning to end.
+A snapshot never changes. A change makes the next one, which shares with it what has not changed; a query is answered
+from one snapshot from beginning to end.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Candidates:
 
 
 class _Shared:
-    """What the views of one bundle share: the items added to it and their vectors, in both precisions."""
+    """What the snapshots of one bundle share: the items added to it and their vectors, in both precisions."""
 
     def __init__(self, bundle: Bundle) -> None:
         dim = bundle.manifest.encoder.dim
@@ -73,7 +73,7 @@ class _Shared:
 
 
 @dataclass(frozen=True)
-class View:
+class Snapshot:
     """A bundle as of one revision. `bundle.items` covers all rows, `bundle.vectors` those of the bundle only."""
 
     bundle: Bundle
@@ -91,7 +91,7 @@ class View:
     names: PromptNames | None  # what is not read in prompts; None where all of them is
 
     @classmethod
-    def of(cls, bundle: Bundle, index: VectorIndex | None) -> View:
+    def of(cls, bundle: Bundle, index: VectorIndex | None) -> Snapshot:
         """The bundle as it was built."""
         shared = _Shared(bundle)
         alive = None if bundle.items.withheld is None else ~bundle.items.withheld
@@ -146,8 +146,8 @@ class View:
         built = row < len(self.bundle.vectors)
         return self.bundle.thumbnails.of(item_id) if built and self.bundle.thumbnails is not None else None
 
-    def apply(self, changes: Changes) -> View:
-        """Return the view after further changes. Only the latest view may be changed, by one thread at a time.
+    def apply(self, changes: Changes) -> Snapshot:
+        """Return the snapshot after further changes. Only the latest snapshot may be changed, by one thread at a time.
 
         Ids are never used twice, so the additions and then the deletions give what their own order would.
         """
@@ -173,7 +173,7 @@ class View:
                 alive = None
         if changes.added and alive is not None:
             replaced = self._replaced(bundle.items, added32, np.flatnonzero(~alive), changes)
-        return View(
+        return Snapshot(
             bundle=bundle,
             index=self.index,
             filters=self.filters.after(bundle.items, alive, gone, changes.former_names),

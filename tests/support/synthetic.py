@@ -82,11 +82,11 @@ def draw(shape: str, colour: str, creator: str) -> Image.Image:
     mask = mask.rotate(turn, Image.Resampling.BICUBIC)
     canvas = Image.new("RGB", (side, side), background)
     if outline:
-        grown = np.asarray(mask.resize((_SIDE, _SIDE)).point(lambda level: 255 * (level > 0)))
-        reach = np.zeros_like(grown)
+        mask_small = np.asarray(mask.resize((_SIDE, _SIDE)).point(lambda level: 255 * (level > 0)))
+        reach = np.zeros_like(mask_small)
         for dy in range(-outline // 2, outline // 2 + 1, 2):
             for dx in range(-outline // 2, outline // 2 + 1, 2):
-                reach = np.maximum(reach, np.roll(grown, (dy, dx), (0, 1)))
+                reach = np.maximum(reach, np.roll(mask_small, (dy, dx), (0, 1)))
         canvas.paste((40, 40, 40), mask=Image.fromarray(reach).resize((side, side)))
     canvas.paste(COLOURS[colour], mask=mask)
     return canvas.resize((_SIDE, _SIDE), Image.Resampling.BOX)
