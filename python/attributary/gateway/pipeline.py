@@ -26,6 +26,7 @@ from attributary.machine import cores
 from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
+from .callers import current
 from .config import GatewayConfig
 from .costly import Costly
 from .errors import presentable
@@ -97,8 +98,8 @@ class Pipeline:
         job = Job(self._loop.create_future(), deadline, arrived)
         if query.embedding is not None and _names(options.filter) <= _AT_ONCE_NAMES:
             job.prepared = self.engine.prepare(query, options, field)
-            if options.filter:
-                # It may have to search several times.
+            if options.filter or current().bulk:
+                # A filter may have to search several times; streams and batches yield to single calls.
                 self._queues["search"].put(job)
             else:
                 self._queues["search"].put_here(job)

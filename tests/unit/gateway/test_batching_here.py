@@ -8,11 +8,13 @@ from time import perf_counter
 import numpy as np
 import pytest
 
-from attributary.attribution.types import Filter, Prepared
+from attributary.attribution.types import Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError
-from attributary.gateway import batching
+from attributary.gateway import batching, callers
 from attributary.gateway.batching import Batcher, Job
+from attributary.gateway.callers import Caller
 from attributary.gateway.errors import DefectError
+from attributary.gateway.pipeline import Pipeline
 
 
 class Silent:
@@ -109,3 +111,22 @@ async def test_poison_and_those_whose_time_is_over_fail_alone(bench):
 async def test_what_is_put_for_a_thread_stays_off_the_loop(bench):
     assert await bench.ask(5, here=False) == 5.0
     assert bench.ran == [(False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("filter_", "bulk", "way"),
+    [
+        (Filter(), False, "put_here"),
+        (Filter(), True, "put"),
+        (Filter(include_creators=("Ann",)), False, "put"),
+    ],
+)
+async def test_filters_streams_and_batches_are_for_the_threads(engine, config, vector, filter_, bulk, way):
+    pipeline = Pipeline(engine, config, Silent())
+    ways = []
+    queue = pipeline._queues["search"]
+    queue.put, queue.put_here = lambda job: ways.append("put"), lambda job: ways.append("put_here")
+    callers.enter(Caller("ann", "c", bulk))
+    pipeline.submit(Query(embedding=vector(1)), Options(filter=filter_), "query", math.inf, perf_counter())
+    assert ways == [way]
+    await pipeline.close()
