@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from attributary import kernels
 from attributary.attribution.score import Scored
-from attributary.attribution.types import AttributedItem, Attribution, CreatorShare
+from attributary.attribution.types import PHASES, AttributedItem, Attribution, CreatorShare, Timings
 from attributary.v1 import attribution_pb2 as pb
 
 # Some hundred bytes each.
@@ -28,6 +28,10 @@ _PER_REPLY = ("rank", "similarity", "share", "item_count", "low", "high")
 # Tags of float fields: number and wire type 5.
 _SIMILARITY_AND_SHARE = Struct("<BfBf")
 _FLOAT = Struct("<Bf")
+_PHASES = [(pb.Timings.DESCRIPTOR.fields_by_name[f"{phase}_ms"].number << 3 | 5, phase) for phase in PHASES]
+_TOTAL = pb.Timings.TOTAL_MS_FIELD_NUMBER << 3 | 5
+_TIMINGS = Struct("<" + "Bf" * (len(_PHASES) + 1))
+_BATCH_SIZE = bytes([pb.Timings.BATCH_SIZE_FIELD_NUMBER << 3])
 
 
 # In numbers as an engine of this process leaves it, or in words.
@@ -111,6 +115,12 @@ def attribution(
     if receipt:
         parts.append(embedded(_RECEIPT, receipt))
     return b"".join(parts)
+
+
+def timings(spent: Timings, total_ms: float) -> bytes:
+    """Return a serialised pb.Timings: milliseconds of a query by phase, and in all."""
+    tagged = [part for tag, phase in _PHASES for part in (tag, getattr(spent, phase))]
+    return _TIMINGS.pack(*tagged, _TOTAL, total_ms) + _BATCH_SIZE + varint(spent.batch_size)
 
 
 def embedded(field: int, data: bytes) -> bytes:

@@ -28,7 +28,7 @@ from .pipeline import Pipeline, milliseconds_since
 from .query_log import QueryLog, redact
 from .receipts import Receipts
 from .registry import Registry
-from .reply import Answer, embedded, whole
+from .reply import Answer, embedded, timings, whole
 from .wire import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
@@ -243,8 +243,8 @@ class AttributionService:
         self.metrics.query("OK", answer.timings)
         tracing.add_phases(answer.timings, arrived)
         if with_timings:
-            timings = translate.from_timings(answer.timings, milliseconds_since(arrived))
-            reply += embedded(_TIMINGS, timings.SerializeToString())
+            spent = timings(answer.timings, milliseconds_since(arrived))
+            reply += embedded(_TIMINGS, spent)
         return reply
 
     def _noted(self, query: Query, reply: bytes) -> bytes:
