@@ -177,7 +177,7 @@ def alone(by_cell: dict[tuple[int, str], dict[str, Any]]) -> str:
     most = max(concurrency for concurrency, _ in by_cell)
     one, two = by_cell[most, GATEWAY], by_cell[most, "2 processes"]
     return (
-        f"the client takes {two['client_cpu_us']:.0f} us of the same cores beside the servers' {two['cpu_us']:.0f} a call; "
+        f"the client takes {two['client_cpu_us']:.0f} us of the same cores beside {two['cpu_us']:.0f} a call; "
         f"by CPU time alone one process gives {1e6 / one['cpu_us']:.0f} on a core of its own, "
         f"two on two {2e6 / two['cpu_us']:.0f}"
     )
