@@ -80,14 +80,18 @@ class CreatorBench:
         )
         return percentile_interval(value, drawn - drawn.mean() + value)
 
+    def centred(self) -> Floats:
+        """Effects [Q, C] less their mean over creators, which is noise of seeds, and over queries, which is size."""
+        effect = self.creators.effect - self.creators.effect.mean(axis=1, keepdims=True)
+        centred: Floats = effect - effect.mean(axis=0)
+        return centred
+
     def leading(self, amounts: Floats) -> Interval:
         """What queries lose where `amounts` [Q, N] give a creator most, over the spread of all effects.
 
-        Effects are taken less their mean over creators, which is noise of seeds, and over queries, which is size. 0 for
-        amounts that say nothing; far below 1 where one training cannot tell a creator's effect.
+        0 for amounts that say nothing; far below 1 where one training cannot tell a creator's effect.
         """
-        effect = self.creators.effect - self.creators.effect.mean(axis=1, keepdims=True)
-        effect = effect - effect.mean(axis=0)
+        effect = self.centred()
         sums = amounts @ self.creators.member.T.astype(np.float64)
         sums = sums / np.abs(sums).sum(axis=1, keepdims=True).clip(1e-12)
         most = sums >= np.quantile(sums, 1.0 - LEADING)

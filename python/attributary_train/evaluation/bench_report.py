@@ -103,7 +103,8 @@ def _creators(bench: CreatorBench, methods: dict[str, Floats]) -> list[dict[str,
     """Summed amounts by order and by amount; the constant here is a creator's number of items. `leading`: what is lost
     where the amounts give a creator most, in spreads of all effects; it says what these trainings can tell at all."""
     rows: list[dict[str, Any]] = [
-        {"method": "number of items", "measure": "count", **interval_row(bench.counts())}
+        {"method": "number of items", "measure": "count", **interval_row(bench.counts())},
+        {"method": "spread of effects", "measure": "loss", "value": round(float(bench.centred().std()), 6)},
     ]
     for name, scores in methods.items():
         if name == CONSTANT:

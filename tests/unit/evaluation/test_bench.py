@@ -240,7 +240,7 @@ def test_creators_are_judged_by_what_is_lost_without_them(planted, tmp_path):
     mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
     told = judge(planted.folder, "validation", [mine], draws=10)["results"]
     table = told["creators, against leave-one-creator-out"]
-    assert {row["method"] for row in table} == {"number of items", "chance", "mine"}
+    assert {row["method"] for row in table} == {"number of items", "spread of effects", "chance", "mine"}
 
 
 def test_the_command_prints_one_object(planted, tmp_path):
