@@ -19,6 +19,7 @@ from .config import GatewayConfig
 from .processes import announce
 from .remote import Link
 from .server import Gateway, More
+from .transport import keep_memory
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.loop_problem)
+    keep_memory()
     gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
     # What is there now stays: garbage is looked for among what comes after it, which takes a fraction of the time.

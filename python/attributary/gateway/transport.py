@@ -43,9 +43,15 @@ _KEEPALIVE_S: Final = 60
 _PATIENCE_S: Final = 0.25
 _FEWEST_SLOTS: Final = 4
 _LAST: Final = 8
-# Messages that take less leave no memory worth returning. It is returned when no other has come for a while, and while
-# they keep coming once a minute: it takes half a second where there is much, and whoever wants memory meanwhile waits.
+# Messages that are quicker and smaller leave no memory worth returning. It is returned when no other has come for a
+# while, and while they keep coming once a minute: it takes half a second where there is much, and whoever wants memory
+# meanwhile waits.
 _SWIFT_S: Final = 0.1
+_SMALL_BYTES: Final = 1 << 20
+# What the allocator (glibc) keeps between messages, of three copies of each: else every one of 16 MB has twelve
+# thousand pages cleared anew, on the event loop. Blocks of up to 32 MiB, its maximum, are kept so.
+_KEPT_BYTES: Final = 128 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MMAP_BYTES = -1, -3, 32 << 20
 _TIDY_S: Final = 2.0
 _TIDY_MOST_S: Final = 60.0
 # Inflating more than this is left to a thread.
@@ -124,6 +130,14 @@ def inflate(data: bytes, limit: int) -> bytes:
     return inflated
 
 
+def keep_memory() -> None:
+    """Let the allocator keep what a large message leaves for the next; `Receiver.sweep` returns it when none comes."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        library.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+
+
 def give_memory_back() -> None:
     """Return what large messages have left behind; without it a burst stays for ever.
 
@@ -197,12 +211,14 @@ class Receiver:
         that is damaged or too large.
         """
         await self._enter(call)
+        data = None
         try:
-            return await self.open(await call.receive())
+            data = await call.receive()
+            return await self.open(data)
         finally:
             # A message that took long was large, or its sender was slow: either way gRPC has held parts of it.
             now = monotonic()
-            if now - self._reading.pop(call) > _SWIFT_S:
+            if now - self._reading.pop(call) > _SWIFT_S or len(data or b"") > _SMALL_BYTES:
                 self._tidy_by = min(self._tidy_by, now + _TIDY_MOST_S)
                 self._tidy_at = min(now + _TIDY_S, self._tidy_by)
             self._leave(call.caller.name)

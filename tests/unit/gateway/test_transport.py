@@ -1,6 +1,9 @@
 """How messages get in: a bounded number at once."""
 
 import asyncio
+import platform
+import subprocess
+import sys
 import time
 
 import grpc
@@ -133,6 +136,35 @@ async def test_memory_is_given_back_when_slow_messages_stop_and_once_a_minute_wh
     await sweep()
     assert len(given) == 3
     assert not receiver.untidy
+
+
+async def test_a_large_message_is_worth_tidying_after_however_quick():
+    receiver = Receiver(limit=1 << 22, max_bytes=1 << 24, max_waiting=10)
+    for size, worth in ((1_000, False), (2 << 20, True)):
+        call = Call("one")
+        call.message.set_result(b"x" * size)
+        await receiver.read(call)
+        assert receiver.untidy is worth
+
+
+# Three copies of 16 MB come and go, as a message's do; counted are the pages that the system had to clear.
+COPIES = """
+import resource
+from attributary.gateway.transport import keep_memory
+keep_memory()
+for turn in range(22):
+    if turn == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    copies = [bytes(bytearray(16_000_000)) for _ in range(3)]
+    del copies
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is set is glibc's")
+def test_memory_of_one_large_message_is_there_for_the_next():
+    done = subprocess.run([sys.executable, "-c", COPIES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20 * 1_000
 
 
 async def test_no_more_than_so_many_wait():
