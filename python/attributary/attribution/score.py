@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from attributary import kernels
 from attributary.bundle.manifest import Calibration
+from attributary.kernels import reply_writer as reply_writer
 
 from .calibrations import calibration_of as calibration_of
 from .pixel_statistics import pixel_statistics

@@ -16,8 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import Message
 
-from attributary import kernels
-from attributary.attribution.score import Scored
+from attributary.attribution.score import Scored, reply_writer
 from attributary.attribution.types import PHASES, AttributedItem, Attribution, CreatorShare, Timings
 from attributary.v1 import attribution_pb2 as pb
 
@@ -46,7 +45,7 @@ class Replies:
         self._same = _same_bundle(bundle_id, bundle_version)
         self._items: dict[int, bytes] = {}
         self._creators: dict[int, bytes] = {}
-        self._write = kernels.reply_writer()
+        self._write = reply_writer()
 
     def write(self, answer: Answer, receipt: bytes = b"") -> bytes:
         """Return the reply to one query, a serialised pb.Attribution without timings."""
