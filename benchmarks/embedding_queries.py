@@ -167,13 +167,20 @@ def aims_of(rows: list[dict[str, Any]]) -> list[Aim]:
         name = f"CPU a call over the echo's, concurrency {concurrency}"
         found.append(aim(name, ours / empty, 2, "x", ours <= 2 * empty, f"{ours:.0f} and {empty:.0f} us"))
     two = rates.get("2 processes")
-    note = (
-        ""
-        if two is None
-        else f"{two:.0f} of {rate:.0f} per second; the client takes cores of the same machine"
-    )
+    note = "" if two is None else f"{two:.0f} of {rate:.0f} per second; {alone(by_cell)}"
     factor = None if two is None else two / rate
     return [*found, aim("rate of two processes over one", factor, 1.7, "x", (factor or 0) >= 1.7, note)]
+
+
+def alone(by_cell: dict[tuple[int, str], dict[str, Any]]) -> str:
+    """Say what the client costs, and what servers could do on cores of their own, by their CPU time a call."""
+    most = max(concurrency for concurrency, _ in by_cell)
+    one, two = by_cell[most, GATEWAY], by_cell[most, "2 processes"]
+    return (
+        f"the client takes {two['client_cpu_us']:.0f} us of the same cores beside {two['cpu_us']:.0f} a call; "
+        f"by CPU time alone one process gives {1e6 / one['cpu_us']:.0f} on a core of its own, "
+        f"two on two {2e6 / two['cpu_us']:.0f}"
+    )
 
 
 def counts(text: str) -> list[int]:

@@ -77,11 +77,9 @@ def _job(engine: Any, data: bytes, future: Any) -> Any:
 
 
 def _reply(answer: Any) -> bytes:
-    from attributary.gateway import translate
-    from attributary.gateway.reply import attribution, embedded
+    from attributary.gateway.reply import attribution, embedded, timings
 
-    timings = translate.from_timings(answer.timings, 0.0).SerializeToString()
-    return embedded(1, attribution(answer, "", "") + embedded(7, timings))
+    return embedded(1, attribution(answer, "", "") + embedded(7, timings(answer.timings, 0.0)))
 
 
 def _handlers(attribute: Any) -> Any:

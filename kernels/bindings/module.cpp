@@ -21,4 +21,5 @@ NB_MODULE(_native, m) {
       "The highest instruction set of this machine that was compiled in.");
   attributary::bindings::bind_preprocess(m);
   attributary::bindings::bind_rescore(m);
+  attributary::bindings::bind_reply(m);
 }

@@ -6,9 +6,9 @@
 
 namespace attributary {
 
-#if defined(ATTRIBUTARY_X86)
 namespace {
 
+#if defined(ATTRIBUTARY_X86)
 struct Cpuid {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
@@ -33,11 +33,9 @@ unsigned kept_registers() noexcept {
 }
 
 constexpr unsigned kAvxRegisters = 0x06, kAvx512Registers = 0xe6;
-
-}  // namespace
 #endif
 
-Isa best_isa() noexcept {
+Isa detect() noexcept {
 #if defined(ATTRIBUTARY_X86)
   const Cpuid base = cpuid(1), more = cpuid(7);
   const unsigned kept = kept_registers();
@@ -50,6 +48,15 @@ Isa best_isa() noexcept {
   if (avx2) return Isa::kAvx2;
 #endif
   return Isa::kPortable;
+}
+
+}  // namespace
+
+Isa best_isa() noexcept {
+  // Asked once: in a virtual machine each CPUID leaves it, which takes longer than re-scoring some hundred
+  // rows.
+  static const Isa best = detect();
+  return best;
 }
 
 const char* isa_name(Isa isa) noexcept {

@@ -17,7 +17,7 @@ from attributary.encoder.base import Encoder
 from attributary.index.base import VectorIndex
 
 from .prepare import Preparer, ms_since
-from .score import Scores
+from .score import Scored, Scores
 from .types import Attribution, Limits, Options, Prepared, Query
 
 
@@ -41,6 +41,16 @@ class Engine(Preparer):
 
         An answer is the same alone and in any batch, but for the encoder's rounding.
         """
+        scored = self.scored(batch)
+        started = perf_counter()
+        answers = [one.attribution() for one in scored]
+        assemble_ms = ms_since(started)
+        for prepared in batch:
+            prepared.timings.assemble = assemble_ms
+        return answers
+
+    def scored(self, batch: Sequence[Prepared]) -> list[Scored]:
+        """As `run`, in numbers: for whoever writes answers in a form of its own."""
         if not batch:
             return []
         embeddings, encode_ms = self._encode(batch)
@@ -54,16 +64,13 @@ class Engine(Preparer):
         for filter_, places in scores.short.items():
             scores.fill(places, snapshot.candidates_among(embeddings[places], filter_))
         rescore_ms = ms_since(started)
-        started = perf_counter()
-        answers = scores.answers()
-        assemble_ms = ms_since(started)
         for prepared in batch:
             timings = prepared.timings
             timings.batch_size = len(batch)
             if prepared.embedding is None:
                 timings.encode = encode_ms
-            timings.search, timings.rescore, timings.assemble = search_ms, rescore_ms, assemble_ms
-        return answers
+            timings.search, timings.rescore = search_ms, rescore_ms
+        return scores.scored()
 
     def attribute(self, query: Query, options: Options | None = None) -> Attribution:
         """Answer one query: `prepare` and `run`."""

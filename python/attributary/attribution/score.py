@@ -16,20 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary import kernels
-from attributary.bundle.manifest import Calibration, ShareCalibration
+from attributary.bundle.manifest import Calibration
 
+from .calibrations import calibration_of as calibration_of
 from .pixel_statistics import pixel_statistics
 from .recognised import put_first
 from .snapshot import Candidates, Snapshot
-from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared
+from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared, Timings
 
 _FLOOR, _OOD = (kernels.CALIBRATION.index(name) for name in ("floor", "foreign_below"))
 
 
 @dataclass(slots=True)
-class _Found:
-    """What is known of one query: its visible items, best first, and the row of the kernel's answer."""
+class Scored:
+    """An answer in numbers: visible items, best first, and the row of the kernel's answer that has the rest."""
 
+    snapshot: Snapshot
+    prepared: Prepared
     scored: kernels.Rescored
     row: int
     items: NDArray[np.int64]  # [k] rows of the bundle
@@ -37,9 +40,67 @@ class _Found:
     share: NDArray[np.float32]  # [k]
     flagged: bool
 
+    @property
+    def timings(self) -> Timings:
+        """Of the query."""
+        return self.prepared.timings
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether the flag needs pixels, and there were none."""
+        return not self.flagged and _blind(self.snapshot, self.prepared)
+
+    def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Low and high of each creator's share, float64 [c]; None where the bundle does not say."""
+        calibration = self.snapshot.bundle.manifest.calibration.of(self.prepared.has_prompt)
+        return calibration.between(self.scored.creator_share[self.row])
+
+    def attribution(self) -> Attribution:
+        """The same in words: ids, captions, creators' names."""
+        items, scored, row = self.snapshot.bundle.items, self.scored, self.row
+        return Attribution(
+            items=tuple(
+                AttributedItem(facts[0], rank, similarity, share, *facts[1:])
+                for rank, (facts, similarity, share) in enumerate(
+                    zip(
+                        map(items.facts, self.items.tolist()),
+                        self.similarity.tolist(),
+                        self.share.tolist(),
+                        strict=True,
+                    ),
+                    1,
+                )
+            ),
+            creators=tuple(
+                CreatorShare(
+                    items.creator_names[code],
+                    total,
+                    count,
+                    low,
+                    high,
+                    items.ids_of(items.creator_names[code]),
+                )
+                for code, total, count, (low, high) in zip(
+                    scored.creators[row, : self.prepared.top_creators].tolist(),
+                    scored.creator_share[row].tolist(),
+                    scored.creator_items[row].tolist(),
+                    _pairs(self.ends()),
+                    strict=False,
+                )
+                if code >= 0
+            ),
+            diffuse_share=float(scored.diffuse[row]),
+            withheld_share=float(scored.withheld[row]),
+            out_of_distribution=self.flagged,
+            revision=self.snapshot.revision,
+            timings=self.timings,
+            picture=self.prepared.picture,
+            unjudged=self.unjudged,
+        )
+
 
 class Scores:
-    """The answers of a batch in the making: `short`, then `fill` for each entry of it, then `answers`."""
+    """The answers of a batch in the making: `short`, then `fill` for each entry of it, then `scored` or `answers`."""
 
     def __init__(
         self,
@@ -51,19 +112,18 @@ class Scores:
         """Score `candidates` of the whole snapshot; `embeddings`, float32 [B, D], where they hold no similarities."""
         self._snapshot = snapshot
         self._batch = batch
-        self._found: list[_Found] = [None] * len(batch)  # type: ignore[list-item]
+        self._found: list[Scored] = [None] * len(batch)  # type: ignore[list-item]
         self._short: dict[Filter, list[int]] = {}
+        filter_ = batch[0].filter
+        if all(not one.showing.size and one.filter == filter_ for one in batch):
+            self._score(filter_, range(len(batch)), candidates, embeddings)
+            return
         groups: dict[tuple[Filter, bool], list[int]] = defaultdict(list)
         for place, prepared in enumerate(batch):
             groups[prepared.filter, prepared.showing.size > 0].append(place)
-        for (filter_, _), places in groups.items():
-            whole = len(groups) == 1
-            self._score(
-                filter_,
-                places,
-                candidates if whole else candidates.take(places),
-                embeddings if whole or embeddings is None else embeddings[places],
-            )
+        for (one, _), places in groups.items():
+            part = None if embeddings is None else embeddings[places]
+            self._score(one, places, candidates.take(places), part)
 
     @property
     def short(self) -> Mapping[Filter, list[int]]:
@@ -85,12 +145,13 @@ class Scores:
             share = np.append(found.share, np.zeros(int(new.sum()), np.float32))
             found.items, found.similarity, found.share = rows[order], similarity[order], share[order]
 
+    def scored(self) -> list[Scored]:
+        """One answer a query, in numbers, in their order."""
+        return self._found
+
     def answers(self) -> list[Attribution]:
-        """One answer a query, in their order."""
-        return [
-            _answer(self._snapshot, prepared, found)
-            for prepared, found in zip(self._batch, self._found, strict=True)
-        ]
+        """The same in words."""
+        return [found.attribution() for found in self._found]
 
     def _score(
         self,
@@ -102,7 +163,7 @@ class Scores:
         snapshot = self._snapshot
         members = [self._batch[place] for place in places]
         visible = snapshot.visible(filter_)
-        calibration = _calibrated(snapshot.bundle.manifest.calibration, members)
+        calibration = _calibrated(snapshot.bundle.manifest.calibration, members, snapshot.calibrations)
         if members[0].showing.size:
             # Of a group all or none are pictures of items.
             candidates = put_first(snapshot, members, candidates, embeddings, calibration)
@@ -115,50 +176,37 @@ class Scores:
             top_creators=max(member.top_creators for member in members),
         )
         # As the kernel compares them.
-        flagged = scored.peak < calibration[:, _OOD]
+        flagged = (scored.peak < calibration[:, _OOD]).tolist()
         passing = len(snapshot.bundle.items) if visible is None else visible.count
-        found = (scored.rows >= 0).sum(axis=1).tolist()
         for row, (place, member) in enumerate(zip(places, members, strict=True)):
-            count = min(member.top_k, found[row])
-            self._found[place] = _Found(
+            rows, count = scored.rows[row], member.top_k
+            if rows[count - 1] < 0:
+                count = int((rows[:count] >= 0).sum())
+            self._found[place] = Scored(
+                snapshot,
+                member,
                 scored,
                 row,
-                scored.rows[row, :count],
+                rows[:count],
                 scored.similarity[row, :count],
                 scored.share[row, :count],
-                bool(flagged[row]),
+                flagged[row],
             )
             if count < min(member.top_k, passing):
                 self._short.setdefault(filter_, []).append(place)
 
 
-def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDArray[np.float32]:
-    """The kernels' calibration of each query, float32 [Q, 9] (`attributary.kernels.types.CALIBRATION`)."""
-    return np.array(
-        [
-            (
-                shares.temperature,
-                shares.threshold,
-                shares.background,
-                shares.diffuse_floor,
-                shares.ood_similarity,
-                shares.ood_margin,
-                shares.reach,
-                shares.reach_cut,
-                shares.reach_null,
-            )
-            for shares in map(calibration.of, has_prompt)
-        ],
-        np.float32,
-    ).reshape(-1, len(kernels.CALIBRATION))
-
-
-def _calibrated(calibration: Calibration, members: Sequence[Prepared]) -> NDArray[np.float32]:
+def _calibrated(
+    calibration: Calibration, members: Sequence[Prepared], plain: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """As `calibration_of`, with what a query's pixels say: how much of an answer is nobody's, whatever it resembles.
 
-    Where they are not the generator's, no similarity is high enough.
+    Where they are not the generator's, no similarity is high enough. `plain` is what `calibration_of` says of queries
+    without a prompt and with one, where it is at hand.
     """
-    made = calibration_of(calibration, [member.has_prompt for member in members])
+    if plain is None:
+        plain = calibration_of(calibration, (False, True))
+    made: NDArray[np.float32] = plain[[int(member.has_prompt) for member in members]]
     if not calibration.pixels:
         return made
     floor = 1.0 - (1.0 - made[:, _FLOOR]) * certainties(calibration, members)
@@ -183,55 +231,13 @@ def certainties(calibration: Calibration, members: Sequence[Prepared]) -> NDArra
     return found
 
 
-def _answer(snapshot: Snapshot, prepared: Prepared, found: _Found) -> Attribution:
-    """From codes and rows to words: ids, captions, creators' names."""
-    items, scored, row = snapshot.bundle.items, found.scored, found.row
-    calibration = snapshot.bundle.manifest.calibration.of(prepared.has_prompt)
-    return Attribution(
-        items=tuple(
-            AttributedItem(facts[0], rank, similarity, share, *facts[1:])
-            for rank, (facts, similarity, share) in enumerate(
-                zip(
-                    map(items.facts, found.items.tolist()),
-                    found.similarity.tolist(),
-                    found.share.tolist(),
-                    strict=True,
-                ),
-                1,
-            )
-        ),
-        creators=tuple(
-            CreatorShare(
-                items.creator_names[code], total, count, low, high, items.ids_of(items.creator_names[code])
-            )
-            for code, total, count, (low, high) in zip(
-                scored.creators[row, : prepared.top_creators].tolist(),
-                scored.creator_share[row].tolist(),
-                scored.creator_items[row].tolist(),
-                _ends(calibration, scored.creator_share[row]),
-                strict=False,
-            )
-            if code >= 0
-        ),
-        diffuse_share=float(scored.diffuse[row]),
-        withheld_share=float(scored.withheld[row]),
-        out_of_distribution=found.flagged,
-        revision=snapshot.revision,
-        timings=prepared.timings,
-        picture=prepared.picture,
-        unjudged=not found.flagged and _blind(snapshot, prepared),
-    )
-
-
 def _blind(snapshot: Snapshot, prepared: Prepared) -> bool:
     """Whether the bundle judges pictures by pixels that this query does not have."""
     unknown = prepared.pixels is None and prepared.certainty is None
     return unknown and bool(snapshot.bundle.manifest.calibration.pixels)
 
 
-def _ends(
-    calibration: ShareCalibration, shares: NDArray[np.float32]
+def _pairs(
+    ends: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
 ) -> Iterable[tuple[float | None, float | None]]:
-    """Low and high of each creator's share; None of each where the bundle does not say."""
-    found = calibration.between(shares)
-    return repeat((None, None)) if found is None else zip(*(end.tolist() for end in found), strict=True)
+    return repeat((None, None)) if ends is None else zip(*(end.tolist() for end in ends), strict=True)

@@ -22,6 +22,7 @@ from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
 from attributary.pictures.recognise import Known, Shown
 
+from .calibrations import calibration_of
 from .filters import Allowed, FilterCompiler
 from .names import PromptNames
 from .types import Filter
@@ -231,6 +232,11 @@ class Snapshot:
             return np.zeros(0, np.int64)
         rows = Shown(pixels).closest(known, self.added_known)
         return rows[~np.isin(rows, self.replaced)]
+
+    @cached_property
+    def calibrations(self) -> NDArray[np.float32]:
+        """The kernels' calibration of queries without a prompt and with one, float32 [2, 9]."""
+        return calibration_of(self.bundle.manifest.calibration, (False, True))
 
     @property
     def candidate_count(self) -> int:

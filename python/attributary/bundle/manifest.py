@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ PIXEL_STATISTICS_COUNT = 46
 INT8_LEFT_OUT = "int8_left_out"
 
 
+@lru_cache(64)
+def _columns(table: tuple[tuple[float, float, float], ...]) -> NDArray[np.float64]:
+    """The columns of a table of intervals, float64 [3, n]."""
+    return np.array(table, np.float64).T.copy()
+
+
 @dataclass(frozen=True, slots=True)
 class ShareCalibration:
     """How similarities become shares (see `attributary.kernels.rescore`)."""
@@ -53,7 +60,7 @@ class ShareCalibration:
         """Ends of the intervals of creators' shares, which lie within; all of one shape. None without a table."""
         if not self.interval:
             return None
-        at, low, high = zip(*self.interval, strict=True)
+        at, low, high = _columns(self.interval)
         return np.minimum(shares, np.interp(shares, at, low)), np.maximum(shares, np.interp(shares, at, high))
 
     def problem(self) -> str | None:

@@ -21,6 +21,8 @@ _LAST = 8
 # Less than this is not worth dividing.
 _FEW_PERMITS, _FEW_BYTES = 16, 1 << 20
 
+_KEPT = "the permits that are left are kept for other callers"
+
 
 class Pool:
     """Permits, bytes or streams: how many exist, and who has how many."""
@@ -104,6 +106,14 @@ class Admission:
             raise
         self._admit(queries, size, caller)
 
+    def grow(self, size: int) -> None:
+        """Count `size` bytes of a call that has its permit, which stays; raises what `check` raises."""
+        if self._closed:
+            raise UnavailableError("the server is draining; ask another one")
+        caller = current()
+        self._check_bytes(size, caller)
+        self._bytes.move(size, caller)
+
     async def wait(self, size: int) -> None:
         """Admit one query of a stream, waiting for a permit: back-pressure instead of an error."""
         if self._closed:
@@ -161,10 +171,15 @@ class Admission:
             raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
         if caller.bulk and not self._queries.bulk_may(queries):
             raise OverloadedError("the permits that are left are kept for single calls")
+        self._check_bytes(size, caller)
+        if not self._queries.is_fair(queries, caller.name):
+            raise OverloadedError(_KEPT)
+
+    def _check_bytes(self, size: int, caller: Caller) -> None:
         if not self._has_room(size) or (caller.bulk and not self._bytes.bulk_may(size)):
             raise OverloadedError(f"requests inside the server would pass {self._max_bytes} bytes")
-        if not (self._queries.is_fair(queries, caller.name) and self._bytes.is_fair(size, caller.name)):
-            raise OverloadedError("the permits that are left are kept for other callers")
+        if not self._bytes.is_fair(size, caller.name):
+            raise OverloadedError(_KEPT)
 
     def _may_enter(self, size: int, caller: Caller) -> bool:
         return (

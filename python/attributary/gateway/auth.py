@@ -16,10 +16,14 @@ from .reload import Watched, read_guarded
 
 def presented(context: grpc.aio.ServicerContext[bytes, bytes]) -> tuple[str, str]:
     """What a call brings: its authorization header, and the name in its client's certificate; empty where nothing."""
-    metadata: Any = dict(context.invocation_metadata() or ())
+    metadata: Any = context.invocation_metadata() or ()
+    authorization = ""
+    for key, value in metadata:
+        if key == "authorization":
+            authorization = str(value)
     names = context.auth_context().get("x509_common_name") or ()
     name = next((f"certificate {name.decode(errors='replace')}" for name in names), "")
-    return str(metadata.get("authorization", "")), name
+    return authorization, name
 
 
 def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, thread_time
 from typing import Any, Protocol
 
 import structlog
@@ -27,6 +27,16 @@ from .fairness import FairQueue, Path
 
 log = structlog.get_logger(__name__)
 
+# A query that takes no more CPU time is answered on the event loop: handing it to a thread, and its answer back, costs
+# about as much. So many such batches come before that; one that was longer weighs as much as some of them.
+_SHORT_S = 0.000_5
+_MANY = 64
+_LONG = 16
+# However little it computes, what waits (for a disk) must not hold the event loop up.
+_WAIT_S = 0.02
+# Turns of the event loop in which no further query comes, before those that are there are answered: where the last
+# batch held several. gRPC brings calls one after the other, and a query of several costs a part of a lone one.
+_TURNS = 20
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
 
@@ -61,7 +71,11 @@ class Job:
 
 
 class Batcher:
-    """A queue with its engine threads. One wake-up of the event loop a batch, whatever its size."""
+    """A queue with its engine threads, made on the event loop. One wake-up of the loop a batch, whatever its size.
+
+    With `here`, plain queries that come from the event loop are answered on it while they are short; all that are there
+    at once make a batch. What is more than a batch, and every query while they are not short, goes to the threads.
+    """
 
     def __init__(
         self,
@@ -73,6 +87,7 @@ class Batcher:
         max_batch: int,
         max_delay_s: float = 0.0,
         workers: int = 1,
+        here: bool = False,
     ) -> None:
         self._name = name
         self._run = run
@@ -83,6 +98,10 @@ class Batcher:
         self._queue: FairQueue[Job] = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
+        self._may_be_here = here and max_delay_s == 0
+        self._here: list[Job] = []
+        self._turns = 1
+        self._short = 0  # how many batches were, lately
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(workers)
@@ -91,7 +110,16 @@ class Batcher:
             thread.start()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._here)
+
+    def put_here(self, job: Job) -> None:
+        """As `put`, on the event loop: what need not be handed over is not."""
+        if not self._may_be_here or self._short < _MANY:
+            self.put(job)
+            return
+        self._here.append(job)
+        if len(self._here) == 1:
+            self._loop.call_soon(self._run_here, 1, self._turns)
 
     def put(self, job: Job) -> None:
         """Queue a prepared query; callable from any thread. The answer or error goes to its future."""
@@ -114,6 +142,18 @@ class Batcher:
                 _post(self._loop, outcomes)
             # Else pictures stay here until the next ones come.
             del batch, outcomes
+
+    def _run_here(self, seen: int, turns: int) -> None:
+        """Run a batch, unless calls are still being taken: each brings some more within a turn or two of the loop."""
+        waiting = len(self._here)
+        if waiting < self._max_batch and (waiting > seen or turns):
+            self._loop.call_soon(self._run_here, waiting, self._turns if waiting > seen else turns - 1)
+            return
+        self._turns = _TURNS if waiting > 1 else 1
+        jobs, self._here = self._here, []
+        for job in jobs[self._max_batch :]:
+            self.put(job)
+        deliver(self._answer(living(jobs[: self._max_batch], self._observer, partial(fail, self._loop))))
 
     def _take(self) -> list[Job] | None:
         with self._changed:
@@ -139,8 +179,11 @@ class Batcher:
         self._observer.batch(self._name, len(batch))
         prepared = [started(job) for job in batch]
         try:
+            begun, worked = perf_counter(), thread_time()
             with deadline.until(max(job.deadline for job in batch)):
                 answers = self._run(prepared)
+            short = thread_time() - worked <= _SHORT_S * len(batch) and perf_counter() - begun <= _WAIT_S
+            self._short = min(self._short + 1, 2 * _MANY) if short else max(self._short - _LONG, 0)
             if len(answers) != len(batch):
                 raise RuntimeError(f"the engine gave {len(answers)} answers to {len(batch)} queries")
             return list(zip(batch, answers, strict=True))

@@ -288,7 +288,7 @@ class Front:
                 await asyncio.sleep(_CANCEL_S)
                 raise InvalidArgumentError("request", "no message was sent")
             if kind.permit:
-                self._admission.widen(1, len(data))
+                self._admission.grow(len(data))
                 size = len(data)
             # A compaction takes the time that it takes.
             seconds = math.inf if kind.access == "admin" else self._config.call_s

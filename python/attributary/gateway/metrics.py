@@ -17,6 +17,7 @@ from prometheus_client import (
 from attributary.attribution.types import PHASES, Timings
 from attributary.errors import InvalidArgumentError
 
+from .histograms import Histograms
 from .metrics_page import MetricsPage
 from .pipeline import QUEUES
 
@@ -49,7 +50,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """What the gateway tells Prometheus. Safe to call from several threads."""
+    """What the gateway tells Prometheus. `call` and `query` are for the event loop, the rest for any thread."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -66,15 +67,25 @@ class Metrics:
         )
         for reason in ("departed", "expired"):
             self._dropped.labels(reason)
-        self._durations = self._histogram(
-            "attributary_request_seconds", "Duration of a call.", SECONDS, "method"
+        self._durations = Histograms(
+            "attributary_request_seconds", "Duration of a call.", SECONDS, "method", self.registry
         )
         self._seconds = {method: self._durations.labels(method) for method in METHODS}
-        phases = self._histogram(
-            "attributary_phase_seconds", "Time of a query in each phase that it passed.", SECONDS, "phase"
+        phases = Histograms(
+            "attributary_phase_seconds",
+            "Time of a query in each phase that it passed.",
+            SECONDS,
+            "phase",
+            self.registry,
         )
         self._phases = tuple((phase, phases.labels(phase)) for phase in PHASES)
-        sizes = self._histogram("attributary_batch_size", "Queries that shared a batch.", SIZES, "lane")
+        sizes = Histogram(
+            "attributary_batch_size",
+            "Queries that shared a batch.",
+            ("lane",),
+            buckets=SIZES,
+            registry=self.registry,
+        )
         self._sizes = {queue: sizes.labels(queue) for queue in QUEUES}
         self._counts: dict[tuple[str, str], Counter] = {}
         self._query_counts: dict[str, Counter] = {}
@@ -160,6 +171,3 @@ class Metrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

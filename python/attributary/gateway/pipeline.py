@@ -20,17 +20,19 @@ from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
-from attributary.attribution.types import Attribution, Filter, Options, Prepared, Query
+from attributary.attribution.types import Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError
 from attributary.machine import cores
 from attributary.pictures import CostlyPicture
 
 from .batching import Batcher, Job, Observer, fail
+from .callers import current
 from .config import GatewayConfig
 from .costly import Costly
 from .errors import presentable
 from .fairness import FairPool
 from .remote import RemoteEngine, RemoteQueue, State
+from .reply import Answer, Replies
 
 QUEUES = ("encode", "search", "embed")
 _ANY = Options()
@@ -45,6 +47,10 @@ class BatchQueue(Protocol):
 
     def put(self, job: Job) -> None:
         """Queue a query; callable from any thread. The answer or error goes to its future."""
+        ...
+
+    def put_here(self, job: Job) -> None:
+        """Queue a plain query from the event loop."""
         ...
 
     def close(self) -> None:
@@ -69,7 +75,7 @@ class Pipeline:
     ) -> None:
         self.engine = engine
         self.bundle_id = engine.bundle.manifest.bundle_id
-        self.bundle_version = engine.bundle.manifest.version
+        self.replies = Replies(self.bundle_id, engine.bundle.manifest.version)
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         threads = config.prepare_threads or cores()
@@ -83,7 +89,7 @@ class Pipeline:
 
     def submit(
         self, query: Query, options: Options, field: str, deadline: float, arrived: float
-    ) -> asyncio.Future[Attribution]:
+    ) -> asyncio.Future[Answer]:
         """Start one query; cancel the future to give it up.
 
         `deadline` is on the monotonic clock, `arrived` on perf_counter, both in seconds. Raises
@@ -92,7 +98,11 @@ class Pipeline:
         job = Job(self._loop.create_future(), deadline, arrived)
         if query.embedding is not None and _names(options.filter) <= _AT_ONCE_NAMES:
             job.prepared = self.engine.prepare(query, options, field)
-            self._queues["search"].put(job)
+            if options.filter or current().bulk:
+                # A filter may have to search several times; streams and batches yield to single calls.
+                self._queues["search"].put(job)
+            else:
+                self._queues["search"].put_here(job)
         else:
             queue = "encode" if query.embedding is None else "search"
             self._pool.submit(job.path, partial(self._prepare, queue, job, query, options, field))
@@ -156,11 +166,12 @@ class Pipeline:
         local = cast(Engine, self.engine)
         return Batcher(
             name,
-            partial(_embed, local) if name == "embed" else local.run,
+            partial(_embed, local) if name == "embed" else local.scored,
             self._loop,
             self._observer,
             max_batch=most,
             max_delay_s=config.max_delay_ms / 1e3,
+            here=name == "search",
             workers=config.search_workers if name == "search" else config.encode_workers or cores(),
         )
 

@@ -140,6 +140,10 @@ class RemoteQueue:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._enter, job)
 
+    def put_here(self, job: Job) -> None:
+        """As `put`: nothing is computed here."""
+        self._enter(job)
+
     def detach(self) -> None:
         """Go on without the watch, which looks after another engine now."""
         self._state = State(watched=False)

@@ -1,7 +1,8 @@
 """The bytes of `attributary.v1.Attribution`, put together by hand: most of a reply was said before.
 
 What a reply says of an item or a creator is the same in every reply but for a few numbers. So those bytes are kept, and
-protobuf builds only what has not been said lately.
+protobuf builds only what has not been said lately. Answers that are still numbers go through the compiled writer
+(`kernels/bindings/reply.cpp`); those in words, of an engine on the network, are written here.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from dataclasses import fields
 from functools import lru_cache
 from operator import attrgetter
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import Message
 
-from attributary.attribution.types import AttributedItem, Attribution, CreatorShare
+from attributary import kernels
+from attributary.attribution.score import Scored
+from attributary.attribution.types import PHASES, AttributedItem, Attribution, CreatorShare, Timings
 from attributary.v1 import attribution_pb2 as pb
 
 # Some hundred bytes each.
@@ -25,6 +28,57 @@ _PER_REPLY = ("rank", "similarity", "share", "item_count", "low", "high")
 # Tags of float fields: number and wire type 5.
 _SIMILARITY_AND_SHARE = Struct("<BfBf")
 _FLOAT = Struct("<Bf")
+_PHASES = [(pb.Timings.DESCRIPTOR.fields_by_name[f"{phase}_ms"].number << 3 | 5, phase) for phase in PHASES]
+_TOTAL = pb.Timings.TOTAL_MS_FIELD_NUMBER << 3 | 5
+_TIMINGS = Struct("<" + "Bf" * (len(_PHASES) + 1))
+_BATCH_SIZE = bytes([pb.Timings.BATCH_SIZE_FIELD_NUMBER << 3])
+
+
+# In numbers as an engine of this process leaves it, or in words.
+Answer: TypeAlias = Scored | Attribution
+
+
+class Replies:
+    """Writes the replies of one bundle. What it says of its items and creators is kept by row and by code."""
+
+    def __init__(self, bundle_id: str, bundle_version: str) -> None:
+        self._bundle = bundle_id, bundle_version
+        self._same = _same_bundle(bundle_id, bundle_version)
+        self._items: dict[int, bytes] = {}
+        self._creators: dict[int, bytes] = {}
+        self._write = kernels.reply_writer()
+
+    def write(self, answer: Answer, receipt: bytes = b"") -> bytes:
+        """Return the reply to one query, a serialised pb.Attribution without timings."""
+        if self._write is None or isinstance(answer, Attribution):
+            return attribution(whole(answer), *self._bundle, receipt)
+        for kept in (self._items, self._creators):
+            if len(kept) > _KEPT:
+                kept.clear()
+        items, scored, ends = answer.snapshot.bundle.items, answer.scored, answer.ends()
+
+        def of_item(row: int) -> bytes:
+            return _same_item(items.facts(row))
+
+        def of_creator(code: int) -> bytes:
+            name = items.creator_names[code]
+            return _same_creator((name, items.ids_of(name)))
+
+        low, high = (None, None) if ends is None else ends
+        row = answer.row
+        body = self._write(
+            self._items, of_item, answer.items, answer.similarity, answer.share,
+            self._creators, of_creator, scored.creators[row], scored.creator_share[row],
+            scored.creator_items[row], low, high,
+            answer.prepared.top_creators, scored.diffuse[row], scored.withheld[row],
+            answer.flagged, answer.unjudged, answer.snapshot.revision, self._same,
+        )  # fmt: skip
+        return body + embedded(_RECEIPT, receipt) if receipt else body
+
+
+def whole(answer: Answer) -> Attribution:
+    """An answer in words."""
+    return answer if isinstance(answer, Attribution) else answer.attribution()
 
 
 def attribution(
@@ -61,6 +115,12 @@ def attribution(
     if receipt:
         parts.append(embedded(_RECEIPT, receipt))
     return b"".join(parts)
+
+
+def timings(spent: Timings, total_ms: float) -> bytes:
+    """Return a serialised pb.Timings: milliseconds of a query by phase, and in all."""
+    tagged = [part for tag, phase in _PHASES for part in (tag, getattr(spent, phase))]
+    return _TIMINGS.pack(*tagged, _TOTAL, total_ms) + _BATCH_SIZE + varint(spent.batch_size)
 
 
 def embedded(field: int, data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from attributary.attribution.types import Attribution, Options, Query
+from attributary.attribution.types import Options, Query
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.receipts.statement import QueryFacts
 from attributary.v1 import attribution_pb2 as pb
@@ -28,7 +28,7 @@ from .pipeline import Pipeline, milliseconds_since
 from .query_log import QueryLog, redact
 from .receipts import Receipts
 from .registry import Registry
-from .reply import attribution, embedded
+from .reply import Answer, embedded, timings, whole
 from .wire import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
@@ -181,7 +181,7 @@ class AttributionService:
         for message in request.queries:
             self._check_roles(message, request.options)
         queries: list[Query] = []
-        tasks: list[asyncio.Future[Attribution] | Exception] = []
+        tasks: list[asyncio.Future[Answer] | Exception] = []
         for number, message in enumerate(request.queries):
             field = f"queries[{number}]"
             try:
@@ -208,13 +208,11 @@ class AttributionService:
                 results.append(embedded(1, reply))
         return results
 
-    async def _receipt(
-        self, pipeline: Pipeline, answer: Attribution, query: Query, options: Options
-    ) -> bytes:
+    async def _receipt(self, pipeline: Pipeline, answer: Answer, query: Query, options: Options) -> bytes:
         """The receipt of an answer, empty where none was asked for."""
         if not options.digests:
             return b""
-        return await self.receipts.sign(pipeline, answer, QueryFacts(query.prompt, options.filter))
+        return await self.receipts.sign(pipeline, whole(answer), QueryFacts(query.prompt, options.filter))
 
     def _check_roles(self, query: pb.Query, options: pb.Options) -> None:
         """Raise PermissionDeniedError for what a caller may not ask: to choose an embedding, or to guess at names."""
@@ -232,21 +230,21 @@ class AttributionService:
         self,
         pipeline: Pipeline,
         query: Query,
-        answer: Attribution,
+        answer: Answer,
         with_timings: bool,
         arrived: float,
         receipt: bytes = b"",
     ) -> bytes:
         started = perf_counter()
-        reply = attribution(answer, pipeline.bundle_id, pipeline.bundle_version, receipt=receipt)
+        reply = pipeline.replies.write(answer, receipt)
         if self.query_log is not None or self._hidden:
             reply = self._noted(query, reply)
         answer.timings.assemble += milliseconds_since(started)
         self.metrics.query("OK", answer.timings)
         tracing.add_phases(answer.timings, arrived)
         if with_timings:
-            timings = translate.from_timings(answer.timings, milliseconds_since(arrived))
-            reply += embedded(_TIMINGS, timings.SerializeToString())
+            spent = timings(answer.timings, milliseconds_since(arrived))
+            reply += embedded(_TIMINGS, spent)
         return reply
 
     def _noted(self, query: Query, reply: bytes) -> bytes:
@@ -260,11 +258,11 @@ class AttributionService:
         return message.SerializeToString()
 
 
-async def _settle(tasks: list[asyncio.Future[Attribution] | Exception]) -> list[Attribution | Exception]:
+async def _settle(tasks: list[asyncio.Future[Answer] | Exception]) -> list[Answer | Exception]:
     """Wait for all; a caller who leaves meanwhile cancels all."""
     futures = [task for task in tasks if isinstance(task, asyncio.Future)]
     await asyncio.gather(*futures, return_exceptions=True)
-    outcomes: list[Attribution | Exception] = []
+    outcomes: list[Answer | Exception] = []
     for task in tasks:
         if isinstance(task, Exception):
             outcomes.append(task)

@@ -15,13 +15,11 @@ from attributary.attribution.prepare import Preparer
 from attributary.attribution.score import certainties
 from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import (
-    PHASES,
     Filter,
     Limits,
     Options,
     Prepared,
     Query,
-    Timings,
 )
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
@@ -89,12 +87,6 @@ def to_options(message: pb.Options) -> Options:
         filter=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
         digests=message.receipt,
     )
-
-
-def from_timings(timings: Timings, total_ms: float) -> pb.Timings:
-    """Return the phases of one query, in milliseconds."""
-    spent = {f"{phase}_ms": getattr(timings, phase) for phase in PHASES}
-    return pb.Timings(**spent, total_ms=total_ms, batch_size=timings.batch_size)
 
 
 def describe(engine: Preparer) -> pb.DescribeBundleResponse:

@@ -16,6 +16,7 @@ from attributary.errors import BundleError
 _BITS = np.array([value.bit_count() for value in range(256)], np.int64)
 
 _BLOCK = 65_536
+_KEPT = 64
 
 
 class FaissIndex:
@@ -31,6 +32,8 @@ class FaissIndex:
         self._index = index
         self._nprobe = nprobe
         self._threads = threads
+        self._dim = int(index.d)
+        self._kept: dict[int, Any] = {}
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         inner = faiss.downcast_index(index.index) if self._transformed else index
         self._lists = int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 0
@@ -122,17 +125,36 @@ class FaissIndex:
         if self._threads is not None:
             # A setting of the calling thread, and cheap beside any search.
             faiss.omp_set_num_threads(self._threads)
+        parameters = self._parameters(max(nprobe, count) if self._graph is not None else nprobe, allowed)
+        queries = np.ascontiguousarray(queries, np.float32)
+        if queries.shape != (len(queries), self._dim):
+            raise ValueError(f"queries must be [B, {self._dim}], got {list(queries.shape)}")
+        # What faiss.Index.search does, without looking at its arguments again: that takes as long as a small list.
+        distances, rows = (
+            np.empty((len(queries), count), np.float32),
+            np.empty((len(queries), count), np.int64),
+        )
+        given, out, found = map(faiss.swig_ptr, (queries, distances, rows))
+        self._index.search_c(len(queries), given, count, out, found, parameters)
+        return rows
+
+    def _parameters(self, effort: int, allowed: NDArray[np.uint8] | None) -> Any:
+        """FAISS's parameters of a search, None for its own. Those without a filter are kept: they are only read."""
+        if allowed is None and (kept := self._kept.get(effort)) is not None:
+            return kept
         extra = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(allowed)}
         parameters: Any = None
         if self._graph is not None:
-            parameters = faiss.SearchParametersHNSW(efSearch=max(nprobe, count), **extra)
+            parameters = faiss.SearchParametersHNSW(efSearch=effort, **extra)
         elif self._lists:
-            parameters = faiss.SearchParametersIVF(nprobe=nprobe, **extra)
+            parameters = faiss.SearchParametersIVF(nprobe=effort, **extra)
         elif extra:
             parameters = faiss.SearchParameters(**extra)
         if parameters is not None and self._transformed:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
-        return np.asarray(self._index.search(queries, count, params=parameters)[1], np.int64)
+        if allowed is None and len(self._kept) < _KEPT:
+            self._kept[effort] = parameters
+        return parameters
 
     def _scan(
         self, queries: NDArray[np.float32], count: int, allowed: NDArray[np.uint8] | None

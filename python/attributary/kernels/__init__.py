@@ -7,7 +7,7 @@ tells which path is taken; the environment variable ATTRIBUTARY_KERNELS (avx512,
 
 from __future__ import annotations
 
-from .dispatch import KernelArgumentError, KernelsFallbackWarning, KernelsInfo, info
+from .dispatch import KernelArgumentError, KernelsFallbackWarning, KernelsInfo, info, reply_writer
 from .preprocess import resize_crop, resize_crop_batch
 from .rescoring import rank, rescore, share
 from .types import CALIBRATION, Rescored
@@ -20,6 +20,7 @@ __all__ = [
     "Rescored",
     "info",
     "rank",
+    "reply_writer",
     "rescore",
     "resize_crop",
     "resize_crop_batch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Final
@@ -48,7 +49,7 @@ def native() -> tuple[ModuleType | None, str]:
         from . import _native  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         return None, str(error)
-    if getattr(_native, "calibration_columns", 0) != len(CALIBRATION):
+    if getattr(_native, "calibration_columns", 0) != len(CALIBRATION) or not hasattr(_native, "reply"):
         return None, "it was built from other sources than these; build it again"
     return _native, ""
 
@@ -79,6 +80,12 @@ def active() -> str:
     if best == NUMPY:
         _warn_once()
     return best
+
+
+def reply_writer() -> Callable[..., bytes] | None:
+    """Return what puts the bytes of a reply together, None where NumPy takes over; see attributary.gateway.reply."""
+    module, _ = native()
+    return None if module is None or active() == NUMPY else module.reply
 
 
 def info() -> KernelsInfo:

@@ -15,6 +15,7 @@ from attributary.attribution.types import (
 from attributary.errors import InvalidArgumentError
 from attributary.gateway import translate
 from attributary.gateway.reply import attribution
+from attributary.gateway.reply import timings as written_timings
 from attributary.v1 import attribution_pb2 as pb
 
 LIMITS = Limits(max_image_pixels=100)
@@ -109,7 +110,7 @@ def test_answer_and_timings():
     assert reply.revision == 3
     assert (reply.bundle_id, reply.bundle_version) == ("id", "v")
     assert not reply.HasField("timings")
-    assert translate.from_timings(timings, 10) == pb.Timings(
+    assert pb.Timings.FromString(written_timings(timings, 10)) == pb.Timings(
         queue_ms=1, decode_ms=2, preprocess_ms=3, tokenize_ms=4, encode_ms=5, search_ms=6, rescore_ms=7,
         assemble_ms=8, total_ms=10, batch_size=9,
     )  # fmt: skip
