@@ -322,17 +322,18 @@ class Unknown(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return the refusal."""
         if details.method == PROBE:
-            return grpc.stream_unary_rpc_method_handler(_nothing)
+            return grpc.stream_unary_rpc_method_handler(self._probe)
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
 
-        async def refuse(_: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> None:
-            self._metrics.call("unknown", "UNIMPLEMENTED", 0.0)
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+    async def _probe(self, asked: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> bytes:
+        # On the socket of its own; to others there is no such method.
+        if not context.peer().startswith("unix"):
+            await self._refuse(asked, context)
+        return b""
 
-        return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-async def _nothing(_: AsyncIterator[bytes], _context: aio.ServicerContext[bytes, bytes]) -> bytes:
-    return b""
+    async def _refuse(self, _: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> None:
+        self._metrics.call("unknown", "UNIMPLEMENTED", 0.0)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
 
 def deadline_of(call: Call) -> float:

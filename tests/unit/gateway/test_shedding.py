@@ -1,10 +1,11 @@
 """Whom to refuse while calls wait too long: nobody at once, those first who send most, and nobody once it is over."""
 
+import grpc
 import pytest
 
 from attributary.errors import OverloadedError
 from attributary.gateway import shedding
-from attributary.gateway.shedding import Shedder
+from attributary.gateway.shedding import METHOD, Shedder
 
 
 @pytest.fixture
@@ -57,3 +58,12 @@ def test_those_who_send_most_are_refused_first(clock, monkeypatch):
     shedder.refused_part = 0.5
     assert refused(shedder, "loud", 10) == 10
     assert refused(shedder, "quiet", 10) == 0
+
+
+async def test_the_servers_own_probe_is_no_method_to_others(serve, engine):
+    """Without a token, and uncounted, it would be."""
+    gateway, _ = await serve(engine)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(METHOD)(b"", timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
