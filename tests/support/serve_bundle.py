@@ -30,7 +30,7 @@ def main(text: str) -> int:
     engine = store.engine if store else opened(Path(asked["bundle"]))
     hold, release = asked.get("hold_s", 0), asked.get("hold_until")
     if hold or release:
-        run = engine.run
+        scored = engine.scored
 
         def held(batch):
             # One write: batches run in several threads, and print writes a line's end by itself.
@@ -41,9 +41,9 @@ def main(text: str) -> int:
                 if Path(release).exists():
                     break
                 time.sleep(0.01)
-            return run(batch)
+            return scored(batch)
 
-        engine.run = held
+        engine.scored = held
     paths = ("tls_cert", "tls_key", "tls_client_ca", "tokens_file", "admin_tokens_file", "receipt_key_file")
     settings = {
         name: Path(value) if name in paths else value for name, value in asked.get("config", {}).items()
