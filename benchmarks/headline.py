@@ -130,7 +130,8 @@ def _options() -> argparse.Namespace:
 
 def _teacher(options: argparse.Namespace, subject: Subject) -> Abu:
     if options.labels is None:
-        teacher = Abu(AbuSettings(gradient_draws=256), scratch=options.cache / "factors")
+        # What the shares of the demo's bundle were fitted to.
+        teacher = Abu(AbuSettings(parameters="all", timesteps=5), scratch=options.cache / "factors")
         baseline = None
     else:
         settings = LabelSettings.from_json(read_facts(options.labels)["settings"]).teacher
