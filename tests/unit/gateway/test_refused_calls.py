@@ -57,10 +57,13 @@ def _holds_a_message(frame):
 
 @pytest.fixture
 def by_hand():
+    """Nothing is collected by itself, and what other tests left behind is not looked at."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 async def gone():
