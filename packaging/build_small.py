@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "python" / "attributary"
 # What `attributary.client` imports, and no more; tests/unit/test_packaging.py holds it to that.
 CLIENT = (
-    "__init__.py", "py.typed", "errors.py", "proxy.py", "notebook.py", "attribution/__init__.py",
+    "__init__.py", "py.typed", "errors.py", "files.py", "proxy.py", "notebook.py", "attribution/__init__.py",
     "attribution/types.py", "client", "v1",
 )  # fmt: skip
 DEMO = ("student", "demo-queries")
