@@ -66,18 +66,18 @@ def _guided(family: Family, guidance: float) -> dict[str, Any]:
 
 def _words(family: Family, layout: Layout, text: Tensor, empty: Tensor) -> dict[str, Any]:
     """Conditions in the words of the pipelines' arguments."""
-    bound, free = layout.unpack(text), layout.unpack(empty)
-    words: dict[str, Any] = {"prompt": None, "prompt_embeds": bound.states}
-    if bound.pooled is not None:
-        words["pooled_prompt_embeds"] = bound.pooled
-    if bound.mask is not None:
-        words["prompt_attention_mask"] = bound.mask
+    conditional, unconditional = layout.unpack(text), layout.unpack(empty)
+    words: dict[str, Any] = {"prompt": None, "prompt_embeds": conditional.states}
+    if conditional.pooled is not None:
+        words["pooled_prompt_embeds"] = conditional.pooled
+    if conditional.mask is not None:
+        words["prompt_attention_mask"] = conditional.mask
     if family.distilled:
         return words
-    words["negative_prompt_embeds"] = free.states
-    if free.pooled is not None:
-        words["negative_pooled_prompt_embeds"] = free.pooled
-    if free.mask is not None:
+    words["negative_prompt_embeds"] = unconditional.states
+    if unconditional.pooled is not None:
+        words["negative_pooled_prompt_embeds"] = unconditional.pooled
+    if unconditional.mask is not None:
         words["negative_prompt"] = None
-        words["negative_prompt_attention_mask"] = free.mask
+        words["negative_prompt_attention_mask"] = unconditional.mask
     return words

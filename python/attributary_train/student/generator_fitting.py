@@ -107,7 +107,7 @@ class _Fit:
             else torch.cat([self._reduced(foreign), self._reduced(foreign.without_prompt())])
         )
         asked = together([lesson.seen for lesson in lessons])
-        self.bound, self.free = self._reduced(asked), self._reduced(asked.without_prompt())
+        self.prompted, self.unprompted = self._reduced(asked), self._reduced(asked.without_prompt())
         scores = torch.from_numpy(np.concatenate([lesson.scores for lesson in lessons]))
         self.weight = torch.ones(scores.shape[1])
         make = mass_targets if config.target == "mass" else rank_mass_targets
@@ -120,13 +120,13 @@ class _Fit:
     def _reduced(self, seen: Seen) -> Tensor:
         return self.head.reduce(seen.image, seen.states, seen.mask).clone()
 
-    def _centred(self, bound: Retrained) -> tuple[Tensor, Tensor, Tensor]:
-        outputs, kept = torch.from_numpy(bound.outputs).float(), torch.from_numpy(bound.kept).float()
-        return self._reduced(bound.seen), _unit(outputs), kept - kept.mean(0)
+    def _centred(self, retrained: Retrained) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, kept = torch.from_numpy(retrained.outputs).float(), torch.from_numpy(retrained.kept).float()
+        return self._reduced(retrained.seen), _unit(outputs), kept - kept.mean(0)
 
     def run(self, say: Callable[[str], None]) -> Fitted:
         """Train; see `fit_generator`."""
-        config, rows = self.config, len(self.bound)
+        config, rows = self.config, len(self.prompted)
         rates = [config.learning_rate * pace for pace in (1.0, config.item_pace, SCALE_PACE)]
         optimiser = torch.optim.AdamW(
             [
@@ -171,7 +171,7 @@ class _Fit:
     def _loss(self, rows: Tensor) -> Tensor:
         hidden = torch.rand(len(rows), 1) < self.config.prompt_dropout
         vectors = self._vectors()
-        cosine = self.head.embed(torch.where(hidden, self.free[rows], self.bound[rows])) @ vectors.T
+        cosine = self.head.embed(torch.where(hidden, self.unprompted[rows], self.prompted[rows])) @ vectors.T
         loss = listwise(cosine, self.targets[rows], self.weight, self.scale.exp(), self.config.link)
         loss = loss + HOLD * self.offset.square().sum(1).mean()
         if self.strange is not None:
@@ -182,9 +182,9 @@ class _Fit:
             return loss
         return loss - self.config.retrained * self._predicted(self.retrained, vectors)
 
-    def _predicted(self, bound: tuple[Tensor, Tensor, Tensor], vectors: Tensor) -> Tensor:
+    def _predicted(self, retrained: tuple[Tensor, Tensor, Tensor], vectors: Tensor) -> Tensor:
         """Mean correlation of the shares summed over what each model kept with what became of a batch of queries."""
-        asked, outputs, kept = bound
+        asked, outputs, kept = retrained
         pick = torch.randint(0, len(asked), (min(self.config.batch, len(asked)),))
         cosine = self.head.embed(asked[pick]) @ vectors.T
         shown = cosine if self.config.link == "exponential" else soft_log(cosine)
