@@ -2,8 +2,8 @@
 # NVIDIA Triton with the `faiss` backend built in. Build from the repository's root:
 #   docker build -f deploy/docker/triton.Dockerfile -t attributary-triton .
 # The two tags belong together: Triton 25.08 is built on CUDA 13.0. A TensorRT plan runs on the release that built it,
-# so build engines with the TensorRT of this tag (docs/tensorrt.md). Triton's digest is not known here: docs/threat-model.md.
-ARG TRITON=25.08-py3
+# so build engines with the TensorRT of this tag (docs/tensorrt.md). Where the digests come from: docs/threat-model.md.
+ARG TRITON=25.08-py3@sha256:f836551575df7c9fb71144073845c6b3911de57db91a8c95e0687a4d2ac9f7a5
 ARG CUDA=13.0.0-devel-ubuntu24.04@sha256:1e8ac7a54c184a1af8ef2167f28fa98281892a835c981ebcddb1fad04bdd452d
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON} AS triton
@@ -39,6 +39,10 @@ RUN cmake -S /src/attributary -B /build/attributary -G Ninja \
     && cmake --build /build/attributary --target triton_faiss
 
 FROM triton
+# With a digest the tag is not looked at: the image itself has to be of the release that the tag names.
+ARG TRITON
+RUN case "${TRITON}" in "${NVIDIA_TRITON_SERVER_VERSION:?}"-*) ;; \
+      *) echo "image of Triton ${NVIDIA_TRITON_SERVER_VERSION}, asked for ${TRITON}" >&2; exit 1;; esac
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libopenblas0-pthread libgomp1 \
