@@ -1,7 +1,6 @@
 """Truth with power: many models on random halves of the items, and the losses of every query under each of them.
 
-Halves come in pairs: what one keeps, the other leaves out, so that every item is in exactly half of the models. A
-model's weights are of little use once the losses are taken; these are small and are what is kept.
+A model's weights are of little use once the losses are taken; these are small and are what is kept.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,99 +17,45 @@ from filelock import FileLock, Timeout
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attributary_train.errors import EvaluationError
+from attributary_train.evaluation.half_plan import Half
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 from attributary_train.evaluation.retrain import Mask
 from attributary_train.files import whole
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
-from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.together import train_together
-from attributary_train.subject.train import STATE, Run, finished, train_unet
+from attributary_train.subject.train import STATE, finished, train_unet
 
 Losses = npt.NDArray[np.float32]
-# Seeds of a half's second training, and of the first one that is trained on everything.
-SECOND, WHOLE = 1_000, 2_000
 # Training queries are many and each is only one of them; the others are judged one by one.
 GRIDS = {"train": Grid(3, 2), "validation": Grid(8, 2), "test": Grid(8, 2)}
 
 
-@dataclass(frozen=True)
-class Half:
-    """One training: `name` says which subset and which seed; `subset` is its number, -1 for all items."""
+def write_masks(path: Path, masks: Mask, ids: npt.NDArray[np.int64]) -> None:
+    """`kept` (bits of bool [M, N]) and `ids` (int64 [N]); raises `EvaluationError` if the file has other halves.
 
-    name: str
-    subset: int
-    run: Run
-
-
-def half_masks(total: int, pairs: int, seed: int = 0) -> Mask:
-    """bool [2 * pairs, total]: rows 2p and 2p + 1 are complements, each half of the items (one more if odd).
-
-    A pair is the same whatever the number of pairs.
+    One with more halves stays as it is.
     """
-    if pairs < 2:
-        raise EvaluationError("pairs", f"{pairs}; a rank correlation needs at least 2")
-    masks = np.zeros((2 * pairs, total), bool)
-    for pair in range(pairs):
-        kept = np.random.default_rng((seed, pair)).permutation(total)[: total // 2]
-        masks[2 * pair, kept] = True
-        masks[2 * pair + 1] = ~masks[2 * pair]
-    return masks
+    kept = np.packbits(masks, axis=1)
+    if path.exists():
+        before, of = read_masks(path)
+        count = min(len(before), len(kept))
+        if not np.array_equal(of, ids) or not np.array_equal(before[:count], kept[:count]):
+            raise EvaluationError(str(path), "holds other items or halves; choose another folder")
+        if len(before) >= len(kept):
+            return
+    with whole(path, EvaluationError) as stream:
+        np.savez_compressed(stream, kept=kept, ids=ids)
 
 
-def plan_halves(recipe: Recipe, masks: Mask, second: int, whole: int) -> list[Half]:
-    """All trainings, in the order in which an early end leaves the most: after four halves a second seed of an earlier
-    one, while there are some left; then `whole` models of all items, other seeds than the model under study.
-
-    A half takes half of the steps: every kept item is seen as often as by the model under study.
-    """
-    if not 0 <= second <= len(masks):
-        raise EvaluationError("second", f"{second} halves trained twice, of {len(masks)}")
-    short = replace(recipe, steps=max(1, round(recipe.steps / 2)))
-    out: list[Half] = []
-    again = iter(range(second))
-    for number, mask in enumerate(masks):
-        out.append(Half(f"half-{number:03d}", number, Run(short, mask, recipe.seed, recipe.seed)))
-        if number % 4 == 3 and (at := next(again, None)) is not None:
-            out.append(_second(short, masks, at, recipe.seed))
-    out += [_second(short, masks, at, recipe.seed) for at in again]
-    everything = np.ones(masks.shape[1], bool)
-    for at in range(whole):
-        seed = recipe.seed + WHOLE + at
-        out.append(Half(f"whole-{at:03d}", -1, Run(recipe, everything, seed, seed)))
-    return out
-
-
-def plan_creators(
-    recipe: Recipe, creators: Sequence[str], names: Sequence[str], seeds: int = 2
-) -> list[Half]:
-    """Trainings on everything but a creator's items, `seeds` of each; `creators`: N, that of each item; `names`: whose.
-
-    Their steps are those of the model under study: what is left is seen a little more often, as in leave-K-out. Their
-    seeds are those of the models of all items, to be compared with.
-    """
-    of_item = np.array(creators)
-    out = []
-    for at in range(seeds):
-        seed = recipe.seed + WHOLE + at
-        for number, name in enumerate(names):
-            kept = of_item != name
-            if kept.all():
-                raise EvaluationError("creators", f"{name!r} has no item")
-            out.append(Half(f"creator-{number:03d}-{at}", -1, Run(recipe, kept, seed, seed)))
-    return out
-
-
-def creators_of(creators: Sequence[str], least: int, most: int) -> list[str]:
-    """Creators with `least` to `most` items, by name: fewer tell nothing, more are the corpus itself."""
-    names, counts = np.unique(np.array(creators), return_counts=True)
-    return [str(name) for name, count in zip(names, counts, strict=True) if least <= count <= most]
-
-
-def _second(recipe: Recipe, masks: Mask, at: int, seed: int) -> Half:
-    other = seed + SECOND
-    return Half(f"half-{at:03d}-second", at, Run(recipe, masks[at], other, other))
+def read_masks(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """What `write_masks` wrote: packed rows and ids; raises `EvaluationError` if it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as parts:
+            return parts["kept"], parts["ids"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise EvaluationError(str(path), f"not readable: {error}") from error
 
 
 class EveryLoss:
@@ -141,8 +85,8 @@ class EveryLoss:
 class Truth:
     """A folder of losses, one file a split of all trainings, renewed as they come; in `work` a small one a training.
 
-    losses-<split>.npz: `losses` float32 [R, Q], `runs` R names; plan.npz: `kept` (bits of bool [M, N]), `ids` int64
-    [N]. What is in the folder is not trained again, whether or not `work` knows it: the folder is what travels.
+    losses-<split>.npz: `losses` float32 [R, Q], `runs` R names; plan.npz: the halves, see `write_masks`. What is in the
+    folder is not trained again, whether or not `work` knows it: the folder is what travels.
     """
 
     def __init__(
@@ -167,8 +111,13 @@ class Truth:
             np.savez(stream, losses=losses)
 
     def pack(self, names: Sequence[str]) -> int:
-        """Write what is there of the trainings `names` as one file a split; returns how many there are."""
-        found = [(name, values) for name in names if (values := self._read(name)) is not None]
+        """Write the losses of all trainings as one file a split; returns how many of `names` are there.
+
+        Others that are in `work` or were in the folder stay: each command trains what it is asked for.
+        """
+        there = sorted(path.stem for path in (self.work / "losses").glob("*.npz"))
+        found = [(name, values) for name in there if (values := self._read(name)) is not None]
+        missing = set(names) - {name for name, _ in found}
         if not found:
             return 0
         table = np.stack([values for _, values in found])
@@ -176,30 +125,22 @@ class Truth:
         for split, rows in self._splits.items():
             with whole(self.folder / f"losses-{split}.npz", EvaluationError) as stream:
                 np.savez_compressed(stream, losses=table[:, rows], runs=run_names)
-        kept = np.packbits(self.masks, axis=1)
-        with whole(self.folder / "plan.npz", EvaluationError) as stream:
-            np.savez_compressed(stream, kept=kept, ids=self.ids)
-        return len(found)
+        write_masks(self.folder / "plan.npz", self.masks, self.ids)
+        return len(names) - len(missing)
 
     def _packed(self) -> dict[str, Losses]:
         """Losses in the folder, by training; raises `EvaluationError` if they are of other queries or halves."""
         if not (self.folder / "plan.npz").exists():
             return {}
-        try:
-            with np.load(self.folder / "plan.npz", allow_pickle=False) as parts:
-                kept, ids = parts["kept"], parts["ids"]
-            tables = {}
-            for split in self._splits:
-                with np.load(self.folder / f"losses-{split}.npz", allow_pickle=False) as parts:
+        write_masks(self.folder / "plan.npz", self.masks, self.ids)
+        tables = {}
+        for split in self._splits:
+            path = self.folder / f"losses-{split}.npz"
+            try:
+                with np.load(path, allow_pickle=False) as parts:
                     tables[split] = parts["losses"], parts["runs"].tolist()
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise EvaluationError(str(self.folder), f"not readable: {error}") from error
-        count = min(len(kept), len(self.masks))
-        bits = np.packbits(self.masks[:count], axis=1)
-        if not np.array_equal(ids, self.ids) or not np.array_equal(kept[:count], bits):
-            raise EvaluationError(
-                str(self.folder / "plan.npz"), "holds other items or halves; choose another folder"
-            )
+            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise EvaluationError(str(path), f"not readable: {error}") from error
         out: dict[str, Losses] = {}
         for split, rows in self._splits.items():
             losses, runs = tables[split]

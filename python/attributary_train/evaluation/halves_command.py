@@ -27,6 +27,12 @@ from .options import MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
 @click.option(
     "--creators", is_flag=True, help="Also leave out each creator of 8 to 20 items, with two seeds."
 )
+@click.option(
+    "--by-creator",
+    default=0,
+    show_default=True,
+    help="Pairs of halves that hold whole creators, trained before the others.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the halves.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option(
@@ -45,6 +51,7 @@ def halves(
     second: int,
     whole: int,
     creators: bool,
+    by_creator: int,
     seed: int,
     device: str,
     together: int,
@@ -58,19 +65,25 @@ def halves(
 
     from ..subject.queries import load_queries
     from ..subject.run import checked_device
-    from .halves import GRIDS, Truth, creators_of, half_masks, plan_creators, plan_halves, train_halves
+    from . import half_plan
+    from .halves import GRIDS, Truth, train_halves, write_masks
     from .opening import Subject
     from .world import describe
 
     subject = Subject.open(subject_dir, corpus_dir, cache)
     queries = load_queries(query_file, subject.model)
-    masks = half_masks(len(subject.data), pairs, seed)
-    plan = plan_halves(subject.recipe, masks, second, whole)
+    masks = half_plan.half_masks(len(subject.data), pairs, seed)
     hands = [subject.corpus.item(int(number)).creator for number in subject.data.ids]
-    names = creators_of(hands, 8, 20)
-    if creators:
-        plan += plan_creators(subject.recipe, hands, names)
+    names = half_plan.creators_of(hands, 8, 20)
     describe(subject, queries, query_file, out)
+    plan: list[half_plan.Half] = []
+    if by_creator:
+        sides = half_plan.creator_masks(hands, by_creator, seed)
+        write_masks(out / "plan-creators.npz", sides, subject.data.ids)
+        plan += half_plan.plan_by_creator(subject.recipe, sides)
+    plan += half_plan.plan_halves(subject.recipe, masks, second, whole)
+    if creators:
+        plan += half_plan.plan_creators(subject.recipe, hands, names)
     truth = Truth(out, work, queries, subject.data.ids, masks)
     grids = {split: [grid.timesteps, grid.draws] for split, grid in GRIDS.items()}
     facts = {"pairs": pairs, "second": second, "whole": whole, "seed": seed, "grid": grids}

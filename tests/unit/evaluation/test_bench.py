@@ -21,7 +21,7 @@ from attributary_train.evaluation.bench import (
 )
 from attributary_train.evaluation.bench_creators import CreatorBench, open_creators
 from attributary_train.evaluation.bench_report import add_rivals, judge
-from attributary_train.evaluation.halves import half_masks
+from attributary_train.evaluation.half_plan import half_masks
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 
 ITEMS, PAIRS, QUERIES = 60, 16, 30

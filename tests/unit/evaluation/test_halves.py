@@ -5,15 +5,15 @@ import pytest
 
 from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.bench import open_world
-from attributary_train.evaluation.halves import (
-    EveryLoss,
-    Truth,
+from attributary_train.evaluation.half_plan import (
+    creator_masks,
     creators_of,
     half_masks,
+    plan_by_creator,
     plan_creators,
     plan_halves,
-    train_halves,
 )
+from attributary_train.evaluation.halves import EveryLoss, Truth, train_halves, write_masks
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 
 
@@ -52,6 +52,43 @@ def test_creators_are_left_out_one_by_one_beside_models_of_all_items(subject):
         plan_creators(subject.recipe, hands, ["nobody"])
 
 
+def test_halves_by_creator_hold_whole_creators_and_as_many_items(subject):
+    hands = ["big"] * 40 + ["second"] * 25 + ["third"] * 25 + [f"small {at // 5}" for at in range(50)]
+    masks = creator_masks(hands, 12)
+    assert np.array_equal(masks[1::2], ~masks[::2])
+    assert np.abs(masks.sum(axis=1) - 70).max() <= 5
+    of = {name: masks[:, [hand == name for hand in hands]] for name in set(hands)}
+    assert all((side == side[:, :1]).all() for side in of.values())
+    # Any two creators are apart in some pairs and together in others.
+    for one, other in (("big", "second"), ("second", "third"), ("small 1", "small 2")):
+        assert 0 < (of[one][::2, 0] == of[other][::2, 0]).sum() < 12
+    assert np.array_equal(creator_masks(hands, 20)[:24], masks)
+    assert not np.array_equal(creator_masks(hands, 12, seed=1), masks)
+    plan = plan_by_creator(subject.recipe, masks)
+    assert [half.name for half in plan[:2]] == ["creators-half-000", "creators-half-001"]
+    assert plan[0].run.recipe.steps == round(subject.recipe.steps / 2)
+    with pytest.raises(EvaluationError, match="1 creators"):
+        creator_masks(["one"] * 9, 4)
+    # Whoever has more than half of all items is alone.
+    most = creator_masks(["giant"] * 90 + ["a", "b", "c"] * 3, 2)
+    assert sorted(most.sum(axis=1).tolist()) == [9, 9, 90, 90]
+
+
+def test_a_plan_of_more_halves_stays_and_of_others_is_refused(tmp_path):
+    path, ids = tmp_path / "plan.npz", np.arange(20)
+    write_masks(path, half_masks(20, 4), ids)
+    before = path.read_bytes()
+    write_masks(path, half_masks(20, 2), ids)
+    assert path.read_bytes() == before
+    with pytest.raises(EvaluationError, match="other items or halves"):
+        write_masks(path, half_masks(20, 2, seed=1), ids)
+    with pytest.raises(EvaluationError, match="other items or halves"):
+        write_masks(path, half_masks(20, 2), ids + 1)
+    path.write_bytes(before[:40])
+    with pytest.raises(EvaluationError, match="not readable"):
+        write_masks(path, half_masks(20, 2), ids)
+
+
 def test_losses_are_kept_as_they_come_and_go_on(subject, tmp_path, monkeypatch):
     from attributary_train.evaluation import halves
 
@@ -72,6 +109,17 @@ def test_losses_are_kept_as_they_come_and_go_on(subject, tmp_path, monkeypatch):
     # The folder alone is what travels: on another machine nothing is trained again.
     moved = Truth(tmp_path / "truth", tmp_path / "elsewhere", subject.queries, subject.data.ids, masks)
     assert train_halves(moved, plan, subject.data, tmp_path / "elsewhere") == 0
+    # A command that asks for less takes nothing away.
+    fewer = Truth(
+        tmp_path / "truth",
+        tmp_path / "less",
+        subject.queries,
+        subject.data.ids,
+        half_masks(len(subject.data), 2),
+    )
+    assert fewer.pack(["half-000"]) == 1
+    with np.load(tmp_path / "truth" / "losses-test.npz") as parts:
+        assert len(parts["runs"]) == 4
     with pytest.raises(EvaluationError, match="queries"):
         Truth(tmp_path / "truth", tmp_path / "new", subject.queries.take([0]), subject.data.ids, masks)
     with pytest.raises(EvaluationError, match="other items or halves"):
