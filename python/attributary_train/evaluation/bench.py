@@ -26,6 +26,10 @@ DRAWS = 400
 SPLITS = ("validation", "test", "train")
 
 
+class TooFewPairsError(EvaluationError):
+    """Fewer than two pairs of halves are trained."""
+
+
 @dataclass(frozen=True)
 class World:
     """Losses of one split's queries under models on halves of the items.
@@ -53,14 +57,18 @@ class World:
         return np.array([rows[prompt] for prompt in self.prompts], bool)
 
 
-def open_world(folder: Path, split: str, after: int = 0) -> World:
+def open_world(folder: Path, split: str, after: int = 0, by: str = "") -> World:
     """Read one split of a benchmark; halves whose complement is not trained yet are left out, and the first `after`.
 
-    Raises `EvaluationError` naming the file that is missing or wrong.
+    by: "creators" for the halves that hold whole creators.
+    Raises `EvaluationError` naming the file that is missing or wrong, `TooFewPairsError` where nothing can be judged.
     """
     if split not in SPLITS:
         raise EvaluationError("split", f"{split!r}; there are {', '.join(SPLITS)}")
-    plan, table = arrays(folder / "plan.npz"), arrays(folder / f"losses-{split}.npz")
+    plan, table = (
+        arrays(folder / (f"plan-{by}.npz" if by else "plan.npz")),
+        arrays(folder / f"losses-{split}.npz"),
+    )
     try:
         ids, losses = plan["ids"].astype(np.int64), table["losses"].astype(np.float64)
         kept = np.unpackbits(plan["kept"], axis=1, count=len(ids)).astype(bool)
@@ -79,15 +87,18 @@ def open_world(folder: Path, split: str, after: int = 0) -> World:
         raise EvaluationError(
             str(folder), f"{losses.shape[1:]} losses of split {split}, {len(queries)} queries"
         )
+    half = f"{by}-half" if by else "half"
     pairs = [
         pair
         for pair in range(-(-after // 2), len(kept) // 2)
-        if {f"half-{2 * pair:03d}", f"half-{2 * pair + 1:03d}"} <= set(runs)
+        if {f"{half}-{2 * pair:03d}", f"{half}-{2 * pair + 1:03d}"} <= set(runs)
     ]
     if len(pairs) < 2:
-        raise EvaluationError(str(folder), f"{len(pairs)} pairs of halves are trained; at least 2 are needed")
+        raise TooFewPairsError(
+            str(folder), f"{len(pairs)} pairs of {half}s are trained; at least 2 are needed"
+        )
     subsets = [row for pair in pairs for row in (2 * pair, 2 * pair + 1)]
-    twice = [at for at, subset in enumerate(subsets) if f"half-{subset:03d}-second" in runs]
+    twice = [at for at, subset in enumerate(subsets) if f"{half}-{subset:03d}-second" in runs]
     return World(
         split,
         kept[subsets],
@@ -96,8 +107,8 @@ def open_world(folder: Path, split: str, after: int = 0) -> World:
         tuple(row["kind"] for row in queries),
         tuple(row["prompt"] for row in queries),
         digests_of,
-        -losses[[runs[f"half-{subset:03d}"] for subset in subsets]].T,
-        -losses[[runs[f"half-{subsets[at]:03d}-second"] for at in twice]].T,
+        -losses[[runs[f"{half}-{subset:03d}"] for subset in subsets]].T,
+        -losses[[runs[f"{half}-{subsets[at]:03d}-second"] for at in twice]].T,
         np.array(twice, np.int64),
         captions,
     )

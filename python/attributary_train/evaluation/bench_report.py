@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .bench import (
     MEASURES,
     Bench,
     Figure,
+    TooFewPairsError,
     World,
     by_amount,
     by_order,
@@ -26,6 +28,7 @@ from .bench import (
     seed_agreement,
 )
 from .bench_creators import CreatorBench, open_creators
+from .left_out import left_out_rows, open_left_out
 from .ranking import Floats
 from .tables import interval_row, report
 
@@ -92,11 +95,38 @@ def judge(
         "draws": draws,
     }
     tables = _tables(bench, world, figures, compared, best)
+    if (folder / "plan-creators.npz").exists():
+        with suppress(TooFewPairsError):
+            hands = _taken(open_world(folder, split, by="creators"), chosen)
+            tables["halves that hold whole creators"] = _by_creator(Bench(hands, draws), methods, best)
     creators = open_creators(folder, everything)
     if creators is not None:
         some = replace(creators, effect=creators.effect[chosen])
         tables["creators, against leave-one-creator-out"] = _creators(CreatorBench(some, draws), methods)
+    left_out = open_left_out(folder, everything)
+    if left_out is not None:
+        tables["leave-K-out, in groups"] = left_out_rows(left_out, own)
     return report("bench", config, tables, ())
+
+
+def _by_creator(bench: Bench, methods: dict[str, Floats], best: str) -> list[dict[str, Any]]:
+    """LDS where a half keeps or lacks all of a creator; such halves have as many items, so that counting these is worth
+    0. `difference`: from the best of features and constants by order over the other halves."""
+    figures = {name: _figures(bench, scores, bench.world) for name, scores in methods.items()}
+    rows = []
+    for name in sorted(figures, key=lambda name: -figures[name][AIM_MEASURE].interval.value):
+        for measure in ("raw", "order", "amount"):
+            row = {"method": name, "measure": measure, **interval_row(figures[name][measure].interval)}
+            if name != best:
+                gap = interval_row(bench.difference(figures[name][measure], figures[best][measure]))
+                row |= {
+                    "less": best,
+                    "difference": gap["value"],
+                    "difference_low": gap["low"],
+                    "difference_high": gap["high"],
+                }
+            rows.append(row)
+    return rows
 
 
 def _creators(bench: CreatorBench, methods: dict[str, Floats]) -> list[dict[str, Any]]:

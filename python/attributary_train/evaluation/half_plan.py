@@ -5,12 +5,13 @@ Halves come in pairs: what one keeps, the other leaves out, so that every item i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from attributary_train.errors import EvaluationError
+from attributary_train.evaluation.left_out import run_name
 from attributary_train.evaluation.retrain import Mask
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.train import Run
@@ -121,6 +122,16 @@ def plan_creators(
                 raise EvaluationError("creators", f"{name!r} has no item")
             out.append(Half(f"creator-{number:03d}-{at}", -1, Run(recipe, kept, seed, seed)))
     return out
+
+
+def plan_without(recipe: Recipe, kept: Mapping[str, Sequence[Mask]]) -> list[Half]:
+    """Trainings on what methods leave of the items, group by group, so that an early end leaves whole groups."""
+    seed = recipe.seed + WHOLE
+    return [
+        Half(run_name(method, group), -1, Run(recipe, masks[group], seed, seed))
+        for group in range(min(map(len, kept.values())))
+        for method, masks in kept.items()
+    ]
 
 
 def creators_of(creators: Sequence[str], least: int, most: int) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
+from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
 
 
 @click.command("halves")
@@ -33,6 +33,16 @@ from .options import MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
     show_default=True,
     help="Pairs of halves that hold whole creators, trained before the others.",
 )
+@click.option(
+    "--left-out",
+    type=FILE,
+    multiple=True,
+    help="Score file of a method whose best items are left out, group by group; repeat. Trained before the others.",
+)
+@click.option("--left-out-split", default="test", show_default=True, help="Whose queries they are.")
+@click.option("--groups", default=6, show_default=True, help="Of queries that lose their items together.")
+@click.option("--group-size", default=10, show_default=True, help="Queries in a group.")
+@click.option("--top", default=10, show_default=True, help="Items that each query loses.")
 @click.option("--seed", default=0, show_default=True, help="Of the halves.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option(
@@ -52,6 +62,11 @@ def halves(
     whole: int,
     creators: bool,
     by_creator: int,
+    left_out: tuple[Path, ...],
+    left_out_split: str,
+    groups: int,
+    group_size: int,
+    top: int,
     seed: int,
     device: str,
     together: int,
@@ -67,6 +82,8 @@ def halves(
     from ..subject.run import checked_device
     from . import half_plan
     from .halves import GRIDS, Truth, train_halves, write_masks
+    from .left_out import FILE as FILE_OF_GROUPS
+    from .left_out import kept_without, query_groups, write_groups
     from .opening import Subject
     from .world import describe
 
@@ -81,6 +98,14 @@ def halves(
         sides = half_plan.creator_masks(hands, by_creator, seed)
         write_masks(out / "plan-creators.npz", sides, subject.data.ids)
         plan += half_plan.plan_by_creator(subject.recipe, sides)
+    if left_out:
+        asked = queries.split(left_out_split)
+        sets = query_groups(asked.prompts, groups, group_size, seed)
+        kept = {name: kept_without(s, sets, top) for name, s in subject.scores(left_out, asked).items()}
+        names_of = [[asked.names[at] for at in group] for group in sets]
+        counts = {name: [int((~mask).sum()) for mask in masks_of] for name, masks_of in kept.items()}
+        write_groups(out / FILE_OF_GROUPS, left_out_split, top, names_of, counts)
+        plan += half_plan.plan_without(subject.recipe, kept)
     plan += half_plan.plan_halves(subject.recipe, masks, second, whole)
     if creators:
         plan += half_plan.plan_creators(subject.recipe, hands, names)

@@ -21,7 +21,17 @@ from attributary_train.evaluation.bench import (
 )
 from attributary_train.evaluation.bench_creators import CreatorBench, open_creators
 from attributary_train.evaluation.bench_report import add_rivals, judge
-from attributary_train.evaluation.half_plan import half_masks
+from attributary_train.evaluation.half_plan import creator_masks, half_masks
+from attributary_train.evaluation.halves import write_masks
+from attributary_train.evaluation.left_out import (
+    FILE,
+    kept_without,
+    left_out_rows,
+    open_left_out,
+    query_groups,
+    run_name,
+    write_groups,
+)
 from attributary_train.evaluation.scores import ScoreFile, save_scores
 
 ITEMS, PAIRS, QUERIES = 60, 16, 30
@@ -56,6 +66,7 @@ class Planted:
             splits += [split] * QUERIES
             prompts += [f"word {at % 6}" for at in range(QUERIES)]
         self.names = names
+        self.prompts = prompts
         (self.folder / "truth.json").write_text("{}")
         self._tables(names, splits, prompts)
 
@@ -78,6 +89,14 @@ class Planted:
             pa.table({"id": self.ids, "creator": HANDS, "caption_concept": words, "caption_style": words}),
             self.folder / "items.parquet",
         )
+
+    def add(self, split, runs, masks):
+        """Trainings on what each mask [N] keeps, without noise, after those that are there."""
+        path = self.folder / f"losses-{split}.npz"
+        with np.load(path) as parts:
+            losses, before = parts["losses"], parts["runs"].tolist()
+        more = -(self.truth[split] @ np.array(masks).T).T.astype(np.float32)
+        np.savez(path, losses=np.concatenate([losses, more]), runs=np.array([*before, *runs]))
 
     def file(self, path, scores, split="validation", method="mine", digests=None, ids=None):
         names = tuple(name for name in self.names if name.startswith(split))
@@ -241,6 +260,70 @@ def test_creators_are_judged_by_what_is_lost_without_them(planted, tmp_path):
     told = judge(planted.folder, "validation", [mine], draws=10)["results"]
     table = told["creators, against leave-one-creator-out"]
     assert {row["method"] for row in table} == {"number of items", "spread of effects", "chance", "mine"}
+
+
+def test_halves_by_creator_are_judged_apart_from_the_others(planted, tmp_path):
+    masks = creator_masks(HANDS, 6)
+    write_masks(planted.folder / "plan-creators.npz", masks, planted.ids)
+    mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
+    before = judge(planted.folder, "validation", [mine], draws=10)["results"]
+    assert "halves that hold whole creators" not in before
+    planted.add("validation", [f"creators-half-{at:03d}" for at in range(12)], masks)
+    world = open_world(planted.folder, "validation", by="creators")
+    assert np.array_equal(world.kept, masks)
+    after = judge(planted.folder, "validation", [mine], draws=10)["results"]
+    assert after["methods"] == before["methods"]
+    rows = {(row["method"], row["measure"]): row for row in after["halves that hold whole creators"]}
+    assert rows["mine", "raw"]["value"] > 0.99
+    assert rows["mine", "raw"]["difference_low"] > 0 and "difference" not in rows["constant", "order"]
+    # All halves have as many items: that a creator has many is worth nothing.
+    counted = Bench(world, draws=10).of(np.ones((QUERIES, ITEMS)))
+    assert counted.interval.value == 0.0
+
+
+def test_items_left_out_in_groups_are_judged_by_what_their_own_queries_lose(planted):
+    truth = planted.truth["validation"]
+    blind = np.random.default_rng(5).random(truth.shape)
+    prompts = [planted.prompts[at] for at, name in enumerate(planted.names) if name.startswith("validation")]
+    names = [name for name in planted.names if name.startswith("validation")]
+    groups = query_groups(prompts, 5, 6)
+    assert query_groups(prompts, 3, 6) == groups[:3]
+    assert sorted(at for group in groups for at in group) == sorted({at for group in groups for at in group})
+    assert all(len({prompts[at] for at in group}) == 6 for group in groups)
+    with pytest.raises(EvaluationError, match="30 queries make"):
+        query_groups(prompts, 6, 6)
+    kept = {name: kept_without(scores, groups, 2) for name, scores in (("sees", truth), ("blind", blind))}
+    assert all(
+        not mask[np.argsort(-truth[at])[:2]].any()
+        for mask, g in zip(kept["sees"], groups, strict=True)
+        for at in g
+    )
+    path = planted.folder / FILE
+    named = [[names[at] for at in group] for group in groups]
+    world = open_world(planted.folder, "validation")
+    assert open_left_out(planted.folder, world) is None
+    for method, masks in kept.items():
+        write_groups(path, "validation", 2, named, {method: [int((~mask).sum()) for mask in masks]})
+    assert open_left_out(planted.folder, world) is None
+    for method, masks in kept.items():
+        planted.add("validation", [run_name(method, at) for at in range(5)], masks)
+    found = open_left_out(planted.folder, world)
+    assert found.groups == 5 and found.rises["sees"].shape == (5, 6)
+    rows = {row["method"]: row for row in left_out_rows(found, ["blind"])}
+    assert rows["sees"]["low"] > 0 and rows["sees"]["difference_low"] > 0 and rows["sees"]["queries"] == 30
+    assert rows["blind"]["low"] < 0.2 * rows["sees"]["value"]
+    assert judge(planted.folder, "validation", [], draws=10)["results"]["leave-K-out, in groups"]
+    assert open_left_out(planted.folder, open_world(planted.folder, "test")) is None
+    # What was said of other queries is not overwritten; fewer groups of the same take nothing away.
+    write_groups(path, "validation", 2, named[:2], {})
+    assert json.loads(path.read_text())["groups"] == named
+    with pytest.raises(EvaluationError, match="other queries"):
+        write_groups(path, "validation", 3, named, {})
+    with pytest.raises(EvaluationError, match="other queries"):
+        write_groups(path, "validation", 2, named[::-1], {})
+    path.write_text("{}")
+    with pytest.raises(EvaluationError, match="lacks count"):
+        open_left_out(planted.folder, world)
 
 
 def test_the_command_prints_one_object(planted, tmp_path):

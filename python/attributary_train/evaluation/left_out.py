@@ -1,0 +1,161 @@
+"""Leave-K-out in groups: one training without the K best items of several queries at once, for each method.
+
+A training a query and method costs as much as what it tells is small. Queries that share no prompt hardly share items,
+so a dozen of them can lose theirs together; what a query loses when only the others' items are missing is taken off,
+and with it what any removal of so many items does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attributary_train.errors import EvaluationError
+from attributary_train.evaluation.bench import World, arrays
+from attributary_train.evaluation.ranking import Floats, Scores, top_rows
+from attributary_train.evaluation.stats import mean_interval, paired_interval
+from attributary_train.evaluation.tables import interval_row
+from attributary_train.files import write_text
+
+FILE = "left-out.json"
+
+
+def query_groups(prompts: Sequence[str], groups: int, size: int, seed: int = 0) -> list[list[int]]:
+    """`groups` lists of `size` positions, no prompt twice in one; the first ones are the same whatever their number."""
+    waiting = np.random.default_rng(seed).permutation(len(prompts)).tolist()
+    out: list[list[int]] = []
+    while len(out) < groups:
+        group: list[int] = []
+        for at in waiting:
+            if len(group) < size and prompts[at] not in {prompts[other] for other in group}:
+                group.append(at)
+        if len(group) < size:
+            raise EvaluationError("groups", f"{groups} of {size}; the {len(prompts)} queries make {len(out)}")
+        waiting = [at for at in waiting if at not in group]
+        out.append(group)
+    return out
+
+
+def kept_without(scores: Scores, groups: Sequence[Sequence[int]], count: int) -> list[Any]:
+    """Masks bool [N], one a group: all items but the `count` best of each of its queries; scores [Q, N]."""
+    top = top_rows(scores, count)
+    out = []
+    for group in groups:
+        kept = np.ones(scores.shape[1], bool)
+        kept[top[list(group)].ravel()] = False
+        out.append(kept)
+    return out
+
+
+def run_name(method: str, group: int) -> str:
+    """Of a training without what a method names for a group."""
+    return f"without-{method}-{group:02d}"
+
+
+def write_groups(
+    path: Path, split: str, count: int, groups: Sequence[Sequence[str]], removed: Mapping[str, Sequence[int]]
+) -> None:
+    """Say whose items were left out together, and how many by each method; what is there of other methods stays.
+
+    Raises `EvaluationError` if the file is about other queries or another count.
+    """
+    facts: dict[str, Any] = {"split": split, "count": count, "groups": [list(group) for group in groups]}
+    known = read_groups(path)
+    if known is not None:
+        shared = min(len(known["groups"]), len(groups))
+        if (known["split"], known["count"]) != (split, count) or known["groups"][:shared] != facts["groups"][
+            :shared
+        ]:
+            raise EvaluationError(str(path), "is about other queries or another count; choose another folder")
+        facts["groups"] = max(known["groups"], facts["groups"], key=len)
+        removed = {**known["removed"], **removed}
+    facts["removed"] = {name: list(values) for name, values in removed.items()}
+    write_text(path, json.dumps(facts, indent=1) + "\n", EvaluationError)
+
+
+def read_groups(path: Path) -> dict[str, Any] | None:
+    """What `write_groups` wrote; None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise EvaluationError(str(path), f"not readable: {error}") from error
+    missing = {"groups", "split", "count", "removed"} - set(facts)
+    if missing:
+        raise EvaluationError(str(path), f"lacks {sorted(missing)[0]}")
+    return facts
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """rises: by method, float64 [G, S]: how much more a query loses without its own K best than without those of other
+    groups' queries; `groups`: how many groups every method has; removed: items a training lacks, the mean."""
+
+    count: int
+    groups: int
+    rises: dict[str, Floats]
+    removed: dict[str, float]
+
+
+def open_left_out(folder: Path, world: World) -> LeftOut | None:
+    """Groups for which every method is trained; None if they are of another split, or fewer than two are trained."""
+    facts = read_groups(folder / FILE)
+    if facts is None or facts["split"] != world.split:
+        return None
+    table = arrays(folder / f"losses-{world.split}.npz")
+    losses = dict(zip(table["runs"].tolist(), table["losses"].astype(np.float64), strict=True))
+    methods = [name for name in facts["removed"] if run_name(name, 0) in losses]
+    whole = [
+        at for at in range(len(facts["groups"])) if all(run_name(method, at) in losses for method in methods)
+    ]
+    if not methods or len(whole) < 2:
+        return None
+    column = {name: at for at, name in enumerate(world.names)}
+    try:
+        rows = [[column[name] for name in facts["groups"][at]] for at in whole]
+    except KeyError as error:
+        raise EvaluationError(str(folder / FILE), f"no {world.split} query {error}") from error
+    rises = {}
+    for method in methods:
+        each = np.stack([losses[run_name(method, at)] for at in whole])
+        rises[method] = np.stack(
+            [each[at, own] - np.delete(each, at, axis=0)[:, own].mean(axis=0) for at, own in enumerate(rows)]
+        )
+    removed = {method: float(np.mean([facts["removed"][method][at] for at in whole])) for method in methods}
+    return LeftOut(int(facts["count"]), len(whole), rises, removed)
+
+
+def left_out_rows(found: LeftOut, rivals: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a method: the mean rise in thousandths of loss, and what it is above the best of `rivals`, by query.
+
+    Items that say nothing of a query have a rise of 0 by construction.
+    """
+    order = sorted(found.rises, key=lambda name: -found.rises[name].mean())
+    best = next((name for name in order if name in rivals), None)
+    out = []
+    for name in order:
+        rise = 1000 * found.rises[name].ravel()
+        row = {
+            "method": name,
+            "measure": f"rise of loss without {found.count} items, x 1000",
+            "queries": len(rise),
+            "removed": round(found.removed[name], 1),
+            **interval_row(mean_interval(rise)),
+            "queries_that_lose": round(float((rise > 0).mean()), 3),
+        }
+        if best is not None and name != best:
+            gap = interval_row(paired_interval(rise, 1000 * found.rises[best].ravel()))
+            row |= {
+                "less": best,
+                "difference": gap["value"],
+                "difference_low": gap["low"],
+                "difference_high": gap["high"],
+            }
+        out.append(row)
+    return out
