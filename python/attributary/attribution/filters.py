@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.bundle.items import ItemTable
+from attributary.bundle.names import same_name
 from attributary.delta.journal.records import NOBODY, Former
 from attributary.errors import InvalidArgumentError
 
@@ -79,7 +80,7 @@ class FilterCompiler:
         ):
             for list_ in (f"include_{kind}s", f"exclude_{kind}s"):
                 for name in getattr(filter_, list_):
-                    if name not in codes and name not in former:
+                    if name not in codes and same_name(name) not in former:
                         raise InvalidArgumentError(
                             f"{field}.{list_}", f"no item has the {kind} {name[:80]!r}"
                         )

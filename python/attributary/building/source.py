@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from attributary.bundle.items import GROUP, ITEMS, select_columns, table_problem
+from attributary.bundle.names import same_name
 from attributary.errors import BundleError, InvalidArgumentError
 
 
@@ -38,7 +38,10 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
     path = directory / ITEMS
     table = _read(path)
     if exclude_creators:
-        table = table.filter(pc.invert(pc.is_in(table["creator"], pa.array(exclude_creators))))
+        left_out = set(map(same_name, exclude_creators))
+        table = table.filter(
+            pa.array([same_name(str(name)) not in left_out for name in table["creator"].to_pylist()])
+        )
     table = table if limit is None else table.slice(0, limit)
     pictures = _pictures(directory, table)
     return Source(items_table(table, path), pictures, GROUP in table.column_names)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .items import Facts, ItemRecord, ItemTable
+from .names import Codes, same_name
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -49,8 +51,8 @@ class AddedItems:
         self.rows: dict[int, int] = {}
         self.creator_names = list(base.creator_names)
         self.licence_names = list(base.licence_names)
-        self.creator_codes = dict(base.creator_codes)
-        self.licence_codes = dict(base.licence_codes)
+        self.creator_codes = Codes(base.creator_names)
+        self.licence_codes = Codes(base.licence_names)
         self._creators = GrowingArray(base.creator_of_row)
         self._licences = GrowingArray(base.licence_of_row)
         self._groups = GrowingArray(base.group_of_row)
@@ -64,6 +66,9 @@ class AddedItems:
 
     def append(self, items: Sequence[ItemRecord]) -> ItemsWithAdded:
         """Append rows and return the table with them. Ids must be new."""
+        items = [
+            replace(item, creator=same_name(item.creator), licence=same_name(item.licence)) for item in items
+        ]
         for item in items:
             self.rows[item.id] = len(self.base) + len(self.records)
             self.records.append(item)
@@ -193,8 +198,8 @@ class ItemsWithAdded(ItemTable):
         return np.concatenate([self._added.base.rows_from(source), np.array(added, np.int64)])
 
 
-def _code(name: str, codes: dict[str, int], names: list[str]) -> int:
-    code = codes.get(name)
+def _code(name: str, codes: Codes, names: list[str]) -> int:
+    code = codes.code(name)
     if code is None:
         # The name first: whoever finds the code must find its name.
         names.append(name)

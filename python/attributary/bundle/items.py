@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from attributary.errors import BundleError
+
+from .names import Codes, same_name
 
 ITEMS = "items.parquet"
 # What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
@@ -79,8 +81,8 @@ class ItemTable:
         self._text = {name: _text(table, name) for name in ("caption", "creator_url", "uri")}
         self.creator_of_row, self.creator_names = _codes(table, "creator")
         self.licence_of_row, self.licence_names = _codes(table, "licence")
-        self.creator_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.creator_names)}
-        self.licence_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.licence_names)}
+        self.creator_codes = Codes(self.creator_names)
+        self.licence_codes = Codes(self.licence_names)
         self._ids_of_creator = _ids_by_name(table, ids)
         self._groups = _numpy(table, "near_dup_group")
         # Dense codes, as the rescoring kernel wants them.
@@ -266,9 +268,9 @@ def _ids_by_name(table: pa.Table, ids: pa.Array[Any] | None) -> dict[str, tuple[
         return {}
     names = table.column("creator").take(pc.list_parent_indices(ids))
     pairs = pa.table({"creator": names, "id": pc.list_flatten(ids)})
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
     for pair in pairs.group_by(["creator", "id"]).aggregate([]).to_pylist():
-        found.setdefault(pair["creator"], []).append(pair["id"])
+        found.setdefault(same_name(pair["creator"]), set()).add(pair["id"])
     return {name: tuple(sorted(entries)) for name, entries in found.items()}
 
 
@@ -292,6 +294,9 @@ def _text(table: pa.Table, name: str) -> pa.Array[Any]:
 
 def _codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
     column = table.column(name)
-    names = pc.unique(column).sort()
-    codes = _plain(pc.index_in(column, value_set=names))
-    return codes.astype(np.int32), [str(value) for value in names.to_pylist()]
+    spelled = pc.unique(column).sort()
+    found = [same_name(str(value)) for value in spelled.to_pylist()]
+    names = sorted(set(found))
+    place = {name: code for code, name in enumerate(names)}
+    codes = np.array([place[name] for name in found], np.int32)
+    return codes[_plain(pc.index_in(column, value_set=spelled))], names

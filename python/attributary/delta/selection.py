@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
+from attributary.bundle.names import same_name
 from attributary.errors import InvalidArgumentError
 
 MAX_IDS = 1_000_000
@@ -38,6 +39,8 @@ class Selection:
             raise InvalidArgumentError(
                 "selection.ids", f"must hold at most {MAX_IDS} ids, got {len(self.ids)}"
             )
+        for name in ("creator", "licence"):
+            object.__setattr__(self, name, same_name(getattr(self, name)))
 
     def __str__(self) -> str:
         """As the audit has it; ids speak for themselves."""
@@ -56,7 +59,9 @@ class Selection:
             return item.id in self.ids
         if self.source:
             return item.uri.startswith(self.source)
-        return item.creator == self.creator if self.creator else item.licence == self.licence
+        if self.creator:
+            return same_name(item.creator) == self.creator
+        return same_name(item.licence) == self.licence
 
     def rows(self, snapshot: Snapshot) -> NDArray[np.int64]:
         """Rows of the chosen items that are still there, ascending, int64."""
@@ -72,7 +77,8 @@ class Selection:
                 if self.creator
                 else (items.licence_codes, items.licence_of_row)
             )
-            rows = np.flatnonzero(of_row == codes.get(self.creator or self.licence, -1)).astype(np.int64)
+            code = codes.code(self.creator or self.licence)
+            rows = np.flatnonzero(of_row == (-1 if code is None else code)).astype(np.int64)
         return rows if snapshot.alive is None else rows[snapshot.alive[rows]]
 
     def check_known(self, snapshot: Snapshot) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.bundle.names import same_name
 from attributary.errors import InvalidArgumentError, OutputError
 
 from . import money
@@ -96,7 +97,7 @@ def payout(run: Path, terms: Terms) -> Payout:
     answered = summary["answered"]
     if not answered:
         raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
-    rows = table.to_pylist()
+    terms, rows = _spelled_once(terms), _by_creator(table.to_pylist())
     names = [row["creator"] for row in rows]
     if unknown := sorted(terms.excluded.difference(names, terms.brought)):
         raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
@@ -164,6 +165,27 @@ def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
         "unattributed": [{"what": what, "amount": str(amount)} for what, amount in statement.rest],
         "method": list(method),
     }
+
+
+def _spelled_once(terms: Terms) -> Terms:
+    """The terms with creators as `same_name` spells them."""
+    brought: dict[str, Decimal] = {}
+    for name, due in terms.brought.items():
+        brought[same_name(name)] = brought.get(same_name(name), terms.pool * 0) + due
+    return replace(terms, excluded=frozenset(map(same_name, terms.excluded)), brought=brought)
+
+
+def _by_creator(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's rows, those of one creator added up: runs from before may hold a name in several spellings."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        row["creator"] = same_name(row["creator"])
+        there = found.setdefault(row["creator"], row)
+        if there is not row:
+            for name in ("share_in_distribution", "generations", *_INTERVAL):
+                one, other = there.get(name), row.get(name)
+                there[name] = None if one is None or other is None else one + other
+    return list(found.values())
 
 
 def _line(terms: Terms, row: Mapping[str, Any], amount: Decimal, part: Fraction, whole: Fraction) -> Line:

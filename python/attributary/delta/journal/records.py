@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.bundle.items import LOOK, ItemRecord
+from attributary.bundle.names import same_name
 
 from .log import DamageError
 
@@ -199,8 +200,10 @@ class Changes:
         """Creators and licences that are known although they may have no item any more."""
         deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
         return self.former | Former(
-            frozenset(what.removeprefix("creator=") for what in deleted if what.startswith("creator=")),
-            frozenset(what.removeprefix("licence=") for what in deleted if what.startswith("licence=")),
+            *(
+                frozenset(same_name(what.removeprefix(kind)) for what in deleted if what.startswith(kind))
+                for kind in ("creator=", "licence=")
+            )
         )
 
     def take(self, record: Added | Deleted) -> None:
@@ -253,7 +256,7 @@ def _opened(fields: dict[str, Any]) -> Opened:
         raise UnreadableError("of another release's format")
     past = tuple(_entry(entry) for entry in fields.pop("past"))
     # Journals from before it was there have none.
-    former = {kind: frozenset(names) for kind, names in fields.pop("former", {}).items()}
+    former = {kind: frozenset(map(same_name, names)) for kind, names in fields.pop("former", {}).items()}
     return Opened(**fields, past=past, former=Former(**former))
 
 

@@ -1,0 +1,46 @@
+"""Names of creators and licences: two spellings that nobody can tell apart are one name.
+
+Tables that were put together from several places hold "Müller" in both forms that Unicode has for it, names with two
+blanks, or with signs that are not seen. Taken for two creators, one would stay when the other opts out.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# Controls, and what Unicode calls default ignorable: joiners, marks of direction, selectors of variants, fillers.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def same_name(name: str) -> str:
+    """Return how a name is spelled here: composed (NFC), blanks single and inside only, without what is not seen.
+
+    Capitals and letters that only look alike are somebody else's. A name of nothing that is seen stays as it is.
+    """
+    if name.isascii() and name.isprintable() and name.strip() == name and "  " not in name:
+        return name
+    return " ".join(unicodedata.normalize("NFC", _UNSEEN.sub("", name)).split()) or name
+
+
+class Codes(dict[str, int]):
+    """Codes by name, whichever way it is spelled."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """Codes from 0; `names` are spelled as `same_name` has them."""
+        super().__init__((name, code) for code, name in enumerate(names))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(same_name(name))
+
+    def __getitem__(self, name: str) -> int:
+        return super().__getitem__(same_name(name))
+
+    def code(self, name: str) -> int | None:
+        """The code of a name, None if nobody has it."""
+        return super().get(same_name(name))
