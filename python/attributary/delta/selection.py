@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
+from attributary.bundle.creator_name import creator_name
 from attributary.bundle.items import ItemRecord
 from attributary.errors import InvalidArgumentError
 
@@ -56,7 +57,9 @@ class Selection:
             return item.id in self.ids
         if self.source:
             return item.uri.startswith(self.source)
-        return item.creator == self.creator if self.creator else item.licence == self.licence
+        if self.creator:
+            return item.creator == creator_name(self.creator)
+        return item.licence == self.licence
 
     def rows(self, snapshot: Snapshot) -> NDArray[np.int64]:
         """Rows of the chosen items that are still there, ascending, int64."""
@@ -67,12 +70,12 @@ class Selection:
         elif self.source:
             rows = items.rows_from(self.source)
         else:
-            codes, of_row = (
-                (items.creator_codes, items.creator_of_row)
+            code, of_row = (
+                (items.creator_code(self.creator), items.creator_of_row)
                 if self.creator
-                else (items.licence_codes, items.licence_of_row)
+                else (items.licence_codes.get(self.licence), items.licence_of_row)
             )
-            rows = np.flatnonzero(of_row == codes.get(self.creator or self.licence, -1)).astype(np.int64)
+            rows = np.flatnonzero(of_row == (-1 if code is None else code)).astype(np.int64)
         return rows if snapshot.alive is None else rows[snapshot.alive[rows]]
 
     def check_known(self, snapshot: Snapshot) -> None:
@@ -93,7 +96,7 @@ class Selection:
         else:
             what, name = ("creator", self.creator) if self.creator else ("licence", self.licence)
             known = items.creator_names if self.creator else items.licence_names
-            if name not in known:
+            if (creator_name(name) if self.creator else name) not in known:
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
     @staticmethod

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary.bundle.creator_name import creator_name
 from attributary.bundle.items import LOOK, ItemRecord
 
 from .log import DamageError
@@ -47,6 +48,9 @@ class Former:
 
     creators: frozenset[str] = frozenset()
     licences: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "creators", frozenset(map(creator_name, self.creators)))
 
     def __or__(self, other: Former) -> Former:
         return Former(self.creators | other.creators, self.licences | other.licences)
