@@ -149,10 +149,10 @@ class FilterCompiler:
         items = self._items
         passing = np.ones(len(items), bool) if self._alive is None else self._alive.copy()
         for names, code_of, of_row, wanted in (
-            (filter_.include_creators, items.creator_code, items.creator_of_row, True),
-            (filter_.exclude_creators, items.creator_code, items.creator_of_row, False),
-            (filter_.include_licences, items.licence_codes.get, items.licence_of_row, True),
-            (filter_.exclude_licences, items.licence_codes.get, items.licence_of_row, False),
+            (filter_.include_creators, items.creator_codes.code, items.creator_of_row, True),
+            (filter_.exclude_creators, items.creator_codes.code, items.creator_of_row, False),
+            (filter_.include_licences, items.licence_codes.code, items.licence_of_row, True),
+            (filter_.exclude_licences, items.licence_codes.code, items.licence_of_row, False),
         ):
             if names:
                 listed = np.isin(of_row, [code for name in names if (code := code_of(name)) is not None])

@@ -8,8 +8,8 @@ import pytest
 from attributary.attribution.filters import FilterCompiler
 from attributary.attribution.types import Filter
 from attributary.building.source import read_source
-from attributary.bundle.names import names_nobody, same_name
 from attributary.bundle.items import ItemRecord, ItemTable
+from attributary.bundle.names import names_nobody, same_name
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Former
 from attributary.errors import InvalidArgumentError
