@@ -27,7 +27,7 @@ from attributary.errors import OverloadedError
 from attributary.pictures.looks import Newcomer, is_flat
 
 from .items import Embedder, NewItem
-from .journal.records import Entry
+from .journal.records import Added, Entry
 
 # uint8 [S, S, 3] and int64 [T], as `Embedder.prepare` returns them.
 Prepared: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -115,6 +115,18 @@ class Entrance:
             if not snapshot.filters.count_of(placed.item.creator):
                 return Verdict(held="the creator is new here")
         return Verdict(next(iter(older), None))
+
+    def older_than(
+        self, snapshot: Snapshot, waited: Added, together: Sequence[Placed]
+    ) -> tuple[Placed, int | None]:
+        """What has waited, to be let in after `together`, and the row of the oldest item that it looks like.
+
+        Judged anew: what waits is compared with nothing else that waits, and others have entered since.
+        """
+        item, look = waited.items[0], np.zeros(LOOK, np.int8) if waited.looks is None else waited.looks[0]
+        new = NewItem(item.id, b"", item.caption, item.creator)
+        placed = Placed(new, waited.vectors[0], waited.vectors[0], Newcomer.of_look(look))
+        return placed, next(iter(self._older(snapshot, placed, together)), None)
 
     def _older(self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed]) -> list[int]:
         """Rows that an item looks like, oldest first: of its creator upright, of others mirrored or turned as well."""
