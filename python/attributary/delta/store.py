@@ -19,7 +19,6 @@ import numpy as np
 from attributary.attribution.engine import Engine
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.bundle import delta_path
-from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
     AttributaryError,
@@ -31,7 +30,7 @@ from attributary.errors import (
 
 from .compact import compacted
 from .delivery import Delivery
-from .entry import OPERATOR, Entrance, Placed, Terms, check_quota
+from .entry import OPERATOR, Entrance, Terms, check_quota
 from .held import Held
 from .items import Embedder, NewItem
 from .journal.place import adopt
@@ -136,19 +135,7 @@ class Store:
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_room(len(waits), entering=True)
-            items, records, together = self._snapshot.bundle.items, list[ItemRecord](), list[Placed]()
-            for record in waits:
-                placed, row = self._entrance.older_than(self._snapshot, record, together)
-                if record.like is not None and (known := items.row_of(record.like)) is not None:
-                    row = known
-                if row is None:
-                    group = self._snapshot.shared.items.fresh_group() + len(records)
-                elif row < len(items):
-                    group = items.near_dup_group(row)
-                else:
-                    group = records[row - len(items)].near_dup_group
-                records.append(replace(record.items[0], near_dup_group=group))
-                together.append(placed)
+            records = self._entrance.let_in(self._snapshot, waits)
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])
