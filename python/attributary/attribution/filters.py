@@ -62,7 +62,7 @@ class FilterCompiler:
         former: Former = NOBODY,
     ) -> None:
         self._items = items
-        self._former = former
+        self.former = former
         self._exact_below = exact_below
         self._alive = alive
         self._cache: OrderedDict[Filter, Allowed] = OrderedDict()
@@ -75,8 +75,8 @@ class FilterCompiler:
         """
         items = self._items
         for kind, codes, former in (
-            ("creator", items.creator_codes, self._former.creators),
-            ("licence", items.licence_codes, self._former.licences),
+            ("creator", items.creator_codes, self.former.creators),
+            ("licence", items.licence_codes, self.former.licences),
         ):
             for list_ in (f"include_{kind}s", f"exclude_{kind}s"):
                 for name in getattr(filter_, list_):
@@ -89,6 +89,11 @@ class FilterCompiler:
     def creators(self) -> NDArray[np.int64]:
         """How many items each creator has, by code; deleted ones are not counted."""
         return self._counts(self._items.creator_of_row)
+
+    def count_of(self, creator: str) -> int:
+        """How many items a creator has, deleted ones not counted; 0 for a name that nobody has."""
+        code = self._items.creator_codes.code(creator)
+        return 0 if code is None or code >= len(self.creators) else int(self.creators[code])
 
     @cached_property
     def licences(self) -> NDArray[np.int64]:
@@ -106,7 +111,7 @@ class FilterCompiler:
 
         How many items each creator and licence has is counted on from here, so that no query pays for it.
         """
-        following = FilterCompiler(items, self._exact_below, alive, self._former | former)
+        following = FilterCompiler(items, self._exact_below, alive, self.former | former)
         first = len(self._items)
         following.creators = _counted_on(self.creators, items.creator_of_row, first, gone)
         following.licences = _counted_on(self.licences, items.licence_of_row, first, gone)
@@ -124,7 +129,7 @@ class FilterCompiler:
                 (items.licence_codes, self.licences),
             )
         )
-        return self._former | Former(*gone)
+        return self.former | Former(*gone)
 
     def _counts(self, of_row: NDArray[np.int32]) -> NDArray[np.int64]:
         return np.bincount(of_row if self._alive is None else of_row[self._alive]).astype(np.int64)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class PromptNames:
                 letters += found[stop].letters
                 if len(letters) > _LONGEST_NAME:
                     break
-                if len(letters) >= _BEGINNING and letters[:_BEGINNING] not in self._beginnings:
+                if len(letters) >= _BEGINNING and not self._begins_one(letters):
                     break
                 spelled &= found[stop].single
                 one = stop == at or spelled
@@ -132,6 +133,13 @@ class PromptNames:
             if longest:
                 yield found[at].start, found[at + longest - 1].end
             at += longest or 1
+
+    def _begins_one(self, letters: str) -> bool:
+        """Whether a name begins so; else a prompt of spelled letters would be read over and over."""
+        if letters[:_BEGINNING] not in self._beginnings:
+            return False
+        place = bisect_left(self._sorted, letters)
+        return place < len(self._sorted) and self._sorted[place].startswith(letters)
 
     def _counts(self, letters: str, one: bool, prompt: str, start: int) -> bool:
         """Whether letters, of one word or of several, are a name that starts here."""
@@ -154,6 +162,10 @@ class PromptNames:
     @cached_property
     def _beginnings(self) -> frozenset[str]:
         return frozenset("".join(name)[:_BEGINNING] for name in self._names)
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self._everywhere)
 
     @cached_property
     def _of_several(self) -> frozenset[str]:

@@ -194,7 +194,10 @@ class Snapshot:
     def _replaced(
         self, items: ItemTable, added32: NDArray[np.float32], dead: NDArray[np.int64], changes: Changes
     ) -> NDArray[np.int64]:
-        """Rows of deleted items that the additions of a step bring back: same creator, same vector, added later."""
+        """Rows of deleted items that the additions of a step bring back: same creator, same vector, added later.
+
+        Each brings back one, the first that nothing else has: what two items had is not one's, nor anybody else's.
+        """
         first = len(self.bundle.vectors) + len(self.added)
         new = added32[len(self.added) :]
         creators = items.creator_of_row[first:]
@@ -209,7 +212,8 @@ class Snapshot:
         }
         added_at = np.array([when["add"].get(item.id, 0) for item in changes.added])
         found = []
-        dead = dead[np.isin(items.creator_of_row[dead], creators)]
+        waiting = np.ones(len(new), bool)  # additions that have brought nothing back
+        dead = dead[np.isin(items.creator_of_row[dead], creators) & ~np.isin(dead, self.replaced)]
         for start in range(0, len(dead), _BLOCK):
             rows = dead[start : start + _BLOCK]
             vectors = np.empty((len(rows), added32.shape[1]), np.float32)
@@ -220,7 +224,11 @@ class Snapshot:
             died_at = np.array([when["delete"].get(items.id_of(row), 0) for row in rows.tolist()])
             same = (vectors @ new.T >= _SAME_COSINE) & (died_at[:, None] < added_at)
             same &= items.creator_of_row[rows][:, None] == creators
-            found.append(rows[same.any(axis=1)])
+            free = np.ones(len(rows), bool)
+            for place in np.flatnonzero(same.any(axis=0) & waiting).tolist():
+                for row in np.flatnonzero(same[:, place] & free)[:1].tolist():
+                    free[row] = waiting[place] = False
+            found.append(rows[~free])
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def showing(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:

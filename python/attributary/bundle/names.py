@@ -23,14 +23,17 @@ _BLANKS = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 # What programs write where nobody is named. "Nan" and "Null" are names of people.
 _NOBODY = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A"})
 UNKNOWN = "unknown"
+_LONGEST = 512
 
 
 def same_name(name: str) -> str:
     """Return how a name is spelled here: composed (NFC), blanks single and inside only, without what is not seen.
 
-    Capitals and letters that only look alike are somebody else's. A name of nothing that is seen stays as it is.
+    Capitals and letters that only look alike are somebody else's. A name of nothing that is seen stays as it is, and so
+    does one that is longer than names are: callers send such, and ordering the accents of a long one takes seconds.
     """
-    if name.isascii() and name.isprintable() and name.strip() == name and "  " not in name:
+    plain = name.isascii() and name.isprintable() and name.strip() == name and "  " not in name
+    if plain or len(name) > _LONGEST:
         return name
     return _BLANKS.sub(" ", unicodedata.normalize("NFC", _UNSEEN.sub("", name))).strip(" ") or name
 
@@ -48,7 +51,8 @@ class Codes(dict[str, int]):
         super().__init__((name, code) for code, name in enumerate(names))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(same_name(name))
+        # Filters hold thousands of names, most of them as they are spelled here.
+        return isinstance(name, str) and (super().__contains__(name) or super().__contains__(same_name(name)))
 
     def __getitem__(self, name: str) -> int:
         return super().__getitem__(same_name(name))

@@ -13,7 +13,7 @@ The operator, at the command line or with an admin token, is held to the first r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.added_items import GrowingArray
-from attributary.bundle.items import LOOK
+from attributary.bundle.items import LOOK, ItemRecord
 from attributary.errors import OverloadedError
 from attributary.pictures.looks import Newcomer, is_flat
 
 from .items import Embedder, NewItem
-from .journal.records import Entry
+from .journal.records import Added, Entry
 
 # uint8 [S, S, 3] and int64 [T], as `Embedder.prepare` returns them.
 Prepared: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -112,10 +112,34 @@ class Entrance:
                     return Verdict(row, f"looks like item {older_id} of another creator, which is older")
             if placed.item.near_dup_of is not None and not older:
                 return Verdict(held="is declared a near duplicate and does not look like it")
-            code = snapshot.bundle.items.creator_codes.code(placed.item.creator)
-            if code is None or not snapshot.filters.creators[code]:
+            if not snapshot.filters.count_of(placed.item.creator):
                 return Verdict(held="the creator is new here")
         return Verdict(next(iter(older), None))
+
+    def let_in(self, snapshot: Snapshot, waited: Sequence[Added]) -> list[ItemRecord]:
+        """What has waited, one item a record, as it enters: in the group of the oldest item that it looks like.
+
+        Judged anew: what waits was compared with nothing else that waits, and others have entered since.
+        """
+        items, records, together = snapshot.bundle.items, list[ItemRecord](), list[Placed]()
+        for one in waited:
+            item, look = one.items[0], np.zeros(LOOK, np.int8) if one.looks is None else one.looks[0]
+            new = NewItem(item.id, b"", item.caption, item.creator)
+            placed = Placed(new, one.vectors[0], one.vectors[0], Newcomer.of_look(look))
+            row = None if one.like is None else items.row_of(one.like)
+            if row is None:
+                row = next(iter(self._older(snapshot, placed, together)), None)
+            if row is None:
+                group = snapshot.shared.items.fresh_group() + len(records)
+            else:
+                group = (
+                    items.near_dup_group(row)
+                    if row < len(items)
+                    else records[row - len(items)].near_dup_group
+                )
+            records.append(replace(item, near_dup_group=group))
+            together.append(placed)
+        return records
 
     def _older(self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed]) -> list[int]:
         """Rows that an item looks like, oldest first: of its creator upright, of others mirrored or turned as well."""

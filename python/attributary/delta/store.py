@@ -19,7 +19,6 @@ import numpy as np
 from attributary.attribution.engine import Engine
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.bundle import delta_path
-from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
     AttributaryError,
@@ -136,13 +135,7 @@ class Store:
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_room(len(waits), entering=True)
-            records: list[ItemRecord] = []
-            for record in waits:
-                item = record.items[0]
-                row = None if record.like is None else self._snapshot.bundle.items.row_of(record.like)
-                group = None if row is None else self._snapshot.bundle.items.near_dup_group(row)
-                fresh = self._snapshot.shared.items.fresh_group() + len(records)
-                records.append(replace(item, near_dup_group=fresh if group is None else group))
+            records = self._entrance.let_in(self._snapshot, waits)
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])

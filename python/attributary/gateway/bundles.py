@@ -10,6 +10,7 @@ from time import monotonic
 import structlog
 
 from attributary.attribution.prepare import Preparer
+from attributary.delta.selection import MAX_IDS, Selection
 from attributary.errors import BundleError, InvalidArgumentError, PreconditionError
 from attributary.v1 import admin_pb2 as pb
 
@@ -73,6 +74,7 @@ class BundleService:
                 served = self._registry.add(opened.engine, opened.store)
             before = ""
             if request.alias:
+                await self._keep_deletions(served.bundle_id, who)
                 before = self._id_behind(request.alias)
                 self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned)
         log.info(
@@ -106,6 +108,7 @@ class BundleService:
         self._check_followed(request.alias)
         self._check_alone()
         async with self._changing:
+            await self._keep_deletions(request.bundle, who)
             before = self._id_behind(request.alias)
             self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
             now = self._id_behind(request.alias)
@@ -126,6 +129,18 @@ class BundleService:
             if served.store is not None and served.store.directory == place:
                 return served
         return None
+
+    async def _keep_deletions(self, bundle: str, who: str) -> None:
+        """Delete for good from a bundle that drains, and is to serve again, what the one in its place has deleted."""
+        while (store := (served := self._registry.find(bundle)).store) is not None and served.draining:
+            gone = served.pipeline.engine.snapshot.deleted.keys() - store.snapshot.deleted.keys()
+            if not gone:
+                return
+            ids, why = (
+                Selection(tuple(sorted(gone)[:MAX_IDS])),
+                "deleted while another bundle was in its place",
+            )
+            await asyncio.to_thread(store.delete, ids, who=who, why=why)
 
     async def _opened(self, place: Path) -> Opened:
         if self._open_bundle is None:

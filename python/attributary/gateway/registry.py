@@ -52,7 +52,9 @@ class Served:
         math.inf
     )  # on the monotonic clock: when a draining bundle goes; infinity for one that serves
     successor: Served | None = None  # what took its place, if something did
-    inherited: Snapshot | None = None  # of the last successor: its deletions hold here, too
+    inherited: tuple[Snapshot, Snapshot] | None = (
+        None  # the last successor's, whose deletions hold here, and this one
+    )
     go: asyncio.Event = field(default_factory=asyncio.Event)  # a draining bundle that is set goes at once
     leaving: asyncio.Task[None] | None = None
 
@@ -139,6 +141,9 @@ class Registry:
         """Serve a bundle under its id; the same bundle, opened before, gives way with its aliases."""
         served = Served(self._start(engine), store)
         before = self._bundles.get(served.bundle_id)
+        if before is not None and self._is_current(before):
+            # What was deleted while another bundle was in its place is not on the disk.
+            inherit_deletions(engine, before.pipeline.engine.snapshot, compacted=True)
         self._bundles[served.bundle_id] = served
         if before is not None:
             self._move(before, served, 0.0)
@@ -234,10 +239,13 @@ class Registry:
         while following.successor is not None:
             compacted &= _compacted_from(following.successor) == following.bundle_id
             following = following.successor
-        if following is served or following.pipeline.engine.snapshot is served.inherited:
+        engine, successor = served.pipeline.engine, following.pipeline.engine.snapshot
+        before, after = served.inherited or (None, None)
+        # The second: a change that was under way when this bundle was replaced may have come since.
+        if following is served or (before is successor and after is engine.snapshot):
             return True
-        served.inherited = following.pipeline.engine.snapshot
-        if inherit_deletions(served.pipeline.engine, served.inherited, compacted):
+        if inherit_deletions(engine, successor, compacted):
+            served.inherited = successor, engine.snapshot
             return True
         del self._bundles[served.bundle_id]
         served.go.set()

@@ -67,9 +67,18 @@ class Newcomer:
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         """`pixels` is uint8 RGB [S, S, 3]."""
-        self.look = look_of(pixels)
-        views = [unit(frequencies(view)) for view in _views(Image.fromarray(pixels))]
-        self._whole = np.stack(views).reshape(-1, SIDE, SIDE)
+        self._see(look_of(pixels), [frequencies(view) for view in _views(Image.fromarray(pixels))])
+
+    @classmethod
+    def of_look(cls, look: NDArray[np.int8]) -> Newcomer:
+        """Of a picture that is gone, by its look, int8 [KINDS, SIZE]: as it was, from no other side."""
+        newcomer = cls.__new__(cls)
+        newcomer._see(look, [look[0, :LENGTH]])
+        return newcomer
+
+    def _see(self, look: NDArray[np.int8], views: list[NDArray[np.int8]]) -> None:
+        self.look = look
+        self._whole = np.stack([unit(view) for view in views]).reshape(-1, SIDE, SIDE)
         # Mirroring and inverting change signs only: what does not match without signs does not match with them.
         sizes = np.abs(np.concatenate([self._whole, unit(self.look[1:, :LENGTH]).reshape(-1, SIDE, SIDE)]))
         both = np.concatenate([sizes, sizes.transpose(0, 2, 1)])

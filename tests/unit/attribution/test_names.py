@@ -185,3 +185,14 @@ def test_another_word_for_it_is_refused(tiny_bundle_dir, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(json.loads(text) | {"names_in_prompts": "no"}))
     with pytest.raises(BundleError, match="names_in_prompts is 'no'"):
         Manifest.read(tmp_path)
+
+
+def test_spelled_letters_are_not_read_over_and_over(names, monkeypatch):
+    looked_up = []
+    counts = PromptNames._counts
+    monkeypatch.setattr(
+        PromptNames, "_counts", lambda self, *given: looked_up.append(given) or counts(self, *given)
+    )
+    prompt = " ".join("microsof" * 200)
+    assert names.without(prompt) == prompt
+    assert len(looked_up) < 6 * len(prompt.split())

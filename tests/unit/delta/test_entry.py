@@ -200,6 +200,40 @@ def test_what_waits_survives_a_restart_and_a_compaction_and_can_be_released(seed
         assert (store.held, store.snapshot.item_count) == ([], 63)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_released_together_counts_once(seeded, at_once):
+    changes = [lambda picture: picture, noised, jpeg, ImageOps.invert]
+    batch = [item(6 + number, change(scene(2)), "Flo") for number, change in enumerate(changes)]
+    batch.append(item(20, scene(3), "Flo"))
+    assert seeded.add(batch[:2], terms=CONTRIBUTOR, **BY).held == ["the creator is new here"] * 2
+    assert seeded.add(batch[2:], terms=CONTRIBUTOR, **BY).held == ["the creator is new here"] * 3
+    for ids in [(20, 9, 6, 7, 8)] if at_once else [(20,), (7,), (8, 6), (9,)]:
+        seeded.release(ids, **BY)
+    groups = [
+        seeded.snapshot.bundle.items.near_dup_group(seeded.snapshot.row_of(number))
+        for number in (5, 6, 7, 8, 9, 20)
+    ]
+    # One that is inverted is another picture of the same creator's.
+    assert len(set(groups)) == 4
+    assert groups[1] == groups[2] == groups[3]
+    query = Query(image=encoded(scene(2)), prompt="a red ellipse")
+    found = seeded.engine.attribute(query, WIDE)
+    seeded.delete(Selection(ids=(7, 8)), **BY)
+    alone = seeded.engine.attribute(query, WIDE)
+    assert sum(one.share for one in found.items if one.id in (6, 7, 8)) == pytest.approx(
+        sum(one.share for one in alone.items if one.id == 6) + alone.withheld_share, abs=1e-5
+    )
+
+
+def test_what_was_added_while_it_waited_shares_its_credit(seeded):
+    assert seeded.add([item(6, scene(2), "Flo")], terms=CONTRIBUTOR, **BY).held == ["the creator is new here"]
+    assert seeded.add([item(7, jpeg(scene(2)), "Ann")], **BY).held == [""]
+    seeded.release((6,), **BY)
+    items = seeded.snapshot.bundle.items
+    groups = {items.near_dup_group(seeded.snapshot.row_of(number)) for number in (6, 7)}
+    assert len(groups) == 1
+
+
 def test_an_opt_out_reaches_what_waits(seeded):
     seeded.add([item(6, scene(2), "Nobody yet"), item(7, scene(3), "Nobody else")], terms=CONTRIBUTOR, **BY)
     done = seeded.delete(Selection(creator="Nobody yet"), **BY)

@@ -107,9 +107,13 @@ class History(RuleBasedStateMachine):
             embedder = self.store._embedder
             assert np.array_equal(vector, embedder.embed([embedder.prepare(item)])[0])
             self.items[item.id] = (vector, creator, group, licence, item.uri)
-            for gone, there in list(self.hidden.items()):
-                if there[1] == creator and there[0].astype(np.float32) @ vector.astype(np.float32) > 0.9995:
-                    del self.hidden[gone]
+            back = [
+                gone
+                for gone, there in self.hidden.items()
+                if there[1] == creator and there[0].astype(np.float32) @ vector.astype(np.float32) > 0.9995
+            ]
+            for gone in sorted(back, key=snapshot.bundle.items.row_of)[:1]:
+                del self.hidden[gone]
             accepted.append(item.id)
         if accepted:
             self.entries.append(("add", tuple(accepted)))

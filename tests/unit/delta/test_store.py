@@ -353,6 +353,35 @@ def test_limits_of_the_server_hold_for_items(bundle_dir, new_item):
         assert second.field == "item.caption"
 
 
+def test_of_two_that_were_deleted_one_brings_one_back(store, bundle_dir, picture, new_item):
+    """Two of Eve's and one of Bo's look the same and share one credit, a third each."""
+    copies = [new_item(1, 200), new_item(2, 200), new_item(3, 200, creator="Bo")]
+    assert store.add(copies, **BY).outcomes == [None] * 3
+    asked = (Query(image=picture(200), prompt="a red ellipse"), Options(top_k=60, top_creators=60))
+
+    def shares(engine):
+        answer = engine.attribute(*asked)
+        return {total.creator: total.share for total in answer.creators}, answer.withheld_share
+
+    before, nothing = shares(store.engine)
+    assert nothing == 0 and before["Eve"] == pytest.approx(2 * before["Bo"], rel=0.5)
+    store.delete(Selection(ids=(1, 2)), **BY)
+    for number, part in ((11, 0.5), (12, 1.0)):
+        assert store.add([new_item(number, 200)], **BY).outcomes == [None]
+        for engine in (store.engine, open_engine(bundle_dir)):
+            after, withheld = shares(engine)
+            assert after["Eve"] == pytest.approx(part * before["Eve"], abs=1e-3)
+            assert after["Bo"] == pytest.approx(before["Bo"], abs=1e-3)
+            assert withheld == pytest.approx((1 - part) * before["Eve"], abs=1e-3)
+    # The deleted of the second time are others than those of the first.
+    store.delete(Selection(ids=(11, 12)), **BY)
+    assert store.add([new_item(21, 200)], **BY).outcomes == [None]
+    for engine in (store.engine, open_engine(bundle_dir)):
+        after, withheld = shares(engine)
+        assert after["Bo"] == pytest.approx(before["Bo"], abs=1e-3)
+        assert (after["Eve"], withheld) == pytest.approx((before["Eve"] / 2, before["Eve"] / 2), abs=1e-3)
+
+
 def test_a_log_shows_one_line_a_change(bundle_dir, monkeypatch):
     """Also what was written before such characters were refused."""
     monkeypatch.setattr("attributary.delta.words.check_line", lambda value, field: None)

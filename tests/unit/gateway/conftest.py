@@ -16,6 +16,7 @@ from attributary.attribution.types import AttributedItem, Attribution, CreatorSh
 from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
 from attributary.client.admin import Addition
+from attributary.delta.journal.records import NOBODY
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.server import Gateway
@@ -65,6 +66,7 @@ class FakeEngine:
             added=np.zeros((0, DIM), np.float32),
             alive=None,
             thumbnail=self.thumbnail,
+            filters=SimpleNamespace(former=NOBODY),
         )
         self.gate = threading.Event()
         self.gate.set()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from attributary.client import query
+from attributary.delta.journal.records import NOBODY
 from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
 from attributary.gateway.inherit import inherit_deletions
 from attributary.gateway.registry import Opened, check_alias
@@ -146,7 +147,7 @@ async def test_a_drain_waits_for_no_pinned_caller(two, fake_engine):
 
 
 class Rows:
-    """Items by id, each row a record."""
+    """Items by id and creator."""
 
     def __init__(self, records):
         self.records = records
@@ -154,34 +155,34 @@ class Rows:
     def row_of(self, item_id):
         return next((row for row, (known, _) in enumerate(self.records) if known == item_id), None)
 
-    def record(self, row):
-        return self.records[row]
+    def creator(self, row):
+        return self.records[row][1]
 
 
 def snapshot(records, deleted=()):
     bundle = SimpleNamespace(items=Rows(records), manifest=SimpleNamespace(encoder=SimpleNamespace(dim=4)))
     found = SimpleNamespace(bundle=bundle, deleted=dict.fromkeys(deleted, "now"), item_count=len(records))
-    found.revision, found.applied = 0, []
+    found.revision, found.applied, found.filters = 0, [], SimpleNamespace(former=NOBODY)
     found.apply = lambda changes: SimpleNamespace(**{**vars(found), "applied": list(changes.deleted)})
     return found
 
 
 def test_only_the_same_item_is_inherited_as_deleted():
-    old = SimpleNamespace(snapshot=snapshot([(1, "cat"), (2, "dog"), (3, "owl")]))
-    successor = snapshot([(1, "cat"), (2, "another corpus's"), (3, "owl")], deleted=(1, 2, 9))
+    old = SimpleNamespace(snapshot=snapshot([(1, "Ann"), (2, "Bo"), (3, "Cy")]))
+    successor = snapshot([(1, "Ann"), (2, "another corpus's"), (3, "Cy")], deleted=(1, 2, 9))
     assert inherit_deletions(old, successor, compacted=False)
     assert old.snapshot.applied == [1]
 
 
 def test_a_compacted_bundle_names_deleted_items_no_more_and_they_are_inherited():
-    old = SimpleNamespace(snapshot=snapshot([(1, "cat"), (2, "dog"), (3, "owl")]))
-    assert inherit_deletions(old, snapshot([(2, "dog"), (3, "owl")], deleted=(1, 9)), compacted=True)
+    old = SimpleNamespace(snapshot=snapshot([(1, "Ann"), (2, "Bo"), (3, "Cy")]))
+    assert inherit_deletions(old, snapshot([(2, "Bo"), (3, "Cy")], deleted=(1, 9)), compacted=True)
     assert old.snapshot.applied == [1]
 
 
 def test_a_bundle_of_which_nothing_is_left_answers_nobody():
-    old = SimpleNamespace(snapshot=snapshot([(1, "cat")]))
-    assert not inherit_deletions(old, snapshot([(1, "cat")], deleted=(1,)), compacted=False)
+    old = SimpleNamespace(snapshot=snapshot([(1, "Ann")]))
+    assert not inherit_deletions(old, snapshot([(1, "Ann")], deleted=(1,)), compacted=False)
 
 
 async def test_watchers_of_a_gone_bundle_may_give_up(two, fake_engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -28,11 +29,12 @@ _MAX_FIELD_BYTES: Final = 1 << 20
 # Parsing less than this takes a fraction of a millisecond.
 _AT_ONCE_BYTES: Final = 4_096
 _MAX_QUERY_BYTES: Final = 16 << 10
+_MAX_QUOTED: Final = 200
 _WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
 # Where protobuf says it, the whole path.
 _AT: Final = re.compile(r" at \w+\.([\w.\[\]]+)")
-# Either alphabet, in lines or not.
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]*=*\s*")
+# Either alphabet, in lines or not. Nothing is given back: with a long text, trying again would never end.
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]*+(?:=++\s*+)?")
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
 # What protobuf says, and what it means to the caller.
 _PLAINLY: Final = {
@@ -109,7 +111,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # The later of two filters would be the only one.
     found = dict(pairs)
     if len(found) < len(pairs):
-        name = next(name for name in found if sum(name == other for other, _ in pairs) > 1)
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise InvalidArgumentError(name[:80], "must be given once")
     return found
 
@@ -160,7 +162,8 @@ def _misfit(text: str) -> InvalidArgumentError:
     for words, plainly in _PLAINLY.items():
         if problem.startswith(words):
             problem = plainly
-    return InvalidArgumentError(".".join(path) or "request", problem)
+    # It may quote what was sent.
+    return InvalidArgumentError(".".join(path) or "request", problem[:_MAX_QUOTED])
 
 
 class _InMemory(MultiPartParser):

@@ -1,0 +1,68 @@
+"""Bodies that are made to be read for ever are read once; nothing that was sent comes back whole."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from attributary.errors import InvalidArgumentError
+from attributary.gateway.http import bodies
+from attributary.v1 import attribution_pb2 as pb
+
+# In a process of its own: a regular expression that never ends can only be ended with its process.
+READ = """
+import sys
+from attributary.gateway.http import bodies
+from attributary.v1 import attribution_pb2 as pb
+try:
+    bodies._parsed(sys.stdin.buffer.read(), pb.AttributeRequest)
+except bodies.InvalidArgumentError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "A ", "=", "A=", "= "])
+def test_a_picture_of_blanks_ends(text):
+    body = json.dumps({"query": {"image": text * 1_000_000 + "!"}}).encode()
+    done = subprocess.run(
+        [sys.executable, "-c", READ], input=body, capture_output=True, check=True, timeout=120
+    )
+    assert done.stdout.startswith(b"query.image: must be base64")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "QUJD", "QUI=", "QQ==", "QU\nJD", " QQ = = ".replace(" = = ", "==\n "), "Q-_+/A"]
+)
+def test_base64_of_either_alphabet_is_read(text):
+    assert bodies._is_base64(text)
+
+
+@pytest.mark.parametrize("text", ["data:image/png;base64,QUJD", "QQ==A", "Q!", "=A", "QQ= ="])
+def test_what_is_no_base64_is_not(text):
+    assert not bodies._is_base64(text)
+
+
+class Counted(str):
+    """A name that counts how often names are compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        type(self).compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_name_that_is_given_twice_is_found_at_once():
+    names = [f"name{number}" for number in range(1000)]
+    with pytest.raises(InvalidArgumentError, match="name999: must be given once"):
+        bodies._each_once([(Counted(name), 1) for name in [*names, "name999"]])
+    assert Counted.compared < 10 * len(names)
+
+
+@pytest.mark.parametrize("value", ["9" * 100_000, "x" * 100_000, {"y" * 100_000: 1}])
+def test_an_error_does_not_quote_a_long_value(value):
+    with pytest.raises(InvalidArgumentError) as refused:
+        bodies._parsed(json.dumps({"options": {"top_k": value}}).encode(), pb.AttributeRequest)
+    assert len(str(refused.value)) < 1000
