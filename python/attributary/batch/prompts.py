@@ -232,8 +232,13 @@ _TEXT_INPUTS = (
 )
 
 
+# Inputs of nodes that join texts.
+_PART = re.compile(r"(?:text|string)_?[a-d1-9]")
+
+
 def _own_texts(given: Mapping[str, Any]) -> list[str]:
-    texts = [given[name].strip() for name in _TEXT_INPUTS if isinstance(given.get(name), str)]
+    names = [*_TEXT_INPUTS, *(name for name in given if _PART.fullmatch(name))]
+    texts = [given[name].strip() for name in names if isinstance(given.get(name), str)]
     return list(dict.fromkeys(text for text in texts if text))
 
 

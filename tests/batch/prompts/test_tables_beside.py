@@ -16,6 +16,13 @@ GRAPH = {
     "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat"}},
     "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "a dog"}},
 }
+JOINED = GRAPH | {
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["8", 0]}},
+    "8": {
+        "class_type": "StringConcatenate",
+        "inputs": {"string_a": "a", "string_b": "cat", "delimiter": " "},
+    },
+}
 LINE = '{"file_name": "a.png", "prompt": "a cat"}\n'
 UNREAD = "a line of a table that cannot be read"
 
@@ -94,6 +101,10 @@ def test_one_broken_line_is_counted_and_takes_no_other_with_it(read, picture, na
     prompts, found = read({"b.png": picture(1), name: content})
     assert prompts == {"a.png": "a cat", "b.png": ""}
     assert found["skipped"] == {UNREAD: 1}
+
+
+def test_texts_that_a_graph_joins_are_its_prompt(read):
+    assert read({"a.json": json.dumps(JOINED)})[0] == {"a.png": "a, cat"}
 
 
 @pytest.mark.parametrize("content", ["x,y\n1,2\n", "file_name,prompt\nelsewhere.png,a dog\n", ""])
