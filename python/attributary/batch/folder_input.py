@@ -14,7 +14,7 @@ from attributary.errors import InputError, InvalidArgumentError
 
 from .inputs import InputFile, count_other, text_of, walk
 from .naming import PICTURES, TEXTS, bookkeeping, derived, ending, hidden
-from .picture_tables import is_table, read_tables
+from .picture_tables import is_table, read_tables, same_name
 from .pictures import open_below
 from .reader import MAX_TEXT_BYTES, UNREADABLE, Reader, prompt_of_file
 from .rows import Batch, Problem, Row, Shard, invalid
@@ -43,9 +43,9 @@ class FolderInput(Reader):
         self.paths = sorted(pictures, key=lambda path: os.fsencode(path.relative_to(file.path)))
         self._tables = sorted(tables)
         self._texts = {path: path for path in sorted(texts)}
-        self._any_case: dict[Path, Path] = {}
+        self._alike: dict[Path, Path] = {}
         for path in self._texts:
-            self._any_case.setdefault(path.with_name(path.name.lower()), path)
+            self._alike.setdefault(path.with_name(same_name(path.name)), path)
         self._listed = read_tables(self._tables, file.path, self.paths, self.fates)
 
     def ids(self) -> Iterator[list[str]]:
@@ -92,7 +92,7 @@ class FolderInput(Reader):
             return []
         names = [stem + last for stem in (path.stem, path.name) for last in TEXTS]
         found = [
-            self._texts.get(path.with_name(name), self._any_case.get(path.with_name(name.lower())))
+            self._texts.get(path.with_name(name), self._alike.get(path.with_name(same_name(name))))
             for name in names
         ]
         return [text for text in found if text is not None]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from attributary.errors import InputError
 
@@ -103,6 +104,7 @@ def make_plan(
     passed = pa.schema(
         [column.with_type(pa.string()) if column.type == pa.null() else column for column in passed]
     )
+    _check_kept(passed, found.files[0].name)
     for name in settings.pass_through or ():
         if name not in passed.names and f"log_{name}" not in passed.names:
             there = ", ".join(passed.names) or "none"
@@ -111,6 +113,19 @@ def make_plan(
         found.fates.skip(name, "a picture that no table names")
     _check_unique(np.frombuffer(seen, np.uint64), found.files, settings)
     return Plan(settings, tuple(files), tuple(shards), passed, found.fates)
+
+
+def _check_kept(passed: pa.Schema, file: str) -> None:
+    """Refuse what Arrow knows and Parquet does not, before anything is scored."""
+    for column in passed:
+        try:
+            pq.write_table(pa.schema([column]).empty_table(), pa.BufferOutputStream())
+        except pa.ArrowException:
+            raise InputError(
+                file,
+                f"is {column.type}, which Parquet cannot hold; name the columns to keep with --pass-through",
+                f"column {column.name}",
+            ) from None
 
 
 def _cut(rows: int, every: int, first: int, file: int, reader: Reader) -> list[Shard]:

@@ -118,9 +118,9 @@ def _of_json(value: Any, style: str) -> tuple[str, str] | None:
     """(positive prompt, style) of the JSON that a generator left."""
     if not isinstance(value, dict):
         return None
-    if _is_graph(value):
+    if is_graph(value):
         return _graph_prompt(value), "comfyui"
-    if isinstance(value.get("prompt"), dict) and _is_graph(value["prompt"]):
+    if isinstance(value.get("prompt"), dict) and is_graph(value["prompt"]):
         return _graph_prompt(value["prompt"]), "comfyui"
     sui = value.get("sui_image_params")
     if isinstance(sui, dict) and isinstance(sui.get("prompt"), str):
@@ -165,7 +165,8 @@ def _novelai_4(value: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if isinstance(part, str) and part)
 
 
-def _is_graph(value: Mapping[str, Any]) -> bool:
+def is_graph(value: Mapping[str, Any]) -> bool:
+    """Whether JSON is a graph of ComfyUI's."""
     return any(isinstance(node, dict) and "class_type" in node for node in value.values())
 
 
@@ -231,8 +232,13 @@ _TEXT_INPUTS = (
 )
 
 
+# Inputs of nodes that join texts.
+_PART = re.compile(r"(?:text|string)_?[a-d1-9]")
+
+
 def _own_texts(given: Mapping[str, Any]) -> list[str]:
-    texts = [given[name].strip() for name in _TEXT_INPUTS if isinstance(given.get(name), str)]
+    names = [*_TEXT_INPUTS, *(name for name in given if _PART.fullmatch(name))]
+    texts = [given[name].strip() for name in names if isinstance(given.get(name), str)]
     return list(dict.fromkeys(text for text in texts if text))
 
 

@@ -17,6 +17,7 @@ from attributary.errors import InputError
 from .inputs import InputFile
 from .naming import ending
 from .picture_tables import prompt_in
+from .prompts import is_graph
 from .rows import Batch, Fates, Problem, Row, Shard, invalid
 from .settings import Settings
 from .values import cast
@@ -158,7 +159,9 @@ def prompt_of_file(name: str, data: bytes) -> tuple[str, str | None, Problem | N
     if facts is None:
         return "", None, invalid("prompt", "must be a JSON object where it stands in a .json")
     model = facts.get("model_id")
-    return prompt_in(facts), model if isinstance(model, str) else None, None
+    # A generator's graph, saved as it is.
+    prompt = prompt_in(facts) or (text if is_graph(facts) else "")
+    return prompt, model if isinstance(model, str) else None, None
 
 
 def decoded(data: bytes) -> str | None:

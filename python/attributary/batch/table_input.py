@@ -220,10 +220,11 @@ class TableInput(Reader):
         return found
 
     def _first(self, names: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str | None:
-        return next(
-            (name for name in names if name in self._schema.names and fits(self._schema.field(name).type)),
-            None,
-        )
+        """The first of some columns that is there and fits; where none is, one that has its name but for capitals."""
+        there = self._schema.names
+        plain = {name.strip().casefold(): name for name in reversed(there)}
+        found = [name for name in names if name in there] + [plain[name] for name in names if name in plain]
+        return next((name for name in found if fits(self._schema.field(name).type)), None)
 
     def _type(self, name: str) -> Any:
         """Type of a column or of a field of a struct; None if there is none of the name."""

@@ -136,10 +136,9 @@ def named(table: pa.Table) -> pa.Table:
         known = next((other for other in others if other in table.column_names), None)
         if name not in table.column_names and known:
             table = table.append_column(name, table[known])
-    if "caption" in table.column_names:
-        place = table.column_names.index("caption")
-        captions: Any = pc.fill_null(table["caption"].cast(pa.string()), "")  # type: ignore[type-var]
-        table = table.set_column(place, "caption", captions)
+    for name in ("caption", "file"):
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, _texts(table[name], name))
     if "id" not in table.column_names:
         table = table.append_column("id", pa.array(np.arange(len(table))))
     if "creator" not in table.column_names:
@@ -148,6 +147,14 @@ def named(table: pa.Table) -> pa.Table:
             "there is no column creator: nobody could be named; add one, of text, empty where it is not known",
         )
     return table
+
+
+def _texts(column: Any, name: str) -> Any:
+    """A column as text, empty for null; raises InvalidArgumentError."""
+    try:
+        return pc.fill_null(column.cast(pa.string()), "")
+    except pa.ArrowException:
+        raise InvalidArgumentError("items", f"column {name} must be text, is {column.type}") from None
 
 
 def gather(found: Embeddings, path: Path, progress: Progress) -> NDArray[np.float16]:

@@ -136,7 +136,9 @@ def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], str]:
         for line in facts["creators"]:
             if line["status"] == "carried forward":
                 due = money.amount(line["due"], digits, "brought_forward")
-                found[line["creator"]] = found.get(line["creator"], Decimal(0)) + due
+                # TypeError for what is no text.
+                name = "" + line["creator"]
+                found[name] = found.get(name, Decimal(0)) + due
         return found, str(facts["run"])
     except OSError as error:
         raise InvalidArgumentError("brought_forward", f"{path} cannot be read: {error.strerror}") from None

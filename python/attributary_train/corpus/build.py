@@ -158,7 +158,7 @@ def _take(
                 "key", f"{drawing.key!r} has the id {number} of {other!r}; keys must be distinct"
             )
         built.seen[number] = drawing.key
-        if rendered.problem == "blank":
+        if rendered.problem == "blank" and not drawing.own:
             report.skipped["blank"] += 1
         elif rendered.problem:
             report.problem(drawing.uri, rendered.problem)

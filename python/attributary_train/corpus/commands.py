@@ -142,7 +142,7 @@ def _print_facts(opened: Corpus) -> None:
         for reason, count in entry["skipped"].items():
             click.echo(f"{'':<{width}}  {count:>7} left out: {reason}")
         for problem in entry["problems"][:3]:
-            click.echo(f"{'':<{width}}  problem: {problem['where']}: {problem['reason']}")
+            click.echo(f"{'':<{width}}  problem: {plain(problem['where'])}: {plain(problem['reason'])}")
         for note in entry["notes"]:
             click.echo(f"{'':<{width}}  note: {plain(note)}")
         if entry["problem_count"] > 3:
@@ -170,7 +170,7 @@ def _print_opt_outs(opened: Corpus, directory: Path) -> None:
 def _print_counter(title: str, counter: Counter[str], most: int | None) -> None:
     click.echo(f"by {title}:")
     for name, count in counter.most_common(most):
-        click.echo(f"  {count:>7}  {name}")
+        click.echo(f"  {count:>7}  {plain(name)}")
     left = len(counter) - len(counter.most_common(most))
     if left:
         click.echo(f"  and {left} more")

@@ -247,3 +247,25 @@ def test_arrow_files_are_not_believed(tmp_path, picture):
     )
     with pytest.raises(InputError, match=r"log\.arrow"):
         dry_run(make_plan([tmp_path / "log.arrow"], Settings()))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.UnionArray.from_sparse(
+            pa.array([0, 1, 0], pa.int8()), [pa.array([1, 2, 3]), pa.array(["a", "b", "c"])]
+        ),
+        pa.array([pa.MonthDayNano([1, 2, 3])] * COUNT),
+        pa.array([{}] * COUNT, pa.struct([])),
+    ],
+    ids=["union", "interval", "struct of nothing"],
+)
+def test_a_column_that_parquet_cannot_hold_is_refused_before_any_work(picture, tmp_path, score_log, column):
+    """It ended a run with a traceback at its first shard, after the shard had been scored."""
+    log = table(picture, other=column)
+    with pa.ipc.new_file(str(tmp_path / "log.arrow"), log.schema) as file:
+        file.write_table(log)
+    with pytest.raises(InputError, match=r"column other: .* which Parquet cannot hold"):
+        make_plan([tmp_path / "log.arrow"], Settings())
+    rows, _ = score_log(tmp_path / "log.arrow", tmp_path / "run", pass_through=("prompt",))
+    assert [row["error_code"] for row in rows] == [None] * COUNT

@@ -176,3 +176,21 @@ def test_the_command_tells_the_size_first_and_pictures_that_are_missing(
     assert done.exit_code == 0, done.output
     assert "300 items of 209 dimensions" in done.output
     assert json.loads((tmp_path / "b" / "manifest.json").read_text())["item_count"] == 300
+
+
+@pytest.mark.parametrize("name", ["caption", "file"])
+def test_a_column_of_another_type_is_named(made, tiny_encoder_dir, tiny_corpus_dir, tmp_path, name):
+    vectors, table = made
+    lists = pa.array([[1]] * len(table))
+    table = table.set_column(table.column_names.index(name), name, lists)
+    embeddings, items = one_file(tmp_path, vectors, table)
+    with pytest.raises(InvalidArgumentError, match=f"column {name} must be text, is list"):
+        build_from_embeddings(embeddings, tiny_encoder_dir, tiny_corpus_dir, tmp_path / "b", items=items)
+
+
+def test_paths_of_pictures_may_be_bytes(made, tiny_encoder_dir, tiny_corpus_dir, tmp_path):
+    vectors, table = made
+    table = table.set_column(table.column_names.index("file"), "file", table["file"].cast(pa.binary()))
+    embeddings, items = one_file(tmp_path, vectors, table)
+    build_from_embeddings(embeddings, tiny_encoder_dir, tiny_corpus_dir, tmp_path / "b", items=items)
+    assert len(Bundle.open(tmp_path / "b").items) == len(table)

@@ -123,6 +123,12 @@ def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, tmp_path):
     assert whole(second) == 1000
     with pytest.raises(InvalidArgumentError, match="not in USD"):
         read_brought(tmp_path / "payout.json", "USD")
+    facts = json.loads((tmp_path / "payout.json").read_text())
+    for line in facts["creators"]:
+        line["creator"] = None
+    (tmp_path / "payout.json").write_text(json.dumps(facts))
+    with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
+        read_brought(tmp_path / "payout.json", "EUR")
     (tmp_path / "payout.json").write_text("[]")
     with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
         read_brought(tmp_path / "payout.json", "EUR")
