@@ -23,6 +23,7 @@ _BLANKS = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 # What programs write where nobody is named. "Nan" and "Null" are names of people.
 _NOBODY = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A"})
 UNKNOWN = "unknown"
+# Characters of a name at most.
 _LONGEST = 512
 
 
