@@ -7,8 +7,10 @@ through the event loop while it holds changes up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import grpc
 import structlog
@@ -32,10 +34,12 @@ from .registry import Registry
 from .service import Context
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
 MAX_IDS_LISTED: Final = 1_000
 _DEFAULT_CHANGES, _MAX_CHANGES = 100, 1_000
+_THREADS = 4
 # One turn of the event loop; longer means that it has stopped.
 _FLIP_S = 30.0
 # Everything else needs an admin.
@@ -50,6 +54,9 @@ class Changes:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        # Their own, made when they are needed: an opt-out waits for no addition, no compaction and no query.
+        self._deleting = ThreadPoolExecutor(_THREADS, "delete")
+        self._changing = ThreadPoolExecutor(_THREADS, "change")
 
     def who(self, context: Context) -> str:
         """The name of the caller's token."""
@@ -83,7 +90,8 @@ class Changes:
         self, bundle: str, items: list[NewItem], who: str, why: str, terms: Terms = OPERATOR
     ) -> AddResult:
         """Add items together."""
-        result = await asyncio.to_thread(self.store(bundle).add, items, who=who, why=why, terms=terms)
+        add = partial(self.store(bundle).add, items, who=who, why=why, terms=terms)
+        result = await self._in_thread(self._changing, add)
         accepted, held = sum(outcome is None for outcome in result.outcomes), sum(map(bool, result.held))
         refused = len(items) - accepted
         log.info(
@@ -94,7 +102,8 @@ class Changes:
     async def decide(self, bundle: str, ids: Sequence[int], enter: bool, who: str, why: str) -> int:
         """Let items that wait enter, or forget them; return the revision."""
         store = self.store(bundle)
-        await asyncio.to_thread(store.release if enter else store.refuse, ids, who=who, why=why)
+        decide = store.release if enter else store.refuse
+        await self._in_thread(self._changing, partial(decide, ids, who=who, why=why))
         log.info(
             "released" if enter else "refused", who=who, items=len(ids), revision=store.snapshot.revision
         )
@@ -105,7 +114,8 @@ class Changes:
     ) -> DeleteResult:
         """Delete items together."""
         store = self.store(bundle)
-        result = await asyncio.to_thread(store.delete, selection, who=who, why=why, dry_run=dry_run)
+        delete = partial(store.delete, selection, who=who, why=why, dry_run=dry_run)
+        result = await self._in_thread(self._deleting, delete)
         log.info("deleted", who=who, items=len(result.ids), dry_run=dry_run, revision=result.revision)
         return result
 
@@ -134,7 +144,16 @@ class Changes:
     async def history(self, bundle: str) -> list[Entry]:
         """The audit, oldest first."""
         store = self.store(bundle)
-        return await asyncio.to_thread(lambda: store.history)
+        return await self._in_thread(self._deleting, lambda: store.history)
+
+    async def held(self, bundle: str) -> list[Added]:
+        """What waits for a decision, oldest first."""
+        store = self.store(bundle)
+        return await self._in_thread(self._deleting, lambda: store.held)
+
+    @staticmethod
+    async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 class AdminService:
@@ -166,7 +185,7 @@ class AdminService:
     async def list_held(self, data: bytes, context: Context) -> bytes:
         """Items that wait for a decision, oldest first."""
         request = translate.parse(pb.ListHeldRequest, data)
-        held = await asyncio.to_thread(lambda: self._changes.store(request.bundle).held)
+        held = await self._changes.held(request.bundle)
         after = [record for record in held if record.at > request.after]
         return pb.ListHeldResponse(
             items=[_held(record) for record in after[:MAX_IDS_LISTED]], more=len(after) > MAX_IDS_LISTED

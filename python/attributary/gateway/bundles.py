@@ -72,9 +72,9 @@ class BundleService:
             if served is None:
                 opened = await self._opened(place)
                 served = self._registry.add(opened.engine, opened.store)
+            await self._keep_deletions(served.bundle_id, who)
             before = ""
             if request.alias:
-                await self._keep_deletions(served.bundle_id, who)
                 before = self._id_behind(request.alias)
                 self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned)
         log.info(
@@ -131,8 +131,8 @@ class BundleService:
         return None
 
     async def _keep_deletions(self, bundle: str, who: str) -> None:
-        """Delete for good from a bundle that drains, and is to serve again, what the one in its place has deleted."""
-        while (store := (served := self._registry.find(bundle)).store) is not None and served.draining:
+        """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place."""
+        while (store := (served := self._registry.find(bundle)).store) is not None:
             gone = served.pipeline.engine.snapshot.deleted.keys() - store.snapshot.deleted.keys()
             if not gone:
                 return
@@ -159,11 +159,25 @@ class BundleService:
             raise PreconditionError("bundle", f"{place.name} must not be served: {error}") from error
         try:
             await _check_there(opened.engine, self._config.remote_timeout_s)
+            self._check_newer(opened.engine)
         except BaseException:
             if opened.store is not None:
                 await asyncio.to_thread(opened.store.close)
             raise
         return opened
+
+    def _check_newer(self, engine: Preparer) -> None:
+        """Raise PreconditionError if the same bundle is served with changes that this copy of it has not seen."""
+        bundle_id, revision = engine.bundle.manifest.bundle_id, engine.snapshot.revision
+        for served in self._registry.bundles:
+            there = served.pipeline.engine
+            if served.bundle_id == bundle_id and there.snapshot.revision > revision:
+                raise PreconditionError(
+                    "bundle",
+                    f"{bundle_id} is served from {there.bundle.directory.name} at revision "
+                    f"{there.snapshot.revision}; this copy of it is at {revision}, and what was changed since would be "
+                    "undone",
+                )
 
     def _place(self, path: str) -> Path:
         if not path or "\0" in path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Final, TypeAlias
@@ -52,6 +53,8 @@ class Following:
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._refused: dict[str, float] = {}  # id of a bundle that could not be opened -> when to try again
         self._was_following: bool | None = None
+        # Its own: an opt-out waits for nobody's pictures, pages or bodies.
+        self._looking = ThreadPoolExecutor(1, "following")
         self._publish()
 
     @property
@@ -78,7 +81,7 @@ class Following:
         }
         for key, follower in list(self._followers.items()):
             before = follower.status
-            await asyncio.to_thread(follower.look)
+            await asyncio.get_running_loop().run_in_executor(self._looking, follower.look)
             self._note(before, follower.status)
             wanted = follower.successor
             due = key not in self._opening and monotonic() >= self._refused.get(wanted, 0.0)
@@ -94,6 +97,7 @@ class Following:
         for task in self._opening.values():
             task.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        self._looking.shutdown(wait=False)
 
     async def _open(self, key: int, follower: Follower, reopen: Reopen) -> None:
         wanted = follower.successor

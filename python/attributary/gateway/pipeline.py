@@ -10,10 +10,11 @@ Queues of their own, because half a millisecond of search must not queue behind 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ from .errors import presentable
 from .fairness import FairPool
 from .remote import RemoteEngine, RemoteQueue, State
 from .reply import Answer, Replies
+
+T = TypeVar("T")
 
 QUEUES = ("encode", "search", "embed")
 _ANY = Options()
@@ -117,6 +120,12 @@ class Pipeline:
         job = Job(self._loop.create_future(), deadline, arrived)
         self._pool.submit(job.path, partial(self._prepare, "embed", job, query, _ANY, field))
         return job.future
+
+    async def in_turn(self, work: Callable[[], T]) -> T:
+        """Do work of the current caller's in the threads that read pictures, when it is its turn."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._pool.submit(current().path, partial(_work, self._loop, future, work))
+        return await future
 
     def queued(self, queue: str) -> int:
         """How many queries wait in a batch queue."""
@@ -210,6 +219,19 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
     for prepared in batch:
         prepared.timings.encode = milliseconds_since(started)
     return list(zip(batch, vectors, strict=True))
+
+
+def _work(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], work: Callable[[], T]) -> None:
+    """Do work for a caller who is still there."""
+    if future.done():
+        return
+    try:
+        settle = partial(future.set_result, work())
+    except Exception as error:
+        settle = partial(future.set_exception, error)
+    # A closed loop has no callers left to tell.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(lambda: None if future.done() else settle())
 
 
 def _names(filter_: Filter) -> int:

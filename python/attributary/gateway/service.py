@@ -7,6 +7,7 @@ answered with the field at fault.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -129,14 +130,14 @@ class AttributionService:
         """Training items by ascending id, a page at a time."""
         request = translate.parse(pb.ListItemsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await asyncio.to_thread(listing.items, pipeline.engine.snapshot, request)
+            page = await pipeline.in_turn(partial(listing.items, pipeline.engine.snapshot, request))
             return page.SerializeToString()
 
     async def list_creators(self, data: bytes, context: Context) -> bytes:
         """Creators by name, a page at a time."""
         request = translate.parse(pb.ListCreatorsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await asyncio.to_thread(listing.creators, pipeline.engine.snapshot, request)
+            page = await pipeline.in_turn(partial(listing.creators, pipeline.engine.snapshot, request))
             return page.SerializeToString()
 
     async def describe_bundle(self, data: bytes, context: Context) -> bytes:

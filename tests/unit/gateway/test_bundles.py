@@ -275,6 +275,22 @@ async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, additi
     assert open_engine(places[0]).filters.count_of("Bo") == 0
 
 
+async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, picture):
+    _, client, admin = running
+    older = shutil.copytree(places[0], places[0].with_name("older"))
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    with pytest.raises(PreconditionError, match="this copy of it is at 0"):
+        await admin(lambda one: one.load_bundle("older", alias="default", why="x"))
+    with Store(older) as store:  # Its lock was given back.
+        store.delete(Selection(ids=(1000,)), who="kim", why="x")
+    # As many changes, but others.
+    assert (await admin(lambda one: one.load_bundle("older", alias="default", why="x"))).bundle_id
+    assert {"Bo"}.isdisjoint(await shown(client, picture))
+    await admin(lambda one: one.add_item(addition(1), why="x"))
+    assert {"Bo"}.isdisjoint(await shown(client, picture))
+    assert open_engine(older).filters.count_of("Bo") == 0
+
+
 @pytest.mark.parametrize("load", [False, True])
 async def test_a_follower_that_turns_back_shows_no_opt_out(serve, places, picture, tmp_path, load):
     (tmp_path / "admins").write_text(f"kim {TOKEN}\n")

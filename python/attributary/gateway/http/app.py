@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import structlog
+from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2
@@ -77,6 +78,10 @@ class Site:
             Starlette(routes=paths, exception_handlers=handlers), hosts, policy(page.styles(report or b""))
         )
 
+    async def _in_turn(self, work: Callable[[], Message]) -> Message:
+        # Found only now: while a body comes another bundle may have taken the place of the one before.
+        return await self._service.registry.current.in_turn(work)
+
     def _report(self, report: bytes) -> Callable[[Request], Awaitable[Response]]:
         """For those who may ask: a report shows what was generated."""
 
@@ -107,7 +112,7 @@ class Site:
 
             async def body() -> bytes:
                 nonlocal request_bytes
-                message = await read_message(request, route, limit, most)
+                message = await read_message(request, route, limit, most, self._in_turn)
                 request_bytes = message if printed else b""
                 return message
 

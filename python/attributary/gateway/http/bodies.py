@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -51,7 +51,11 @@ _FLAGS: Final = ("timings", "receipt")
 _FORM: Final = ("image", "prompt", "bundle_id", *_FLAGS, *_NUMBERS, *_LISTS)
 
 
-async def read_message(request: Request, route: Route, limit: int, most_files: int) -> bytes:
+# Does what takes time when it is the caller's turn.
+InTurn: TypeAlias = Callable[[Callable[[], Message]], Awaitable[Message]]
+
+
+async def read_message(request: Request, route: Route, limit: int, most_files: int, in_turn: InTurn) -> bytes:
     """Return the message of a request; raises InvalidArgumentError. `limit` is of the message, in bytes."""
     if route.method == "GET":
         message = _of_query(request, route.request)
@@ -62,7 +66,7 @@ async def read_message(request: Request, route: Route, limit: int, most_files: i
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
             # base64 makes a picture longer by a third.
-            message = await _of_json(request, route.request, limit + limit // 3)
+            message = await _of_json(request, route.request, limit + limit // 3, in_turn)
         elif kind == "multipart/form-data" and route.form:
             message = await _of_form(request, route, limit, most_files)
         else:
@@ -85,14 +89,14 @@ def _of_query(request: Request, kind: type[Message]) -> Message:
     return _filled(kind, given)
 
 
-async def _of_json(request: Request, kind: type[Message], limit: int) -> Message:
+async def _of_json(request: Request, kind: type[Message], limit: int, in_turn: InTurn) -> Message:
     data = b"".join([chunk async for chunk in chunks(request, limit)])
     values = sum(data.count(sign) for sign in (b",", b"[", b"{"))
     if values > _MAX_VALUES:
         raise InvalidArgumentError("request", f"holds more than {_MAX_VALUES} values")
     if len(data) <= _AT_ONCE_BYTES:
         return _parsed(data, kind)
-    return await asyncio.to_thread(_parsed, data, kind)
+    return await in_turn(partial(_parsed, data, kind))
 
 
 def _parsed(data: bytes, kind: type[Message]) -> Message:
