@@ -10,8 +10,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.bundle.creator_name import creator_name
 from attributary.bundle.items import ItemTable
+from attributary.bundle.names import same_name
 from attributary.delta.journal.records import NOBODY, Former
 from attributary.errors import InvalidArgumentError
 
@@ -80,8 +80,7 @@ class FilterCompiler:
         ):
             for list_ in (f"include_{kind}s", f"exclude_{kind}s"):
                 for name in getattr(filter_, list_):
-                    spelt = creator_name(name) if kind == "creator" else name
-                    if spelt not in codes and spelt not in former:
+                    if name not in codes and same_name(name) not in former:
                         raise InvalidArgumentError(
                             f"{field}.{list_}", f"no item has the {kind} {name[:80]!r}"
                         )
@@ -150,10 +149,10 @@ class FilterCompiler:
         items = self._items
         passing = np.ones(len(items), bool) if self._alive is None else self._alive.copy()
         for names, code_of, of_row, wanted in (
-            (filter_.include_creators, items.creator_code, items.creator_of_row, True),
-            (filter_.exclude_creators, items.creator_code, items.creator_of_row, False),
-            (filter_.include_licences, items.licence_codes.get, items.licence_of_row, True),
-            (filter_.exclude_licences, items.licence_codes.get, items.licence_of_row, False),
+            (filter_.include_creators, items.creator_codes.code, items.creator_of_row, True),
+            (filter_.exclude_creators, items.creator_codes.code, items.creator_of_row, False),
+            (filter_.include_licences, items.licence_codes.code, items.licence_of_row, True),
+            (filter_.exclude_licences, items.licence_codes.code, items.licence_of_row, False),
         ):
             if names:
                 listed = np.isin(of_row, [code for name in names if (code := code_of(name)) is not None])

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from attributary.bundle.items import ItemRecord, ItemTable
+from attributary.bundle.items import ItemTable
 
 # Words of companies' names that name nobody.
 _FORMS = frozenset(
@@ -72,9 +72,12 @@ class PromptNames:
         self._creators = tuple(creators or items.creator_names)
         self._known = frozenset(self._creators)
 
-    def after(self, added: Iterable[ItemRecord]) -> PromptNames:
-        """The names after additions, whose captions make no name a word: what waits to be let in decides nothing."""
-        new = dict.fromkeys(item.creator for item in added if item.creator not in self._known)
+    def after(self, creators: Iterable[str]) -> PromptNames:
+        """The names with those of further creators, whose captions make no name a word.
+
+        What waits to be let in decides nothing, and of whoever left before a compaction no caption is there.
+        """
+        new = dict.fromkeys(name for name in creators if name not in self._known)
         if not new:
             return self
         following = PromptNames(self._items, [*self._creators, *new])

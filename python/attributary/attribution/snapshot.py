@@ -171,6 +171,8 @@ class Snapshot:
             alive[gone] = False
             if alive.all():
                 alive = None
+        # A name that a compaction has forgotten would be read again: whoever left goes on moving nothing.
+        creators = [*(item.creator for item in changes.added), *sorted(changes.former.creators)]
         if changes.added and alive is not None:
             replaced = self._replaced(bundle.items, added32, np.flatnonzero(~alive), changes)
         return Snapshot(
@@ -186,7 +188,7 @@ class Snapshot:
             item_count=len(bundle.items) if alive is None else int(alive.sum()),
             revision=changes.revision,
             shared=self.shared,
-            names=self.names and self.names.after(changes.added),
+            names=self.names and self.names.after(creators),
         )
 
     def _replaced(

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from attributary.bundle.creator_name import creator_name
 from attributary.bundle.items import GROUP, ITEMS, select_columns, table_problem
+from attributary.bundle.names import same_name
 from attributary.errors import BundleError, InvalidArgumentError
 
 
@@ -49,8 +49,8 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
 def _not_by(table: pa.Table, creators: tuple[str, ...]) -> pa.Array[Any]:
     """Which rows are by none of some creators, however their names are spelt; raises for one whom no row names."""
     names = pc.unique(table["creator"]).to_pylist()
-    spelt = [creator_name(name or "") for name in names]
-    wanted = {creator_name(name): name for name in creators}
+    spelt = [same_name(name or "") for name in names]
+    wanted = {same_name(name): name for name in creators}
     if unknown := sorted(wanted.keys() - set(spelt)):
         raise InvalidArgumentError(
             "exclude_creator", f"no item has the creator {wanted[unknown[0]][:80]!r}; nothing is built"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .items import Facts, ItemRecord, ItemTable
+from .names import Codes
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -49,8 +50,8 @@ class AddedItems:
         self.rows: dict[int, int] = {}
         self.creator_names = list(base.creator_names)
         self.licence_names = list(base.licence_names)
-        self.creator_codes = dict(base.creator_codes)
-        self.licence_codes = dict(base.licence_codes)
+        self.creator_codes = Codes(base.creator_names)
+        self.licence_codes = Codes(base.licence_names)
         self._creators = GrowingArray(base.creator_of_row)
         self._licences = GrowingArray(base.licence_of_row)
         self._groups = GrowingArray(base.group_of_row)
@@ -193,8 +194,8 @@ class ItemsWithAdded(ItemTable):
         return np.concatenate([self._added.base.rows_from(source), np.array(added, np.int64)])
 
 
-def _code(name: str, codes: dict[str, int], names: list[str]) -> int:
-    code = codes.get(name)
+def _code(name: str, codes: Codes, names: list[str]) -> int:
+    code = codes.code(name)
     if code is None:
         # The name first: whoever finds the code must find its name.
         names.append(name)

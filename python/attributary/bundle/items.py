@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attributary.errors import BundleError
 
-from .creator_name import creator_name
+from .names import Codes, same_name
 
 ITEMS = "items.parquet"
 # What is kept of what an item looks like, int8 of this shape: `attributary.pictures.looks`.
@@ -57,7 +57,8 @@ class ItemRecord:
     near_dup_group: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "creator", creator_name(self.creator))
+        for name in ("creator", "licence"):
+            object.__setattr__(self, name, same_name(getattr(self, name)))
 
     def fields(self) -> dict[str, Any]:
         """The columns of `items.parquet`."""
@@ -82,10 +83,10 @@ class ItemTable:
         if (self._sorted_ids[1:] == self._sorted_ids[:-1]).any():
             raise BundleError(ITEMS, "column id holds a value twice")
         self._text = {name: _text(table, name) for name in ("caption", "creator_url", "uri")}
-        self.creator_of_row, self.creator_names = _one_spelling(*_codes(table, "creator"))
+        self.creator_of_row, self.creator_names = _codes(table, "creator")
         self.licence_of_row, self.licence_names = _codes(table, "licence")
-        self.creator_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.creator_names)}
-        self.licence_codes: Mapping[str, int] = {name: code for code, name in enumerate(self.licence_names)}
+        self.creator_codes = Codes(self.creator_names)
+        self.licence_codes = Codes(self.licence_names)
         self._ids_of_creator = _ids_by_name(table, ids)
         self._groups = _numpy(table, "near_dup_group")
         # Dense codes, as the rescoring kernel wants them.
@@ -132,10 +133,6 @@ class ItemTable:
     def creator(self, row: int) -> str:
         """Who made the item."""
         return self.creator_names[int(self.creator_of_row[row])]
-
-    def creator_code(self, name: str) -> int | None:
-        """The code of a creator, however the name is spelt; None if no item has it."""
-        return self.creator_codes.get(creator_name(name))
 
     def ids_of(self, creator: str) -> tuple[str, ...]:
         """Identifiers of a creator, of all of their rows, sorted; none where none are known."""
@@ -275,10 +272,10 @@ def _ids_by_name(table: pa.Table, ids: pa.Array[Any] | None) -> dict[str, tuple[
         return {}
     names = table.column("creator").take(pc.list_parent_indices(ids))
     pairs = pa.table({"creator": names, "id": pc.list_flatten(ids)})
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
     for pair in pairs.group_by(["creator", "id"]).aggregate([]).to_pylist():
-        found.setdefault(creator_name(pair["creator"]), []).append(pair["id"])
-    return {name: tuple(sorted(set(entries))) for name, entries in found.items()}
+        found.setdefault(same_name(pair["creator"]), set()).add(pair["id"])
+    return {name: tuple(sorted(entries)) for name, entries in found.items()}
 
 
 def _numpy(table: pa.Table, name: str) -> NDArray[np.int64]:
@@ -301,16 +298,9 @@ def _text(table: pa.Table, name: str) -> pa.Array[Any]:
 
 def _codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
     column = table.column(name)
-    names = pc.unique(column).sort()
-    codes = _plain(pc.index_in(column, value_set=names))
-    return codes.astype(np.int32), [str(value) for value in names.to_pylist()]
-
-
-def _one_spelling(codes: NDArray[np.int32], names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
-    """Codes and names of creators, those that are one name in two spellings brought together."""
-    spelt = [creator_name(name) for name in names]
-    if spelt == names:
-        return codes, names
-    together = sorted(set(spelt))
-    place = {name: code for code, name in enumerate(together)}
-    return np.array([place[name] for name in spelt], np.int32)[codes], together
+    spelled = pc.unique(column).sort()
+    found = [same_name(str(value)) for value in spelled.to_pylist()]
+    names = sorted(set(found))
+    place = {name: code for code, name in enumerate(names)}
+    codes = np.array([place[name] for name in found], np.int32)
+    return codes[_plain(pc.index_in(column, value_set=spelled))], names

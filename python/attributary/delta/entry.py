@@ -112,7 +112,7 @@ class Entrance:
                     return Verdict(row, f"looks like item {older_id} of another creator, which is older")
             if placed.item.near_dup_of is not None and not older:
                 return Verdict(held="is declared a near duplicate and does not look like it")
-            code = snapshot.bundle.items.creator_code(placed.item.creator)
+            code = snapshot.bundle.items.creator_codes.code(placed.item.creator)
             if code is None or not snapshot.filters.creators[code]:
                 return Verdict(held="the creator is new here")
         return Verdict(next(iter(older), None))

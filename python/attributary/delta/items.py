@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from attributary.attribution.checks import check_prompt
 from attributary.attribution.types import Limits
 from attributary.bundle.bundle import Bundle
-from attributary.bundle.creator_name import creator_name
+from attributary.bundle.names import same_name
 from attributary.encoder.base import Encoder
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
@@ -40,7 +40,8 @@ class NewItem:
     near_dup_of: int | None = None  # id of an item that this one shares credit with
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "creator", creator_name(self.creator))
+        for name in ("creator", "licence"):
+            object.__setattr__(self, name, same_name(getattr(self, name)))
 
 
 def check_item(item: NewItem, limits: Limits) -> None:

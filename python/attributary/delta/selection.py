@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
-from attributary.bundle.creator_name import creator_name
 from attributary.bundle.items import ItemRecord
+from attributary.bundle.names import same_name
 from attributary.errors import InvalidArgumentError
 
 MAX_IDS = 1_000_000
@@ -39,6 +39,8 @@ class Selection:
             raise InvalidArgumentError(
                 "selection.ids", f"must hold at most {MAX_IDS} ids, got {len(self.ids)}"
             )
+        for name in ("creator", "licence"):
+            object.__setattr__(self, name, same_name(getattr(self, name)))
 
     def __str__(self) -> str:
         """As the audit has it; ids speak for themselves."""
@@ -58,7 +60,7 @@ class Selection:
         if self.source:
             return item.uri.startswith(self.source)
         if self.creator:
-            return item.creator == creator_name(self.creator)
+            return item.creator == self.creator
         return item.licence == self.licence
 
     def rows(self, snapshot: Snapshot) -> NDArray[np.int64]:
@@ -70,11 +72,12 @@ class Selection:
         elif self.source:
             rows = items.rows_from(self.source)
         else:
-            code, of_row = (
-                (items.creator_code(self.creator), items.creator_of_row)
+            codes, of_row = (
+                (items.creator_codes, items.creator_of_row)
                 if self.creator
-                else (items.licence_codes.get(self.licence), items.licence_of_row)
+                else (items.licence_codes, items.licence_of_row)
             )
+            code = codes.code(self.creator or self.licence)
             rows = np.flatnonzero(of_row == (-1 if code is None else code)).astype(np.int64)
         return rows if snapshot.alive is None else rows[snapshot.alive[rows]]
 
@@ -96,7 +99,7 @@ class Selection:
         else:
             what, name = ("creator", self.creator) if self.creator else ("licence", self.licence)
             known = items.creator_names if self.creator else items.licence_names
-            if (creator_name(name) if self.creator else name) not in known:
+            if name not in known:
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
     @staticmethod

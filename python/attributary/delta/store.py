@@ -18,6 +18,7 @@ import numpy as np
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.snapshot import Snapshot
+from attributary.bundle.bundle import delta_path
 from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
@@ -314,6 +315,7 @@ class Store:
                 if engine is not None:
                     engine.snapshot = snapshot
                 self._check_compacting()
+                self._check_served()
                 held = self._held.move(ready, snapshot.bundle.manifest)
                 try:
                     exchange(self.directory)
@@ -395,3 +397,9 @@ class Store:
     def _check_served(self) -> None:
         if self._stale:
             raise PreconditionError("server", self._stale)
+        if not self._log.lies_at(delta_path(self.directory, self.bundle_id)):
+            raise PreconditionError(
+                "bundle",
+                f"{self.directory} was moved or restored from a copy since this process opened it: what is changed now "
+                "would be lost with what was there before; start it anew",
+            )

@@ -27,7 +27,7 @@ def items(snapshot: Snapshot, request: pb.ListItemsRequest) -> pb.ListItemsRespo
     table = snapshot.bundle.items
     wanted = None
     if request.creator:
-        wanted = table.creator_code(request.creator)
+        wanted = table.creator_codes.code(request.creator)
         if wanted is None:
             raise InvalidArgumentError("creator", f"no item has the creator {request.creator[:80]!r}")
     holds = _search(snapshot, request.search) if request.search else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary.bundle.creator_name import creator_name, names_nobody
+from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError, OutputError
 
 from . import money
@@ -96,13 +96,12 @@ def payout(run: Path, terms: Terms) -> Payout:
     answered = summary["answered"]
     if not answered:
         raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
-    rows = table.to_pylist()
+    terms, rows = _spelled_once(terms), _by_creator(table.to_pylist())
     if terms.brought_of == summary["run"]:
         raise InvalidArgumentError(
             "brought_forward", "is a statement of this very run: what it carried forward would be paid twice"
         )
     names = [row["creator"] for row in rows]
-    terms = _as_spelt(terms, names)
     if unknown := sorted(terms.excluded.difference(names, terms.brought)):
         raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
     weights = [max(Fraction(0), Fraction(row["share_in_distribution"])) for row in rows]
@@ -119,19 +118,6 @@ def payout(run: Path, terms: Terms) -> Payout:
     ]
     lines.sort(key=lambda line: (-line.due, line.creator))
     return Payout(terms, tuple(lines), tuple(zip(rest, amounts[len(weights) :], strict=True)), summary)
-
-
-def _as_spelt(terms: Terms, names: Collection[str]) -> Terms:
-    """The terms with creators' names as a run spells them: earlier releases knew one creator by several spellings."""
-    spelt: dict[str, list[str]] = {}
-    for name in names:
-        spelt.setdefault(creator_name(name), []).append(name)
-    brought: dict[str, Decimal] = {}
-    for name, amount in terms.brought.items():
-        known = spelt.get(creator_name(name), [name])[0]
-        brought[known] = brought.get(known, Decimal(0)) + amount
-    excluded = {known for name in terms.excluded for known in spelt.get(creator_name(name), [name])}
-    return replace(terms, brought=brought, excluded=frozenset(excluded))
 
 
 def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], str]:
@@ -188,6 +174,27 @@ def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
         "unattributed": [{"what": what, "amount": str(amount)} for what, amount in statement.rest],
         "method": list(method),
     }
+
+
+def _spelled_once(terms: Terms) -> Terms:
+    """The terms with creators as `same_name` spells them."""
+    brought: dict[str, Decimal] = {}
+    for name, due in terms.brought.items():
+        brought[same_name(name)] = brought.get(same_name(name), terms.pool * 0) + due
+    return replace(terms, excluded=frozenset(map(same_name, terms.excluded)), brought=brought)
+
+
+def _by_creator(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's rows, those of one creator added up: runs from before may hold a name in several spellings."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        row["creator"] = same_name(row["creator"])
+        there = found.setdefault(row["creator"], row)
+        if there is not row:
+            for name in ("share_in_distribution", "generations", *_INTERVAL):
+                one, other = there.get(name), row.get(name)
+                there[name] = None if one is None or other is None else one + other
+    return list(found.values())
 
 
 def _line(terms: Terms, row: Mapping[str, Any], amount: Decimal, part: Fraction, whole: Fraction) -> Line:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attributary.bundle.creator_ids import identifier, isni, orcid
-from attributary.bundle.creator_name import creator_name, names_nobody
+from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError
 from attributary.plain import counted
 from attributary_train.corpus.item import UNKNOWN_CREATOR
@@ -76,7 +76,7 @@ def _name(value: object) -> str:
         value = value[0]
     if isinstance(value, list | tuple | dict | bool):
         raise InvalidArgumentError("creator", f"must be one name, is {str(value)[:80]}")
-    name = creator_name(text_of(value))
+    name = same_name(text_of(value))
     return UNKNOWN_CREATOR if names_nobody(name) else name
 
 

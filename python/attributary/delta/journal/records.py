@@ -16,8 +16,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.bundle.creator_name import creator_name
 from attributary.bundle.items import LOOK, ItemRecord
+from attributary.bundle.names import same_name
 
 from .log import DamageError
 
@@ -50,7 +50,8 @@ class Former:
     licences: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "creators", frozenset(map(creator_name, self.creators)))
+        for name in ("creators", "licences"):
+            object.__setattr__(self, name, frozenset(map(same_name, getattr(self, name))))
 
     def __or__(self, other: Former) -> Former:
         return Former(self.creators | other.creators, self.licences | other.licences)
@@ -203,8 +204,10 @@ class Changes:
         """Creators and licences that are known although they may have no item any more."""
         deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
         return self.former | Former(
-            frozenset(what.removeprefix("creator=") for what in deleted if what.startswith("creator=")),
-            frozenset(what.removeprefix("licence=") for what in deleted if what.startswith("licence=")),
+            *(
+                frozenset(what.removeprefix(kind) for what in deleted if what.startswith(kind))
+                for kind in ("creator=", "licence=")
+            )
         )
 
     def take(self, record: Added | Deleted) -> None:

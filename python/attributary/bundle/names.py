@@ -1,0 +1,58 @@
+"""Names of creators and licences: two spellings that nobody can tell apart are one name.
+
+Tables that were put together from several places hold "Müller" in both forms that Unicode has for it, names with two
+blanks, or with signs that are not seen. Taken for two creators, one would stay when the other opts out.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# What Unicode calls default ignorable: marks of direction, selectors of variants, fillers. Joiners stay:
+# scripts and pictographs are read by them.
+_UNSEEN = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+# Lines and controls are no blanks: whoever adds an item by such a name is refused.
+_BLANKS = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+# What programs write where nobody is named. "Nan" and "Null" are names of people.
+_NOBODY = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A"})
+UNKNOWN = "unknown"
+
+
+def same_name(name: str) -> str:
+    """Return how a name is spelled here: composed (NFC), blanks single and inside only, without what is not seen.
+
+    Capitals and letters that only look alike are somebody else's. A name of nothing that is seen stays as it is.
+    """
+    if name.isascii() and name.isprintable() and name.strip() == name and "  " not in name:
+        return name
+    return _BLANKS.sub(" ", unicodedata.normalize("NFC", _UNSEEN.sub("", name))).strip(" ") or name
+
+
+def names_nobody(name: str) -> bool:
+    """Whether a name is a word for nobody: empty, "unknown", or what a program writes for a missing value."""
+    return name.strip() in _NOBODY or name.strip().casefold() == UNKNOWN
+
+
+class Codes(dict[str, int]):
+    """Codes by name, whichever way it is spelled."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """Codes from 0; `names` are spelled as `same_name` has them."""
+        super().__init__((name, code) for code, name in enumerate(names))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(same_name(name))
+
+    def __getitem__(self, name: str) -> int:
+        return super().__getitem__(same_name(name))
+
+    def code(self, name: str) -> int | None:
+        """The code of a name, None if nobody has it."""
+        return super().get(same_name(name))
