@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +81,10 @@ def picture_of(
         raise InvalidArgumentError("image", f"is no path: {uri[:80]!r}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            if "://" not in uri:
-                return _read_local(Path(row.base, uri), row.root or row.base, access, max_bytes)
-            parts = _split(uri, "image")
-            if parts.scheme.lower() == "file":
-                if parts.netloc not in ("", "localhost"):
-                    raise InvalidArgumentError("image", f"{_short(uri)} is on another machine")
-                return _read_local(Path(unquote(parts.path)), row.root or row.base, access, max_bytes)
-            return _read_remote(uri, parts, access, max_bytes)
+            path = local_path(row.base, uri)
+            if path is not None:
+                return _read_local(path, row.root or row.base, access, max_bytes)
+            return _read_remote(uri, _split(uri, "image"), access, max_bytes)
         except OSError as error:
             if isinstance(error, FileNotFoundError | PermissionError) or error.errno in _ROWS_FAULT:
                 reason = os.strerror(error.errno) if error.errno else "not found"
@@ -98,6 +95,25 @@ def picture_of(
                 ) from error
             pause(_FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
+
+
+def local_path(base: str, uri: str) -> Path | None:
+    """The file of this machine that a path or a file: URI names; None for another URI.
+
+    A path as it stands comes first; one that leads nowhere may have another system's separators, the other form of an
+    accent, or blanks around it. Raises InvalidArgumentError for what is no URI and for a file of another machine.
+    """
+    if "://" in uri:
+        parts = _split(uri, "image")
+        if parts.scheme.lower() != "file":
+            return None
+        if parts.netloc not in ("", "localhost"):
+            raise InvalidArgumentError("image", f"{_short(uri)} is on another machine")
+        uri = unquote(parts.path)
+    ways = [uri, uri.strip(), uri.strip().replace("\\", "/")]
+    ways += [unicodedata.normalize(form, ways[-1]) for form in ("NFC", "NFD")]
+    # A name may be none that a disk can hold.
+    return next((path for way in ways if os.path.lexists(path := Path(base, way))), Path(base, uri))
 
 
 def _read_local(path: Path, root: str, access: Access, max_bytes: int) -> bytes:

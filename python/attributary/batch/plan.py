@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary.errors import InputError
+from attributary.errors import InputError, InvalidArgumentError
 
 from .folder_input import FolderInput
 from .inputs import InputFile, find_inputs
+from .pictures import local_path
 from .reader import Reader
 from .record_input import RecordInput
 from .rows import OWN_COLUMNS, Batch, Fates, Shard
@@ -93,7 +94,7 @@ def make_plan(
             shards += _cut(rows, settings.rows_per_shard, len(shards), place, reader)
             files.append(PlannedFile(file, rows, *_digest(file, reader)))
             for uri in reader.named() if beside else ():
-                beside.pop(os.path.realpath(file.path.parent / uri), None)
+                beside.pop(_named(file, uri), None)
             found.fates.add(reader.fates)
         finally:
             reader.close()
@@ -113,6 +114,16 @@ def make_plan(
         found.fates.skip(name, "a picture that no table names")
     _check_unique(np.frombuffer(seen, np.uint64), found.files, settings)
     return Plan(settings, tuple(files), tuple(shards), passed, found.fates)
+
+
+def _named(file: InputFile, uri: str) -> str:
+    """The real path of the file that a row of an input names; empty for what is no file of this machine."""
+    try:
+        path = local_path(str(file.path.parent), uri)
+        return "" if path is None else os.path.realpath(path)
+    except (InvalidArgumentError, ValueError):
+        # The row's own error.
+        return ""
 
 
 def _check_kept(passed: pa.Schema, file: str) -> None:

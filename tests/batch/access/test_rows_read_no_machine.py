@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from attributary.batch.pictures import Access, picture_of
 from attributary.batch.rows import Row
+from attributary.batch.settings import Columns
 from attributary.cli.score import score_command
 from attributary.errors import InvalidArgumentError
 
@@ -149,3 +150,37 @@ def test_the_command_says_what_is_allowed(tmp_path, picture):
     assert errors() == 1
     assert errors("--image-root", str(tmp_path / "out")) == 0
     assert errors("--allow-uri", "s3://bucket") == 1
+
+
+def test_a_path_is_found_as_another_system_wrote_it(tmp_path, picture, score_log):
+    log = tmp_path / "log"
+    (log / "sub").mkdir(parents=True)
+    (log / "sub" / "a.png").write_bytes(picture(0))
+    (log / "e\u0301.png").write_bytes(picture(1))
+    (log / " b.png").write_bytes(picture(2))
+    (tmp_path / "outside.png").write_bytes(picture(3))
+    uris = [
+        "sub\\a.png",
+        ".\\sub\\a.png ",
+        "\u00e9.png",
+        "e\u0301.png",
+        " b.png",
+        "..\\outside.png",
+        "c\\gone.png",
+    ]
+    pq.write_table(pa.table({"image": uris}), log / "log.parquet")
+    rows, _ = score_log(log / "log.parquet", tmp_path / "run")
+    shown = [hashlib.sha256(picture(number)).hexdigest() for number in (0, 0, 1, 1, 2)]
+    assert [row["image_sha256"] for row in rows] == [*shown, None, None]
+    assert [row["error_code"] for row in rows[5:]] == ["INVALID_ARGUMENT"] * 2
+
+
+def test_pictures_that_rows_name_in_any_way_are_not_called_unnamed(tmp_path, picture, score_log):
+    log = tmp_path / "log"
+    log.mkdir()
+    for name in ("a b.png", "c.png", "d.png", "e.png"):
+        (log / name).write_bytes(picture(0))
+    uris = [(log / "a b.png").as_uri(), ".\\c.png", "d.png", "nul\0.png"]
+    pq.write_table(pa.table({"image": uris}), log / "log.parquet")
+    _, summary = score_log(log, tmp_path / "run", columns=Columns(image="image"))
+    assert summary["skipped"] == {"a picture that no table names": 1}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import unicodedata
 
@@ -122,6 +123,13 @@ def test_what_a_table_does_not_say_is_told_by_name_and_count(tmp_path, folder):
     assert set(notes) <= set(plan.lines())
     shown = CliRunner().invoke(main, ["corpus", "show", str(tmp_path / "corpus")]).output
     assert all(f"note: {note}" in shown for note in notes)
+
+
+def test_a_name_that_is_no_unicode_is_told_all_the_same(tmp_path, folder):
+    (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "1.png").read_bytes())
+    rows = "".join(f"{at}.png,a thing,Ann\n" for at in range(6))
+    (note,) = built(tmp_path, folder, f"file,caption,creator\n{rows}").facts["sources"][0]["notes"]
+    assert note.endswith("such as \\xff.png")
 
 
 def test_the_plan_leaves_out_what_the_corpus_does(tmp_path, folder):

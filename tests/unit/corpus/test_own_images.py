@@ -152,6 +152,8 @@ def test_webdataset_shards(tmp_path, shard, encode):
         [
             ("0.png", disc),
             ("0.seg.png", b"a mask, no picture of the sample"),
+            ("0.webp", star),
+            ("0.txt", "caf\u00e9".encode("latin-1")),
             ("0.json", json.dumps({"caption": "blue disc"}).encode()),
             ("1.txt", b"no picture"),
             ("2.png", disc),
@@ -166,6 +168,8 @@ def test_webdataset_shards(tmp_path, shard, encode):
     assert first.id == item_id("s-00/a/0")
     assert (second.caption, second.uri) == ("blue disc", "s-01.tar#0.png")
     found = problems(corpus)
+    assert found["s-01.tar#0.webp"] == "a second picture of one sample"
+    assert found["s-01.tar#0.txt"] == "not readable: must be UTF-8"
     assert found["s-01.tar#1"] == "no image"
     assert found["s-01.tar#2"] == "no caption"
     assert found["s-01.tar#3.png"].startswith("not a readable image")

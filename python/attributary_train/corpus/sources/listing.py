@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attributary.batch.inputs import text_of as text_of_path
 from attributary.batch.naming import PICTURES, ending, hidden
 from attributary.errors import InvalidArgumentError
 from attributary.plain import counted
@@ -60,17 +61,19 @@ class Listing:
         found = [f"columns that are not read: {', '.join(unread)}"] if unread else []
         if unlisted:
             pictures = counted(len(unlisted), "picture")
-            found.append(f"{pictures} of the folder in no row of the table, such as {unlisted[0]}")
+            found.append(
+                f"{pictures} of the folder in no row of the table, such as {text_of_path(unlisted[0])}"
+            )
         return found + self._creators.notes()
 
-    def _unlisted(self) -> list[str]:
+    def _unlisted(self) -> list[Path]:
         found = []
         for directory, names, files in os.walk(self._root):
             names.sort()
             for name in sorted(files):
                 file = Path(directory, name).relative_to(self._root)
                 if ending(name) in PICTURES and not hidden(file.parts) and str(file) not in self._named:
-                    found.append(str(file))
+                    found.append(file)
         return found
 
     def _file(self, row: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from attributary.batch.reader import decoded
 from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.names import ConceptNames
@@ -129,10 +130,15 @@ def _samples(tar: tarfile.TarFile, shard: str, report: SourceReport) -> Iterator
 
 
 def _fill(sample: _Sample, extension: str, data: bytes, shard: str, report: SourceReport) -> None:
-    if extension in _IMAGES:
+    if extension in _IMAGES and sample.extension:
+        report.problem(f"{shard}#{sample.key}.{extension}", "a second picture of one sample")
+    elif extension in _IMAGES:
         sample.image, sample.extension = data, extension
     elif extension == "txt":
-        sample.facts["caption"] = data.decode("utf-8", errors="replace")
+        if (caption := decoded(data)) is None:
+            report.problem(f"{shard}#{sample.key}.txt", "not readable: must be UTF-8")
+        else:
+            sample.facts["caption"] = caption
     else:
         try:
             facts = json.loads(data)
