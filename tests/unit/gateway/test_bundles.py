@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -273,6 +274,13 @@ async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, additi
     await admin(lambda one: one.compact(why="x"))
     assert "Bo" not in await shown(client, picture)
     assert open_engine(places[0]).filters.count_of("Bo") == 0
+
+
+async def test_a_deletion_tells_names_that_stay(running, addition):
+    _, _, admin = running
+    await admin(lambda one: one.add_item(replace(addition(1), creator="BO"), why="x"))
+    assert (await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))).similar == ("BO",)
+    assert (await admin(lambda one: one.delete_items(creator="BO", why="opted out"))).similar == ()
 
 
 async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, picture):
