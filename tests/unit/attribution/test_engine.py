@@ -324,6 +324,31 @@ def test_filters_restrict_the_search(tiny_engine, item_picture, wanted_filter, p
     assert [item.id - 1000 for item in answer.items] == wanted
 
 
+class Deaf:
+    """An index elsewhere that knows nothing of filters and deletions, or of another bundle's."""
+
+    def __init__(self, index):
+        self._index = index
+
+    def search(self, queries, count, allowed=None):
+        return self._index.search(queries, count)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_index_that_does_not_listen_shows_nothing_that_is_hidden(tiny_engine, item_picture, deleted):
+    engine = narrowed(tiny_engine, 20)
+    engine = Engine(engine.bundle, engine.encoder, Deaf(engine.index))
+    options = Options(top_k=20)
+    if deleted:
+        engine.snapshot = engine.snapshot.apply(deletion(engine, "Bo"))
+    else:
+        options = replace(options, filter=Filter(exclude_creators=("Bo",)))
+    for number in range(0, 40, 7):
+        answer = engine.attribute(Query(image=item_picture(number)), options)
+        assert answer.items
+        assert "Bo" not in {item.creator for item in answer.items}
+
+
 def test_a_filter_that_nothing_passes_withholds_all_that_is_somebody_s(tiny_engine, item_picture):
     nobody = Filter(include_creators=("Ann",), exclude_creators=("Ann",))
     answer = tiny_engine.attribute(Query(image=item_picture(8)), Options(filter=nobody))

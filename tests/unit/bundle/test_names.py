@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from attributary.attribution.open import open_engine
+from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import Filter, Options, Query
 from attributary.building import build_bundle
 from attributary.building.source import read_source
@@ -72,6 +74,14 @@ def test_a_table_has_each_creator_once(source):
     assert {items.creator(row) for row in range(0, 60, 12)} == {ZOE}
     assert len({items.creator_codes[name] for name in SPELLINGS}) == 1
     assert json.loads((source / "bundle" / "manifest.json").read_text())["creator_count"] == 1 + len(OTHERS)
+
+
+def test_a_bundle_that_counted_spellings_has_fewer_creators(bundle_dir):
+    engine = open_engine(bundle_dir)
+    manifest = replace(engine.bundle.manifest, creator_count=len(SPELLINGS) + len(OTHERS))
+    assert Snapshot.of(replace(engine.bundle, manifest=manifest), engine.index).creator_count == 1 + len(
+        OTHERS
+    )
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
