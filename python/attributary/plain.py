@@ -11,8 +11,8 @@ from typing import Any
 _HARMLESS = frozenset({"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))})
 # Control, format (direction marks), surrogates, line and paragraph separators.
 _MOVES = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# What spreadsheets take for the beginning of a formula.
-_FORMULA = re.compile(r"^\s*[=+\-@\t\r]")
+# What spreadsheets take for the beginning of a formula, wide signs too.
+_FORMULA = re.compile(r"^\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
 def plain(text: str) -> str:

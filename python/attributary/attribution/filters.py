@@ -153,14 +153,14 @@ class FilterCompiler:
     def _passing(self, filter_: Filter) -> NDArray[np.bool_]:
         items = self._items
         passing = np.ones(len(items), bool) if self._alive is None else self._alive.copy()
-        for names, codes, of_row, wanted in (
-            (filter_.include_creators, items.creator_codes, items.creator_of_row, True),
-            (filter_.exclude_creators, items.creator_codes, items.creator_of_row, False),
-            (filter_.include_licences, items.licence_codes, items.licence_of_row, True),
-            (filter_.exclude_licences, items.licence_codes, items.licence_of_row, False),
+        for names, code_of, of_row, wanted in (
+            (filter_.include_creators, items.creator_codes.code, items.creator_of_row, True),
+            (filter_.exclude_creators, items.creator_codes.code, items.creator_of_row, False),
+            (filter_.include_licences, items.licence_codes.code, items.licence_of_row, True),
+            (filter_.exclude_licences, items.licence_codes.code, items.licence_of_row, False),
         ):
             if names:
-                listed = np.isin(of_row, [codes[name] for name in names if name in codes])
+                listed = np.isin(of_row, [code for name in names if (code := code_of(name)) is not None])
                 passing &= listed if wanted else ~listed
         return passing
 

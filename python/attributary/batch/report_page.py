@@ -197,7 +197,8 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
     foreign, given = summary["out_of_distribution"], summary["attributed_share"]
     interval = f"95% interval {low / known:.1%} to {high / known:.1%}"
     of = "of all answered" if data.with_foreign else "of those in distribution"
-    # Runs of output schema version 1 say nothing of prompts and of what was skipped.
+    # Runs of output schema version 1 say nothing of prompts, of what was withheld and of what was skipped.
+    withheld = summary.get("withheld_share", 0.0)
     prompts = summary.get("prompts", {}).get("by_source", {})
     return [
         ("generations", f"{summary['rows']:,}"),
@@ -206,6 +207,7 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
         ("out of distribution", f"{foreign:,} ({foreign / answered:.2%})"),
         ("given to creators", f"{given:,.1f} ({given / known:.1%} {of})"),
         ("diffuse", f"{total:,.1f} ({total / known:.1%} {of}; {interval})"),
+        ("withheld", f"{withheld:,.1f} ({withheld / known:.1%} {of})"),
         ("creators with a share", f"{summary['creators']:,}"),
         *((f"prompts, {source}", f"{count:,}") for source, count in prompts.items()),
         *((f"skipped: {reason}", f"{count:,}") for reason, count in summary.get("skipped", {}).items()),

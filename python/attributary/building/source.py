@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -38,13 +40,23 @@ def read_source(directory: Path, exclude_creators: tuple[str, ...] = (), limit: 
     path = directory / ITEMS
     table = _read(path)
     if exclude_creators:
-        left_out = set(map(same_name, exclude_creators))
-        table = table.filter(
-            pa.array([same_name(str(name)) not in left_out for name in table["creator"].to_pylist()])
-        )
+        table = table.filter(_not_by(table, exclude_creators))
     table = table if limit is None else table.slice(0, limit)
     pictures = _pictures(directory, table)
     return Source(items_table(table, path), pictures, GROUP in table.column_names)
+
+
+def _not_by(table: pa.Table, creators: tuple[str, ...]) -> pa.Array[Any]:
+    """Which rows are by none of some creators, however their names are spelt; raises for one whom no row names."""
+    names = pc.unique(table["creator"]).to_pylist()
+    spelt = [same_name(name or "") for name in names]
+    wanted = {same_name(name): name for name in creators}
+    if unknown := sorted(wanted.keys() - set(spelt)):
+        raise InvalidArgumentError(
+            "exclude_creator", f"no item has the creator {wanted[unknown[0]][:80]!r}; nothing is built"
+        )
+    out = [name for name, one in zip(names, spelt, strict=True) if one in wanted]
+    return pc.invert(pc.is_in(table["creator"], pa.array(out)))
 
 
 def read_rows(corpus: Path, ids: NDArray[np.int64]) -> pa.Table:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .items import Facts, ItemRecord, ItemTable
-from .names import Codes, same_name
+from .names import Codes
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -66,9 +65,6 @@ class AddedItems:
 
     def append(self, items: Sequence[ItemRecord]) -> ItemsWithAdded:
         """Append rows and return the table with them. Ids must be new."""
-        items = [
-            replace(item, creator=same_name(item.creator), licence=same_name(item.licence)) for item in items
-        ]
         for item in items:
             self.rows[item.id] = len(self.base) + len(self.records)
             self.records.append(item)

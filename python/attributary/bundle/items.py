@@ -56,6 +56,10 @@ class ItemRecord:
     uri: str
     near_dup_group: int
 
+    def __post_init__(self) -> None:
+        for name in ("creator", "licence"):
+            object.__setattr__(self, name, same_name(getattr(self, name)))
+
     def fields(self) -> dict[str, Any]:
         """The columns of `items.parquet`."""
         return asdict(self)

@@ -10,13 +10,19 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# Controls, and what Unicode calls default ignorable: joiners, marks of direction, selectors of variants, fillers.
+# What Unicode calls default ignorable: marks of direction, selectors of variants, fillers. Joiners stay:
+# scripts and pictographs are read by them.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
+# Lines and controls are no blanks: whoever adds an item by such a name is refused.
+_BLANKS = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+# What programs write where nobody is named. "Nan" and "Null" are names of people.
+_NOBODY = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A"})
+UNKNOWN = "unknown"
 _LONGEST = 512
 
 
@@ -29,7 +35,12 @@ def same_name(name: str) -> str:
     plain = name.isascii() and name.isprintable() and name.strip() == name and "  " not in name
     if plain or len(name) > _LONGEST:
         return name
-    return " ".join(unicodedata.normalize("NFC", _UNSEEN.sub("", name)).split()) or name
+    return _BLANKS.sub(" ", unicodedata.normalize("NFC", _UNSEEN.sub("", name))).strip(" ") or name
+
+
+def names_nobody(name: str) -> bool:
+    """Whether a name is a word for nobody: empty, "unknown", or what a program writes for a missing value."""
+    return name.strip() in _NOBODY or name.strip().casefold() == UNKNOWN
 
 
 class Codes(dict[str, int]):

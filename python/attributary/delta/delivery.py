@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
-from attributary.bundle.names import same_name
 from attributary.errors import AlreadyExistsError, AttributaryError, InvalidArgumentError
 
 from .entry import Entrance, Placed, Terms, Verdict
@@ -25,7 +23,7 @@ class Delivery:
     """One call of `Store.add`. `place` may run beside other changes; the writer's mutex is held from `judge` on."""
 
     def __init__(self, items: Sequence[NewItem], who: str, why: str, terms: Terms) -> None:
-        self._items, self._who, self._why, self._terms = list(items), who, why, terms
+        self._items, self._who, self._why, self._terms = items, who, why, terms
         self._outcomes: list[AttributaryError | None] = [None] * len(items)
         self._revisions = [0] * len(items)
         self._waiting = [""] * len(items)
@@ -47,9 +45,6 @@ class Delivery:
             try:
                 check_item(item, embedder.limits)
                 prepared.append(embedder.prepare(item))
-                self._items[place] = replace(
-                    item, creator=same_name(item.creator), licence=same_name(item.licence)
-                )
                 self._places.append(place)
             except InvalidArgumentError as error:
                 self._outcomes[place] = error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from attributary.attribution.checks import check_prompt
 from attributary.attribution.types import Limits
 from attributary.bundle.bundle import Bundle
+from attributary.bundle.names import same_name
 from attributary.encoder.base import Encoder
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
@@ -37,6 +38,10 @@ class NewItem:
     licence: str = ""  # SPDX identifier
     uri: str = ""
     near_dup_of: int | None = None  # id of an item that this one shares credit with
+
+    def __post_init__(self) -> None:
+        for name in ("creator", "licence"):
+            object.__setattr__(self, name, same_name(getattr(self, name)))
 
 
 def check_item(item: NewItem, limits: Limits) -> None:

@@ -61,8 +61,8 @@ class Selection:
         if self.source:
             return item.uri.startswith(self.source)
         if self.creator:
-            return same_name(item.creator) == self.creator
-        return same_name(item.licence) == self.licence
+            return item.creator == self.creator
+        return item.licence == self.licence
 
     def rows(self, snapshot: Snapshot) -> NDArray[np.int64]:
         """Rows of the chosen items that are still there, ascending, int64."""

@@ -18,14 +18,12 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attributary.bundle.names import same_name
+from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError, OutputError
 
 from . import money
 
 Status = Literal["paid", "carried forward", "excluded", "no payee"]
-# What corpora call a creator whom nobody named.
-_NOBODY: Final = ("", "unknown")
 _SUMMARY, _CREATORS = "summary.json", "creators.parquet"
 # Columns of a run's creators: sums of the ends of its answers' intervals; runs from before have none.
 _INTERVAL: Final = ("low", "high")
@@ -40,6 +38,7 @@ class Terms:
     minimum: Decimal = Decimal(0)  # whoever is due less is paid later
     excluded: frozenset[str] = frozenset()
     brought: Mapping[str, Decimal] = field(default_factory=dict)  # carried forward by the statement before
+    brought_of: str = ""  # the run of that statement
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
 
     @property
@@ -91,13 +90,17 @@ def payout(run: Path, terms: Terms) -> Payout:
     """Divide a pool by the totals of a finished run.
 
     Raises OutputError naming a file of the run that is missing or changed, InvalidArgumentError for a run without
-    answers and for an excluded creator whom the run does not know.
+    answers, for an excluded creator whom the run does not know, and where what is brought forward is of the same run.
     """
     summary, table = _read(run)
     answered = summary["answered"]
     if not answered:
         raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
     terms, rows = _spelled_once(terms), _by_creator(table.to_pylist())
+    if terms.brought_of == summary["run"]:
+        raise InvalidArgumentError(
+            "brought_forward", "is a statement of this very run: what it carried forward would be paid twice"
+        )
     names = [row["creator"] for row in rows]
     if unknown := sorted(terms.excluded.difference(names, terms.brought)):
         raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
@@ -117,8 +120,11 @@ def payout(run: Path, terms: Terms) -> Payout:
     return Payout(terms, tuple(lines), tuple(zip(rest, amounts[len(weights) :], strict=True)), summary)
 
 
-def read_brought(path: Path, currency: str) -> dict[str, Decimal]:
-    """Return what a statement before (its payout.json) carried forward, by creator; raises InvalidArgumentError."""
+def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], str]:
+    """Return what a statement before (its payout.json) carried forward, by creator, and the run that it is of.
+
+    Raises InvalidArgumentError.
+    """
     digits = money.digits_of(currency)
     try:
         facts = json.loads(path.read_bytes())
@@ -126,11 +132,12 @@ def read_brought(path: Path, currency: str) -> dict[str, Decimal]:
             raise InvalidArgumentError(
                 "brought_forward", f"{path} is in {facts['currency']}, not in {currency}"
             )
-        return {
-            line["creator"]: money.amount(line["due"], digits, "brought_forward")
-            for line in facts["creators"]
-            if line["status"] == "carried forward"
-        }
+        found: dict[str, Decimal] = {}
+        for line in facts["creators"]:
+            if line["status"] == "carried forward":
+                due = money.amount(line["due"], digits, "brought_forward")
+                found[line["creator"]] = found.get(line["creator"], Decimal(0)) + due
+        return found, str(facts["run"])
     except OSError as error:
         raise InvalidArgumentError("brought_forward", f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
@@ -193,7 +200,7 @@ def _line(terms: Terms, row: Mapping[str, Any], amount: Decimal, part: Fraction,
     brought = terms.brought.get(name, terms.pool * 0)
     due = amount + brought
     status: Status = "paid" if due and due >= terms.minimum else "carried forward"
-    if name in _NOBODY:
+    if names_nobody(name):
         status = "no payee"
     elif name in terms.excluded:
         status = "excluded"

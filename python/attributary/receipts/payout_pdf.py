@@ -49,7 +49,9 @@ def pdf_bytes(statement: Payout, title: str, method_lines: Sequence[str], font: 
     story = [
         text.paragraph(title, 16), Spacer(1, 2 * mm), text.paragraph(facts), Spacer(1, 5 * mm),
         Table(sums, colWidths=[110 * mm, 40 * mm], hAlign="LEFT", style=_style(False)), Spacer(1, 5 * mm),
-        Table(table, colWidths=_WIDTHS, repeatRows=1, hAlign="LEFT", style=_style(True)), Spacer(1, 5 * mm),
+        # A name may be longer than a page.
+        Table(table, colWidths=_WIDTHS, repeatRows=1, hAlign="LEFT", style=_style(True), splitInRow=1),
+        Spacer(1, 5 * mm),
         *(text.paragraph(line) for line in (*method_lines, intervals_line(statement))),
     ]  # fmt: skip
     if text.lacking:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 from attributary.bundle.manifest import Manifest
-from attributary.plain import cell, plain
+from attributary.plain import cell, counted, plain
 
 from .payout import Payout
 
@@ -48,6 +48,7 @@ def method(statement: Payout, manifest: Manifest | None) -> list[str]:
         "What belongs to nobody, or was withheld, raises nobody's part.",
         "Amounts are divided exactly, to the smallest unit of the currency; units that are left over go to the largest "
         "remainders.",
+        *_unanswered(summary),
     ]
     if manifest is None:
         return [
@@ -72,6 +73,16 @@ def method(statement: Payout, manifest: Manifest | None) -> list[str]:
     else:
         method_lines.append("No skill of these shares against a constant was measured.")
     return method_lines
+
+
+def _unanswered(summary: Mapping[str, Any]) -> list[str]:
+    """What of the log counts for nobody, since nothing was answered for it."""
+    errors, skipped = (sum(dict(summary.get(name) or {}).values()) for name in ("errors", "skipped"))
+    if not errors and not skipped:
+        return []
+    found = [f"{counted(errors, 'picture')} without an answer"] if errors else []
+    found += [f"{counted(skipped, 'file')} or members of the log that were skipped"] if skipped else []
+    return [f"Counted for nobody: {' and '.join(found)}. The run's summary.json has the reasons."]
 
 
 def intervals_line(statement: Payout) -> str:

@@ -143,6 +143,8 @@ def _print_facts(opened: Corpus) -> None:
             click.echo(f"{'':<{width}}  {count:>7} left out: {reason}")
         for problem in entry["problems"][:3]:
             click.echo(f"{'':<{width}}  problem: {problem['where']}: {problem['reason']}")
+        for note in entry["notes"]:
+            click.echo(f"{'':<{width}}  note: {plain(note)}")
         if entry["problem_count"] > 3:
             click.echo(f"{'':<{width}}  and {entry['problem_count'] - 3} more problems, in corpus.json")
     click.echo(

@@ -1,12 +1,21 @@
-"""Who made a picture, by the identifiers in a table of captions: checked, and one creator's for one name."""
+"""Who made a picture, by a table's or a sample's facts: one spelling of a name, identifiers that were checked."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from attributary.bundle.creator_ids import identifier, isni, orcid
+from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError
+from attributary.plain import counted
+from attributary_train.corpus.item import UNKNOWN_CREATOR
+from attributary_train.corpus.sources.captions import text_of
+
+_TOLD = 5
 
 
 class Creators:
@@ -14,21 +23,43 @@ class Creators:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], str] = {}  # (name, scheme) -> identifier
+        self._pictures: Counter[str] = Counter()  # by name
 
-    def ids_of(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the identifiers in `creator_isni`, `creator_orcid` and `creator_ids` (a list, or separated by blanks).
+    def of(self, facts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """Return the name ("unknown" where nobody is named) and the identifiers of a picture's creator.
 
-        Raises InvalidArgumentError for one that is mistyped, and for a second one of its kind.
+        Identifiers are in `creator_isni`, `creator_orcid` and `creator_ids` (a list, or separated by blanks). Raises
+        InvalidArgumentError for a creator that is no name, an identifier that is mistyped, a second one of its kind.
         """
+        name = _name(facts.get("creator"))
+        ids = self._ids_of(facts, name)
+        self._pictures[name] += 1
+        return name, ids
+
+    def notes(self) -> list[str]:
+        """Names that may be one creator's, who would be paid in parts; and how many pictures name nobody."""
+        alike: defaultdict[str, set[str]] = defaultdict(set)
+        for name in self._pictures:
+            alike[_letters(name)].add(name)
+        for (name, _), one in self._known.items():
+            alike[one].add(name)
+        named = [sorted(names) for names in alike.values() if len(names) > 1]
+        several = list(dict.fromkeys(" and ".join(map(repr, names)) for names in named))
+        more = f", and {len(several) - _TOLD} more" if len(several) > _TOLD else ""
+        found = [f"one creator under several names? {'; '.join(several[:_TOLD])}{more}"] if several else []
+        if nameless := self._pictures[UNKNOWN_CREATOR]:
+            found.append(f"{counted(nameless, 'picture')} of {self._pictures.total():,} name no creator")
+        return found
+
+    def _ids_of(self, facts: Mapping[str, Any], creator: str) -> tuple[str, ...]:
         found = [
-            read(str(value), name)
+            read(text, name)
             for name, read in (("creator_isni", isni), ("creator_orcid", orcid))
-            if (value := facts.get(name)) not in (None, "")
+            if (text := text_of(facts.get(name)))
         ]
         listed = facts.get("creator_ids") or ()
         found += [identifier(str(one)) for one in (listed.split() if isinstance(listed, str) else listed)]
-        creator = " ".join(str(facts.get("creator") or "").split())
-        if found and not creator:
+        if found and creator == UNKNOWN_CREATOR:
             raise InvalidArgumentError("creator", f"is empty beside {found[0]}")
         for one in found:
             before = self._known.setdefault((creator, one.partition(":")[0]), one)
@@ -38,3 +69,17 @@ class Creators:
                     f"{creator!r} is {before} before and {one} here: two creators need two names",
                 )
         return tuple(sorted(set(found)))
+
+
+def _name(value: object) -> str:
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | tuple | dict | bool):
+        raise InvalidArgumentError("creator", f"must be one name, is {str(value)[:80]}")
+    name = same_name(text_of(value))
+    return UNKNOWN_CREATOR if names_nobody(name) else name
+
+
+def _letters(name: str) -> str:
+    """What is left of a name without capitals, points and blanks; the name itself if that is nothing."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) or name

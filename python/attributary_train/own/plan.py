@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attributary_train.corpus.sources.captions import caption_rows
-from attributary_train.corpus.sources.folder import listed_file
+from attributary_train.corpus.sources.captions import text_of
+from attributary_train.corpus.sources.listing import Listing
 from attributary_train.errors import CorpusError, OwnError
 
 from .road import Request
@@ -42,7 +42,7 @@ class Plan:
     measured here; queries: of all splits; checkpoint_bytes: of its parts, and of the text
     tower that student and bundle take from it; inputs: digest of what the user brought, by
     names, sizes and times of change; left_out: rows of the table that no picture comes of,
-    and why."""
+    and why; notes: what else there is to know of the table."""
 
     items: int
     captions: int
@@ -58,6 +58,7 @@ class Plan:
     checkpoint_bytes: int
     inputs: str
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -110,6 +111,7 @@ class Plan:
             more = len(self.left_out) - _LISTED
             rows.append(f"left out {len(self.left_out):,} rows of the table:")
             rows += [f"  {row}" for row in self.left_out[:_LISTED]] + [f"  and {more:,} more"] * (more > 0)
+        rows += self.notes
         rows += [f"{name:<8} {count:>14,} passes of the denoiser" for name, count in self.passes.items()]
         if self.passes:
             rows.append(
@@ -131,7 +133,8 @@ class Plan:
 def make_plan(request: Request) -> Plan:
     """Count and measure; raises `OwnError` naming what is missing or does not fit."""
     found_there = listed(request)
-    files, captions, left_out = found_there.files, found_there.captions, tuple(found_there.left_out)
+    files, captions = found_there.files, found_there.captions
+    left_out, notes = tuple(found_there.left_out), tuple(found_there.notes)
     size = sum((request.pictures / name).stat().st_size for name in files)
     if request.checkpoint is None:
         if request.lora is not None:
@@ -151,6 +154,7 @@ def make_plan(request: Request) -> Plan:
             0,
             _inputs(request, files),
             left_out,
+            notes,
         )
     asking = [("validation", request.validation, 10), ("train", request.train, 1), ("test", request.test, 1)]
     for name, count, least in asking:
@@ -173,40 +177,41 @@ def make_plan(request: Request) -> Plan:
     }
     return Plan(
         items, captions, size, passes, found.seconds, found.flops, found.latent, found.text, request.workers,
-        request.timesteps, queries, found.bytes, _inputs(request, files), left_out,
+        request.timesteps, queries, found.bytes, _inputs(request, files), left_out, notes,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Listed:
-    """files: of the table that are there; captions: how many different ones; left_out: others, and why."""
+    """files: of the table that are there; captions: how many different ones; left_out: others, and why; notes on it."""
 
     files: list[str]
     captions: int
     left_out: list[str]
+    notes: list[str]
 
 
 def listed(request: Request) -> Listed:
     """Read the table as the corpus will; raises `OwnError` for one that cannot be read or names no picture."""
     if not request.pictures.is_dir():
         raise OwnError("--pictures", f"{request.pictures} is no folder")
-    root, seen = request.pictures.resolve(), set[str]()
+    listing = Listing(request.pictures.resolve(), request.captions)
     files, captions, left_out, count = [], set(), [], 0
     try:
-        for count, row in enumerate(caption_rows(request.captions), start=1):
-            file, problem = listed_file(root, row, seen)
-            if problem is None:
-                files.append(file)
-                captions.add(" ".join(str(row["caption"]).split()))
+        for row in listing.rows():
+            count += 1
+            if row.problem is None:
+                files.append(row.file)
+                captions.add(text_of(row.facts["caption"]))
             else:
-                left_out.append(f"{file or f'row {count}'}: {problem}")
+                left_out.append(f"{row.file}: {row.problem}")
     except CorpusError as error:
         raise OwnError("--captions", str(error)) from error
     if not files:
         raise OwnError(
             "--captions", f"none of the {count} files of {request.captions} is in {request.pictures}"
         )
-    return Listed(files, len(captions), left_out)
+    return Listed(files, len(captions), left_out, listing.notes())
 
 
 def _inputs(request: Request, files: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ def test_identifiers_reach_the_corpus_and_wrong_ones_are_reported(tmp_path):
 def test_lists_and_texts_of_identifiers_are_read():
     creators = Creators()
     listed = {"creator": "Ann", "creator_ids": ["orcid:0000-0002-1825-0097", "isni:0000000121032683"]}
-    assert creators.ids_of(listed) == ("isni:0000000121032683", "orcid:0000-0002-1825-0097")
-    assert creators.ids_of({"creator": "Ann", "creator_ids": None}) == ()
+    assert creators.of(listed) == ("Ann", ("isni:0000000121032683", "orcid:0000-0002-1825-0097"))
+    assert creators.of({"creator": "Ann", "creator_ids": None}) == ("Ann", ())
     with pytest.raises(InvalidArgumentError, match="must begin with isni: or orcid:"):
-        creators.ids_of({"creator": "Ann", "creator_ids": "viaf:12345"})
+        creators.of({"creator": "Ann", "creator_ids": "viaf:12345"})

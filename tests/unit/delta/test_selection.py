@@ -44,6 +44,12 @@ def test_an_opt_out_may_be_repeated_also_after_a_compaction(store):
         store.delete(Selection(creator="dee"), **BY)
 
 
+def test_a_name_is_deleted_however_it_is_spelt(store):
+    store.delete(Selection(creator=" \ufeffDee\u200b "), **BY)
+    assert store.delete(Selection(creator="Dee"), **BY).ids == ()
+    assert store.snapshot.revision == 1
+
+
 def test_near_names_ignore_capitals_and_blanks_and_are_few():
     names = ["Ada Lovelace", "ADA", "Adam", "Bob", "Microsoft Corporation"]
     assert nearest("ada", names)[0] == "ADA"

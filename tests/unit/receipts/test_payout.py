@@ -111,11 +111,13 @@ def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, tmp_path):
     first = payout(run, euros("1000.00", minimum=Decimal("5.00")))
     assert [(line.creator, line.due, line.paid) for line in first.lines] == [("Ann", 500, 500), ("Bo", 4, 0)]
     (tmp_path / "payout.json").write_text(json.dumps(as_json(first, [])))
-    brought = read_brought(tmp_path / "payout.json", "EUR")
-    assert brought == {"Bo": Decimal("4.00")}
-    second = payout(
-        run, euros("1000.00", minimum=Decimal("5.00"), brought={**brought, "Cy": Decimal("6.00")})
-    )
+    brought, of_run = read_brought(tmp_path / "payout.json", "EUR")
+    assert (brought, of_run) == ({"Bo": Decimal("4.00")}, "00000000000000aa")
+    with pytest.raises(InvalidArgumentError, match="would be paid twice"):
+        payout(run, euros("1000.00", brought=brought, brought_of=of_run))
+    run = write_run({"Ann": 5.0, "Bo": 0.04}, answered=10, run="00000000000000ab")
+    brought = {**brought, "Cy": Decimal("6.00")}
+    second = payout(run, euros("1000.00", minimum=Decimal("5.00"), brought=brought, brought_of=of_run))
     paid = {line.creator: (line.amount, line.paid) for line in second.lines}
     assert paid == {"Ann": (500, 500), "Bo": (4, 8), "Cy": (0, 6)}
     assert whole(second) == 1000
@@ -170,6 +172,8 @@ def test_shares_whose_float_sum_is_above_one_are_not_paid_twice(write_run):
 
 
 HOSTILE = (
+    "\uff1d1+1",
+    "\uff20SUM(A1)",
     '=HYPERLINK("http://x")',
     "+1",
     "-2",
@@ -188,7 +192,7 @@ def test_no_name_is_a_formula_or_markup(write_run):
     rows = list(csv.reader(io.StringIO(csv_bytes(statement).decode())))
     names = [row[0] for row in rows[1 : len(HOSTILE) + 1]]
     assert len({len(row) for row in rows}) == 1
-    assert not [name for name in names if name[:1] in "=+-@\t\r\n"]
+    assert not [name for name in names if name[:1] in "=+-@\t\r\n\uff1d\uff20"]
     told = page(statement, "<b>title</b>", ["<i>words</i>"])
     assert "<script" not in told
     assert "<b>" not in told
@@ -289,3 +293,24 @@ def test_a_creator_in_two_spellings_is_paid_once_and_excluded_whole(write_run):
         statement = payout(run, euros(100, excluded=frozenset({name})))
         assert {line.creator for line in statement.lines if line.status == "excluded"} == {composed}
         assert whole(statement) == 100
+
+
+@pytest.mark.parametrize("nobody", ["", "unknown", "Unknown", "UNKNOWN", "nan", "None"])
+def test_words_for_nobody_are_no_payee(write_run, nobody):
+    statement = payout(write_run({nobody: 1.0}), euros("1000.00"))
+    assert (statement.lines[0].status, statement.total("paid")) == ("no payee", 0)
+
+
+def test_what_has_no_answer_is_told_beside_the_money(write_run):
+    run = write_run({"Ann": 1.0}, errors={"INVALID_ARGUMENT": 2, "INTERNAL": 1}, skipped={"a grid": 4})
+    told = "Counted for nobody: 3 pictures without an answer and 4 files or members of the log that were skipped."
+    assert told in " ".join(method(payout(run, euros("1000.00")), None))
+    assert "Counted" not in " ".join(method(payout(write_run({"Ann": 1.0}), euros("1000.00")), None))
+
+
+def test_a_name_longer_than_a_page_does_not_keep_others_from_their_statement(write_run):
+    pytest.importorskip("reportlab")
+    from attributary.receipts.payout_pdf import pdf_bytes
+
+    statement = payout(write_run({"x" * 9_000: 1.0, "word " * 3_000: 1.0, "Ann": 1.0}), euros("1000.00"))
+    assert pdf_bytes(statement, "title " * 900, []).startswith(b"%PDF-")

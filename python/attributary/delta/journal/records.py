@@ -49,6 +49,10 @@ class Former:
     creators: frozenset[str] = frozenset()
     licences: frozenset[str] = frozenset()
 
+    def __post_init__(self) -> None:
+        for name in ("creators", "licences"):
+            object.__setattr__(self, name, frozenset(map(same_name, getattr(self, name))))
+
     def __or__(self, other: Former) -> Former:
         return Former(self.creators | other.creators, self.licences | other.licences)
 
@@ -201,7 +205,7 @@ class Changes:
         deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
         return self.former | Former(
             *(
-                frozenset(same_name(what.removeprefix(kind)) for what in deleted if what.startswith(kind))
+                frozenset(what.removeprefix(kind) for what in deleted if what.startswith(kind))
                 for kind in ("creator=", "licence=")
             )
         )
@@ -256,7 +260,7 @@ def _opened(fields: dict[str, Any]) -> Opened:
         raise UnreadableError("of another release's format")
     past = tuple(_entry(entry) for entry in fields.pop("past"))
     # Journals from before it was there have none.
-    former = {kind: frozenset(map(same_name, names)) for kind, names in fields.pop("former", {}).items()}
+    former = {kind: frozenset(names) for kind, names in fields.pop("former", {}).items()}
     return Opened(**fields, past=past, former=Former(**former))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,10 @@ import pyarrow.parquet as pq
 from attributary_train.errors import CorpusError
 
 _REQUIRED = ("file", "caption")
+COLUMNS = frozenset(
+    {*_REQUIRED, "creator", "creator_url", "creator_isni", "creator_orcid", "creator_ids", "licence", "license",
+     "licence_url", "license_url", "keywords", "concept_id"}
+)  # fmt: skip
 # What separates fields: Excel writes semicolons where the comma is the decimal sign, and tabs as "text".
 _DELIMITERS = ",;\t"
 # A first line by which Excel is told the delimiter.
@@ -26,9 +31,10 @@ def caption_rows(captions: Path) -> Iterator[Mapping[str, Any]]:
     try:
         if captions.suffix.lower() == ".parquet":
             with pq.ParquetFile(captions) as table:
-                _require(captions, table.schema_arrow.names)
+                names = _spelt(table.schema_arrow.names)
+                _require(captions, names)
                 for batch in table.iter_batches(1024):
-                    yield from batch.to_pylist()
+                    yield from map(_plain, batch.rename_columns(names).to_pylist())
         elif captions.suffix.lower() == ".csv":
             with captions.open(newline="", encoding="utf-8-sig") as stream:
                 yield from _of_csv(captions, stream)
@@ -50,14 +56,12 @@ def _of_csv(captions: Path, stream: IO[str]) -> Iterator[Mapping[str, Any]]:
     if named := _SEPARATOR.fullmatch(first):
         delimiter, first, before = named[1], next(stream, ""), 1
     else:
-        names = {sign: next(csv.reader([first], delimiter=sign), []) for sign in _DELIMITERS}
-        fitting = [
-            sign for sign in _DELIMITERS if not set(_REQUIRED) - {name.strip() for name in names[sign]}
-        ]
+        names = {sign: _spelt(next(csv.reader([first], delimiter=sign), [])) for sign in _DELIMITERS}
+        fitting = [sign for sign in _DELIMITERS if not set(_REQUIRED) - set(names[sign])]
         delimiter = fitting[0] if fitting else delimiter
     reader = csv.DictReader(itertools.chain([first], stream), strict=True, delimiter=delimiter)
     try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = _spelt(reader.fieldnames or [])
         _require(captions, reader.fieldnames)
         for row in reader:
             _check_width(captions, row, reader.fieldnames, reader.line_num + before, delimiter)
@@ -78,11 +82,42 @@ def _check_width(captions: Path, row: Mapping[Any, Any], names: Any, line: int, 
         )
 
 
+def text_of(value: object) -> str:
+    """A cell as text on one line: empty for nothing and for not-a-number, which is how tables of numbers write nothing.
+
+    A whole number that such a table made a fraction is whole again; a list is its texts.
+    """
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if isinstance(value, list | tuple):
+        return ", ".join(text for part in value if (text := text_of(part)))
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _spelt(columns: Sequence[str]) -> list[str]:
+    """Names of columns as they are read here, whatever their capitals: a column "Creator" is not to be passed over."""
+    plain = [name.strip() for name in columns]
+    found = []
+    for name in plain:
+        known = "_".join(name.casefold().split())
+        found.append(known if known in COLUMNS and known not in plain else name)
+    return found
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose texts are text: writers without a type for it store bytes."""
+    return {
+        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for name, value in row.items()
+    }
+
+
 def _require(captions: Path, columns: Any) -> None:
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         have = ", ".join(columns) or "none"
         raise CorpusError(str(captions), f"column missing: {', '.join(missing)} (columns found: {have})")
-    doubled = next((name for name in columns if list(columns).count(name) > 1), None)
+    # Spreadsheets write columns that were never used.
+    doubled = next((name for name in columns if name and list(columns).count(name) > 1), None)
     if doubled is not None:
         raise CorpusError(str(captions), f"column {doubled} is there twice")

@@ -15,7 +15,8 @@ from attributary.errors import InvalidArgumentError
 from attributary_train.corpus.fetch import PackageCache
 from attributary_train.corpus.names import ConceptNames
 from attributary_train.corpus.sources.base import Drawing, SourceReport
-from attributary_train.corpus.sources.folder import MAX_FILE_BYTES, described
+from attributary_train.corpus.sources.folder import described
+from attributary_train.corpus.sources.listing import MAX_FILE_BYTES
 from attributary_train.corpus.who import Creators
 from attributary_train.errors import CorpusError
 
@@ -55,7 +56,7 @@ class WebDataset:
                     for sample in _samples(tar, uri, report):
                         problem = _problem(sample, seen)
                         try:
-                            ids = creators.ids_of(sample.facts) if problem is None else ()
+                            creator, ids = creators.of(sample.facts) if problem is None else ("", ())
                         except InvalidArgumentError as error:
                             problem = str(error)
                         if problem:
@@ -68,10 +69,12 @@ class WebDataset:
                             style_set=self.name,
                             facts=sample.facts,
                             payload=sample.image,
+                            creator=creator,
                             creator_ids=ids,
                         )
             except (tarfile.TarError, OSError, EOFError) as error:
                 report.problem(uri, f"the shard cannot be read on: {error}")
+        report.notes += creators.notes()
 
     def shards(self) -> list[Path]:
         """Return the shards of the pattern in order; raises `CorpusError` if there are none."""
