@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Filter, Options, Query
+from attributary.bundle.names import Codes
 from attributary.delta.journal.records import Changes, Deleted
-from attributary.errors import AttributaryError
+from attributary.errors import AttributaryError, InvalidArgumentError
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +323,24 @@ def test_filters_restrict_the_search(tiny_engine, item_picture, wanted_filter, p
     wanted = [row for row in rows.tolist() if passes(stand_in[row])][:32]
     answer = tiny_engine.run([prepared])[0]
     assert [item.id - 1000 for item in answer.items] == wanted
+
+
+def test_names_of_a_batch_are_looked_up_once(tiny_engine, monkeypatch):
+    looked_up = []
+    contains = Codes.__contains__
+    monkeypatch.setattr(
+        Codes, "__contains__", lambda self, name: looked_up.append(name) or contains(self, name)
+    )
+    options = Options(filter=Filter(exclude_creators=("Bo", " Cy ") * 500))
+    engine = Engine(tiny_engine.bundle, tiny_engine.encoder, tiny_engine.index)
+    for seed in range(20):
+        engine.prepare(Query(embedding=unit(seed, engine)), options)
+    assert len(looked_up) == 1000
+    for _ in range(2):
+        with pytest.raises(InvalidArgumentError, match="Zoe"):
+            engine.prepare(
+                Query(embedding=unit(0, engine)), Options(filter=Filter(exclude_creators=("Zoe",)))
+            )
 
 
 class Deaf:
