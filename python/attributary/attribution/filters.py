@@ -66,6 +66,7 @@ class FilterCompiler:
         self._exact_below = exact_below
         self._alive = alive
         self._cache: OrderedDict[Filter, Allowed] = OrderedDict()
+        self._checked: Filter | None = None
         self._lock = Lock()
 
     def check(self, filter_: Filter, field: str) -> None:
@@ -73,6 +74,9 @@ class FilterCompiler:
 
         A name whose last item was deleted goes on being known: one caller's opt-out must not fail another's request.
         """
+        if filter_ is self._checked:
+            # Of a batch, whose queries share one: thousands of names are looked up once.
+            return
         items = self._items
         for kind, codes, former in (
             ("creator", items.creator_codes, self.former.creators),
@@ -84,6 +88,7 @@ class FilterCompiler:
                         raise InvalidArgumentError(
                             f"{field}.{list_}", f"no item has the {kind} {name[:80]!r}"
                         )
+        self._checked = filter_
 
     @cached_property
     def creators(self) -> NDArray[np.int64]:

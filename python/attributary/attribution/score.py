@@ -134,12 +134,16 @@ class Scores:
     def fill(self, places: Sequence[int], candidates: Candidates) -> None:
         """Add what a search among the items that pass has found, [len(places), n] with similarities.
 
-        They were no candidates of the whole, so their share is 0.
+        They were no candidates of the whole, so their share is 0. What does not pass is left out, whatever an index
+        elsewhere took for it.
         """
         assert candidates.similarity is not None
+        visible = self._snapshot.visible(self._batch[places[0]].filter)
         for number, place in enumerate(places):
             found = self._found[place]
             new = (candidates.rows[number] >= 0) & ~np.isin(candidates.rows[number], found.items)
+            if visible is not None:
+                new[new] = visible.passes(candidates.rows[number][new])
             rows = np.append(found.items, candidates.rows[number][new])
             similarity = np.append(found.similarity, candidates.similarity[number][new])
             order = np.lexsort((rows, -similarity))[: self._batch[place].top_k]

@@ -127,7 +127,7 @@ class Snapshot:
     def creator_count(self) -> int:
         """Creators who have an item."""
         if self.alive is None and not len(self.added):
-            return self.bundle.manifest.creator_count
+            return len(self.bundle.items.creator_names)
         return int(np.count_nonzero(self.filters.creators))
 
     def row_of(self, item_id: int) -> int:

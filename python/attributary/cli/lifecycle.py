@@ -133,18 +133,22 @@ def delete_command(
                 bundle=where.alias,
             )
         count, already, unknown, revision = reply.count, reply.already, reply.unknown, reply.revision
+        similar = reply.similar
     else:
         with where.store() as store:
             done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
         count, already, unknown, revision = len(done.ids), done.already, done.unknown, done.revision
+        similar = done.similar
     if as_json:
         facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
-        click.echo(json.dumps({**facts, "dry_run": dry_run}))
+        click.echo(json_line({**facts, "similar_names": similar, "dry_run": dry_run}))
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
         for name, found in (("deleted before", already), ("unknown", unknown)):
             if found:
                 click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+        if similar:
+            click.echo(f"still there, and perhaps the same: {plain(', '.join(map(repr, similar)))}", err=True)
     if unknown:
         sys.exit(1)
 

@@ -71,6 +71,9 @@ class Deletion:
     already: tuple[int, ...]  # of those asked for: deleted before
     unknown: tuple[int, ...]  # of those asked for: never there
     revision: int
+    similar: tuple[
+        str, ...
+    ] = ()  # other names that still have items, and may be the same creator's or licence's
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,9 @@ def delete_items(
         deleted, already, unknown = map(
             tuple, (reply.deleted_ids, reply.already_deleted_ids, reply.unknown_ids)
         )
-        return Deletion(reply.deleted_count, deleted, already, unknown, reply.revision)
+        return Deletion(
+            reply.deleted_count, deleted, already, unknown, reply.revision, tuple(reply.similar_names)
+        )
 
     return Call("DeleteItems", request, deletion, timeout_s)
 

@@ -28,6 +28,9 @@ class DeleteResult:
     unknown: tuple[int, ...]
     revision: int
     held: tuple[int, ...] = ()  # that waited for the operator, and are gone
+    similar: tuple[
+        str, ...
+    ] = ()  # other names that still have items, and may be the same creator's or licence's
 
 
 @dataclass(frozen=True, slots=True)

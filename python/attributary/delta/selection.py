@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary.attribution.names import words
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import ItemRecord
 from attributary.bundle.names import same_name
@@ -102,6 +103,29 @@ class Selection:
             if name not in known:
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
+    def similar(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """Names that have items and may be the chosen one's too: but for capitals, accents, punctuation; by identifier.
+
+        Whether they are is not for a program to say: whoever deletes is told.
+        """
+        items, filters, chosen = snapshot.bundle.items, snapshot.filters, self.creator or self.licence
+        if not chosen:
+            return ()
+        names, counts = (
+            (items.creator_names, filters.creators)
+            if self.creator
+            else (items.licence_names, filters.licences)
+        )
+        letters, ids = _letters(chosen), set(items.ids_of(self.creator))
+        return tuple(
+            name
+            for name, count in zip(names, counts.tolist(), strict=False)
+            if count
+            and name
+            and name != chosen
+            and (_letters(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
+        )
+
     @staticmethod
     def _refuse(what: str, problem: str, name: str, known: Iterable[str]) -> None:
         found = nearest(name, known)
@@ -119,6 +143,11 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     found += [name for name in plain if wanted and wanted in name and name != wanted][:count]
     found += get_close_matches(wanted, list(plain)[:_COMPARED], n=count)
     return [plain[name] for name in dict.fromkeys(found)][:count]
+
+
+def _letters(name: str) -> str:
+    """Letters and digits alone, without case and accents; of a name without any, itself."""
+    return "".join(word.letters for word in words(name)) or name
 
 
 def _plain(name: str) -> str:

@@ -183,7 +183,9 @@ class Store:
             if held and not dry_run:
                 self._check_open()
                 self._held.drop(Deleted(now(), who, why, str(selection), held))
-            return DeleteResult(ids, already, unknown, self._snapshot.revision, held)
+            snapshot = self._snapshot
+        # Every name is looked at: no change waits for that.
+        return DeleteResult(ids, already, unknown, snapshot.revision, held, selection.similar(snapshot))
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None

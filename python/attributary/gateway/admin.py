@@ -180,6 +180,7 @@ class AdminService:
             unknown_ids=done.unknown[:MAX_IDS_LISTED],
             revision=done.revision,
             held_ids=done.held[:MAX_IDS_LISTED],
+            similar_names=done.similar[:MAX_IDS_LISTED],
         ).SerializeToString()
 
     async def list_held(self, data: bytes, context: Context) -> bytes:

@@ -73,6 +73,7 @@ class BundleService:
                 opened = await self._opened(place)
                 served = self._registry.add(opened.engine, opened.store)
             await self._keep_deletions(served.bundle_id, who)
+            self._registry.keep(served.bundle_id)
             before = ""
             if request.alias:
                 before = self._id_behind(request.alias)

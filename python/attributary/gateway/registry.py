@@ -204,6 +204,10 @@ class Registry:
         self._changed()
         return before
 
+    def keep(self, name: str) -> None:
+        """Take a bundle that drains back into service, under its id; raises NotFoundError."""
+        self._revive(self.find(name))
+
     def remove(self, name: str, *, pinned_s: float | None = None) -> Served:
         """Take a bundle out of service with its aliases; raises NotFoundError, PreconditionError for the default's."""
         served = self.find(name)

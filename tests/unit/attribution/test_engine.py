@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.types import Filter, Options, Query
+from attributary.bundle.names import Codes
 from attributary.delta.journal.records import Changes, Deleted
-from attributary.errors import AttributaryError
+from attributary.errors import AttributaryError, InvalidArgumentError
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +323,49 @@ def test_filters_restrict_the_search(tiny_engine, item_picture, wanted_filter, p
     wanted = [row for row in rows.tolist() if passes(stand_in[row])][:32]
     answer = tiny_engine.run([prepared])[0]
     assert [item.id - 1000 for item in answer.items] == wanted
+
+
+def test_names_of_a_batch_are_looked_up_once(tiny_engine, monkeypatch):
+    looked_up = []
+    contains = Codes.__contains__
+    monkeypatch.setattr(
+        Codes, "__contains__", lambda self, name: looked_up.append(name) or contains(self, name)
+    )
+    options = Options(filter=Filter(exclude_creators=("Bo", " Cy ") * 500))
+    engine = Engine(tiny_engine.bundle, tiny_engine.encoder, tiny_engine.index)
+    for seed in range(20):
+        engine.prepare(Query(embedding=unit(seed, engine)), options)
+    assert len(looked_up) == 1000
+    for _ in range(2):
+        with pytest.raises(InvalidArgumentError, match="Zoe"):
+            engine.prepare(
+                Query(embedding=unit(0, engine)), Options(filter=Filter(exclude_creators=("Zoe",)))
+            )
+
+
+class Deaf:
+    """An index elsewhere that knows nothing of filters and deletions, or of another bundle's."""
+
+    def __init__(self, index):
+        self._index = index
+
+    def search(self, queries, count, allowed=None):
+        return self._index.search(queries, count)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_index_that_does_not_listen_shows_nothing_that_is_hidden(tiny_engine, item_picture, deleted):
+    engine = narrowed(tiny_engine, 20)
+    engine = Engine(engine.bundle, engine.encoder, Deaf(engine.index))
+    options = Options(top_k=20)
+    if deleted:
+        engine.snapshot = engine.snapshot.apply(deletion(engine, "Bo"))
+    else:
+        options = replace(options, filter=Filter(exclude_creators=("Bo",)))
+    for number in range(0, 40, 7):
+        answer = engine.attribute(Query(image=item_picture(number)), options)
+        assert answer.items
+        assert "Bo" not in {item.creator for item in answer.items}
 
 
 def test_a_filter_that_nothing_passes_withholds_all_that_is_somebody_s(tiny_engine, item_picture):

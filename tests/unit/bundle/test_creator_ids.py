@@ -100,6 +100,12 @@ def test_identifiers_survive_a_compaction_and_those_of_the_deleted_do_not(known_
     assert not any(known)
 
 
+def test_whoever_has_an_identifier_of_the_deleted_and_stays_is_told(known_dir):
+    with Store(known_dir) as store:
+        assert store.delete(Selection(creator="Ann"), who="x", why="opted out").similar == ("Bo",)
+        assert store.delete(Selection(creator="Cy"), who="x", why="opted out").similar == ()
+
+
 def test_a_column_of_another_type_is_named(tiny, tiny_encoder_dir, tmp_path):
     corpus = tiny.draw_corpus(tmp_path / "corpus", 20)
     table = pq.read_table(corpus / "items.parquet")

@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from attributary.attribution.open import open_engine
+from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import Filter, Options, Query
 from attributary.building import build_bundle
 from attributary.building.source import read_source
 from attributary.bundle.items import ItemTable
 from attributary.bundle.names import same_name
+from attributary.cli.main import cli
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
@@ -72,6 +76,14 @@ def test_a_table_has_each_creator_once(source):
     assert json.loads((source / "bundle" / "manifest.json").read_text())["creator_count"] == 1 + len(OTHERS)
 
 
+def test_a_bundle_that_counted_spellings_has_fewer_creators(bundle_dir):
+    engine = open_engine(bundle_dir)
+    manifest = replace(engine.bundle.manifest, creator_count=len(SPELLINGS) + len(OTHERS))
+    assert Snapshot.of(replace(engine.bundle, manifest=manifest), engine.index).creator_count == 1 + len(
+        OTHERS
+    )
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_an_opt_out_takes_every_spelling_and_nobody_else(bundle_dir, picture, spelling):
     with Store(bundle_dir, open_engine) as store:
@@ -119,6 +131,24 @@ def test_an_addition_in_another_spelling_is_hers(bundle_dir, picture):
 def test_a_build_leaves_every_spelling_out(source):
     left = set(read_source(source / "corpus", (SPELLINGS[3],)).table["creator"].to_pylist())
     assert left == set(OTHERS)
+
+
+def test_names_that_may_be_hers_and_stay_are_told(bundle_dir):
+    with Store(bundle_dir) as store:
+        done = store.delete(Selection(creator=SPELLINGS[2]), dry_run=True, **BY)
+        assert set(done.similar) == {"zoë ångström", "Zoe Angstrom", "ZoëÅngström"}
+        for name in ("zoë ångström", "ZoëÅngström"):
+            store.delete(Selection(creator=name), **BY)
+        assert store.delete(Selection(creator=ZOE), **BY).similar == ("Zoe Angstrom",)
+        assert store.delete(Selection(creator="Zoë Ångströ"), **BY).similar == ()
+        assert store.delete(Selection(ids=(1011,)), **BY).similar == ()
+
+
+def test_the_command_tells_them(bundle_dir):
+    given = ["bundle", "delete", str(bundle_dir), "--creator", ZOE, "--why", "opted out"]
+    assert "still there, and perhaps the same: " in CliRunner().invoke(cli, given).stderr
+    told = json.loads(CliRunner().invoke(cli, [*given, "--json"]).stdout)
+    assert "zoë ångström" in told["similar_names"]
 
 
 def test_capitals_are_another_name_that_is_told(bundle_dir):

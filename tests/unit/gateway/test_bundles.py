@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -273,6 +274,24 @@ async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, additi
     await admin(lambda one: one.compact(why="x"))
     assert "Bo" not in await shown(client, picture)
     assert open_engine(places[0]).filters.count_of("Bo") == 0
+
+
+async def test_a_bundle_that_is_loaded_again_while_it_drains_stays(running):
+    _, client, admin = running
+    loaded = await admin(lambda one: one.load_bundle("two", alias="next", why="x"))
+    await admin(lambda one: one.unload_bundle("next", why="x"))
+    assert (await admin(lambda one: one.load_bundle("two", why="x"))).bundle_id == loaded.bundle_id
+    [_, again] = (await admin(lambda one: one.bundles())).bundles
+    assert (again.bundle_id, again.state, again.changeable) == (loaded.bundle_id, "serving", True)
+    await admin(lambda one: one.delete_items(ids=[1001], why="x", bundle=loaded.bundle_id))
+    assert (await client.describe(bundle_id=loaded.bundle_id)).item_count == 298
+
+
+async def test_a_deletion_tells_names_that_stay(running, addition):
+    _, _, admin = running
+    await admin(lambda one: one.add_item(replace(addition(1), creator="BO"), why="x"))
+    assert (await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))).similar == ("BO",)
+    assert (await admin(lambda one: one.delete_items(creator="BO", why="opted out"))).similar == ()
 
 
 async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, picture):
