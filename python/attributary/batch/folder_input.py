@@ -13,7 +13,7 @@ from attributary.bundle.files import sha256
 from attributary.errors import InputError, InvalidArgumentError
 
 from .inputs import InputFile, count_other, text_of, walk
-from .naming import PICTURES, TEXTS, bookkeeping, derived, ending, hidden
+from .naming import COPIES, PICTURES, TEXTS, WHOLE, bookkeeping, derived, ending, hidden
 from .picture_tables import is_table, read_tables, same_name
 from .pictures import open_below
 from .reader import MAX_TEXT_BYTES, UNREADABLE, Reader, prompt_of_file
@@ -40,7 +40,17 @@ class FolderInput(Reader):
                 texts.append(path)
             else:
                 count_other(parts, self.fates)
-        self.paths = sorted(pictures, key=lambda path: os.fsencode(path.relative_to(file.path)))
+        pictures.sort(key=lambda path: os.fsencode(path.relative_to(file.path)))
+        whole = {path.with_suffix("") for path in pictures if ending(path.name) in WHOLE}
+        self.paths = []
+        for path in pictures:
+            # AUTOMATIC1111 writes one beside what is larger than 4 MB: the generation would count twice.
+            if ending(path.name) in COPIES and path.with_suffix("") in whole:
+                self.fates.skip(
+                    text_of(path.relative_to(file.path)), "a JPEG copy of the picture of its name"
+                )
+            else:
+                self.paths.append(path)
         self._tables = sorted(tables)
         self._texts = {path: path for path in sorted(texts)}
         self._alike: dict[Path, Path] = {}

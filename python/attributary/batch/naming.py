@@ -15,6 +15,8 @@ PICTURES = DECODED | {
     ".jxl", ".heic", ".heif", ".hif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".qoi", ".tga", ".ppm", ".pgm", ".pnm",
     ".psd", ".exr", ".hdr", ".ico", ".svg",
 }  # fmt: skip
+# A picture that ends like the latter, beside one of the same name that ends like the former, is a copy of it.
+WHOLE, COPIES = frozenset({".png", ".webp", ".avif"}), frozenset({".jpg", ".jpeg"})
 # Endings of texts that may hold a picture's prompt, the first that does first.
 TEXTS = (".txt", ".caption", ".json")
 TABLES = frozenset({".parquet", ".pq"})
@@ -36,6 +38,7 @@ _GRIDS = re.compile(r"grids?|.*[-_]grids?", re.IGNORECASE)
 _THUMBNAIL = re.compile(
     r"thumb(nail)?s?|thumb(nail)?[-_.]\S*|.*[-_.]thumb(nail)?(_?\d+(x\d+)?)?|comfyui_temp_.*", re.IGNORECASE
 )
+_BEFORE = re.compile(r".*-before-(highres-fix|face-restoration|color-correction)", re.IGNORECASE)
 _GRID = re.compile(
     r"grid|(grid|xyz?_grid|prompt_matrix|contact_?sheet)[-_]?\d.*|(xyz?_grid|prompt_matrix).*", re.IGNORECASE
 )
@@ -68,12 +71,14 @@ def hidden(parts: Sequence[str]) -> bool:
 
 
 def derived(parts: Sequence[str]) -> str | None:
-    """Why a picture with this relative path is none of its own: a thumbnail or a grid; None if it is."""
+    """Why a picture with this relative path is none of its own: a thumbnail, a grid, a stage; None if it is."""
     stem = parts[-1].rpartition(".")[0] or parts[-1]
     if any(_THUMBNAILS.fullmatch(part) for part in parts[:-1]) or _THUMBNAIL.fullmatch(stem):
         return "a thumbnail or preview, by its name"
     if any(_GRIDS.fullmatch(part) for part in parts[:-1]) or _GRID.fullmatch(stem):
         return "a grid of pictures, by its name"
+    if _BEFORE.fullmatch(stem):
+        return "a stage of a generation, by its name"
     return None
 
 

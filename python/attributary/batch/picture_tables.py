@@ -152,7 +152,8 @@ def is_unicode(text: str) -> bool:
 
 
 def prompt_in(facts: Mapping[str, Any]) -> str:
-    """The prompt among a picture's facts; empty if there is none."""
+    """The prompt among a picture's facts, whatever the capitals of their names; empty if there is none."""
+    facts = _any_case(facts)
     for name in PROMPTS:
         value = facts.get(name)
         if isinstance(value, list):
@@ -222,10 +223,15 @@ def _loaded(line: str) -> Mapping[str, Any] | None:
 
 
 def _named(facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """(name of the picture, empty without one; facts) of a line, its columns without capitals where nobody has them."""
-    facts = {str(name).strip().casefold(): value for name, value in facts.items()} | dict(facts)
+    """(name of the picture, empty without one; facts) of a line."""
+    facts = _any_case(facts)
     names = (facts[key] for key in (*_NAMES, *_IMAGES) if isinstance(facts.get(key), str))
     return next(names, ""), facts
+
+
+def _any_case(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Facts under their names, and under those without capitals where none has them."""
+    return {str(name).strip().casefold(): value for name, value in facts.items()} | dict(facts)
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -143,10 +143,10 @@ def _print_facts(opened: Corpus) -> None:
             click.echo(f"{'':<{width}}  {count:>7} left out: {reason}")
         for problem in entry["problems"][:3]:
             click.echo(f"{'':<{width}}  problem: {plain(problem['where'])}: {plain(problem['reason'])}")
-        for note in entry["notes"]:
-            click.echo(f"{'':<{width}}  note: {plain(note)}")
         if entry["problem_count"] > 3:
             click.echo(f"{'':<{width}}  and {entry['problem_count'] - 3} more problems, in corpus.json")
+        for note in entry["notes"]:
+            click.echo(f"{'':<{width}}  note: {plain(note)}")
     click.echo(
         f"{counts['items']} items, {counts['creators']} creators, {counts['concepts']} concepts "
         f"({counts['concepts_shared']} drawn by two creators or more), "

@@ -202,3 +202,23 @@ def test_directories_that_cannot_be_read_are_counted(tmp_path, picture, monkeypa
     plan = make_plan([log], Settings())
     assert plan.rows == 1
     assert plan.fates.skipped == {"a directory that cannot be read: Permission denied": 1}
+
+
+def test_a_generation_that_is_there_twice_counts_once(tmp_path, picture, score_log):
+    """AUTOMATIC1111 keeps a JPEG beside a large PNG, and stages where it is told to."""
+    place = tmp_path / "txt2img-images"
+    names = (
+        "00001-7.png", "00001-7.jpg", "00002-8.jpg", "00003-9.webp", "00003-9.jpeg", "a.jpg", "b/a.png",
+        "00004-1.png", "00004-1-before-highres-fix.png", "c.png", "c.gif",
+    )  # fmt: skip
+    for number, name in enumerate(names):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(picture(number))
+    rows, summary = score_log(place, tmp_path / "run")
+    assert [row["generation_id"].partition("/")[2] for row in rows] == [
+        "00001-7.png", "00002-8.jpg", "00003-9.webp", "00004-1.png", "a.jpg", "b/a.png", "c.gif", "c.png",
+    ]  # fmt: skip
+    assert summary["skipped"] == {
+        "a JPEG copy of the picture of its name": 2,
+        "a stage of a generation, by its name": 1,
+    }

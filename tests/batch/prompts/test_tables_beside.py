@@ -60,6 +60,7 @@ def read(tmp_path, picture):
         ("prompts.jsonl", '{"path": "/home/me/out/A.PNG", "Prompt": "a cat"}\n'),
         ("metadata.jsonl", '{"file_name": "a.png", "prompt": "a\u2028cat"}\n'),
         ("sub/metadata.jsonl", '{"file_name": "../a.png", "prompt": "a cat"}\n'),
+        ("a.json", '{"PROMPT": "a cat"}'),
         ("a.json", json.dumps(GRAPH)),
         ("a.json", json.dumps({"prompt": GRAPH})),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from attributary.attribution.types import Filter
 from attributary.batch.report_data import _LeftOut, gather
 from attributary.batch.report_page import generation_pictures, page, plots_of, wilson
 from attributary.batch.totals import shard_tables
@@ -70,6 +72,18 @@ def test_intervals_are_as_wide_as_the_sum_of_independent_rows_varies(finished):
         # Of the sum of n draws from these rows: sqrt(n) times their standard deviation.
         wanted = 2 * 1.96 * shares.std() * math.sqrt(len(shares))
         assert total.high - total.low == pytest.approx(wanted, rel=0.12)
+
+
+def test_given_diffuse_and_withheld_are_all_that_was_answered(finished, log, tmp_path, run_score):
+    first = pq.read_table(finished / "creators.parquet")["creator"][0].as_py()
+    run_score(log, tmp_path / "hidden", filter=Filter(exclude_creators=(first,)))
+    data = gather(tmp_path / "hidden")
+    table = Page(page(data, "t", {}, lambda item: None)).text
+    told = [
+        float(re.search(rf"{name}\s*([\d.]+) \(", table)[1]) for name in ("creators", "diffuse", "withheld")
+    ]
+    assert told[2] > 1
+    assert sum(told) == pytest.approx(data.known, abs=0.16)
 
 
 def test_the_same_seed_gives_the_same_page(finished):
