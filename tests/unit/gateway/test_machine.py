@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from attributary.delta.journal.records import NOBODY
 from attributary.errors import NotFoundError, PreconditionError
 from attributary.gateway.registry import Registry
 
@@ -26,20 +27,22 @@ NAMES = st.sampled_from((*ALIASES, *map(hex_id, range(5)), *(hex_id(101 + number
 
 @dataclass(frozen=True)
 class Items:
-    """Ids in their order; the same id is the same item in every bundle."""
+    """Ids in their order; the same id is the same creator's item in every bundle."""
 
     ids: tuple[int, ...]
 
     def row_of(self, item_id):
         return self.ids.index(item_id) if item_id in self.ids else None
 
-    def record(self, row):
-        return self.ids[row]
+    def creator(self, row):
+        return f"hand {self.ids[row]}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the registry asks of a snapshot."""
+    """What the registry asks of a snapshot. Nobody was deleted by name."""
+
+    filters = SimpleNamespace(former=NOBODY)
 
     bundle: SimpleNamespace
     deleted: dict[int, str] = field(default_factory=dict)
@@ -264,6 +267,8 @@ class Bundles(RuleBasedStateMachine):
         self.found[engine.id] = engine
         self.gone[engine] = set(engine.snapshot.deleted)
         if before is not None:
+            # A copy that was opened anew does not bring back what was deleted in memory.
+            self.gone[engine] |= self.gone[before] & set(engine.bundle.items.ids)
             self._retire(before, engine, 0.0)
 
     def _retire(self, engine, successor, pinned):
