@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -14,9 +13,7 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Limits, Options, Query
 from attributary.building import build_bundle
 from attributary.bundle.bundle import delta_path
-from attributary.bundle.manifest import Manifest
 from attributary.cli.main import cli
-from attributary.delta import store as store_module
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -240,55 +237,6 @@ def test_one_writer_at_a_time(store, bundle_dir):
     code = f"from attributary.delta.store import Store; Store({str(bundle_dir)!r})"
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "one writer at a time" in failed.stderr
-
-
-def restored_journal(directory):
-    """An older copy of the journal over it, as a backup is put back."""
-    [path] = (directory / "delta").glob("*.log")
-    copy = shutil.copy(path, path.with_suffix(".copy"))
-    copy.replace(path)
-
-
-def restored_directory(directory):
-    """A copy of the bundle in its place, the old one beside it, as a deployment does it."""
-    shutil.copytree(directory, directory.with_name("copy"))
-    directory.rename(directory.with_name("old"))
-    directory.with_name("copy").rename(directory)
-
-
-@pytest.mark.parametrize("meddle", [restored_journal, restored_directory, shutil.rmtree])
-def test_nothing_is_acknowledged_that_the_bundle_in_place_does_not_hold(store, bundle_dir, new_item, meddle):
-    store.add([new_item(1, creator="Ann")], **BY)
-    meddle(bundle_dir)
-    for change in (
-        lambda: store.delete(Selection(creator="Ann"), **BY),
-        lambda: store.add([new_item(2)], **BY),
-        lambda: store.compact(**BY),
-    ):
-        with pytest.raises(PreconditionError, match="was moved or restored"):
-            change()
-    assert store.snapshot.revision == 1
-    store.close()
-    if bundle_dir.is_dir():
-        with Store(bundle_dir, open_engine) as another:
-            assert another.snapshot.revision == 1
-            assert another.delete(Selection(creator="Ann"), **BY).revision == 2
-        assert open_engine(bundle_dir).snapshot.revision == 2
-
-
-def test_a_bundle_restored_during_a_compaction_is_not_replaced(store, bundle_dir, monkeypatch):
-    store.delete(Selection(creator="Ann"), **BY)
-    before = store.bundle_id
-    made = store_module.compacted
-
-    def meddled(*arguments):
-        made(*arguments)
-        restored_directory(bundle_dir)
-
-    monkeypatch.setattr(store_module, "compacted", meddled)
-    with pytest.raises(PreconditionError, match="was moved or restored"):
-        store.compact(**BY)
-    assert Manifest.read(bundle_dir).bundle_id == before
 
 
 def test_readers_see_what_was_acknowledged(store, bundle_dir, picture, new_item):

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,13 +14,17 @@ import grpc
 import numpy as np
 import pytest
 
+from attributary.attribution.open import open_engine
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
 from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
-from attributary.client.admin import Addition
+from attributary.client.admin import Addition, AdminClient
 from attributary.delta.journal.records import NOBODY
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
+from attributary.gateway.registry import Opened
 from attributary.gateway.server import Gateway
 from attributary.pictures import CostlyPicture
 from attributary.v1 import attribution_pb2_grpc as rpc
@@ -26,6 +32,7 @@ from tests.support.http_calls import JSON, fetch
 
 DIM = 4
 FAKE_ID = "00000000000000aa"
+TOKEN = "s3cret"
 SHARES = ShareCalibration(0.1, 0.0, 0.2, 0.2)
 
 
@@ -244,3 +251,45 @@ async def site(serve, engine):
         return gateway, client, ask
 
     return start
+
+
+def open_bundle(place):
+    store = Store(place, open_engine)
+    return Opened(store.engine, store)
+
+
+@pytest.fixture
+def places(tiny_bundle_dir, tmp_path):
+    """Two bundles side by side: the tiny one, and one that was compacted after a deletion."""
+    one = shutil.copytree(tiny_bundle_dir, tmp_path / "bundles" / "one")
+    two = shutil.copytree(tiny_bundle_dir, tmp_path / "bundles" / "two")
+    with Store(two, open_engine) as store:
+        store.delete(Selection(ids=(1000,)), who="kim", why="x")
+        store.compact(who="kim", why="x")
+    return one, two
+
+
+@pytest.fixture
+async def running(serve, places, tmp_path):
+    """(gateway, client, what runs a function with an admin client in a thread)."""
+    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
+    first = open_bundle(places[0])
+    gateway, client = await serve(
+        first.engine,
+        first.store,
+        more={"open_bundle": open_bundle},
+        admin_tokens_file=tmp_path / "admins",
+        pinned_s=3600.0,
+    )
+
+    def ask(change):
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            return change(admin)
+
+    return gateway, client, partial(asyncio.to_thread, ask)
+
+
+async def shown(client, picture, bundle=""):
+    """Creators of whom anything can be seen."""
+    answer = await client.attribute(picture(5), top_k=300, top_creators=300, bundle_id=bundle)
+    return {item.creator for item in answer.items} | {total.creator for total in answer.creators}

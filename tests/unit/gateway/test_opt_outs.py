@@ -1,0 +1,107 @@
+"""An opt-out holds when aliases turn back, copies are loaded, and callers are pinned to what was replaced."""
+
+import asyncio
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from attributary.attribution.open import open_engine
+from attributary.building import build_bundle
+from attributary.client.admin import AdminClient
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
+from attributary.errors import (
+    NotFoundError,
+    PreconditionError,
+)
+from attributary.gateway.registry import Opened
+from tests.unit.gateway.conftest import TOKEN, shown
+
+
+@pytest.mark.parametrize("load", [False, True])
+async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, addition, picture, load):
+    _, client, admin = running
+    first = (await client.describe()).bundle_id
+    await admin(lambda one: one.load_bundle("two", alias="default", why="try it"))
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    if load:
+        await admin(lambda one: one.load_bundle("one", alias="default", why="back"))
+    else:
+        await admin(lambda one: one.set_alias("default", first, why="back"))
+    assert (await client.describe()).bundle_id == first
+    assert "Bo" not in await shown(client, picture)
+    await admin(lambda one: one.add_item(addition(1), why="x"))
+    assert "Bo" not in await shown(client, picture)
+    kept = await admin(lambda one: one.changes())
+    assert [(change.kind, change.who) for change in kept] == [("delete", "kim"), ("add", "kim")]
+    await admin(lambda one: one.compact(why="x"))
+    assert "Bo" not in await shown(client, picture)
+    assert open_engine(places[0]).filters.count_of("Bo") == 0
+
+
+async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, picture):
+    _, client, admin = running
+    older = shutil.copytree(places[0], places[0].with_name("older"))
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    with pytest.raises(PreconditionError, match="this copy of it is at 0"):
+        await admin(lambda one: one.load_bundle("older", alias="default", why="x"))
+    with Store(older) as store:  # Its lock was given back.
+        store.delete(Selection(ids=(1000,)), who="kim", why="x")
+    # As many changes, but others.
+    assert (await admin(lambda one: one.load_bundle("older", alias="default", why="x"))).bundle_id
+    assert {"Bo"}.isdisjoint(await shown(client, picture))
+    await admin(lambda one: one.add_item(addition(1), why="x"))
+    assert {"Bo"}.isdisjoint(await shown(client, picture))
+    assert open_engine(older).filters.count_of("Bo") == 0
+
+
+@pytest.mark.parametrize("load", [False, True])
+async def test_a_follower_that_turns_back_shows_no_opt_out(serve, places, picture, tmp_path, load):
+    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
+    gateway, client = await serve(
+        open_engine(places[0]),
+        more={"open_bundle": lambda place: Opened(open_engine(place))},
+        admin_tokens_file=tmp_path / "admins",
+        pinned_s=3600.0,
+        follow_poll_s=0.0,
+    )
+    first = (await client.describe()).bundle_id
+
+    def turn():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            admin.load_bundle("two", alias="default", why="try it")
+            with Store(places[1]) as store:
+                store.delete(Selection(creator="Bo"), who="kim", why="opted out")
+            admin.load_bundle("two", alias="default", why="as it is now")
+            if load:
+                admin.load_bundle("one", alias="default", why="back")
+            else:
+                admin.set_alias("default", first, why="back")
+
+    await asyncio.to_thread(turn)
+    assert (await client.describe()).bundle_id == first
+    assert "Bo" not in await shown(client, picture)
+
+
+async def test_an_opt_out_reaches_a_pinned_bundle_whose_groups_are_others(
+    running, tiny, tiny_encoder_dir, places, picture
+):
+    _, client, admin = running
+    first = (await client.describe()).bundle_id
+    # The same corpus a month later: an item of Bo's has gone, groups and words are others.
+    corpus = tiny.draw_corpus(places[0].parent / "corpus", 60)
+    rows = pq.read_table(corpus / "items.parquet").to_pylist()
+    later = [{**row, "near_dup_group": 900 + place, "caption": "new"} for place, row in enumerate(rows)]
+    later = [row for row in later if row["creator"] != "Bo" or row["id"] < 1030]
+    pq.write_table(pa.Table.from_pylist(later), corpus / "items.parquet")
+    build_bundle(corpus, tiny_encoder_dir, places[0].parent / "later", probes=20, workers=1)
+    await admin(lambda one: one.load_bundle("later", alias="default", why="monthly"))
+    assert "Bo" in await shown(client, picture, first)
+    await admin(lambda one: one.delete_items(ids=[1000], why="one of Ann's"))
+    assert {"Ann", "Bo"} <= await shown(client, picture, first)
+    with pytest.raises(NotFoundError):
+        await client.get_item(1000, bundle_id=first)
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    assert await shown(client, picture, first) == {"Ann", "Cy", "Dee"}
