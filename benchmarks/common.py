@@ -107,9 +107,9 @@ def emit(
     return report
 
 
-def machine_slug() -> str:
-    """Return a short file-name part for this machine: CPU, cores, GPU."""
-    facts = machine()
+def machine_slug(facts: Mapping[str, Any] | None = None) -> str:
+    """Return a short file-name part for a machine as `machine` describes it, by default this one: CPU, cores, GPU."""
+    facts = facts or machine()
     gpu = f"-{facts['gpu']}" if facts["gpu"] else ""
     text = f"{facts['cpu']}-{facts['cores']}c{gpu}".lower()
     return re.sub(r"-+", "-", re.sub(r"[^a-z0-9]+", "-", text)).strip("-")

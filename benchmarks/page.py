@@ -49,9 +49,9 @@ SCRIPTS: dict[str, list[str]] = {
 
 INTRODUCTION = """# Performance
 
-What was measured on one machine, from the files in `benchmarks/results/`. Written by `benchmarks/page.py`; `make bench`
-measures anew and rewrites it. Peers and floors are in the same run as what they stand beside. On a machine that others
-share, trust ratios and CPU time before queries a second. Nothing here ran on a GPU.
+The newest result of every script in `benchmarks/results/`, with its machine. Written by `benchmarks/page.py`;
+`make bench` measures anew and rewrites it. Peers and floors are in the same run as what they stand beside. On a machine
+that others share, trust ratios and CPU time before queries a second. Nothing here ran on a GPU.
 """
 
 
@@ -142,16 +142,25 @@ def waterfall(phases: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def newest(script: str) -> dict[str, Any] | None:
+    """A script's result of the latest commit, of whatever machine; None where there is none."""
+    found = []
+    for path in sorted(RESULTS.glob(f"{script}-*.json")):
+        report = json.loads(path.read_text())
+        # Not those of another script with a longer name, nor a variant's.
+        if path.stem == f"{script}-{machine_slug(report['machine'])}":
+            later = changed_since(report["commit"], ["."])
+            found.append((float("inf") if later is None else later, len(found), report))
+    return min(found)[2] if found else None
+
+
 def main() -> None:
     """Write the page."""
     parts = [INTRODUCTION.strip()]
-    serving = RESULTS / f"serving-{machine_slug()}.json"
-    if serving.exists():
-        parts.append(waterfall(json.loads(serving.read_text())["results"]["phases"]))
-    for script in SCRIPTS:
-        path = RESULTS / f"{script}-{machine_slug()}.json"
-        if path.exists():
-            parts.append(section(script, json.loads(path.read_text())))
+    reports = {script: report for script in SCRIPTS if (report := newest(script))}
+    if "serving" in reports:
+        parts.append(waterfall(reports["serving"]["results"]["phases"]))
+    parts += [section(script, report) for script, report in reports.items()]
     PAGE.write_text("\n\n".join(parts) + "\n")
 
 
