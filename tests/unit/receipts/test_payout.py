@@ -301,7 +301,22 @@ def test_a_creator_in_two_spellings_is_paid_once_and_excluded_whole(write_run):
         assert whole(statement) == 100
 
 
-@pytest.mark.parametrize("nobody", ["", "unknown", "Unknown", "UNKNOWN", "nan", "None"])
+@pytest.mark.parametrize(
+    "nobody",
+    [
+        "",
+        "unknown",
+        "Unknown",
+        "UNKNOWN",
+        "nan",
+        "None",
+        "\u200b",
+        " \u200d\xad",
+        "un\u200bknown",
+        "(null)",
+        "\\N",
+    ],
+)
 def test_words_for_nobody_are_no_payee(write_run, nobody):
     statement = payout(write_run({nobody: 1.0}), euros("1000.00"))
     assert (statement.lines[0].status, statement.total("paid")) == ("no payee", 0)
