@@ -222,3 +222,28 @@ def test_a_generation_that_is_there_twice_counts_once(tmp_path, picture, score_l
         "a JPEG copy of the picture of its name": 2,
         "a stage of a generation, by its name": 1,
     }
+
+
+def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture, score_log):
+    place = tmp_path / "outputs"
+    skipped = (
+        "t/00001-7-ad-before.png", "t/00001-7-ad-preview-2nd.png", "t/00001-7-before-hires.png",
+        "t/00001-7-before-detailer.jpg", "t/00001-7-a cat-mask.png", "t/00001-7-mask-composite.png",
+        "init-images/0f3c.png", "t/0f3c-init-image.png", "Detected_Maps/depth/depth-1.png",
+    )  # fmt: skip
+    kept = (
+        "t/00002-7.png",
+        "t/00003-8-lone ranger-before-storm.png",
+        "t/a venetian-mask.png",
+        "t/init-images.png",
+    )
+    for number, name in enumerate((*skipped, *kept)):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(picture(number))
+    rows, summary = score_log(place, tmp_path / "run")
+    assert [row["generation_id"].partition("/")[2] for row in rows] == sorted(kept)
+    assert summary["skipped"] == {
+        "a stage of a generation, by its name": 6,
+        "what a generation was given, by its name": 3,
+    }
+    assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
