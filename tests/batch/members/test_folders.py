@@ -247,3 +247,17 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
         "what a generation was given, by its name": 3,
     }
     assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
+
+
+def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "a.png").write_bytes(picture(0))
+    pq.write_table(pa.table({"image": [picture(1)], "path": ["../a.png"]}), tmp_path / "log.parquet")
+    for name, place in (("first", log), ("second", tmp_path / "log.parquet")):
+        score_log(place, log / name)
+    rows, summary = score_log(log, tmp_path / "third")
+    assert [row["generation_id"] for row in rows] == ["log/a.png"]
+    assert (summary["ignored"], summary["skipped"]) == ({"a finished or unfinished run over a log": 2}, {})
+    told = cli(log, "--bundle", "b", "--out", log / "runs" / "now")
+    assert told.returncode == 2 and "now lies in" in told.stderr and not (log / "runs").exists()
