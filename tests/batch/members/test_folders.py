@@ -129,17 +129,17 @@ def test_linked_directories_and_files(tmp_path, picture, score_log):
     assert {row["generation_id"]: row["error_message"] for row in rows} == {
         "log/away.png": "away.png is outside the log's directory; --image-root allows another",
         "log/broken.png": "broken.png cannot be read: No such file or directory",
-        "log/file.png": None,
         "log/near/d.png": None,
         "log/real/a.png": None,
     }
     reasons = summary["skipped"]
     assert reasons["a symbolic link to a directory that is read itself"] == 2
+    assert reasons["a symbolic link to a picture that is read itself"] == 1
     assert reasons["a symbolic link out of the folder; --image-root allows its target"] == 1
     roots = Access((str(outside), str(other)))
     rows, summary = score_log(place, tmp_path / "run-2", access=roots)
     assert {row["generation_id"] for row in rows if not row["error_code"]} == {
-        "log/away.png", "log/far/b.png", "log/file.png", "log/near/d.png", "log/real/a.png",
+        "log/away.png", "log/far/b.png", "log/near/d.png", "log/real/a.png",
     }  # fmt: skip
 
 
@@ -261,3 +261,18 @@ def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
     assert (summary["ignored"], summary["skipped"]) == ({"a finished or unfinished run over a log": 2}, {})
     told = cli(log, "--bundle", "b", "--out", log / "runs" / "now")
     assert told.returncode == 2 and "now lies in" in told.stderr and not (log / "runs").exists()
+
+
+def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):
+    log, store = tmp_path / "log", tmp_path / "log" / ".store"
+    (log / "day").mkdir(parents=True)
+    store.mkdir()
+    (log / "day" / "00001.png").write_bytes(picture(0))
+    (store / "1f3c.png").write_bytes(picture(1))
+    (log / "latest.png").symlink_to("day/00001.png")
+    # Tools that keep versions store each file elsewhere.
+    (log / "a.png").symlink_to(".store/1f3c.png")
+    (log / "b.png").symlink_to(".store/1f3c.png")
+    rows, summary = score_log(log, tmp_path / "run")
+    assert [row["generation_id"] for row in rows] == ["log/a.png", "log/b.png", "log/day/00001.png"]
+    assert summary["skipped"]["a symbolic link to a picture that is read itself"] == 1
