@@ -54,7 +54,12 @@ class Scored:
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Low and high of each creator's share, float64 [c]; None where the bundle does not say."""
         calibration = self.snapshot.bundle.manifest.calibration.of(self.prepared.has_prompt)
-        return calibration.between(self.scored.creator_share[self.row])
+        ends = calibration.between(self.scored.creator_share[self.row])
+        if ends is None:
+            return None
+        # As replies and tables have them: a receipt with more digits would be of another answer.
+        low, high = (end.astype(np.float32).astype(np.float64) for end in ends)
+        return low, high
 
     def attribution(self) -> Attribution:
         """The same in words: ids, captions, creators' names."""

@@ -41,6 +41,7 @@ class FolderInput(Reader):
             else:
                 count_other(parts, self.fates)
         pictures.sort(key=lambda path: os.fsencode(path.relative_to(file.path)))
+        pictures = self._without_links(pictures)
         whole = {path.with_suffix("") for path in pictures if ending(path.name) in WHOLE}
         self.paths = []
         for path in pictures:
@@ -57,6 +58,16 @@ class FolderInput(Reader):
         for path in self._texts:
             self._alike.setdefault(path.with_name(same_name(path.name)), path)
         self._listed = read_tables(self._tables, file.path, self.paths, self.fates)
+
+    def _without_links(self, pictures: list[Path]) -> list[Path]:
+        """The pictures without links to others of them (`latest.png`): a generation counts once."""
+        files = {os.path.realpath(path) for path in pictures if not path.is_symlink()}
+        links = {path for path in pictures if path.is_symlink() and os.path.realpath(path) in files}
+        for path in sorted(links):
+            self.fates.skip(
+                text_of(path.relative_to(self._file.path)), "a symbolic link to a picture that is read itself"
+            )
+        return [path for path in pictures if path not in links]
 
     def ids(self) -> Iterator[list[str]]:
         """Yield every picture's id; counts the texts that are no picture's."""

@@ -25,6 +25,8 @@ Kind = Literal["parquet", "arrow", "webdataset", "tfrecord", "folder"]
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _LOG = "_delta_log"
+# What every run's directory holds.
+_RUN = frozenset({"run.json", "shards"})
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
 
@@ -91,6 +93,11 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
         fates.skip(str(error.filename), f"a directory that cannot be read: {error.strerror}")
 
     for directory, names, files in os.walk(folder, followlinks=True, onerror=unread):
+        if _RUN.issubset((*names, *files)) and directory != str(folder):
+            # What passed through its rows names pictures: they would be generations once more.
+            fates.ignore(text_of(Path(directory)), "a finished or unfinished run over a log")
+            names.clear()
+            continue
         # Which of two links to a place is followed must not depend on the disk.
         names.sort()
         for name in list(names):

@@ -38,7 +38,14 @@ _GRIDS = re.compile(r"grids?|.*[-_]grids?", re.IGNORECASE)
 _THUMBNAIL = re.compile(
     r"thumb(nail)?s?|thumb(nail)?[-_.]\S*|.*[-_.]thumb(nail)?(_?\d+(x\d+)?)?|comfyui_temp_.*", re.IGNORECASE
 )
-_BEFORE = re.compile(r".*-before-(highres-fix|face-restoration|color-correction)", re.IGNORECASE)
+# By AUTOMATIC1111, SD.Next and ADetailer: "mask" ends names of pictures of masks, too, unless they are numbered so.
+_STAGE = re.compile(
+    r".*-before-(highres-fix|face-restoration|color-correction|hires|refiner|detailer|restore)|"
+    r".*-ad-(before|preview)(-\d+[a-z]{2})?|\d{5}-.*-mask(-composite)?",
+    re.IGNORECASE,
+)
+_INPUTS = frozenset({"init-images", "detected_maps"})
+_INPUT = re.compile(r".*-init-image", re.IGNORECASE)
 _GRID = re.compile(
     r"grid|(grid|xyz?_grid|prompt_matrix|contact_?sheet)[-_]?\d.*|(xyz?_grid|prompt_matrix).*", re.IGNORECASE
 )
@@ -71,14 +78,16 @@ def hidden(parts: Sequence[str]) -> bool:
 
 
 def derived(parts: Sequence[str]) -> str | None:
-    """Why a picture with this relative path is none of its own: a thumbnail, a grid, a stage; None if it is."""
+    """Why a picture with this path below the input is no generation: a thumbnail, grid, stage, input; None if it is."""
     stem = parts[-1].rpartition(".")[0] or parts[-1]
     if any(_THUMBNAILS.fullmatch(part) for part in parts[:-1]) or _THUMBNAIL.fullmatch(stem):
         return "a thumbnail or preview, by its name"
     if any(_GRIDS.fullmatch(part) for part in parts[:-1]) or _GRID.fullmatch(stem):
         return "a grid of pictures, by its name"
-    if _BEFORE.fullmatch(stem):
+    if _STAGE.fullmatch(stem):
         return "a stage of a generation, by its name"
+    if any(part.lower() in _INPUTS for part in parts[:-1]) or _INPUT.fullmatch(stem):
+        return "what a generation was given, by its name"
     return None
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.bundle.names import NO_VALUE
+
 from .naming import TABLES, ending
 from .rows import Fates
 
@@ -158,7 +160,7 @@ def prompt_in(facts: Mapping[str, Any]) -> str:
         value = facts.get(name)
         if isinstance(value, list):
             value = ", ".join(part for part in value if isinstance(part, str))
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() not in NO_VALUE:
             return value.strip()
         if isinstance(value, dict) and value:
             # A generator's graph.

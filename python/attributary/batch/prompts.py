@@ -20,9 +20,11 @@ _MAX_CLEANED = 1 << 16
 
 _SETTINGS = re.compile(r"^(Steps: *\d+\b.*|Negative prompt:.*)$", re.MULTILINE)
 _TAG = re.compile(r"<\s*(lora|lyco|lycoris|hypernet|loha|lokr|embedding)\s*:[^<>]*>", re.IGNORECASE)
-_WEIGHTED = re.compile(r"\(([^()]*):\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*\)")
+# Digits in one way only: of a long row of them every other way would be tried.
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_WEIGHTED = re.compile(rf"\(([^()]*):\s*[-+]?{_NUMBER}\s*\)")
 _BRACKETED = re.compile(r"(?<!\\)[(\[{]([^()\[\]{}]*)(?<!\\)[)\]}]")
-_EDIT = re.compile(r"\[([^\[\]:|]*):([^\[\]:|]*):\s*\d*\.?\d+\s*\]")
+_EDIT = re.compile(rf"\[([^\[\]:|]*):([^\[\]:|]*):\s*{_NUMBER}\s*\]")
 _NOVELAI_WEIGHT = re.compile(r"(-?\d{1,4}(?:\.\d{1,4})?)::(.*?)::")
 _INVOKE_WEIGHT = re.compile(r"\)(?:[+-]+|\d*\.?\d+)|(?<=\w)(?:\+{1,}|-{2,})(?=[\s,.)]|$)")
 _MIDJOURNEY = re.compile(r"\s+--\w+( [^-\s]\S*)?|\s*Job ID: [0-9a-f-]+.*", re.DOTALL)

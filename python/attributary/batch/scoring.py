@@ -15,6 +15,7 @@ from attributary.attribution.checks import resolve_counts
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Limits, Options, Prepared, Query
+from attributary.bundle.names import NO_VALUE
 from attributary.client.types import Answer
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
 
@@ -177,7 +178,9 @@ def prepare_rows(
 
 
 def _prompt_of_log(row: Row) -> Prompt:
-    return of_text(row.prompt, row.prompt_source or "column") if row.prompt.strip() else Prompt()
+    if row.prompt.strip() in NO_VALUE:
+        return Prompt()
+    return of_text(row.prompt, row.prompt_source or "column")
 
 
 def _prompt_of_picture(found: Prompt, data: bytes, order: Sequence[str]) -> Prompt:

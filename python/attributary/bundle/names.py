@@ -18,17 +18,42 @@ _UNSEEN = re.compile(
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
+# Joiners behind blanks, signs and letters of scripts that do without (Latin to Armenian, kana, ideographs, Hangul) are
+# not seen.
+_IDLE_JOINERS = re.compile(
+    "(?<![^\0-\u058f\u1680\u1e00-\u200a\u2010-\u205f\u3000-\u9fff\uac00-\ud7a3])[\u200c\u200d]+"
+)
+# The hyphen, and the one that ends no line, as text programs set them.
+_HYPHENS = str.maketrans("\u2010\u2011", "--")
+
 # Lines and controls are no blanks: whoever adds an item by such a name is refused.
 _BLANKS = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 # What programs write where nobody is named. "Nan" and "Null" are names of people.
-_NOBODY = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A"})
+NO_VALUE = frozenset(
+    {
+        "",
+        "nan",
+        "NaN",
+        "None",
+        "null",
+        "NULL",
+        "<NA>",
+        "N/A",
+        "n/a",
+        "#N/A",
+        "#NA",
+        "(null)",
+        "undefined",
+        "\\N",
+    }
+)
 UNKNOWN = "unknown"
 # Characters of a name at most.
 _LONGEST = 512
 
 
 def same_name(name: str) -> str:
-    """Return how a name is spelled here: composed (NFC), blanks single and inside only, without what is not seen.
+    """Return how a name is spelled here: composed (NFC), blanks single and inside only, one hyphen, nothing unseen.
 
     Capitals and letters that only look alike are somebody else's. A name of nothing that is seen stays as it is, and so
     does one that is longer than names are: callers send such, and ordering the accents of a long one takes seconds.
@@ -36,12 +61,15 @@ def same_name(name: str) -> str:
     plain = name.isascii() and name.isprintable() and name.strip() == name and "  " not in name
     if plain or len(name) > _LONGEST:
         return name
-    return _BLANKS.sub(" ", unicodedata.normalize("NFC", _UNSEEN.sub("", name))).strip(" ") or name
+    composed = unicodedata.normalize("NFC", _UNSEEN.sub("", name)).translate(_HYPHENS)
+    seen = unicodedata.normalize("NFC", _IDLE_JOINERS.sub("", composed))
+    return _BLANKS.sub(" ", seen).strip(" ") or name
 
 
 def names_nobody(name: str) -> bool:
-    """Whether a name is a word for nobody: empty, "unknown", or what a program writes for a missing value."""
-    return name.strip() in _NOBODY or name.strip().casefold() == UNKNOWN
+    """Whether a name is a word for nobody: of nothing seen, "unknown", or what a program writes for a missing value."""
+    seen = _IDLE_JOINERS.sub("", _UNSEEN.sub("", name)).strip()
+    return seen in NO_VALUE or seen.casefold() == UNKNOWN
 
 
 class Codes(dict[str, int]):

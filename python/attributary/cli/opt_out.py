@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from attributary.plain import json_line, plain
 from .where import Where, user, where_options
 
 _FILE: Final = "opt-out.parquet"
+_CORPUS: Final = "corpus.json"
 _KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt")
 _COLUMNS: Final = ("item_id", "kind", "means", "source", "last_seen")
 _READ: Final = b"attributary.read_at"
@@ -145,6 +147,11 @@ def _read(place: Path, kinds: tuple[str, ...], means: tuple[str, ...]) -> _Signa
         read_at = (table.schema.metadata or {})[_READ].decode()
     except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise InputError(str(path), f"is no file of opt-out signals: {error}") from None
+    last = dict.fromkeys(_KINDS, read_at)
+    for kind in _not_read(path.with_name(_CORPUS)):
+        # Nobody looked: what was there when somebody did still holds.
+        seen = [row["last_seen"] for row in table.to_pylist() if row["kind"] == kind]
+        last[kind] = max(seen, default=read_at)
     ids: dict[str, dict[int, None]] = defaultdict(dict)
     sources: dict[str, dict[str, None]] = defaultdict(dict)
     taken: set[int] = set()
@@ -153,7 +160,7 @@ def _read(place: Path, kinds: tuple[str, ...], means: tuple[str, ...]) -> _Signa
     )
     for row in rows:
         # A signal that was taken back holds no longer; that it was there stays in the file.
-        if row["kind"] in kinds and row["means"] in means and row["last_seen"] == read_at:
+        if row["kind"] in kinds and row["means"] in means and row["last_seen"] == last[row["kind"]]:
             if row["item_id"] not in taken or row["item_id"] in ids[row["kind"]]:
                 ids[row["kind"]][row["item_id"]] = None
                 sources[row["kind"]][row["source"]] = None
@@ -164,3 +171,12 @@ def _read(place: Path, kinds: tuple[str, ...], means: tuple[str, ...]) -> _Signa
         read_at,
         sha256(path),
     )
+
+
+def _not_read(corpus: Path) -> list[str]:
+    """Kinds that the last build of a corpus could not read, for want of a package."""
+    try:
+        told = json.loads(corpus.read_bytes())["opt_out"]["not_read"]
+        return [kind for kind in _KINDS if any(str(line).startswith(f"{kind}:") for line in told)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -65,14 +65,16 @@ def payout_command(
     """
     digits = money.digits_of(currency)
     manifest, ids = (None, {}) if bundle is None else _of_bundle(bundle)
-    brought, of_run = ({}, "") if brought_forward is None else read_brought(brought_forward, currency)
+    brought, of_runs = (
+        ({}, frozenset[str]()) if brought_forward is None else read_brought(brought_forward, currency)
+    )
     terms = Terms(
         pool=money.amount(pool, digits, "pool", least=Decimal(1).scaleb(-digits)),
         currency=currency,
         minimum=money.amount(minimum, digits, "minimum"),
         excluded=frozenset(exclude_creator),
         brought=brought,
-        brought_of=of_run,
+        brought_of=of_runs,
         ids=ids,
     )
     statement = payout(run, terms)

@@ -138,6 +138,10 @@ def score_command(
         raise InvalidArgumentError("alias", "is for --endpoint: which of the gateway's bundles answers")
     if out is None and not dry_run:
         raise InvalidArgumentError("out", "name a run directory, new or to go on with")
+    if out is not None and (log := next((path for path in inputs if _lies_in(out, path)), None)):
+        raise InvalidArgumentError(
+            "out", f"{out} lies in {log}, of which the run would be a part; name a directory beside it"
+        )
     if not endpoint and bundle is None and not dry_run:
         raise InvalidArgumentError("bundle", "name a bundle directory, or an --endpoint that serves one")
     if on_ray and workers is not None:
@@ -188,6 +192,10 @@ def score_command(
         f"{counted(summary['creators'], 'creator')} (run {summary['run']}, bundle {summary['bundle_id']})"
         + (f"; {plain(left_out)}" if left_out else "")
     )
+
+
+def _lies_in(out: Path, log: Path) -> bool:
+    return log.is_dir() and out.resolve().is_relative_to(log.resolve())
 
 
 def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:

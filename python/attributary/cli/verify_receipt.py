@@ -39,7 +39,10 @@ _SHOWN_CREATORS = 5
 )
 @click.option("--bundle", default="", help="the bundle that should have answered: its directory or its id")
 @click.option(
-    "--answer", type=_PATH, default=None, help="the answer that was given, as `query --json` prints it"
+    "--answer",
+    type=_PATH,
+    default=None,
+    help="the answer that was given, as `query --json` prints it or HTTP replies",
 )
 @click.option("--run", type=_PATH, default=None, help="of a run's receipt: the run's directory")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
@@ -163,4 +166,6 @@ def _answer(path: Path) -> Mapping[str, Any]:
         raise InvalidArgumentError("answer", f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise InvalidArgumentError("answer", f"{path} must hold one JSON object")
-    return found
+    # A reply over HTTP.
+    inner = found.get("attribution")
+    return inner if isinstance(inner, dict) else found

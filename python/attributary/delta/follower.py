@@ -6,6 +6,7 @@ at.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class Follower:
     def __init__(self, engine: Preparer, clock: Callable[[], float] = monotonic) -> None:
         """`engine` was opened from its bundle's directory, with the changes of that moment."""
         self.engine = engine
-        self.directory = Path(engine.bundle.directory).resolve()
+        # Links are followed anew at every look: what they lead to may change.
+        self.directory = Path(os.path.abspath(engine.bundle.directory))  # noqa: PTH100
         self._journal = _Journal(self.directory, engine.bundle.manifest)
         self._partial = False  # whether additions are missing that only the compacted bundle has
         self._clock = clock

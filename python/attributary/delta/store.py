@@ -6,6 +6,7 @@ compaction builds beside all that from a snapshot; changes meanwhile go to the n
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -61,6 +62,8 @@ class Store:
         PreconditionError if another process writes or the place cannot be written.
         """
         self.directory = Path(directory).resolve()
+        # A link may be led to a copy: the next start, and every reader, would find that one.
+        self._named = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() follows links
         self._open_engine = open_engine
         self._max_added = max_added
         self._lock = WriterLock(self.directory)
@@ -392,9 +395,9 @@ class Store:
     def _check_served(self) -> None:
         if self._stale:
             raise PreconditionError("server", self._stale)
-        if not self._log.lies_at(delta_path(self.directory, self.bundle_id)):
+        if not self._log.lies_at(delta_path(self._named, self.bundle_id)):
             raise PreconditionError(
                 "bundle",
-                f"{self.directory} was moved or restored from a copy since this process opened it: what is changed now "
+                f"{self._named} was moved or restored from a copy since this process opened it: what is changed now "
                 "would be lost with what was there before; start it anew",
             )

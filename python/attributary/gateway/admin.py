@@ -186,10 +186,14 @@ class AdminService:
     async def list_held(self, data: bytes, context: Context) -> bytes:
         """Items that wait for a decision, oldest first."""
         request = translate.parse(pb.ListHeldRequest, data)
-        held = await self._changes.held(request.bundle)
+        held = sorted(await self._changes.held(request.bundle), key=lambda record: record.at)
         after = [record for record in held if record.at > request.after]
+        most = MAX_IDS_LISTED
+        # Items that came together have one time: the next page would begin behind all of them.
+        while most < len(after) and after[most].at == after[most - 1].at:
+            most += 1
         return pb.ListHeldResponse(
-            items=[_held(record) for record in after[:MAX_IDS_LISTED]], more=len(after) > MAX_IDS_LISTED
+            items=[_held(record) for record in after[:most]], more=len(after) > most
         ).SerializeToString()
 
     async def decide_held(self, data: bytes, context: Context) -> bytes:

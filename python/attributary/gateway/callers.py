@@ -7,7 +7,10 @@ deadline does: queues and permits below ask for it, and nothing between has to h
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from .tokens import Owner
 
@@ -43,7 +46,22 @@ def current() -> Caller:
     return _CURRENT.get()
 
 
+@lru_cache(4096)
 def address_of(peer: str) -> str:
-    """Return a gRPC peer ("ipv4:10.0.0.7:51312", "unix:") without its port: a caller has many connections."""
+    """Return a gRPC peer ("ipv4:10.0.0.7:51312", "unix:") without its port: a caller has many connections.
+
+    Of IPv6 its network of 64 bits: every machine has one of its own, and may call from each address in it.
+    """
     kind, _, rest = peer.partition(":")
-    return f"{kind}:{rest.rpartition(':')[0]}" if kind in {"ipv4", "ipv6"} else peer
+    if kind not in {"ipv4", "ipv6"}:
+        return peer
+    host = rest.rpartition(":")[0]
+    try:
+        found = ip_address(unquote(host).strip("[]").partition("%")[0])
+    except ValueError:
+        return f"{kind}:{host}"
+    if isinstance(found, IPv4Address):
+        return f"ipv4:{found}"
+    if found.ipv4_mapped is not None:
+        return f"ipv4:{found.ipv4_mapped}"
+    return f"ipv6:{ip_network((found, 64), strict=False)}"

@@ -38,7 +38,7 @@ class Terms:
     minimum: Decimal = Decimal(0)  # whoever is due less is paid later
     excluded: frozenset[str] = frozenset()
     brought: Mapping[str, Decimal] = field(default_factory=dict)  # carried forward by the statement before
-    brought_of: str = ""  # the run of that statement
+    brought_of: frozenset[str] = frozenset()  # the runs whose amounts that statement held
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
 
     @property
@@ -97,9 +97,9 @@ def payout(run: Path, terms: Terms) -> Payout:
     if not answered:
         raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
     terms, rows = _spelled_once(terms), _by_creator(table.to_pylist())
-    if terms.brought_of == summary["run"]:
+    if summary["run"] in terms.brought_of:
         raise InvalidArgumentError(
-            "brought_forward", "is a statement of this very run: what it carried forward would be paid twice"
+            "brought_forward", "holds amounts of this very run: what it carried forward would be paid twice"
         )
     names = [row["creator"] for row in rows]
     if unknown := sorted(terms.excluded.difference(names, terms.brought)):
@@ -120,8 +120,8 @@ def payout(run: Path, terms: Terms) -> Payout:
     return Payout(terms, tuple(lines), tuple(zip(rest, amounts[len(weights) :], strict=True)), summary)
 
 
-def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], str]:
-    """Return what a statement before (its payout.json) carried forward, by creator, and the run that it is of.
+def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], frozenset[str]]:
+    """Return what a statement before (its payout.json) carried forward, by creator, and the runs that it comes from.
 
     Raises InvalidArgumentError.
     """
@@ -139,7 +139,8 @@ def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], str]:
                 # TypeError for what is no text.
                 name = "" + line["creator"]
                 found[name] = found.get(name, Decimal(0)) + due
-        return found, str(facts["run"])
+        # What it had brought forward itself is in its amounts.
+        return found, frozenset([str(facts["run"]), *map(str, facts.get("brought_forward_of", ()))])
     except OSError as error:
         raise InvalidArgumentError("brought_forward", f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
@@ -151,6 +152,7 @@ def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
     terms = statement.terms
     return {
         "run": statement.summary["run"],
+        "brought_forward_of": sorted(terms.brought_of),
         "bundle_id": statement.summary["bundle_id"],
         "currency": terms.currency,
         "pool": str(terms.pool),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from struct import pack
 from typing import Any, Final, Literal
 
 from attributary.errors import InvalidArgumentError, ReceiptError
@@ -114,7 +115,7 @@ def compare_bundle(receipt: Receipt, bundle: Mapping[str, Any]) -> Finding:
 
 
 def compare_answer(receipt: Receipt, answer: Mapping[str, Any]) -> Finding:
-    """Whether an answer (JSON, as `attributary query --json` prints it) is the one that was signed."""
+    """Whether an answer (JSON, as `attributary query --json` prints it or HTTP replies) is the one that was signed."""
     if receipt.kind != ANSWER:
         return Finding("answer", "differs", "the receipt is about a whole run, not about one answer")
     signed = receipt.predicate["answer"]
@@ -139,8 +140,21 @@ def differences(signed: Any, found: Any, path: str) -> Iterator[str]:
             yield f"{path}: {len(signed)} in the receipt, {len(found)} in the other"
         for place, (one, other) in enumerate(zip(signed, found, strict=False)):
             yield from differences(one, other, f"{path}[{place}]")
-    elif signed != found or isinstance(signed, bool) != isinstance(found, bool):
+    elif not _same(signed, found):
         yield f"{path}: {signed!r} in the receipt, {found!r} in the other"
+
+
+def _same(signed: Any, found: Any) -> bool:
+    """Whether two values are one: over HTTP 64-bit numbers are text, and others have the digits of a float32."""
+    if isinstance(signed, bool) != isinstance(found, bool):
+        return False
+    if isinstance(signed, int) and isinstance(found, str):
+        return str(signed) == found
+    if isinstance(signed, float) and isinstance(found, float):
+        return signed == found or (
+            max(map(abs, (signed, found))) < 1e30 and pack("f", signed) == pack("f", found)
+        )
+    return bool(signed == found)
 
 
 def _shared(signed: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:

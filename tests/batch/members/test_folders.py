@@ -129,17 +129,17 @@ def test_linked_directories_and_files(tmp_path, picture, score_log):
     assert {row["generation_id"]: row["error_message"] for row in rows} == {
         "log/away.png": "away.png is outside the log's directory; --image-root allows another",
         "log/broken.png": "broken.png cannot be read: No such file or directory",
-        "log/file.png": None,
         "log/near/d.png": None,
         "log/real/a.png": None,
     }
     reasons = summary["skipped"]
     assert reasons["a symbolic link to a directory that is read itself"] == 2
+    assert reasons["a symbolic link to a picture that is read itself"] == 1
     assert reasons["a symbolic link out of the folder; --image-root allows its target"] == 1
     roots = Access((str(outside), str(other)))
     rows, summary = score_log(place, tmp_path / "run-2", access=roots)
     assert {row["generation_id"] for row in rows if not row["error_code"]} == {
-        "log/away.png", "log/far/b.png", "log/file.png", "log/near/d.png", "log/real/a.png",
+        "log/away.png", "log/far/b.png", "log/near/d.png", "log/real/a.png",
     }  # fmt: skip
 
 
@@ -222,3 +222,57 @@ def test_a_generation_that_is_there_twice_counts_once(tmp_path, picture, score_l
         "a JPEG copy of the picture of its name": 2,
         "a stage of a generation, by its name": 1,
     }
+
+
+def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture, score_log):
+    place = tmp_path / "outputs"
+    skipped = (
+        "t/00001-7-ad-before.png", "t/00001-7-ad-preview-2nd.png", "t/00001-7-before-hires.png",
+        "t/00001-7-before-detailer.jpg", "t/00001-7-a cat-mask.png", "t/00001-7-mask-composite.png",
+        "init-images/0f3c.png", "t/0f3c-init-image.png", "Detected_Maps/depth/depth-1.png",
+    )  # fmt: skip
+    kept = (
+        "t/00002-7.png",
+        "t/00003-8-lone ranger-before-storm.png",
+        "t/a venetian-mask.png",
+        "t/init-images.png",
+    )
+    for number, name in enumerate((*skipped, *kept)):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(picture(number))
+    rows, summary = score_log(place, tmp_path / "run")
+    assert [row["generation_id"].partition("/")[2] for row in rows] == sorted(kept)
+    assert summary["skipped"] == {
+        "a stage of a generation, by its name": 6,
+        "what a generation was given, by its name": 3,
+    }
+    assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
+
+
+def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "a.png").write_bytes(picture(0))
+    pq.write_table(pa.table({"image": [picture(1)], "path": ["../a.png"]}), tmp_path / "log.parquet")
+    for name, place in (("first", log), ("second", tmp_path / "log.parquet")):
+        score_log(place, log / name)
+    rows, summary = score_log(log, tmp_path / "third")
+    assert [row["generation_id"] for row in rows] == ["log/a.png"]
+    assert (summary["ignored"], summary["skipped"]) == ({"a finished or unfinished run over a log": 2}, {})
+    told = cli(log, "--bundle", "b", "--out", log / "runs" / "now")
+    assert told.returncode == 2 and "now lies in" in told.stderr and not (log / "runs").exists()
+
+
+def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):
+    log, store = tmp_path / "log", tmp_path / "log" / ".store"
+    (log / "day").mkdir(parents=True)
+    store.mkdir()
+    (log / "day" / "00001.png").write_bytes(picture(0))
+    (store / "1f3c.png").write_bytes(picture(1))
+    (log / "latest.png").symlink_to("day/00001.png")
+    # Tools that keep versions store each file elsewhere.
+    (log / "a.png").symlink_to(".store/1f3c.png")
+    (log / "b.png").symlink_to(".store/1f3c.png")
+    rows, summary = score_log(log, tmp_path / "run")
+    assert [row["generation_id"] for row in rows] == ["log/a.png", "log/b.png", "log/day/00001.png"]
+    assert summary["skipped"]["a symbolic link to a picture that is read itself"] == 1

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from attributary.batch.dry_run import dry_run, preview_lines
+from attributary.batch.picture_tables import prompt_in
 from attributary.batch.plan import make_plan
 from attributary.batch.settings import Settings
 from attributary.errors import InputError
@@ -70,6 +71,20 @@ def test_order_of_places(tmp_path, picture, score_log):
         rows, _ = score_log(place, tmp_path / f"run-{len(order)}-{expected[1]}", prompt_from=order)
         assert told(rows) == [expected]
         assert rows[0]["has_prompt"] == (expected[0] is not None)
+
+
+@pytest.mark.parametrize("nothing", ["nan", " NaN ", "None", "null", "<NA>", "\\N"])
+def test_what_programs_write_for_no_prompt_is_none(tmp_path, picture, score_log, nothing):
+    log = {
+        "image": [with_text(picture(0), TEXT), picture(1), picture(2)],
+        "prompt": [nothing, nothing, "none"],
+    }
+    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    rows, summary = score_log(tmp_path / "log.parquet", tmp_path / "run")
+    assert told(rows) == [("a red cat", "a1111"), (None, None), ("none", "column")]
+    assert [row["has_prompt"] for row in rows] == [True, False, True]
+    assert summary["prompts"] == {"rows": 2, "by_source": {"a1111": 1, "column": 1}}
+    assert prompt_in({"prompt": nothing, "caption": "a red cat"}) == "a red cat"
 
 
 def test_texts_of_pictures_in_tables(tmp_path, picture, score_log):

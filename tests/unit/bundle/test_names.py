@@ -67,6 +67,27 @@ def test_other_names_and_empty_ones_stay_what_they_are(name):
     assert bool(same_name(name)) == bool(name)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Zoe\u0308\u200d", "Zoë"),
+        ("Jean\u2011Luc", "Jean-Luc"),
+        ("Jean\u2010\u200cLuc", "Jean-Luc"),
+        ("\u200dBo", "Bo"),
+        ("Bo\u200c\u200d Li", "Bo Li"),
+        ("\u212b\u200d", "Å"),
+        ("山田\u200c", "山田"),
+    ],
+)
+def test_joiners_that_join_nothing_and_hyphens_of_text_programs_make_no_other_name(one, other):
+    assert same_name(one) == other == same_name(other)
+
+
+@pytest.mark.parametrize("name", ["نوش\u200cآفرین", "ക്\u200d", "👩\u200d🎨", "नीरज\u200d", "Ann–Marie"])  # noqa: RUF001
+def test_joiners_that_are_read_stay(name):
+    assert same_name(name) == name
+
+
 def test_a_table_has_each_creator_once(source):
     items = ItemTable.read(source / "bundle" / "items.parquet")
     assert items.creator_names == sorted({ZOE, *OTHERS})

@@ -77,6 +77,23 @@ def test_reserved_items_are_deleted_and_the_log_says_why(bundle, signals):
     assert next(line for line in told if line["signal"] == "robots")["not_in_the_bundle"] == 1
 
 
+def test_what_the_last_build_could_not_read_still_holds(bundle, signals):
+    before = "2026-01-01T00:00:00Z"
+    corpus = signals(
+        [
+            (1000, "cawg", "reserved", before),
+            (1001, "cawg", "reserved", "2025-01-01T00:00:00Z"),
+            (1002, "robots", "reserved", before),
+            (1003, "robots", "reserved", ""),
+        ]
+    )
+    facts = {"opt_out": {"not_read": ["cawg: c2pa-python is not installed"]}}
+    (corpus / "corpus.json").write_text(json.dumps(facts))
+    told = run("opt-out", bundle, "--signals", corpus, "--json")
+    assert {line["signal"]: line["deleted"] for line in told} == {"cawg": 1, "robots": 1}
+    assert [change["ids"] for change in run("log", bundle, "--json")] == [[1000], [1003]]
+
+
 def test_one_kind_alone_and_nothing_at_all(bundle, signals):
     corpus = signals([(1000, "robots", "reserved", ""), (1001, "cawg", "reserved", "")])
     run("opt-out", bundle, "--signals", corpus / "opt-out.parquet", "--signal", "robots")

@@ -7,6 +7,7 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.bundle.manifest import Manifest
 from attributary.delta import store as store_module
+from attributary.delta.follower import Follower
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import (
@@ -63,3 +64,24 @@ def test_a_bundle_restored_during_a_compaction_is_not_replaced(store, bundle_dir
     with pytest.raises(PreconditionError, match="was moved or restored"):
         store.compact(**BY)
     assert Manifest.read(bundle_dir).bundle_id == before
+
+
+def test_a_link_that_is_led_to_a_copy_is_noticed_by_writers_and_followed_by_readers(bundle_dir, tmp_path):
+    link, copy = tmp_path / "current", tmp_path / "copy"
+    link.symlink_to(bundle_dir)
+    follower = Follower(open_engine(link))
+    with Store(link) as store:
+        assert store.delete(Selection(ids=(1000,)), **BY).revision == 1
+        store.compact(**BY)
+        store.delete(Selection(ids=(1001,)), **BY)
+        follower.look()
+        assert (follower.status.state, set(follower.engine.snapshot.deleted)) == ("following", {1000, 1001})
+        shutil.copytree(bundle_dir, copy)
+        link.unlink()
+        link.symlink_to(copy)
+        with pytest.raises(PreconditionError, match="current was moved or restored"):
+            store.delete(Selection(ids=(1002,)), **BY)
+    with Store(link) as store:
+        assert store.delete(Selection(ids=(1003,)), **BY).revision == 3
+    follower.look()
+    assert (follower.status.state, set(follower.engine.snapshot.deleted)) == ("following", {1000, 1001, 1003})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attributary.attribution.open import open_engine
+from attributary.bundle.items import ItemRecord
 from attributary.client import AsyncClient, ServerError
 from attributary.client.admin import Added, Addition, AdminClient, AsyncAdminClient
 from attributary.delta.store import Store
@@ -369,3 +370,27 @@ async def test_a_drain_gives_a_compaction_up_and_keeps_what_was_acknowledged(
     with Store(bundle_dir, open_engine) as again:
         assert again.snapshot.item_count == 301
         assert again.compact(who="kim", why="x").added == 1
+
+
+async def test_pages_of_what_waits_leave_nothing_out():
+    """Items of one message have one time, and clocks are set back."""
+    times = [f"2026-01-01T00:00:{second:02d}Z" for second in (1, 2, 2, 2, 2, 0, 3)]
+    items = [ItemRecord(number, "c", "Ada", "", "", "", number) for number in range(len(times))]
+    waits = [
+        SimpleNamespace(items=(item,), at=at, who="kim", why="x", held="new", like=None)
+        for item, at in zip(items, times, strict=True)
+    ]
+
+    async def held(_bundle):
+        return waits
+
+    service = admin_module.AdminService(SimpleNamespace(held=held), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admin_module, "MAX_IDS_LISTED", 3)
+        found, after, more = [], "", True
+        while more:
+            request = pb.ListHeldRequest(after=after)
+            reply = pb.ListHeldResponse.FromString(await service.list_held(request.SerializeToString(), None))
+            found += [item.id for item in reply.items]
+            after, more = reply.items[-1].at, reply.more
+    assert sorted(found) == list(range(len(times)))

@@ -3,15 +3,17 @@
 import io
 import json
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, OverloadedError
 from attributary.gateway.config import GatewayConfig
-from attributary.gateway.http import answer_pdf
+from attributary.gateway.http import answer_pdf, making
 from attributary.v1 import attribution_pb2 as pb
 from tests.support.http_calls import form
 
@@ -123,6 +125,21 @@ async def test_a_picture_of_nobody_is_not_found_and_a_token_is_needed(site, gene
     ):
         assert (await ask(method, path, {"prompt": ""} if method == "POST" else None))[0] == 401
     assert (await ask("GET", "/generator/pictures/x", None, {"authorization": "Bearer secret"}))[0] == 404
+
+
+async def test_one_caller_s_pictures_leave_room_for_others():
+    gate = threading.Event()
+    sampler = SimpleNamespace(picture=lambda *_: gate.wait(60) and np.zeros((8, 8, 3), np.uint8))
+    maker = making.Making(sampler, SimpleNamespace(answer=lambda *_: None), None)
+    ada, bob = (SimpleNamespace(caller=SimpleNamespace(name=name)) for name in ("ada", "bob"))
+    try:
+        for _ in range(4):
+            await maker._begin(b'{"prompt": "a cat"}', ada)
+        with pytest.raises(OverloadedError, match="you wait for 4"):
+            await maker._begin(b'{"prompt": "a cat"}', ada)
+        await maker._begin(b'{"prompt": "a dog"}', bob)
+    finally:
+        gate.set()
 
 
 def test_a_generator_needs_the_page(tmp_path):

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -52,6 +52,27 @@ async def test_every_kind_of_call_gives_receipts(serve, tiny_bundle_dir, key_fil
         assert receipt.predicate["bundle"]["id"] == answer.bundle_id
     assert receipt.predicate["query"]["filter"]["include_creators"] == ["Ann"]
     assert (await client.attribute(picture(3))).receipt == b""
+
+
+async def test_intervals_have_as_many_digits_in_the_receipt_as_in_the_reply(
+    serve, tiny_bundle_dir, key_file, picture
+):
+    engine = open_engine(tiny_bundle_dir)
+    manifest = engine.bundle.manifest
+    interval = ((0.0, 0.0, 0.1234567891), (0.5, 0.1111111111, 0.7777777777))
+    calibration = replace(
+        manifest.calibration,
+        image=replace(manifest.calibration.image, interval=interval),
+        image_and_prompt=replace(manifest.calibration.image_and_prompt, interval=interval),
+    )
+    bundle = replace(engine.bundle, manifest=replace(manifest, calibration=calibration))
+    engine.snapshot = replace(engine.snapshot, bundle=bundle)
+    _, client = await serve(engine, receipt_key_file=key_file)
+    answer = await client.attribute(picture(3), receipt=True)
+    assert answer.creators[0].high is not None
+    assert compare_answer(open_receipt(answer.receipt, await known(client)), told(answer)).text.endswith(
+        "as signed"
+    )
 
 
 async def test_a_server_without_keys_says_so_before_it_works(serve, engine, vector):

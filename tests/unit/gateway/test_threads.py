@@ -3,7 +3,9 @@
 import asyncio
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -13,8 +15,8 @@ from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import DeletedError
 from attributary.gateway import listing
-from attributary.gateway.http import bodies
-from tests.support.http_calls import JSON, fetch
+from attributary.gateway.http import bodies, replies
+from tests.support.http_calls import JSON, fetch, form
 
 TOKEN = "s3cret"
 
@@ -130,3 +132,23 @@ async def test_one_caller_s_pages_and_bodies_keep_no_other_waiting(serve, bundle
         for thread in threads:
             await asyncio.to_thread(thread.join, 60)
     assert await asyncio.to_thread(ask, "two", "POST", "/v1/attribute", large) == 400
+
+
+@pytest.mark.parametrize("kind", ["application/pdf", "application/vnd.apache.parquet", "application/json"])
+async def test_what_is_written_of_an_answer_is_its_caller_s_work(
+    serve, bundle_dir, picture, monkeypatch, kind
+):
+    monkeypatch.setattr(replies, "_AT_ONCE_BYTES", 10)
+    gateway, _ = await serve(open_engine(bundle_dir), http_port=0)
+    path_of = []
+    pool = gateway.registry.current._pool
+    submit = pool.submit
+    monkeypatch.setattr(pool, "submit", lambda path, work: (path_of.append(path), submit(path, work))[1])
+    body, headers = form(image=picture(3))
+    ask = partial(fetch, gateway.http_port, "POST", "/v1/attribute", body, {**headers, "accept": kind})
+    with ThreadPoolExecutor(1) as own:
+        async with busy():
+            status, got, _ = await asyncio.get_running_loop().run_in_executor(own, ask)
+    assert (status, got["content-type"]) == (200, kind)
+    # Reading the picture, writing the reply: for one caller, who has a name.
+    assert len(path_of) == 2 and path_of[0] == path_of[1] and path_of[0][1]

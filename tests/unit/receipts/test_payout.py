@@ -112,7 +112,7 @@ def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, tmp_path):
     assert [(line.creator, line.due, line.paid) for line in first.lines] == [("Ann", 500, 500), ("Bo", 4, 0)]
     (tmp_path / "payout.json").write_text(json.dumps(as_json(first, [])))
     brought, of_run = read_brought(tmp_path / "payout.json", "EUR")
-    assert (brought, of_run) == ({"Bo": Decimal("4.00")}, "00000000000000aa")
+    assert (brought, of_run) == ({"Bo": Decimal("4.00")}, {"00000000000000aa"})
     with pytest.raises(InvalidArgumentError, match="would be paid twice"):
         payout(run, euros("1000.00", brought=brought, brought_of=of_run))
     run = write_run({"Ann": 5.0, "Bo": 0.04}, answered=10, run="00000000000000ab")
@@ -132,6 +132,24 @@ def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, tmp_path):
     (tmp_path / "payout.json").write_text("[]")
     with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
         read_brought(tmp_path / "payout.json", "EUR")
+
+
+def test_a_run_whose_amounts_went_through_a_later_statement_is_paid_once(write_run, tmp_path):
+    path, terms = tmp_path / "payout.json", euros("1000.00", minimum=Decimal("50.00"))
+    for number in ("aa", "ab", "ac"):
+        run = write_run({"Bo": 0.04}, run=f"00000000000000{number}")
+        path.write_text(json.dumps(as_json(payout(run, terms), [])))
+        brought, of_runs = read_brought(path, "EUR")
+        terms = replace(terms, brought=brought, brought_of=of_runs)
+    assert brought == {"Bo": Decimal("12.00")}
+    for number in ("aa", "ab", "ac"):
+        with pytest.raises(InvalidArgumentError, match="would be paid twice"):
+            payout(write_run({"Bo": 0.04}, run=f"00000000000000{number}"), terms)
+    before = {
+        name: value for name, value in json.loads(path.read_text()).items() if name != "brought_forward_of"
+    }
+    path.write_text(json.dumps(before))
+    assert read_brought(path, "EUR")[1] == {"00000000000000ac"}
 
 
 def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
@@ -301,7 +319,22 @@ def test_a_creator_in_two_spellings_is_paid_once_and_excluded_whole(write_run):
         assert whole(statement) == 100
 
 
-@pytest.mark.parametrize("nobody", ["", "unknown", "Unknown", "UNKNOWN", "nan", "None"])
+@pytest.mark.parametrize(
+    "nobody",
+    [
+        "",
+        "unknown",
+        "Unknown",
+        "UNKNOWN",
+        "nan",
+        "None",
+        "\u200b",
+        " \u200d\xad",
+        "un\u200bknown",
+        "(null)",
+        "\\N",
+    ],
+)
 def test_words_for_nobody_are_no_payee(write_run, nobody):
     statement = payout(write_run({nobody: 1.0}), euros("1000.00"))
     assert (statement.lines[0].status, statement.total("paid")) == ("no payee", 0)

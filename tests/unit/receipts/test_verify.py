@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pytest
 
 from attributary.attribution.types import CreatorShare, Filter, Options, Query
@@ -105,3 +106,28 @@ def test_an_answer_that_was_changed_is_told_by_its_place(sign, known, picture):
     assert "answer.creators: " in compare_answer(told, given).text
     del given["items"]
     assert "answer.items: only in the receipt" in compare_answer(told, given).text
+
+
+def test_an_answer_over_http_is_the_one_that_was_signed(sign, known, picture):
+    answer, receipt = sign(picture(3))
+    told = open_receipt(receipt, known)
+
+    def as_http(value):
+        """64-bit numbers are text, others have as many digits as tell a float32."""
+        if isinstance(value, dict):
+            wide = ("id", "near_dup_group", "revision")
+            return {name: str(one) if name in wide else as_http(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [as_http(one) for one in value]
+        return float(str(np.float32(value))) if isinstance(value, float) else value
+
+    given = as_http(json.loads(json.dumps(asdict(answer))))
+    assert compare_answer(told, given).state == "ok"
+    for name, value in (
+        ("share", given["items"][0]["share"] + 1e-6),
+        ("id", "7"),
+        ("id", True),
+        ("share", "0.5"),
+    ):
+        changed = {**given, "items": [{**given["items"][0], name: value}, *given["items"][1:]]}
+        assert f"answer.items[0].{name}: " in compare_answer(told, changed).text

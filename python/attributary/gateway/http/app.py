@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import structlog
-from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2
@@ -21,6 +20,7 @@ from starlette.routing import Route as Path
 from attributary.errors import AttributaryError
 from attributary.generator.sampler import Sampler
 
+from .. import callers
 from ..calls import Answer, Call, Front, Kind
 from ..errors import presentable, to_status
 from ..health import OPEN, Health
@@ -34,6 +34,7 @@ from .replies import refusal, reply
 from .routes import ROUTES, Route
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 _LEFT: Final = status_pb2.Status(code=code_pb2.CANCELLED, message="the caller has left")
 _LATE: Final = status_pb2.Status(
@@ -78,7 +79,7 @@ class Site:
             Starlette(routes=paths, exception_handlers=handlers), hosts, policy(page.styles(report or b""))
         )
 
-    async def _in_turn(self, work: Callable[[], Message]) -> Message:
+    async def _in_turn(self, work: Callable[[], T]) -> T:
         # Found only now: while a body comes another bundle may have taken the place of the one before.
         return await self._service.registry.current.in_turn(work)
 
@@ -108,19 +109,22 @@ class Site:
             most = self._service.registry.current.engine.limits.max_batch_queries
             accept = request.headers.get("accept", "")
             printed = route.name == "Attribute" and print_page.wanted(accept)
-            request_bytes = b""
+            request_bytes, caller = b"", callers.NOBODY
 
             async def body() -> bytes:
-                nonlocal request_bytes
+                nonlocal request_bytes, caller
+                caller = callers.current()
                 message = await read_message(request, route, limit, most, self._in_turn)
                 request_bytes = message if printed else b""
                 return message
 
             try:
                 data = await while_there(request, answer, body)
+                # What is written of an answer is its caller's work as well.
+                callers.enter(caller)
                 if printed:
-                    return await print_page.reply(self._service, request_bytes, data)
-                return await reply(route, data, accept)
+                    return await print_page.reply(self._service, request_bytes, data, self._in_turn)
+                return await reply(route, data, accept, self._in_turn)
             except RefusedError as error:
                 return refusal(error.status)
 

@@ -29,6 +29,8 @@ from .replies import refusal
 log = structlog.get_logger(__name__)
 
 _WAITING: Final = 8
+# Of one caller: the rest is for others.
+_WAITING_OF_ONE: Final = 4
 _KEPT: Final = 64
 _BODY_BYTES: Final = 64 << 10
 # Whoever does not ask for so long has left: their picture is not finished.
@@ -46,6 +48,7 @@ class _LeftError(Exception):
 @dataclass(slots=True)
 class _Job:
     wish: Wish
+    caller: str = ""
     done: int = 0
     png: bytes = b""
     failure: str = ""
@@ -96,13 +99,15 @@ class Making:
     async def _facts(self, _data: bytes, _call: Call) -> bytes:
         return json.dumps({"weights": self._sampler.weights}).encode()
 
-    async def _begin(self, data: bytes, _call: Call) -> bytes:
+    async def _begin(self, data: bytes, call: Call) -> bytes:
         wish = _wish(data)
         now = monotonic()
         waiting = [job for job in self._jobs.values() if not job.over and now - job.polled_at < _PATIENCE_S]
         if len(waiting) >= _WAITING:
             raise OverloadedError(f"{_WAITING} pictures are waited for already", retry_after_s=1.0)
-        name, job = secrets.token_urlsafe(16), _Job(wish)
+        if sum(job.caller == call.caller.name for job in waiting) >= _WAITING_OF_ONE:
+            raise OverloadedError(f"you wait for {_WAITING_OF_ONE} pictures already", retry_after_s=1.0)
+        name, job = secrets.token_urlsafe(16), _Job(wish, call.caller.name)
         self._jobs[name] = job
         while len(self._jobs) > _KEPT:
             self._jobs.popitem(last=False)

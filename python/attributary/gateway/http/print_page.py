@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import numpy as np
@@ -27,7 +27,12 @@ def wanted(accept: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == KIND for part in accept.split(","))
 
 
-async def reply(service: AttributionService, request: bytes, data: bytes) -> Response:
+async def reply(
+    service: AttributionService,
+    request: bytes,
+    data: bytes,
+    in_turn: Callable[[Callable[[], bytes]], Awaitable[bytes]],
+) -> Response:
     """Return the page of an AttributeRequest and its AttributeResponse; raises RefusedError without reportlab."""
     try:
         from . import answer_pdf
@@ -51,7 +56,7 @@ async def reply(service: AttributionService, request: bytes, data: bytes) -> Res
         return answer_pdf.pdf_bytes(answer, query.prompt, _picture(query), thumbnail)
 
     return Response(
-        await asyncio.to_thread(write), media_type=KIND,
+        await in_turn(write), media_type=KIND,
         headers={"Content-Disposition": 'attachment; filename="attribution.pdf"'},
     )  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from google.protobuf import json_format
@@ -35,14 +36,16 @@ _PICTURE: Final = "image/webp"
 _AT_ONCE_BYTES: Final = 16 << 10
 
 
-async def reply(route: Route, data: bytes, accept: str) -> Response:
+async def reply(
+    route: Route, data: bytes, accept: str, in_turn: Callable[[Callable[[], Response]], Awaitable[Response]]
+) -> Response:
     """Return a message of the contract as the caller wants to read it: JSON unless a table is asked for."""
     if route.picture:
         return Response(pb.GetThumbnailResponse.FromString(data).image, media_type=_PICTURE)
     kind = tables.wanted(accept) if route.table else ""
     if len(data) <= _AT_ONCE_BYTES and not kind:
         return Response(_json(route.response.FromString(data)), media_type=_JSON)
-    return await asyncio.to_thread(_large, route, data, kind)
+    return await in_turn(partial(_large, route, data, kind))
 
 
 def refusal(status: status_pb2.Status, http_status: int = 0) -> Response:
