@@ -6,6 +6,8 @@ what it must not serve. Nothing below the gateway knows a transport.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -139,3 +141,20 @@ class ReceiptError(AttributaryError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Say which extra is to be installed where an import within fails: UnavailableError."""
+    try:
+        yield
+    except ImportError as error:
+        raise UnavailableError(f"{error}; install attributary[{extra}]") from None
+
+
+def check_range(field: str, value: float, least: float, most: float | None = None) -> None:
+    """Raise InvalidArgumentError unless a number lies between two others, both included; a NaN lies nowhere."""
+    if most is None and not value >= least:
+        raise InvalidArgumentError(field, f"must be at least {least}, got {value}")
+    if most is not None and not least <= value <= most:
+        raise InvalidArgumentError(field, f"must be from {least} to {most}, got {value}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from attributary.errors import InvalidArgumentError
 
@@ -14,6 +16,18 @@ def read_file(path: Path, field: str, most: int | None = None) -> bytes:
             return file.read() if most is None else file.read(most + 1)
     except OSError as error:
         raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_facts(path: Path, field: str, version: int) -> dict[str, Any]:
+    """Return what a JSON file of one schema version says; raises InvalidArgumentError naming `field`."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(field, f"{path} cannot be read: {error}") from error
+    found = facts.pop("schema_version", None) if isinstance(facts, dict) else None
+    if found != version:
+        raise InvalidArgumentError(field, f"{path} has schema version {found!r}; this build reads {version}")
+    return dict(facts)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attributary.errors import UnavailableError
+from attributary.errors import needs
 
 if TYPE_CHECKING:
     import pandas
@@ -52,10 +52,8 @@ class Shown:
 
     def to_pandas(self: _Answer) -> pandas.DataFrame:
         """Return the ranked items, a row each. Raises UnavailableError without pandas."""
-        try:
+        with needs("notebook"):
             import pandas
-        except ImportError as error:
-            raise UnavailableError(f"{error}; install attributary[notebook]") from None
         names = [*_COLUMNS, "creator_url", "uri", "near_dup_group"]
         return pandas.DataFrame([asdict(item) for item in self.items], columns=names)
 
@@ -64,10 +62,8 @@ class Shown:
 
         Draws into `axes` if they are given. Raises UnavailableError without matplotlib.
         """
-        try:
+        with needs("notebook"):
             from matplotlib import pyplot
-        except ImportError as error:
-            raise UnavailableError(f"{error}; install attributary[notebook]") from None
         parts = _parts(self)[::-1]
         if axes is None:
             axes = pyplot.subplots(figsize=(6, 0.4 * len(parts) + 1))[1]

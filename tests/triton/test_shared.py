@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
+from attributary.proxy import is_loopback
 from attributary.triton import shared
 from attributary.triton.client import TritonClient, _RegionLostError
-from attributary.triton.shared import Region, abandoned, is_local
+from attributary.triton.shared import Region, abandoned
 
 from .test_faults import until
 
@@ -80,7 +81,7 @@ def test_memory_that_cannot_be_had_is_an_error_now(monkeypatch):
     ],
 )
 def test_what_counts_as_this_machine(address, local):
-    assert is_local(address) is local
+    assert is_loopback(address) is local
 
 
 def test_whose_region_is_abandoned(region):

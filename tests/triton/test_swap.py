@@ -8,9 +8,8 @@ import tritonclient.grpc
 
 from attributary.attribution.open import open_engine
 from attributary.errors import BundleError, InvalidArgumentError, NotFoundError
-from attributary.triton.control import Control
 from attributary.triton.materialize import Settings, materialize, remove, served_bundle
-from attributary.triton.swap import swap
+from attributary.triton.swap import Control, swap
 
 from .test_faults import Load, until
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, check_range
 from attributary.kernels.preprocess import MAX_SIDE
 
 from .types import Limits, Options
@@ -22,13 +22,11 @@ def resolve_counts(options: Options, candidates: int, limits: Limits) -> tuple[i
     error, since what a bundle holds may shrink under a caller who asks for all of it.
     """
     top_k = DEFAULT_COUNT if options.top_k is None else options.top_k
-    if not 1 <= top_k <= limits.max_top_k:
-        raise InvalidArgumentError("options.top_k", f"must be from 1 to {limits.max_top_k}, got {top_k}")
+    check_range("options.top_k", top_k, 1, limits.max_top_k)
     # Every creator may be asked for, whatever the limit on items: totals that are cut lose somebody.
     most = max(limits.max_top_k, candidates)
     top_creators = DEFAULT_COUNT if options.top_creators is None else options.top_creators
-    if not 0 <= top_creators <= most:
-        raise InvalidArgumentError("options.top_creators", f"must be from 0 to {most}, got {top_creators}")
+    check_range("options.top_creators", top_creators, 0, most)
     return min(top_k, candidates), min(top_creators, candidates)
 
 
@@ -50,8 +48,8 @@ def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArra
 
 def check_certainty(value: float | None, field: str) -> float | None:
     """Return what pixels were judged to be if it is in [0, 1]; raises InvalidArgumentError."""
-    if value is not None and not 0.0 <= value <= 1.0:
-        raise InvalidArgumentError(field, f"must be from 0 to 1, got {value}")
+    if value is not None:
+        check_range(field, value, 0, 1)
     return value
 
 

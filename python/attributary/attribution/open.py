@@ -80,9 +80,7 @@ def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify
 
     def opening() -> Preparer:
         bundle = Bundle.open(directory, verify=verify)
-        entry = bundle.manifest.encoder
-        spec = EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
-        preparer = Preparer(bundle, spec, limits)
+        preparer = Preparer(bundle, EncoderSpec.of(bundle.manifest.encoder), limits)
         if changes := changes_of(bundle):
             preparer.snapshot = preparer.snapshot.apply(changes)
         return preparer

@@ -92,10 +92,6 @@ class Preparer:
         prepared.has_prompt = prepared.tokens.size > 0
         return prepared
 
-    def row_of(self, item_id: int) -> int:
-        """Return the row of an item; raises DeletedError, NotFoundError."""
-        return self.snapshot.row_of(item_id)
-
     def _prepare_pixels(
         self, query: Query, prepared: Prepared, field: str, wait: bool, digests: bool
     ) -> None:

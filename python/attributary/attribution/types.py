@@ -91,10 +91,6 @@ class Timings:
     assemble: float = 0.0
     batch_size: int = 0
 
-    def phases(self) -> dict[str, float]:
-        """Milliseconds by phase, in the order of the query's way."""
-        return {name: getattr(self, name) for name in PHASES}
-
 
 PHASES = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble")
 

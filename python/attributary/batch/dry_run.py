@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 from attributary.attribution.types import Query
@@ -20,8 +21,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     errors: Counter[str] = Counter()
     shown: list[dict[str, Any]] = []
     for shard in plan.shards:
-        reader = plan.reader(shard.file)
-        try:
+        with closing(plan.reader(shard.file)) as reader:
             for batch in plan.batches(reader, shard):
                 prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
                 for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
@@ -40,8 +40,6 @@ def dry_run(plan: Plan) -> dict[str, Any]:
                                 "problem": f"{problem.field}: {problem.message}" if problem else None,
                             }
                         )
-        finally:
-            reader.close()
     return {
         "files": [
             {"name": entry.file.name, "kind": entry.file.kind, "rows": entry.rows, "bytes": entry.bytes}

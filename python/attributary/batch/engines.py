@@ -21,6 +21,7 @@ from attributary.errors import (
     InvalidArgumentError,
     OverloadedError,
     UnavailableError,
+    needs,
 )
 
 from .rows import BundleState, Problem
@@ -56,10 +57,8 @@ class ScorerSource:
                 self.address, settings, bundle_id=self.served, token=self.token, tls=self.tls
             )
         if settings.engine == "triton":
-            try:
+            with needs("triton"):
                 return TritonScorer(self._bundle(), self.address, settings)
-            except ImportError as error:
-                raise UnavailableError(f"{error}; install attributary[triton]") from None
         from attributary.attribution.open import open_engine
 
         limits = engine_limits(settings)

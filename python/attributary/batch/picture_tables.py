@@ -185,7 +185,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]] | None]:
     elif last == ".jsonl":
         for line in io.StringIO(text, newline=None):
             if line.strip():
-                yield None if (facts := _loaded(line)) is None else _named(facts)
+                yield None if (facts := facts_of(line)) is None else _named(facts)
     else:
         loaded = json.loads(text)
         if isinstance(loaded, list):
@@ -216,9 +216,10 @@ def _of_csv(text: str) -> Iterator[Mapping[str, Any] | None]:
             yield None if None in row else row
 
 
-def _loaded(line: str) -> Mapping[str, Any] | None:
+def facts_of(text: str) -> dict[str, Any] | None:
+    """The object that a JSON text holds; None for anything else."""
     try:
-        loaded = json.loads(line)
+        loaded = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return loaded if isinstance(loaded, dict) else None

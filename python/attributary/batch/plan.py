@@ -6,6 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,8 +84,7 @@ def make_plan(
     passed: pa.Schema | None = None
     beside = dict(found.pictures)
     for place, file in enumerate(found.files):
-        reader = open_reader(file, settings)
-        try:
+        with closing(open_reader(file, settings)) as reader:
             columns = _with_partition(file, reader.passed, settings.pass_through)
             passed = _joined(file, columns, passed, found.files[0].name)
             rows = 0
@@ -96,8 +96,6 @@ def make_plan(
             for uri in reader.named() if beside else ():
                 beside.pop(_named(file, uri), None)
             found.fates.add(reader.fates)
-        finally:
-            reader.close()
         done += files[-1].bytes
         progress(done, total)
     assert passed is not None
@@ -208,12 +206,9 @@ def _check_unique(
 
 
 def _all_ids(file: InputFile, settings: Settings) -> Iterable[str]:
-    reader = open_reader(file, settings)
-    try:
+    with closing(open_reader(file, settings)) as reader:
         for ids in reader.ids():
             yield from ids
-    finally:
-        reader.close()
 
 
 def _hash(generation_id: str) -> int:

@@ -23,7 +23,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
-from attributary.errors import AttributaryError, InvalidArgumentError, RunError, UnavailableError
+from attributary.errors import AttributaryError, RunError, UnavailableError, check_range
 from attributary.machine import cores
 
 from .engines import ScorerSource
@@ -66,12 +66,9 @@ class RayOptions:
     gpus_per_actor: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise InvalidArgumentError("ray_actors", f"must be at least 1, got {self.actors}")
-        if not 0 <= self.gpus_per_actor <= 64:
-            raise InvalidArgumentError(
-                "ray_gpus_per_actor", f"must be from 0 to 64, got {self.gpus_per_actor}"
-            )
+        if self.actors is not None:
+            check_range("ray_actors", self.actors, 1)
+        check_range("ray_gpus_per_actor", self.gpus_per_actor, 0, 64)
 
 
 def score_on_ray(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from attributary.errors import InputError
 
 from .inputs import InputFile
 from .naming import ending
-from .picture_tables import prompt_in
+from .picture_tables import facts_of, prompt_in
 from .prompts import is_graph
 from .rows import Batch, Fates, Problem, Row, Shard, invalid
 from .settings import Settings
@@ -172,12 +171,3 @@ def decoded(data: bytes) -> str | None:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-
-
-def facts_of(text: str) -> dict[str, Any] | None:
-    """The object that a JSON text holds; None for anything else."""
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return loaded if isinstance(loaded, dict) else None

@@ -210,7 +210,7 @@ def gather(
     except (OSError, pa.ArrowException) as error:
         raise OutputError(CREATORS, f"cannot be read: {error}") from error
     boot = _Bootstrap([str(name) for name in top["creator"].to_pylist()], resamples, seed)
-    left_out = _LeftOut()
+    foreign_diffuse = 0.0
     place = _Slicer(directory, data.summary["rows"], time_column, time_unit)
     for number in range(sum(name.startswith(f"{SHARDS}/") for name in data.summary["files"])):
         table = read_shard(directory / SHARDS / shard_name(number))
@@ -219,7 +219,9 @@ def gather(
             foreign = np.array(
                 [flag is True for flag in answered["out_of_distribution"].to_pylist()], np.bool_
             )
-            left_out.add(answered.filter(pa.array(foreign)))
+            # All that a row out of distribution adds to totals is diffuse.
+            left_out = answered["diffuse_share"].to_numpy()[foreign]
+            foreign_diffuse += float(left_out.sum(dtype=np.float64))
             answered = answered.filter(pa.array(~foreign))
         data.known += len(answered)
         boot.add(answered)
@@ -235,14 +237,14 @@ def gather(
     data.creators = [
         CreatorTotal(
             row["creator"],
-            left_out.without(row["creator"], row["share"]),
+            row["share"],
             float(low[code]),
             float(high[code]),
             row["generations"],
         )
         for code, row in enumerate(top.to_pylist())
     ]
-    data.diffuse = (data.summary["diffuse_share"] - left_out.diffuse, float(low[-1]), float(high[-1]))
+    data.diffuse = (data.summary["diffuse_share"] - foreign_diffuse, float(low[-1]), float(high[-1]))
     data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
     data.timeless = place.timeless
     return data
@@ -267,23 +269,6 @@ def _wrong(table: pa.Table, count: int) -> list[int]:
     """The first rows of a shard that have no answer."""
     wrong = pc.is_valid(table["error_code"]).to_numpy()
     return [int(row) for row in np.flatnonzero(wrong)[: max(0, count)]]
-
-
-class _LeftOut:
-    """What rows that are out of distribution would have added to totals: in runs of today nothing but diffuse."""
-
-    def __init__(self) -> None:
-        self.diffuse = 0.0
-        self._given: dict[str, float] = {}
-
-    def add(self, foreign: pa.Table) -> None:
-        self.diffuse += float(foreign["diffuse_share"].to_numpy().sum(dtype=np.float64))
-        for creators in foreign["creators"].to_pylist():
-            for total in creators or ():
-                self._given[total["creator"]] = self._given.get(total["creator"], 0.0) + total["share"]
-
-    def without(self, creator: str, share: float) -> float:
-        return share - self._given[creator] if self._given.get(creator) else share
 
 
 def _candidates(table: pa.Table, count: int) -> list[int]:

@@ -19,6 +19,7 @@ from attributary.bundle.names import NO_VALUE
 from attributary.client.types import Answer
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
 
+from .picture_tables import is_unicode
 from .picture_text import picture_texts
 from .pictures import picture_of
 from .prompts import Prompt, of_picture, of_text
@@ -164,11 +165,9 @@ def prepare_rows(
         except Exception as error:
             # No value that a row can hold ends a run.
             problem = problem_of(error)
-        prepared.ids.append((row.generation_id, None if _no_unicode("", row.model_id) else row.model_id))
+        prepared.ids.append((row.generation_id, row.model_id if is_unicode(row.model_id or "") else None))
         prepared.digests.append(digest)
-        prepared.prompts.append(
-            prompt if _no_unicode("", prompt.original + prompt.text) is None else Prompt()
-        )
+        prepared.prompts.append(prompt if is_unicode(prompt.original + prompt.text) else Prompt())
         prepared.outcomes.append(None if problem is None else Outcome(digest, None, problem=problem))
     if batch.fills_prompt:
         place = batch.passed.schema.get_field_index("prompt")
@@ -197,11 +196,7 @@ def _not_text(row: Row) -> Problem | None:
 
 def _no_unicode(field: str, text: str | None) -> Problem | None:
     """A problem if a text cannot be written: JSON may hold halves of characters."""
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError:
-        return Problem("INVALID_ARGUMENT", field, "is not valid Unicode")
-    return None
+    return None if is_unicode(text or "") else Problem("INVALID_ARGUMENT", field, "is not valid Unicode")
 
 
 def scored_of(answer: Attribution | Answer) -> Scored:

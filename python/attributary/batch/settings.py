@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attributary.attribution.types import Filter
-from attributary.errors import InvalidArgumentError
+from attributary.errors import check_range
 
 from .pictures import Access
 from .prompts import ORIGINS
@@ -72,11 +72,9 @@ class Settings:
             ("rows_per_shard", self.rows_per_shard, MAX_ROWS_PER_SHARD),
             ("top_k", self.top_k, 1_000),
         ):
-            if not 1 <= value <= most:
-                raise InvalidArgumentError(name, f"must be from 1 to {most}, got {value}")
+            check_range(name, value, 1, most)
         for name, value in asdict(self.limits).items():
-            if value < 1:
-                raise InvalidArgumentError(name, f"must be at least 1, got {value}")
+            check_range(name, value, 1)
 
     def pinned(self, root: Path) -> dict[str, Any]:
         """JSON-ready values in a fixed order; directories as seen from `root`, so that a log may be moved with them."""

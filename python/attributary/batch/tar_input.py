@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 
 from .inputs import InputFile, count_other
 from .naming import DECODED, PICTURES, TARS, TEXTS, bookkeeping, derived, hidden
-from .reader import MAX_TEXT_BYTES, StreamReader, decoded, facts_of, prompt_of_file
+from .picture_tables import facts_of
+from .reader import MAX_TEXT_BYTES, StreamReader, decoded, prompt_of_file
 from .rows import Fates, Row, invalid
 from .settings import Settings
 from .tar_stream import Member, TarStream

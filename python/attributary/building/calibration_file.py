@@ -12,6 +12,7 @@ from attributary.bundle.files import write_whole
 from attributary.bundle.manifest import Calibration
 from attributary.bundle.parse import MisfitError, parse
 from attributary.errors import InvalidArgumentError
+from attributary.files import read_facts
 
 SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -43,17 +44,7 @@ class CalibrationFile:
     def read(cls, path: Path) -> CalibrationFile:
         """Read the file; raises InvalidArgumentError naming the entry at fault."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidArgumentError("calibration", f"{path} cannot be read: {error}") from error
-        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
-            found = raw.get("schema_version") if isinstance(raw, dict) else None
-            raise InvalidArgumentError(
-                "calibration", f"{path} has schema version {found!r}; this build reads {SCHEMA_VERSION}"
-            )
-        del raw["schema_version"]
-        try:
-            made = parse(cls, raw)
+            made = parse(cls, read_facts(path, "calibration", SCHEMA_VERSION))
         except MisfitError as error:
             raise InvalidArgumentError("calibration", f"{path}: {error}") from None
         problem = made.calibration.problem()

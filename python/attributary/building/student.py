@@ -9,7 +9,6 @@ calibration.json  how similarities become shares, from `attributary-train calibr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from attributary.bundle.bundle import ENCODER, TOKENIZER, VECTORS
 from attributary.bundle.files import sha256
 from attributary.bundle.manifest import SubjectEntry
 from attributary.errors import InvalidArgumentError
+from attributary.files import read_facts
 
 STUDENT = "student.json"
 IDS = "ids.npy"
@@ -64,7 +64,7 @@ def read_student(directory: Path) -> StudentFolder:
     Refused: a file that is not the one whose hash `student.json` holds (an encoder and vectors of two students), rows
     that are not finite or not of unit length, an id that is there twice.
     """
-    facts = _facts(directory / STUDENT)
+    facts = read_facts(directory / STUDENT, "student", SCHEMA_VERSION)
     files = _entry(facts, "files", dict, directory)
     for name in (*NEEDED, *sorted(set(files) - set(NEEDED))):
         _check_file(directory / name, files.get(name), needed=name in NEEDED)
@@ -100,19 +100,6 @@ def _check_file(path: Path, entry: Any, needed: bool) -> None:
             "student",
             f"{path} is not of this student: SHA-256 {found[:12]}..., {STUDENT} says {wanted[:12]}...",
         )
-
-
-def _facts(path: Path) -> Mapping[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidArgumentError("student", f"{path} cannot be read: {error}") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InvalidArgumentError(
-            "student", f"{path} has schema version {version!r}; this build reads {SCHEMA_VERSION}"
-        )
-    return dict(raw)
 
 
 def _entry(facts: Mapping[str, Any], name: str, kind: type, directory: Path) -> Any:

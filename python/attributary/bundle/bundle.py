@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,15 @@ class Bundle:
         if manifest.files[ENCODER] != manifest.encoder.digest:
             raise BundleError(ENCODER, _mismatch("vectors", manifest.encoder.digest, manifest.files[ENCODER]))
         items = ItemTable.read(directory / ITEMS)
-        vectors = _map_vectors(directory / VECTORS, manifest)
+        vectors = _mapped(directory / VECTORS, np.float16, (manifest.item_count, manifest.encoder.dim))
         if len(items) != len(vectors):
             raise BundleError(ITEMS, f"has {len(items)} rows, vectors.npy has {len(vectors)}")
         golden = Golden.read(directory / GOLDEN)
+        looks = None
+        if LOOKS in manifest.files:
+            looks = _mapped(directory / LOOKS, np.int8, (manifest.item_count, *LOOK))
         thumbnails = Thumbnails(directory / THUMBNAILS) if THUMBNAILS in manifest.files else None
-        return cls(directory, manifest, items, vectors, golden, _map_looks(directory, manifest), thumbnails)
+        return cls(directory, manifest, items, vectors, golden, looks, thumbnails)
 
     @property
     def encoder_path(self) -> Path:
@@ -118,27 +122,12 @@ def _mismatch(what: str, made_by: str, present: str) -> str:
     )
 
 
-def _map_vectors(path: Path, manifest: Manifest) -> NDArray[np.float16]:
+def _mapped(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise BundleError(VECTORS, f"cannot be mapped: {error}") from error
-    wanted = (manifest.item_count, manifest.encoder.dim)
-    if vectors.dtype != np.float16 or vectors.shape != wanted:
-        raise BundleError(
-            VECTORS, f"must be float16 {list(wanted)}, is {vectors.dtype} {list(vectors.shape)}"
-        )
-    return np.asarray(vectors)
-
-
-def _map_looks(directory: Path, manifest: Manifest) -> NDArray[np.int8] | None:
-    if LOOKS not in manifest.files:
-        return None
-    try:
-        looks = np.load(directory / LOOKS, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BundleError(LOOKS, f"cannot be mapped: {error}") from error
-    wanted = (manifest.item_count, *LOOK)
-    if looks.dtype != np.int8 or looks.shape != wanted:
-        raise BundleError(LOOKS, f"must be int8 {list(wanted)}, is {looks.dtype} {list(looks.shape)}")
-    return np.asarray(looks)
+        raise BundleError(path.name, f"cannot be mapped: {error}") from error
+    if rows.dtype != dtype or rows.shape != shape:
+        found = f"{rows.dtype} {list(rows.shape)}"
+        raise BundleError(path.name, f"must be {np.dtype(dtype)} {list(shape)}, is {found}")
+    return np.asarray(rows)

@@ -14,31 +14,21 @@ import click
 from attributary.client import Client
 from attributary.plain import json_line, plain
 
-from .connection import tls_options
+from .options import added, json_option, server_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _server(command: F) -> F:
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="print JSON"),
-        tls_options,
-        click.option("--token", default=None, help="bearer token"),
-        click.option("--timeout", "timeout_s", type=float, default=10.0, show_default=True, help="seconds"),
-        click.option("--bundle", "bundle_id", default="", help="alias or id of the bundle"),
-        click.option(
-            "--address", default="127.0.0.1:50051", show_default=True, help="host:port of the server"
-        ),
-    ):
-        command = decorate(command)
-    return command
+    bundle = click.option("--bundle", "bundle_id", default="", help="alias or id of the bundle")
+    return added(command, server_options, bundle, json_option())
 
 
 @click.command("describe")
 @_server
-def describe_command(bundle_id: str, as_json: bool, **where: Any) -> None:
+def describe_command(server: Callable[[], Client], bundle_id: str, as_json: bool) -> None:
     """Show what a running server serves: bundle, generator, encoder, index, what its shares mean, limits."""
-    with Client(**where) as client:
+    with server() as client:
         found = client.describe(bundle_id=bundle_id)
     if as_json:
         click.echo(json_line(asdict(found)))
@@ -62,9 +52,9 @@ def describe_command(bundle_id: str, as_json: bool, **where: Any) -> None:
 @click.command("item")
 @click.argument("ids", nargs=-1, required=True, type=int)
 @_server
-def item_command(ids: tuple[int, ...], bundle_id: str, as_json: bool, **where: Any) -> None:
+def item_command(ids: tuple[int, ...], server: Callable[[], Client], bundle_id: str, as_json: bool) -> None:
     """Show what a running server knows of training items, by their IDS."""
-    with Client(**where) as client:
+    with server() as client:
         for item_id in ids:
             item = client.get_item(item_id, bundle_id=bundle_id)
             if as_json:

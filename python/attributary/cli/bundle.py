@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
 
 from .held import held_command
-from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
+from .lifecycle import add_command, compact_command, delete_command, log_command
 from .opt_out import opt_out_command
+from .options import PATH, json_option
 from .served import alias_command, load_command, served_command, unload_command
 
 _DEFAULT = IndexBudget()
@@ -45,7 +46,6 @@ for _command in (
     delete_command,
     opt_out_command,
     compact_command,
-    adopt_command,
     log_command,
 ):
     bundle_group.add_command(_command)
@@ -54,45 +54,31 @@ for _command in (load_command, unload_command, alias_command, served_command):
 
 
 @bundle_group.command("build")
-@click.option("--corpus", type=click.Path(path_type=Path), default=None, help="items.parquet and pictures")
+@click.option("--corpus", type=PATH, help="items.parquet and pictures")
 @click.option(
     "--embeddings",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="in place of --corpus: vectors of --encoder's that exist (.npy, Parquet, a folder of clip-retrieval)",
 )
-@click.option(
-    "--items",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="with --embeddings: Parquet file of the items",
-)
+@click.option("--items", type=PATH, help="with --embeddings: Parquet file of the items")
 @click.option(
     "--pictures",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="with --embeddings: the folder that the items' column file (or image_path) leads into; some are checked",
 )
-@click.option("--encoder", type=click.Path(path_type=Path), default=None, help="an exported encoder")
+@click.option("--encoder", type=PATH, help="an exported encoder")
 @click.option(
     "--student",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="in place of --encoder: a student with item vectors; --corpus may then be an items.parquet alone",
 )
 @click.option(
     "--queries",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="with --student: generated pictures and queries.json, to measure the index and record golden queries",
 )
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="with --student: default: its calibration.json",
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to make")
+@click.option("--calibration", type=PATH, help="with --student: default: its calibration.json")
+@click.option("--out", type=PATH, required=True, help="directory to make")
 @click.option("--version", default="1", show_default=True, help="the bundle's own version string")
 @click.option(
     "--generator", default="", help="with --student: the generator's name for people; default: its recipe's"
@@ -138,34 +124,30 @@ def build_command(
     queries: Path | None,
     calibration: Path | None,
     out: Path,
-    version: str,
     generator: str,
     names_in_prompts: str,
-    bytes_per_item: float,
-    target_recall: float,
-    recall_at: int,
-    max_candidates: int,
-    target: Any,
     exclude_creator: tuple[str, ...],
     limit: int | None,
     workers: int | None,
     thumbnails: bool,
     thumbnail_licence: tuple[str, ...],
-    seed: int,
-    force: bool,
+    **given: Any,
 ) -> None:
     """Embed a corpus, build and tune its index, calibrate, record golden queries.
 
     With --student the item vectors and the calibration are the student's, and the bundle holds its items only. With
     --embeddings vectors are streamed from files; a build that was stopped goes on where it was.
     """
-    budget = IndexBudget(bytes_per_item, target_recall, max_candidates, target, recall_at=recall_at)
+    budget = IndexBudget(
+        **{entry.name: given.pop(entry.name) for entry in fields(IndexBudget) if entry.name in given}
+    )
     if thumbnail_licence and not thumbnails:
         raise click.UsageError("--thumbnail-licence needs --thumbnails")
     shown = thumbnail_licence if thumbnails else None
     if generator and student is None:
         raise click.UsageError("--generator needs --student")
-    read = "read" if names_in_prompts == "read" else ""
+    # What is left of `given`: version, seed, force.
+    given |= {"budget": budget, "names_in_prompts": "read" if names_in_prompts == "read" else ""}
     if embeddings is not None:
         if thumbnails:
             raise click.UsageError("--thumbnails needs --corpus with its pictures")
@@ -182,12 +164,8 @@ def build_command(
             pictures,
             out,
             items=items,
-            budget=budget,
-            version=version,
-            names_in_prompts=read,
-            seed=seed,
             workers=workers or os.cpu_count() or 1,
-            force=force,
+            **given,
         )
     elif corpus is None:
         raise click.UsageError("give --corpus or --embeddings")
@@ -204,13 +182,9 @@ def build_command(
             queries,
             out,
             calibration=calibration,
-            budget=budget,
-            version=version,
             generator=generator,
-            names_in_prompts=read,
-            seed=seed,
             thumbnails=shown,
-            force=force,
+            **given,
         )
     elif encoder is None:
         raise click.UsageError("give --encoder or --student")
@@ -220,22 +194,18 @@ def build_command(
             corpus,
             encoder,
             out,
-            budget=budget,
-            version=version,
-            names_in_prompts=read,
             exclude_creators=exclude_creator,
             limit=limit,
-            seed=seed,
             workers=workers,
             thumbnails=shown,
-            force=force,
+            **given,
         )
     _print(report.manifest)
     if why := report.manifest.notes.get(INT8_LEFT_OUT):
         click.echo(f"warning: the int8 encoder is left out of the bundle: {why}", err=True)
     if not report.target_recall_met:
         click.echo(
-            f"warning: recall@10 {report.manifest.index.recall_at_10:.3f} is below the target {target_recall}; "
+            f"warning: recall@10 {report.manifest.index.recall_at_10:.3f} is below the target {budget.target_recall}; "
             "allow more --bytes-per-item or --max-candidates",
             err=True,
         )
@@ -259,9 +229,9 @@ def _with_progress(build: Callable[..., BuildReport], *where: Path, **settings: 
 
 
 @bundle_group.command("items")
-@click.option("--student", type=click.Path(path_type=Path), required=True, help="whose items")
-@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="corpus that holds them")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write")
+@click.option("--student", type=PATH, required=True, help="whose items")
+@click.option("--corpus", type=PATH, required=True, help="corpus that holds them")
+@click.option("--out", type=PATH, required=True, help="Parquet file to write")
 def items_command(student: Path, corpus: Path, out: Path) -> None:
     """Write the facts of a student's items to a table of their own: with it a bundle needs no corpus.
 
@@ -282,7 +252,7 @@ def items_command(student: Path, corpus: Path, out: Path) -> None:
 
 
 @bundle_group.command("verify")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PATH)
 def verify_command(directory: Path) -> None:
     """Check every file's SHA-256 and ask the golden queries, as a server does before it opens a bundle."""
     engine = open_engine(directory)
@@ -300,8 +270,8 @@ def verify_command(directory: Path) -> None:
 
 
 @bundle_group.command("inspect")
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="print the manifest as JSON")
+@click.argument("directory", type=PATH)
+@json_option("print the manifest as JSON")
 def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
     bundle = Bundle.open(directory, verify=False)

@@ -21,6 +21,7 @@ from attributary.plain import plain
 
 from .demo_data import built, demo_data
 from .demo_queries import DemoQuery, copies, drawings, generated
+from .options import PATH
 from .process import ServerProcess
 from .receipt_files import signing_options, write_and_verify
 from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
@@ -59,35 +60,24 @@ class _Answered:
 @click.command("demo")
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="bundle directory to serve; default: built from the committed student, in --out",
 )
-@click.option(
-    "--queries",
-    "query_set",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="generated pictures to ask about",
-)
+@click.option("--queries", "query_set", type=PATH, help="generated pictures to ask about")
 @click.option(
     "--pictures",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="with --queries: folder of the items' pictures, <id>.png, for the contact sheet",
 )
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="without --queries: the bundle's corpus; changed copies of its items are asked about",
 )
-@click.option(
-    "--held-out", type=click.Path(path_type=Path), default=None, help="corpus of a creator outside the index"
-)
+@click.option("--held-out", type=PATH, help="corpus of a creator outside the index")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("attributary-demo"),
     show_default=True,
     help="report and contact sheet go here, and the bundle if none is given",

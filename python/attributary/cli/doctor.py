@@ -14,6 +14,8 @@ import click
 
 from attributary.plain import json_line, plain
 
+from .options import json_option
+
 # Extra -> the module that shows it is there, and what it is for.
 _EXTRAS = {
     "http": ("uvicorn", "HTTP, JSON and the page beside gRPC"),
@@ -43,7 +45,7 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@json_option()
 def doctor_command(as_json: bool) -> None:
     """Say what is installed, which paths are active, what is missing and how to get it. Always ends with status 0."""
     findings = [*_needed(), *_extras(), *_programs()]

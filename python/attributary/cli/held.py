@@ -34,7 +34,7 @@ def held_command(
     for ids, enter in ((release, True), (refuse, False)):
         if not ids:
             continue
-        if where.address:
+        if where.connect:
             with where.server() as client:
                 client.decide_held(ids, enter=enter, why=why, bundle=where.alias)
         else:
@@ -52,7 +52,7 @@ def held_command(
 
 def _lines(where: Where) -> list[dict[str, Any]]:
     names = ("id", "at", "who", "why", "creator", "caption", "uri", "reason", "like")
-    if where.address:
+    if where.connect:
         found: list[dict[str, Any]] = []
         with where.server() as client:
             more, after = True, ""

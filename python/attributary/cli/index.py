@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,12 +13,14 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attributary.bundle.bundle import Bundle
-from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.errors import InvalidArgumentError, needs
 from attributary.index.golden import golden_recall
 from attributary.index.milvus_plan import CHOICES
 
+from .options import PATH, added
+
 if TYPE_CHECKING:
-    from attributary.index.base import VectorIndex
+    from attributary.index.milvus import MilvusIndex
     from attributary.index.milvus_client import MilvusServer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,10 +33,34 @@ _OPTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Milvus:
+    """Where a Milvus is, and a collection in it."""
+
+    uri: str
+    token: str
+    collection: str
+    timeout_s: float
+
+    def connect(self) -> MilvusServer:
+        """Connect; raises UnavailableError, also where pymilvus is not installed."""
+        with needs("milvus"):
+            from attributary.index.milvus_client import MilvusServer
+
+        return MilvusServer(self.uri, self.token, self.timeout_s)
+
+    def open_index(self, bundle: Bundle) -> MilvusIndex:
+        """Open a bundle's index there, for `open_engine`."""
+        server = self.connect()
+        from attributary.index.milvus import MilvusIndex
+
+        return MilvusIndex.open(bundle, server, self.collection)
+
+
 def milvus_options(command: F) -> F:
-    """Add the options of a connection to Milvus to a command."""
-    for name, default, kind, text in reversed(_OPTIONS):
-        command = click.option(
+    """Add the options of a connection to Milvus; the command gets them as `milvus`."""
+    options = [
+        click.option(
             name,
             type=kind,
             default=default,
@@ -41,29 +68,23 @@ def milvus_options(command: F) -> F:
             show_default=bool(default),
             show_envvar=True,
             help=text,
-        )(command)
-    return command
+        )
+        for name, default, kind, text in _OPTIONS
+    ]
 
+    @wraps(command)
+    def connected(
+        *given: Any,
+        milvus_uri: str,
+        milvus_token: str,
+        milvus_collection: str,
+        milvus_timeout_s: float,
+        **rest: Any,
+    ) -> Any:
+        milvus = Milvus(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
+        return command(*given, milvus=milvus, **rest)
 
-def connect(uri: str, token: str, timeout_s: float) -> MilvusServer:
-    """Connect to Milvus; raises UnavailableError, also where pymilvus is not installed."""
-    try:
-        from attributary.index.milvus_client import MilvusServer
-    except ImportError as error:
-        raise UnavailableError(f"{error}; install attributary[milvus]") from None
-    return MilvusServer(uri, token, timeout_s)
-
-
-def opener(uri: str, token: str, collection: str, timeout_s: float) -> Callable[[Bundle], VectorIndex]:
-    """Return what opens a bundle's index in Milvus, for `open_engine`."""
-
-    def open_index(bundle: Bundle) -> VectorIndex:
-        server = connect(uri, token, timeout_s)
-        from attributary.index.milvus import MilvusIndex
-
-        return MilvusIndex.open(bundle, server, collection)
-
-    return open_index
+    return added(connected, *options)  # type: ignore[return-value]
 
 
 @click.group("index")
@@ -72,7 +93,7 @@ def index_group() -> None:
 
 
 @index_group.command("push")
-@click.argument("bundle", type=click.Path(path_type=Path), envvar="ATTRIBUTARY_BUNDLE")
+@click.argument("bundle", type=PATH, envvar="ATTRIBUTARY_BUNDLE")
 @milvus_options
 @click.option(
     "--index-type",
@@ -87,17 +108,10 @@ def index_group() -> None:
     "--segment-rows", type=int, default=None, help="rows of a sealed segment; default: Milvus's 1 GiB"
 )
 @click.option("--force", is_flag=True, help="replace what the collection holds")
-def push_command(
-    bundle: Path,
-    milvus_uri: str,
-    milvus_token: str,
-    milvus_collection: str,
-    milvus_timeout_s: float,
-    **layout: Any,
-) -> None:
+def push_command(bundle: Path, milvus: Milvus, **layout: Any) -> None:
     """Bring the vectors of the BUNDLE directory into a collection, index and load it; resumes where it was cut."""
     opened = Bundle.open(bundle)
-    server = connect(milvus_uri, milvus_token, milvus_timeout_s)
+    server = milvus.connect()
     from attributary.index.milvus import MilvusIndex
     from attributary.index.milvus_push import PushOptions, push
 
@@ -108,7 +122,7 @@ def push_command(
         pushed = push(
             opened,
             server,
-            PushOptions(milvus_collection, **layout),
+            PushOptions(milvus.collection, **layout),
             lambda done, total: bars.update(task, completed=done, total=total),
         )
     recall = golden_recall(MilvusIndex.open(opened, server, pushed.collection), opened)
@@ -122,20 +136,17 @@ def push_command(
 
 
 @index_group.command("status")
-@click.argument("bundle", type=click.Path(path_type=Path), envvar="ATTRIBUTARY_BUNDLE")
+@click.argument("bundle", type=PATH, envvar="ATTRIBUTARY_BUNDLE")
 @milvus_options
-def status_command(
-    bundle: Path, milvus_uri: str, milvus_token: str, milvus_collection: str, milvus_timeout_s: float
-) -> None:
+def status_command(bundle: Path, milvus: Milvus) -> None:
     """Say what the collection holds and whether it can serve the BUNDLE directory; one JSON object."""
     opened = Bundle.open(bundle, verify=False)
-    index = opener(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)(opened)
-    from attributary.index.milvus import MilvusIndex, collection_of
+    index = milvus.open_index(opened)
+    from attributary.index.milvus import collection_of
 
-    assert isinstance(index, MilvusIndex)
     bundle_id = opened.manifest.bundle_id
     status = {
-        "collection": milvus_collection or collection_of(bundle_id),
+        "collection": milvus.collection or collection_of(bundle_id),
         "bundle_id": bundle_id,
         "items": index.size,
         "plan": asdict(index.plan),
@@ -146,17 +157,12 @@ def status_command(
 
 @index_group.command("drop")
 @milvus_options
-def drop_command(
-    milvus_uri: str,
-    milvus_token: str,
-    milvus_collection: str,
-    milvus_timeout_s: float,
-) -> None:
+def drop_command(milvus: Milvus) -> None:
     """Remove the collection that --milvus-collection names, if `index push` made it."""
-    if not milvus_collection:
+    if not milvus.collection:
         raise InvalidArgumentError("milvus_collection", "must be named")
-    server = connect(milvus_uri, milvus_token, milvus_timeout_s)
+    server = milvus.connect()
     from attributary.index.milvus_push import drop
 
-    drop(server, milvus_collection)
-    click.echo(f"dropped {milvus_collection}")
+    drop(server, milvus.collection)
+    click.echo(f"dropped {milvus.collection}")

@@ -1,10 +1,11 @@
-"""`attributary bundle add|delete|compact|adopt|log`: a bundle after its build, in place or through a running server."""
+"""`attributary bundle add|delete|compact|log`: a bundle after its build, in place or through a running server."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,17 +13,18 @@ from typing import Any, TypeVar
 import click
 
 from attributary.bundle.bundle import Bundle
-from attributary.client.admin import Added, Addition
+from attributary.client.admin import Added, Addition, Compaction
 from attributary.delta.items import NewItem
 from attributary.delta.journal.log import read
 from attributary.delta.journal.place import changes_of
 from attributary.delta.journal.records import Changes, Entry, fold, replay
+from attributary.delta.results import CompactResult
 from attributary.delta.selection import Selection
-from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.files import read_file
 from attributary.plain import json_line, plain
 
+from .options import PATH, added, who_option
 from .where import Where, user, where_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,21 +35,13 @@ _BATCH = 64
 
 def _audited(command: F) -> F:
     """Who and why."""
-    who = click.option(
-        "--who", default=None, help="who changes it; default: your user name. A server knows its token's"
-    )
-    return who(click.option("--why", required=True, help="the reason, for the audit")(command))
+    return added(command, click.option("--why", required=True, help="the reason, for the audit"), who_option)
 
 
 @click.command("add")
 @where_options
-@click.option(
-    "--corpus",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="items.parquet and pictures: add all of it",
-)
-@click.option("--picture", type=click.Path(path_type=Path), default=None, help="add this one")
+@click.option("--corpus", type=PATH, help="items.parquet and pictures: add all of it")
+@click.option("--picture", type=PATH, help="add this one")
 @click.option("--id", "item_id", type=int, default=None, help="of the one picture")
 @click.option("--caption", default="")
 @click.option("--creator", default="")
@@ -121,35 +115,21 @@ def delete_command(
     Ends with status 2 if nothing of the kind was ever there, with 1 if some of several ids were not.
     """
     chosen = Selection(ids, creator, licence, source)
-    if where.address:
-        with where.server() as client:
-            reply = client.delete_items(
-                ids=ids,
-                creator=creator,
-                licence=licence,
-                source=source,
-                why=why,
-                dry_run=dry_run,
-                bundle=where.alias,
-            )
-        count, already, unknown, revision = reply.count, reply.already, reply.unknown, reply.revision
-        similar = reply.similar
-    else:
-        with where.store() as store:
-            done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
-        count, already, unknown, revision = len(done.ids), done.already, done.unknown, done.revision
-        similar = done.similar
+    with where.deleting(who, dry_run) as delete:
+        done = delete(chosen, why)
     if as_json:
-        facts = {"deleted": count, "already_deleted": already, "unknown": unknown, "revision": revision}
-        click.echo(json_line({**facts, "similar_names": similar, "dry_run": dry_run}))
+        facts = {"deleted": done.count, "already_deleted": done.already, "unknown": done.unknown}
+        facts |= {"revision": done.revision, "similar_names": done.similar, "dry_run": dry_run}
+        click.echo(json_line(facts))
     else:
-        click.echo(f"{'would delete' if dry_run else 'deleted'} {count} items, revision {revision}")
-        for name, found in (("deleted before", already), ("unknown", unknown)):
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {done.count} items, revision {done.revision}")
+        for name, found in (("deleted before", done.already), ("unknown", done.unknown)):
             if found:
                 click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
-        if similar:
-            click.echo(f"still there, and perhaps the same: {plain(', '.join(map(repr, similar)))}", err=True)
-    if unknown:
+        if done.similar:
+            similar = ", ".join(map(repr, done.similar))
+            click.echo(f"still there, and perhaps the same: {plain(similar)}", err=True)
+    if done.unknown:
         sys.exit(1)
 
 
@@ -172,23 +152,23 @@ def compact_command(
 
     Deleted items lose id, words, creator and addresses; their vectors stay for the sum of shares, unless --erase.
     """
-    if where.address and erase:
-        raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
-    if where.address:
+    done: Compaction | CompactResult
+    if where.connect:
+        if erase:
+            raise InvalidArgumentError("erase", "needs the directory: stop the server that writes it first")
         with where.server() as client:
-            reply = client.compact(why=why, bundle=where.alias)
-        bundle_id, parent, added, deleted = reply.bundle_id, reply.parent, reply.added, reply.deleted
+            done = client.compact(why=why, bundle=where.alias)
     else:
         with where.store() as store:
             done = store.compact(who=user(who), why=why, erase=erase)
-        bundle_id, parent, added, deleted = done.bundle_id, done.parent, done.added, done.deleted
     if as_json:
-        facts = {"bundle_id": bundle_id, "parent": parent, "added": added, "deleted": deleted}
-        click.echo(json.dumps(facts))
-    elif not parent:
-        click.echo(f"bundle {bundle_id} has no changes to compact")
+        click.echo(json.dumps(asdict(done)))
+    elif not done.parent:
+        click.echo(f"bundle {done.bundle_id} has no changes to compact")
     else:
-        click.echo(f"bundle {parent} became {bundle_id}: {added} items added, {deleted} deleted")
+        click.echo(
+            f"bundle {done.parent} became {done.bundle_id}: {done.added} items added, {done.deleted} deleted"
+        )
         if erase:
             click.echo(
                 "vectors of deleted items are erased: shares are over what is left, so what these items withheld now "
@@ -196,20 +176,12 @@ def compact_command(
             )
 
 
-@click.command("adopt")
-@click.argument("bundle", type=click.Path(path_type=Path))
-def adopt_command(bundle: Path) -> None:
-    """Move the journal that an older release kept beside BUNDLE into it."""
-    with Store(bundle) as store:
-        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.snapshot.revision}")
-
-
 @click.command("log")
 @where_options
 def log_command(where: Where, as_json: bool) -> None:
     """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
     lines: list[dict[str, Any]]
-    if where.address:
+    if where.connect:
         with where.server() as client:
             lines = [
                 {name: getattr(change, name) for name in ("revision", "kind", "at", "who", "why", "what")}
@@ -242,7 +214,7 @@ def _entries(place: Path) -> list[Entry]:
 def _add(
     items: Iterator[Addition], where: Where, who: str | None, why: str
 ) -> Iterator[tuple[Addition, Added | AttributaryError]]:
-    if where.address:
+    if where.connect:
         sent: list[Addition] = []
 
         def noted() -> Iterator[Addition]:

@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary.bundle.files import sha256
+from attributary.client.admin import Deletion
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.errors import InputError, InvalidArgumentError
 from attributary.plain import json_line, plain
 
-from .where import Where, user, where_options
+from .options import PATH, who_option
+from .where import Where, where_options
 
 _FILE: Final = "opt-out.parquet"
 _CORPUS: Final = "corpus.json"
@@ -26,8 +28,6 @@ _KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt")
 _COLUMNS: Final = ("item_id", "kind", "means", "source", "last_seen")
 _READ: Final = b"attributary.read_at"
 _SOURCES: Final = 3
-# Deletes ids for a reason: (deleted now, deleted before, never there, revision).
-Delete = Callable[[tuple[int, ...], str], tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,7 @@ class _Signals:
 
 @click.command("opt-out")
 @where_options
-@click.option(
-    "--signals",
-    type=click.Path(path_type=Path),
-    required=True,
-    help=f"corpus directory, or its {_FILE}",
-)
+@click.option("--signals", type=PATH, required=True, help=f"corpus directory, or its {_FILE}")
 @click.option(
     "--signal",
     "kinds",
@@ -67,9 +62,7 @@ class _Signals:
 @click.option("--conditional", is_flag=True, help="also items that may be used under conditions")
 @click.option("--dry-run", is_flag=True, help="say what would be deleted, delete nothing")
 @click.option("--why", default="", help="added to the reason; what was read where is in it anyway")
-@click.option(
-    "--who", default=None, help="who changes it; default: your user name. A server knows its token's"
-)
+@who_option
 def opt_out_command(
     where: Where,
     as_json: bool,
@@ -86,40 +79,28 @@ def opt_out_command(
     error, and what is not in the bundle is left alone.
     """
     found = _read(signals, kinds or _KINDS, ("reserved", "conditional") if conditional else ("reserved",))
-    if where.address:
-        with where.server() as client:
-
-            def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
-                deleted = client.delete_items(ids=ids, why=reason, dry_run=dry_run, bundle=where.alias)
-                return deleted.count, len(deleted.already), len(deleted.unknown), deleted.revision
-
-            _delete(found, delete, why, dry_run, as_json)
-    else:
-        with where.store() as store:
-
-            def delete(ids: tuple[int, ...], reason: str) -> tuple[int, int, int, int]:
-                done = store.delete(Selection(ids), who=user(who), why=reason, dry_run=dry_run)
-                return len(done.ids), len(done.already), len(done.unknown), done.revision
-
-            _delete(found, delete, why, dry_run, as_json)
+    with where.deleting(who, dry_run) as delete:
+        _delete(found, delete, why, dry_run, as_json)
 
 
-def _delete(found: _Signals, delete: Delete, why: str, dry_run: bool, as_json: bool) -> None:
+def _delete(
+    found: _Signals, delete: Callable[[Selection, str], Deletion], why: str, dry_run: bool, as_json: bool
+) -> None:
     if not found.ids:
         click.echo(json_line({"signals": 0}) if as_json else "no signal reserves an item")
     for kind, ids in found.ids.items():
         count = already = unknown = revision = 0
         for start in range(0, len(ids), MAX_IDS):
             try:
-                deleted = delete(tuple(ids[start : start + MAX_IDS]), found.why(kind, why))
+                deleted = delete(Selection(tuple(ids[start : start + MAX_IDS])), found.why(kind, why))
             except InvalidArgumentError as error:
                 if error.field != "selection.ids":
                     raise
                 # Of another corpus, or left out of the bundle: none of them is there.
                 unknown += len(ids[start : start + MAX_IDS])
                 continue
-            count, already, unknown = count + deleted[0], already + deleted[1], unknown + deleted[2]
-            revision = deleted[3]
+            count, already = count + deleted.count, already + len(deleted.already)
+            unknown, revision = unknown + len(deleted.unknown), deleted.revision
         if as_json:
             facts = {
                 "deleted": count,

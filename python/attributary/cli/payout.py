@@ -10,20 +10,21 @@ from rich.cells import cell_len, set_cell_size
 
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
-from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.errors import InvalidArgumentError, needs
 from attributary.files import write_file
 from attributary.plain import json_line, plain
 from attributary.receipts import money
 from attributary.receipts.payout import Payout, Terms, as_json, payout, read_brought
 from attributary.receipts.payout_words import csv_bytes, method, page, totals
 
-_PATH = click.Path(path_type=Path)
+from .options import PATH
+
 _SHOWN = 10
 _NAME, _WORDS = 40, 54
 
 
 @click.command("payout")
-@click.argument("run", type=_PATH)
+@click.argument("run", type=PATH)
 @click.option("--pool", required=True, help="what is to be divided, like 1000 or 1000.50")
 @click.option("--currency", required=True, help="code of ISO 4217, like EUR")
 @click.option(
@@ -32,18 +33,12 @@ _NAME, _WORDS = 40, 54
 @click.option(
     "--exclude-creator", multiple=True, help="is not paid; nobody else gets more for it; repeatable"
 )
-@click.option("--brought-forward", type=_PATH, default=None, help="payout.json of the statement before")
-@click.option(
-    "--bundle", type=_PATH, default=None, help="the run's bundle: how shares were found, how good they are"
-)
+@click.option("--brought-forward", type=PATH, help="payout.json of the statement before")
+@click.option("--bundle", type=PATH, help="the run's bundle: how shares were found, how good they are")
 @click.option("--title", default=None, help="of the page; default: the run's name")
-@click.option(
-    "--out", type=_PATH, default=None, help="default: RUN/payout; payout.csv, .json, .html and .pdf go there"
-)
+@click.option("--out", type=PATH, help="default: RUN/payout; payout.csv, .json, .html and .pdf go there")
 @click.option("--pdf", is_flag=True, help="also write a PDF; needs attributary[pdf]")
-@click.option(
-    "--font", type=_PATH, default=None, help="TrueType file for the PDF, for names in other scripts"
-)
+@click.option("--font", type=PATH, help="TrueType file for the PDF, for names in other scripts")
 @click.option("--json", "as_json_", is_flag=True, help="print payout.json")
 def payout_command(
     run: Path,
@@ -128,8 +123,6 @@ def _of_bundle(bundle: Path) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
 
 
 def _pdf(statement: Payout, title: str, method_lines: list[str], font: Path | None) -> bytes:
-    try:
+    with needs("pdf"):
         from attributary.receipts.payout_pdf import pdf_bytes
-    except ImportError as error:
-        raise UnavailableError(f"{error}; install attributary[pdf]") from None
     return pdf_bytes(statement, title, method_lines, font)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attributary.client.sync import Client
 from attributary.client.types import Answer
-from attributary.errors import PreconditionError, UnavailableError
+from attributary.errors import PreconditionError, needs
 
 
 def write_receipt(folder: Path, name: str, answer: Answer) -> Path:
@@ -31,10 +31,8 @@ def free_name(folder: Path, stem: str, suffix: str) -> Path:
 
 def signing_options(folder: Path) -> tuple[str, ...]:
     """Options of `serve` with a key of its own in a folder, made if it is not there."""
-    try:
+    with needs("receipts"):
         from attributary.receipts import keys
-    except ImportError as error:
-        raise UnavailableError(f"{error}; install attributary[receipts]") from None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "key.pem"
     if not path.exists():

@@ -11,18 +11,14 @@ import click
 from attributary.bundle.bundle import Bundle
 from attributary.client.channel import Tls
 from attributary.client.sync import Client
-from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from attributary.errors import InvalidArgumentError, PreconditionError, needs
 from attributary.files import read_file, write_file
 from attributary.plain import json_line, plain
 
-from .connection import tls_options
+from .options import PATH, json_option, tls_options
 
-try:
+with needs("receipts"):
     from attributary.receipts import keys
-except ImportError as error:
-    raise UnavailableError(f"{error}; install attributary[receipts]") from None
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.group("receipts")
@@ -31,14 +27,14 @@ def receipts_group() -> None:
 
 
 @receipts_group.command("new-key")
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 def new_key_command(file: Path) -> None:
     """Make FILE, a new Ed25519 key that signs; only its owner may read it."""
     click.echo(f"{plain(str(file))}: key {keys.create(file).public.key_id}")
 
 
 @receipts_group.command("rotate-key")
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 def rotate_key_command(file: Path) -> None:
     """Put a new key first in FILE. The one before signs no more, and its receipts still verify.
 
@@ -48,11 +44,11 @@ def rotate_key_command(file: Path) -> None:
 
 
 @receipts_group.command("keys")
-@click.argument("file", type=_PATH, required=False)
+@click.argument("file", type=PATH, required=False)
 @click.option("--address", default="", help="host:port of a server, in place of FILE")
 @click.option("--token", default=None, help="bearer token of that server")
 @tls_options
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@json_option()
 def keys_command(file: Path | None, address: str, token: str | None, tls: Tls | None, as_json: bool) -> None:
     """Print the public keys of FILE, or of the server at --address, as PEM: what `verify-receipt --keys` takes.
 
@@ -77,20 +73,20 @@ def keys_command(file: Path | None, address: str, token: str | None, tls: Tls | 
 
 
 @receipts_group.command("sign-run")
-@click.argument("run", type=_PATH)
+@click.argument("run", type=PATH)
 @click.option(
-    "--receipt-key-file", "key_file", type=_PATH, required=True, help="PEM; the first private key signs"
+    "--receipt-key-file", "key_file", type=PATH, required=True, help="PEM; the first private key signs"
 )
-@click.option("--bundle", type=_PATH, default=None, help="the run's bundle, for its model and calibration")
+@click.option("--bundle", type=PATH, help="the run's bundle, for its model and calibration")
 def sign_run_command(run: Path, key_file: Path, bundle: Path | None) -> None:
     """Sign the summary of a finished RUN and a Merkle root over its rows: RUN/receipt.json."""
     click.echo(f"wrote {plain(str(sign(run, key_file, bundle)))}")
 
 
 @receipts_group.command("prove")
-@click.argument("run", type=_PATH)
+@click.argument("run", type=PATH)
 @click.argument("generation_id")
-@click.option("--out", type=_PATH, default=None, help="default: GENERATION_ID.proof.json in this folder")
+@click.option("--out", type=PATH, help="default: GENERATION_ID.proof.json in this folder")
 def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
     """Prove that GENERATION_ID was answered in a signed RUN, and how: a file for `verify-receipt`."""
     from attributary.batch.signing import prove_row
@@ -102,11 +98,11 @@ def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
 
 
 @receipts_group.command("embed")
-@click.argument("picture", type=_PATH)
-@click.option("--receipt", type=_PATH, required=True, help="of this picture")
-@click.option("--cert", type=_PATH, required=True, help="PEM: the signer's certificate and those above it")
-@click.option("--key", type=_PATH, required=True, help="PEM: the signer's private key; not that of receipts")
-@click.option("--out", type=_PATH, required=True, help="the picture with Content Credentials")
+@click.argument("picture", type=PATH)
+@click.option("--receipt", type=PATH, required=True, help="of this picture")
+@click.option("--cert", type=PATH, required=True, help="PEM: the signer's certificate and those above it")
+@click.option("--key", type=PATH, required=True, help="PEM: the signer's private key; not that of receipts")
+@click.option("--out", type=PATH, required=True, help="the picture with Content Credentials")
 def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path) -> None:
     """Write PICTURE with Content Credentials (C2PA) that hold its receipt; its pixels stay as they are."""
     credentials = _credentials()
@@ -119,8 +115,8 @@ def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path
 
 
 @receipts_group.command("extract")
-@click.argument("picture", type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="the receipt, for `verify-receipt`")
+@click.argument("picture", type=PATH)
+@click.option("--out", type=PATH, required=True, help="the receipt, for `verify-receipt`")
 def extract_command(picture: Path, out: Path) -> None:
     """Write the receipt in PICTURE's Content Credentials to a file. It is not verified."""
     write_file(out, _credentials().read_receipt(read_file(picture, "picture")))
@@ -128,10 +124,8 @@ def extract_command(picture: Path, out: Path) -> None:
 
 
 def _credentials() -> ModuleType:
-    try:
+    with needs("c2pa"):
         from attributary.receipts import credentials
-    except ImportError as error:
-        raise UnavailableError(f"{error}; install attributary[c2pa]") from None
     return credentials
 
 

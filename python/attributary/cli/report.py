@@ -6,38 +6,24 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from attributary.batch.report_data import Unit, gather
+from attributary.batch.report_data import gather
 from attributary.batch.report_page import ItemPicture, generation_pictures, page, plots_of
 from attributary.batch.run import commit
 
+from .options import PATH, json_option
+
 
 @click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="default: RUN/report.html")
-@click.option(
-    "--plots", type=click.Path(path_type=Path), default=None, help="also write the plots here, as SVG"
-)
-@click.option(
-    "--inputs",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="the run's inputs, for pictures; repeatable",
-)
-@click.option(
-    "--image-root",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="as the run had it, for pictures; repeatable",
-)
-@click.option(
-    "--corpus",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="corpus directory, for items' pictures and captions",
-)
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, help="default: RUN/report.html")
+@click.option("--plots", type=PATH, help="also write the plots here, as SVG")
+@click.option("--inputs", multiple=True, type=PATH, help="the run's inputs, for pictures; repeatable")
+@click.option("--image-root", multiple=True, type=PATH, help="as the run had it, for pictures; repeatable")
+@click.option("--corpus", type=PATH, help="corpus directory, for items' pictures and captions")
 @click.option(
     "--time-column", default=None, help="a column that passed through; default: position in the log"
 )
@@ -61,7 +47,7 @@ from attributary.batch.run import commit
     "--resamples", type=click.IntRange(100, 10_000), default=400, show_default=True, help="bootstrap"
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="print creators' totals and intervals as JSON")
+@json_option("print creators' totals and intervals as JSON")
 def report_command(
     run: Path,
     out: Path | None,
@@ -69,26 +55,11 @@ def report_command(
     inputs: tuple[Path, ...],
     image_root: tuple[Path, ...],
     corpus: Path | None,
-    time_column: str | None,
-    time_unit: Unit,
-    with_foreign: bool,
-    creators: int,
-    examples: int,
-    resamples: int,
-    seed: int,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Write one self-contained HTML page about a finished RUN of `attributary score`."""
-    data = gather(
-        run,
-        creators=creators,
-        examples=examples,
-        resamples=resamples,
-        seed=seed,
-        time_column=time_column,
-        time_unit=time_unit,
-        with_foreign=with_foreign,
-    )
+    data = gather(run, **chosen)
     shown = [*data.most_certain, *data.least_certain]
     pictures = (
         generation_pictures(data.run, inputs, shown, [str(root.absolute()) for root in image_root])

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from attributary.attribution.types import Filter
 from attributary.batch.dry_run import dry_run as preview
 from attributary.batch.dry_run import preview_lines, prompts_line, skipped_line
 from attributary.batch.engines import ScorerSource
@@ -23,22 +22,20 @@ from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
 from attributary.batch.settings import Columns, Precision, RowLimits, Settings
 from attributary.client.channel import Tls
-from attributary.errors import InvalidArgumentError, RunError, UnavailableError
+from attributary.errors import InvalidArgumentError, RunError, needs
 from attributary.machine import cores
 from attributary.plain import counted, json_line, plain
 
-from .connection import tls_options
+from .options import PATH, filter_options, json_option, tls_options
 
 _DEFAULT = Settings()
 _LINE_EVERY_S = 10.0
 
 
 @click.command("score")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=None, help="run directory, new or to go on with"
-)
-@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="bundle directory")
+@click.argument("inputs", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, help="run directory, new or to go on with")
+@click.option("--bundle", type=PATH, help="bundle directory")
 @click.option("--endpoint", default=None, help="host:port of a gateway that answers instead of this process")
 @click.option("--alias", default="", help="alias or id of the bundle at --endpoint; default: the server's")
 @click.option("--triton-url", default=None, help="host:port of a Triton that serves the bundle")
@@ -54,7 +51,7 @@ _LINE_EVERY_S = 10.0
 @click.option(
     "--image-root",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="a directory that the log's paths and links may lead to, beside its own; repeatable",
 )
 @click.option(
@@ -66,10 +63,7 @@ _LINE_EVERY_S = 10.0
 @click.option("--pass-through", multiple=True, help="keep only this column beside the answers; repeatable")
 @click.option("--no-pass-through", is_flag=True, help="keep none of the log's other columns")
 @click.option("--top-k", type=int, default=_DEFAULT.top_k, show_default=True, help="items a generation")
-@click.option("--include-creator", multiple=True, help="search only this creator's items; repeatable")
-@click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
-@click.option("--include-licence", multiple=True, help="search only items under this licence; repeatable")
-@click.option("--exclude-licence", multiple=True, help="leave items under this licence out; repeatable")
+@filter_options
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
 @click.option(
     "--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True, help="rows an engine call"
@@ -96,15 +90,14 @@ _LINE_EVERY_S = 10.0
 )
 @click.option(
     "--receipt-key-file",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="sign the finished run with the first key of this file: receipt.json",
 )
 @click.option("--token", default=None, help="the gateway's bearer token")
 @tls_options
 @click.option("--strict", is_flag=True, help="refuse inputs with members that are no rows")
 @click.option("--dry-run", is_flag=True, help="say what would be read, and score nothing")
-@click.option("--json", "as_json", is_flag=True, help="print summary.json at the end")
+@json_option("print summary.json at the end")
 def score_command(
     inputs: tuple[Path, ...],
     out: Path | None,
@@ -217,12 +210,7 @@ def _settings(given: dict[str, Any], engine: str) -> Settings:
         ),
         pass_through=kept,
         top_k=given["top_k"],
-        filter=Filter(
-            given["include_creator"],
-            given["exclude_creator"],
-            given["include_licence"],
-            given["exclude_licence"],
-        ),
+        filter=given["wanted"],
         engine=cast(Any, engine),
         precision=cast(Precision, given["precision"]),
         batch_size=given["batch_size"],
@@ -249,10 +237,8 @@ def _score_on_ray(
     max_error_rate: float,
     progress: Progress,
 ) -> Result:
-    try:
+    with needs("ray"):
         from attributary.batch.ray_runner import RayOptions, score_on_ray
-    except ImportError as error:
-        raise UnavailableError(f"{error}; install attributary[ray]") from None
     return score_on_ray(
         plan, source, out, RayOptions(*options), max_error_rate=max_error_rate, progress=progress
     )

@@ -16,7 +16,7 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
 from attributary.delta.store import Store
-from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.errors import InvalidArgumentError, needs
 from attributary.gateway import config as gateway
 from attributary.gateway.bundles import OpenBundle
 from attributary.gateway.processes import Member, announce, serve_processes
@@ -24,7 +24,8 @@ from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.running import serve
 from attributary.gateway.server import More
 
-from .index import milvus_options, opener
+from .index import Milvus, milvus_options
+from .options import PATH
 from .variables import refuse_misspelt
 from .waiting import said_if_slow
 
@@ -66,9 +67,7 @@ def _limit_options(command: F) -> F:
 
 
 @click.command("serve")
-@click.argument(
-    "bundles", nargs=-1, required=True, type=click.Path(path_type=Path), envvar="ATTRIBUTARY_BUNDLE"
-)
+@click.argument("bundles", nargs=-1, required=True, type=PATH, envvar="ATTRIBUTARY_BUNDLE")
 @click.option(
     "--default",
     "default_alias",
@@ -147,10 +146,7 @@ def serve_command(
     triton_urls: tuple[str, ...],
     shared_memory: Literal["auto", "off"],
     index: str,
-    milvus_uri: str,
-    milvus_token: str,
-    milvus_collection: str,
-    milvus_timeout_s: float,
+    milvus: Milvus,
     **settings: Any,
 ) -> None:
     """Serve BUNDLES, directories, until SIGTERM; one JSON line on standard output says when they are ready.
@@ -176,7 +172,7 @@ def serve_command(
         encoder_threads=encoder_threads,
         triton_urls=triton_urls if kind == "triton" else (),
         shared_memory=shared_memory,
-        milvus=(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s) if index == "milvus" else None,
+        milvus=milvus if index == "milvus" else None,
     )
     sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
 
@@ -192,7 +188,7 @@ class _Chosen:
     encoder_threads: int
     triton_urls: tuple[str, ...]  # none: the engine is embedded
     shared_memory: Literal["auto", "off"]
-    milvus: tuple[str, str, str, float] | None  # uri, token, collection, seconds
+    milvus: Milvus | None  # None: FAISS in this process
 
     def __call__(
         self,
@@ -203,7 +199,9 @@ class _Chosen:
         """Open the bundles and serve them until SIGTERM; return the exit status."""
         link = None
         if self.triton_urls:
-            link = _triton_link(self.triton_urls, self.limits, self.shared_memory)
+            with needs("triton"):
+                from attributary.triton.engine import TritonLink
+            link = TritonLink(self.triton_urls, self.limits, self.shared_memory)
             open_bundle = _triton_opener(link)
         else:
             open_engine_ = partial(
@@ -211,7 +209,7 @@ class _Chosen:
                 limits=self.limits,
                 encoder_threads=self.encoder_threads,
                 precision=self.precision,
-                open_index=None if self.milvus is None else opener(*self.milvus),
+                open_index=None if self.milvus is None else self.milvus.open_index,
             )
             open_bundle = _embedded_opener(open_engine_, config)
         # A directory under two aliases is opened once: it has one writer.
@@ -256,11 +254,3 @@ def _embedded_opener(open_engine_: Callable[[Path], Engine], config: gateway.Gat
 
 def _triton_opener(link: TritonLink) -> OpenBundle:
     return lambda place: Opened(link.open(place))
-
-
-def _triton_link(urls: tuple[str, ...], limits: Limits, shared_memory: Literal["auto", "off"]) -> TritonLink:
-    try:
-        from attributary.triton.engine import TritonLink
-    except ImportError as error:
-        raise UnavailableError(f"{error}; install attributary[triton]") from None
-    return TritonLink(urls, limits, shared_memory)

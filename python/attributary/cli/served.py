@@ -10,29 +10,17 @@ from typing import Any, TypeVar
 import click
 
 from attributary.client.admin import AdminClient, ServedBundle, Turned
-from attributary.client.channel import Tls
-from attributary.errors import InvalidArgumentError
 from attributary.plain import json_line, plain
 
-from .connection import tls_options
+from .options import DEFAULT_ADDRESS, added, admin_options, json_option
 
 F = TypeVar("F", bound=Callable[..., Any])
+Admin = Callable[[], AdminClient]
 
 
 def _server(command: F) -> F:
     """The server that is asked."""
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="print JSON"),
-        tls_options,
-        click.option(
-            "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
-        ),
-        click.option(
-            "--address", default="127.0.0.1:50051", show_default=True, help="host:port of the server"
-        ),
-    ):
-        command = decorate(command)
-    return command
+    return added(command, admin_options(DEFAULT_ADDRESS, "host:port of the server"), json_option())
 
 
 def _turning(command: F) -> F:
@@ -53,10 +41,10 @@ def _turning(command: F) -> F:
 @_turning
 @_server
 def load_command(
-    path: str, alias: str, why: str, pinned_s: float | None, as_json: bool, **where: Any
+    path: str, alias: str, why: str, pinned_s: float | None, as_json: bool, admin: Admin
 ) -> None:
     """Serve another bundle, PATH as the server sees it; returns when it has been verified and answers."""
-    with _admin(**where) as client:
+    with admin() as client:
         _show(client.load_bundle(path, alias=alias, why=why, pinned_s=pinned_s), as_json)
 
 
@@ -64,9 +52,9 @@ def load_command(
 @click.argument("bundle")
 @_turning
 @_server
-def unload_command(bundle: str, why: str, pinned_s: float | None, as_json: bool, **where: Any) -> None:
+def unload_command(bundle: str, why: str, pinned_s: float | None, as_json: bool, admin: Admin) -> None:
     """Take BUNDLE, an alias or an id, out of service with its aliases."""
-    with _admin(**where) as client:
+    with admin() as client:
         _show(client.unload_bundle(bundle, why=why, pinned_s=pinned_s), as_json)
 
 
@@ -76,18 +64,18 @@ def unload_command(bundle: str, why: str, pinned_s: float | None, as_json: bool,
 @_turning
 @_server
 def alias_command(
-    alias: str, bundle: str, why: str, pinned_s: float | None, as_json: bool, **where: Any
+    alias: str, bundle: str, why: str, pinned_s: float | None, as_json: bool, admin: Admin
 ) -> None:
     """Turn ALIAS to BUNDLE, an alias or an id that the server has."""
-    with _admin(**where) as client:
+    with admin() as client:
         _show(client.set_alias(alias, bundle, why=why, pinned_s=pinned_s), as_json)
 
 
 @click.command("served")
 @_server
-def served_command(as_json: bool, **where: Any) -> None:
+def served_command(as_json: bool, admin: Admin) -> None:
     """List the bundles that a server holds, with their memory."""
-    with _admin(**where) as client:
+    with admin() as client:
         found = client.bundles()
     if as_json:
         click.echo(json_line(asdict(found)))
@@ -112,9 +100,3 @@ def _line(bundle: ServedBundle, default: str) -> str:
     size = f"{bundle.memory_bytes / 1e6:.1f} MB held, {bundle.mapped_bytes / 1e6:.1f} MB mapped"
     facts = (aliases or "no alias", state, f"revision {bundle.revision}", f"{bundle.item_count} items", size)
     return plain("  ".join((bundle.bundle_id, *facts, bundle.path)))
-
-
-def _admin(address: str, token: str, tls: Tls | None) -> AdminClient:
-    if not token:
-        raise InvalidArgumentError("token", "--token or ATTRIBUTARY_ADMIN_TOKEN must be given")
-    return AdminClient(address, token=token, tls=tls)

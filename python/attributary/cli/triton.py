@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from attributary.triton.materialize import Settings, materialize
+from attributary.triton.plans import PRECISIONS, Profile, Request, build_engine, dry_run
 
-from .build_engine import build_engine_command
+from .options import PATH, json_option
 
 _DEFAULT = Settings()
+_PROFILE = Profile()
 _HELP = {
     "max_batch": "queries of one request at most, and of one dynamic batch",
     "encoder_instances": "encoder models side by side; 0 is one a core, or one on a GPU",
@@ -28,9 +30,6 @@ _HELP = {
 @click.group("triton")
 def triton_group() -> None:
     """Serve with NVIDIA Triton."""
-
-
-triton_group.add_command(build_engine_command)
 
 
 def settings_options(command: Any) -> Any:
@@ -68,8 +67,8 @@ def to_settings(given: dict[str, Any]) -> Settings:
 
 
 @triton_group.command("materialize")
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="the model repository")
+@click.option("--bundle", type=PATH, required=True)
+@click.option("--out", type=PATH, required=True, help="the model repository")
 @settings_options
 def materialize_command(bundle: Path, out: Path, **given: Any) -> None:
     """Write the models of a BUNDLE into a repository, and point its aliases to them. Verifies the bundle first."""
@@ -79,10 +78,8 @@ def materialize_command(bundle: Path, out: Path, **given: Any) -> None:
 
 @triton_group.command("load")
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="host:port of Triton's gRPC service")
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option(
-    "--repository", type=click.Path(path_type=Path), required=True, help="the one that Triton runs on"
-)
+@click.option("--bundle", type=PATH, required=True)
+@click.option("--repository", type=PATH, required=True, help="the one that Triton runs on")
 @click.option(
     "--retire-after-s",
     type=float,
@@ -105,3 +102,35 @@ def load_command(
     grace = None if keep else retire_after_s
     bundle_id = swap(url, bundle, repository, to_settings(given), retire_after_s=grace)
     click.echo(json.dumps({"bundle_id": bundle_id, "repository": str(repository)}))
+
+
+@triton_group.command("build-engine")
+@click.option("--bundle", type=PATH, required=True, help="bundle whose encoder is built")
+@click.option("--out", type=PATH, required=True, help="directory beside the bundle")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp16", show_default=True)
+@click.option(
+    "--opt-batch", type=int, default=_PROFILE.opt_batch, show_default=True, help="batch it is tuned for"
+)
+@click.option("--max-batch", type=int, default=_PROFILE.max_batch, show_default=True)
+@click.option(
+    "--opt-tokens", type=int, default=_PROFILE.opt_tokens, show_default=True, help="prompt tuned for"
+)
+@click.option("--dry-run", "dry", is_flag=True, help="check bundle and graph; build nothing, need no GPU")
+@json_option("print the record as JSON")
+def build_engine_command(
+    bundle: Path,
+    out: Path,
+    precision: Any,
+    opt_batch: int,
+    max_batch: int,
+    opt_tokens: int,
+    dry: bool,
+    as_json: bool,
+) -> None:
+    """Build a plan of the encoder for this machine's GPU, hold it to the golden queries, record it in engines.json."""
+    request = Request(bundle, out, precision, Profile(opt_batch, max_batch, opt_tokens))
+    result = dry_run(request) if dry else build_engine(request)
+    if as_json:
+        click.echo(json.dumps(asdict(result)))
+    else:
+        click.echo(result.summary())

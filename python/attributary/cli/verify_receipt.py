@@ -13,39 +13,31 @@ from typing import Any
 import click
 
 from attributary.bundle.manifest import Manifest
-from attributary.errors import InvalidArgumentError, ReceiptError, UnavailableError
+from attributary.errors import InvalidArgumentError, ReceiptError, needs
 from attributary.files import read_file
 from attributary.plain import json_line, plain
 from attributary.receipts.statement import ANSWER, bundle_facts
 
-try:
-    from attributary.receipts import keys, proof, strict_json, verify
-except ImportError as error:
-    raise UnavailableError(f"{error}; install attributary[receipts]") from None
+from .options import PATH, json_option
 
-_PATH = click.Path(path_type=Path)
+with needs("receipts"):
+    from attributary.receipts import keys, proof, strict_json, verify
+
 _MARKS = {"ok": "ok", "differs": "DIFFERS", "refused": "REFUSED", "not compared": "not compared"}
 _BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
 _SHOWN_CREATORS = 5
 
 
 @click.command("verify-receipt")
-@click.argument("receipt", type=_PATH)
-@click.option(
-    "--keys", "key_file", type=_PATH, default=None, help="public keys, PEM: `attributary receipts keys`"
-)
-@click.option(
-    "--picture", type=_PATH, default=None, help="the picture that it should be about, under any name"
-)
+@click.argument("receipt", type=PATH)
+@click.option("--keys", "key_file", type=PATH, help="public keys, PEM: `attributary receipts keys`")
+@click.option("--picture", type=PATH, help="the picture that it should be about, under any name")
 @click.option("--bundle", default="", help="the bundle that should have answered: its directory or its id")
 @click.option(
-    "--answer",
-    type=_PATH,
-    default=None,
-    help="the answer that was given, as `query --json` prints it or HTTP replies",
+    "--answer", type=PATH, help="the answer that was given, as `query --json` prints it or HTTP replies"
 )
-@click.option("--run", type=_PATH, default=None, help="of a run's receipt: the run's directory")
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--run", type=PATH, help="of a run's receipt: the run's directory")
+@json_option()
 def verify_receipt_command(
     receipt: Path,
     key_file: Path | None,

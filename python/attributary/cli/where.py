@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from attributary.client.admin import AdminClient
-from attributary.client.channel import Tls
+from attributary.client.admin import AdminClient, Deletion
+from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
-from .connection import tls_options
+from .options import PATH, added, admin_options, json_option
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A directory, or a server's `address` with the alias or id of one of its bundles."""
+    """A directory, or a server with the alias or id of one of its bundles."""
 
     directory: Path | None
-    address: str
-    token: str
-    tls: Tls | None
+    connect: Callable[[], AdminClient] | None  # None: no server was named
     alias: str  # empty: the server's default
 
     @property
@@ -46,11 +45,27 @@ class Where:
             raise InvalidArgumentError(
                 "bundle", "a directory and --address exclude each other: the server has its own"
             )
-        if not self.token:
-            raise InvalidArgumentError(
-                "token", "--token or ATTRIBUTARY_ADMIN_TOKEN must be given with --address"
-            )
-        return AdminClient(self.address, token=self.token, tls=self.tls)
+        assert self.connect is not None
+        return self.connect()
+
+    @contextmanager
+    def deleting(self, who: str | None, dry_run: bool) -> Iterator[Callable[[Selection, str], Deletion]]:
+        """Yield what deletes a selection for a reason, here or there."""
+        if self.connect is not None:
+            with self.server() as client:
+                yield lambda chosen, why: client.delete_items(
+                    **asdict(chosen), why=why, dry_run=dry_run, bundle=self.alias
+                )
+            return
+        with self.store() as store:
+
+            def delete(chosen: Selection, why: str) -> Deletion:
+                done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
+                return Deletion(
+                    len(done.ids), done.ids, done.already, done.unknown, done.revision, done.similar
+                )
+
+            yield delete
 
 
 def where_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,24 +73,19 @@ def where_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def located(
-        bundle: Path | None, address: str, token: str, tls: Tls | None, alias: str, **given: Any
+        bundle: Path | None, admin: Callable[[], AdminClient] | None, alias: str, **given: Any
     ) -> None:
-        command(where=Where(bundle, address, token, tls, alias), **given)
+        command(where=Where(bundle, admin, alias), **given)
 
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="print JSON, one object a line"),
-        tls_options,
-        click.option(
-            "--token", default="", envvar="ATTRIBUTARY_ADMIN_TOKEN", help="admin token of that server"
-        ),
+    return added(
+        located,
+        click.argument("bundle", type=PATH, required=False),
+        admin_options("", "host:port of the server that serves the bundle"),
         click.option(
             "--alias", default="", help="alias or id of the bundle at --address; default: the server's"
         ),
-        click.option("--address", default="", help="host:port of the server that serves the bundle"),
-        click.argument("bundle", type=click.Path(path_type=Path), required=False),
-    ):
-        located = decorate(located)
-    return located
+        json_option("print JSON, one object a line"),
+    )
 
 
 def user(who: str | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
-from attributary.attribution.types import AttributedItem, CreatorShare, Filter, Limits, Query
+from attributary.attribution.types import PHASES, AttributedItem, CreatorShare, Filter, Limits, Query
 from attributary.errors import InvalidArgumentError
 from attributary.files import read_file
 from attributary.notebook import Shown
@@ -39,8 +39,7 @@ class ReplyTimings:
 
     def phases(self) -> dict[str, float]:
         """Milliseconds by phase, in the order of the query's way; without the total."""
-        names = ("queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in PHASES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary.bundle.manifest import EncoderEntry
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
@@ -18,6 +20,11 @@ class EncoderSpec:
     dim: int  # D, dimensions of an embedding
     image_size: int  # side of the square input, pixels
     max_tokens: int  # T at most
+
+    @classmethod
+    def of(cls, entry: EncoderEntry) -> EncoderSpec:
+        """What a bundle's manifest says of its encoder."""
+        return cls(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
 
 
 class Encoder(Protocol):

@@ -38,19 +38,16 @@ class AdditionHandler:
     async def add_item(self, data: bytes, call: Call) -> bytes:
         """One item in."""
         self._changes.check()
-        await self._admission.wait(len(data))
-        try:
+        async with self._admission.one(len(data)):
             request = translate.parse(pb.AddItemRequest, data)
             if fault := no_id(request.item):
                 raise fault
-            item, who = to_item(request.item), self._changes.who(call)
+            item, who = to_item(request.item), call.caller.name
             result = await self._changes.add(request.bundle, [item], who, request.why, self._terms(call))
             if (outcome := result.outcomes[0]) is not None:
                 raise outcome
             added = pb.Added(id=item.id, revision=result.revisions[0], held=result.held[0])
             return pb.AddItemResponse(added=added).SerializeToString()
-        finally:
-            self._admission.release(1, len(data))
 
     def _terms(self, call: Call) -> Terms:
         """What a caller's additions are held to: an admin is the operator."""
@@ -128,7 +125,7 @@ class AdditionHandler:
         try:
             items = [to_item(requests[place].item) for place in places]
             if items:
-                who, terms = self._changes.who(context), self._terms(context)
+                who, terms = context.caller.name, self._terms(context)
                 result = await self._changes.add(bundle, items, who, why, terms)
                 done = zip(places, result.outcomes, result.revisions, result.held, strict=True)
                 for place, outcome, revision, reason in done:
@@ -159,16 +156,9 @@ def no_id(item: pb.NewItem) -> InvalidArgumentError | None:
 
 def to_item(message: pb.NewItem) -> NewItem:
     """Return the item of a message that has an id."""
-    return NewItem(
-        id=message.id,
-        picture=message.image,
-        caption=message.caption,
-        creator=message.creator,
-        creator_url=message.creator_url,
-        licence=message.licence,
-        uri=message.uri,
-        near_dup_of=message.near_dup_of if message.HasField("near_dup_of") else None,
-    )
+    words = {name: getattr(message, name) for name in ("caption", "creator", "creator_url", "licence", "uri")}
+    near_dup_of = message.near_dup_of if message.HasField("near_dup_of") else None
+    return NewItem(id=message.id, picture=message.image, near_dup_of=near_dup_of, **words)
 
 
 def _response(

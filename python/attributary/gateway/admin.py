@@ -7,7 +7,7 @@ through the event loop while it holds changes up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,13 +17,13 @@ import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
-from attributary.delta.entry import OPERATOR, Terms
+from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Added, Entry
-from attributary.delta.results import AddResult, CompactResult, DeleteResult
+from attributary.delta.results import AddResult
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
-from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError, check_range
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
@@ -47,29 +47,22 @@ _NEEDS: Final[Mapping[str, Need]] = {"AddItem": "contribute", "AddItems": "contr
 
 
 class Changes:
-    """Changes to the bundles of a registry: awaited, logged, in the name of whose token it was.
-
-    `bundle` is an alias, a bundle's id, or "" for the default.
-    """
+    """What changes the bundles of a registry. `bundle` is an alias, a bundle's id, or "" for the default."""
 
     def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+        self.registry = registry
         # Their own, made when they are needed: an opt-out waits for no addition, no compaction and no query.
         self._deleting = ThreadPoolExecutor(_THREADS, "delete")
         self._changing = ThreadPoolExecutor(_THREADS, "change")
 
-    def who(self, context: Context) -> str:
-        """The name of the caller's token."""
-        return context.caller.name
-
     def check(self) -> None:
         """Raise PreconditionError if no bundle here can be changed."""
-        if all(served.store is None for served in self._registry.bundles):
-            self.store(self._registry.default)
+        if all(served.store is None for served in self.registry.bundles):
+            self.store(self.registry.default)
 
     def store(self, bundle: str) -> Store:
         """What changes a bundle; raises NotFoundError, PreconditionError where it cannot be changed."""
-        served = self._registry.find(bundle)
+        served = self.registry.find(bundle)
         if served.draining:
             raise PreconditionError(
                 "bundle", f"{bundle} has been replaced and is draining; name an alias instead"
@@ -86,12 +79,9 @@ class Changes:
             )
         return served.store
 
-    async def add(
-        self, bundle: str, items: list[NewItem], who: str, why: str, terms: Terms = OPERATOR
-    ) -> AddResult:
+    async def add(self, bundle: str, items: list[NewItem], who: str, why: str, terms: Terms) -> AddResult:
         """Add items together."""
-        add = partial(self.store(bundle).add, items, who=who, why=why, terms=terms)
-        result = await self._in_thread(self._changing, add)
+        result = await self.changed(partial(self.store(bundle).add, items, who=who, why=why, terms=terms))
         accepted, held = sum(outcome is None for outcome in result.outcomes), sum(map(bool, result.held))
         refused = len(items) - accepted
         log.info(
@@ -99,61 +89,13 @@ class Changes:
         )
         return result
 
-    async def decide(self, bundle: str, ids: Sequence[int], enter: bool, who: str, why: str) -> int:
-        """Let items that wait enter, or forget them; return the revision."""
-        store = self.store(bundle)
-        decide = store.release if enter else store.refuse
-        await self._in_thread(self._changing, partial(decide, ids, who=who, why=why))
-        log.info(
-            "released" if enter else "refused", who=who, items=len(ids), revision=store.snapshot.revision
-        )
-        return store.snapshot.revision
+    async def changed(self, work: Callable[[], T]) -> T:
+        """Do what embeds pictures or waits for what does."""
+        return await asyncio.get_running_loop().run_in_executor(self._changing, work)
 
-    async def delete(
-        self, bundle: str, selection: Selection, who: str, why: str, dry_run: bool
-    ) -> DeleteResult:
-        """Delete items together."""
-        store = self.store(bundle)
-        delete = partial(store.delete, selection, who=who, why=why, dry_run=dry_run)
-        result = await self._in_thread(self._deleting, delete)
-        log.info("deleted", who=who, items=len(result.ids), dry_run=dry_run, revision=result.revision)
-        return result
-
-    async def compact(self, bundle: str, who: str, why: str) -> CompactResult:
-        """Make a new bundle and serve it."""
-        loop, store = asyncio.get_running_loop(), self.store(bundle)
-
-        async def turn(engine: Preparer) -> None:
-            # Found only now: aliases may have moved while the new bundle was made.
-            self._registry.follow(store, engine)
-
-        def flip(engine: Preparer) -> None:
-            flipping = asyncio.run_coroutine_threadsafe(turn(engine), loop)
-            try:
-                flipping.result(_FLIP_S)
-            except Exception as error:
-                log.exception("the compacted bundle is in place and not served; start the server anew")
-                if isinstance(error, TimeoutError):
-                    raise UnavailableError(f"no turn of the event loop in {_FLIP_S:g} s") from None
-                raise
-
-        result = await asyncio.to_thread(store.compact, who=who, why=why, flip=flip)
-        log.info("compacted", who=who, bundle_id=result.bundle_id, before=result.parent)
-        return result
-
-    async def history(self, bundle: str) -> list[Entry]:
-        """The audit, oldest first."""
-        store = self.store(bundle)
-        return await self._in_thread(self._deleting, lambda: store.history)
-
-    async def held(self, bundle: str) -> list[Added]:
-        """What waits for a decision, oldest first."""
-        store = self.store(bundle)
-        return await self._in_thread(self._deleting, lambda: store.held)
-
-    @staticmethod
-    async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+    async def deleted(self, work: Callable[[], T]) -> T:
+        """Do what waits for nobody's additions: delete, or look."""
+        return await asyncio.get_running_loop().run_in_executor(self._deleting, work)
 
 
 class AdminService:
@@ -167,12 +109,13 @@ class AdminService:
         """Delete by id, creator, licence or source."""
         request = translate.parse(pb.DeleteItemsRequest, data)
         selection = Selection(tuple(request.ids.ids), request.creator, request.licence, request.source)
-        who = self._changes.who(context)
-        await self._admission.wait(len(data))
-        try:
-            done = await self._changes.delete(request.bundle, selection, who, request.why, request.dry_run)
-        finally:
-            self._admission.release(1, len(data))
+        who, dry_run = context.caller.name, request.dry_run
+        async with self._admission.one(len(data)):
+            delete = self._changes.store(request.bundle).delete
+            done = await self._changes.deleted(
+                partial(delete, selection, who=who, why=request.why, dry_run=dry_run)
+            )
+        log.info("deleted", who=who, items=len(done.ids), dry_run=dry_run, revision=done.revision)
         return pb.DeleteItemsResponse(
             deleted_count=len(done.ids),
             deleted_ids=done.ids[:MAX_IDS_LISTED],
@@ -186,7 +129,8 @@ class AdminService:
     async def list_held(self, data: bytes, context: Context) -> bytes:
         """Items that wait for a decision, oldest first."""
         request = translate.parse(pb.ListHeldRequest, data)
-        held = sorted(await self._changes.held(request.bundle), key=lambda record: record.at)
+        store = self._changes.store(request.bundle)
+        held = sorted(await self._changes.deleted(lambda: store.held), key=lambda record: record.at)
         after = [record for record in held if record.at > request.after]
         most = MAX_IDS_LISTED
         # Items that came together have one time: the next page would begin behind all of them.
@@ -199,27 +143,40 @@ class AdminService:
     async def decide_held(self, data: bytes, context: Context) -> bytes:
         """Let items that wait enter, or forget them."""
         request = translate.parse(pb.DecideHeldRequest, data)
-        if not 1 <= len(request.ids) <= MAX_IDS_LISTED:
-            raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_LISTED} ids, got {len(request.ids)}")
-        who = self._changes.who(context)
-        await self._admission.wait(len(data))
-        try:
-            revision = await self._changes.decide(
-                request.bundle, list(request.ids), request.enter, who, request.why
-            )
-        finally:
-            self._admission.release(1, len(data))
+        ids, who = list(request.ids), context.caller.name
+        if not 1 <= len(ids) <= MAX_IDS_LISTED:
+            raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_LISTED} ids, got {len(ids)}")
+        async with self._admission.one(len(data)):
+            store = self._changes.store(request.bundle)
+            decide = store.release if request.enter else store.refuse
+            await self._changes.changed(partial(decide, ids, who=who, why=request.why))
+        revision = store.snapshot.revision
+        log.info("released" if request.enter else "refused", who=who, items=len(ids), revision=revision)
         return pb.DecideHeldResponse(revision=revision).SerializeToString()
 
     async def compact(self, data: bytes, context: Context) -> bytes:
         """Build a new bundle of what is there now and serve it."""
         request = translate.parse(pb.CompactRequest, data)
-        who = self._changes.who(context)
-        await self._admission.wait(len(data))
-        try:
-            done = await self._changes.compact(request.bundle, who, request.why)
-        finally:
-            self._admission.release(1, len(data))
+        loop, who = asyncio.get_running_loop(), context.caller.name
+
+        async def turn(engine: Preparer) -> None:
+            # Found only now: aliases may have moved while the new bundle was made.
+            self._changes.registry.follow(store, engine)
+
+        def flip(engine: Preparer) -> None:
+            flipping = asyncio.run_coroutine_threadsafe(turn(engine), loop)
+            try:
+                flipping.result(_FLIP_S)
+            except Exception as error:
+                log.exception("the compacted bundle is in place and not served; start the server anew")
+                if isinstance(error, TimeoutError):
+                    raise UnavailableError(f"no turn of the event loop in {_FLIP_S:g} s") from None
+                raise
+
+        async with self._admission.one(len(data)):
+            store = self._changes.store(request.bundle)
+            done = await asyncio.to_thread(store.compact, who=who, why=request.why, flip=flip)
+        log.info("compacted", who=who, bundle_id=done.bundle_id, before=done.parent)
         return pb.CompactResponse(
             bundle_id=done.bundle_id,
             parent_bundle_id=done.parent,
@@ -231,9 +188,9 @@ class AdminService:
         """The audit."""
         request = translate.parse(pb.ListChangesRequest, data)
         limit = request.limit if request.HasField("limit") else _DEFAULT_CHANGES
-        if not 1 <= limit <= _MAX_CHANGES:
-            raise InvalidArgumentError("limit", f"must be from 1 to {_MAX_CHANGES}, got {limit}")
-        history = await self._changes.history(request.bundle)
+        check_range("limit", limit, 1, _MAX_CHANGES)
+        store = self._changes.store(request.bundle)
+        history = await self._changes.deleted(lambda: store.history)
         entries = [entry for entry in history if entry.revision > request.after_revision]
         # A compaction shares its revision with the change before it: what has one revision comes together.
         while limit < len(entries) and entries[limit].revision == entries[limit - 1].revision:
@@ -268,30 +225,9 @@ def method_handlers(
 
 
 def _held(record: Added) -> pb.HeldItem:
-    item = record.items[0]
-    return pb.HeldItem(
-        id=item.id,
-        caption=item.caption,
-        creator=item.creator,
-        creator_url=item.creator_url,
-        licence=item.licence,
-        uri=item.uri,
-        at=record.at,
-        who=record.who,
-        why=record.why,
-        reason=record.held,
-        like=record.like,
-    )
+    given = {name: getattr(record, name) for name in ("at", "who", "why", "like")}
+    return translate.write(pb.HeldItem, record.items[0], reason=record.held, **given)
 
 
 def _change(entry: Entry) -> pb.Change:
-    return pb.Change(
-        revision=entry.revision,
-        kind=entry.kind,
-        at=entry.at,
-        who=entry.who,
-        why=entry.why,
-        what=entry.what,
-        item_count=len(entry.ids),
-        item_ids=entry.ids[:MAX_IDS_LISTED],
-    )
+    return translate.write(pb.Change, entry, item_count=len(entry.ids), item_ids=entry.ids[:MAX_IDS_LISTED])

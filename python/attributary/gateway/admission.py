@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from attributary.errors import OverloadedError, UnavailableError
 
@@ -21,6 +23,7 @@ _LAST = 8
 # Less than this is not worth dividing.
 _FEW_PERMITS, _FEW_BYTES = 16, 1 << 20
 
+_DRAINING = "the server is draining; ask another one"
 _KEPT = "the permits that are left are kept for other callers"
 
 
@@ -65,7 +68,7 @@ class Admission:
         self._max_bytes = max_bytes
         self._queries = Pool(permits, _FEW_PERMITS, single_share)
         self._bytes = Pool(max_bytes, _FEW_BYTES, single_share)
-        self._closed = False
+        self.closed = False
         self._waiting: FairQueue[tuple[asyncio.Future[None], int, Caller]] = FairQueue()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,16 +111,25 @@ class Admission:
 
     def grow(self, size: int) -> None:
         """Count `size` bytes of a call that has its permit, which stays; raises what `check` raises."""
-        if self._closed:
-            raise UnavailableError("the server is draining; ask another one")
+        if self.closed:
+            raise UnavailableError(_DRAINING)
         caller = current()
         self._check_bytes(size, caller)
         self._bytes.move(size, caller)
 
+    @asynccontextmanager
+    async def one(self, size: int) -> AsyncIterator[None]:
+        """One query of `size` bytes, waited for, for as long as the context lasts."""
+        await self.wait(size)
+        try:
+            yield
+        finally:
+            self.release(1, size)
+
     async def wait(self, size: int) -> None:
         """Admit one query of a stream, waiting for a permit: back-pressure instead of an error."""
-        if self._closed:
-            raise UnavailableError("the server is draining; ask another one")
+        if self.closed:
+            raise UnavailableError(_DRAINING)
         caller = current()
         if not self._waiting and self._may_enter(size, caller):
             self._admit(1, size, caller)
@@ -147,26 +159,21 @@ class Admission:
         if self.in_use == 0:
             self._idle.set()
 
-    @property
-    def closed(self) -> bool:
-        """Whether nobody is let in any more."""
-        return self._closed
-
     def close(self) -> None:
         """Admit nobody any more."""
-        self._closed = True
+        self.closed = True
         while self._waiting:
             turn, _, _ = self._waiting.pop()
             if not turn.done():
-                turn.set_exception(UnavailableError("the server is draining; ask another one"))
+                turn.set_exception(UnavailableError(_DRAINING))
 
     async def idle(self) -> None:
         """Wait until nobody is inside."""
         await self._idle.wait()
 
     def _check(self, queries: int, size: int, caller: Caller) -> None:
-        if self._closed:
-            raise UnavailableError("the server is draining; ask another one")
+        if self.closed:
+            raise UnavailableError(_DRAINING)
         if self.in_use + queries > self.permits:
             raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
         if caller.bulk and not self._queries.bulk_may(queries):

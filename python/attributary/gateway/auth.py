@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,13 +26,25 @@ def presented(context: grpc.aio.ServicerContext[bytes, bytes]) -> tuple[str, str
     return authorization, name
 
 
+def tls_files(config: GatewayConfig) -> list[Path]:
+    """The files that TLS is made of."""
+    return [path for path in (config.tls_cert, config.tls_key, config.tls_client_ca) if path is not None]
+
+
 def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
     """Return TLS credentials that follow their files, None where TLS is off; raises InvalidArgumentError."""
-    read = _tls_reader(config)
-    if read is None:
+    if config.tls_cert is None or config.tls_key is None:
         return None
-    paths = [path for path in (config.tls_cert, config.tls_key, config.tls_client_ca) if path is not None]
-    watched = Watched(read, paths)
+    certificate, key, authority = config.tls_cert, config.tls_key, config.tls_client_ca
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        # gRPC would find damage only when somebody connects.
+        server_context(config)
+        authorities = None if authority is None else read_guarded(authority, "tls_client_ca")
+        pair = (read_guarded(key, "tls_key"), read_guarded(certificate, "tls_cert"))
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
+
+    watched = Watched(read, tls_files(config))
     given = watched.value
 
     def newer() -> grpc.ServerCertificateConfiguration | None:
@@ -41,33 +53,13 @@ def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
         return None if given is before else given
 
     # The stubs do not know that None means "as before".
-    return grpc.dynamic_ssl_server_credentials(given, newer, config.tls_client_ca is not None)  # type: ignore[arg-type]
+    return grpc.dynamic_ssl_server_credentials(given, newer, authority is not None)  # type: ignore[arg-type]
 
 
 def server_context(config: GatewayConfig) -> ssl.SSLContext | None:
     """Return the same TLS for a plain socket, None where it is off; raises InvalidArgumentError."""
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return _context(config)
-
-
-def _tls_reader(config: GatewayConfig) -> Callable[[], grpc.ServerCertificateConfiguration] | None:
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    certificate, key = config.tls_cert, config.tls_key
-
-    def read() -> grpc.ServerCertificateConfiguration:
-        # gRPC would find damage only when somebody connects.
-        _context(config)
-        authorities = read_guarded(config.tls_client_ca, "tls_client_ca") if config.tls_client_ca else None
-        pair = (read_guarded(key, "tls_key"), read_guarded(certificate, "tls_cert"))
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
-
-    return read
-
-
-def _context(config: GatewayConfig) -> ssl.SSLContext:
-    assert config.tls_cert is not None and config.tls_key is not None
     key = read_guarded(config.tls_key, "tls_key")
     chain = read_guarded(config.tls_cert, "tls_cert")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

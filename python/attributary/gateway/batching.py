@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter, thread_time
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -24,6 +24,7 @@ from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 from .callers import current
 from .errors import of_engine
 from .fairness import FairQueue, Path
+from .metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -39,18 +40,6 @@ _WAIT_S = 0.02
 _TURNS = 20
 # What a queue gives for each query, an answer or an embedding; or why it cannot.
 Outcome = Any | Exception
-
-
-class Observer(Protocol):
-    """Who is told about batches; called from worker threads."""
-
-    def batch(self, queue: str, size: int) -> None:
-        """A batch of `size` queries starts."""
-        ...
-
-    def dropped(self, reason: str) -> None:
-        """A query is dropped before work: "departed" or "expired"."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +71,7 @@ class Batcher:
         name: str,
         run: Callable[[Sequence[Prepared]], list[Any]],
         loop: asyncio.AbstractEventLoop,
-        observer: Observer,
+        observer: Metrics,
         *,
         max_batch: int,
         max_delay_s: float = 0.0,
@@ -206,7 +195,7 @@ class Batcher:
             return [outcome for job in left for outcome in self._answer([job])]
 
 
-def living(jobs: list[Job], observer: Observer, fail: Callable[[Job, Exception], None]) -> list[Job]:
+def living(jobs: list[Job], observer: Metrics, fail: Callable[[Job, Exception], None]) -> list[Job]:
     """Return the queries that work should be done for; the others are counted, and fail where their time is over."""
     kept = []
     for job in jobs:

@@ -11,7 +11,7 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.delta.selection import MAX_IDS, Selection
-from attributary.errors import BundleError, InvalidArgumentError, PreconditionError
+from attributary.errors import BundleError, InvalidArgumentError, PreconditionError, check_range
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
@@ -256,9 +256,7 @@ def _served(registry: Registry, served: Served) -> pb.ServedBundle:
 def _pinned(request: pb.LoadBundleRequest | pb.UnloadBundleRequest | pb.SetAliasRequest) -> float | None:
     if not request.HasField("pinned_s"):
         return None
-    # Not "> most": a NaN is above nothing.
-    if not 0 <= request.pinned_s <= 86_400:
-        raise InvalidArgumentError("pinned_s", f"must be from 0 to 86400 seconds, got {request.pinned_s}")
+    check_range("pinned_s", request.pinned_s, 0, 86_400)
     return float(request.pinned_s)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar, cast, get_type_hints
 
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, check_range
 
 Value: TypeAlias = bool | int | float | str | Path | None
 
@@ -169,9 +169,7 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            # Not "< least": a NaN is below nothing.
-            if not getattr(self, name) >= least:
-                raise InvalidArgumentError(name, f"must be at least {least}, got {getattr(self, name)}")
+            check_range(name, getattr(self, name), least)
         for name, most in (
             ("port", 65535),
             ("metrics_port", 65535),

@@ -9,8 +9,7 @@ from prometheus_client.registry import Collector
 
 from .admission import Admission
 from .memory import footprint
-from .metrics import Metrics
-from .pipeline import QUEUES
+from .metrics import QUEUES, Metrics
 from .registry import Registry
 from .shedding import Shedder
 from .transport import Receiver

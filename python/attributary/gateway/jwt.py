@@ -7,7 +7,6 @@ a thread of its own: no call ever waits for it. Where it cannot be had, the keys
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
@@ -27,7 +26,7 @@ from attributary.proxy import is_loopback
 
 from .config import GatewayConfig
 from .reload import Watched, read_guarded
-from .tokens import ALL_ROLES, QUERY_ROLES, Owner
+from .tokens import ALL_ROLES, QUERY_ROLES, Owner, digest_of_token
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +69,7 @@ class JwtReader:
         """Return whose token it is, None for one that is not accepted."""
         if len(token) > _MAX_TOKEN_BYTES or not _FORM.fullmatch(token):
             return None
-        digest = hashlib.sha256(token.encode("utf-8", errors="replace")).digest()
+        digest = digest_of_token(token)
         try:
             name = str(self._jwt.get_unverified_header(token).get("kid", ""))
             key = self._keys(name).get(name)

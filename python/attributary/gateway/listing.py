@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, check_range
 from attributary.v1 import attribution_pb2 as pb
 
 from . import translate
@@ -103,8 +103,7 @@ def _text(search: str) -> str:
 
 def _size(request: pb.ListItemsRequest | pb.ListCreatorsRequest) -> int:
     size = request.page_size if request.HasField("page_size") else _DEFAULT_SIZE
-    if not 1 <= size <= _MAX_SIZE:
-        raise InvalidArgumentError("page_size", f"must be from 1 to {_MAX_SIZE}, got {size}")
+    check_range("page_size", size, 1, _MAX_SIZE)
     return size
 
 

@@ -19,8 +19,9 @@ from attributary.errors import InvalidArgumentError
 
 from .histograms import Histograms
 from .metrics_page import MetricsPage
-from .pipeline import QUEUES
 
+# Where queries wait for a batch.
+QUEUES = ("encode", "search", "embed")
 METHODS = (
     *("Attribute", "AttributeBatch", "AttributeStream", "Embed"),
     *("GetItem", "ListItems", "ListCreators", "DescribeBundle", "ListReceiptKeys"),

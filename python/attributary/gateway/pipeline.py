@@ -14,51 +14,33 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.engine import Engine
-from attributary.attribution.prepare import Preparer
+from attributary.attribution.prepare import Preparer, ms_since
 from attributary.attribution.types import Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError
 from attributary.machine import cores
 from attributary.pictures import CostlyPicture
 
-from .batching import Batcher, Job, Observer, fail
+from .batching import Batcher, Job, fail
 from .callers import current
 from .config import GatewayConfig
 from .costly import Costly
 from .errors import presentable
 from .fairness import FairPool
+from .metrics import QUEUES, Metrics
 from .remote import RemoteEngine, RemoteQueue, State
 from .reply import Answer, Replies
 
 T = TypeVar("T")
 
-QUEUES = ("encode", "search", "embed")
 _ANY = Options()
 # Looking up more names than this would hold the event loop up.
 _AT_ONCE_NAMES = 64
-
-
-class BatchQueue(Protocol):
-    """A queue of prepared queries with an engine at its end."""
-
-    def __len__(self) -> int: ...
-
-    def put(self, job: Job) -> None:
-        """Queue a query; callable from any thread. The answer or error goes to its future."""
-        ...
-
-    def put_here(self, job: Job) -> None:
-        """Queue a plain query from the event loop."""
-        ...
-
-    def close(self) -> None:
-        """Finish what is queued."""
-        ...
 
 
 class Pipeline:
@@ -72,7 +54,7 @@ class Pipeline:
         self,
         engine: Preparer,
         config: GatewayConfig,
-        observer: Observer,
+        observer: Metrics,
         state: State | None = None,
         costly: Costly | None = None,
     ) -> None:
@@ -158,7 +140,7 @@ class Pipeline:
         await self._left.wait()
         await asyncio.to_thread(self._join)
 
-    def _queue(self, name: str, config: GatewayConfig, state: State | None) -> BatchQueue:
+    def _queue(self, name: str, config: GatewayConfig, state: State | None) -> Batcher | RemoteQueue:
         most = config.max_batch if name == "search" else config.max_encode_batch
         if isinstance(self.engine, RemoteEngine):
             return RemoteQueue(
@@ -217,7 +199,7 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
     started = perf_counter()
     vectors = engine.embed(batch)
     for prepared in batch:
-        prepared.timings.encode = milliseconds_since(started)
+        prepared.timings.encode = ms_since(started)
     return list(zip(batch, vectors, strict=True))
 
 
@@ -241,8 +223,3 @@ def _names(filter_: Filter) -> int:
         + len(filter_.include_licences)
         + len(filter_.exclude_licences)
     )
-
-
-def milliseconds_since(started: float) -> float:
-    """Milliseconds since a perf_counter reading."""
-    return (perf_counter() - started) * 1e3

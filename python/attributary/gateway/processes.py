@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -75,14 +75,9 @@ class Member:
         return self.folder / f"metrics-{self.number}"
 
 
-class Serve(Protocol):
-    """Opens the bundles and serves them until SIGTERM; says through `ready` when. Can be pickled."""
-
-    def __call__(
-        self, config: GatewayConfig, member: Member | None, ready: Callable[[dict[str, Any]], None]
-    ) -> int:
-        """Return the exit status."""
-        ...
+# Opens the bundles and serves them until SIGTERM, says through the last argument when, and returns the exit status. Can
+# be pickled.
+Serve: TypeAlias = Callable[[GatewayConfig, Member | None, Callable[[dict[str, Any]], None]], int]
 
 
 def announce(facts: dict[str, Any]) -> None:

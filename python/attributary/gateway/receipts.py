@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from attributary.attribution.types import Attribution
-from attributary.errors import PreconditionError, UnavailableError
+from attributary.errors import PreconditionError, needs
 from attributary.receipts.statement import QueryFacts, answer_statement, bundle_facts
 from attributary.v1 import attribution_pb2 as pb
 
@@ -27,10 +27,8 @@ class Receipts:
         # Hashing a manifest takes longer than signing; it never changes.
         self._bundles: WeakKeyDictionary[Pipeline, dict[str, Any]] = WeakKeyDictionary()
         if path is not None:
-            try:
+            with needs("receipts"):
                 from attributary.receipts.keys import read_key_file
-            except ImportError as error:
-                raise UnavailableError(f"{error}; install attributary[receipts]") from None
             self._keys = Watched(lambda: read_key_file(path), [path])
 
     def check(self) -> None:

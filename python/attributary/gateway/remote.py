@@ -25,10 +25,11 @@ from attributary.errors import (
     UnavailableError,
 )
 
-from .batching import Job, Observer, Outcome, deliver, living, started
+from .batching import Job, Outcome, deliver, living, started
 from .config import GatewayConfig
 from .errors import of_engine
 from .fairness import FairQueue
+from .metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -113,7 +114,7 @@ class RemoteQueue:
         name: str,
         engine: RemoteEngine,
         loop: asyncio.AbstractEventLoop,
-        observer: Observer,
+        observer: Metrics,
         state: State,
         *,
         max_batch: int,

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from attributary.attribution.prepare import ms_since
 from attributary.attribution.types import Options, Query
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.receipts.statement import QueryFacts
@@ -25,7 +26,7 @@ from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
 from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
-from .pipeline import Pipeline, milliseconds_since
+from .pipeline import Pipeline
 from .query_log import QueryLog, redact
 from .receipts import Receipts
 from .registry import Registry
@@ -240,11 +241,11 @@ class AttributionService:
         reply = pipeline.replies.write(answer, receipt)
         if self.query_log is not None or self._hidden:
             reply = self._noted(query, reply)
-        answer.timings.assemble += milliseconds_since(started)
+        answer.timings.assemble += ms_since(started)
         self.metrics.query("OK", answer.timings)
         tracing.add_phases(answer.timings, arrived)
         if with_timings:
-            spent = timings(answer.timings, milliseconds_since(arrived))
+            spent = timings(answer.timings, ms_since(arrived))
             reply += embedded(_TIMINGS, spent)
         return reply
 

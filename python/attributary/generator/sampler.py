@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from attributary.errors import BundleError, InvalidArgumentError
+from attributary.errors import BundleError, InvalidArgumentError, check_range
 
 from .noise import starting_noise
 
@@ -38,12 +38,9 @@ class Wish:
             raise InvalidArgumentError(
                 "prompt", f"has {len(self.prompt)} characters, the limit is {MAX_PROMPT_CHARS}"
             )
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InvalidArgumentError("seed", f"must be 0 to {MAX_SEED}, got {self.seed}")
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise InvalidArgumentError("steps", f"must be 1 to {MAX_STEPS}, got {self.steps}")
-        if not 0 <= self.guidance <= MAX_GUIDANCE:
-            raise InvalidArgumentError("guidance", f"must be 0 to {MAX_GUIDANCE:g}, got {self.guidance}")
+        check_range("seed", self.seed, 0, MAX_SEED)
+        check_range("steps", self.steps, 1, MAX_STEPS)
+        check_range("guidance", self.guidance, 0, MAX_GUIDANCE)
 
 
 class Sampler:

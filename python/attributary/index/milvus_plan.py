@@ -7,12 +7,12 @@ probes keep the share of the items that the bundle's tuning settled on.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Literal
 
 from attributary.bundle.manifest import IndexEntry
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, check_range
 
 from .planning import list_count
 
@@ -53,10 +53,6 @@ class MilvusPlan:
             return {}
         return {"nprobe": min(self.lists, self.probes if probes is None else probes)}
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the collection's label."""
-        return asdict(self)
-
 
 def plan_milvus(
     entry: IndexEntry, items: int, dim: int, choice: Choice = "auto", segment_rows: int | None = None
@@ -70,8 +66,8 @@ def plan_milvus(
     """
     if choice not in CHOICES:
         raise InvalidArgumentError("index_type", f"must be one of {', '.join(CHOICES)}, got {choice!r}")
-    if segment_rows is not None and segment_rows < 1:
-        raise InvalidArgumentError("segment_rows", f"must be at least 1, got {segment_rows}")
+    if segment_rows is not None:
+        check_range("segment_rows", segment_rows, 1)
     gpu = choice == "gpu"
     limit = MAX_GPU_LIMIT if gpu else MAX_LIMIT
     if entry.candidates > limit:

@@ -10,7 +10,7 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 
 from attributary.bundle.bundle import Bundle
-from attributary.errors import BundleError, InvalidArgumentError
+from attributary.errors import BundleError, InvalidArgumentError, check_range
 
 from .milvus import check_label, collection_of
 from .milvus_client import LABEL, Label, MilvusServer, named
@@ -37,8 +37,7 @@ class PushOptions:
 
     def __post_init__(self) -> None:
         for name, most in (("shards", 16), ("replicas", 1_000)):
-            if not 1 <= getattr(self, name) <= most:
-                raise InvalidArgumentError(name, f"must be from 1 to {most}, got {getattr(self, name)}")
+            check_range(name, getattr(self, name), 1, most)
 
 
 @dataclass(frozen=True, slots=True)

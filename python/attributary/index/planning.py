@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, check_range
 
 Target = Literal["cpu", "gpu"]
 
@@ -39,10 +39,7 @@ class IndexBudget:
             raise InvalidArgumentError(
                 "bytes_per_item", f"must be at least 12 (8 of them are the id), got {self.bytes_per_item}"
             )
-        if not 10 <= self.max_candidates <= 20_000:
-            raise InvalidArgumentError(
-                "max_candidates", f"must be from 10 to 20000, got {self.max_candidates}"
-            )
+        check_range("max_candidates", self.max_candidates, 10, 20_000)
         if not 1 <= self.recall_at <= self.max_candidates:
             raise InvalidArgumentError(
                 "recall_at", f"must be from 1 to max_candidates {self.max_candidates}, got {self.recall_at}"

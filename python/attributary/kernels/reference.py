@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -41,14 +39,6 @@ def resize_crop(image: UInt8Array, size: int) -> UInt8Array:
         (new_width, new_height), Image.Resampling.BICUBIC
     )
     return np.asarray(resized.crop((left, top, left + size, top + size)))
-
-
-def resize_crop_batch(images: Sequence[UInt8Array], size: int) -> UInt8Array:
-    """`resize_crop` of every image; returns uint8 [B, size, size, 3]."""
-    out = np.empty((len(images), size, size, 3), np.uint8)
-    for row, image in zip(out, images, strict=True):
-        row[...] = resize_crop(image, size)
-    return out
 
 
 def answer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .decode import decode, pixels_digest, prepare_pixels
-from .pool import CostlyPicture, ReadPicture, allow, read
+from .decode import ReadPicture, decode, pixels_digest, prepare_pixels
+from .pool import CostlyPicture, allow, read
 
 __all__ = ["CostlyPicture", "ReadPicture", "allow", "decode", "pixels_digest", "prepare_pixels", "read"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from io import BytesIO
+from time import perf_counter
 
 import numpy as np
 import simplejpeg
@@ -18,6 +20,16 @@ from ..kernels import resize_crop
 from .formats import JPEG, MAX_BYTES, MAX_PIXELS, Format, check_size, damaged, inspect
 from .orientation import orientation, upright
 from .walk import Walked
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPicture:
+    """Pixels uint8 [S, S, 3] and the wall milliseconds that decoding and resizing took."""
+
+    pixels: NDArray[np.uint8]
+    decode_ms: float
+    resize_ms: float
+    digest: str = ""  # of all pixels, where it was asked for: `pixels_digest`
 
 
 def decode(
@@ -69,6 +81,15 @@ def prepare_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
             f"must be uint8 [height, width, 3] of at least one pixel, not {image.dtype} {shape}",
         )
     return resize_crop(image, size)
+
+
+def prepared(pixels: NDArray[np.uint8], size: int, started: float, digest: bool) -> ReadPicture:
+    """`prepare_pixels` of a picture whose decoding began at `started`, of `perf_counter`, and has just ended."""
+    decoded = perf_counter()
+    ready = prepare_pixels(pixels, size)
+    resized = perf_counter()
+    pixels_sha256 = pixels_digest(pixels) if digest else ""
+    return ReadPicture(ready, (decoded - started) * 1e3, (resized - decoded) * 1e3, pixels_sha256)
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:

@@ -10,16 +10,14 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import InvalidArgumentError, UnavailableError
 from ..machine import cores
-from .decode import decode_walked, pixels_digest, prepare_pixels
+from .decode import ReadPicture, decode_walked, prepared
 from .formats import MAX_BYTES, MAX_CPU_S, MAX_MEMORY, MAX_PIXELS, cost_ms, inspect
 from .walk import QUICK_PARTS, TooManyPartsError
 
@@ -41,16 +39,6 @@ class CostlyPicture(Exception):  # noqa: N818 - says what it is, and is no error
     def __init__(self, field: str, seconds: float) -> None:
         super().__init__(field)
         self.seconds = seconds
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPicture:
-    """Pixels uint8 [S, S, 3] and the wall milliseconds that decoding and resizing took."""
-
-    pixels: NDArray[np.uint8]
-    decode_ms: float
-    resize_ms: float
-    digest: str = ""  # of all pixels, where it was asked for: `decode.pixels_digest`
 
 
 def read(
@@ -84,12 +72,7 @@ def read(
         if not wait:
             raise CostlyPicture(field, seconds)
         return _pool.read(data, size, max_bytes, max_pixels, field, digest)
-    pixels = decode_walked(kind, walked, max_pixels, field)
-    decoded = perf_counter()
-    prepared = prepare_pixels(pixels, size)
-    resized = perf_counter()
-    pixels_sha256 = pixels_digest(pixels) if digest else ""
-    return ReadPicture(prepared, (decoded - started) * 1e3, (resized - decoded) * 1e3, pixels_sha256)
+    return prepared(decode_walked(kind, walked, max_pixels, field), size, started, digest)
 
 
 class _Worker:

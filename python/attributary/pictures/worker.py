@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import IO, Any
 
 from ..errors import InvalidArgumentError
-from .decode import decode, pixels_digest, prepare_pixels
+from .decode import decode, prepared
 
 
 def main() -> None:
@@ -50,17 +50,14 @@ def answer(
     started = perf_counter()
     try:
         pixels = decode(data, max_bytes=max_bytes, max_pixels=max_pixels, field=field)
-        decoded = perf_counter()
-        prepared = prepare_pixels(pixels, size)
-        resized = perf_counter()
-        pixels_sha256 = pixels_digest(pixels) if digest else ""
+        found = prepared(pixels, size, started, digest)
     except InvalidArgumentError as error:
         return {"refused": error.message}, b""
     except MemoryError:
         limit = int(sys.argv[1]) >> 20
         return {"refused": f"needs more than {limit} MiB of memory to be decoded, the limit"}, b""
-    timings = {"decode_ms": (decoded - started) * 1e3, "resize_ms": (resized - decoded) * 1e3}
-    return {**timings, "digest": pixels_sha256}, prepared.tobytes()
+    facts = {"decode_ms": found.decode_ms, "resize_ms": found.resize_ms, "digest": found.digest}
+    return facts, found.pixels.tobytes()
 
 
 def _reply(replies: IO[bytes], reply: dict[str, Any], pixels: bytes = b"") -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from attributary.errors import DeadlineError, OverloadedError, UnavailableError
+from attributary.proxy import is_loopback
 
 from . import shared
 from .replicas import Replicas
@@ -66,7 +67,7 @@ class TritonClient:
     def __init__(self, addresses: str | Sequence[str], shared_memory: Literal["auto", "off"] = "off") -> None:
         given = [addresses] if isinstance(addresses, str) else addresses
         self._replicas = Replicas(given)
-        self._may_share = shared_memory == "auto" and self._replicas.alone and shared.is_local(given[0])
+        self._may_share = shared_memory == "auto" and self._replicas.alone and is_loopback(given[0])
         self._region: shared.Region | None = None
         self._sharing: asyncio.Task[None] | None = None
         self._registering = asyncio.Lock()

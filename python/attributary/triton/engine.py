@@ -35,12 +35,7 @@ class TritonEngine(Preparer):
     """Answers queries of one bundle through the models that carry its id, never another bundle's."""
 
     def __init__(self, bundle: Bundle, client: TritonClient, limits: Limits | None = None) -> None:
-        entry = bundle.manifest.encoder
-        super().__init__(
-            bundle,
-            EncoderSpec(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens),
-            limits,
-        )
+        super().__init__(bundle, EncoderSpec.of(bundle.manifest.encoder), limits)
         self.bundle_id = bundle.manifest.bundle_id
         self._client = client
         self._built = self.snapshot  # without changes since the build, as the golden queries were answered

@@ -10,7 +10,7 @@ from typing import Literal
 from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
 from attributary.bundle.files import new_directory, write_whole
-from attributary.errors import BundleError, InvalidArgumentError
+from attributary.errors import BundleError, InvalidArgumentError, check_range
 from attributary.machine import cores
 from attributary.triton.plans import check_plan
 
@@ -39,11 +39,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "encoder_threads", "encoder_batch"):
-            if getattr(self, name) < 1:
-                raise InvalidArgumentError(name, f"must be at least 1, got {getattr(self, name)}")
+            check_range(name, getattr(self, name), 1)
         for name in ("encoder_instances", "queue_delay_us", "queue_timeout_us", "max_queue"):
-            if getattr(self, name) < 0:
-                raise InvalidArgumentError(name, f"must be at least 0, got {getattr(self, name)}")
+            check_range(name, getattr(self, name), 0)
         if self.plan is not None and self.target != "gpu":
             raise InvalidArgumentError("plan", "is a GPU's; give --target gpu")
 

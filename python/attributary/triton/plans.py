@@ -24,7 +24,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.bundle.files import sha256, write_whole
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.encoder.onnx import OnnxEncoder
-from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
+from attributary.errors import BundleError, InvalidArgumentError, UnavailableError, check_range
 
 from .tensorrt import Embed, build_plan, first_gpu, load_tensorrt, plan_embed
 
@@ -49,8 +49,7 @@ class Profile:
             raise InvalidArgumentError(
                 "opt_batch", f"must lie between 1 and max_batch {self.max_batch}, got {self.opt_batch}"
             )
-        if self.opt_tokens < 1:
-            raise InvalidArgumentError("opt_tokens", f"must be at least 1, got {self.opt_tokens}")
+        check_range("opt_tokens", self.opt_tokens, 1)
 
     def shapes(self, image_size: int, max_tokens: int) -> Mapping[str, tuple[tuple[int, ...], ...]]:
         """Return input name -> (smallest, tuned, largest) shape."""

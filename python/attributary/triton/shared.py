@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import mmap
 import os
 import secrets
@@ -75,17 +74,6 @@ class Region:
                 break
             at = -(-self._taken[start] // _ALIGNMENT) * _ALIGNMENT
         return at if at + size <= self.size else None
-
-
-def is_local(address: str) -> bool:
-    """Say whether host:port is this machine by its loopback; no other name is taken for it."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def abandoned(name: str) -> bool:

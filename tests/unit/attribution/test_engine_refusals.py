@@ -73,9 +73,9 @@ def test_large_finite_embeddings_do_not_overflow(tiny_engine):
 
 
 def test_unknown_item_is_named(tiny_engine):
-    assert tiny_engine.row_of(1005) == 5
+    assert tiny_engine.snapshot.row_of(1005) == 5
     with pytest.raises(NotFoundError, match="no such item: 5"):
-        tiny_engine.row_of(5)
+        tiny_engine.snapshot.row_of(5)
 
 
 def test_empty_batch(tiny_engine):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attributary.attribution.types import Filter
-from attributary.batch.report_data import _LeftOut, gather
+from attributary.batch.report_data import gather
 from attributary.batch.report_page import generation_pictures, page, plots_of, wilson
 from attributary.batch.totals import shard_tables
 from attributary.cli.report import report_command
@@ -194,13 +194,6 @@ def test_strangers_count_in_totals_only_if_they_are_asked_for(tmp_path, run_scor
     assert (data.known, everything.known) == (5, 12)
     assert (int(data.diffuse_share.sum()), int(everything.diffuse_share.sum())) == (5, 12)
     assert data.diffuse[0] == pytest.approx(everything.diffuse[0] - 7, abs=1e-4)
-
-
-def test_what_an_old_run_gave_away_for_strangers_is_taken_off():
-    left = _LeftOut()
-    given = [[{"creator": "Ann", "share": 0.5, "item_count": 1}]] * 3
-    left.add(pa.table({"creators": given, "diffuse_share": pa.array([0.5] * 3, pa.float32())}))
-    assert (left.diffuse, left.without("Ann", 4.0), left.without("Bo", 4.0)) == (1.5, 2.5, 4.0)
 
 
 def test_rows_without_an_answer_are_listed_and_long_names_are_whole(tmp_path, run_score, picture):

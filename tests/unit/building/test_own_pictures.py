@@ -122,7 +122,7 @@ def askable(corpus) -> dict[str, int]:
 
 
 def vector_of(engine, number):
-    return np.asarray(engine.bundle.vectors[engine.row_of(number)], np.float32)
+    return np.asarray(engine.bundle.vectors[engine.snapshot.row_of(number)], np.float32)
 
 
 def test_no_picture_is_left_out(corpus):

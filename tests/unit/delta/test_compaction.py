@@ -183,10 +183,10 @@ def test_changes_during_a_compaction_go_to_both(store, bundle_dir, picture, new_
     assert flipped == [store.engine]
     for engine in (store.engine, open_engine(bundle_dir)):
         assert engine.snapshot.item_count == 60
-        assert engine.bundle.items.caption(engine.row_of(2)) == "a red ellipse"
+        assert engine.bundle.items.caption(engine.snapshot.row_of(2)) == "a red ellipse"
         for gone in (1, 1001):
             with pytest.raises(DeletedError):
-                engine.row_of(gone)
+                engine.snapshot.row_of(gone)
         assert engine.snapshot.revision == 3
     assert [entry.kind for entry in store.history] == ["add", "compact", "add", "delete"]
     assert [entry.revision for entry in store.history] == [1, 1, 2, 3]

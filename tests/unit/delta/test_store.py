@@ -73,7 +73,7 @@ def test_an_id_is_never_used_again(store, new_item):
     for item_id in (1, 1005):
         assert "ids are not used again" in str(store.add([new_item(item_id)], **BY).outcomes[0])
         with pytest.raises(DeletedError, match=f"item {item_id} was deleted at 20"):
-            store.engine.row_of(item_id)
+            store.engine.snapshot.row_of(item_id)
 
 
 def test_an_addition_that_is_repeated_is_answered_as_the_first_was(store, new_item):

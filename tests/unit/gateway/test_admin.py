@@ -119,9 +119,9 @@ def test_a_restart_remembers(running, admin, addition, bundle_dir, picture):
     running.process.wait()
     engine = open_engine(bundle_dir)
     assert engine.snapshot.revision == 2
-    assert engine.row_of(1) == 300
+    assert engine.snapshot.row_of(1) == 300
     with pytest.raises(DeletedError):
-        engine.row_of(1010)
+        engine.snapshot.row_of(1010)
 
 
 def test_each_item_has_its_own_result(admin, addition):

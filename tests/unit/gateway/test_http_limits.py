@@ -122,7 +122,7 @@ async def test_while_the_server_drains_it_says_so(site, engine, vector):
     await asyncio.to_thread(engine.started.acquire, timeout=30)
     draining = asyncio.ensure_future(gateway.drain(20))
     async with asyncio.timeout(30):
-        while not gateway.admission._closed:
+        while not gateway.admission.closed:
             await asyncio.sleep(0.01)
     assert (await ask("POST", "/v1/attribute", ASK))[0] == 503
     assert (await ask("GET", "/healthz"))[0] == 503

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from attributary.bundle.bundle import Bundle
-from attributary.cli.build_engine import build_engine_command
+from attributary.cli.triton import build_engine_command
 from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
 from attributary.triton import plans
 from attributary.triton.plans import (

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import structlog
 from google.rpc import code_pb2, status_pb2
-from grpc import aio
 from grpc_health.v1 import health_pb2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,7 +24,7 @@ from ..health import OPEN, Health
 from ..service import AttributionService, unary_methods
 from . import openapi_file, page, print_page
 from .bodies import read_message
-from .context import HttpContext, RefusedError
+from .context import RefusedError, nothing, while_there
 from .guard import Guard, policy
 from .making import Making
 from .replies import refusal, reply
@@ -36,10 +33,6 @@ from .routes import ROUTES, Route
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_LEFT: Final = status_pb2.Status(code=code_pb2.CANCELLED, message="the caller has left")
-_LATE: Final = status_pb2.Status(
-    code=code_pb2.DEADLINE_EXCEEDED, message="the caller's deadline passed before the answer was ready"
-)
 _CODES: Final = {404: code_pb2.NOT_FOUND, 405: code_pb2.UNIMPLEMENTED}
 
 
@@ -73,8 +66,12 @@ class Site:
         if report is not None:
             paths.append(Path("/report", self._report(report)))
         if sampler is not None:
-            paths += Making(sampler, self._front, while_there).paths()
-        handlers: dict[Any, Any] = {HTTPException: _no_path, Exception: _defect}
+            paths += Making(sampler, self._front).paths()
+        handlers: dict[Any, Any] = {
+            HTTPException: _no_path,
+            RefusedError: _refused,
+            Exception: _defect,
+        }
         return Guard(
             Starlette(routes=paths, exception_handlers=handlers), hosts, policy(page.styles(report or b""))
         )
@@ -91,15 +88,9 @@ class Site:
 
         answer = self._front.answer("Report", read, Kind())
 
-        async def nothing() -> bytes:
-            return b""
-
         async def serve(request: Request) -> Response:
-            try:
-                # As text: whoever opens it by its address must not get a page of this origin.
-                return Response(await while_there(request, answer, nothing), media_type="text/plain")
-            except RefusedError as error:
-                return refusal(error.status)
+            # As text: whoever opens it by its address must not get a page of this origin.
+            return Response(await while_there(request, answer, nothing), media_type="text/plain")
 
         return serve
 
@@ -118,57 +109,14 @@ class Site:
                 request_bytes = message if printed else b""
                 return message
 
-            try:
-                data = await while_there(request, answer, body)
-                # What is written of an answer is its caller's work as well.
-                callers.enter(caller)
-                if printed:
-                    return await print_page.reply(self._service, request_bytes, data, self._in_turn)
-                return await reply(route, data, accept, self._in_turn)
-            except RefusedError as error:
-                return refusal(error.status)
+            data = await while_there(request, answer, body)
+            # What is written of an answer is its caller's work as well.
+            callers.enter(caller)
+            if printed:
+                return await print_page.reply(self._service, request_bytes, data, self._in_turn)
+            return await reply(route, data, accept, self._in_turn)
 
         return serve
-
-
-async def while_there(request: Request, answer: Answer, body: Callable[[], Awaitable[bytes]]) -> bytes:
-    """Return the reply to a request; ends the work when its caller leaves. Raises RefusedError."""
-    whole = asyncio.Event()
-
-    async def read() -> bytes:
-        data = await body()
-        whole.set()
-        return data
-
-    context = HttpContext(request, read)
-    # A task of its own: the way in ends a call by cancelling its task.
-    work: asyncio.Future[bytes] = asyncio.ensure_future(
-        answer(cast("aio.ServicerContext[bytes, bytes]", context))
-    )
-    left = asyncio.ensure_future(_left(request, whole, context))
-    try:
-        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        left.cancel()
-        if not work.done():
-            work.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        try:
-            return await work
-        finally:
-            # It keeps its error, which keeps this frame.
-            del work
-    remaining = context.time_remaining()
-    raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)
-
-
-async def _left(request: Request, whole: asyncio.Event, context: HttpContext) -> None:
-    """Wait until the caller has hung up, or waits no longer."""
-    await whole.wait()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(context.time_remaining()):
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
 
 
 def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
@@ -177,10 +125,7 @@ def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
             wanted = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
             return bytes(wanted.SerializeToString())
 
-        try:
-            found = health_pb2.HealthCheckResponse.FromString(await while_there(request, check, body))
-        except RefusedError as error:
-            return refusal(error.status)
+        found = health_pb2.HealthCheckResponse.FromString(await while_there(request, check, body))
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(found.status)
         return Response(
             f'{{"status": "{name}"}}', 200 if name == "SERVING" else 503, media_type="application/json"
@@ -213,6 +158,10 @@ async def _no_path(_request: Request, error: HTTPException) -> Response:
     response = refusal(status_pb2.Status(code=code, message=str(error.detail)), error.status_code)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _refused(_request: Request, error: RefusedError) -> Response:
+    return refusal(error.status)
 
 
 async def _defect(_request: Request, error: Exception) -> Response:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
-from google.rpc import status_pb2
+from google.rpc import code_pb2, status_pb2
+from grpc import aio
 from starlette.requests import ClientDisconnect, Request
 
 from attributary.errors import InvalidArgumentError
 
+from ..calls import Answer
+
 # Seconds that the caller waits for the answer, as a gRPC deadline.
 TIMEOUT_HEADER: Final = "x-timeout-seconds"
 _DETAILS: Final = "grpc-status-details-bin"
+
+
+_LEFT: Final = status_pb2.Status(code=code_pb2.CANCELLED, message="the caller has left")
+_LATE: Final = status_pb2.Status(
+    code=code_pb2.DEADLINE_EXCEEDED, message="the caller's deadline passed before the answer was ready"
+)
 
 
 class RefusedError(Exception):
@@ -66,6 +77,51 @@ class HttpContext:
         """End the call with the google.rpc.Status that gRPC would have sent."""
         packed = next(value for name, value in metadata if name == _DETAILS)
         raise RefusedError(status_pb2.Status.FromString(packed))
+
+
+async def while_there(request: Request, answer: Answer, body: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return the reply to a request; ends the work when its caller leaves. Raises RefusedError."""
+    whole = asyncio.Event()
+
+    async def read() -> bytes:
+        data = await body()
+        whole.set()
+        return data
+
+    context = HttpContext(request, read)
+    # A task of its own: the way in ends a call by cancelling its task.
+    work: asyncio.Future[bytes] = asyncio.ensure_future(
+        answer(cast("aio.ServicerContext[bytes, bytes]", context))
+    )
+    left = asyncio.ensure_future(_left(request, whole, context))
+    try:
+        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left.cancel()
+        if not work.done():
+            work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        try:
+            return await work
+        finally:
+            # It keeps its error, which keeps this frame.
+            del work
+    remaining = context.time_remaining()
+    raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)
+
+
+async def _left(request: Request, whole: asyncio.Event, context: HttpContext) -> None:
+    """Wait until the caller has hung up, or waits no longer."""
+    await whole.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(context.time_remaining()):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+
+async def nothing() -> bytes:
+    """The body of a request that has none."""
+    return b""
 
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

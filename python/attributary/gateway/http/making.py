@@ -22,9 +22,8 @@ from starlette.routing import Route as Path
 from attributary.errors import AttributaryError, InvalidArgumentError, NotFoundError, OverloadedError
 from attributary.generator.sampler import Sampler, Wish
 
-from ..calls import Answer, Call, Front, Kind
-from .context import RefusedError, chunks
-from .replies import refusal
+from ..calls import Call, Front, Kind
+from .context import chunks, nothing, while_there
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +37,6 @@ _PATIENCE_S: Final = 15.0
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "prompt": (str,), "seed": (int,), "steps": (int,), "guidance": (int, float)
 }  # fmt: skip
-WhileThere = Callable[[Request, Answer, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
 class _LeftError(Exception):
@@ -62,8 +60,8 @@ class _Job:
 class Making:
     """The paths below /generator."""
 
-    def __init__(self, sampler: Sampler, front: Front, while_there: WhileThere) -> None:
-        self._sampler, self._while_there = sampler, while_there
+    def __init__(self, sampler: Sampler, front: Front) -> None:
+        self._sampler = sampler
         self._jobs: OrderedDict[str, _Job] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, "generator")
         self._answers = {
@@ -78,7 +76,7 @@ class Making:
     def paths(self) -> list[Path]:
         """What the site adds to its own."""
         return [
-            Path("/generator", self._serve("Generator", _nothing)),
+            Path("/generator", self._serve("Generator", lambda _: nothing())),
             Path("/generator/pictures", self._serve("Generate", _body), methods=["POST"]),
             Path("/generator/pictures/{id}", self._serve("GenerateStatus", _id)),
         ]
@@ -87,10 +85,7 @@ class Making:
         self, name: str, body: Callable[[Request], Awaitable[bytes]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def serve(request: Request) -> Response:
-            try:
-                data = await self._while_there(request, self._answers[name], lambda: body(request))
-            except RefusedError as error:
-                return refusal(error.status)
+            data = await while_there(request, self._answers[name], lambda: body(request))
             kind = "image/png" if data.startswith(b"\x89PNG") else "application/json"
             return Response(data, media_type=kind)
 
@@ -168,7 +163,3 @@ async def _body(request: Request) -> bytes:
 
 async def _id(request: Request) -> bytes:
     return str(request.path_params["id"]).encode()
-
-
-async def _nothing(_request: Request) -> bytes:
-    return b""

@@ -51,11 +51,4 @@ ROUTES: Final = (
         "GET", "/v1/receipt-keys", "ListReceiptKeys", pb.ListReceiptKeysRequest, pb.ListReceiptKeysResponse
     ),
     Route("GET", "/v1/bundle", "DescribeBundle", pb.DescribeBundleRequest, pb.DescribeBundleResponse),
-    Route(
-        "GET",
-        "/v1/receipt-keys",
-        "ListReceiptKeys",
-        pb.ListReceiptKeysRequest,
-        pb.ListReceiptKeysResponse,
-    ),
 )

@@ -17,7 +17,7 @@ import uvicorn
 from attributary.errors import InvalidArgumentError
 from attributary.generator.sampler import Sampler
 
-from ..auth import server_context
+from ..auth import server_context, tls_files
 from ..calls import Front
 from ..config import GatewayConfig
 from ..health import Health
@@ -102,8 +102,7 @@ def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
     first = server_context(config)
     if first is None:
         return None
-    paths = [path for path in (config.tls_cert, config.tls_key, config.tls_client_ca) if path is not None]
-    watched = Watched(lambda: server_context(config), paths)
+    watched = Watched(lambda: server_context(config), tls_files(config))
 
     def newest(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _before: ssl.SSLContext) -> None:
         if watched.value is not None:
