@@ -1,5 +1,6 @@
 """kill -9 in the middle of `bundle add|delete|compact`, full disks, read-only places: nothing acknowledged is lost."""
 
+import contextlib
 import json
 import os
 import random
@@ -16,11 +17,14 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.snapshot import Snapshot
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
+from attributary.bundle.manifest import Manifest
 from attributary.delta.entry import CONTRIBUTOR
 from attributary.delta.items import NewItem
 from attributary.delta.journal.place import changes_of
 from attributary.delta.store import Store
+from attributary.errors import BundleError
 from tests.support.delta_commands import Commands
+from tests.unit.delta.test_layout import older
 
 KILLED = -9
 # Sent: kill points; admitted: items that were acknowledged or there before each.
@@ -197,6 +201,39 @@ def killed_decisions(command, place, prepared, tally, wanted):
         assert told[: len(audit)] == audit
         with Store(directory) as store:
             assert [record.items[0].id for record in store.held] == ([] if 77 in found else [77])
+
+
+def killed_adoptions(command, place, tally, wanted):
+    """The journal of an older release is moved into the bundle; before and after nothing else is different."""
+    before = living(place())
+
+    def aged():
+        directory = place()
+        older(directory)
+        return directory
+
+    status, points, said = command(aged(), "adopt")
+    assert (status, "has its journal inside" in said) == (0, True), said
+    for point in some(points, wanted):
+        directory = aged()
+        assert command(directory, "adopt", point=point)[0] == KILLED
+        # A reader opens all of it or says what to do.
+        with contextlib.suppress(BundleError):
+            assert living(directory) == before
+        with Store(directory):
+            pass
+        beside = directory.with_name("bundle.journal")
+        if beside.exists():
+            # Killed before its very last step.
+            beside.rmdir()
+        found, told = after_restart(directory)
+        tally(KILLS, sent=1, admitted=len(before[0]), lost=len(before[0] - found))
+        assert (found, told) == before
+        assert Manifest.read(directory).delta
+
+
+def test_killed_adoptions(command, place, tally):
+    killed_adoptions(command, place, tally, 30)
 
 
 def test_killed_additions(command, place, prepared, tally):

@@ -34,7 +34,7 @@ from .delivery import Delivery
 from .entry import OPERATOR, Entrance, Terms, check_quota
 from .held import Held
 from .items import Embedder, NewItem
-from .journal.place import ensure
+from .journal.place import adopt
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold
 from .lock import WriterLock
 from .opening import continued, embedder_of, snapshot_of
@@ -69,7 +69,7 @@ class Store:
         self._lock = WriterLock(self.directory)
         try:
             recover(self.directory)
-            ensure(self.directory)
+            adopt(self.directory)
             self.engine = None if open_engine is None else open_engine(self.directory)
             self._start(snapshot_of(self.directory) if self.engine is None else self.engine.snapshot)
         except BaseException:

@@ -1,14 +1,20 @@
-"""Where a bundle's journal lies: inside it, `delta/<bundle id>.log`. A copy of the directory takes it along."""
+"""Where a bundle's journal lies: inside it, `delta/<bundle id>.log`. A copy of the directory takes it along.
+
+Releases before this one kept it in the folder `<bundle>.journal` beside the bundle; `adopt` moves it in.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attributary.bundle.bundle import Bundle, check_delta, delta_path
-from attributary.bundle.files import sync
+from attributary.bundle.files import sync, write_whole
 from attributary.bundle.manifest import Manifest
 from attributary.errors import BundleError, PreconditionError
 
@@ -35,8 +41,9 @@ def changes_of(bundle: Bundle) -> Changes | None:
     """Return what happened to a bundle since it was built; None if it has no journal. Reads only.
 
     A record that is being written, or was left unfinished by a crash, has not been acknowledged and is left out.
-    Raises BundleError for a damaged journal and for one of another bundle.
+    Raises BundleError for a damaged journal, one of another bundle, or one that lies where an older release left it.
     """
+    refuse_older_layout(bundle.directory)
     path = delta_path(bundle.directory, bundle.manifest.bundle_id)
     if not path.is_file():
         return None
@@ -60,11 +67,8 @@ def check_replaceable(out: Path, force: bool) -> None:
         return
     if not force:
         raise FileExistsError(f"{out} exists; choose another path or pass --force")
-    logs = [*out.glob("delta/*.log"), *out.glob("delta/held.journal")]
-    if any(
-        fold(Changes.after(opened), records).entries
-        for opened, records in (replay(log, read(log)[0]) for log in logs)
-    ):
+    logs = [*out.glob("delta/*.log"), *out.glob("delta/held.journal"), *_beside(out).glob("*.log")]
+    if any(fold(Changes.after(opened), records).entries for opened, records in map(_replayed, logs)):
         raise PreconditionError(
             "bundle",
             f"{out} has been changed since it was built, and what was deleted would come back (`attributary bundle "
@@ -86,14 +90,28 @@ def steadily(directory: Path | str, opening: Callable[[], T]) -> T:
                 return opened
 
 
-def ensure(directory: Path) -> None:
-    """See to it that a bundle has a journal, and says so; the caller holds the writer's lock.
+def refuse_older_layout(directory: Path) -> None:
+    """Raise BundleError if a journal lies beside the bundle."""
+    beside = _beside(directory)
+    if any(beside.glob("*.log")):
+        raise BundleError(
+            beside.name,
+            "holds the bundle's changes as an older release kept them, and would be lost when the bundle is copied; "
+            f"move them in with `attributary bundle adopt {directory}`",
+        )
 
-    Raises BundleError if the journal is lost, PreconditionError if none can be written.
+
+def adopt(directory: Path) -> None:
+    """See to it that a bundle has a journal inside, and says so; the caller holds the writer's lock.
+
+    A journal of an older release is moved in. Raises BundleError if that belongs to another bundle, PreconditionError
+    if a process of an older release has it open or a file cannot be moved.
     """
     manifest = Manifest.read(directory)
-    path = delta_path(directory, manifest.bundle_id)
+    path, beside = delta_path(directory, manifest.bundle_id), _beside(directory)
     try:
+        if any(beside.glob("*.log")) or (beside / "lock").is_file():
+            _move_in(beside, path, manifest)
         if not path.is_file():
             check_delta(directory, manifest)
             begin(directory, manifest)
@@ -101,7 +119,68 @@ def ensure(directory: Path) -> None:
             # It is no part of the bundle's id, so callers who name the bundle go on finding it.
             replace(manifest, delta=True).write(directory)
     except OSError as error:
-        raise cannot(path, "be written", error) from error
+        raise cannot(path, "be moved into the bundle", error) from error
+
+
+def _move_in(beside: Path, path: Path, manifest: Manifest) -> None:
+    lock = os.open(beside / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PreconditionError(
+                "bundle", f"a process of an older release has {beside} open; end it first"
+            ) from None
+        own = beside / path.name
+        parent = _replayed(own)[0].parent if own.is_file() else ""
+        useless = []
+        for other in sorted(set(beside.glob("*.log")) - {own}):
+            # The journals of the bundle before, and of a compaction that did not get to its end, are of no use.
+            if other.stem != parent and _replayed(other)[0].parent != manifest.bundle_id:
+                raise BundleError(
+                    f"{beside.name}/{other.name}",
+                    f"holds changes, deletions perhaps, to another bundle than {manifest.bundle_id}, which is in its "
+                    f"place; make them again on this one (`attributary bundle log {other}` lists them), then move the "
+                    "file away",
+                )
+            useless.append(other)
+        for other in useless:
+            other.unlink()
+        if own.is_file():
+            _take(own, path)
+            own.unlink()
+        (beside / "lock").unlink()
+    finally:
+        os.close(lock)
+    with contextlib.suppress(OSError):
+        # Somebody else's files are left alone.
+        beside.rmdir()
+        sync(beside.parent)
+
+
+def _take(own: Path, path: Path) -> None:
+    """Bring a journal inside; one that was begun there, by a move that a crash cut off, is gone on with."""
+    there = own.read_bytes()[: read(own)[1].offset]
+    here = path.read_bytes()[: read(path)[1].offset] if path.is_file() else b""
+    if not there.startswith(here) and not here.startswith(there):
+        raise BundleError(
+            f"{own.parent.name}/{own.name}",
+            f"and {path} tell two stories of the same bundle; `attributary bundle log` shows each: make the changes of "
+            "the first again, then move that file away",
+        )
+    path.parent.mkdir(exist_ok=True)
+    if len(there) > len(here):
+        write_whole(path, there)
+    sync(path.parent.parent)
+
+
+def _replayed(path: Path) -> tuple[Opened, list[Any]]:
+    return replay(path, read(path)[0])
+
+
+def _beside(directory: Path | str) -> Path:
+    directory = Path(directory).resolve()
+    return directory.with_name(directory.name + ".journal")
 
 
 def _identity(directory: Path | str) -> tuple[int, int] | None:
