@@ -27,7 +27,7 @@ from attributary.index.planning import IndexBudget
 from attributary.plain import json_line, plain
 
 from .held import held_command
-from .lifecycle import add_command, compact_command, delete_command, log_command
+from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
 from .opt_out import opt_out_command
 from .options import PATH, json_option
 from .served import alias_command, load_command, served_command, unload_command
@@ -46,6 +46,7 @@ for _command in (
     delete_command,
     opt_out_command,
     compact_command,
+    adopt_command,
     log_command,
 ):
     bundle_group.add_command(_command)

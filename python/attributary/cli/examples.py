@@ -33,6 +33,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "bundle held": ("attributary bundle held out/bundle --release 7 --why 'their own'",),
     "bundle delete": ("attributary bundle delete out/bundle --creator Ada --why 'opted out'",),
     "bundle compact": ("attributary bundle compact out/bundle --why 'monthly'",),
+    "bundle adopt": ("attributary bundle adopt out/bundle",),
     "bundle log": ("attributary bundle log out/bundle",),
     "bundle load": ("attributary bundle load newer --alias next --why 'trained on May'",),
     "bundle unload": ("attributary bundle unload next --why 'served as stable'",),

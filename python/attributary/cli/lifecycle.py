@@ -1,4 +1,4 @@
-"""`attributary bundle add|delete|compact|log`: a bundle after its build, in place or through a running server."""
+"""`attributary bundle add|delete|compact|adopt|log`: a bundle after its build, in place or through a running server."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from attributary.delta.journal.place import changes_of
 from attributary.delta.journal.records import Changes, Entry, fold, replay
 from attributary.delta.results import CompactResult
 from attributary.delta.selection import Selection
+from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.files import read_file
 from attributary.plain import json_line, plain
@@ -174,6 +175,14 @@ def compact_command(
                 "vectors of deleted items are erased: shares are over what is left, so what these items withheld now "
                 "goes to others"
             )
+
+
+@click.command("adopt")
+@click.argument("bundle", type=PATH)
+def adopt_command(bundle: Path) -> None:
+    """Move the journal that an older release kept beside BUNDLE into it."""
+    with Store(bundle) as store:
+        click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.snapshot.revision}")
 
 
 @click.command("log")

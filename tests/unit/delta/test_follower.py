@@ -120,7 +120,7 @@ def test_damage_is_said_and_nothing_is_undone(store, bundle_dir, damage):
         assert (status.state, status.behind_s) == ("damaged", now[0])
         assert "was damaged: restore it" in status.reason
     with pytest.raises(DeletedError):
-        follower.engine.row_of(1000)
+        follower.engine.snapshot.row_of(1000)
     # And once it is restored, life goes on.
     path.write_bytes(whole)
     follower.look()
@@ -140,8 +140,8 @@ def test_changes_after_a_compaction_hold_before_the_new_bundle_is_open(store, fo
     assert (follower.status.state, follower.status.revision) == ("following", 3)
     for gone in (1, 1002):
         with pytest.raises(DeletedError):
-            follower.engine.row_of(gone)
-    assert follower.engine.row_of(2)
+            follower.engine.snapshot.row_of(gone)
+    assert follower.engine.snapshot.row_of(2)
     follower = Follower(open_engine(store.directory))
     follower.look()
     same(follower, store, picture)
@@ -156,7 +156,7 @@ def test_deletions_that_were_compacted_away_unread_hold(store, follower):
     assert (follower.status.state, follower.status.revision) == ("following", 2)
     for gone in (1002, 1003):
         with pytest.raises(DeletedError):
-            follower.engine.row_of(gone)
+            follower.engine.snapshot.row_of(gone)
 
 
 def test_additions_that_were_compacted_away_unread_wait_for_the_new_bundle(store, follower, new_item):
@@ -172,10 +172,10 @@ def test_additions_that_were_compacted_away_unread_wait_for_the_new_bundle(store
         assert store.bundle_id in status.reason
         for gone in (1002, 1003):
             with pytest.raises(DeletedError):
-                follower.engine.row_of(gone)
+                follower.engine.snapshot.row_of(gone)
         for missing in (1, 2):
             with pytest.raises(NotFoundError):
-                follower.engine.row_of(missing)
+                follower.engine.snapshot.row_of(missing)
     after = Follower(open_engine(store.directory))
     after.look()
     assert (after.status.state, after.status.revision) == ("following", 4)
@@ -194,7 +194,7 @@ def test_another_bundle_in_the_place_is_not_followed(store, follower, tiny_bundl
         assert follower.status.state == "damaged"
         assert "was not compacted from" in follower.status.reason
     with pytest.raises(DeletedError):
-        follower.engine.row_of(1000)
+        follower.engine.snapshot.row_of(1000)
 
 
 def test_a_reader_that_opens_during_an_exchange_opens_one_of_the_two(
@@ -276,7 +276,7 @@ def test_a_gateway_beside_triton_follows(store, bundle_dir, new_item):
             assert (follower.engine.bundle_id, follower.successor) == (built, store.bundle_id)
             for gone in (1, 1000, 1001):
                 with pytest.raises(DeletedError):
-                    follower.engine.row_of(gone)
+                    follower.engine.snapshot.row_of(gone)
             # And the gateway that is started now opens what lies there, with all of it.
             again = link.open(bundle_dir)
             assert (again.bundle_id, again.snapshot.revision) == (store.bundle_id, 3)

@@ -381,10 +381,11 @@ async def test_pages_of_what_waits_leave_nothing_out():
         for item, at in zip(items, times, strict=True)
     ]
 
-    async def held(_bundle):
-        return waits
+    async def deleted(told):
+        return told()
 
-    service = admin_module.AdminService(SimpleNamespace(held=held), None)
+    changes = SimpleNamespace(store=lambda _bundle: SimpleNamespace(held=waits), deleted=deleted)
+    service = admin_module.AdminService(changes, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(admin_module, "MAX_IDS_LISTED", 3)
         found, after, more = [], "", True
