@@ -130,7 +130,7 @@ async def test_a_picture_of_nobody_is_not_found_and_a_token_is_needed(site, gene
 async def test_one_caller_s_pictures_leave_room_for_others():
     gate = threading.Event()
     sampler = SimpleNamespace(picture=lambda *_: gate.wait(60) and np.zeros((8, 8, 3), np.uint8))
-    maker = making.Making(sampler, SimpleNamespace(answer=lambda *_: None), None)
+    maker = making.Making(sampler, SimpleNamespace(answer=lambda *_: None))
     ada, bob = (SimpleNamespace(caller=SimpleNamespace(name=name)) for name in ("ada", "bob"))
     try:
         for _ in range(4):
