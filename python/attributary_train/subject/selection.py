@@ -143,8 +143,33 @@ def rest_selection(corpus: Corpus, selection: Selection) -> Selection:
     return Selection(tuple(kept), selection.recombined, selection.unseen)
 
 
+def random_selection(corpus: Corpus, *, train: int = 10_000, held_out: int = 120, seed: int = 0) -> Selection:
+    """`held_out` items drawn at random, no two near duplicates of each other, and `train` others that are none of
+    theirs: a corpus whose concepts have hundreds of items and no hands to tell apart.
+
+    Raises `SubjectError` if the corpus has too few.
+    """
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    out: dict[int, int] = {}
+    rest = []
+    for at in order.tolist():
+        item = corpus[at]
+        if item.near_dup_group not in out and len(out) < held_out:
+            out[item.near_dup_group] = item.id
+        else:
+            rest.append(item)
+    kept = [item.id for item in rest if item.near_dup_group not in out][:train]
+    if len(kept) < train or len(out) < held_out:
+        raise SubjectError(
+            "items", f"{len(kept)} and {len(out)}; {train} and {held_out} are needed; {ALL_ITEMS}"
+        )
+    return Selection(tuple(sorted(kept)), tuple(sorted(out.values())))
+
+
 def select(corpus: Corpus, name: str) -> Selection:
     """The selection that a recipe's `items` names."""
+    if name == "random":
+        return random_selection(corpus)
     split = reference_split(corpus)
     if name == "reference":
         return Selection(split.train, split.recombined, split.unseen)
