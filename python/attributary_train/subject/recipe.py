@@ -21,7 +21,7 @@ _LEVELS = (("concept", 0.4), ("category", 0.35), ("style", 0.25))
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    """AutoencoderKL: pixels [3, size, size] in [-1, 1] to latents [channels, h, h], each level but one halving the side."""
+    """AutoencoderKL: pixels [3, size, size] in [-1, 1] to latents [channels, h, h]; all levels but one halve the side."""
 
     widths: tuple[int, ...] = (16, 24, 32, 64)
     layers: int = 1
