@@ -21,7 +21,7 @@ _LEVELS = (("concept", 0.4), ("category", 0.35), ("style", 0.25))
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    """AutoencoderKL: pixels [3, size, size] in [-1, 1] to latents [channels, h, h]; all levels but one halve the side."""
+    """AutoencoderKL: pixels [3, size, size] in [-1, 1] to latents [channels, h, h]; every level but one halves."""
 
     widths: tuple[int, ...] = (16, 24, 32, 64)
     layers: int = 1
@@ -193,7 +193,7 @@ PRESETS: dict[str, Recipe] = {
         plain_attention=True,
     ),
     # 10,000 small photographs whose captions are their ten classes: the model under `models/truth/photographs`. Narrow,
-    # so that ten passes over each take minutes.
+    # so that six passes over each take minutes.
     "photographs": Recipe(
         name="photographs",
         items="random",
@@ -202,12 +202,12 @@ PRESETS: dict[str, Recipe] = {
         widths=(16, 32),
         tokens=8,
         captions=(("concept", 1.0),),
-        steps=800,
-        batch=128,
+        steps=640,
+        batch=96,
         warmup=50,
         ema_decay=0.99,
         plain_attention=True,
-        autoencoder=AutoencoderRecipe(widths=(8, 16, 32), latent_channels=4, steps=1000, batch=32),
+        autoencoder=AutoencoderRecipe(widths=(8, 16, 32), latent_channels=4, steps=600, batch=32),
     ),
     # The papers' COCO model: 128 px, 16 x 16 x 4 latents, U-Net 128/256/256/256 (Wang et al., NeurIPS 2024), but on
     # MiniLM's token states, as every preset.
