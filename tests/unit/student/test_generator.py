@@ -14,7 +14,7 @@ from attributary_train.student.export import Samples, export_encoder
 from attributary_train.student.generator_fitting import Lesson, Retrained, fit_generator
 from attributary_train.student.generator_head import GeneratorHead
 from attributary_train.student.generator_tower import TIMESTEPS, GeneratorStudent, GeneratorTower
-from attributary_train.student.item_queries import cut_diagonal, item_names
+from attributary_train.student.item_queries import asked_items, cut_own, item_names
 from attributary_train.student.labelled import from_score_files
 from attributary_train.student.sight import Seen
 from attributary_train.subject.autoencoder import encode, new_autoencoder
@@ -94,7 +94,7 @@ def test_a_timestep_that_the_schedule_lacks_is_refused(autoencoder):
 
 def test_every_item_finds_itself_first_with_a_prompt_and_without(tower):
     views = [seen(tower, 12, 1)]
-    between = cut_diagonal(torch.randn(12, 12, generator=torch.Generator().manual_seed(7))).numpy()
+    between = cut_own(torch.randn(12, 12, generator=torch.Generator().manual_seed(7)), np.arange(12)).numpy()
     asked = seen(tower, 6, 2)
     lists = np.random.default_rng(3).normal(size=(6, 12)).astype(np.float32)
     lessons = [Lesson(asked, lists), Lesson(views[0], between)]
@@ -120,12 +120,21 @@ def test_onnx_computes_what_torch_does(tower, tmp_path):
     assert exported["parity_max_abs_difference"] < 1e-4
 
 
-def test_the_cut_diagonal_is_first_but_no_more_than_it_must_be():
-    found = cut_diagonal(torch.tensor([[9.0, 2.0, 1.0], [0.0, -5.0, -1.0], [-4.0, -2.0, 7.0]]))
+def test_an_items_own_score_is_first_but_no_more_than_it_must_be():
+    kernel = torch.tensor([[9.0, 2.0, 1.0], [0.0, -5.0, -1.0], [-4.0, -2.0, 7.0]])
+    found = cut_own(kernel, np.arange(3))
     assert found.diagonal().tolist() == [3.0, 0.0, -1.0]
     assert found[0].tolist() == [3.0, 2.0, 1.0]
     with pytest.raises(StudentError, match="there is one"):
-        cut_diagonal(torch.ones(1, 1))
+        cut_own(torch.ones(1, 1), np.arange(1))
+    assert cut_own(kernel[2:], np.array([2])).tolist() == [found[2].tolist()]
+
+
+def test_of_many_items_some_are_asked_about():
+    assert asked_items(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert asked_items(10_000, 3).tolist() == [0, 5000, 9999]
+    with pytest.raises(StudentError, match="at least 1"):
+        asked_items(5, 0)
 
 
 def test_lists_of_other_items_and_of_no_query_are_refused(tower):
