@@ -9,6 +9,7 @@ import torch
 
 from attributary_train.errors import EvaluationError, StudentError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
+from attributary_train.student import generator_fitting
 from attributary_train.student.config import GENERATOR_CONFIGS, StudentConfig
 from attributary_train.student.export import Samples, export_encoder
 from attributary_train.student.generator_fitting import Lesson, Retrained, fit_generator
@@ -103,6 +104,21 @@ def test_every_item_finds_itself_first_with_a_prompt_and_without(tower):
     fitted = fit_generator(SMALL, views, tower.empty, lessons, told)
     for view in (views[0], views[0].without_prompt()):
         assert fitted.scores(view).argmax(axis=1).tolist() == list(range(12))
+
+
+def test_of_many_items_a_step_sees_the_best_and_others_for_the_rest(tower, monkeypatch):
+    views, rng = [seen(tower, 12, 1)], np.random.default_rng(3)
+    told = Retrained(seen(tower, 6, 2), rng.normal(size=(6, 8)), rng.random((8, 12)) < 0.5)
+    between = cut_own(torch.randn(12, 12, generator=torch.Generator().manual_seed(7)), np.arange(12)).numpy()
+    monkeypatch.setattr(generator_fitting, "STEP_ITEMS", 8)
+    monkeypatch.setattr(generator_fitting, "BEST", 1)
+    fit = generator_fitting._Fit(SMALL, views, tower.empty, [Lesson(views[0], between)], told, None, 0)
+    some, weight = fit._some(torch.tensor([2, 3]))
+    assert len(set(some.tolist())) == len(some) == 8 and set(some[:2].tolist()) == {2, 3}
+    assert weight[:2].tolist() == [1.0, 1.0] and weight.sum() == pytest.approx(12.0)
+    fitted = fit_generator(SMALL, views, tower.empty, [Lesson(views[0], between)], told)
+    assert fitted.items.shape == (12, SMALL.dim)
+    assert np.mean(fitted.scores(views[0]).argmax(axis=1) == np.arange(12)) > 0.8
 
 
 @pytest.mark.slow  # the exporter takes half a minute
