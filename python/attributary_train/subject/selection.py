@@ -58,23 +58,25 @@ def attribution_selection(
     least, most = per_category
     rich = {kind for kind, number in Counter(kind_of.values()).items() if number >= least}
     full = [name for name, kind in kind_of.items() if kind in rich]
-    known, others = [], []
+    chosen: list[str] = []
+    others: list[str] = []
     count: Counter[str] = Counter()
     for at in rng.permutation(len(full)):
         name = full[at]
-        if len(known) < concepts and count[kind_of[name]] < most:
-            known.append(name)
+        if len(chosen) < concepts and count[kind_of[name]] < most:
+            chosen.append(name)
             count[kind_of[name]] += 1
         elif count[kind_of[name]]:
             others.append(name)
-    if len(known) < concepts or len(others) < unseen:
+    if len(chosen) < concepts or len(others) < unseen:
         raise SubjectError(
             "concepts",
-            f"{len(known)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed; "
+            f"{len(chosen)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed; "
             f"{ALL_ITEMS}",
         )
-    train, left_out = [], []
-    for at, name in enumerate(known):
+    train: list[int] = []
+    left_out: list[int] = []
+    for at, name in enumerate(chosen):
         hands = sorted(by_concept[name])[:styles]
         skipped = hands[at % len(hands)] if at % 5 < 2 else None
         for hand in hands:
