@@ -74,9 +74,11 @@ def answers(studio: Studio, options: object, kept: NDArray[np.int64]) -> Scores:
     sight = Sight(studio, config)
     labels = studio.scored([options.scores])  # type: ignore[attr-defined]
     placed, asked = sight.placed(config), studio.labelled_queries(labels)
-    between = items_as_queries(studio, options.item_scores)[np.ix_(kept, kept)]  # type: ignore[attr-defined]
+    rows, scores = items_as_queries(studio, options.item_scores)  # type: ignore[attr-defined]
+    kept_rows = np.isin(rows, kept)
+    between = scores[kept_rows][:, kept]
     lessons = [Lesson(sight.queries(asked), full_lists(labels)[:, kept])]
-    lessons += [Lesson(view.take(kept), between) for view in [*sight.items(config), *placed]]
+    lessons += [Lesson(view.take(rows[kept_rows]), between) for view in [*sight.items(config), *placed]]
     fitted = fit_generator(
         config,
         [view.take(kept) for view in placed],

@@ -36,25 +36,14 @@ class Numbers:
 
     def __init__(self, pictures: Any, classes: Any, root: Path) -> None:
         from attributary_train.corpus.item import Item
+        from attributary_train.corpus.sources.fashion_mnist import CLASSES
 
         self.pictures, self.root = pictures, root
-        words = (
-            "t-shirt",
-            "trouser",
-            "pullover",
-            "dress",
-            "coat",
-            "sandal",
-            "shirt",
-            "sneaker",
-            "bag",
-            "boot",
-        )
         known = dict.fromkeys(Item.__dataclass_fields__, "")
         self.items = []
         for at, kind in enumerate(classes):
             facts: dict[str, Any] = dict(known)
-            facts |= {"id": at, "key": str(at), "caption": f"a {words[kind]}", "sha256": f"{at:064x}"}
+            facts |= {"id": at, "key": str(at), "caption": f"a {CLASSES[kind]}", "sha256": f"{at:064x}"}
             facts |= {"keywords": (), "near_dup_group": at}
             self.items.append(Item(**{name: facts[name] for name in known}))
 
@@ -86,21 +75,13 @@ class Numbers:
 
 
 def pictures_of(cache: Path, count: int) -> tuple[Any, Any]:
-    """The first pictures, uint8 [N, 28, 28], mapped, and their classes."""
-    import gzip
-
+    """The first pictures, uint8 [N, 28, 28], and their classes; the others are not kept in memory."""
     from attributary_train.corpus.fetch import PackageCache
     from attributary_train.corpus.pins import FASHION_MNIST
+    from attributary_train.corpus.sources.fashion_mnist import fashion_pictures
 
-    root, _ = PackageCache(cache).debian(FASHION_MNIST)
-    (file,) = root.rglob("train-images-idx3-ubyte.gz")
-    (classes,) = root.rglob("train-labels-idx1-ubyte.gz")
-    with gzip.open(file) as stream:
-        stream.read(16)
-        found = np.frombuffer(stream.read(count * 28 * 28), np.uint8).reshape(-1, 28, 28)
-    with gzip.open(classes) as stream:
-        stream.read(8)
-        return found, np.frombuffer(stream.read(count), np.uint8)
+    pictures, classes = fashion_pictures(PackageCache(cache).debian(FASHION_MNIST)[0])
+    return pictures[:count].copy(), classes[:count].copy()
 
 
 def child(count: int, cache: Path, queries: int) -> dict[str, Any]:

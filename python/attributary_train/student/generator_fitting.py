@@ -23,6 +23,10 @@ from .sight import Seen
 
 # Weight of foreign pictures beside the lists, which are sums over a thousand items.
 STRANGE = 2.0
+# Items that a step compares with. Of more, the best of each of its lists are taken, and others drawn to stand for the
+# rest: a step over ten thousand items takes seconds.
+STEP_ITEMS, BEST = 2048, 8
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class _Fit:
         self.weight = torch.ones(scores.shape[1])
         make = mass_targets if config.target == "mass" else rank_mass_targets
         self.targets = make(scores, self.weight, config.sharpness)
+        self.best = None if len(self.weight) <= STEP_ITEMS else self.targets.topk(BEST).indices
         self.offset = nn.Parameter(torch.zeros(len(items[0]), config.dim))
         self.scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE[config.link])))
         self.retrained = None if retrained is None or config.retrained == 0 else self._centred(retrained)
@@ -162,17 +167,32 @@ class _Fit:
                 self.head, vectors.clone(), from_head.clone(), mean, (float(self.scale.detach().exp()),)
             )
 
-    def _from_head(self) -> Tensor:
-        return torch.stack([self.head.embed(view) for view in self.items]).mean(0)
+    def _from_head(self, some: Tensor | slice = _ALL) -> Tensor:
+        return torch.stack([self.head.embed(view[some]) for view in self.items]).mean(0)
 
-    def _vectors(self) -> Tensor:
-        return F.normalize(self._from_head() + self.offset * float(self.config.free_items), dim=1)
+    def _vectors(self, some: Tensor | slice = _ALL) -> Tensor:
+        return F.normalize(self._from_head(some) + self.offset[some] * float(self.config.free_items), dim=1)
+
+    def _some(self, rows: Tensor) -> tuple[Tensor | slice, Tensor]:
+        """Items that the lists `rows` are compared on, and how many items each of them stands for."""
+        if self.best is None:
+            return _ALL, self.weight
+        best = self.best[rows].flatten().unique()
+        best = best[torch.randperm(len(best))[: STEP_ITEMS // 2]]
+        drawn = torch.randperm(len(self.weight))
+        others = drawn[~torch.isin(drawn, best)][: STEP_ITEMS - len(best)]
+        each = (len(self.weight) - len(best)) / len(others)
+        return torch.cat([best, others]), torch.cat([torch.ones(len(best)), torch.full((len(others),), each)])
 
     def _loss(self, rows: Tensor) -> Tensor:
         hidden = torch.rand(len(rows), 1) < self.config.prompt_dropout
-        vectors = self._vectors()
+        some, weight = self._some(rows)
+        vectors, targets = self._vectors(some), self.targets[rows][:, some]
+        if self.best is not None:
+            targets = targets * weight
+            targets = targets / targets.sum(1, keepdim=True).clamp(min=1e-12)
         cosine = self.head.embed(torch.where(hidden, self.unprompted[rows], self.prompted[rows])) @ vectors.T
-        loss = listwise(cosine, self.targets[rows], self.weight, self.scale.exp(), self.config.link)
+        loss = listwise(cosine, targets, weight, self.scale.exp(), self.config.link)
         loss = loss + HOLD * self.offset.square().sum(1).mean()
         if self.strange is not None:
             picked = torch.randint(0, len(self.strange), (self.config.foreign,))
@@ -180,15 +200,17 @@ class _Fit:
             loss = loss + STRANGE * (1.0 - self.head.embed(self.strange[picked]) @ away).mean()
         if self.retrained is None:
             return loss
-        return loss - self.config.retrained * self._predicted(self.retrained, vectors)
+        asked, outputs, kept = self.retrained
+        return loss - self.config.retrained * self._predicted(asked, outputs, kept[:, some], vectors, weight)
 
-    def _predicted(self, retrained: tuple[Tensor, Tensor, Tensor], vectors: Tensor) -> Tensor:
+    def _predicted(
+        self, asked: Tensor, outputs: Tensor, kept: Tensor, vectors: Tensor, weight: Tensor
+    ) -> Tensor:
         """Mean correlation of the shares summed over what each model kept with what became of a batch of queries."""
-        asked, outputs, kept = retrained
         pick = torch.randint(0, len(asked), (min(self.config.batch, len(asked)),))
         cosine = self.head.embed(asked[pick]) @ vectors.T
         shown = cosine if self.config.link == "exponential" else soft_log(cosine)
-        shares = (self.scale.exp() * shown).softmax(dim=1)
+        shares = (self.scale.exp() * shown + weight.log()).softmax(dim=1)
         return (_unit(shares @ kept.T) * outputs[pick]).sum(1).mean()
 
 

@@ -123,9 +123,11 @@ def train_generator(
     placed, labelled = sight.placed(config), studio.labelled_queries(labels)
     lessons = [Lesson(sight.queries(labelled), full_lists(labels))]
     if item_scores is not None:
-        between = items_as_queries(studio, item_scores)
-        views = items if config.placed == "levels" else [*items, *placed]
-        lessons += [Lesson(view, between) for view in views]
+        rows, between = items_as_queries(studio, item_scores)
+        # Where the one caption of an item is that of the corpus, both views are the same.
+        other = [view for view in placed if not any(torch.equal(view.image, known.image) for known in items)]
+        views = items if config.placed == "levels" else [*items, *other]
+        lessons += [Lesson(view.take(rows), between) for view in views]
     retrained = None if losses is None else retrained_queries(sight, losses)
     say(f"{sum(len(lesson.seen) for lesson in lessons)} lists to learn")
     empty = studio.subject.data.empty.float()
@@ -159,11 +161,16 @@ def full_lists(labels: Labelled) -> npt.NDArray[np.float32]:
     return out
 
 
-def items_as_queries(studio: Studio, path: Path) -> npt.NDArray[np.float32]:
-    """Scores of the items with themselves as queries, float32 [N, N]; raises for those of another model or set."""
+def items_as_queries(studio: Studio, path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Rows [R] of the items that were asked about, and their scores, float32 [R, N]; raises for those of another model
+    or set."""
     data = studio.subject.data
     file = load_scores(path, weights=studio.subject.model.weights)
-    return file.aligned(item_names(data.ids), data.ids)
+    asked = set(file.queries)
+    rows = np.array([row for row, name in enumerate(item_names(data.ids)) if name in asked], np.int64)
+    if len(rows) != len(asked):
+        raise StudentError(str(path), f"{len(asked) - len(rows)} of its queries are no items of this model")
+    return rows, file.aligned(item_names(data.ids[rows]), data.ids)
 
 
 def retrained_queries(sight: Sight, folder: Path) -> Retrained:

@@ -148,10 +148,11 @@ def train(
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeat."
 )
+@click.option("--limit", default=2000, show_default=True, help="So many items at most, spread evenly.")
 @click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
 @_clear
-def items(method: str, settings: tuple[str, ...], out: Path, **kwargs: Any) -> None:
-    """What a method of gradients says of every item with the items as queries, for `train --item-scores`."""
+def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwargs: Any) -> None:
+    """What a method of gradients says of every item with items as queries, for `train --item-scores`."""
     from attributary_train.errors import StudentError
     from attributary_train.evaluation.options import setting
     from attributary_train.evaluation.scores import save_scores
@@ -167,8 +168,9 @@ def items(method: str, settings: tuple[str, ...], out: Path, **kwargs: Any) -> N
     if not isinstance(made, Trak):
         raise StudentError("method", f"{method} keeps no features of items; trak and dtrak do")
     made.fit(subject.data, subject.model)
-    save_scores(item_scores(made, subject.data, subject.model), out)
-    click.echo(f"{out}: {len(subject.data)} items")
+    found = item_scores(made, subject.data, subject.model, limit)
+    save_scores(found, out)
+    click.echo(f"{out}: {len(found.queries)} of {len(found.ids)} items")
 
 
 @student.command("sweep")

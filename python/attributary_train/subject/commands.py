@@ -23,7 +23,7 @@ def subject() -> None:
     "--preset",
     default="small",
     show_default=True,
-    help="tiny, small (the reference model), coco, scratch; or, in two stages, pretrain and then finetune.",
+    help="tiny, small (the reference model), coco, scratch, photographs; in two stages, pretrain and then finetune.",
 )
 @click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="Corpus to learn from.")
 @click.option(

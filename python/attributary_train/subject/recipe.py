@@ -13,7 +13,7 @@ from attributary_train.errors import SubjectError
 # Name of the recipe of a checkpoint that was trained elsewhere: its sizes are known, its training is not.
 ADOPTED = "adopted"
 # Selections of items of the built-in corpus: `selection.py` says what they are.
-SELECTIONS = ("reference", "attribution", "rest")
+SELECTIONS = ("reference", "attribution", "rest", "random")
 _LATER = ("items", "captions", "base", "plain_attention")
 # Captions that name no single item: a concept is drawn by four or five hands, a category has about thirty items.
 _LEVELS = (("concept", 0.4), ("category", 0.35), ("style", 0.25))
@@ -21,7 +21,7 @@ _LEVELS = (("concept", 0.4), ("category", 0.35), ("style", 0.25))
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    """AutoencoderKL: pixels [3, size, size] in [-1, 1] to latents [channels, size / 8, size / 8]."""
+    """AutoencoderKL: pixels [3, size, size] in [-1, 1] to latents [channels, h, h]; every level but one halves."""
 
     widths: tuple[int, ...] = (16, 24, 32, 64)
     layers: int = 1
@@ -191,6 +191,23 @@ PRESETS: dict[str, Recipe] = {
         learning_rate=2e-3,
         ema_decay=0.99,
         plain_attention=True,
+    ),
+    # 10,000 small photographs whose captions are their ten classes: the model under `models/truth/photographs`. Narrow,
+    # so that six passes over each take minutes.
+    "photographs": Recipe(
+        name="photographs",
+        items="random",
+        image_size=32,
+        latent_channels=4,
+        widths=(16, 32),
+        tokens=8,
+        captions=(("concept", 1.0),),
+        steps=640,
+        batch=96,
+        warmup=50,
+        ema_decay=0.99,
+        plain_attention=True,
+        autoencoder=AutoencoderRecipe(widths=(8, 16, 32), latent_channels=4, steps=600, batch=32),
     ),
     # The papers' COCO model: 128 px, 16 x 16 x 4 latents, U-Net 128/256/256/256 (Wang et al., NeurIPS 2024), but on
     # MiniLM's token states, as every preset.

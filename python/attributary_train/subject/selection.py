@@ -58,23 +58,25 @@ def attribution_selection(
     least, most = per_category
     rich = {kind for kind, number in Counter(kind_of.values()).items() if number >= least}
     full = [name for name, kind in kind_of.items() if kind in rich]
-    known, others = [], []
+    chosen: list[str] = []
+    others: list[str] = []
     count: Counter[str] = Counter()
     for at in rng.permutation(len(full)):
         name = full[at]
-        if len(known) < concepts and count[kind_of[name]] < most:
-            known.append(name)
+        if len(chosen) < concepts and count[kind_of[name]] < most:
+            chosen.append(name)
             count[kind_of[name]] += 1
         elif count[kind_of[name]]:
             others.append(name)
-    if len(known) < concepts or len(others) < unseen:
+    if len(chosen) < concepts or len(others) < unseen:
         raise SubjectError(
             "concepts",
-            f"{len(known)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed; "
+            f"{len(chosen)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed; "
             f"{ALL_ITEMS}",
         )
-    train, left_out = [], []
-    for at, name in enumerate(known):
+    train: list[int] = []
+    left_out: list[int] = []
+    for at, name in enumerate(chosen):
         hands = sorted(by_concept[name])[:styles]
         skipped = hands[at % len(hands)] if at % 5 < 2 else None
         for hand in hands:
@@ -143,8 +145,33 @@ def rest_selection(corpus: Corpus, selection: Selection) -> Selection:
     return Selection(tuple(kept), selection.recombined, selection.unseen)
 
 
+def random_selection(corpus: Corpus, *, train: int = 10_000, held_out: int = 120, seed: int = 0) -> Selection:
+    """`held_out` items drawn at random, no two near duplicates of each other, and `train` others that are none of
+    theirs: a corpus whose concepts have hundreds of items and no hands to tell apart.
+
+    Raises `SubjectError` if the corpus has too few.
+    """
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    out: dict[int, int] = {}
+    rest = []
+    for at in order.tolist():
+        item = corpus[at]
+        if item.near_dup_group not in out and len(out) < held_out:
+            out[item.near_dup_group] = item.id
+        else:
+            rest.append(item)
+    kept = [item.id for item in rest if item.near_dup_group not in out][:train]
+    if len(kept) < train or len(out) < held_out:
+        raise SubjectError(
+            "items", f"{len(kept)} and {len(out)}; {train} and {held_out} are needed; {ALL_ITEMS}"
+        )
+    return Selection(tuple(sorted(kept)), tuple(sorted(out.values())))
+
+
 def select(corpus: Corpus, name: str) -> Selection:
     """The selection that a recipe's `items` names."""
+    if name == "random":
+        return random_selection(corpus)
     split = reference_split(corpus)
     if name == "reference":
         return Selection(split.train, split.recombined, split.unseen)

@@ -93,12 +93,12 @@ class Trak(Method):
         # Only the solved rows are needed to answer; the features are kept for other dampings.
         return float(sum(weights.numel() * 4 for weights in self._weights))
 
-    def between_items(self) -> Tensor:
-        """Scores of all items with the items themselves as queries, float32 [N, N]; no pass of the model."""
+    def between_items(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Scores of all items with those of `rows` as queries, float32 [R, N]; no pass of the model."""
         total = torch.zeros(())
         for (_, features), weights in zip(self._members, self._weights, strict=True):
             scale = mean_eigenvalue(features) / len(features)
-            total = total + features @ weights.T * (scale / len(self._members))
+            total = total + features[torch.from_numpy(rows)] @ weights.T * (scale / len(self._members))
         return total
 
     def _query_features(self, passing: GradientPass, queries: Queries) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 
 from attributary_train.errors import EvaluationError, StudentError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
+from attributary_train.student import generator_fitting
 from attributary_train.student.config import GENERATOR_CONFIGS, StudentConfig
 from attributary_train.student.export import Samples, export_encoder
 from attributary_train.student.generator_fitting import Lesson, Retrained, fit_generator
 from attributary_train.student.generator_head import GeneratorHead
 from attributary_train.student.generator_tower import TIMESTEPS, GeneratorStudent, GeneratorTower
-from attributary_train.student.item_queries import cut_diagonal, item_names
+from attributary_train.student.item_queries import asked_items, cut_own, item_names
 from attributary_train.student.labelled import from_score_files
 from attributary_train.student.sight import Seen
 from attributary_train.subject.autoencoder import encode, new_autoencoder
@@ -94,7 +95,7 @@ def test_a_timestep_that_the_schedule_lacks_is_refused(autoencoder):
 
 def test_every_item_finds_itself_first_with_a_prompt_and_without(tower):
     views = [seen(tower, 12, 1)]
-    between = cut_diagonal(torch.randn(12, 12, generator=torch.Generator().manual_seed(7))).numpy()
+    between = cut_own(torch.randn(12, 12, generator=torch.Generator().manual_seed(7)), np.arange(12)).numpy()
     asked = seen(tower, 6, 2)
     lists = np.random.default_rng(3).normal(size=(6, 12)).astype(np.float32)
     lessons = [Lesson(asked, lists), Lesson(views[0], between)]
@@ -103,6 +104,21 @@ def test_every_item_finds_itself_first_with_a_prompt_and_without(tower):
     fitted = fit_generator(SMALL, views, tower.empty, lessons, told)
     for view in (views[0], views[0].without_prompt()):
         assert fitted.scores(view).argmax(axis=1).tolist() == list(range(12))
+
+
+def test_of_many_items_a_step_sees_the_best_and_others_for_the_rest(tower, monkeypatch):
+    views, rng = [seen(tower, 12, 1)], np.random.default_rng(3)
+    told = Retrained(seen(tower, 6, 2), rng.normal(size=(6, 8)), rng.random((8, 12)) < 0.5)
+    between = cut_own(torch.randn(12, 12, generator=torch.Generator().manual_seed(7)), np.arange(12)).numpy()
+    monkeypatch.setattr(generator_fitting, "STEP_ITEMS", 8)
+    monkeypatch.setattr(generator_fitting, "BEST", 1)
+    fit = generator_fitting._Fit(SMALL, views, tower.empty, [Lesson(views[0], between)], told, None, 0)
+    some, weight = fit._some(torch.tensor([2, 3]))
+    assert len(set(some.tolist())) == len(some) == 8 and set(some[:2].tolist()) == {2, 3}
+    assert weight[:2].tolist() == [1.0, 1.0] and weight.sum() == pytest.approx(12.0)
+    fitted = fit_generator(SMALL, views, tower.empty, [Lesson(views[0], between)], told)
+    assert fitted.items.shape == (12, SMALL.dim)
+    assert np.mean(fitted.scores(views[0]).argmax(axis=1) == np.arange(12)) > 0.8
 
 
 @pytest.mark.slow  # the exporter takes half a minute
@@ -120,12 +136,21 @@ def test_onnx_computes_what_torch_does(tower, tmp_path):
     assert exported["parity_max_abs_difference"] < 1e-4
 
 
-def test_the_cut_diagonal_is_first_but_no_more_than_it_must_be():
-    found = cut_diagonal(torch.tensor([[9.0, 2.0, 1.0], [0.0, -5.0, -1.0], [-4.0, -2.0, 7.0]]))
+def test_an_items_own_score_is_first_but_no_more_than_it_must_be():
+    kernel = torch.tensor([[9.0, 2.0, 1.0], [0.0, -5.0, -1.0], [-4.0, -2.0, 7.0]])
+    found = cut_own(kernel, np.arange(3))
     assert found.diagonal().tolist() == [3.0, 0.0, -1.0]
     assert found[0].tolist() == [3.0, 2.0, 1.0]
     with pytest.raises(StudentError, match="there is one"):
-        cut_diagonal(torch.ones(1, 1))
+        cut_own(torch.ones(1, 1), np.arange(1))
+    assert cut_own(kernel[2:], np.array([2])).tolist() == [found[2].tolist()]
+
+
+def test_of_many_items_some_are_asked_about():
+    assert asked_items(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert asked_items(10_000, 3).tolist() == [0, 5000, 9999]
+    with pytest.raises(StudentError, match="at least 1"):
+        asked_items(5, 0)
 
 
 def test_lists_of_other_items_and_of_no_query_are_refused(tower):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from attributary_train.errors import SubjectError
 from attributary_train.subject.autoencoder import train_autoencoder
-from attributary_train.subject.captions import LEVELS, Categories, captions_of
+from attributary_train.subject.captions import LEVELS, Captions, Categories, captions_of
 from attributary_train.subject.checkpoint import load_subject, recipe_of, training_data
 from attributary_train.subject.commands import subject as subject_commands
 from attributary_train.subject.data import load_data
@@ -239,3 +239,20 @@ def test_autoencoders_are_taken_over(stage, tmp_path):
             command="",
             autoencoder_of=stage.folder,
         )
+
+
+def test_ten_captions_are_shared_out_among_the_splits():
+    names = tuple(f"garment {at}" for at in range(10))
+    of_item = torch.arange(40)[:, None] % 10
+    captions = Captions(("concept",), names, torch.zeros(10, 2, 3), of_item, torch.ones(1))
+    prompts = level_prompts(captions, {"train": 40, "validation": 16, "test": 16})
+    asked = {
+        split: {prompt.text for prompt in prompts if prompt.split == split and prompt.kind != EMPTY}
+        for split in ("train", "validation", "test")
+    }
+    assert [len(found) for found in asked.values()] == [6, 2, 2]
+    assert len(set.union(*asked.values())) == 10
+    # Of two captions one split has none, and is named.
+    few = dataclasses.replace(captions, of_item=of_item % 2)
+    with pytest.raises(SubjectError, match=r"queries\.validation: no caption of level concept"):
+        level_prompts(few, {"validation": 4})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attributary_train.corpus import pins
 from attributary_train.corpus.sources.base import Source
+from attributary_train.corpus.sources.fashion_mnist import FashionMnist
 from attributary_train.corpus.sources.fluent3d import Fluent3D
 from attributary_train.corpus.sources.iconify import Iconify
 from attributary_train.corpus.sources.openclipart import OpenClipart
@@ -20,6 +21,7 @@ SOURCES: tuple[Source, ...] = (
     Fluent3D(),
     OpenClipart(),
     Iconify("emojione", pins.EMOJIONE, family="emojione", held_out_default=True),
+    FashionMnist(),
 )
 
 
