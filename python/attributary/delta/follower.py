@@ -6,7 +6,6 @@ at.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ class Follower:
         """`engine` was opened from its bundle's directory, with the changes of that moment."""
         self.engine = engine
         # Links are followed anew at every look: what they lead to may change.
-        self.directory = Path(os.path.abspath(engine.bundle.directory))  # noqa: PTH100
+        self.directory = Path(engine.bundle.directory).absolute()
         self._journal = _Journal(self.directory, engine.bundle.manifest)
         self._partial = False  # whether additions are missing that only the compacted bundle has
         self._clock = clock

@@ -6,7 +6,6 @@ compaction builds beside all that from a snapshot; changes meanwhile go to the n
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -63,7 +62,7 @@ class Store:
         """
         self.directory = Path(directory).resolve()
         # A link may be led to a copy: the next start, and every reader, would find that one.
-        self._named = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() follows links
+        self._named = Path(directory).absolute()
         self._open_engine = open_engine
         self._max_added = max_added
         self._lock = WriterLock(self.directory)
@@ -397,7 +396,5 @@ class Store:
             raise PreconditionError("server", self._stale)
         if not self._log.lies_at(delta_path(self._named, self.bundle_id)):
             raise PreconditionError(
-                "bundle",
-                f"{self._named} was moved or restored from a copy since this process opened it: what is changed now "
-                "would be lost with what was there before; start it anew",
+                "bundle", f"{self._named} was moved or restored since it was opened: start it anew"
             )
