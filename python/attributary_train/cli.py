@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 import click
+
+# Said once a class of diffusers that wants torchvision; nothing here uses one, in this process or in workers.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 # Name of a group -> where its click command lives.
 GROUPS = {

@@ -174,6 +174,7 @@ def adopt(
     help="Prompts of your own in place of captions: a text file of lines, or CSV or Parquet with a column prompt, as "
     "logs have.",
 )
+@click.option("--no-drawings", is_flag=True, help="Generated pictures alone, as labels to fit shares to.")
 def queries(
     subject_dir: Path,
     corpus_dir: Path,
@@ -183,6 +184,7 @@ def queries(
     seed: int,
     cache: Path,
     prompt_file: Path | None,
+    no_drawings: bool,
     **counts: int,
 ) -> None:
     """Generate query images of three kinds (seen, recombined, unseen prompts), no prompt in two splits.
@@ -223,9 +225,10 @@ def queries(
             assert data.captions is not None
             prompts = level_prompts(data.captions, counts, seed=seed)
             made = generate(model, prompts, tokens, steps=steps, guidance=guidance)
-            held = [*model.facts["held_out"], *unseen]
-            drawings = load_data(corpus, held, recipe, load_autoencoder(subject_dir), cache)
-            made = drawing_queries(model, drawings, made, seed=seed)
+            held = [] if no_drawings else [*model.facts["held_out"], *unseen]
+            if held:
+                drawings = load_data(corpus, held, recipe, load_autoencoder(subject_dir), cache)
+                made = drawing_queries(model, drawings, made, seed=seed)
         else:
             prompts = query_prompts(corpus, ids, unseen, counts, seed=seed, plain=own)
             made = generate(model, prompts, tokens, steps=steps, guidance=guidance)

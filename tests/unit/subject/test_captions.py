@@ -17,7 +17,7 @@ from attributary_train.subject.commands import subject as subject_commands
 from attributary_train.subject.data import load_data
 from attributary_train.subject.level_queries import DRAWING, EMPTY, drawing_queries, level_prompts
 from attributary_train.subject.pictures import squares
-from attributary_train.subject.queries import generate
+from attributary_train.subject.queries import generate, load_queries
 from attributary_train.subject.recipe import Recipe, levels_of, preset
 from attributary_train.subject.run import train_subject
 from attributary_train.subject.selection import attribution_selection, rest_selection
@@ -202,6 +202,22 @@ def test_held_out_drawings_are_queries(stage):
     assert torch.equal(both.latents[rows], held.latents)
     assert [both.seeds[row] for row in rows] == held.ids.tolist()
     assert {both.splits[row] for row in rows} == {"validation", "test"}
+
+
+def test_queries_without_drawings_are_the_same_generated_ones(stage):
+    made = {}
+    for flag in ("", "--no-drawings"):
+        out = stage.root / f"queries{flag}.parquet"
+        found = CliRunner().invoke(
+            subject_commands,
+            f"queries --subject {stage.folder} --corpus {stage.root}/corpus --out {out} --cache {stage.cache} "
+            f"--train 1 --validation 3 --test 2 --steps 2 {flag}".split(),
+        )
+        assert found.exit_code == 0, found.output
+        made[flag] = load_queries(out)
+    both, plain = made[""], made["--no-drawings"]
+    assert DRAWING in both.kinds and DRAWING not in plain.kinds
+    assert both.names[: len(plain)] == plain.names and len(plain) == 6
 
 
 def test_a_corpus_of_too_few_concepts_is_refused(stage):
