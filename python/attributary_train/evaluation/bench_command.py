@@ -29,7 +29,7 @@ WORLD = Path("models/truth/emoji")
 @click.option(
     "--after", default=0, show_default=True, help="Leave out the first halves: a method learnt from them."
 )
-@click.option("--add-rivals", is_flag=True, help="Keep these files in the world, to stand in every report.")
+@click.option("--keep", "place", type=OUT, help="Only keep these files in a folder, small enough to commit.")
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
 @OUTPUT
@@ -41,7 +41,7 @@ def bench(
     rivals: Path | None,
     kinds: tuple[str, ...],
     after: int,
-    add_rivals: bool,
+    place: Path | None,
     draws: int,
     predictions: Path | None,
     as_json: bool,
@@ -51,11 +51,11 @@ def bench(
 
     Beside each method stand a constant (one list for all queries, the best there is), chance, and features.
     """
-    from .bench_report import add_rivals as keep
-    from .bench_report import judge
+    from .bench import open_world
+    from .bench_report import judge, keep
 
-    if add_rivals:
-        for path in keep(world, split, score_files):
+    if place is not None:
+        for path in keep(open_world(world, split), place, score_files):
             click.echo(str(path))
         return
     content: dict[str, Any] = judge(

@@ -175,9 +175,8 @@ def _tables(
     }
 
 
-def add_rivals(folder: Path, split: str, score_files: Sequence[Path]) -> list[Path]:
-    """Keep score files in half precision as rivals that stand in every report; returns where."""
-    world = open_world(folder, split)
+def keep(world: World, place: Path, score_files: Sequence[Path]) -> list[Path]:
+    """Keep score files in half precision in a folder; returns where. They are judged without what made them."""
     out = []
     for path in score_files:
         name, scores = read_scores(path, world)
@@ -190,7 +189,7 @@ def add_rivals(folder: Path, split: str, score_files: Sequence[Path]) -> list[Pa
             "ids": world.ids,
             "about": np.array(json.dumps({"method": name, "query_digests": world.digests})),
         }
-        out.append(folder / RIVALS / split / f"{name}.npz")
+        out.append(place / f"{name}.npz")
         with whole(out[-1], EvaluationError) as stream:
             np.savez_compressed(stream, **parts)
     return out

@@ -20,7 +20,7 @@ from attributary_train.evaluation.bench import (
     within_caption,
 )
 from attributary_train.evaluation.bench_creators import CreatorBench, open_creators
-from attributary_train.evaluation.bench_report import add_rivals, judge
+from attributary_train.evaluation.bench_report import judge, keep
 from attributary_train.evaluation.half_plan import creator_masks, half_masks
 from attributary_train.evaluation.halves import write_masks
 from attributary_train.evaluation.left_out import (
@@ -165,9 +165,8 @@ def test_the_report_stands_beside_rivals_and_by_kind(planted, tmp_path):
     rng = np.random.default_rng(2)
     weak = planted.truth["validation"] + rng.random((QUERIES, ITEMS))
     joined = planted.file(tmp_path / "joined.npz", weak, method="joined")
-    assert add_rivals(planted.folder, "validation", [joined]) == [
-        planted.folder / "rivals" / "validation" / "joined.npz"
-    ]
+    place = planted.folder / "rivals" / "validation"
+    assert keep(open_world(planted.folder, "validation"), place, [joined]) == [place / "joined.npz"]
     mine = planted.file(tmp_path / "mine.npz", planted.truth["validation"])
     told = judge(planted.folder, "validation", [mine], draws=30, rows_to=tmp_path / "rows.npz")
     with np.load(tmp_path / "rows.npz") as rows:
