@@ -43,6 +43,8 @@ class Follower:
         self.engine = engine
         # Links are followed anew at every look: what they lead to may change.
         self.directory = Path(engine.bundle.directory).absolute()
+        # Asked at every look, and a digest of the whole manifest each time.
+        self._bundle_id = engine.bundle.manifest.bundle_id
         self._journal = _Journal(self.directory, engine.bundle.manifest)
         self._partial = False  # whether additions are missing that only the compacted bundle has
         self._clock = clock
@@ -60,7 +62,7 @@ class Follower:
     def successor(self) -> str:
         """Id of the bundle that a compaction has put in the place of the engine's; empty where none has."""
         found = self._journal.bundle_id
-        return "" if found == self.engine.bundle.manifest.bundle_id else found
+        return "" if found == self._bundle_id else found
 
     def look(self) -> None:
         """Apply what has come. What a file can cause is not raised: `status` has it, and the snapshot stays."""
