@@ -229,7 +229,7 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
     skipped = (
         "t/00001-7-ad-before.png", "t/00001-7-ad-preview-2nd.png", "t/00001-7-before-hires.png",
         "t/00001-7-before-detailer.jpg", "t/00001-7-a cat-mask.png", "t/00001-7-mask-composite.png",
-        "init-images/0f3c.png", "t/0f3c-init-image.png", "Detected_Maps/depth/depth-1.png",
+        "init-images/0f3c.png", "t/0f3c-init-image.png", "Detected_Maps/depth/depth-1.png", "inputs/0f3c.png",
     )  # fmt: skip
     kept = (
         "t/00002-7.png",
@@ -244,9 +244,27 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
     assert [row["generation_id"].partition("/")[2] for row in rows] == sorted(kept)
     assert summary["skipped"] == {
         "a stage of a generation, by its name": 6,
-        "what a generation was given, by its name": 3,
+        "what a generation was given, by its name": 4,
     }
     assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
+
+
+def test_what_swarmui_writes_beside_a_picture_is_read_and_no_second_one(tmp_path, picture, score_log):
+    place = tmp_path / "raw"
+    place.mkdir()
+    for number, name in enumerate(("0001-a fox-7.gif", "0001-a fox-7.swarmpreview.jpg", "swarmpreview.png")):
+        (place / name).write_bytes(picture(number))
+    said = {
+        "sui_image_params": {"prompt": "a red <lora:x:1> fox", "negativeprompt": "blue"},
+        "sui_extra_data": {},
+    }
+    (place / "0001-a fox-7.swarm.json").write_text(json.dumps(said))
+    rows, summary = score_log(place, tmp_path / "run")
+    assert [(row["generation_id"], row["prompt_used"]) for row in rows] == [
+        ("raw/0001-a fox-7.gif", "a red fox"),
+        ("raw/swarmpreview.png", None),
+    ]
+    assert summary["skipped"] == {"a thumbnail or preview, by its name": 1}
 
 
 def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
