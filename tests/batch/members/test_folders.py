@@ -281,6 +281,31 @@ def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
     assert told.returncode == 2 and "now lies in" in told.stderr and not (log / "runs").exists()
 
 
+def test_a_link_to_an_input_counts_once(tmp_path, picture):
+    """`latest.tar` beside what it leads to, and two names of one directory."""
+    log = tmp_path / "log"
+    (log / "a").mkdir(parents=True)
+    pq.write_table(pa.table({"image": [picture(0), picture(1)]}), log / "a" / "7.parquet")
+    (log / "latest.parquet").symlink_to("a/7.parquet")
+    (tmp_path / "now").symlink_to("log")
+    (tmp_path / "elsewhere.parquet").symlink_to("log/a/7.parquet")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(picture(2))
+    (tmp_path / "again").symlink_to("pictures")
+    told = {"a symbolic link to an input that is read itself"}
+    for inputs, names in (
+        ([log], ["7.parquet"]),
+        ([tmp_path / "now", log], ["7.parquet"]),
+        ([tmp_path / "elsewhere.parquet", log], ["7.parquet"]),
+        ([tmp_path / "again", tmp_path / "pictures"], ["pictures"]),
+    ):
+        plan = make_plan(inputs, Settings())
+        assert [one.file.name.rpartition("/")[2] for one in plan.files] == names
+        assert plan.fates.skipped.keys() == told
+    # Alone, a link is its file.
+    assert make_plan([tmp_path / "elsewhere.parquet"], Settings()).rows == 2
+
+
 def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):
     log, store = tmp_path / "log", tmp_path / "log" / ".store"
     (log / "day").mkdir(parents=True)
