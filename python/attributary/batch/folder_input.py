@@ -108,10 +108,12 @@ class FolderInput(Reader):
         return f"{self._file.name}/{text_of(path.relative_to(self._file.path))}"
 
     def _beside(self, path: Path) -> list[Path]:
-        """Texts beside a picture: x.txt, x.caption and x.json of x.png, and those of x.png.txt."""
+        """Texts beside a picture: x.txt, x.caption and x.json of x.png, those of x.png.txt, and x.swarm.json."""
         if not self._texts:
             return []
         names = [stem + last for stem in (path.stem, path.name) for last in TEXTS]
+        # SwarmUI's, where a picture's format holds no texts.
+        names.append(f"{path.stem}.swarm.json")
         found = [
             self._texts.get(path.with_name(name), self._alike.get(path.with_name(same_name(name))))
             for name in names

@@ -71,6 +71,7 @@ def find_inputs(
             places.setdefault(file.path, file)
     if not places:
         raise InputError("(none)", "name at least one Parquet file, tar or folder")
+    _without_links(places, found.fates)
     below = os.path.commonpath([path.parent for path in places])
     files = [replace(file, name=text_of(path.relative_to(below))) for path, file in places.items()]
     found.files = _typed(sorted(files, key=lambda file: os.fsencode(file.name)))
@@ -127,6 +128,17 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
             else:
                 found.append(path)
     return found
+
+
+def _without_links(places: dict[Path, InputFile], fates: Fates) -> None:
+    """Take out what leads to another of the inputs (`latest.tar`): a generation counts once."""
+    read: set[str] = set()
+    for path in sorted(places, key=lambda path: (path.is_symlink(), os.fsencode(path))):
+        target = os.path.realpath(path)
+        if target in read:
+            del places[path]
+            fates.skip(text_of(path), "a symbolic link to an input that is read itself")
+        read.add(target)
 
 
 def _expand(path: Path, said: str, roots: Sequence[str], named: bool, found: Found) -> list[InputFile]:

@@ -36,7 +36,8 @@ _THUMBNAILS = re.compile(r"thumb(nail)?s?|.*[-_ .]thumb(nail)?s?|previews?", re.
 _GRIDS = re.compile(r"grids?|.*[-_]grids?", re.IGNORECASE)
 # Names are often prompts ("thumbs up", "city grid"): only what tools write counts.
 _THUMBNAIL = re.compile(
-    r"thumb(nail)?s?|thumb(nail)?[-_.]\S*|.*[-_.]thumb(nail)?(_?\d+(x\d+)?)?|comfyui_temp_.*", re.IGNORECASE
+    r"thumb(nail)?s?|thumb(nail)?[-_.]\S*|.*[-_.]thumb(nail)?(_?\d+(x\d+)?)?|comfyui_temp_.*|.*\.swarmpreview",
+    re.IGNORECASE,
 )
 # By AUTOMATIC1111, SD.Next and ADetailer: "mask" ends names of pictures of masks, too, unless they are numbered so.
 _STAGE = re.compile(
@@ -44,7 +45,8 @@ _STAGE = re.compile(
     r".*-ad-(before|preview)(-\d+[a-z]{2})?|\d{5}-.*-mask(-composite)?",
     re.IGNORECASE,
 )
-_INPUTS = frozenset({"init-images", "detected_maps"})
+# By AUTOMATIC1111, SD.Next (since 2025 "inputs") and ControlNet.
+_INPUTS = frozenset({"init-images", "inputs", "detected_maps"})
 _INPUT = re.compile(r".*-init-image", re.IGNORECASE)
 _GRID = re.compile(
     r"grid|(grid|xyz?_grid|prompt_matrix|contact_?sheet)[-_]?\d.*|(xyz?_grid|prompt_matrix).*", re.IGNORECASE

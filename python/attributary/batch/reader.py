@@ -158,8 +158,8 @@ def prompt_of_file(name: str, data: bytes) -> tuple[str, str | None, Problem | N
     if facts is None:
         return "", None, invalid("prompt", "must be a JSON object where it stands in a .json")
     model = facts.get("model_id")
-    # A generator's graph, saved as it is.
-    prompt = prompt_in(facts) or (text if is_graph(facts) else "")
+    # A generator's graph, or SwarmUI's parameters, saved as they are.
+    prompt = prompt_in(facts) or (text if is_graph(facts) or "sui_image_params" in facts else "")
     return prompt, model if isinstance(model, str) else None, None
 
 

@@ -6,7 +6,7 @@ key. The .json passes through as column `metadata`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -72,13 +72,11 @@ class TarInput(StreamReader[_Sample]):
     def _counts(self, member: Member, fates: Fates | None) -> bool:
         """Whether a member may be a row or part of one; the others are counted."""
         parts = PurePosixPath(member.name).parts
-        last = _last(member)
-        if (
-            parts
-            and not hidden(parts)
-            and not bookkeeping(parts)
-            and not (last in PICTURES and derived(parts))
-        ):
+        if _last(member) in PICTURES and _is_row(member.same_as):
+            if fates is not None:
+                fates.skip(member.name, "a symbolic link to a picture that is read itself")
+            return False
+        if _is_data(parts) and not (_last(member) in PICTURES and derived(parts)):
             return True
         if fates is not None:
             count_other(parts or ("?",), fates)
@@ -185,13 +183,27 @@ def _base(member: Member) -> str:
     return (path.parent / path.name.partition(".")[0]).as_posix()
 
 
+def _is_data(parts: Sequence[str]) -> bool:
+    return bool(parts) and not hidden(parts) and not bookkeeping(parts)
+
+
+def _is_row(name: str) -> bool:
+    """Whether a member of this name is read as a picture."""
+    parts = PurePosixPath(name).parts
+    return _ending(name) in PICTURES and _is_data(parts) and not derived(parts)
+
+
 def _field(member: Member) -> str:
     return PurePosixPath(member.name).name.partition(".")[2].lower()
 
 
 def _last(member: Member) -> str:
     """The last ending, lower case, with its dot; empty without one."""
-    name = PurePosixPath(member.name).name
+    return _ending(member.name)
+
+
+def _ending(path: str) -> str:
+    name = PurePosixPath(path).name
     return "." + name.rpartition(".")[2].lower() if "." in name else ""
 
 

@@ -42,6 +42,7 @@ class Member:
     data: bytes | None = None
     problem: str = ""  # why there is no data to be had
     source: int = -1  # offset of the member that a link leads to; -1 for its own
+    same_as: str = ""  # name of the member that a symbolic link leads to
 
 
 class TarStream:
@@ -149,7 +150,8 @@ class TarStream:
                     found = tar.next()
                     if found.isfile():
                         data = self._data(tar, found, most)
-                        return Member(info.name, info.offset, found.size, data, source=at)
+                        same_as = found.name if info.issym() else ""
+                        return Member(info.name, info.offset, found.size, data, source=at, same_as=same_as)
                     name = _target(found)
         except _FAILURES as error:
             raise InputError(self._name, f"cannot be read: {error}", info.name) from error

@@ -110,7 +110,8 @@ class Entrance:
                 if who != placed.item.creator:
                     older_id = _id(snapshot, row, together)
                     return Verdict(row, f"looks like item {older_id} of another creator, which is older")
-            if placed.item.near_dup_of is not None and not older:
+            declared = placed.item.near_dup_of
+            if declared is not None and declared not in (_id(snapshot, row, together) for row in older):
                 return Verdict(held="is declared a near duplicate and does not look like it")
             if not snapshot.filters.count_of(placed.item.creator):
                 return Verdict(held="the creator is new here")

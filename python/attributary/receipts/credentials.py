@@ -94,7 +94,8 @@ def read_receipt(picture: bytes) -> bytes:
 def _mime(picture: bytes) -> str:
     try:
         with Image.open(io.BytesIO(picture)) as image:
-            mime = Image.MIME.get(image.format or "", "")
+            # MPO is a JPEG with more behind it, as phones write them.
+            mime = Image.MIME.get("JPEG" if image.format == "MPO" else image.format or "", "")
     except Exception:  # decoders raise whatever they like on damaged files
         mime = ""
     if mime not in c2pa.Builder.get_supported_mime_types():

@@ -229,7 +229,7 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
     skipped = (
         "t/00001-7-ad-before.png", "t/00001-7-ad-preview-2nd.png", "t/00001-7-before-hires.png",
         "t/00001-7-before-detailer.jpg", "t/00001-7-a cat-mask.png", "t/00001-7-mask-composite.png",
-        "init-images/0f3c.png", "t/0f3c-init-image.png", "Detected_Maps/depth/depth-1.png",
+        "init-images/0f3c.png", "t/0f3c-init-image.png", "Detected_Maps/depth/depth-1.png", "inputs/0f3c.png",
     )  # fmt: skip
     kept = (
         "t/00002-7.png",
@@ -244,9 +244,27 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
     assert [row["generation_id"].partition("/")[2] for row in rows] == sorted(kept)
     assert summary["skipped"] == {
         "a stage of a generation, by its name": 6,
-        "what a generation was given, by its name": 3,
+        "what a generation was given, by its name": 4,
     }
     assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
+
+
+def test_what_swarmui_writes_beside_a_picture_is_read_and_no_second_one(tmp_path, picture, score_log):
+    place = tmp_path / "raw"
+    place.mkdir()
+    for number, name in enumerate(("0001-a fox-7.gif", "0001-a fox-7.swarmpreview.jpg", "swarmpreview.png")):
+        (place / name).write_bytes(picture(number))
+    said = {
+        "sui_image_params": {"prompt": "a red <lora:x:1> fox", "negativeprompt": "blue"},
+        "sui_extra_data": {},
+    }
+    (place / "0001-a fox-7.swarm.json").write_text(json.dumps(said))
+    rows, summary = score_log(place, tmp_path / "run")
+    assert [(row["generation_id"], row["prompt_used"]) for row in rows] == [
+        ("raw/0001-a fox-7.gif", "a red fox"),
+        ("raw/swarmpreview.png", None),
+    ]
+    assert summary["skipped"] == {"a thumbnail or preview, by its name": 1}
 
 
 def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
@@ -261,6 +279,31 @@ def test_runs_are_no_part_of_a_log(tmp_path, picture, score_log):
     assert (summary["ignored"], summary["skipped"]) == ({"a finished or unfinished run over a log": 2}, {})
     told = cli(log, "--bundle", "b", "--out", log / "runs" / "now")
     assert told.returncode == 2 and "now lies in" in told.stderr and not (log / "runs").exists()
+
+
+def test_a_link_to_an_input_counts_once(tmp_path, picture):
+    """`latest.tar` beside what it leads to, and two names of one directory."""
+    log = tmp_path / "log"
+    (log / "a").mkdir(parents=True)
+    pq.write_table(pa.table({"image": [picture(0), picture(1)]}), log / "a" / "7.parquet")
+    (log / "latest.parquet").symlink_to("a/7.parquet")
+    (tmp_path / "now").symlink_to("log")
+    (tmp_path / "elsewhere.parquet").symlink_to("log/a/7.parquet")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(picture(2))
+    (tmp_path / "again").symlink_to("pictures")
+    told = {"a symbolic link to an input that is read itself"}
+    for inputs, names in (
+        ([log], ["7.parquet"]),
+        ([tmp_path / "now", log], ["7.parquet"]),
+        ([tmp_path / "elsewhere.parquet", log], ["7.parquet"]),
+        ([tmp_path / "again", tmp_path / "pictures"], ["pictures"]),
+    ):
+        plan = make_plan(inputs, Settings())
+        assert [one.file.name.rpartition("/")[2] for one in plan.files] == names
+        assert plan.fates.skipped.keys() == told
+    # Alone, a link is its file.
+    assert make_plan([tmp_path / "elsewhere.parquet"], Settings()).rows == 2
 
 
 def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):

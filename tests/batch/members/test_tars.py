@@ -86,17 +86,27 @@ def test_links_directories_and_devices(tmp_path, picture, score_log):
         ("out.png", b"", tarfile.SYMTYPE, "/etc/passwd"), ("up.png", b"", tarfile.SYMTYPE, "../../etc/passwd"),
         ("loop.png", b"", tarfile.SYMTYPE, "loop.png"), ("bare", b"", tarfile.LNKTYPE, "d/a.png"),
         ("dev.png", b"", tarfile.CHRTYPE), ("z.png", picture(1)),
+        (".store/1f", picture(2)), ("kept.png", b"", tarfile.SYMTYPE, ".store/1f"), ("kept.txt", b"a fox"),
+        ("grids/1.png", picture(3)), ("mine.png", b"", tarfile.SYMTYPE, "grids/1.png"),
     ]  # fmt: skip
     rows, summary = score_log(write(tmp_path / "t.tar", members), tmp_path / "run", rows_per_shard=2)
     first, last = sha(picture(0)), sha(picture(1))
+    # As in a folder: a symbolic link to a picture that is read itself (latest.png) is no second generation.
     assert answered(rows) == {
-        "t/d/a": first, "t/hard": first, "t/d/soft": first, "t/chain": first, "t/ahead": last, "t/z": last,
-        "t/bare": first,
+        "t/d/a": first, "t/hard": first, "t/z": last, "t/bare": first, "t/kept": sha(picture(2)),
+        "t/mine": sha(picture(3)),
     }  # fmt: skip
     assert {row["generation_id"] for row in rows if row["error_code"]} == {"t/out", "t/up", "t/loop"}
     assert all("not in the tar" in row["error_message"] for row in rows if row["error_code"])
-    assert summary["skipped"] == {"a device or pipe in a tar": 1}
-    assert summary["ignored"] == {"a directory in a tar": 1}
+    assert summary["skipped"] == {
+        "a device or pipe in a tar": 1,
+        "a grid of pictures, by its name": 1,
+        "a symbolic link to a picture that is read itself": 3,
+    }
+    assert summary["ignored"] == {
+        "a directory in a tar": 1,
+        "hidden: a name that begins with a dot or an underscore": 1,
+    }
 
 
 def test_joined_by_cat(tmp_path, picture, score_log):

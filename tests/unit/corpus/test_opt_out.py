@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import unicodedata
 
 import pyarrow.parquet as pq
 import pytest
@@ -89,7 +90,7 @@ def folder(tmp_path):
         for name, text in files.items():
             path = tmp_path / "site" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return pictures
 
     return write
@@ -153,6 +154,99 @@ def test_robots_and_ai_txt_are_read_with_their_wildcards(folder):
     pictures = folder({"robots.txt": "", "pictures/ai.txt": "User-Agent: *\nDisallow: *.jpg\nAllow: *.png\n"})
     assert said(pictures, "a/0.png") == []
     assert said(pictures, "b/1 x.jpg") == [("ai.txt", "reserved", "ai.txt")]
+
+
+ALL, COMPOSED = "User-agent: *\nDisallow: /\n", "b\u00fccher"
+RULES = [{"location": f"/pictures/{COMPOSED}/", "tdm-reservation": 1}]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("robots.txt", "robots"), ("ai.txt", "ai.txt")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        ALL.encode("utf-8-sig"),
+        ALL.encode("utf-16"),
+        ALL.replace("\n", "\r\n").encode("utf-8-sig"),
+        ALL.replace("*", "GPTBot/1.0").encode(),
+    ],
+    ids=["mark", "utf-16", "mark and CRLF", "version"],
+)
+def test_robots_are_read_as_programs_write_them(folder, name, kind, text):
+    assert said(folder({name: text}), "a/0.png") == [(kind, "reserved", f"../{name}")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("robots.txt", f"User-agent: *\nDisallow: /pictures/{COMPOSED}/\n"),
+        ("tdmrep.json", json.dumps(RULES)),
+        ("a.html", f'<meta name="tdm-reservation" content="1"><img src="pictures/{COMPOSED}/0.png">'),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_site_may_write_accents_in_another_form_than_the_folder(folder, name, text, form):
+    pictures = folder({name: text})
+    (pictures / unicodedata.normalize(form, COMPOSED)).mkdir()
+    file = f"{unicodedata.normalize(form, COMPOSED)}/0.png"
+    (pictures / file).write_bytes(picture())
+    assert [means for _, means, _ in said(pictures, file)] == ["reserved"]
+    assert said(pictures, "a/0.png") == []
+
+
+RESERVED = '<meta name="tdm-reservation" content="1">'
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("a.html", RESERVED + '<img src="/pictures/a/0.png">'),
+        ("pictures/a.html", RESERVED + '<img src="/pictures/a/0.png"><img src="/a/0.png">'),
+        ("pictures/A.HTML", RESERVED + '<img src="a/0.png">'),
+        ("pictures/a.xhtml", RESERVED + '<img src="a/0.png">'),
+        ("pictures/a.html", (RESERVED + '<img src="a/0.png">').encode("utf-16")),
+        ("pictures/b/a.html", '<base href="../">' + RESERVED + '<img src="a/0.png">'),
+        ("pictures/b/a.html", '<base href="/pictures/x.html">' + RESERVED + '<img src="a/0.png">'),
+        (
+            "pictures/a.html",
+            "<![if !IE]>" + RESERVED + '<a href="http://[x"><a href="%00"><img src="a/0.png">',
+        ),
+    ],
+)
+def test_pages_lead_to_their_pictures_whatever_else_is_in_them(folder, name, page):
+    pictures = folder({name: page})
+    assert [(kind, means) for kind, means, _ in said(pictures, "a/0.png")] == [("tdmrep", "reserved")]
+    assert said(pictures, "b/1 x.jpg") == []
+
+
+def test_a_page_that_allows_takes_nothing_from_one_that_reserves(folder):
+    allowed = '<meta name="tdm-reservation" content="0"><img src="a/0.png">'
+    pictures = folder({"pictures/a.html": allowed, "pictures/b.html": RESERVED + '<img src="a/0.png">'})
+    assert said(pictures, "a/0.png") == [
+        ("tdmrep", "allowed", "a.html"),
+        ("tdmrep", "reserved", "b.html"),
+    ]
+
+
+def test_no_rule_of_tdmrep_ends_a_build_or_holds_it_up(folder):
+    rules = [{"location": "/" + "*a" * 40 + "$", "tdm-reservation": 1}]
+    pictures = folder({"tdmrep.json": json.dumps(rules)})
+    name = f"a/{'a' * 200}.png"
+    (pictures / name).write_bytes(picture())
+    assert said(pictures, name) == []
+    pictures = folder({"tdmrep.json": json.dumps([{"location": "/\ud800", "tdm-reservation": 1}])})
+    assert said(pictures, "a/0.png") == [("tdmrep", "unreadable", "../tdmrep.json")]
+
+
+def test_a_packet_is_found_as_other_programs_lay_it_down():
+    told = packet("DMI-PROHIBITED")
+    assert [found.means for found in xmp.data_mining(told.decode().encode("utf-16"), "a", "0")] == [
+        "reserved"
+    ]
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type xmp", f"\nxmp\n{len(told):8}\n{told.hex()}\n", zip=True)
+    out = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(out, "PNG", pnginfo=text)
+    assert [found.means for found in xmp.data_mining(xmp.xmp_of(out.getvalue()), "a", "0")] == ["reserved"]
 
 
 def test_facts_keep_when_they_were_first_and_last_there():
@@ -219,6 +313,25 @@ def test_content_credentials_say_what_their_maker_allows(certificates):
     assert found.means == "conditional"
     assert cawg.training_mining(picture(), "a.png", "00") == []
     assert cawg.training_mining(b"jumb" + picture(), "a.png", "00")[0].means == "unreadable"
+    entries["cawg.ai_generative_training"] = {"use": "notAllowed"}
+    # As phones write it: a JPEG with a second picture behind the first.
+    out = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(out, "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    signed = add_credentials(out.getvalue(), [assertion], chain, key)
+    assert Image.open(io.BytesIO(signed)).format == "MPO"
+    (found,) = cawg.training_mining(signed, "a.jpg", "00")
+    assert found.means == "reserved"
+
+
+def test_content_credentials_of_another_shape_are_a_fact_and_no_error(certificates):
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    from attributary.receipts.credentials import add_credentials
+
+    chain, key = certificates.certificate()
+    for data in ({"entries": [{"cawg.ai_training": {"use": "notAllowed"}}]}, {"entries": "none"}):
+        signed = add_credentials(picture(), [{"label": "cawg.training-mining", "data": data}], chain, key)
+        (found,) = cawg.training_mining(signed, "a.png", "00")
+        assert found.means == "unreadable"
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])

@@ -156,6 +156,16 @@ def test_a_contribution_may_not_declare_what_it_does_not_look_like(seeded):
     assert held == ["is declared a near duplicate and does not look like it"]
 
 
+def test_looking_like_one_item_lets_nobody_into_the_group_of_another(seeded):
+    """Whoever is in a group shares its credit: a variant of one's own does not open the group of somebody else's."""
+    seeded.add([item(6, scene(2), "Eve")], **BY)
+    batch = [item(7, noised(scene(2)), "Eve", near_dup_of=5), item(8, jpeg(scene(2)), "Eve", near_dup_of=6)]
+    held = seeded.add(batch, terms=CONTRIBUTOR, **BY).held
+    assert held == ["is declared a near duplicate and does not look like it", ""]
+    items, row = seeded.snapshot.bundle.items, seeded.snapshot.row_of
+    assert items.near_dup_group(row(8)) == items.near_dup_group(row(6)) != items.near_dup_group(row(5))
+
+
 def test_a_caption_moves_a_contribution_by_its_part_of_the_way(seeded):
     said = item(6, scene(2), "Ann", caption="a green rectangle")
     embedder = seeded._embedder

@@ -41,19 +41,20 @@ def training_mining(picture: bytes, source: str, sha256: str) -> list[Signal]:
         return []
     try:
         with Image.open(io.BytesIO(picture)) as image:
-            kind = Image.MIME.get(image.format or "", "")
+            # MPO is a JPEG with more behind it, as phones write them.
+            kind = Image.MIME.get("JPEG" if image.format == "MPO" else image.format or "", "")
         with (
             c2pa.Context.from_dict(_SETTINGS) as context,
             c2pa.Reader(kind, io.BytesIO(picture), context=context) as reader,
         ):
-            manifest = json.loads(reader.json())
+            found = list(_found(json.loads(reader.json())))
     except Exception as error:  # the library's own kinds, and whatever a damaged file makes of it
         if "ManifestNotFound" in f"{type(error).__name__} {error}":
             return []
         return [
             Signal("cawg", "unreadable", f"Content Credentials cannot be read: {error}"[:200], source, sha256)
         ]
-    return [Signal("cawg", means, value, source, sha256) for means, value in _found(manifest)]
+    return [Signal("cawg", means, value, source, sha256) for means, value in found]
 
 
 def _found(manifest: dict[str, Any]) -> Iterator[tuple[Means, str]]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,6 +25,11 @@ _MAX_BYTES: Final = 4 << 20
 _TDMREP: Final = (".well-known/tdmrep.json", "tdmrep.json")
 _AI_TXT: Final = ("ai.txt", ".well-known/ai.txt")
 _MAX_PAGES: Final = 10_000
+_PAGES: Final = "*.*[hH][tT][mM]*"
+# An agent is a product's name; its version is not part of it (RFC 9309, section 2.2.1).
+_VERSION: Final = re.compile(r"^([ \t]*user-?agent[ \t]*:[ \t]*[^\s/#]+)/[^\s#]*", re.IGNORECASE | re.MULTILINE)
+# (parts of the location between its "*", meaning, the rule as it stands)
+_Rule = tuple[list[str], Means, str]
 # Agents whose makers say that what they fetch, or may use, is for training.
 TRAINING_AGENTS: Final = (
     "GPTBot", "Google-Extended", "CCBot", "ClaudeBot", "anthropic-ai", "Applebot-Extended", "Bytespider",
@@ -36,9 +43,9 @@ class Site:
     """What the files of a folder say, read once."""
 
     folder: Path
-    _rules: list[tuple[Path, list[tuple[str, Means, str]], str, str]] = field(default_factory=list)
+    _rules: list[tuple[Path, list[_Rule], str, str]] = field(default_factory=list)
     _robots: list[tuple[Path, Protego, str, str, str]] = field(default_factory=list)
-    _pages: dict[str, Signal] = field(default_factory=dict)
+    _pages: dict[str, dict[Signal, None]] = field(default_factory=dict)  # by `_place` of a picture
     _broken: list[Signal] = field(default_factory=list)
 
     @classmethod
@@ -57,21 +64,23 @@ class Site:
         """Yield what the files say of one picture of the folder."""
         yield from self._broken
         for root, rules, source, sha256 in self._rules:
-            path = _url_path(picture, root)
-            rule = next((rule for rule in rules if _matches(rule[0], path)), None)
+            paths = _url_paths(picture, root)
+            rule = next((rule for rule in rules if any(_matches(rule[0], path) for path in paths)), None)
             if rule is not None:
                 yield Signal("tdmrep", rule[1], rule[2], source, sha256)
         for root, robots, kind, source, sha256 in self._robots:
-            path = _url_path(picture, root)
-            refused = [agent for agent in TRAINING_AGENTS if not robots.can_fetch(path, agent)]
+            paths = _url_paths(picture, root)
+            refused = [
+                agent
+                for agent in TRAINING_AGENTS
+                if not all(robots.can_fetch(path, agent) for path in paths)
+            ]
             if refused:
                 value = (
                     "every agent that trains" if len(refused) == len(TRAINING_AGENTS) else ", ".join(refused)
                 )
                 yield Signal(kind, "reserved", f"disallowed for {value}", source, sha256)
-        page = self._pages.get(str(picture))
-        if page is not None:
-            yield page
+        yield from self._pages.get(_place(picture), ())
 
     def _add(self, root: Path, path: Path, kind: str) -> None:
         source = _shown(path, self.folder)
@@ -87,29 +96,28 @@ class Site:
                     Signal(kind, "unreadable", f"is no tdmrep.json: {error}"[:200], source, sha256)
                 )
         else:
-            self._robots.append((root, Protego.parse(data.decode("utf-8", "replace")), kind, source, sha256))
+            text = _VERSION.sub(r"\1", _text(data))
+            self._robots.append((root, Protego.parse(text), kind, source, sha256))
 
     def _read_pages(self) -> None:
         """Pages that reserve rights reserve them for the pictures that they show."""
-        pages = [path for root in (self.folder, self.folder.parent) for path in sorted(root.glob("*.htm*"))]
-        pages += sorted(path for path in self.folder.rglob("*.htm*") if path.parent != self.folder)
+        roots = (self.folder, self.folder.parent)
+        pages = [path for root in roots for path in sorted(root.glob(_PAGES))]
+        pages += sorted(path for path in self.folder.rglob(_PAGES) if path.parent != self.folder)
         for path in pages[:_MAX_PAGES]:
             data = _read(path)
-            if data is None or b"tdm-reservation" not in data.lower():
+            text = "" if data is None else _text(data)
+            if data is None or "tdm-reservation" not in text.lower():
                 continue
             page = _Page()
-            page.feed(data.decode("utf-8", "replace"))
+            page.feed(text)
             means = _MEANS_OF_FLAG.get(page.reservation.strip(), "unreadable")
             value = json.dumps({"tdm-reservation": page.reservation, "tdm-policy": page.policy})[:200]
             signal = Signal(
                 "tdmrep", means, value, _shown(path, self.folder), hashlib.sha256(data).hexdigest()
             )
-            for link in page.pictures:
-                parts = urlsplit(link)
-                if not parts.scheme and not parts.netloc and parts.path:
-                    base = self.folder if parts.path.startswith("/") else path.parent
-                    shown = (base / unquote(parts.path).lstrip("/")).resolve()
-                    self._pages.setdefault(str(shown), signal)
+            for place in (place for link in page.pictures for place in _linked(link, page.base, path, roots)):
+                self._pages.setdefault(place, {})[signal] = None
 
 
 _MEANS_OF_FLAG: Final[dict[str, Means]] = {"1": "reserved", "0": "allowed"}
@@ -120,8 +128,12 @@ class _Page(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reservation, self.policy = "", ""
+        self.reservation, self.policy, self.base = "", "", ""
         self.pictures: list[str] = []
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """`<![...` is a comment in HTML, as in newer releases of the library; this one's raises."""
+        return self.parse_bogus_comment(i)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
@@ -131,6 +143,8 @@ class _Page(HTMLParser):
                 self.reservation = attributes.get("content", "")
             elif name == "tdm-policy":
                 self.policy = attributes.get("content", "")
+        elif tag == "base":
+            self.base = self.base or attributes.get("href", "")
         elif tag in ("img", "source", "a"):
             self.pictures += [attributes[name] for name in ("src", "href") if attributes.get(name)]
             self.pictures += [
@@ -138,27 +152,63 @@ class _Page(HTMLParser):
             ]
 
 
-def _tdm_rules(attributes: Any) -> Iterator[tuple[str, Means, str]]:
-    """(location, meaning, the rule as it stands) of each rule; raises TypeError, ValueError for what is none."""
+def _linked(link: str, base: str, page: Path, roots: Sequence[Path]) -> list[str]:
+    """The places of the pictures that a link of a page may lead to; none for what leads elsewhere or is no link."""
+    try:
+        parts, start = urlsplit(link), urlsplit(base)
+        if parts.scheme or parts.netloc or not parts.path:
+            return []
+        path = parts.path
+        if not path.startswith("/") and not start.netloc:
+            path = "".join(start.path.rpartition("/")[:2]) + path
+        folders = roots if path.startswith("/") else [page.parent]
+        return [_place(folder / unquote(path).lstrip("/")) for folder in folders]
+    except ValueError:
+        return []
+
+
+def _place(path: Path) -> str:
+    """Where a file really is, in one form of accents: a page may have the other than the folder."""
+    return unicodedata.normalize("NFC", os.path.realpath(path))
+
+
+def _tdm_rules(attributes: Any) -> Iterator[_Rule]:
+    """Read each rule; raises TypeError, ValueError for what is none."""
     for rule in attributes if isinstance(attributes, list) else [attributes]:
         if not isinstance(rule, dict) or not isinstance(rule.get("location"), str):
             raise TypeError("a rule has no location")
         flag = rule.get("tdm-reservation")
         means: Means = "unreadable" if isinstance(flag, bool) else _MEANS_OF_FLAG.get(str(flag), "unreadable")
-        yield rule["location"], means, json.dumps(rule, sort_keys=True)[:200]
+        location = rule["location"]
+        pattern = location[:-1] if location.endswith("$") else location + "*"
+        parts = [quote(unquote(part)) for part in pattern.split("*")]
+        yield parts, means, json.dumps(rule, sort_keys=True)[:200]
 
 
-def _matches(location: str, path: str) -> bool:
-    """Whether a location of tdmrep.json is that of a path: its beginning, "*" for anything, "$" for the end."""
-    if "*" not in location and not location.endswith("$"):
-        return path.startswith(quote(unquote(location)))
-    whole = location.endswith("$")
-    parts = [re.escape(quote(unquote(part))) for part in location.removesuffix("$").split("*")]
-    return re.match(".*".join(parts) + ("$" if whole else ""), path) is not None
+def _matches(parts: Sequence[str], path: str) -> bool:
+    """Whether a path is made of these parts in their order, with anything between them."""
+    first, *middle = parts[:-1] or ("",)
+    at = len(first)
+    if not path.startswith(first):
+        return False
+    for part in middle:
+        at = path.find(part, at) + len(part)
+        if at < len(part):
+            return False
+    return path[at:].endswith(parts[-1]) if len(parts) > 1 else path == parts[0]
 
 
-def _url_path(picture: Path, root: Path) -> str:
-    return "/" + quote(picture.relative_to(root).as_posix())
+def _url_paths(picture: Path, root: Path) -> list[str]:
+    """A picture's path on the site, in each form that its accents may have there."""
+    name = picture.relative_to(root).as_posix()
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return ["/" + quote(os.fsencode(form)) for form in dict.fromkeys(forms)]
+
+
+def _text(data: bytes) -> str:
+    """A text of a site; the mark of an encoding that it begins with is no part of it."""
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
 
 def _read(path: Path) -> bytes | None:

@@ -35,21 +35,28 @@ def xmp_of(picture: bytes) -> bytes:
                 # Text may stand behind the pixels.
                 image.load()
                 info = dict(image.info)
-            found = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+            found = info.get("xmp") or info.get("XML:com.adobe.xmp") or _raw_profile(info)
     except Exception:  # decoders raise whatever they like on damaged files
         return b""
     return found.encode("utf-8", "replace") if isinstance(found, str) else bytes(found)
 
 
+def _raw_profile(info: dict[str, Any]) -> bytes:
+    """The packet as ImageMagick writes it into a PNG: a name, a length, and hex."""
+    return bytes.fromhex("".join(str(info.get("Raw profile type xmp", "")).split("\n")[3:]))
+
+
 def data_mining(packet: bytes, source: str, sha256: str) -> list[Signal]:
     """Return what an XMP packet says of data mining."""
-    if b"DataMining" not in packet:
+    wide = packet.startswith((b"\xff\xfe", b"\xfe\xff"))
+    narrow = packet.replace(b"\0", b"") if wide else packet
+    if b"DataMining" not in narrow:
         return []
     # No XMP has a document type; with one, few bytes can stand for many.
-    if len(packet) > MAX_XMP or b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
+    if len(packet) > MAX_XMP or b"<!DOCTYPE" in narrow or b"<!ENTITY" in narrow:
         return [Signal("iptc-plus", "unreadable", "XMP that is too large or has entities", source, sha256)]
     try:
-        root = ElementTree.fromstring(packet.strip(b"\0 \t\r\n"))
+        root = ElementTree.fromstring(packet if wide else packet.strip(b"\0 \t\r\n"))
     except (ElementTree.ParseError, ValueError) as error:
         return [Signal("iptc-plus", "unreadable", f"XMP is damaged: {error}", source, sha256)]
     values = [value for element in root.iter() for value in _values(element)]
