@@ -205,6 +205,8 @@ class Admission:
     def _may_enter(self, size: int, caller: Caller) -> bool:
         return (
             self.in_use < self.permits
+            and self._queries.is_fair(1, caller.name)
+            and self._bytes.is_fair(size, caller.name)
             and (
                 not caller.bulk
                 or (self._queries.bulk_may(1, caller.name) and self._bytes.bulk_may(size, caller.name))
