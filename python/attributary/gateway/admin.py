@@ -27,9 +27,10 @@ from attributary.errors import InvalidArgumentError, PreconditionError, Unavaila
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
-from .access import Need
 from .admission import Admission
 from .calls import Front, Kind, StreamMethod, UnaryMethod
+from .fairness import FairPool
+from .pipeline import done_by
 from .registry import Registry
 from .service import Context
 
@@ -42,8 +43,11 @@ _DEFAULT_CHANGES, _MAX_CHANGES = 100, 1_000
 _THREADS = 4
 # One turn of the event loop; longer means that it has stopped.
 _FLIP_S = 30.0
-# Everything else needs an admin.
-_NEEDS: Final[Mapping[str, Need]] = {"AddItem": "contribute", "AddItems": "contribute"}
+# Everything else needs an admin. An addition is as much work as a query.
+_KINDS: Final[Mapping[str, Kind]] = {
+    "AddItem": Kind("admin", permit=True, need="contribute"),
+    "AddItems": Kind("admin", bulk=True, need="contribute"),
+}
 
 
 class Changes:
@@ -53,7 +57,7 @@ class Changes:
         self.registry = registry
         # Their own, made when they are needed: an opt-out waits for no addition, no compaction and no query.
         self._deleting = ThreadPoolExecutor(_THREADS, "delete")
-        self._changing = ThreadPoolExecutor(_THREADS, "change")
+        self._changing = FairPool(_THREADS, "change", each=_THREADS - 1)
 
     def check(self) -> None:
         """Raise PreconditionError if no bundle here can be changed."""
@@ -90,8 +94,8 @@ class Changes:
         return result
 
     async def changed(self, work: Callable[[], T]) -> T:
-        """Do what embeds pictures or waits for what does."""
-        return await asyncio.get_running_loop().run_in_executor(self._changing, work)
+        """Do what embeds pictures or waits for what does, when it is its caller's turn."""
+        return await done_by(self._changing, work)
 
     async def deleted(self, work: Callable[[], T]) -> T:
         """Do what waits for nobody's additions: delete, or look."""
@@ -202,7 +206,7 @@ class AdminService:
 
 def kind_of(name: str) -> Kind:
     """What a method of the admin service needs."""
-    return Kind("admin", bulk=name == "AddItems", need=_NEEDS.get(name))
+    return _KINDS.get(name, Kind("admin"))
 
 
 def method_handlers(

@@ -2,8 +2,8 @@
 
 Who is asked from is the current caller (`callers.py`). Three rules beside the number of permits:
 - streams and batches leave a share of the permits to single calls;
-- the last eighth goes only to callers who have less than their part of the whole, so that no caller, however many
-  calls it sends, can shut another one out;
+- the last eighth, and as much of what streams and batches may have, goes only to callers who have less than their part
+  of it, so that no caller, however many calls it sends, can shut another one out;
 - bytes are shared by the same two rules.
 """
 
@@ -37,27 +37,41 @@ class Pool:
         self._bulk_most = most - int(most * kept_for_single)
         self._last = most // _LAST if most >= few else 0
         self._by_caller: Counter[str] = Counter()
+        self._bulk_by_caller: Counter[str] = Counter()
 
-    def bulk_may(self, amount: int) -> bool:
-        """Whether a stream or a batch leaves enough to single calls; a lone one always does."""
-        return self.bulk_used == 0 or self.bulk_used + amount <= self._bulk_most
+    def bulk_may(self, amount: int, name: str) -> bool:
+        """Whether a stream or a batch leaves enough to single calls and to others' bulk; a lone one always does."""
+        left = self._bulk_most - self.bulk_used - amount
+        if self.bulk_used == 0 or left >= self._last:
+            return True
+        return left >= 0 and self._bulk_by_caller[name] + amount <= _part(
+            self._bulk_most, self._bulk_by_caller, name
+        )
 
     def is_fair(self, amount: int, name: str) -> bool:
         """Whether a caller may have so much more."""
         if self.used + amount <= self.most - self._last:
             return True
-        callers = len(self._by_caller) + (name not in self._by_caller)
-        # One part more than there are callers: for the one who comes next.
-        return self._by_caller[name] + amount <= self.most // (callers + 1) or self.used == 0
+        return self._by_caller[name] + amount <= _part(self.most, self._by_caller, name) or self.used == 0
 
     def move(self, amount: int, caller: Caller) -> None:
         """Take so much, or give it back if it is below 0."""
         self.used += amount
+        _count(self._by_caller, caller.name, amount)
         if caller.bulk:
             self.bulk_used += amount
-        self._by_caller[caller.name] += amount
-        if not self._by_caller[caller.name]:
-            del self._by_caller[caller.name]
+            _count(self._bulk_by_caller, caller.name, amount)
+
+
+def _part(most: int, held: Counter[str], name: str) -> int:
+    """What a caller may have of so many. One part more than there are callers: for the one who comes next."""
+    return most // (len(held) + (name not in held) + 1)
+
+
+def _count(held: Counter[str], name: str, amount: int) -> None:
+    held[name] += amount
+    if not held[name]:
+        del held[name]
 
 
 class Admission:
@@ -176,14 +190,14 @@ class Admission:
             raise UnavailableError(_DRAINING)
         if self.in_use + queries > self.permits:
             raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
-        if caller.bulk and not self._queries.bulk_may(queries):
-            raise OverloadedError("the permits that are left are kept for single calls")
+        if caller.bulk and not self._queries.bulk_may(queries, caller.name):
+            raise OverloadedError("the permits that are left are kept for single calls and for other callers")
         self._check_bytes(size, caller)
         if not self._queries.is_fair(queries, caller.name):
             raise OverloadedError(_KEPT)
 
     def _check_bytes(self, size: int, caller: Caller) -> None:
-        if not self._has_room(size) or (caller.bulk and not self._bytes.bulk_may(size)):
+        if not self._has_room(size) or (caller.bulk and not self._bytes.bulk_may(size, caller.name)):
             raise OverloadedError(f"requests inside the server would pass {self._max_bytes} bytes")
         if not self._bytes.is_fair(size, caller.name):
             raise OverloadedError(_KEPT)
@@ -191,7 +205,12 @@ class Admission:
     def _may_enter(self, size: int, caller: Caller) -> bool:
         return (
             self.in_use < self.permits
-            and (not caller.bulk or (self._queries.bulk_may(1) and self._bytes.bulk_may(size)))
+            and self._queries.is_fair(1, caller.name)
+            and self._bytes.is_fair(size, caller.name)
+            and (
+                not caller.bulk
+                or (self._queries.bulk_may(1, caller.name) and self._bytes.bulk_may(size, caller.name))
+            )
             and self._has_room(size)
         )
 

@@ -105,9 +105,7 @@ class Pipeline:
 
     async def in_turn(self, work: Callable[[], T]) -> T:
         """Do work of the current caller's in the threads that read pictures, when it is its turn."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._pool.submit(current().path, partial(_work, self._loop, future, work))
-        return await future
+        return await done_by(self._pool, work)
 
     def queued(self, queue: str) -> int:
         """How many queries wait in a batch queue."""
@@ -201,6 +199,14 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
     for prepared in batch:
         prepared.timings.encode = ms_since(started)
     return list(zip(batch, vectors, strict=True))
+
+
+async def done_by(pool: FairPool, work: Callable[[], T]) -> T:
+    """Do work of the current caller's in one of the threads of `pool`, when it is its turn."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    pool.submit(current().path, partial(_work, loop, future, work))
+    return await future
 
 
 def _work(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], work: Callable[[], T]) -> None:

@@ -30,6 +30,8 @@ from .config import GatewayConfig
 log = structlog.get_logger(__name__)
 
 _WAITING: Final = 10_000
+# Of pictures that are still to be hashed.
+_WAITING_BYTES: Final = 64 << 20
 _PREFIX: Final = "queries-"
 
 
@@ -41,6 +43,8 @@ class QueryLog:
         self._folder, self._days, self._prompts = folder, days, prompts
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING)
         self._left_out = 0
+        # Bytes of pictures that were handed over, and that are done with: each is counted by one thread alone.
+        self._given = self._hashed = 0
         self._day = ""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,6 +72,7 @@ class QueryLog:
             "bundle_id": reply.bundle_id,
             "revision": reply.revision,
             "has_prompt": bool(query.prompt),
+            "image_sha256": None,
             "items": [[item.id, round(item.share, 6)] for item in reply.items],
             "diffuse_share": reply.diffuse_share,
             "withheld_share": reply.withheld_share,
@@ -79,27 +84,34 @@ class QueryLog:
             line["left_out_before"] = self._left_out
         # Hashed by the writer.
         line["image"] = query.image
+        size = len(query.image or b"")
         try:
+            if (waiting := self._given - self._hashed) and waiting + size > _WAITING_BYTES:
+                raise queue.Full
             self._lines.put_nowait(line)
+            self._given += size
             self._left_out = 0
         except queue.Full:
             self._left_out += 1
 
     def close(self) -> None:
         """Write what waits."""
-        self._lines.put(None)
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=10)
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
+            if (image := line.pop("image")) is not None:
+                line["image_sha256"] = hashlib.sha256(image).hexdigest()
+                self._hashed += len(image)
+            del image
             try:
                 self._write(line)
             except OSError as error:
                 log.error("a line of the query log is lost", reason=str(error))
 
     def _write(self, line: dict[str, Any]) -> None:
-        image = line.pop("image")
-        line["image_sha256"] = None if image is None else hashlib.sha256(image).hexdigest()
         day = str(line["at"])[:10]
         if day != self._day:
             self._clean(datetime.fromisoformat(day).replace(tzinfo=UTC))

@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+import os
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -311,6 +312,15 @@ def test_the_query_log_keeps_what_it_says_for_as_long_as_it_says(tmp_path, promp
     assert len(line["image_sha256"]) == 64
     assert today.stat().st_mode & 0o077 == 0
     assert {path.name for path in folder.iterdir()} == {"mine.txt", today.name}
+
+
+def test_a_query_log_whose_disk_stands_still_keeps_few_pictures_in_memory(tmp_path):
+    # A pipe that nobody reads.
+    os.mkfifo(tmp_path / f"queries-{datetime.now(UTC).date()}.jsonl")
+    log, picture = QueryLog(tmp_path, 7, False), b"x" * (16 << 20)
+    for _ in range(20):
+        log.put("ann", Query(image=picture), pb.Attribution())
+    assert 14 <= log._left_out <= 16
 
 
 def test_the_query_log_is_off_and_its_folder_must_be_writable(tmp_path):

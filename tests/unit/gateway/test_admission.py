@@ -121,11 +121,11 @@ async def test_streams_leave_permits_to_single_calls():
 
     tasks = [served_as(BULK, waiting) for _ in range(40)]
     await asyncio.sleep(0)
-    assert admission.in_use == 24
+    assert admission.in_use == 20
     served_as(QUIET, admission.take, 1, 0)
     served_as(BULK, admission.release, 1, 0)
     await asyncio.sleep(0)
-    assert sum(task.done() for task in tasks) == 25
+    assert sum(task.done() for task in tasks) == 21
     for task in tasks:
         task.cancel()
 
@@ -138,6 +138,29 @@ async def test_a_batch_leaves_permits_to_single_calls_unless_it_is_alone():
     with pytest.raises(OverloadedError, match="kept for single calls"):
         served_as(BULK, admission.take, 5, 0)
     served_as(QUIET, admission.take, 8, 0)
+
+
+async def test_bulk_of_one_caller_leaves_permits_and_bytes_to_anothers():
+    admission = Admission(permits=256, max_bytes=64 << 20)
+    other = Caller("other", "4", bulk=True)
+
+    async def stream():
+        await admission.wait(1 << 20)
+
+    tasks = [served_as(BULK, lambda: asyncio.create_task(stream())) for _ in range(256)]
+    await asyncio.sleep(0)
+    assert admission.bytes_in_use == 40 << 20
+    with pytest.raises(OverloadedError):
+        served_as(BULK, admission.take, 1, 1 << 20)
+    served_as(other, admission.take, 1, 8 << 20)
+    for task in tasks:
+        task.cancel()
+    admission = Admission(permits=256, max_bytes=64 << 20)
+    served_as(BULK, admission.take, 64, 0)
+    served_as(BULK, admission.take, 64, 0)
+    with pytest.raises(OverloadedError, match="for other callers"):
+        served_as(BULK, admission.take, 64, 0)
+    served_as(other, admission.take, 64, 0)
 
 
 async def test_no_caller_can_shut_another_one_out():

@@ -28,10 +28,10 @@ async def test_bulk_streams_refuse_no_single_call_and_fill_an_idle_server(serve,
         return [result async for result in client.attribute_stream([query(embedding=vector(2))] * 40)]
 
     streams = [asyncio.create_task(bulk()) for _ in range(3)]
-    while gateway.admission.in_use < 24:
+    while gateway.admission.in_use < 20:
         await asyncio.sleep(0.001)
     single = [asyncio.create_task(client.attribute(embedding=vector(1))) for _ in range(4)]
-    while gateway.admission.in_use < 28 and not any(call.done() for call in single):
+    while gateway.admission.in_use < 24 and not any(call.done() for call in single):
         await asyncio.sleep(0.001)
     engine.gate.set()
     assert [answer.items[0].similarity for answer in await asyncio.gather(*single)] == [1] * 4

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -62,6 +63,75 @@ async def test_a_head_that_does_not_arrive_is_hung_up_on(site, sent):
                 return b""
 
     assert await asyncio.to_thread(slow) == b""
+
+
+_CHUNKED = (
+    b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+async def test_a_body_in_chunks_of_one_byte_is_refused(site):
+    gateway, _, _ = await site()
+
+    def tiny():
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as line:
+            line.sendall(_CHUNKED % b"/v1/attribute" + b"1\r\n \r\n" * 2_000)
+            return line.makefile("rb").read()
+
+    assert b" 400 " in await asyncio.to_thread(tiny)
+
+
+async def test_a_body_in_chunks_of_some_kilobytes_is_read(site):
+    gateway, _, _ = await site()
+    body = json.dumps(ASK).encode()
+    pieces = [body[:10], body[10:], *[b" " * 1_024] * 2_000]
+
+    def chunked():
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as line:
+            line.sendall(_CHUNKED % b"/v1/attribute")
+            for piece in [*pieces, b""]:
+                line.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+            return line.makefile("rb").readline()
+
+    assert b" 200 " in await asyncio.to_thread(chunked)
+
+
+async def test_a_body_that_breaks_after_its_answer_is_no_event(site, caplog):
+    gateway, _, _ = await site()
+
+    def breaks():
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as line:
+            line.sendall(_CHUNKED % b"/nothing")
+            answer = line.makefile("rb")
+            first = answer.readline()
+            line.sendall(b"zz\r\n")
+            answer.read()
+            return first
+
+    assert b" 404 " in await asyncio.to_thread(breaks)
+    assert caplog.records == []
+
+
+async def test_each_answer_of_a_connection_has_its_own_time_to_be_taken(site, tmp_path):
+    report = tmp_path / "report.html"
+    report.write_bytes(b"x" * (8 << 20))
+    gateway, _, _ = await site(call_s=1.0, ui=True, ui_report=report)
+
+    def take_slowly():
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+            line.settimeout(30)
+            line.connect(("127.0.0.1", gateway.http_port))
+            answer = line.makefile("rb")
+            for _ in range(3):
+                line.sendall(b"GET /report HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                while answer.readline().strip():
+                    pass
+                time.sleep(0.6)
+                yield len(answer.read(8 << 20))
+
+    assert await asyncio.to_thread(lambda: list(take_slowly())) == [8 << 20] * 3
 
 
 async def test_one_connection_too_many_is_hung_up_on(site):

@@ -13,7 +13,7 @@ from attributary.attribution.open import open_engine
 from attributary.client.admin import AsyncAdminClient
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
-from attributary.errors import DeletedError
+from attributary.errors import DeletedError, OverloadedError
 from attributary.gateway import listing
 from attributary.gateway.http import bodies, replies
 from tests.support.http_calls import JSON, fetch, form
@@ -75,6 +75,36 @@ async def test_an_opt_out_waits_for_no_addition(writing, addition, monkeypatch):
     finally:
         gate.set()
     assert {added.id for added in await asyncio.gather(*adding)} == set(range(1, 30))
+
+
+async def test_one_contributor_s_additions_refuse_and_delay_nobody_else(
+    writing, addition, monkeypatch, tmp_path, picture
+):
+    gateway, client, admin = writing
+    (tmp_path / "admins").write_text(f"kim {TOKEN}\nzoe second roles=contribute\n")
+    gateway._gate._admins.refresh()
+    gate, add = threading.Event(), Store.add
+
+    def slow(self, items, *, who, **more):
+        assert who == "kim" or gate.wait(120)
+        return add(self, items, who=who, **more)
+
+    monkeypatch.setattr(Store, "add", slow)
+    async with AsyncAdminClient(f"127.0.0.1:{gateway.port}", token="second") as contributor:
+        adding = [
+            asyncio.create_task(contributor.add_item(addition(number), why="x")) for number in range(1, 100)
+        ]
+        try:
+            async with asyncio.timeout(60):
+                while gateway.admission.in_use < 56:
+                    await asyncio.sleep(0.01)
+            assert (await client.attribute(picture(3))).bundle_id
+            assert (await admin.add_item(addition(100), why="x")).id == 100
+            assert gateway.admission.in_use == 56
+        finally:
+            gate.set()
+        outcomes = await asyncio.gather(*adding, return_exceptions=True)
+    assert sum(isinstance(outcome, OverloadedError) for outcome in outcomes) == 99 - 56
 
 
 async def test_a_follower_waits_for_no_work_of_others(serve, bundle_dir):

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, Final
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
+
+# Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
+_FEW_CHUNKS: Final = 1_024
+_CHUNK_BYTES: Final = 512
+
+
+class _Connection(h11.Connection):
+    """h11's connection, without bodies of a million small chunks."""
+
+    _chunks = _bytes = 0
+
+    def next_event(self) -> Any:
+        """Return the next event; raises RemoteProtocolError for what cannot be read, and for chunks of a few bytes."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_end
+            self._bytes += len(event.data)
+            if self._chunks > _FEW_CHUNKS and self._bytes < self._chunks * _CHUNK_BYTES:
+                raise h11.RemoteProtocolError("too many small chunks")
+        return event
 
 
 class Protocol(H11Protocol):
@@ -28,6 +51,8 @@ class Protocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_s, self._take_s, self._most = head_s, take_s, most
         self._head: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None
+        self.conn = _Connection(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request; hang up on one connection too many."""
@@ -47,14 +72,26 @@ class Protocol(H11Protocol):
             self._await_head()
 
     def on_response_complete(self) -> None:
-        """Give the caller a time to take an answer that is still on its way."""
+        """Give the caller a time to take an answer that is still on its way, the last one."""
         super().on_response_complete()
+        if self._taking is not None:
+            # Whatever came before has been taken, but for some KB: the next would not have been written.
+            self._taking.cancel()
         if self.transport.get_write_buffer_size():
-            self.loop.call_later(self._take_s, self._see_taken)
+            self._taking = self.loop.call_later(self._take_s, self._see_taken)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; hang up where an answer has been given already, or part of one."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._forget_head()
+        if self._taking is not None:
+            self._taking.cancel()
         super().connection_lost(exc)
 
     def _is_serving(self) -> bool:
