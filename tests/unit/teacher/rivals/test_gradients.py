@@ -106,7 +106,11 @@ def test_split_gives_each_layer_its_own(model, data):
     torch.testing.assert_close(torch.cat([part.flatten(1) for part in parts.values()], 1), features)
 
 
-@pytest.mark.parametrize("projection", [Whole(), Flat(64), Flat(64, "normal"), TwoSided(4)], ids=repr)
+@pytest.mark.parametrize(
+    "projection",
+    [Whole(), Flat(64), Flat(64, "normal"), TwoSided(4)],
+    ids=["whole", "flat", "normal", "two-sided"],
+)
 def test_features_do_not_depend_on_batches_blocks_or_company(model, data, projection):
     def features(rows, **changes):
         settings = dataclasses.replace(SMALL, parameters="all", **changes)
