@@ -46,8 +46,9 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.j
 	$(BENCH)/gaming.py --calibration $(STUDENT)/calibration.json --save
 	$(BENCH)/page.py
 
+# Two processes, a file's tests in one of them.
 test: $(VENV)/.train
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every promise of docs/guarantees.md under attack, long tests too; ends with a table of counts by promise. An hour.
 test-faults: $(VENV)/.train

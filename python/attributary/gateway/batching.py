@@ -29,8 +29,8 @@ from .metrics import Metrics
 log = structlog.get_logger(__name__)
 
 # A query that takes no more CPU time is answered on the event loop: handing it to a thread, and its answer back, costs
-# .3 to .6 ms, and makes the query itself longer: twice as long where a core's caches are cold. So many such batches come
-# before that; one that was longer weighs as much as some of them.
+# .3 to .6 ms, and makes the query itself longer, twice as long where a core's caches are cold. So many such batches
+# come before that; one that was longer weighs as much as some of them.
 _SHORT_S = 0.001
 _MANY = 64
 _LONG = 16

@@ -27,7 +27,9 @@ _AI_TXT: Final = ("ai.txt", ".well-known/ai.txt")
 _MAX_PAGES: Final = 10_000
 _PAGES: Final = "*.*[hH][tT][mM]*"
 # An agent is a product's name; its version is not part of it (RFC 9309, section 2.2.1).
-_VERSION: Final = re.compile(r"^([ \t]*user-?agent[ \t]*:[ \t]*[^\s/#]+)/[^\s#]*", re.IGNORECASE | re.MULTILINE)
+_VERSION: Final = re.compile(
+    r"^([ \t]*user-?agent[ \t]*:[ \t]*[^\s/#]+)/[^\s#]*", re.IGNORECASE | re.MULTILINE
+)
 # (parts of the location between its "*", meaning, the rule as it stands)
 _Rule = tuple[list[str], Means, str]
 # Agents whose makers say that what they fetch, or may use, is for training.
@@ -71,9 +73,7 @@ class Site:
         for root, robots, kind, source, sha256 in self._robots:
             paths = _url_paths(picture, root)
             refused = [
-                agent
-                for agent in TRAINING_AGENTS
-                if not all(robots.can_fetch(path, agent) for path in paths)
+                agent for agent in TRAINING_AGENTS if not all(robots.can_fetch(path, agent) for path in paths)
             ]
             if refused:
                 value = (
