@@ -158,6 +158,9 @@ GENERATOR_CONFIGS: dict[str, StudentConfig] = {
     for config in (
         _GENERATOR,
         dataclasses.replace(_GENERATOR, name="generator-placed", placed="caption", free_items=False),
+        dataclasses.replace(
+            _GENERATOR, name="generator-untrained", placed="caption", free_items=False, epochs=0
+        ),
         dataclasses.replace(_GENERATOR, name="generator-power", link="power"),
         dataclasses.replace(
             _GENERATOR, name="generator-gradient", placed="caption", free_items=False, gradient=8

@@ -19,6 +19,8 @@ DAMPING = 0.05
 # Directions kept of the gradient; the ridge of its kernel over the mean eigenvalue, as D-TRAK's; the length that items
 # have on average in it, beside which the network's first answers are small.
 GRADIENT, RIDGE, LENGTH = 512, 0.1, 6.0
+# Leading directions of each view that are compared before any label, where nothing is learnt.
+LEADING = 64
 
 
 def damped(rows: Tensor, count: int) -> Whitening:
@@ -51,6 +53,7 @@ class GeneratorHead(nn.Module):
     `seen.image`: float32 [N, 2 F] of `GeneratorTower`, the last `gradient` of each F being the gradient; `empty`
     [T, D]: states of the empty prompt. A row without a prompt (mask all 0) is asked with the empty prompt throughout.
     Of the gradient only the one that was asked is looked at, and before any label the embedding is nearly its kernel.
+    Without epochs, features are compared as they are: their leading directions, whitened.
     """
 
     def __init__(self, config: StudentConfig, seen: Seen, empty: Tensor, gradient: int = 0) -> None:
@@ -79,6 +82,19 @@ class GeneratorHead(nn.Module):
             for layer in (self.skip, self.last):
                 layer.weight.data.mul_(0.1)
                 nn.init.zeros_(layer.bias)
+        elif config.epochs == 0:
+            self._compare(picture.matrix.shape[1], words.matrix.shape[1])
+
+    def _compare(self, picture: int, words: int) -> None:
+        """Pass on the leading directions of both views and of the words as they are: the rival of what is learnt."""
+        ends = (picture, 2 * picture, 2 * picture + words)
+        rows = [row for end, size in zip(ends, (picture, picture, words), strict=True)
+                for row in range(end - min(LEADING, size), end)]  # fmt: skip
+        rows = rows[: self.skip.out_features]
+        for layer in (self.skip, self.last):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.skip.weight.data[range(len(rows)), rows] = 1.0
 
     def reduce(self, image: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """Tower outputs to the network's input, float32 [N, W]; nothing here is trained."""

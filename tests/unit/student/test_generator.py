@@ -121,6 +121,17 @@ def test_of_many_items_a_step_sees_the_best_and_others_for_the_rest(tower, monke
     assert np.mean(fitted.scores(views[0]).argmax(axis=1) == np.arange(12)) > 0.8
 
 
+def test_without_epochs_features_are_compared_as_they_are(tower):
+    views = [seen(tower, 12, 1)]
+    lists = np.random.default_rng(3).normal(size=(12, 12)).astype(np.float32)
+    config = replace(GENERATOR_CONFIGS["generator-untrained"], dim=64)
+    fitted = fit_generator(config, views, tower.empty, [Lesson(views[0], lists)])
+    reduced = fitted.query.reduce(views[0].image, views[0].states, views[0].mask)
+    far = torch.nn.functional.normalize(reduced - reduced.mean(dim=1, keepdim=True), dim=1)
+    expected = far @ far.T
+    torch.testing.assert_close(torch.from_numpy(fitted.scores(views[0])), expected, atol=5e-3, rtol=0)
+
+
 @pytest.mark.slow  # the exporter takes half a minute
 def test_onnx_computes_what_torch_does(tower, tmp_path):
     head = GeneratorHead(SMALL, seen(tower, 12, 1), tower.empty)
