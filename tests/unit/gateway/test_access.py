@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attributary.attribution.types import Query
-from attributary.client import AsyncClient, Filter
+from attributary.client import AsyncClient, Filter, query
 from attributary.errors import (
     InvalidArgumentError,
     OverloadedError,
@@ -280,6 +280,23 @@ async def test_roles_hold_at_the_door(serve, engine, vector, tmp_path):
     async with AsyncClient(address, token="wide", retry=False) as wide:
         answer = await wide.attribute(embedding=vector(1))
         assert (answer.items[0].caption, answer.creators[0].creator) == ("a cat", "Ann")
+
+
+@pytest.mark.parametrize("way", ["batch", "stream"])
+async def test_one_query_without_its_role_is_an_error_of_its_own(serve, engine, vector, tmp_path, way):
+    path = tokens(tmp_path, "ann narrow roles=query\n")
+    gateway, _ = await serve(engine, tokens_file=path, redact="creator")
+    queries = [query(PIXELS), query(embedding=vector(1)), query(PIXELS)]
+    async with AsyncClient(f"127.0.0.1:{gateway.port}", token="narrow", retry=False) as narrow:
+        if way == "batch":
+            first, refused, last = await narrow.attribute_batch(queries)
+        else:
+            first, refused, last = [result async for result in narrow.attribute_stream(queries)]
+        assert isinstance(refused, PermissionDeniedError) and refused.role == "embeddings"
+        assert first.items and last.items
+        # What the options ask for concerns every query.
+        with pytest.raises(PermissionDeniedError, match="read-items"):
+            await narrow.attribute_batch(queries, filter=Filter(include_creators=("Ann",)))
 
 
 def test_what_is_hidden_is_gone_and_shares_stay():
