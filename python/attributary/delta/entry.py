@@ -12,6 +12,7 @@ The operator, at the command line or with an admin token, is held to the first r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -176,16 +177,33 @@ def place(
     ]
 
 
-def check_quota(terms: Terms, who: str, count: int, entries: Iterable[Entry], held_at: Iterable[str]) -> None:
-    """Raise OverloadedError if `who` has added too many items in a day; `held_at` is when those that wait came."""
-    if not terms.items_a_day:
-        return
-    since = datetime.now(UTC) - _DAY
-    times = [entry.at for entry in entries if entry.kind == "add" and entry.who == who for _ in entry.ids]
-    recent = sorted(at for text in (*times, *held_at) if (at := datetime.fromisoformat(text)) > since)
-    if len(recent) + count > terms.items_a_day:
-        wait = (recent[0] + _DAY - datetime.now(UTC)).total_seconds() if recent else _DAY.total_seconds()
-        raise OverloadedError(f"{who} may add {terms.items_a_day} items a day", max(wait, 1.0))
+class Quota:
+    """How many more items somebody may add today."""
+
+    def __init__(self, terms: Terms, who: str, entries: Iterable[Entry], waits: Iterable[Added]) -> None:
+        """`entries` are the bundle's changes, `waits` what waits for the operator."""
+        self._said = f"{who} may add {terms.items_a_day} items a day"
+        self._left, self._wait_s = math.inf, 1.0
+        if not terms.items_a_day:
+            return
+        now = datetime.now(UTC)
+        added = [(entry.at, len(entry.ids)) for entry in entries if entry.kind == "add" and entry.who == who]
+        added += [(record.at, len(record.items)) for record in waits if record.who == who]
+        times = [(datetime.fromisoformat(at), count) for at, count in added]
+        recent = [(at, count) for at, count in times if at > now - _DAY]
+        self._left = terms.items_a_day - sum(count for _, count in recent)
+        if recent:
+            self._wait_s = max((min(recent)[0] + _DAY - now).total_seconds(), 1.0)
+
+    def take(self) -> None:
+        """Count one item; raises OverloadedError if there may be no more."""
+        if self._left < 1:
+            raise OverloadedError(self._said, self._wait_s)
+        self._left -= 1
+
+    def give_back(self) -> None:
+        """Count one item less: it was none."""
+        self._left += 1
 
 
 def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
