@@ -109,8 +109,9 @@ class Entrance:
             for row in older:
                 who = _creator(snapshot, row, together)
                 if who != placed.item.creator:
-                    older_id = _id(snapshot, row, together)
-                    return Verdict(row, f"looks like item {older_id} of another creator, which is older")
+                    what = f"item {_id(snapshot, row, together)} of another creator, which is older"
+                    gone = "an item that was deleted"
+                    return Verdict(row, f"looks like {gone if _is_nameless(snapshot, row) else what}")
             declared = placed.item.near_dup_of
             if declared is not None and declared not in (_id(snapshot, row, together) for row in older):
                 return Verdict(held="is declared a near duplicate and does not look like it")
@@ -207,13 +208,19 @@ class Quota:
 
 
 def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
-    """Rows of the same picture with the same words: of deleted items nothing else is left to compare."""
+    """Rows of the same picture with the same words, in a bundle without looks as well."""
     wanted = vector.astype(np.float32)
     split, found = len(snapshot.bundle.vectors), []
     for start in range(0, split, _BLOCK):
         block = snapshot.bundle.vectors[start : start + _BLOCK].astype(np.float32)
         found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
     return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= _SAME_COSINE)).tolist()
+
+
+def _is_nameless(snapshot: Snapshot, row: int) -> bool:
+    """Whether a row is of an item that was deleted before a compaction."""
+    withheld = snapshot.bundle.items.withheld
+    return withheld is not None and row < len(withheld) and bool(withheld[row])
 
 
 def _creator(snapshot: Snapshot, row: int, together: Sequence[Placed]) -> str:

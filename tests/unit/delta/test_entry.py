@@ -137,7 +137,9 @@ def test_a_copy_of_a_deleted_item_waits_and_raises_nobody(seeded):
     )
     assert seeded.engine.attribute(query, WIDE).items == before.items
     seeded.compact(**BY)
-    # Nothing is left of it but its vector, which the same picture with the same words has.
+    # Its vector and its look are left; its name and its id are not.
+    copy = item(8, noised(scene(1)), "Bo", caption="other words")
+    assert seeded.add([copy], terms=CONTRIBUTOR, **BY).held == ["looks like an item that was deleted"]
     assert seeded.add([item(7, scene(1), "Bo")], **BY).outcomes == [None]
     again = seeded.engine.attribute(query, WIDE)
     assert sum(one.share for one in again.items if one.id == 7) <= before.withheld_share
