@@ -160,25 +160,12 @@ class BundleService:
             raise PreconditionError("bundle", f"{place.name} must not be served: {error}") from error
         try:
             await _check_there(opened.engine, self._config.remote_timeout_s)
-            self._check_newer(opened.engine)
+            self._registry.check_newer(opened.engine)
         except BaseException:
             if opened.store is not None:
                 await asyncio.to_thread(opened.store.close)
             raise
         return opened
-
-    def _check_newer(self, engine: Preparer) -> None:
-        """Raise PreconditionError if the same bundle is served with changes that this copy of it has not seen."""
-        bundle_id, revision = engine.bundle.manifest.bundle_id, engine.snapshot.revision
-        for served in self._registry.bundles:
-            there = served.pipeline.engine
-            if served.bundle_id == bundle_id and there.snapshot.revision > revision:
-                raise PreconditionError(
-                    "bundle",
-                    f"{bundle_id} is served from {there.bundle.directory.name} at revision "
-                    f"{there.snapshot.revision}; this copy of it is at {revision}, and what was changed since would be "
-                    "undone",
-                )
 
     def _place(self, path: str) -> Path:
         if not path or "\0" in path:
