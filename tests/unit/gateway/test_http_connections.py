@@ -90,20 +90,34 @@ async def test_connections_without_a_handshake_are_counted_and_end(site, tmp_pat
 
 async def test_without_a_free_file_the_server_waits_and_goes_on(site):
     gateway, _, _ = await site()
-    loop, failures = asyncio.get_running_loop(), [OSError(24, "Too many open files")]
-    accept = loop.sock_accept
+    taken, listener = gateway._http._connections, gateway._http._connections._listener
 
-    async def full(listener):
-        if failures:
-            raise failures.pop()
-        return await accept(listener)
+    class Full:
+        failures = 1
 
-    loop.sock_accept = full
+        def fileno(self):
+            return listener.fileno()
+
+        def accept(self):
+            if self.failures:
+                self.failures -= 1
+                raise OSError(24, "Too many open files")
+            return listener.accept()
+
+    taken._listener = full = Full()
     try:
         assert [await asyncio.to_thread(healthy, gateway.http_port) for _ in range(3)] == [200] * 3
     finally:
-        loop.sock_accept = accept
-    assert not failures
+        taken._listener = listener
+    assert not full.failures
+
+
+async def test_what_waits_to_be_taken_is_taken_at_once(site):
+    # One at a time, a flood of connections had kept another caller's waiting for as many turns of a busy event loop.
+    gateway, _, _ = await site(max_connections=1_024)
+    with crowd(gateway.http_port, 300):
+        gateway._http._connections._accept()
+        assert held(gateway) == 300
 
 
 @pytest.mark.parametrize(("hard", "got"), [(4_096, 2_560), (resource.RLIM_INFINITY, 2_560), (2_000, 2_000)])

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 # Below this there is nothing to divide.
 _FEW: Final = 16
 _HANDSHAKE_S: Final = 10
+# As many as may wait to be taken.
+_AT_ONCE: Final = 1_024
 # Where the system has no more files or memory, asking at once again would be all that the event loop does.
 _AGAIN_S: Final = 0.1
 
@@ -48,7 +50,6 @@ class Connections:
         self._listener, self._make, self._tls, self._refused = listener, make, tls, refused
         self._pool = Pool(most, _FEW, 0.0)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._accepting: asyncio.Task[None] | None = None
         error = OverloadedError(
             f"there are as many connections as there may be, of {most}", retry_after_s=1.0
         )
@@ -56,25 +57,31 @@ class Connections:
 
     def start(self) -> None:
         """Begin to take connections."""
-        self._accepting = asyncio.create_task(self._accept())
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def stop(self) -> None:
-        """Take no more, and forget those that are still in their handshake."""
-        tasks = [*self._tasks, *([] if self._accepting is None else [self._accepting])]
-        for task in tasks:
+        """Take no more, and forget those that are still in their handshake. Stopping twice is no error."""
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._listener.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
+    def _accept(self) -> None:
+        """Take what has come: all of it, since a busy event loop comes here seldom."""
+        for _ in range(_AT_ONCE):
             try:
-                line, address = await loop.sock_accept(self._listener)
+                line, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as error:
                 log.error("connections cannot be taken", reason=error.strerror)
-                await asyncio.sleep(_AGAIN_S)
-                continue
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_AGAIN_S, self._again)
+                return
+            line.setblocking(False)
             caller = Caller(callers.address_of(callers.peer_of(*address[:2])))
             if self._pool.used >= self._pool.most or not self._pool.is_fair(1, caller.name):
                 self._refused()
@@ -82,10 +89,15 @@ class Connections:
                     line.send(self._no)
                 continue
             self._pool.move(1, caller)
-            task = asyncio.create_task(self._serve(line))
+            task = asyncio.get_running_loop().create_task(self._serve(line))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda _, caller=caller: self._pool.move(-1, caller))  # type: ignore[misc]
+
+    def _again(self) -> None:
+        # Else it was stopped meanwhile.
+        if self._listener.fileno() >= 0:
+            self.start()
 
     async def _serve(self, line: socket.socket) -> None:
         limit: Any = {} if self._tls is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
