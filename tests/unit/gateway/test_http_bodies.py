@@ -85,6 +85,27 @@ async def test_a_part_of_a_form_has_few_and_short_headers(site, head):
     assert (status, violated(text)) == (400, "request")
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-16", "latin-1", "nonsense"])
+async def test_a_form_is_utf_8(site, charset):
+    _, _, ask = await site()
+    body, headers = form(image=b"x", prompt="a\\x-b" * 100)
+    headers["content-type"] += f"; charset={charset}"
+    status, _, text = await ask("POST", "/v1/attribute", body, headers)
+    assert (status, violated(text)) == (400, "content-type")
+    headers["content-type"] = headers["content-type"].replace(charset, '"UTF-8"')
+    assert violated((await ask("POST", "/v1/attribute", body, headers))[2]) == "query.image"
+
+
+async def test_a_field_that_is_no_utf_8_is_named(site):
+    _, _, ask = await site()
+    body, headers = form(image=b"\xff", prompt="caf\xe9")
+    status, _, text = await ask(
+        "POST", "/v1/attribute", body.replace("caf\xe9".encode(), b"caf\xe9"), headers
+    )
+    assert (status, violated(text)) == (400, "prompt") and b"UTF-8" in text
+    assert violated((await ask("POST", "/v1/attribute", body, headers))[2]) == "query.image"
+
+
 async def test_values_are_counted_as_they_come(site, monkeypatch):
     _, _, ask = await site()
     monkeypatch.setattr(bodies, "_MAX_VALUES", 1_000)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -187,9 +188,22 @@ class _InMemory(MultiPartParser):
     # The body is bounded, and a disk is not faster.
     spool_max_size = 1 << 40
 
+    def on_part_end(self) -> None:
+        """Refuse text that would be read as Latin-1 for want of a better guess."""
+        part = self._current_part
+        try:
+            _ = part.file or part.data.decode()
+        except UnicodeDecodeError:
+            raise InvalidArgumentError(part.field_name[:80], "must be valid UTF-8") from None
+        super().on_part_end()
+
 
 async def _form_body(request: Request, limit: int, most_files: int) -> tuple[FormData, int]:
     """The fields of a form, and how many bytes its files have."""
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in {b"utf-8", b"utf8"}:
+        # The caller's choice among all that Python has: punycode takes the square of a text's length.
+        raise InvalidArgumentError("content-type", "must have the charset utf-8, or none")
     parser = _InMemory(
         request.headers,
         chunks(request, limit),  # type: ignore[arg-type]  # any asynchronous iterator does
@@ -238,10 +252,7 @@ def _queries(form: FormData) -> list[pb.Query]:
         )
     if len(prompts) == 1:
         prompts *= len(pictures)
-    try:
-        return [pb.Query(image=data, prompt=prompt) for data, prompt in zip(pictures, prompts, strict=True)]
-    except ValueError:
-        raise InvalidArgumentError("prompt", "must be valid UTF-8") from None
+    return [pb.Query(image=data, prompt=prompt) for data, prompt in zip(pictures, prompts, strict=True)]
 
 
 def _options(form: FormData) -> dict[str, Any]:
