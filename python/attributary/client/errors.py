@@ -80,6 +80,8 @@ def from_result(error: pb.Error) -> AttributaryError:
         return AlreadyExistsError(kind, name, what)
     if error.code == code_pb2.FAILED_PRECONDITION:
         return PreconditionError(error.field, error.message)
+    if error.code == code_pb2.PERMISSION_DENIED:
+        return PermissionDeniedError(error.message.removeprefix("the role '").removesuffix("' is needed"))
     return _error(str(code_pb2.Code.Name(error.code)), error.message, status_pb2.Status())
 
 

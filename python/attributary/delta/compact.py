@@ -1,8 +1,8 @@
 """A new bundle from a snapshot: added items built in, deleted ones forgotten, everything that hangs on them made anew.
 
-Of a deleted item its vector and its group stay, as a withheld row: it counts in the sum of shares, so that nobody's
-share rises by what others take away. Its id, words, creator and addresses go. Erasing takes the vector, too; then what
-it would have withheld is shared out among the others.
+Of a deleted item its vector, its look and its group stay, as a withheld row: it counts in the sum of shares, so that
+nobody's share rises by what others take away. Its id, words, creator and addresses go. Erasing takes vector and look,
+too; then what it would have withheld is shared out among the others.
 
 The index keeps its training: codes are made again, cells and codebooks stay. Calibration carries over, since encoder
 and kind of pictures stay; golden queries are asked again and recorded.
@@ -81,8 +81,8 @@ def compacted(
             write_thumbnails(bundle.thumbnails.only(ids), scratch / THUMBNAILS)
         vectors = _write_vectors(snapshot, rows, scratch / VECTORS, check)
         if looks is not None:
-            # Of what was deleted nobody needs to know what it looked like.
-            save_array(scratch / LOOKS, np.where(withheld[:, None, None], np.int8(0), looks[rows]))
+            # Also of what was deleted: asked with its picture, what it holds is withheld, and a copy of it is known.
+            save_array(scratch / LOOKS, looks[rows])
         index = FaissIndex.read(bundle.index_path, old.index.nprobe)
         index.refill(vectors, check)
         index.write(scratch / INDEX)

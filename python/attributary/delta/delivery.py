@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from attributary.attribution.snapshot import Snapshot
+from attributary.attribution.types import Limits
 from attributary.bundle.items import ItemRecord
-from attributary.errors import AlreadyExistsError, AttributaryError, InvalidArgumentError
+from attributary.errors import AlreadyExistsError, AttributaryError, InvalidArgumentError, OverloadedError
 
-from .entry import Entrance, Placed, Terms, Verdict
+from .entry import Entrance, Placed, Quota, Terms, Verdict
 from .entry import place as place_items
 from .items import NO_LICENCE, Embedder, NewItem, check_item
 from .journal.records import Added, Entry
@@ -20,7 +21,7 @@ from .words import now
 
 
 class Delivery:
-    """One call of `Store.add`. `place` may run beside other changes; the writer's mutex is held from `judge` on."""
+    """One call of `Store.add`: `screen`, `place`, `judge`. The writer's mutex is held for all but the long `place`."""
 
     def __init__(self, items: Sequence[NewItem], who: str, why: str, terms: Terms) -> None:
         self._items, self._who, self._why, self._terms = items, who, why, terms
@@ -29,6 +30,7 @@ class Delivery:
         self._waiting = [""] * len(items)
         self._placed: list[Placed] = []
         self._places: list[int] = []  # of what was placed, among the items
+        self._fresh: set[int] = set()  # those with an id that nothing has
         self._entering: list[Placed] = []
         self._records: list[ItemRecord] = []
         self.held: list[Added] = []
@@ -38,21 +40,50 @@ class Delivery:
         """How many items are there that were not before, waiting or not."""
         return len(self._records) + len(self.held)
 
-    def place(self, embedder: Embedder) -> None:
-        """Check, read and embed the items."""
-        prepared = []
+    def screen(
+        self, snapshot: Snapshot, entries: Sequence[Entry], waits: Mapping[int, Added], limits: Limits
+    ) -> bool:
+        """Refuse what can be refused without a look at its picture; say whether anything new is left."""
         for place, item in enumerate(self._items):
             try:
-                check_item(item, embedder.limits)
+                check_item(item, limits)
+                if (waiting := waits.get(item.id)) is not None:
+                    check_held(item, waiting, None)
+                elif not revision_of(snapshot, entries, item, None):
+                    self._fresh.add(place)
+            except (InvalidArgumentError, AlreadyExistsError) as error:
+                self._outcomes[place] = error
+        return bool(self._fresh)
+
+    def place(self, embedder: Embedder, quota: Quota) -> None:
+        """Read and embed the items; of new ones no more than the quota has."""
+        prepared, taken = [], set[int]()
+        for place, item in enumerate(self._items):
+            if self._outcomes[place] is not None:
+                continue
+            counts = place in self._fresh and item.id not in taken
+            try:
+                if counts:
+                    quota.take()
                 prepared.append(embedder.prepare(item))
                 self._places.append(place)
+                taken.add(item.id)
+            except OverloadedError as error:
+                self._outcomes[place] = error
             except InvalidArgumentError as error:
                 self._outcomes[place] = error
+                if counts:
+                    quota.give_back()
         chosen = [self._items[place] for place in self._places]
         self._placed = place_items(embedder, chosen, prepared, self._terms)
 
     def judge(
-        self, snapshot: Snapshot, entries: Sequence[Entry], waits: Mapping[int, Added], entrance: Entrance
+        self,
+        snapshot: Snapshot,
+        entries: Sequence[Entry],
+        waits: Mapping[int, Added],
+        entrance: Entrance,
+        quota: Quota,
     ) -> None:
         """Say what becomes of each item; `waits` are those of earlier deliveries, by id."""
         together: dict[int, NewItem] = {}
@@ -69,6 +100,8 @@ class Delivery:
                 else:
                     verdict = entrance.judge(snapshot, one, self._terms, self._entering)
                     record = self._record(snapshot, item, verdict.like)
+                    # Another delivery may have used it up meanwhile.
+                    quota.take()
                     together[item.id] = item
                     self._waiting[place] = verdict.held
                     if verdict.held:
@@ -76,7 +109,7 @@ class Delivery:
                     else:
                         self._records.append(record)
                         self._entering.append(one)
-            except (InvalidArgumentError, AlreadyExistsError) as error:
+            except (InvalidArgumentError, AlreadyExistsError, OverloadedError) as error:
                 self._outcomes[place] = error
 
     def entering(self) -> Added | None:

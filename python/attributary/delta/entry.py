@@ -12,6 +12,7 @@ The operator, at the command line or with an admin token, is held to the first r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -108,8 +109,9 @@ class Entrance:
             for row in older:
                 who = _creator(snapshot, row, together)
                 if who != placed.item.creator:
-                    older_id = _id(snapshot, row, together)
-                    return Verdict(row, f"looks like item {older_id} of another creator, which is older")
+                    what = f"item {_id(snapshot, row, together)} of another creator, which is older"
+                    gone = "an item that was deleted"
+                    return Verdict(row, f"looks like {gone if _is_nameless(snapshot, row) else what}")
             declared = placed.item.near_dup_of
             if declared is not None and declared not in (_id(snapshot, row, together) for row in older):
                 return Verdict(held="is declared a near duplicate and does not look like it")
@@ -176,26 +178,49 @@ def place(
     ]
 
 
-def check_quota(terms: Terms, who: str, count: int, entries: Iterable[Entry], held_at: Iterable[str]) -> None:
-    """Raise OverloadedError if `who` has added too many items in a day; `held_at` is when those that wait came."""
-    if not terms.items_a_day:
-        return
-    since = datetime.now(UTC) - _DAY
-    times = [entry.at for entry in entries if entry.kind == "add" and entry.who == who for _ in entry.ids]
-    recent = sorted(at for text in (*times, *held_at) if (at := datetime.fromisoformat(text)) > since)
-    if len(recent) + count > terms.items_a_day:
-        wait = (recent[0] + _DAY - datetime.now(UTC)).total_seconds() if recent else _DAY.total_seconds()
-        raise OverloadedError(f"{who} may add {terms.items_a_day} items a day", max(wait, 1.0))
+class Quota:
+    """How many more items somebody may add today."""
+
+    def __init__(self, terms: Terms, who: str, entries: Iterable[Entry], waits: Iterable[Added]) -> None:
+        """`entries` are the bundle's changes, `waits` what waits for the operator."""
+        self._said = f"{who} may add {terms.items_a_day} items a day"
+        self._left, self._wait_s = math.inf, 1.0
+        if not terms.items_a_day:
+            return
+        now = datetime.now(UTC)
+        added = [(entry.at, len(entry.ids)) for entry in entries if entry.kind == "add" and entry.who == who]
+        added += [(record.at, len(record.items)) for record in waits if record.who == who]
+        times = [(datetime.fromisoformat(at), count) for at, count in added]
+        recent = [(at, count) for at, count in times if at > now - _DAY]
+        self._left = terms.items_a_day - sum(count for _, count in recent)
+        if recent:
+            self._wait_s = max((min(recent)[0] + _DAY - now).total_seconds(), 1.0)
+
+    def take(self) -> None:
+        """Count one item; raises OverloadedError if there may be no more."""
+        if self._left < 1:
+            raise OverloadedError(self._said, self._wait_s)
+        self._left -= 1
+
+    def give_back(self) -> None:
+        """Count one item less: it was none."""
+        self._left += 1
 
 
 def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
-    """Rows of the same picture with the same words: of deleted items nothing else is left to compare."""
+    """Rows of the same picture with the same words, in a bundle without looks as well."""
     wanted = vector.astype(np.float32)
     split, found = len(snapshot.bundle.vectors), []
     for start in range(0, split, _BLOCK):
         block = snapshot.bundle.vectors[start : start + _BLOCK].astype(np.float32)
         found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
     return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= _SAME_COSINE)).tolist()
+
+
+def _is_nameless(snapshot: Snapshot, row: int) -> bool:
+    """Whether a row is of an item that was deleted before a compaction."""
+    withheld = snapshot.bundle.items.withheld
+    return withheld is not None and row < len(withheld) and bool(withheld[row])
 
 
 def _creator(snapshot: Snapshot, row: int, together: Sequence[Placed]) -> str:

@@ -20,12 +20,12 @@ _SAME_COSINE: Final = 0.9995
 
 
 def revision_of(
-    snapshot: Snapshot, entries: Sequence[Entry], item: NewItem, vector: NDArray[np.float16]
+    snapshot: Snapshot, entries: Sequence[Entry], item: NewItem, vector: NDArray[np.float16] | None
 ) -> int:
     """Return the revision of the change that added this very item before, 0 if its id is free.
 
-    `vector`, fp16 [D], is what the item would be added with. Raises AlreadyExistsError for another item's id, and
-    InvalidArgumentError for that of a deleted one.
+    `vector`, fp16 [D], is what the item would be added with; None leaves its picture out. Raises AlreadyExistsError
+    for another item's id, and InvalidArgumentError for that of a deleted one.
     """
     if item.id in snapshot.deleted:
         raise InvalidArgumentError(
@@ -47,12 +47,12 @@ def check_repeated(item: NewItem, other: NewItem) -> None:
         raise _exists(item, "another item beside it has the same id")
 
 
-def check_held(item: NewItem, there: Added, vector: NDArray[np.float16]) -> None:
-    """Raise AlreadyExistsError if an item that waits under this id is another one."""
+def check_held(item: NewItem, there: Added, vector: NDArray[np.float16] | None) -> None:
+    """Raise AlreadyExistsError if an item that waits under this id is another one; `vector` as in `revision_of`."""
     _check_facts(item, there.items[0], there.vectors[0], vector)
 
 
-def _check_same(snapshot: Snapshot, row: int, item: NewItem, vector: NDArray[np.float16]) -> None:
+def _check_same(snapshot: Snapshot, row: int, item: NewItem, vector: NDArray[np.float16] | None) -> None:
     items = snapshot.bundle.items
     there = items.record(row)
     if item.near_dup_of is not None:
@@ -66,7 +66,7 @@ def _check_same(snapshot: Snapshot, row: int, item: NewItem, vector: NDArray[np.
 
 
 def _check_facts(
-    item: NewItem, there: ItemRecord, stored: NDArray[np.float16], vector: NDArray[np.float16]
+    item: NewItem, there: ItemRecord, stored: NDArray[np.float16], vector: NDArray[np.float16] | None
 ) -> None:
     for name, wanted in (
         ("caption", item.caption),
@@ -77,7 +77,10 @@ def _check_facts(
     ):
         if getattr(there, name) != wanted:
             raise _exists(item, f"it has another {name}")
-    if not float(stored.astype(np.float32) @ vector.astype(np.float32)) >= _SAME_COSINE:
+    if (
+        vector is not None
+        and not float(stored.astype(np.float32) @ vector.astype(np.float32)) >= _SAME_COSINE
+    ):
         raise _exists(item, "it has another picture")
 
 

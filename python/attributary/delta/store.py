@@ -30,7 +30,7 @@ from attributary.errors import (
 
 from .compact import compacted
 from .delivery import Delivery
-from .entry import OPERATOR, Entrance, Terms, check_quota
+from .entry import OPERATOR, Entrance, Quota, Terms
 from .held import Held
 from .items import Embedder, NewItem
 from .journal.place import adopt
@@ -105,21 +105,25 @@ class Store:
     def add(self, items: Sequence[NewItem], *, who: str, why: str, terms: Terms = OPERATOR) -> AddResult:
         """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
-        An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, or its
-        id is or ever was taken; an addition that is repeated as it was gets the revision it had. Raises
-        InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items wait
-        already, or the bundle's vectors were not made by its encoder, OverloadedError if `who` has added too many.
+        An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, its id is
+        or ever was taken, or `who` has added too many; an addition that is repeated as it was gets the revision it had.
+        Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items
+        wait already, or the bundle's vectors were not made by its encoder.
         """
         check_words(who, why)
         self._check_space()
         delivery = Delivery(items, who, why, terms)
-        delivery.place(self._embedder)
         with self._mutex:
-            delivery.judge(self._snapshot, self._changes.entries, self._held.items, self._entrance)
+            entries, waits = self._changes.entries, self._held.items
+            if delivery.screen(self._snapshot, entries, waits, self._embedder.limits):
+                self._check_room(1)
+            quota = Quota(terms, who, entries, waits.values())
+        delivery.place(self._embedder, quota)
+        with self._mutex:
+            entries, waits = self._changes.entries, self._held.items
+            now_left = Quota(terms, who, entries, waits.values())
+            delivery.judge(self._snapshot, entries, waits, self._entrance, now_left)
             self._check_room(delivery.new)
-            if delivery.new:
-                waited = [record.at for record in self._held.items.values() if record.who == who]
-                check_quota(terms, who, delivery.new, self._changes.entries, waited)
             if delivery.held:
                 self._check_open()
                 self._held.put(delivery.held)

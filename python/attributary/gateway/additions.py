@@ -61,6 +61,7 @@ class AdditionHandler:
         room = asyncio.Semaphore(2 * most)
         arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
         reader = asyncio.create_task(self._read(context, arrived, room))
+        context.alive()
         try:
             ended = False
             while not ended:
@@ -87,6 +88,7 @@ class AdditionHandler:
             while True:
                 await room.acquire()
                 data = await context.read()
+                context.alive()
                 if data is None:
                     return
                 await self._admission.wait(len(data))
@@ -108,6 +110,7 @@ class AdditionHandler:
             for (bundle, why), together in groupby(requests, key=lambda one: (one.bundle, one.why)):
                 for response in await self._add(list(together), bundle, why, context):
                     await context.write(response.SerializeToString())
+                    context.alive()
             if unreadable is not None:
                 raise unreadable
         finally:

@@ -11,6 +11,7 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.delta.selection import MAX_IDS, Selection
+from attributary.delta.words import check_words
 from attributary.errors import BundleError, InvalidArgumentError, PreconditionError, check_range
 from attributary.v1 import admin_pb2 as pb
 
@@ -24,7 +25,6 @@ from .remote import RemoteEngine
 log = structlog.get_logger(__name__)
 
 OpenBundle = Callable[[Path], Opened]
-_MAX_WHY = 2_000
 
 
 class BundleService:
@@ -61,7 +61,7 @@ class BundleService:
         """Open, verify and serve another bundle; turn an alias to it."""
         request = translate.parse(pb.LoadBundleRequest, data)
         who, pinned = context.caller.name, _pinned(request)
-        _check_why(request.why)
+        check_words(who, request.why)
         if request.alias:
             check_alias(request.alias)
             self._check_followed(request.alias)
@@ -89,7 +89,7 @@ class BundleService:
         """Take a bundle out of service."""
         request = translate.parse(pb.UnloadBundleRequest, data)
         who, pinned = context.caller.name, _pinned(request)
-        _check_why(request.why)
+        check_words(who, request.why)
         if not request.bundle:
             raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
         self._check_alone()
@@ -102,7 +102,7 @@ class BundleService:
         """Turn an alias to a bundle that is there."""
         request = translate.parse(pb.SetAliasRequest, data)
         who, pinned = context.caller.name, _pinned(request)
-        _check_why(request.why)
+        check_words(who, request.why)
         if not request.bundle:
             raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
         check_alias(request.alias)
@@ -160,37 +160,24 @@ class BundleService:
             raise PreconditionError("bundle", f"{place.name} must not be served: {error}") from error
         try:
             await _check_there(opened.engine, self._config.remote_timeout_s)
-            self._check_newer(opened.engine)
+            self._registry.check_newer(opened.engine)
         except BaseException:
             if opened.store is not None:
                 await asyncio.to_thread(opened.store.close)
             raise
         return opened
 
-    def _check_newer(self, engine: Preparer) -> None:
-        """Raise PreconditionError if the same bundle is served with changes that this copy of it has not seen."""
-        bundle_id, revision = engine.bundle.manifest.bundle_id, engine.snapshot.revision
-        for served in self._registry.bundles:
-            there = served.pipeline.engine
-            if served.bundle_id == bundle_id and there.snapshot.revision > revision:
-                raise PreconditionError(
-                    "bundle",
-                    f"{bundle_id} is served from {there.bundle.directory.name} at revision "
-                    f"{there.snapshot.revision}; this copy of it is at {revision}, and what was changed since would be "
-                    "undone",
-                )
-
     def _place(self, path: str) -> Path:
         if not path or "\0" in path:
             raise InvalidArgumentError("path", "must be a bundle's directory")
         try:
             place = (self._roots[0] / path).resolve()
+            if not any(place.is_relative_to(root) for root in self._roots):
+                raise InvalidArgumentError("path", "is not below the folder that this server loads from")
+            if not place.is_dir():
+                raise InvalidArgumentError("path", f"there is no directory {place}")
         except (OSError, RuntimeError) as error:
             raise InvalidArgumentError("path", f"cannot be resolved: {error}") from None
-        if not any(place.is_relative_to(root) for root in self._roots):
-            raise InvalidArgumentError("path", "is not below the folder that this server loads from")
-        if not place.is_dir():
-            raise InvalidArgumentError("path", f"there is no directory {place}")
         return place
 
     def _check_alone(self) -> None:
@@ -258,10 +245,3 @@ def _pinned(request: pb.LoadBundleRequest | pb.UnloadBundleRequest | pb.SetAlias
         return None
     check_range("pinned_s", request.pinned_s, 0, 86_400)
     return float(request.pinned_s)
-
-
-def _check_why(why: str) -> None:
-    if not why.strip():
-        raise InvalidArgumentError("why", "must be given: the log has it")
-    if len(why) > _MAX_WHY:
-        raise InvalidArgumentError("why", f"has {len(why)} characters, the limit is {_MAX_WHY}")

@@ -46,6 +46,11 @@ def current() -> Caller:
     return _CURRENT.get()
 
 
+def peer_of(host: str, port: int) -> str:
+    """Return the other end of a connection as gRPC writes it."""
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
 @lru_cache(4096)
 def address_of(peer: str) -> str:
     """Return a gRPC peer ("ipv4:10.0.0.7:51312", "unix:") without its port: a caller has many connections.

@@ -108,6 +108,11 @@ class Call:
         """Allow the call so many seconds from now; then it ends as DEADLINE_EXCEEDED with the words of `late`."""
         self._until, self._late = monotonic() + seconds, late
 
+    def alive(self) -> None:
+        """Something was sent or taken on a stream: its time of silence begins anew."""
+        idle = self._front.stream_idle_s
+        self.within(idle, f"nothing was sent or taken on this stream for {idle:g} s")
+
     def sweep(self, now: float) -> None:
         """End the call if its time is over."""
         if now > self._until:
@@ -138,6 +143,7 @@ class Front:
         tracing: Tracing | None = None,
     ) -> None:
         self.receiver = receiver
+        self.stream_idle_s = config.stream_idle_s
         self._tracing = tracing
         self._shedder = shedder
         self._gate, self._admission, self._metrics, self._config = gate, admission, metrics, config

@@ -10,6 +10,8 @@ disk cannot keep up they are left out, counted, and the next line says how many.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -43,6 +45,7 @@ class QueryLog:
         self._folder, self._days, self._prompts = folder, days, prompts
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING)
         self._left_out = 0
+        self._lost = 0  # by the writer
         # Bytes of pictures that were handed over, and that are done with: each is counted by one thread alone.
         self._given = self._hashed = 0
         self._day = ""
@@ -106,9 +109,13 @@ class QueryLog:
                 line["image_sha256"] = hashlib.sha256(image).hexdigest()
                 self._hashed += len(image)
             del image
+            if missing := line.get("left_out_before", 0) + self._lost:
+                line["left_out_before"] = missing
             try:
                 self._write(line)
+                self._lost = 0
             except OSError as error:
+                self._lost = missing + 1
                 log.error("a line of the query log is lost", reason=str(error))
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -117,10 +124,16 @@ class QueryLog:
             self._clean(datetime.fromisoformat(day).replace(tzinfo=UTC))
             self._day = day
         data = (json.dumps(line) + "\n").encode()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         handle = os.open(self._folder / f"{_PREFIX}{day}.jsonl", flags, 0o600)
         try:
-            os.write(handle, data)
+            # Processes of one server write to one file.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                data = b"\n" + data
+            if (written := os.write(handle, data)) < len(data):
+                raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes were written")
         finally:
             os.close(handle)
 

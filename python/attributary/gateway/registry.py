@@ -127,6 +127,19 @@ class Registry:
             raise NotFoundError("bundle", name)
         return served
 
+    def check_newer(self, engine: Preparer) -> None:
+        """Raise PreconditionError if the same bundle is served with changes that this copy of it has not seen."""
+        bundle_id, revision = engine.bundle.manifest.bundle_id, engine.snapshot.revision
+        for served in self.bundles:
+            there = served.pipeline.engine
+            if served.bundle_id == bundle_id and there.snapshot.revision > revision:
+                raise PreconditionError(
+                    "bundle",
+                    f"{bundle_id} is served from {there.bundle.directory.name} at revision "
+                    f"{there.snapshot.revision}; this copy of it is at {revision}, and what was changed since would be "
+                    "undone",
+                )
+
     @contextlib.contextmanager
     def use(self, name: str) -> Iterator[Pipeline]:
         """Find a bundle and keep it open for a call; raises NotFoundError."""

@@ -19,11 +19,13 @@ from .config import GatewayConfig
 from .processes import announce
 from .remote import Link
 from .server import Gateway, More
-from .transport import keep_memory
+from .transport import allow_files, keep_memory
 
 log = structlog.get_logger(__name__)
 
 _SWITCH_S = 0.0005
+# Beside connections: vectors, logs, decoders, libraries.
+_OTHER_FILES = 512
 
 
 def serve(
@@ -64,6 +66,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.loop_problem)
     keep_memory()
+    allow_files(2 * config.max_connections + _OTHER_FILES)
     gateway = Gateway(engine, config, link, store, **more)
     await gateway.start()
     # What is there now stays: garbage is looked for among what comes after it, which takes a fraction of the time.

@@ -104,6 +104,7 @@ class Gateway:
             if any(served.pipeline.engine is opened.engine for served in self.registry.bundles):
                 self.registry.set_alias(alias, opened.engine.bundle.manifest.bundle_id)
             else:
+                self.registry.check_newer(opened.engine)
                 self.registry.swap(alias, opened.engine, opened.store)
         self._service = AttributionService(
             self.registry, self.admission, self.metrics, config, Receipts(config.receipt_key_file)

@@ -164,7 +164,8 @@ class AttributionService:
                 )
                 if options.digests:
                     self.receipts.check()
-                self._check_roles(request.query, request.options)
+                self._check_roles(request.options)
+                _check_input(request.query)
                 query = translate.to_query(request.query, pipeline.engine.limits, "query")
                 answer = await pipeline.submit(query, options, "query", deadline, arrived)
                 receipt = await self._receipt(pipeline, answer, query, options)
@@ -180,13 +181,14 @@ class AttributionService:
         options = translate.to_options(request.options)
         if options.digests:
             self.receipts.check()
-        for message in request.queries:
-            self._check_roles(message, request.options)
+        # Of the envelope: what it may not ask is wrong with every query.
+        self._check_roles(request.options)
         queries: list[Query] = []
         tasks: list[asyncio.Future[Answer] | Exception] = []
         for number, message in enumerate(request.queries):
             field = f"queries[{number}]"
             try:
+                _check_input(message)
                 query = translate.to_query(message, pipeline.engine.limits, field)
                 queries.append(query)
                 tasks.append(pipeline.submit(query, options, field, deadline, arrived))
@@ -201,13 +203,16 @@ class AttributionService:
                 raise outcome
         results = []
         for query, outcome in zip(queries, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                self.metrics.query(code_name(outcome))
-                results.append(pb.AttributeResult(error=to_result(outcome)).SerializeToString())
-            else:
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
                 receipt = await self._receipt(pipeline, outcome, query, options)
                 reply = self._reply(pipeline, query, outcome, request.options.timings, arrived, receipt)
                 results.append(embedded(1, reply))
+            except Exception as error:
+                error = presentable(error, "reply")
+                self.metrics.query(code_name(error))
+                results.append(pb.AttributeResult(error=to_result(error)).SerializeToString())
         return results
 
     async def _receipt(self, pipeline: Pipeline, answer: Answer, query: Query, options: Options) -> bytes:
@@ -216,11 +221,9 @@ class AttributionService:
             return b""
         return await self.receipts.sign(pipeline, whole(answer), QueryFacts(query.prompt, options.filter))
 
-    def _check_roles(self, query: pb.Query, options: pb.Options) -> None:
-        """Raise PermissionDeniedError for what a caller may not ask: to choose an embedding, or to guess at names."""
+    def _check_roles(self, options: pb.Options) -> None:
+        """Raise PermissionDeniedError for what a caller may not ask for: to guess at names, or what is hidden."""
         owner = callers.current().owner
-        if query.HasField("embedding"):
-            check_role(owner, "embeddings")
         named = options.filter.include_creators or options.filter.exclude_creators
         if named and "creator" in self._hidden:
             check_role(owner, "read-items")
@@ -258,6 +261,12 @@ class AttributionService:
             return reply
         redact(message, self._hidden)
         return message.SerializeToString()
+
+
+def _check_input(query: pb.Query) -> None:
+    """Raise PermissionDeniedError where a caller may not choose an embedding."""
+    if query.HasField("embedding"):
+        check_role(callers.current().owner, "embeddings")
 
 
 async def _settle(tasks: list[asyncio.Future[Answer] | Exception]) -> list[Answer | Exception]:

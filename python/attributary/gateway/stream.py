@@ -62,12 +62,12 @@ class _Conversation:
             self._reader.cancel()
 
     async def run(self) -> None:
-        self._alive()
+        self._call.alive()
         reader = self._reader = asyncio.create_task(self._read())
         try:
             while (task := await self._pending.get()) is not None:
                 await self._call.write(await task)
-                self._alive()
+                self._call.alive()
                 self._room.release()
             # Raises what stopped the reader, if anything did.
             await asyncio.gather(reader, return_exceptions=self._draining)
@@ -86,14 +86,10 @@ class _Conversation:
                 data = await self._call.read()
                 if data is None:
                     return
-                self._alive()
+                self._call.alive()
                 self._start(data, await self._admitted(data))
         finally:
             self._pending.put_nowait(None)
-
-    def _alive(self) -> None:
-        idle = self._service.config.stream_idle_s
-        self._call.within(idle, f"nothing was sent or taken on this stream for {idle:g} s")
 
     async def _admitted(self, data: bytes) -> float:
         arrived = perf_counter()

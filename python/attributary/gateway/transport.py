@@ -13,6 +13,7 @@ import ctypes
 import gc
 import math
 import os
+import resource
 import socket
 import zlib
 from collections import Counter
@@ -20,12 +21,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
+import structlog
+
 from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError, OverloadedError
 
 from .callers import Caller
 from .config import GatewayConfig
 from .fairness import FairQueue
+
+log = structlog.get_logger(__name__)
 
 # Beside the picture: prompt, filter lists, framing.
 _ENVELOPE_BYTES: Final = 1 << 20
@@ -136,6 +141,17 @@ def keep_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         library.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+
+
+def allow_files(wanted: int) -> None:
+    """Let the process open so many files, as far as the system lets it: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("too few files for as many connections", wanted=wanted, most=most)
 
 
 def give_memory_back() -> None:

@@ -136,6 +136,32 @@ def test_hiding_or_deleting_the_item_raises_nobody(bundle, picture):
             assert one.share == pytest.approx(shares.get(one.id, 0.0), abs=1e-6)
 
 
+def test_what_a_deleted_item_withheld_stays_withheld_when_it_has_been_compacted_away(
+    bundle, picture, tmp_path
+):
+    place = shutil.copytree(bundle, tmp_path / "bundle")
+    gone = {number: 1000 + number for number in (3, 11, 40)}
+    with Store(place, open_engine) as store:
+        options = Options(top_k=store.snapshot.candidate_count, top_creators=10)
+
+        def answers():
+            return [store.engine.attribute(Query(image=picture(number)), options) for number in (*gone, 5)]
+
+        before = answers()
+        store.delete(Selection(ids=tuple(gone.values())), who="kim", why="x")
+        for _ in range(2):
+            for was, now in zip(before, answers(), strict=True):
+                shares = {item.id: item.share for item in was.items}
+                lost = sum(share for number, share in shares.items() if number in gone.values())
+                assert now.withheld_share == pytest.approx(lost, abs=1e-4)
+                for item in now.items:
+                    assert item.share == pytest.approx(shares.get(item.id, 0.0), abs=1e-4)
+            store.compact(who="kim", why="x")
+        # With the vector its look goes as well.
+        store.compact(who="kim", why="x", erase=True)
+        assert len(store.snapshot.bundle.looks) == COUNT - len(gone)
+
+
 def test_a_table_of_items_carries_what_they_look_like(student, asked, tiny_corpus_dir, bundle, tmp_path):
     words = ["items", "--student", student, "--corpus", tiny_corpus_dir, "--out", tmp_path / "items.parquet"]
     assert CliRunner().invoke(bundle_group, [str(word) for word in words]).exit_code == 0

@@ -15,7 +15,7 @@ from attributary.delta.held import held_in
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
-from attributary.errors import AlreadyExistsError, InvalidArgumentError, OverloadedError
+from attributary.errors import AlreadyExistsError, InvalidArgumentError, OverloadedError, PreconditionError
 from attributary.pictures.looks import Newcomer, is_flat, look_of
 
 BY = {"who": "kim", "why": "a test"}
@@ -137,7 +137,9 @@ def test_a_copy_of_a_deleted_item_waits_and_raises_nobody(seeded):
     )
     assert seeded.engine.attribute(query, WIDE).items == before.items
     seeded.compact(**BY)
-    # Nothing is left of it but its vector, which the same picture with the same words has.
+    # Its vector and its look are left; its name and its id are not.
+    copy = item(8, noised(scene(1)), "Bo", caption="other words")
+    assert seeded.add([copy], terms=CONTRIBUTOR, **BY).held == ["looks like an item that was deleted"]
     assert seeded.add([item(7, scene(1), "Bo")], **BY).outcomes == [None]
     again = seeded.engine.attribute(query, WIDE)
     assert sum(one.share for one in again.items if one.id == 7) <= before.withheld_share
@@ -179,13 +181,39 @@ def test_a_caption_moves_a_contribution_by_its_part_of_the_way(seeded):
 
 
 def test_a_contributor_has_so_many_items_a_day(seeded):
-    terms = Terms(items_a_day=2)
-    seeded.add([item(6, scene(2), "Ann")], who="rival", why="x", terms=terms)
-    with pytest.raises(OverloadedError, match="rival may add 2 items a day") as refused:
-        seeded.add([item(7, scene(3), "Ann"), item(8, scene(4), "Ann")], who="rival", why="x", terms=terms)
-    assert refused.value.retry_after_s > 80_000
-    assert seeded.add([item(7, scene(3), "Ann")], who="rival", why="x", terms=terms).outcomes == [None]
-    assert seeded.add([item(8, scene(4), "Ann")], who="another", why="x", terms=terms).outcomes == [None]
+    terms = {"terms": Terms(items_a_day=2), "why": "x"}
+    six, seven, eight = (item(number, scene(number), "Ann") for number in (6, 7, 8))
+    assert seeded.add([six], who="rival", **terms).outcomes == [None]
+    # As many as there may be enter; a repetition and what is no picture are none.
+    broken = NewItem(9, b"no picture", "a red ellipse", "Ann")
+    outcomes = seeded.add([broken, six, seven, eight, seven], who="rival", **terms).outcomes
+    assert (outcomes[0].field, outcomes[1], outcomes[2], outcomes[4]) == ("item.image", None, None, None)
+    assert isinstance(outcomes[3], OverloadedError) and "rival may add 2 items a day" in str(outcomes[3])
+    assert outcomes[3].retry_after_s > 80_000
+    assert seeded.add([eight], who="another", **terms).outcomes == [None]
+
+
+def test_what_waits_counts_as_what_entered(seeded):
+    terms = {"terms": Terms(hold=True, items_a_day=1), "who": "rival", "why": "x"}
+    assert seeded.add([item(6, scene(2), "Nobody yet")], **terms).held == ["the creator is new here"]
+    assert isinstance(seeded.add([item(7, scene(3), "Ann")], **terms).outcomes[0], OverloadedError)
+
+
+def test_what_is_refused_for_its_id_or_number_is_not_decoded(seeded, monkeypatch):
+    terms = {"terms": Terms(items_a_day=1), "who": "rival", "why": "x"}
+    seeded.add([item(6, scene(2), "Ann")], **terms)
+    seeded.delete(Selection(ids=(5,)), **BY)
+
+    def read(item):
+        raise AssertionError(f"item {item.id} was read")
+
+    monkeypatch.setattr(seeded._embedder, "prepare", read)
+    beyond, deleted, another = item(7, scene(3), "Ann"), item(5, scene(1), "Ann"), item(6, scene(2), "Bo")
+    found = seeded.add([beyond, deleted, another], **terms).outcomes
+    assert [type(one) for one in found] == [OverloadedError, InvalidArgumentError, AlreadyExistsError]
+    monkeypatch.setattr(seeded, "_max_added", 1)
+    with pytest.raises(PreconditionError, match="compact first"):
+        seeded.add([beyond], **BY)
 
 
 def test_what_waits_survives_a_restart_and_a_compaction_and_can_be_released(seeded, bundle_dir):

@@ -1,6 +1,8 @@
 """Who may do what: one function for every door. Roles, quotas, signed tokens, what answers hide, the query log."""
 
 import base64
+import errno
+import fcntl
 import hmac
 import json
 import os
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from attributary.attribution.types import Query
-from attributary.client import AsyncClient, Filter
+from attributary.client import AsyncClient, Filter, query
 from attributary.errors import (
     InvalidArgumentError,
     OverloadedError,
@@ -282,6 +284,23 @@ async def test_roles_hold_at_the_door(serve, engine, vector, tmp_path):
         assert (answer.items[0].caption, answer.creators[0].creator) == ("a cat", "Ann")
 
 
+@pytest.mark.parametrize("way", ["batch", "stream"])
+async def test_one_query_without_its_role_is_an_error_of_its_own(serve, engine, vector, tmp_path, way):
+    path = tokens(tmp_path, "ann narrow roles=query\n")
+    gateway, _ = await serve(engine, tokens_file=path, redact="creator")
+    queries = [query(PIXELS), query(embedding=vector(1)), query(PIXELS)]
+    async with AsyncClient(f"127.0.0.1:{gateway.port}", token="narrow", retry=False) as narrow:
+        if way == "batch":
+            first, refused, last = await narrow.attribute_batch(queries)
+        else:
+            first, refused, last = [result async for result in narrow.attribute_stream(queries)]
+        assert isinstance(refused, PermissionDeniedError) and refused.role == "embeddings"
+        assert first.items and last.items
+        # What the options ask for concerns every query.
+        with pytest.raises(PermissionDeniedError, match="read-items"):
+            await narrow.attribute_batch(queries, filter=Filter(include_creators=("Ann",)))
+
+
 def test_what_is_hidden_is_gone_and_shares_stay():
     item = pb.AttributedItem(
         id=1, share=0.5, caption="a fox", creator="Ann", creator_url="u", uri="x", licence="MIT"
@@ -315,12 +334,38 @@ def test_the_query_log_keeps_what_it_says_for_as_long_as_it_says(tmp_path, promp
 
 
 def test_a_query_log_whose_disk_stands_still_keeps_few_pictures_in_memory(tmp_path):
-    # A pipe that nobody reads.
-    os.mkfifo(tmp_path / f"queries-{datetime.now(UTC).date()}.jsonl")
     log, picture = QueryLog(tmp_path, 7, False), b"x" * (16 << 20)
-    for _ in range(20):
-        log.put("ann", Query(image=picture), pb.Attribution())
-    assert 14 <= log._left_out <= 16
+    with log_file(tmp_path).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(20):
+            log.put("ann", Query(image=picture), pb.Attribution())
+        assert 14 <= log._left_out <= 16
+    log.close()
+
+
+def log_file(folder):
+    return folder / f"queries-{datetime.now(UTC).date()}.jsonl"
+
+
+def test_a_line_that_was_cut_short_spoils_no_other_and_is_counted(tmp_path, monkeypatch):
+    # What a process left that was killed in the middle of a line.
+    log_file(tmp_path).write_text('{"caller": "a')
+    log, write, room = QueryLog(tmp_path, 7, False), os.write, [None, 20, 0, None]
+
+    def short(handle, data):
+        most = room.pop(0)
+        if most == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data[:most])
+
+    monkeypatch.setattr(os, "write", short)
+    for caller in ("bo", "cut", "lost", "di"):
+        log.put(caller, Query(), pb.Attribution())
+    log.close()
+    lines = log_file(tmp_path).read_text().splitlines()
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    assert [(line["caller"], line.get("left_out_before")) for line in whole] == [("bo", None), ("di", 2)]
+    assert len(lines) == 4
 
 
 def test_the_query_log_is_off_and_its_folder_must_be_writable(tmp_path):

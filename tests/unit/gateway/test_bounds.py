@@ -14,6 +14,7 @@ from attributary.errors import (
     OverloadedError,
 )
 from attributary.gateway.fairness import FairPool
+from tests.unit.gateway.conftest import TOKEN
 
 
 async def started(engine):
@@ -62,6 +63,17 @@ async def test_a_stream_that_neither_sends_nor_takes_is_ended(serve, engine):
         call = channel.stream_stream("/attributary.v1.AttributionService/AttributeStream")()
         assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert "for 0.1 s" in await call.details()
+
+
+async def test_a_stream_of_additions_that_neither_sends_nor_takes_is_ended(running):
+    gateway, _, _ = running
+    gateway._front.stream_idle_s = 0.1
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        add = channel.stream_stream("/attributary.v1.AdminService/AddItems")
+        call = add(metadata=[("authorization", f"Bearer {TOKEN}")])
+        assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "for 0.1 s" in await call.details()
+    assert gateway._front._streams.used == 0
 
 
 async def test_an_answer_without_a_deadline_is_bounded_by_the_servers(serve, engine, vector):

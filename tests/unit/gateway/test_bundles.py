@@ -89,6 +89,8 @@ async def test_what_cannot_be_loaded_changes_nothing(running, places, tmp_path):
     for path, error, words in (
         ("damaged", PreconditionError, "must not be served"),
         ("missing", InvalidArgumentError, "no directory"),
+        ("x" * 300, InvalidArgumentError, "too long"),
+        ("x/" * 5_000, InvalidArgumentError, "path"),
         ("", InvalidArgumentError, "path"),
         ("..", InvalidArgumentError, "not below the folder"),
         ("../outside", InvalidArgumentError, "not below the folder"),
@@ -100,6 +102,8 @@ async def test_what_cannot_be_loaded_changes_nothing(running, places, tmp_path):
     for call, field in (
         (lambda one: one.load_bundle("two", alias="no alias", why="x"), "alias"),
         (lambda one: one.load_bundle("two", why=" "), "why"),
+        (lambda one: one.load_bundle("two", why="x\ny"), "why"),
+        (lambda one: one.set_alias("x", "default", why="\x1b[31m"), "why"),
         (lambda one: one.load_bundle("two", why="x", pinned_s=-1), "pinned_s"),
         (lambda one: one.load_bundle("two", why="x", pinned_s=float("nan")), "pinned_s"),
         (lambda one: one.set_alias("x", "", why="x"), "bundle"),

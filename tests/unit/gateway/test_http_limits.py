@@ -134,22 +134,6 @@ async def test_each_answer_of_a_connection_has_its_own_time_to_be_taken(site, tm
     assert await asyncio.to_thread(lambda: list(take_slowly())) == [8 << 20] * 3
 
 
-async def test_one_connection_too_many_is_hung_up_on(site):
-    gateway, _, _ = await site(max_connections=3)
-
-    def crowd():
-        lines = [socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) for _ in range(4)]
-        try:
-            return lines[-1].recv(1)
-        except ConnectionResetError:
-            return b""
-        finally:
-            for line in lines:
-                line.close()
-
-    assert await asyncio.to_thread(crowd) == b""
-
-
 async def test_a_caller_who_leaves_ends_its_query(site, engine):
     gateway, _, _ = await site()
     engine.gate.clear()

@@ -57,6 +57,14 @@ async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, pict
     assert open_engine(older).filters.count_of("Bo") == 0
 
 
+async def test_a_server_does_not_start_with_a_copy_that_undoes_changes(serve, places):
+    older = shutil.copytree(places[0], places[0].with_name("older"))
+    with Store(places[0], open_engine) as store:
+        store.delete(Selection(ids=(1000,)), who="kim", why="x")
+        with pytest.raises(PreconditionError, match="this copy of it is at 0"):
+            await serve(store.engine, more={"others": {"copy": Opened(open_engine(older))}})
+
+
 @pytest.mark.parametrize("load", [False, True])
 async def test_a_follower_that_turns_back_shows_no_opt_out(serve, places, picture, tmp_path, load):
     (tmp_path / "admins").write_text(f"kim {TOKEN}\n")

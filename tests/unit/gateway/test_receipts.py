@@ -126,3 +126,21 @@ async def test_a_server_does_not_start_with_keys_that_others_may_read(serve, eng
     key_file.chmod(0o644)
     with pytest.raises(InvalidArgumentError, match="receipt_key_file"):
         await serve(engine, receipt_key_file=key_file)
+
+
+async def test_an_answer_that_cannot_be_signed_fails_alone(
+    serve, tiny_bundle_dir, key_file, picture, monkeypatch
+):
+    gateway, client = await serve(open_engine(tiny_bundle_dir), receipt_key_file=key_file)
+    sign, signed = gateway._service.receipts.sign, []
+
+    async def second_fails(*asked):
+        signed.append(asked)
+        if len(signed) == 2:
+            raise RuntimeError("secret of the server")
+        return await sign(*asked)
+
+    monkeypatch.setattr(gateway._service.receipts, "sign", second_fails)
+    first, failed, last = await client.attribute_batch([query(picture(n)) for n in (3, 4, 5)], receipt=True)
+    assert first.receipt and last.receipt
+    assert "secret" not in str(failed) and failed.code == "INTERNAL"

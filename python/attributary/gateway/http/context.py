@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from attributary.errors import InvalidArgumentError
 
+from ..callers import peer_of
 from ..calls import Answer
 
 # Seconds that the caller waits for the answer, as a gRPC deadline.
@@ -47,13 +48,7 @@ class HttpContext:
     def peer(self) -> str:
         """Whoever is at the other end, as gRPC writes it."""
         client = self._request.client
-        if client is None:
-            return "unknown:"
-        return (
-            f"ipv6:[{client.host}]:{client.port}"
-            if ":" in client.host
-            else f"ipv4:{client.host}:{client.port}"
-        )
+        return "unknown:" if client is None else peer_of(client.host, client.port)
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """The headers, names in lower case."""

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for callers who send slowly, say nothing, or are too many: what uvicorn leaves open."""
+"""HTTP/1.1 for callers who send slowly or say nothing: what uvicorn leaves open."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Connection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's protocol with times for the head of a request and for taking an answer, and a number of connections."""
+    """uvicorn's protocol with times for the head of a request and for taking an answer."""
 
     def __init__(
         self,
@@ -46,21 +46,18 @@ class Protocol(H11Protocol):
         *,
         head_s: float,
         take_s: float,
-        most: int,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._head_s, self._take_s, self._most = head_s, take_s, most
+        self._head_s, self._take_s = head_s, take_s
+        self.gone = asyncio.Event()
         self._head: asyncio.TimerHandle | None = None
         self._taking: asyncio.TimerHandle | None = None
         self.conn = _Connection(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request; hang up on one connection too many."""
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, "certificate": _name(transport.get_extra_info("ssl_object"))}
-        if len(self.connections) > self._most:
-            transport.abort()
-            return
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -89,6 +86,7 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
+        self.gone.set()
         self._forget_head()
         if self._taking is not None:
             self._taking.cancel()

@@ -9,8 +9,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 
@@ -24,6 +23,7 @@ from ..health import Health
 from ..reload import Watched
 from ..service import AttributionService
 from .app import Site
+from .connections import Connections
 from .guard import LOOPBACK
 from .protocol import Protocol
 
@@ -52,12 +52,9 @@ class HttpServer:
         )
         # What callers do wrong is counted and answered; uvicorn's own words about it would be logged in another form.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        protocol: Any = partial(
-            Protocol, head_s=config.receive_s, take_s=config.call_s, most=config.max_connections
-        )
         self._settings = uvicorn.Config(
             app,
-            http=protocol,
+            http="h11",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -69,18 +66,33 @@ class HttpServer:
             timeout_graceful_shutdown=_LAST_WORDS_S,
         )
         self._server = _Server(self._settings)
+        self._metrics = service.metrics
+        self._connections: Connections | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listen; return the port. Raises InvalidArgumentError."""
         listener = _listen(self._config.host, self._config.http_port, self._config.processes > 1)
         self._settings.load()
-        self._settings.ssl = _tls(self._config)
-        self._running = asyncio.create_task(self._server.serve(sockets=[listener]))
+        config = self._config
+        self._connections = Connections(
+            listener,
+            lambda: Protocol(
+                self._settings, self._server.server_state, {}, head_s=config.receive_s, take_s=config.call_s
+            ),
+            config.max_connections,
+            _tls(config),
+            lambda: self._metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0),
+        )
+        # It serves what the connections bring, and listens to nothing itself.
+        self._running = asyncio.create_task(self._server.serve(sockets=[]))
+        self._connections.start()
         return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
         """Hang up; what has been answered is still sent, for a second."""
+        if self._connections is not None:
+            await self._connections.stop()
         self._server.should_exit = True
         if self._running is not None:
             await asyncio.gather(self._running, return_exceptions=True)
