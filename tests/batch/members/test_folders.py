@@ -249,6 +249,39 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
     assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
 
 
+@pytest.mark.parametrize(
+    ("tree", "copies", "generations"),
+    [
+        ("sdnext", ("outputs/save/1.jpg", "outputs/extras/day/1.png"), ("outputs/text/1.png",)),
+        ("sdnext/outputs", ("save/1.jpg", "extras/1.png"), ("image/save/1.png", "control/1.png")),
+        (
+            "a1111",
+            ("log/images/1.png", "log/images/log.csv", "outputs/extras-images/1.png", "outputs/saved/1.png"),
+            ("outputs/txt2img-images/1.png", "outputs/txt2img-images/log/images/1.png"),
+        ),
+        (
+            "comfy",
+            ("temp/a_1_.png", "input/example.png", "Temp/b.png"),
+            ("output/a_1_.png", "output/temp/a.png"),
+        ),
+        ("invoke", ("outputs/images/thumbnails/1.webp",), ("outputs/images/1.png",)),
+        ("fooocus", (), ("outputs/2026-11-29/1.png",)),
+        ("swarm", ("local/Starred/raw/day/1.png",), ("local/raw/day/1.png",)),
+        ("mine", (), ("save/1.png", "log/images/1.png", "extras/1.png", "input/1.png", "temp/1.png")),
+    ],
+)
+def test_copies_upscales_and_previews_of_a_whole_tree_are_no_generations(
+    tmp_path, picture, score_log, tree, copies, generations
+):
+    for number, name in enumerate((*copies, *generations)):
+        (tmp_path / tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / tree / name).write_bytes(picture(number))
+    rows, summary = score_log(tmp_path / tree, tmp_path / "run")
+    place = tree.rpartition("/")[2]
+    assert [row["generation_id"] for row in rows] == sorted(f"{place}/{name}" for name in generations)
+    assert sum(summary["skipped"].values()) == len(copies)
+
+
 def test_what_swarmui_writes_beside_a_picture_is_read_and_no_second_one(tmp_path, picture, score_log):
     place = tmp_path / "raw"
     place.mkdir()
