@@ -94,7 +94,7 @@ def hidden(parts: Sequence[str]) -> bool:
 
 
 def derived(parts: Sequence[str]) -> str | None:
-    """Why a picture with this path below the input is no generation: a thumbnail, grid, stage, input, copy; None if one."""
+    """Why a picture with this path below the input is no generation: a thumbnail, stage, copy, input; None if it is."""
     stem = parts[-1].rpartition(".")[0] or parts[-1]
     if any(_THUMBNAILS.fullmatch(part) for part in parts[:-1]) or _THUMBNAIL.fullmatch(stem):
         return "a thumbnail or preview, by its name"

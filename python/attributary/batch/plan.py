@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from attributary.errors import InputError, InvalidArgumentError
 
 from .folder_input import FolderInput
-from .inputs import InputFile, find_inputs
+from .inputs import InputFile, find_inputs, text_of
 from .pictures import local_path
 from .reader import Reader
 from .record_input import RecordInput
@@ -110,6 +110,7 @@ def make_plan(
             raise InputError(found.files[0].name, f"is missing; there are {there}", f"column {name}")
     for name in beside.values():
         found.fates.skip(name, "a picture that no table names")
+    _check_read_once(found.files, settings)
     _check_unique(np.frombuffer(seen, np.uint64), found.files, settings)
     return Plan(settings, tuple(files), tuple(shards), passed, found.fates)
 
@@ -181,6 +182,30 @@ def _joined(file: InputFile, found: pa.Schema, wanted: pa.Schema | None, first: 
             )
         joined.append(pa.field(column.name, kind))
     return pa.schema(joined)
+
+
+def _check_read_once(inputs: list[InputFile], settings: Settings) -> None:
+    """Refuse a picture that two folders hold, as one lies in the other or a symbolic link leads there."""
+    files = [file for file in inputs if file.kind == "folder"]
+    if len(files) < 2:
+        return
+    paths = {file.name: FolderInput(file, settings).paths for file in files}
+    # Of links alone several may lead to one file: stores keep equal pictures once.
+    holder = {
+        os.path.realpath(path): name
+        for name, found in paths.items()
+        for path in found
+        if not path.is_symlink()
+    }
+    for name, found in paths.items():
+        for path in found:
+            other = holder.get(os.path.realpath(path), name)
+            if other != name:
+                raise InputError(
+                    name,
+                    f"holds {text_of(path)[-80:]!r}, which {other} holds as well, through a symbolic link or as a folder "
+                    "of its own: it would count twice; name one of the two",
+                )
 
 
 def _check_unique(

@@ -17,6 +17,7 @@ from attributary.batch.plan import make_plan
 from attributary.batch.report_data import gather
 from attributary.batch.report_page import page
 from attributary.batch.settings import Settings
+from attributary.errors import InputError
 
 
 def cli(*arguments):
@@ -337,6 +338,31 @@ def test_a_link_to_an_input_counts_once(tmp_path, picture):
         assert plan.fates.skipped.keys() == told
     # Alone, a link is its file.
     assert make_plan([tmp_path / "elsewhere.parquet"], Settings()).rows == 2
+
+
+def test_a_picture_of_two_folders_is_refused(tmp_path, picture):
+    """A link to a part of another input, a part of it, a link in another folder: each was counted once more."""
+    log, store = tmp_path / "log", tmp_path / "store"
+    for number, place in enumerate((log / "sub", log / "init-images", tmp_path / "other", store)):
+        place.mkdir(parents=True)
+        (place / "a.png").write_bytes(picture(number))
+    (tmp_path / "link").symlink_to("log/sub")
+    (tmp_path / "other" / "again").symlink_to("../log/sub")
+    for name in ("1.png", "2.png"):
+        for place in (log, tmp_path / "other"):
+            (place / name).symlink_to(store / "a.png")
+    allowed = Settings(access=Access(roots=(str(tmp_path),)))
+    for inputs in (
+        [log, tmp_path / "link"],
+        [tmp_path / "link", log],
+        [log, log / "sub"],
+        [log, tmp_path / "other"],
+    ):
+        with pytest.raises(InputError, match="would count twice"):
+            make_plan(inputs, allowed)
+    # What a folder leaves out may be named beside it, and several links may lead to what is no input.
+    (tmp_path / "other" / "again").unlink()
+    assert make_plan([log, log / "init-images", tmp_path / "other"], allowed).rows == 7
 
 
 def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):
