@@ -203,8 +203,8 @@ def _check_read_once(inputs: list[InputFile], settings: Settings) -> None:
             if other != name:
                 raise InputError(
                     name,
-                    f"holds {text_of(path)[-80:]!r}, which {other} holds as well, through a symbolic link or as a folder "
-                    "of its own: it would count twice; name one of the two",
+                    f"holds {text_of(path)[-80:]!r}, which {other} holds as well, through a symbolic link or as a "
+                    "folder of its own: it would count twice; name one of the two",
                 )
 
 

@@ -231,7 +231,18 @@ NO_AMOUNTS = [
     ("EUR", "1.005", "more than 2 digits"),
     ("JPY", "1.5", "more than 0 digits"),
     ("EUR", "many", "must be an amount"),
-    *(("EUR", pool, "must be from") for pool in ("-1", "NaN", "0", "1e99", "Infinity")),
+    *(("EUR", pool, "must be from") for pool in ("0", "9" * 30)),
+    *(
+        ("EUR", pool, "must be an amount")
+        for pool in ("-1", "+1", "NaN", "1e3", "Infinity", "", "1_000", " 1", "1.")
+    ),
+    *(
+        ("EUR", pool, "must be an amount")
+        for pool in ("1,000", "1.000,00", "1'000", "1 000", "\u0661\u0662", "1,5")
+    ),
+    # A thousand to some, one to others.
+    *(("EUR", pool, "more than 2 digits behind the point: 1.") for pool in ("1.000", "1.500")),
+    ("JPY", "1.000", "without separators of thousands"),
 ]
 
 
@@ -241,6 +252,10 @@ def test_amounts_that_are_none_are_named(currency, pool, said, write_run):
     result = CliRunner().invoke(cli, ["payout", str(run), "--pool", pool, "--currency", currency])
     assert isinstance(result.exception, InvalidArgumentError)
     assert said in str(result.exception)
+    if "currency" not in said:
+        words = ["payout", str(run), "--pool", "1", "--currency", currency, "--minimum", pool]
+        least = CliRunner().invoke(cli, words).exception
+        assert pool == "0" or (said in str(least) and str(least).startswith("minimum"))
 
 
 def test_currencies_have_their_own_units(write_run):
