@@ -167,6 +167,48 @@ def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
         payout(run, euros("1000.00", excluded=frozenset({"Zoe"})))
 
 
+def test_what_was_owed_before_an_exclusion_stays_owed(write_run, tmp_path):
+    """It was in no later statement: the next one brought forward only what was below the minimum."""
+    path, bo, cy = tmp_path / "payout.json", Decimal("4.00"), Decimal("3.00")
+    first = euros(
+        "1000.00", minimum=Decimal("5.00"), excluded=frozenset({"Bo", "Cy"}), brought={"Bo": bo, "Cy": cy}
+    )
+
+    def then(terms, number):
+        statement = payout(write_run({"Ann": 5.0, "Bo": 0.5}, run=f"00000000000000{number}"), terms)
+        path.write_text(json.dumps(as_json(statement, [])))
+        told = dict(totals(statement))
+        assert told.pop("pool") + told.pop("brought forward from the statement before") == sum(told.values())
+        return statement, told, read_brought(path, "EUR")[0]
+
+    statement, told, carried = then(first, "aa")
+    assert {line.creator: (line.paid, line.carried) for line in statement.lines if line.creator != "Ann"} == {
+        "Bo": (0, bo),
+        "Cy": (0, cy),
+    }
+    assert carried == {"Bo": bo, "Cy": cy}
+    assert told["carried forward: owed before, excluded now"] == bo + cy
+    assert told["excluded creators, not paid"] == 50
+    assert "excluded; 4.00 from before carried forward" in page(statement, "t", [])
+    facts = json.loads(path.read_text())
+    for line in facts["creators"]:
+        del line["carried_forward"]
+    path.write_text(json.dumps(facts))
+    assert read_brought(path, "EUR")[0] == carried, "a statement from before"
+    # Excluded again, then no more.
+    assert then(replace(first, brought=carried), "ab")[2] == carried
+    statement, _, carried = then(replace(first, brought=carried, excluded=frozenset()), "ac")
+    assert {line.creator: line.paid for line in statement.lines} == {"Ann": 500, "Bo": 54, "Cy": 0}
+    assert carried == {"Cy": cy}
+    # The operator may say otherwise.
+    statement, told, carried = then(replace(first, forfeited=frozenset({" Bo"})), "ad")
+    assert carried == {"Cy": cy}
+    assert told["forfeited: owed before to excluded creators"] == bo
+    for name in ("Ann", "Zoe"):
+        with pytest.raises(InvalidArgumentError, match=f"forfeit: '{name}' must be excluded"):
+            then(replace(first, forfeited=frozenset({name})), "ae")
+
+
 def test_intervals_are_told_where_a_run_has_them(write_run):
     columns = {"low": [2.0, None], "high": [12.0, None]}
     lines = payout(write_run({"Ann": 5.0, "Bo": 1.0}, columns=columns), euros("1000.00")).lines
