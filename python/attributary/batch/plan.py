@@ -185,11 +185,11 @@ def _joined(file: InputFile, found: pa.Schema, wanted: pa.Schema | None, first: 
 
 
 def _check_read_once(inputs: list[InputFile], settings: Settings) -> None:
-    """Refuse a picture that two folders hold, as one lies in the other or a symbolic link leads there."""
-    files = [file for file in inputs if file.kind == "folder"]
-    if len(files) < 2:
+    """Refuse a picture of a folder that another input holds: through a link, as its part, or in a table."""
+    folders = [file for file in inputs if file.kind == "folder"]
+    if not folders or len(inputs) < 2:
         return
-    paths = {file.name: FolderInput(file, settings).paths for file in files}
+    paths = {file.name: FolderInput(file, settings).paths for file in folders}
     # Of links alone several may lead to one file: stores keep equal pictures once.
     holder = {
         os.path.realpath(path): name
@@ -197,15 +197,22 @@ def _check_read_once(inputs: list[InputFile], settings: Settings) -> None:
         for path in found
         if not path.is_symlink()
     }
-    for name, found in paths.items():
-        for path in found:
-            other = holder.get(os.path.realpath(path), name)
-            if other != name:
+    for file in inputs:
+        for path in (
+            map(os.path.realpath, paths[file.name]) if file in folders else _all_named(file, settings)
+        ):
+            other = holder.get(path, file.name)
+            if other != file.name:
                 raise InputError(
-                    name,
-                    f"holds {text_of(path)[-80:]!r}, which {other} holds as well, through a symbolic link or as a "
-                    "folder of its own: it would count twice; name one of the two",
+                    file.name,
+                    f"holds {text_of(Path(path))[-80:]!r}, which {other} holds as well: it would count twice; "
+                    "name one of the two",
                 )
+
+
+def _all_named(file: InputFile, settings: Settings) -> Iterator[str]:
+    with closing(open_reader(file, settings)) as reader:
+        yield from (_named(file, uri) for uri in reader.named())
 
 
 def _check_unique(

@@ -360,6 +360,11 @@ def test_a_picture_of_two_folders_is_refused(tmp_path, picture):
     ):
         with pytest.raises(InputError, match="would count twice"):
             make_plan(inputs, allowed)
+    for name, file in (("about", "sub/a.png"), ("else", "../elsewhere.png")):
+        pq.write_table(pa.table({"file_name": [file]}), log / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"log/about\.parquet: holds .*/sub/a.png', which log holds as well"):
+        make_plan([log, log / "about.parquet"], allowed)
+    assert make_plan([log, log / "else.parquet"], allowed).rows == 4
     # What a folder leaves out may be named beside it, and several links may lead to what is no input.
     (tmp_path / "other" / "again").unlink()
     assert make_plan([log, log / "init-images", tmp_path / "other"], allowed).rows == 7
