@@ -110,6 +110,7 @@ def make_plan(
             raise InputError(found.files[0].name, f"is missing; there are {there}", f"column {name}")
     for name in beside.values():
         found.fates.skip(name, "a picture that no table names")
+    _check_copies(files)
     _check_read_once(found.files, settings)
     _check_unique(np.frombuffer(seen, np.uint64), found.files, settings)
     return Plan(settings, tuple(files), tuple(shards), passed, found.fates)
@@ -182,6 +183,17 @@ def _joined(file: InputFile, found: pa.Schema, wanted: pa.Schema | None, first: 
             )
         joined.append(pa.field(column.name, kind))
     return pa.schema(joined)
+
+
+def _check_copies(files: Iterable[PlannedFile]) -> None:
+    """Refuse an input that is a copy of another: without ids of their own its rows have other ids, and count twice."""
+    first: dict[str, str] = {}
+    for one in files:
+        other = first.setdefault(one.sha256, one.file.name)
+        if one.rows and other != one.file.name:
+            raise InputError(
+                one.file.name, f"is a copy of {other}, to the byte: it would count twice; name one of them"
+            )
 
 
 def _check_read_once(inputs: list[InputFile], settings: Settings) -> None:

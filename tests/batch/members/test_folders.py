@@ -370,6 +370,22 @@ def test_a_picture_of_two_folders_is_refused(tmp_path, picture):
     assert make_plan([log, log / "init-images", tmp_path / "other"], allowed).rows == 7
 
 
+def test_a_copy_of_an_input_is_refused(tmp_path, picture):
+    for name in ("a", "backup"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(picture(0))
+        pq.write_table(pa.table({"image": [picture(0)]}), tmp_path / f"{name}.parquet")
+        pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / f"{name}-empty.parquet")
+    for end in ("", ".parquet"):
+        inputs = [tmp_path / f"{name}{end}" for name in ("backup", "a")]
+        with pytest.raises(InputError, match=f"input backup{end}: is a copy of a{end}, to the byte"):
+            make_plan(inputs, Settings())
+    assert make_plan([tmp_path / "a.parquet", *tmp_path.glob("*-empty.parquet")], Settings()).rows == 1
+    # The same picture twice is two generations.
+    (tmp_path / "a" / "2.png").write_bytes(picture(0))
+    assert make_plan([tmp_path / "a", tmp_path / "backup"], Settings()).rows == 3
+
+
 def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):
     log, store = tmp_path / "log", tmp_path / "log" / ".store"
     (log / "day").mkdir(parents=True)
