@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from attributary import __version__
-from attributary.errors import AttributaryError
+from attributary.errors import FULL, AttributaryError
 from attributary.plain import plain
 
 from .examples import with_examples
@@ -74,11 +73,11 @@ def run(command: click.Command, **settings: Any) -> None:
         _stop(plain(str(error)))
     except OSError as error:
         # Where standard output is a file, nobody else has a word for it; other kinds are faults of this package.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         # What is still to be written would be tried again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _stop(f"cannot write {error.filename or 'what it prints'}: {error.strerror}")
+        _stop(f"cannot write {error.filename or 'all of it'}: {error.strerror}")
 
 
 def _stop(said: str) -> NoReturn:

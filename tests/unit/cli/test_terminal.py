@@ -154,4 +154,4 @@ def test_a_full_disk_behind_standard_output_is_one_line(words):
             check=False,
         )
     assert told.returncode == 2
-    assert told.stderr == "attributary: cannot write what it prints: No space left on device\n"
+    assert told.stderr == "attributary: cannot write all of it: No space left on device\n"

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import resource
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -342,6 +343,31 @@ def test_the_verb_writes_every_form(write_run):
     assert "font" in str(result.exception)
     result = CliRunner().invoke(cli, [*words, "--bundle", str(run)])
     assert "manifest.json" in str(result.exception)
+
+
+def test_a_statement_is_written_whole_or_not_at_all(write_run, tmp_path):
+    """Half of payout.csv had been left under its name where a disk was full."""
+    words = [
+        "payout",
+        str(write_run({"Ann": 5.0})),
+        "--pool",
+        "1000",
+        "--currency",
+        "EUR",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    CliRunner().invoke(cli, words, catch_exceptions=False)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    write_run({f"creator {number}": 0.001 for number in range(9_999)})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        error = CliRunner().invoke(cli, words).exception
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "payout.csv cannot be written: File too large" in str(error)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_what_became_of_the_pool_adds_up(write_run):
