@@ -6,9 +6,10 @@ what it must not serve. Nothing below the gateway knows a transport.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 
 class AttributaryError(Exception):
@@ -16,6 +17,10 @@ class AttributaryError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).__new__, (type(self), *self.args), vars(self)
+
+
+# What a full disk, a quota or a limit on files' sizes says.
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InvalidArgumentError(AttributaryError):

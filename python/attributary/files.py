@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,17 @@ def read_facts(path: Path, field: str, version: int) -> dict[str, Any]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file, and the folder that it is to lie in; raises InvalidArgumentError."""
+    """Write a file whole or not at all, and the folder that it is to lie in; raises InvalidArgumentError."""
+    # Half a statement is somebody's money. A device or a pipe is no file to replace.
+    place = path if path.exists() and not path.is_file() else Path(os.path.realpath(path))
+    scratch = place if place is path else place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        scratch.write_bytes(data)
+        if scratch is not place:
+            scratch.replace(place)
     except OSError as error:
+        if scratch is not place:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
         raise InvalidArgumentError("out", f"{path} cannot be written: {error.strerror}") from None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from typing import Any
 
 import click
+
+from attributary_train.console import clear_errors
 
 # Said once a class of diffusers that wants torchvision; nothing here uses one, in this process or in workers.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -38,6 +41,10 @@ ADDED = {
 
 
 class _LazyGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        with clear_errors():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(GROUPS)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from attributary.errors import AttributaryError
+from attributary.errors import FULL, AttributaryError
 
 
 @contextmanager
@@ -17,3 +17,9 @@ def clear_errors() -> Iterator[None]:
         yield
     except AttributaryError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise click.ClickException(
+            f"cannot write {error.filename or 'all of it'}: {error.strerror}"
+        ) from error

@@ -102,6 +102,7 @@ class Scored:
             timings=self.timings,
             picture=self.prepared.picture,
             unjudged=self.unjudged,
+            has_prompt=self.prepared.has_prompt,
         )
 
 

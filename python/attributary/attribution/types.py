@@ -169,6 +169,7 @@ class Attribution(Shown):
     timings: Timings
     picture: PictureDigests | None = None  # where it was asked for
     unjudged: bool = False  # the flag needs pixels, and there were none: not flagged says little
+    has_prompt: bool = False  # the encoder was given the prompt, which was no blanks or creators' names alone
 
 
 def _none() -> NDArray[np.int64]:

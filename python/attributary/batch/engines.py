@@ -145,7 +145,7 @@ class GatewayScorer(Scorer):
             filter=self.settings.filter,
             bundle_id=self._bundle_id,
         )
-        return [_outcome(query, result) for query, result in zip(queries, results, strict=True)]
+        return [_outcome(result) for result in results]
 
 
 class TritonScorer(EngineScorer):
@@ -227,7 +227,7 @@ def _parts(queries: Sequence[Query], most_bytes: int) -> Iterator[list[Query]]:
         yield part
 
 
-def _outcome(query: Query, result: Answer | Exception) -> Answered:
+def _outcome(result: Answer | Exception) -> Answered:
     if isinstance(result, UnavailableError | OverloadedError | DeadlineError):
         # The others of the batch have answers, but a batch is answered as a whole.
         raise result
@@ -236,4 +236,4 @@ def _outcome(query: Query, result: Answer | Exception) -> Answered:
         return Problem("INTERNAL", "", "the engine failed on this row; the gateway's log says why")
     if isinstance(result, Exception):
         return problem_of(result)
-    return bool(query.prompt.strip()), scored_of(result)
+    return scored_of(result)

@@ -13,7 +13,7 @@ from attributary.bundle.files import sha256
 from attributary.errors import InputError, InvalidArgumentError
 
 from .inputs import InputFile, count_other, text_of, walk
-from .naming import COPIES, PICTURES, TEXTS, WHOLE, bookkeeping, derived, ending, hidden
+from .naming import AGAIN, COPIES, PICTURES, TEXTS, WHOLE, again, bookkeeping, derived, ending, hidden
 from .picture_tables import is_table, read_tables, same_name
 from .pictures import open_below
 from .reader import MAX_TEXT_BYTES, UNREADABLE, Reader, prompt_of_file
@@ -29,10 +29,17 @@ class FolderInput(Reader):
     def __init__(self, file: InputFile, settings: Settings) -> None:
         super().__init__(file, settings)
         pictures, texts, tables = [], [], []
-        for path in walk(file.path, settings.access.roots, self.fates):
-            parts = path.relative_to(file.path).parts
+        found = [
+            (path, path.relative_to(file.path).parts)
+            for path in walk(file.path, settings.access.roots, self.fates)
+        ]
+        copies = again({parts[:-1] for _, parts in found})
+        for path, parts in found:
             plain = not (hidden(parts) or bookkeeping(parts))
-            if plain and ending(path.name) in PICTURES and not derived(parts):
+            copied = any(parts[:depth] in copies for depth in range(1, len(parts)))
+            if plain and copied:
+                self.fates.skip(text_of(path.relative_to(file.path)), AGAIN)
+            elif plain and ending(path.name) in PICTURES and not derived(parts):
                 pictures.append(path)
             elif plain and is_table(path):
                 tables.append(path)

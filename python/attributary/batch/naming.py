@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Endings of pictures that are decoded: of several pictures of one generation, one of these is taken first.
 DECODED = frozenset(
@@ -48,6 +48,20 @@ _STAGE = re.compile(
 # By AUTOMATIC1111, SD.Next (since 2025 "inputs") and ControlNet.
 _INPUTS = frozenset({"init-images", "inputs", "detected_maps"})
 _INPUT = re.compile(r".*-init-image", re.IGNORECASE)
+# By AUTOMATIC1111 (upscales) and SwarmUI (copies of what somebody starred).
+_AGAIN = frozenset({"extras-images", "starred"})
+# Names that others use, too, count beside folders of the same tool: what AUTOMATIC1111 (and on Colab) and SD.Next save
+# by hand or upscale, and what ComfyUI previews or was given. (end of the path, any of these beside its first folder)
+_SAMPLES = ("text", "image", "control", "txt2img-images", "img2img-images")
+_AGAIN_BESIDE = (
+    (("save",), _SAMPLES),
+    (("saved",), _SAMPLES),
+    (("extras",), _SAMPLES),
+    (("log", "images"), ("outputs",)),
+    (("temp",), ("output",)),
+    (("input",), ("output",)),
+)
+AGAIN = "a copy, upscale or preview of a generation, by its folder's name"
 _GRID = re.compile(
     r"grid|(grid|xyz?_grid|prompt_matrix|contact_?sheet)[-_]?\d.*|(xyz?_grid|prompt_matrix).*", re.IGNORECASE
 )
@@ -80,7 +94,7 @@ def hidden(parts: Sequence[str]) -> bool:
 
 
 def derived(parts: Sequence[str]) -> str | None:
-    """Why a picture with this path below the input is no generation: a thumbnail, grid, stage, input; None if it is."""
+    """Why a picture with this path below the input is no generation: a thumbnail, stage, copy, input; None if it is."""
     stem = parts[-1].rpartition(".")[0] or parts[-1]
     if any(_THUMBNAILS.fullmatch(part) for part in parts[:-1]) or _THUMBNAIL.fullmatch(stem):
         return "a thumbnail or preview, by its name"
@@ -90,7 +104,22 @@ def derived(parts: Sequence[str]) -> str | None:
         return "a stage of a generation, by its name"
     if any(part.lower() in _INPUTS for part in parts[:-1]) or _INPUT.fullmatch(stem):
         return "what a generation was given, by its name"
+    if any(part.lower() in _AGAIN for part in parts[:-1]):
+        return AGAIN
     return None
+
+
+def again(folders: Iterable[Sequence[str]]) -> frozenset[tuple[str, ...]]:
+    """Of folders below an input, those that hold generations again beside the folders of the tool that wrote them."""
+    there = {tuple(folder)[:depth] for folder in folders for depth in range(1, len(folder) + 1)}
+    names = {tuple(map(str.lower, folder)) for folder in there}
+    return frozenset(
+        folder
+        for folder in there
+        for end, beside in _AGAIN_BESIDE
+        if tuple(map(str.lower, folder[-len(end) :])) == end
+        and any((*map(str.lower, folder[: -len(end)]), name) in names for name in beside)
+    )
 
 
 def is_below(path: str, root: str) -> bool:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from attributary.errors import InputError, InvalidArgumentError
 
 from .folder_input import FolderInput
-from .inputs import InputFile, find_inputs
+from .inputs import InputFile, find_inputs, text_of
 from .pictures import local_path
 from .reader import Reader
 from .record_input import RecordInput
@@ -110,6 +110,8 @@ def make_plan(
             raise InputError(found.files[0].name, f"is missing; there are {there}", f"column {name}")
     for name in beside.values():
         found.fates.skip(name, "a picture that no table names")
+    _check_copies(files)
+    _check_read_once(found.files, settings)
     _check_unique(np.frombuffer(seen, np.uint64), found.files, settings)
     return Plan(settings, tuple(files), tuple(shards), passed, found.fates)
 
@@ -181,6 +183,48 @@ def _joined(file: InputFile, found: pa.Schema, wanted: pa.Schema | None, first: 
             )
         joined.append(pa.field(column.name, kind))
     return pa.schema(joined)
+
+
+def _check_copies(files: Iterable[PlannedFile]) -> None:
+    """Refuse an input that is a copy of another: without ids of their own its rows have other ids, and count twice."""
+    first: dict[str, str] = {}
+    for one in files:
+        other = first.setdefault(one.sha256, one.file.name)
+        if one.rows and other != one.file.name:
+            raise InputError(
+                one.file.name, f"is a copy of {other}, to the byte: it would count twice; name one of them"
+            )
+
+
+def _check_read_once(inputs: list[InputFile], settings: Settings) -> None:
+    """Refuse a picture of a folder that another input holds: through a link, as its part, or in a table."""
+    folders = [file for file in inputs if file.kind == "folder"]
+    if not folders or len(inputs) < 2:
+        return
+    paths = {file.name: FolderInput(file, settings).paths for file in folders}
+    # Of links alone several may lead to one file: stores keep equal pictures once.
+    holder = {
+        os.path.realpath(path): name
+        for name, found in paths.items()
+        for path in found
+        if not path.is_symlink()
+    }
+    for file in inputs:
+        for path in (
+            map(os.path.realpath, paths[file.name]) if file in folders else _all_named(file, settings)
+        ):
+            other = holder.get(path, file.name)
+            if other != file.name:
+                raise InputError(
+                    file.name,
+                    f"holds {text_of(Path(path))[-80:]!r}, which {other} holds as well: it would count twice; "
+                    "name one of the two",
+                )
+
+
+def _all_named(file: InputFile, settings: Settings) -> Iterator[str]:
+    with closing(open_reader(file, settings)) as reader:
+        yield from (_named(file, uri) for uri in reader.named())
 
 
 def _check_unique(

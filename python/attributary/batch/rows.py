@@ -86,7 +86,7 @@ def batch_table(
         "generation_id": [generation_id for generation_id, _ in ids],
         "model_id": [model_id for _, model_id in ids],
         "image_sha256": [outcome.image_sha256 for outcome in outcomes],
-        "has_prompt": [outcome.has_prompt for outcome in outcomes],
+        "has_prompt": [outcome.scored and outcome.scored.has_prompt for outcome in outcomes],
         "bundle_id": [bundle_id] * len(ids),
         "bundle_revision": [outcome.scored and outcome.scored.revision for outcome in outcomes],
         "items": [_structs(outcome, "items", _ITEM) for outcome in outcomes],
@@ -182,6 +182,7 @@ class Scored:
     withheld_share: float
     out_of_distribution: bool
     revision: int  # of the bundle, at the moment of the answer
+    has_prompt: bool  # whether the encoder was given the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,6 @@ class Outcome:
     """What became of one row: an answer or a problem, exactly one of them."""
 
     image_sha256: str | None  # of the encoded bytes; None if there were none to be had
-    has_prompt: bool | None  # whether the encoder was given the prompt; None without an answer
     scored: Scored | None = None
     problem: Problem | None = None
 

@@ -31,8 +31,8 @@ _PREFIX = re.compile(r"^(?:row|query|queries\[\d+\])\.")
 _OWN_FIELDS = ("options", "bundle_id", "request")
 
 
-# (whether the encoder was given the prompt, answer), or why there is none.
-Answered: TypeAlias = tuple[bool, Scored] | Problem
+# An answer, or why there is none.
+Answered: TypeAlias = Scored | Problem
 
 
 @dataclass(slots=True)
@@ -76,10 +76,11 @@ class Scorer(ABC):
         for outcome, digest in zip(prepared.outcomes, prepared.digests, strict=True):
             if outcome is None:
                 found = next(following)
-                if isinstance(found, Problem):
-                    outcome = Outcome(digest, None, problem=found)
-                else:
-                    outcome = Outcome(digest, found[0], scored=found[1])
+                outcome = (
+                    Outcome(digest, problem=found)
+                    if isinstance(found, Problem)
+                    else Outcome(digest, scored=found)
+                )
             outcomes.append(outcome)
         return batch_table(schema, prepared.ids, prepared.passed, outcomes, bundle_id, prepared.prompts)
 
@@ -127,7 +128,7 @@ class EngineScorer(Scorer):
                 return [problem_of(error)]
             # One of them is poison; alone, each gets what it deserves.
             return [outcome for query in queries for outcome in self.ask([query])]
-        return [(query.has_prompt, scored_of(answer)) for query, answer in zip(queries, answers, strict=True)]
+        return [scored_of(answer) for answer in answers]
 
     def run(self, queries: Sequence[Prepared]) -> list[Attribution]:
         """Encode, search and re-score."""
@@ -168,7 +169,7 @@ def prepare_rows(
         prepared.ids.append((row.generation_id, row.model_id if is_unicode(row.model_id or "") else None))
         prepared.digests.append(digest)
         prepared.prompts.append(prompt if is_unicode(prompt.original + prompt.text) else Prompt())
-        prepared.outcomes.append(None if problem is None else Outcome(digest, None, problem=problem))
+        prepared.outcomes.append(None if problem is None else Outcome(digest, problem=problem))
     if batch.fills_prompt:
         place = batch.passed.schema.get_field_index("prompt")
         used = pa.array([prompt.text or None for prompt in prepared.prompts], pa.string())
@@ -209,6 +210,7 @@ def scored_of(answer: Attribution | Answer) -> Scored:
         answer.withheld_share,
         answer.out_of_distribution,
         answer.revision,
+        answer.has_prompt,
     )
 
 

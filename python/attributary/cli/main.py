@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from attributary import __version__
-from attributary.errors import AttributaryError
+from attributary.errors import FULL, AttributaryError
 from attributary.plain import plain
 
 from .examples import with_examples
@@ -65,12 +66,23 @@ def main() -> None:
 
 
 def run(command: click.Command, **settings: Any) -> None:
-    """Run a command; what this package raises on purpose becomes one line on standard error, status 2."""
+    """Run a command; what this package raises on purpose, and a full disk, is one line on standard error, status 2."""
     try:
         command(**settings)
     except (AttributaryError, FileExistsError) as error:
-        click.echo(f"attributary: {plain(str(error))}", err=True)
-        sys.exit(2)
+        _stop(plain(str(error)))
+    except OSError as error:
+        # Where standard output is a file, nobody else has a word for it; other kinds are faults of this package.
+        if error.errno not in FULL:
+            raise
+        # What is still to be written would be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _stop(f"cannot write {error.filename or 'all of it'}: {error.strerror}")
+
+
+def _stop(said: str) -> NoReturn:
+    click.echo(f"attributary: {said}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

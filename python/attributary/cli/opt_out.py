@@ -24,7 +24,7 @@ from .where import Where, where_options
 
 _FILE: Final = "opt-out.parquet"
 _CORPUS: Final = "corpus.json"
-_KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt")
+_KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt", "content-signal", "noai")
 _COLUMNS: Final = ("item_id", "kind", "means", "source", "last_seen")
 _READ: Final = b"attributary.read_at"
 _SOURCES: Final = 3
@@ -78,7 +78,7 @@ def opt_out_command(
     Each kind of signal is a change of its own: `bundle log` says which, where it was read, and when. Repeating it is no
     error, and what is not in the bundle is left alone.
     """
-    found = _read(signals, kinds or _KINDS, ("reserved", "conditional") if conditional else ("reserved",))
+    found = _read(signals, kinds, ("reserved", "conditional") if conditional else ("reserved",))
     with where.deleting(who, dry_run) as delete:
         _delete(found, delete, why, dry_run, as_json)
 
@@ -128,7 +128,7 @@ def _read(place: Path, kinds: tuple[str, ...], means: tuple[str, ...]) -> _Signa
         read_at = (table.schema.metadata or {})[_READ].decode()
     except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise InputError(str(path), f"is no file of opt-out signals: {error}") from None
-    last = dict.fromkeys(_KINDS, read_at)
+    last: dict[str, str] = {}
     for kind in _not_read(path.with_name(_CORPUS)):
         # Nobody looked: what was there when somebody did still holds.
         seen = [row["last_seen"] for row in table.to_pylist() if row["kind"] == kind]
@@ -141,7 +141,9 @@ def _read(place: Path, kinds: tuple[str, ...], means: tuple[str, ...]) -> _Signa
     )
     for row in rows:
         # A signal that was taken back holds no longer; that it was there stays in the file.
-        if row["kind"] in kinds and row["means"] in means and row["last_seen"] == last[row["kind"]]:
+        # A kind that only a newer corpus build knows holds as well.
+        wanted = (not kinds or row["kind"] in kinds) and row["means"] in means
+        if wanted and row["last_seen"] == last.get(row["kind"], read_at):
             if row["item_id"] not in taken or row["item_id"] in ids[row["kind"]]:
                 ids[row["kind"]][row["item_id"]] = None
                 sources[row["kind"]][row["source"]] = None
@@ -158,6 +160,6 @@ def _not_read(corpus: Path) -> list[str]:
     """Kinds that the last build of a corpus could not read, for want of a package."""
     try:
         told = json.loads(corpus.read_bytes())["opt_out"]["not_read"]
-        return [kind for kind in _KINDS if any(str(line).startswith(f"{kind}:") for line in told)]
+        return [str(line).partition(":")[0] for line in told]
     except (OSError, ValueError, KeyError, TypeError):
         return []

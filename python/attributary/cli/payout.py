@@ -33,6 +33,11 @@ _NAME, _WORDS = 40, 54
 @click.option(
     "--exclude-creator", multiple=True, help="is not paid; nobody else gets more for it; repeatable"
 )
+@click.option(
+    "--forfeit",
+    multiple=True,
+    help="an excluded creator who is no longer owed what was carried forward; repeatable",
+)
 @click.option("--brought-forward", type=PATH, help="payout.json of the statement before")
 @click.option("--bundle", type=PATH, help="the run's bundle: how shares were found, how good they are")
 @click.option("--title", default=None, help="of the page; default: the run's name")
@@ -46,6 +51,7 @@ def payout_command(
     currency: str,
     minimum: str,
     exclude_creator: tuple[str, ...],
+    forfeit: tuple[str, ...],
     brought_forward: Path | None,
     bundle: Path | None,
     title: str | None,
@@ -68,6 +74,7 @@ def payout_command(
         currency=currency,
         minimum=money.amount(minimum, digits, "minimum"),
         excluded=frozenset(exclude_creator),
+        forfeited=frozenset(forfeit),
         brought=brought,
         brought_of=of_runs,
         ids=ids,

@@ -57,6 +57,7 @@ class Answer(Shown):
     revision: int = 0  # of the bundle's delta that was in force
     receipt: bytes = b""  # only if asked for; keep the bytes as they are (docs/receipts.md)
     unjudged: bool = False  # asked with an embedding alone: that it is not out of distribution says little
+    has_prompt: bool = False  # the encoder was given the prompt, which was no blanks or creators' names alone
 
 
 @dataclass(frozen=True, slots=True)

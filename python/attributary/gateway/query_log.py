@@ -74,7 +74,7 @@ class QueryLog:
             "caller": caller,
             "bundle_id": reply.bundle_id,
             "revision": reply.revision,
-            "has_prompt": bool(query.prompt),
+            "has_prompt": reply.has_prompt,
             "image_sha256": None,
             "items": [[item.id, round(item.share, 6)] for item in reply.items],
             "diffuse_share": reply.diffuse_share,

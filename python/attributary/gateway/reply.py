@@ -23,6 +23,7 @@ from attributary.v1 import attribution_pb2 as pb
 # Some hundred bytes each.
 _KEPT: Final = 16_384
 _RECEIPT: Final = pb.Attribution.RECEIPT_FIELD_NUMBER
+_HAS_PROMPT: Final = b"\x58\x01"
 _PER_REPLY = ("rank", "similarity", "share", "item_count", "low", "high")
 # Tags of float fields: number and wire type 5.
 _SIMILARITY_AND_SHARE = Struct("<BfBf")
@@ -72,6 +73,7 @@ class Replies:
             answer.prepared.top_creators, scored.diffuse[row], scored.withheld[row],
             answer.flagged, answer.unjudged, answer.snapshot.revision, self._same,
         )  # fmt: skip
+        body += _HAS_PROMPT if answer.prepared.has_prompt else b""
         return body + embedded(_RECEIPT, receipt) if receipt else body
 
 
@@ -110,6 +112,7 @@ def attribution(
         b"\x48",
         varint(answer.revision),
         b"\x50\x01" if answer.unjudged else b"",
+        _HAS_PROMPT if answer.has_prompt else b"",
     )
     if receipt:
         parts.append(embedded(_RECEIPT, receipt))

@@ -121,10 +121,15 @@ def create(path: Path) -> SigningKey:
         raise InvalidArgumentError("file", f"{path} exists; rotate it, or name another") from None
     except OSError as error:
         raise InvalidArgumentError("file", f"{path} cannot be written: {error.strerror}") from None
-    with os.fdopen(handle, "w") as file:
-        file.write(key.pem())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(key.pem())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        # Half a key would stand in the way of a whole one.
+        path.unlink(missing_ok=True)
+        raise InvalidArgumentError("file", f"{path} cannot be written: {error.strerror}") from None
     return key
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
@@ -24,18 +24,31 @@ def digits_of(currency: str) -> int:
 
 
 def amount(text: str, digits: int, field: str, least: Decimal = Decimal(0)) -> Decimal:
-    """Return an amount as it is written; raises InvalidArgumentError naming `field`, also for fractions of a unit."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
+    """Return an amount as it is written; raises InvalidArgumentError naming `field`.
+
+    Digits and at most one point, with at most the currency's digits behind it: 1.000 euros are one for one reader and a
+    thousand for another.
+    """
+    found = re.fullmatch(r"[0-9]{1,32}(?:\.([0-9]+))?", text)
+    if found is None:
         raise InvalidArgumentError(
-            field, f"must be an amount like 1000 or 12.50, got {text[:80]!r}"
-        ) from None
-    if not value.is_finite() or not least <= value <= _MOST:
+            field,
+            f"must be an amount like {_like(digits)}, without separators of thousands, got {text[:80]!r}",
+        )
+    if len(found[1] or "") > digits:
+        raise InvalidArgumentError(
+            field,
+            f"has more than {digits} digits behind the point: {text[:80]}; write an amount like {_like(digits)}, "
+            "without separators of thousands",
+        )
+    value = Decimal(text)
+    if not least <= value <= _MOST:
         raise InvalidArgumentError(field, f"must be from {least} to {_MOST:.0f}, got {text[:80]}")
-    if value != round(value, digits):
-        raise InvalidArgumentError(field, f"has more than {digits} digits behind the point: {text[:80]}")
-    return abs(round(value, digits))
+    return round(value, digits)
+
+
+def _like(digits: int) -> str:
+    return f"1000 or {Decimal(1000):.{digits}f}" if digits else "1000"
 
 
 def of_pool(pool: Decimal, part: Fraction, digits: int) -> Decimal:

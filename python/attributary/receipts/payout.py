@@ -38,6 +38,9 @@ class Terms:
     minimum: Decimal = Decimal(0)  # whoever is due less is paid later
     excluded: frozenset[str] = frozenset()
     brought: Mapping[str, Decimal] = field(default_factory=dict)  # carried forward by the statement before
+    forfeited: frozenset[str] = (
+        frozenset()
+    )  # excluded, and what was carried forward for them is no longer owed
     brought_of: frozenset[str] = frozenset()  # the runs whose amounts that statement held
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
 
@@ -59,6 +62,7 @@ class Line:
     amount: Decimal  # of this pool
     brought: Decimal  # from the statement before
     status: Status
+    forfeits: bool = False  # what was brought
 
     @property
     def due(self) -> Decimal:
@@ -69,6 +73,13 @@ class Line:
     def paid(self) -> Decimal:
         """What is paid now."""
         return self.due if self.status == "paid" else self.due * 0
+
+    @property
+    def carried(self) -> Decimal:
+        """What the next statement has to bring forward: who is excluded now is still owed what was owed before."""
+        if self.status == "carried forward":
+            return self.due
+        return self.brought if self.status == "excluded" and not self.forfeits else self.due * 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,8 @@ def payout(run: Path, terms: Terms) -> Payout:
     """Divide a pool by the totals of a finished run.
 
     Raises OutputError naming a file of the run that is missing or changed, InvalidArgumentError for a run without
-    answers, for an excluded creator whom the run does not know, and where what is brought forward is of the same run.
+    answers, for an excluded creator whom the run does not know, for one without anything to forfeit, and where what is
+    brought forward is of the same run.
     """
     summary, table = _read(run)
     answered = summary["answered"]
@@ -104,6 +116,10 @@ def payout(run: Path, terms: Terms) -> Payout:
     names = [row["creator"] for row in rows]
     if unknown := sorted(terms.excluded.difference(names, terms.brought)):
         raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
+    if unknown := sorted(terms.forfeited - (terms.excluded & terms.brought.keys())):
+        raise InvalidArgumentError(
+            "forfeit", f"{unknown[0][:80]!r} must be excluded, and have something brought forward"
+        )
     weights = [max(Fraction(0), Fraction(row["share_in_distribution"])) for row in rows]
     rest = _rest(summary, answered - sum(weights, Fraction(0)))
     amounts = money.divide(terms.pool, [*weights, *rest.values()], terms.digits)
@@ -134,11 +150,14 @@ def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], frozens
             )
         found: dict[str, Decimal] = {}
         for line in facts["creators"]:
-            if line["status"] == "carried forward":
-                due = money.amount(line["due"], digits, "brought_forward")
+            # Statements from before do not tell it by itself.
+            of = {"carried forward": "due", "excluded": "brought_forward"}.get(line["status"], "")
+            owed = line["carried_forward"] if "carried_forward" in line else line[of] if of else "0"
+            carried = money.amount(owed, digits, "brought_forward")
+            if carried:
                 # TypeError for what is no text.
                 name = "" + line["creator"]
-                found[name] = found.get(name, Decimal(0)) + due
+                found[name] = found.get(name, Decimal(0)) + carried
         # What it had brought forward itself is in its amounts.
         return found, frozenset([str(facts["run"]), *map(str, facts.get("brought_forward_of", ()))])
     except OSError as error:
@@ -169,6 +188,7 @@ def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
                 "brought_forward": str(line.brought),
                 "due": str(line.due),
                 "paid": str(line.paid),
+                "carried_forward": str(line.carried),
                 "status": line.status,
             }
             for line in statement.lines
@@ -183,7 +203,8 @@ def _spelled_once(terms: Terms) -> Terms:
     brought: dict[str, Decimal] = {}
     for name, due in terms.brought.items():
         brought[same_name(name)] = brought.get(same_name(name), terms.pool * 0) + due
-    return replace(terms, excluded=frozenset(map(same_name, terms.excluded)), brought=brought)
+    excluded, forfeited = (frozenset(map(same_name, names)) for names in (terms.excluded, terms.forfeited))
+    return replace(terms, excluded=excluded, forfeited=forfeited, brought=brought)
 
 
 def _by_creator(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -221,6 +242,7 @@ def _line(terms: Terms, row: Mapping[str, Any], amount: Decimal, part: Fraction,
         amount,
         brought,
         status,
+        name in terms.forfeited,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from attributary.bundle.manifest import Manifest
 from attributary.plain import cell, counted, plain
 
-from .payout import Payout
+from .payout import Line, Payout
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1e1e22; max-width: 860px; margin: 2em auto }
@@ -35,7 +35,7 @@ _WORDS: Final = {
 HEADS: Final = ("creator", "share of pool", "interval", "amount", "from before", "paid now", "status")
 CSV_COLUMNS: Final = (
     "creator", "creator_ids", "generations", "part_of_pool", "currency", "amount", "amount_low", "amount_high",
-    "brought_forward", "due", "paid", "status",
+    "brought_forward", "due", "paid", "carried_forward", "status",
 )  # fmt: skip
 
 
@@ -102,11 +102,11 @@ def csv_bytes(statement: Payout) -> bytes:
         low, high = line.interval or ("", "")
         values = (
             plain(line.creator), " ".join(line.ids), line.generations, f"{line.part:.9f}", currency,
-            line.amount, low, high, line.brought, line.due, line.paid, line.status,
+            line.amount, low, high, line.brought, line.due, line.paid, line.carried, line.status,
         )  # fmt: skip
         writer.writerow([cell(value) for value in values])
     for what, amount in statement.rest:
-        writer.writerow(["", "", "", "", currency, amount, "", "", "", "", "", f"unattributed: {what}"])
+        writer.writerow(["", "", "", "", currency, amount, *[""] * 6, f"unattributed: {what}"])
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
@@ -121,19 +121,31 @@ def rows(statement: Payout) -> Iterator[tuple[str, ...]]:
             f"{line.amount:,}",
             f"{line.brought:,}" if line.brought else "",
             f"{line.paid:,}" if line.paid else "",
-            line.status,
+            _status(line),
         )
+
+
+def _status(line: Line) -> str:
+    if line.status != "excluded" or not line.brought:
+        return line.status
+    return f"excluded; {line.brought:,} from before {'forfeited' if line.forfeits else 'carried forward'}"
 
 
 def totals(statement: Payout) -> list[tuple[str, Decimal]]:
     """What became of the pool, and of what was brought forward, line by line."""
-    brought = sum((line.brought for line in statement.lines), statement.terms.pool * 0)
+    zero = statement.terms.pool * 0
+    excluded = [line for line in statement.lines if line.status == "excluded"]
+    brought = sum((line.brought for line in statement.lines), zero)
+    owed = sum((line.carried for line in excluded), zero)
+    forfeited = sum((line.brought for line in excluded), zero) - owed
     found: list[tuple[str, Decimal]] = [("pool", statement.terms.pool)]
     found += [("brought forward from the statement before", brought)] if brought else []
     found += [
         ("paid now", statement.total("paid")),
         ("carried forward: below the minimum", statement.total("carried forward")),
-        ("excluded creators, not paid", statement.total("excluded")),
+        *([("carried forward: owed before, excluded now", owed)] if owed else []),
+        *([("forfeited: owed before to excluded creators", forfeited)] if forfeited else []),
+        ("excluded creators, not paid", sum((line.amount for line in excluded), zero)),
         ("creators without a name, nobody to pay", statement.total("no payee")),
     ]
     return found + [(f"unattributed: {what}", amount) for what, amount in statement.rest]

@@ -70,8 +70,8 @@ def test_partitions_of_tars(tmp_path, picture, score_log):
         path.parent.mkdir(parents=True)
         with tarfile.open(path, "w") as tar:
             info = tarfile.TarInfo("a.png")
-            info.size = len(picture(0))
-            tar.addfile(info, io.BytesIO(picture(0)))
+            info.size = len(picture(int(day)))
+            tar.addfile(info, io.BytesIO(picture(int(day))))
     rows, _ = score_log(tmp_path / "log", tmp_path / "run")
     assert [row["day"] for row in rows] == ["01", "02"]
 

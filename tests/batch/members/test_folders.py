@@ -17,6 +17,7 @@ from attributary.batch.plan import make_plan
 from attributary.batch.report_data import gather
 from attributary.batch.report_page import page
 from attributary.batch.settings import Settings
+from attributary.errors import InputError
 
 
 def cli(*arguments):
@@ -249,6 +250,39 @@ def test_stages_masks_and_what_a_generation_was_given_are_none(tmp_path, picture
     assert score_log(place / "init-images", tmp_path / "alone")[1]["rows"] == 1
 
 
+@pytest.mark.parametrize(
+    ("tree", "copies", "generations"),
+    [
+        ("sdnext", ("outputs/save/1.jpg", "outputs/extras/day/1.png"), ("outputs/text/1.png",)),
+        ("sdnext/outputs", ("save/1.jpg", "extras/1.png"), ("image/save/1.png", "control/1.png")),
+        (
+            "a1111",
+            ("log/images/1.png", "log/images/log.csv", "outputs/extras-images/1.png", "outputs/saved/1.png"),
+            ("outputs/txt2img-images/1.png", "outputs/txt2img-images/log/images/1.png"),
+        ),
+        (
+            "comfy",
+            ("temp/a_1_.png", "input/example.png", "Temp/b.png"),
+            ("output/a_1_.png", "output/temp/a.png"),
+        ),
+        ("invoke", ("outputs/images/thumbnails/1.webp",), ("outputs/images/1.png",)),
+        ("fooocus", (), ("outputs/2026-11-29/1.png",)),
+        ("swarm", ("local/Starred/raw/day/1.png",), ("local/raw/day/1.png",)),
+        ("mine", (), ("save/1.png", "log/images/1.png", "extras/1.png", "input/1.png", "temp/1.png")),
+    ],
+)
+def test_copies_upscales_and_previews_of_a_whole_tree_are_no_generations(
+    tmp_path, picture, score_log, tree, copies, generations
+):
+    for number, name in enumerate((*copies, *generations)):
+        (tmp_path / tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / tree / name).write_bytes(picture(number))
+    rows, summary = score_log(tmp_path / tree, tmp_path / "run")
+    place = tree.rpartition("/")[2]
+    assert [row["generation_id"] for row in rows] == sorted(f"{place}/{name}" for name in generations)
+    assert sum(summary["skipped"].values()) == len(copies)
+
+
 def test_what_swarmui_writes_beside_a_picture_is_read_and_no_second_one(tmp_path, picture, score_log):
     place = tmp_path / "raw"
     place.mkdir()
@@ -304,6 +338,52 @@ def test_a_link_to_an_input_counts_once(tmp_path, picture):
         assert plan.fates.skipped.keys() == told
     # Alone, a link is its file.
     assert make_plan([tmp_path / "elsewhere.parquet"], Settings()).rows == 2
+
+
+def test_a_picture_of_two_folders_is_refused(tmp_path, picture):
+    """A link to a part of another input, a part of it, a link in another folder: each was counted once more."""
+    log, store = tmp_path / "log", tmp_path / "store"
+    for number, place in enumerate((log / "sub", log / "init-images", tmp_path / "other", store)):
+        place.mkdir(parents=True)
+        (place / "a.png").write_bytes(picture(number))
+    (tmp_path / "link").symlink_to("log/sub")
+    (tmp_path / "other" / "again").symlink_to("../log/sub")
+    for name in ("1.png", "2.png"):
+        for place in (log, tmp_path / "other"):
+            (place / name).symlink_to(store / "a.png")
+    allowed = Settings(access=Access(roots=(str(tmp_path),)))
+    for inputs in (
+        [log, tmp_path / "link"],
+        [tmp_path / "link", log],
+        [log, log / "sub"],
+        [log, tmp_path / "other"],
+    ):
+        with pytest.raises(InputError, match="would count twice"):
+            make_plan(inputs, allowed)
+    for name, file in (("about", "sub/a.png"), ("else", "../elsewhere.png")):
+        pq.write_table(pa.table({"file_name": [file]}), log / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"log/about\.parquet: holds .*/sub/a.png', which log holds as well"):
+        make_plan([log, log / "about.parquet"], allowed)
+    assert make_plan([log, log / "else.parquet"], allowed).rows == 4
+    # What a folder leaves out may be named beside it, and several links may lead to what is no input.
+    (tmp_path / "other" / "again").unlink()
+    assert make_plan([log, log / "init-images", tmp_path / "other"], allowed).rows == 7
+
+
+def test_a_copy_of_an_input_is_refused(tmp_path, picture):
+    for name in ("a", "backup"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(picture(0))
+        pq.write_table(pa.table({"image": [picture(0)]}), tmp_path / f"{name}.parquet")
+        pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / f"{name}-empty.parquet")
+    for end in ("", ".parquet"):
+        inputs = [tmp_path / f"{name}{end}" for name in ("backup", "a")]
+        with pytest.raises(InputError, match=f"input backup{end}: is a copy of a{end}, to the byte"):
+            make_plan(inputs, Settings())
+    assert make_plan([tmp_path / "a.parquet", *tmp_path.glob("*-empty.parquet")], Settings()).rows == 1
+    # The same picture twice is two generations.
+    (tmp_path / "a" / "2.png").write_bytes(picture(0))
+    assert make_plan([tmp_path / "a", tmp_path / "backup"], Settings()).rows == 3
 
 
 def test_a_link_to_a_picture_of_the_folder_counts_once(tmp_path, picture, score_log):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from attributary.attribution.open import open_engine
-from attributary.attribution.types import Filter, Limits, Query
+from attributary.attribution.types import Filter, Limits
 from attributary.batch.engines import GatewayScorer, ScorerSource, _outcome, patiently
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
@@ -65,6 +65,21 @@ def test_a_gateway_answers_like_the_engine(log, tmp_path, run_score, server, con
         assert far.pop("diffuse_share") == pytest.approx(near.pop("diffuse_share"), abs=1e-5)
         # Errors, too, are told in the same words.
         assert far == near
+
+
+def test_a_prompt_of_a_name_alone_is_none_in_every_run(log, tmp_path, run_score, server, tiny_engine):
+    """The engine says whether the encoder was given a prompt: a gateway's callers cannot know."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(log / "b.parquet")
+    name = tiny_engine.bundle.items.creator_names[0]
+    said = [f"art by {name}", "  ", *["a square"] * (len(table) - 2)]
+    place = table.schema.get_field_index("prompt")
+    pq.write_table(table.set_column(place, "prompt", [said]), log / "b.parquet")
+    through(server.address, log / "b.parquet", tmp_path / "far")
+    run_score(log / "b.parquet", tmp_path / "near")
+    for run in ("far", "near"):
+        assert [row["has_prompt"] for row in rows_of(tmp_path / run)][:3] == [False, False, True]
 
 
 @pytest.mark.parametrize("engine", ["gateway", "embedded"])
@@ -139,7 +154,7 @@ def test_batches_must_fit_the_gateway(log, tmp_path, server):
 
 def test_a_defect_of_the_gateway_is_an_error_row_and_the_same_in_every_run():
     rows = [
-        _outcome(Query(), ServerError("INTERNAL", f"internal error; the server's log has it as {reference}"))
+        _outcome(ServerError("INTERNAL", f"internal error; the server's log has it as {reference}"))
         for reference in ("c0ffee", "decade")
     ]
     assert (
@@ -148,7 +163,7 @@ def test_a_defect_of_the_gateway_is_an_error_row_and_the_same_in_every_run():
         == Problem("INTERNAL", "", "the engine failed on this row; the gateway's log says why")
     )
     with pytest.raises(ServerError):
-        _outcome(Query(), ServerError("UNAUTHENTICATED", "who are you?"))
+        _outcome(ServerError("UNAUTHENTICATED", "who are you?"))
 
 
 def test_a_server_that_leaves_stops_the_run_and_another_finishes_it(

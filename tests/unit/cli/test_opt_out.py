@@ -94,6 +94,18 @@ def test_what_the_last_build_could_not_read_still_holds(bundle, signals):
     assert [change["ids"] for change in run("log", bundle, "--json")] == [[1000], [1003]]
 
 
+def test_every_kind_of_a_file_is_taken(bundle, signals):
+    """Also one that only a newer corpus build knows: it is somebody's wish all the same."""
+    kinds = ("noai", "content-signal", "a-later-one")
+    run(
+        "opt-out",
+        bundle,
+        "--signals",
+        signals([(1000 + at, kind, "reserved", "") for at, kind in enumerate(kinds)]),
+    )
+    assert sorted(change["ids"] for change in run("log", bundle, "--json")) == [[1000], [1001], [1002]]
+
+
 def test_one_kind_alone_and_nothing_at_all(bundle, signals):
     corpus = signals([(1000, "robots", "reserved", ""), (1001, "cawg", "reserved", "")])
     run("opt-out", bundle, "--signals", corpus / "opt-out.parquet", "--signal", "robots")

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -139,3 +140,18 @@ def test_the_demos_table_fits_and_keeps_its_numbers(width):
     shown = capture.get().splitlines()
     assert max(map(len, shown)) <= width
     assert "37.5%" not in capture.get() and "12.5%" in capture.get() and "62.5%" in capture.get()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("words", [["--help"], ["doctor", "--json"]])
+def test_a_full_disk_behind_standard_output_is_one_line(words):
+    with Path("/dev/full").open("w") as full:
+        told = subprocess.run(
+            [sys.executable, "-m", "attributary.cli.main", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert told.returncode == 2
+    assert told.stderr == "attributary: cannot write all of it: No space left on device\n"

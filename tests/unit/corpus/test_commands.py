@@ -1,5 +1,7 @@
 """The command line: what a person sees."""
 
+import resource
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
@@ -70,3 +72,17 @@ def test_only_some_items(tmp_path, pictures):
     table.write_text("nothing")
     failed = run("build", "--out", tmp_path / "no", "--cache", tmp_path / "cache", *own, "--only", table)
     assert failed.exit_code == 1 and "holds no ids" in failed.output
+
+
+def test_a_full_disk_is_one_line(tmp_path, pictures):
+    (tmp_path / "captions.csv").write_text("file,caption,creator\nstar.png,star,Ada\n")
+    own = ("--folder", pictures, "--captions", tmp_path / "captions.csv", "--workers", 1)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        done = run("build", "--out", tmp_path / "out", "--cache", tmp_path / "cache", *own)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert done.exit_code == 1
+    assert "File too large" in done.output
+    assert "Traceback" not in done.output

@@ -249,6 +249,76 @@ def test_a_packet_is_found_as_other_programs_lay_it_down():
     assert [found.means for found in xmp.data_mining(xmp.xmp_of(out.getvalue()), "a", "0")] == ["reserved"]
 
 
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("User-Agent: *\nContent-Signal: search=yes,ai-train=no,use=reference\nAllow: /\n", ["reserved"]),
+        ("Content-signal: search=yes, ai-train = NO # mine\n", ["reserved"]),
+        (
+            "User-agent: Bingbot\nUser-agent: GPTBot/1.0\n\nAllow: /\nContent-Signal: ai-train=no\n",
+            ["reserved"],
+        ),
+        ("User-agent: *\nContent-Signal: ai-train=yes\n", ["allowed"]),
+        ("User-agent: *\nContent-Signal: ai-train=perhaps\n", ["unreadable"]),
+        ("User-agent: *\nContent-Usage: train-ai=n\n", ["reserved"]),
+        ("User-agent: *\nContent-Usage: /pictures/a/ train-ai=n\n", ["reserved"]),
+        ("User-agent: *\nContent-Usage: /pictures/b/ train-ai=n\n", []),
+        ("User-agent: *\nContent-Signal: search=no, ai-input=no\n", []),
+        ("User-agent: *\nAllow: /\nUser-agent: Bingbot\nContent-Signal: ai-train=no\n", []),
+        ("# Content-Signal: ai-train=no\n", []),
+    ],
+)
+def test_content_signals_are_read(folder, text, means):
+    told = said(folder({"robots.txt": text}), "a/0.png")
+    assert told == [("content-signal", one, "../robots.txt") for one in means]
+
+
+@pytest.mark.parametrize(
+    ("page", "kinds"),
+    [
+        ('<meta name="robots" content="index, NoAI, noimageai">', ["noai"]),
+        ('<META content="noimageai" NAME="ROBOTS">', ["noai"]),
+        ('<meta http-equiv="X-Robots-Tag" content="GPTBot: noai">', ["noai"]),
+        ('<meta name="GPTBot" content="noai">' + RESERVED, ["tdmrep", "noai"]),
+        ('<meta http-equiv="tdm-reservation" content="1">', ["tdmrep"]),
+        ('<meta name="keywords" content="noai, art">', []),
+        ('<meta name="robots" content="noindex, nofollow"><p>noai</p>', []),
+    ],
+)
+def test_a_page_with_noai_reserves_the_pictures_that_it_shows(folder, page, kinds):
+    pictures = folder({"pictures/index.html": page + '<img src="a/0.png">'})
+    assert said(pictures, "a/0.png") == [(kind, "reserved", "index.html") for kind in kinds]
+    assert said(pictures, "b/1 x.jpg") == []
+
+
+@pytest.mark.parametrize("end", ["/", "#"])
+@pytest.mark.parametrize(("flag", "means"), [("1", "reserved"), ("0", "allowed"), ("yes", "unreadable")])
+def test_a_reservation_in_xmp_is_read(end, flag, means):
+    told = packet("DMI-ALLOWED").replace(
+        b"</rdf:RDF>",
+        f'<rdf:Description xmlns:tdm="http://www.w3.org/ns/tdmrep{end}" tdm:reservation="{flag}"/></rdf:RDF>'.encode(),
+    )
+    found = [(one.kind, one.means) for one in xmp.data_mining(told, "a", "0")]
+    assert found == [("iptc-plus", "allowed"), ("tdmrep", means)]
+
+
+def test_sidecars_are_found_whatever_their_ending_is_written_in(tmp_path, folder):
+    pictures = folder({})
+    names = {
+        "a/2.png": "a/2.XMP",
+        "a/3.png": "a/3.png.Xmp",
+        "a/b\u00fc.png": "a/bu\u0308.xmp",
+        "a/A.png": "a/a.xmp",
+    }
+    for number, (name, sidecar) in enumerate(names.items()):
+        (pictures / name).write_bytes(picture(number=number))
+        (pictures / sidecar).write_bytes(packet("DMI-PROHIBITED"))
+    build_corpus(tmp_path, pictures, ["a/0.png", *names])
+    facts, _ = signal.read_facts(tmp_path / "corpus" / signal.SIGNALS_FILE)
+    # Where capitals tell files apart, a.xmp is not about A.png.
+    assert {fact.source for fact in facts} == set(names.values()) - {"a/a.xmp"}
+
+
 def test_facts_keep_when_they_were_first_and_last_there():
     gone, stays, new = (
         Signal("robots", "reserved", value, "robots.txt", "00") for value in ("gone", "stays", "new")

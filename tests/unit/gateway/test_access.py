@@ -320,7 +320,11 @@ def test_the_query_log_keeps_what_it_says_for_as_long_as_it_says(tmp_path, promp
     (folder / "mine.txt").touch()
     log = QueryLog(folder, 7, prompts)
     item = pb.AttributedItem(id=1, share=0.5, caption="a fox", creator="Ann")
-    log.put("ann", Query(image=b"picture", prompt="a secret"), pb.Attribution(items=[item], bundle_id="b"))
+    log.put(
+        "ann",
+        Query(image=b"picture", prompt="a secret"),
+        pb.Attribution(items=[item], bundle_id="b", has_prompt=True),
+    )
     log.close()
     today = folder / f"queries-{datetime.now(UTC).date()}.jsonl"
     text = today.read_text()

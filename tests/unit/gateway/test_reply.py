@@ -31,7 +31,7 @@ CREATOR = st.one_of(
 ANSWER = st.builds(
     Attribution,
     st.lists(ITEM, max_size=4).map(tuple), st.lists(CREATOR, max_size=4).map(tuple), SHARE, SHARE,
-    st.booleans(), st.integers(0, 2**63 - 1), st.just(Timings()), st.none(), st.booleans(),
+    st.booleans(), st.integers(0, 2**63 - 1), st.just(Timings()), st.none(), st.booleans(), st.booleans(),
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def in_numbers(answer, ends):
     scored.diffuse[1], scored.withheld[1] = answer.diffuse_share, answer.withheld_share
     return Scored(
         snapshot,
-        Prepared(10, count, Filter(), False, timings=answer.timings),
+        Prepared(10, count, Filter(), answer.has_prompt, timings=answer.timings),
         scored,
         1,
         np.arange(len(facts)),

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import resource
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -167,6 +168,48 @@ def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
         payout(run, euros("1000.00", excluded=frozenset({"Zoe"})))
 
 
+def test_what_was_owed_before_an_exclusion_stays_owed(write_run, tmp_path):
+    """It was in no later statement: the next one brought forward only what was below the minimum."""
+    path, bo, cy = tmp_path / "payout.json", Decimal("4.00"), Decimal("3.00")
+    first = euros(
+        "1000.00", minimum=Decimal("5.00"), excluded=frozenset({"Bo", "Cy"}), brought={"Bo": bo, "Cy": cy}
+    )
+
+    def then(terms, number):
+        statement = payout(write_run({"Ann": 5.0, "Bo": 0.5}, run=f"00000000000000{number}"), terms)
+        path.write_text(json.dumps(as_json(statement, [])))
+        told = dict(totals(statement))
+        assert told.pop("pool") + told.pop("brought forward from the statement before") == sum(told.values())
+        return statement, told, read_brought(path, "EUR")[0]
+
+    statement, told, carried = then(first, "aa")
+    assert {line.creator: (line.paid, line.carried) for line in statement.lines if line.creator != "Ann"} == {
+        "Bo": (0, bo),
+        "Cy": (0, cy),
+    }
+    assert carried == {"Bo": bo, "Cy": cy}
+    assert told["carried forward: owed before, excluded now"] == bo + cy
+    assert told["excluded creators, not paid"] == 50
+    assert "excluded; 4.00 from before carried forward" in page(statement, "t", [])
+    facts = json.loads(path.read_text())
+    for line in facts["creators"]:
+        del line["carried_forward"]
+    path.write_text(json.dumps(facts))
+    assert read_brought(path, "EUR")[0] == carried, "a statement from before"
+    # Excluded again, then no more.
+    assert then(replace(first, brought=carried), "ab")[2] == carried
+    statement, _, carried = then(replace(first, brought=carried, excluded=frozenset()), "ac")
+    assert {line.creator: line.paid for line in statement.lines} == {"Ann": 500, "Bo": 54, "Cy": 0}
+    assert carried == {"Cy": cy}
+    # The operator may say otherwise.
+    statement, told, carried = then(replace(first, forfeited=frozenset({" Bo"})), "ad")
+    assert carried == {"Cy": cy}
+    assert told["forfeited: owed before to excluded creators"] == bo
+    for name in ("Ann", "Zoe"):
+        with pytest.raises(InvalidArgumentError, match=f"forfeit: '{name}' must be excluded"):
+            then(replace(first, forfeited=frozenset({name})), "ae")
+
+
 def test_intervals_are_told_where_a_run_has_them(write_run):
     columns = {"low": [2.0, None], "high": [12.0, None]}
     lines = payout(write_run({"Ann": 5.0, "Bo": 1.0}, columns=columns), euros("1000.00")).lines
@@ -231,7 +274,18 @@ NO_AMOUNTS = [
     ("EUR", "1.005", "more than 2 digits"),
     ("JPY", "1.5", "more than 0 digits"),
     ("EUR", "many", "must be an amount"),
-    *(("EUR", pool, "must be from") for pool in ("-1", "NaN", "0", "1e99", "Infinity")),
+    *(("EUR", pool, "must be from") for pool in ("0", "9" * 30)),
+    *(
+        ("EUR", pool, "must be an amount")
+        for pool in ("-1", "+1", "NaN", "1e3", "Infinity", "", "1_000", " 1", "1.")
+    ),
+    *(
+        ("EUR", pool, "must be an amount")
+        for pool in ("1,000", "1.000,00", "1'000", "1 000", "\u0661\u0662", "1,5")
+    ),
+    # A thousand to some, one to others.
+    *(("EUR", pool, "more than 2 digits behind the point: 1.") for pool in ("1.000", "1.500")),
+    ("JPY", "1.000", "without separators of thousands"),
 ]
 
 
@@ -241,6 +295,10 @@ def test_amounts_that_are_none_are_named(currency, pool, said, write_run):
     result = CliRunner().invoke(cli, ["payout", str(run), "--pool", pool, "--currency", currency])
     assert isinstance(result.exception, InvalidArgumentError)
     assert said in str(result.exception)
+    if "currency" not in said:
+        words = ["payout", str(run), "--pool", "1", "--currency", currency, "--minimum", pool]
+        least = CliRunner().invoke(cli, words).exception
+        assert pool == "0" or (said in str(least) and str(least).startswith("minimum"))
 
 
 def test_currencies_have_their_own_units(write_run):
@@ -285,6 +343,31 @@ def test_the_verb_writes_every_form(write_run):
     assert "font" in str(result.exception)
     result = CliRunner().invoke(cli, [*words, "--bundle", str(run)])
     assert "manifest.json" in str(result.exception)
+
+
+def test_a_statement_is_written_whole_or_not_at_all(write_run, tmp_path):
+    """Half of payout.csv had been left under its name where a disk was full."""
+    words = [
+        "payout",
+        str(write_run({"Ann": 5.0})),
+        "--pool",
+        "1000",
+        "--currency",
+        "EUR",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    CliRunner().invoke(cli, words, catch_exceptions=False)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    write_run({f"creator {number}": 0.001 for number in range(9_999)})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        error = CliRunner().invoke(cli, words).exception
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "payout.csv cannot be written: File too large" in str(error)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_what_became_of_the_pool_adds_up(write_run):

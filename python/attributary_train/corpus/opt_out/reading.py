@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ class Reader:
     )
     _found: list[tuple[int, str, Signal]] = field(default_factory=list)
     _sites: dict[Path, Site] = field(default_factory=dict)
+    _sidecars: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)  # by folder and stem
 
     def read(self, item_id: int, uri: str, payload: bytes | Path, folder: Path | None) -> None:
         """Read one picture, and what stands beside it: `folder` is the folder of pictures that it is from, if it is."""
@@ -43,17 +45,28 @@ class Reader:
         yield from xmp.data_mining(xmp.xmp_of(data), name, digest)
         yield from cawg.training_mining(data, name, digest)
         if isinstance(payload, Path) and folder is not None:
-            for sidecar in (payload.with_suffix(".xmp"), payload.with_name(payload.name + ".xmp")):
-                if sidecar.is_file():
-                    with sidecar.open("rb") as file:
-                        # One byte more than is read is enough to say that it is too large.
-                        packet = file.read(xmp.MAX_XMP + 1)
-                    yield from xmp.data_mining(
-                        packet, _name(sidecar, folder), hashlib.sha256(packet).hexdigest()
-                    )
+            for sidecar in self._beside(payload):
+                with sidecar.open("rb") as file:
+                    # One byte more than is read is enough to say that it is too large.
+                    packet = file.read(xmp.MAX_XMP + 1)
+                yield from xmp.data_mining(packet, _name(sidecar, folder), hashlib.sha256(packet).hexdigest())
             if folder not in self._sites:
                 self._sites[folder] = Site.of(folder)
             yield from self._sites[folder].signals(payload.resolve())
+
+    def _beside(self, picture: Path) -> list[Path]:
+        """Sidecars of a picture, whatever the case of their ending and the form of their accents."""
+        there = self._sidecars.get(picture.parent)
+        if there is None:
+            there = self._sidecars[picture.parent] = {}
+            for path in sorted(picture.parent.iterdir()):
+                if path.suffix.lower() == ".xmp" and path.is_file():
+                    there.setdefault(_form(path.stem), []).append(path)
+        return [path for stem in (picture.stem, picture.name) for path in there.get(_form(stem), ())]
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -16,6 +16,7 @@ from attributary_train.errors import CorpusError
 SIGNALS_FILE = "opt-out.parquet"
 # What it means for training: reserved (no), conditional (see the source), allowed, unspecified, unreadable.
 Means = Literal["reserved", "conditional", "allowed", "unspecified", "unreadable"]
+_MEANS_OF_FLAG: dict[str, Means] = {"1": "reserved", "0": "allowed"}
 _READ = b"attributary.read_at"
 
 
@@ -23,7 +24,7 @@ _READ = b"attributary.read_at"
 class Signal:
     """What somebody said about one picture."""
 
-    kind: str  # "iptc-plus", "cawg", "tdmrep", "robots", "ai.txt"
+    kind: str  # "iptc-plus", "cawg", "tdmrep", "robots", "ai.txt", "content-signal", "noai"
     means: Means
     value: str  # as it stands there
     source: str  # file that says so, as seen from the picture's folder
@@ -43,6 +44,11 @@ class Fact:
     source_sha256: str
     first_seen: str
     last_seen: str
+
+
+def meaning_of_flag(value: str) -> Means:
+    """What a `tdm-reservation` means."""
+    return _MEANS_OF_FLAG.get(value.strip(), "unreadable")
 
 
 SCHEMA = pa.schema(

@@ -19,7 +19,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from protego import Protego
 
-from attributary_train.corpus.opt_out.signal import Means, Signal
+from attributary_train.corpus.opt_out import content_signals
+from attributary_train.corpus.opt_out.signal import Means, Signal, meaning_of_flag
 
 _MAX_BYTES: Final = 4 << 20
 _TDMREP: Final = (".well-known/tdmrep.json", "tdmrep.json")
@@ -27,6 +28,10 @@ _AI_TXT: Final = ("ai.txt", ".well-known/ai.txt")
 _MAX_PAGES: Final = 10_000
 _PAGES: Final = "*.*[hH][tT][mM]*"
 # An agent is a product's name; its version is not part of it (RFC 9309, section 2.2.1).
+# What makes a page worth reading; metadata of pages that speak to robots, and what they say for us.
+_SAYS: Final = re.compile(r"tdm-reservation|noai|noimageai", re.IGNORECASE)
+_TO_ROBOTS: Final = frozenset({"robots", "x-robots-tag", "googlebot"})
+_NOAI: Final = frozenset({"noai", "noimageai"})
 _VERSION: Final = re.compile(
     r"^([ \t]*user-?agent[ \t]*:[ \t]*[^\s/#]+)/[^\s#]*", re.IGNORECASE | re.MULTILINE
 )
@@ -38,6 +43,7 @@ TRAINING_AGENTS: Final = (
     "Meta-ExternalAgent", "FacebookBot", "Amazonbot", "cohere-training-data-crawler", "Diffbot", "img2dataset",
     "LAION-HuggingFace-Processor",
 )  # fmt: skip
+_AGENTS: Final = frozenset(map(str.lower, TRAINING_AGENTS))
 
 
 @dataclass(slots=True)
@@ -47,6 +53,7 @@ class Site:
     folder: Path
     _rules: list[tuple[Path, list[_Rule], str, str]] = field(default_factory=list)
     _robots: list[tuple[Path, Protego, str, str, str]] = field(default_factory=list)
+    _contents: list[tuple[Path, list[content_signals.Rule], str, str]] = field(default_factory=list)
     _pages: dict[str, dict[Signal, None]] = field(default_factory=dict)  # by `_place` of a picture
     _broken: list[Signal] = field(default_factory=list)
 
@@ -80,6 +87,11 @@ class Site:
                     "every agent that trains" if len(refused) == len(TRAINING_AGENTS) else ", ".join(refused)
                 )
                 yield Signal(kind, "reserved", f"disallowed for {value}", source, sha256)
+        for root, contents, source, sha256 in self._contents:
+            paths = _url_paths(picture, root)
+            for one in contents:
+                if any(one.covers(path) for path in paths):
+                    yield Signal("content-signal", one.means, one.line, source, sha256)
         yield from self._pages.get(_place(picture), ())
 
     def _add(self, root: Path, path: Path, kind: str) -> None:
@@ -98,6 +110,7 @@ class Site:
         else:
             text = _VERSION.sub(r"\1", _text(data))
             self._robots.append((root, Protego.parse(text), kind, source, sha256))
+            self._contents.append((root, content_signals.rules(text, _AGENTS | {"*"}), source, sha256))
 
     def _read_pages(self) -> None:
         """Pages that reserve rights reserve them for the pictures that they show."""
@@ -107,20 +120,13 @@ class Site:
         for path in pages[:_MAX_PAGES]:
             data = _read(path)
             text = "" if data is None else _text(data)
-            if data is None or "tdm-reservation" not in text.lower():
+            if data is None or not _SAYS.search(text):
                 continue
             page = _Page()
             page.feed(text)
-            means = _MEANS_OF_FLAG.get(page.reservation.strip(), "unreadable")
-            value = json.dumps({"tdm-reservation": page.reservation, "tdm-policy": page.policy})[:200]
-            signal = Signal(
-                "tdmrep", means, value, _shown(path, self.folder), hashlib.sha256(data).hexdigest()
-            )
+            signals = dict.fromkeys(page.signals(_shown(path, self.folder), hashlib.sha256(data).hexdigest()))
             for place in (place for link in page.pictures for place in _linked(link, page.base, path, roots)):
-                self._pages.setdefault(place, {})[signal] = None
-
-
-_MEANS_OF_FLAG: Final[dict[str, Means]] = {"1": "reserved", "0": "allowed"}
+                self._pages.setdefault(place, {}).update(signals)
 
 
 class _Page(HTMLParser):
@@ -128,8 +134,18 @@ class _Page(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reservation, self.policy, self.base = "", "", ""
+        self.reservation: str | None = None
+        self.policy, self.base = "", ""
+        self.noai: list[str] = []
         self.pictures: list[str] = []
+
+    def signals(self, source: str, sha256: str) -> Iterator[Signal]:
+        """Yield what the page says."""
+        if self.reservation is not None:
+            value = json.dumps({"tdm-reservation": self.reservation, "tdm-policy": self.policy})[:200]
+            yield Signal("tdmrep", meaning_of_flag(self.reservation), value, source, sha256)
+        if self.noai:
+            yield Signal("noai", "reserved", "; ".join(self.noai)[:200], source, sha256)
 
     def parse_marked_section(self, i: int, report: bool = True) -> int:
         """`<![...` is a comment in HTML, as in newer releases of the library; this one's raises."""
@@ -138,11 +154,15 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
         if tag == "meta":
-            name = attributes.get("name", "").lower()
+            # Of a header that a page stands in for.
+            name = (attributes.get("name") or attributes.get("http-equiv", "")).strip().lower()
+            said = attributes.get("content", "")
             if name == "tdm-reservation":
-                self.reservation = attributes.get("content", "")
+                self.reservation = said
             elif name == "tdm-policy":
-                self.policy = attributes.get("content", "")
+                self.policy = said
+            elif name in _TO_ROBOTS | _AGENTS and not _NOAI.isdisjoint(re.split(r"[\s,:]+", said.lower())):
+                self.noai.append(said)
         elif tag == "base":
             self.base = self.base or attributes.get("href", "")
         elif tag in ("img", "source", "a"):
@@ -178,7 +198,7 @@ def _tdm_rules(attributes: Any) -> Iterator[_Rule]:
         if not isinstance(rule, dict) or not isinstance(rule.get("location"), str):
             raise TypeError("a rule has no location")
         flag = rule.get("tdm-reservation")
-        means: Means = "unreadable" if isinstance(flag, bool) else _MEANS_OF_FLAG.get(str(flag), "unreadable")
+        means: Means = "unreadable" if isinstance(flag, bool) else meaning_of_flag(str(flag))
         location = rule["location"]
         pattern = location[:-1] if location.endswith("$") else location + "*"
         parts = [quote(unquote(part)) for part in pattern.split("*")]

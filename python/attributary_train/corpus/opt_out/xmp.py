@@ -1,4 +1,4 @@
-"""The Data Mining property of PLUS and of IPTC's Photo Metadata Standard: in XMP, inside or beside a picture."""
+"""Data mining in XMP, inside or beside a picture: the property of PLUS, in IPTC's Photo Metadata, and TDMRep's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from PIL import Image
 
-from attributary_train.corpus.opt_out.signal import Means, Signal
+from attributary_train.corpus.opt_out.signal import Means, Signal, meaning_of_flag
 
 _PLUS: Final = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
+# "/" in the report of the W3C's group, "#" in its vocabulary.
+_TDM: Final = tuple(f"{{http://www.w3.org/ns/tdmrep{end}}}reservation" for end in "/#")
 MAX_XMP: Final = 4 << 20
 # http://ns.useplus.org/ldf/vocab/..., the last part.
 _MEANS: Final[dict[str, Means]] = {
@@ -47,28 +49,30 @@ def _raw_profile(info: dict[str, Any]) -> bytes:
 
 
 def data_mining(packet: bytes, source: str, sha256: str) -> list[Signal]:
-    """Return what an XMP packet says of data mining."""
+    """Return what an XMP packet says of text and data mining."""
     wide = packet.startswith((b"\xff\xfe", b"\xfe\xff"))
     narrow = packet.replace(b"\0", b"") if wide else packet
-    if b"DataMining" not in narrow:
+    kind = "iptc-plus" if b"DataMining" in narrow else "tdmrep"
+    if b"DataMining" not in narrow and b"ns/tdmrep" not in narrow:
         return []
     # No XMP has a document type; with one, few bytes can stand for many.
     if len(packet) > MAX_XMP or b"<!DOCTYPE" in narrow or b"<!ENTITY" in narrow:
-        return [Signal("iptc-plus", "unreadable", "XMP that is too large or has entities", source, sha256)]
+        return [Signal(kind, "unreadable", "XMP that is too large or has entities", source, sha256)]
     try:
         root = ElementTree.fromstring(packet if wide else packet.strip(b"\0 \t\r\n"))
     except (ElementTree.ParseError, ValueError) as error:
-        return [Signal("iptc-plus", "unreadable", f"XMP is damaged: {error}", source, sha256)]
-    values = [value for element in root.iter() for value in _values(element)]
+        return [Signal(kind, "unreadable", f"XMP is damaged: {error}", source, sha256)]
     return [
-        Signal("iptc-plus", _meaning(value), value[:200], source, sha256) for value in dict.fromkeys(values)
+        Signal(kind, meaning(value), value[:200], source, sha256)
+        for kind, names, meaning in (("iptc-plus", (_PLUS,), _meaning), ("tdmrep", _TDM, meaning_of_flag))
+        for value in dict.fromkeys(value for element in root.iter() for value in _values(element, names))
     ]
 
 
-def _values(element: ElementTree.Element) -> list[str]:
+def _values(element: ElementTree.Element, names: tuple[str, ...]) -> list[str]:
     """The property as an attribute of a description, as an element with text, or with an rdf:resource."""
-    found = [value for name, value in element.attrib.items() if name == _PLUS]
-    if element.tag == _PLUS:
+    found = [value for name, value in element.attrib.items() if name in names]
+    if element.tag in names:
         found += [text for text in (element.text, *element.attrib.values()) if text and text.strip()]
     return [value.strip() for value in found if value.strip()]
 
