@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import FILE, FOLDER, OUT, OUTPUT, clear_errors, show
+from .options import FILE, FOLDER, OUT, OUT_FOLDER, OUTPUT, clear_errors, show
 
 WORLD = Path("models/truth/emoji")
 
@@ -29,7 +29,7 @@ WORLD = Path("models/truth/emoji")
 @click.option(
     "--after", default=0, show_default=True, help="Leave out the first halves: a method learnt from them."
 )
-@click.option("--keep", "place", type=OUT, help="Only keep these files in a folder, small enough to commit.")
+@click.option("--keep", "place", type=OUT_FOLDER, help="Only keep these files in a folder, small enough to commit.")
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
 @OUTPUT

@@ -189,7 +189,7 @@ def keep(world: World, place: Path, score_files: Sequence[Path]) -> list[Path]:
             "ids": world.ids,
             "about": np.array(json.dumps({"method": name, "query_digests": world.digests})),
         }
-        out.append(place / f"{name}.npz")
+        out.append(place / f"{name.replace(' ', '-')}.npz")
         with whole(out[-1], EvaluationError) as stream:
             np.savez_compressed(stream, **parts)
     return out

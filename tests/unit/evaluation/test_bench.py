@@ -161,6 +161,16 @@ def test_a_constant_is_the_best_one_list(planted):
     assert 0.0 < bench.of(constant).interval.value < bench.of(planted.truth["test"]).interval.value
 
 
+def test_files_are_kept_beside_those_that_are_there(planted, tmp_path):
+    place = tmp_path / "methods"
+    for name in ("first", "the second"):
+        file = planted.file(tmp_path / "scores.npz", planted.truth["validation"], method=name)
+        asked = ["bench", str(file), "--world", str(planted.folder), "--keep", str(place)]
+        done = CliRunner().invoke(main, asked)
+        assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in place.iterdir()) == ["first.npz", "the-second.npz"]
+
+
 def test_the_report_stands_beside_rivals_and_by_kind(planted, tmp_path):
     rng = np.random.default_rng(2)
     weak = planted.truth["validation"] + rng.random((QUERIES, ITEMS))
