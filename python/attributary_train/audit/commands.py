@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, clear_errors, say, setting
+from attributary_train.console import on_threads
+from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, say, setting
 
 
 @click.command("audit")
@@ -28,7 +29,7 @@ from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the audit; goes on where it stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@clear_errors
+@on_threads
 def audit(
     bundle_dir: Path,
     subject_dir: Path,

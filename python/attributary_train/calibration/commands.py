@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from attributary_train.console import on_threads
 from attributary_train.evaluation.options import (
     FILE,
     FOLDER,
@@ -39,25 +40,6 @@ def calibrate() -> None:
     """Shares that mean something: fit, report, out-of-distribution flag."""
 
 
-def _clear(command: Any) -> Any:
-    import functools
-
-    from attributary.errors import AttributaryError
-    from attributary_train.errors import CalibrationError
-    from attributary_train.evaluation.options import clear_errors
-
-    guarded = clear_errors(command)
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            guarded(*args, **kwargs)
-        except (CalibrationError, AttributaryError) as error:
-            raise click.ClickException(str(error)) from error
-
-    return run
-
-
 @calibrate.command("fit")
 @_STUDENT
 @MODEL
@@ -75,7 +57,7 @@ def _clear(command: Any) -> Any:
     help="Further queries of the generator, for the flag's threshold: their validation split, 1,000 at best.",
 )
 @click.option("--out", type=OUT, help="Default: calibration.json in the student's folder.")
-@_clear
+@on_threads
 def fit(
     student_dir: Path,
     subject_dir: Path,
@@ -140,7 +122,7 @@ def fit(
 @click.option("--plot", type=OUT, help="Write the reliability diagram here (SVG).")
 @click.option("--record", is_flag=True, help="Note errors and agreement in the calibration, for its bundles.")
 @OUTPUT
-@_clear
+@on_threads
 def report(
     student_dir: Path,
     subject_dir: Path,
@@ -189,7 +171,7 @@ def report(
 @click.option("--count", default=100, show_default=True, help="Pictures of each foreign set, at most.")
 @click.option("--seed", default=0, show_default=True)
 @OUTPUT
-@_clear
+@on_threads
 def flag(
     student_dir: Path,
     subject_dir: Path,
@@ -234,7 +216,7 @@ def flag(
 @click.option("--second", type=LABELS, required=True, help="Those of the same with another draw.")
 @click.option("--items", type=int, required=True, help="Items of the training set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@_clear
+@on_threads
 def noise(first: Path, second: Path, items: int, as_json: bool) -> None:
     """How much of the teacher's mass changes with the noise: a reference for what calibration reaches."""
     from attributary_train.calibration.noise import compare_draws

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from attributary_train.evaluation.options import LABELS, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors
+from attributary_train.console import on_threads
+from attributary_train.evaluation.options import LABELS, MODEL, OUT_FOLDER, QUERY_FILE
 
 if TYPE_CHECKING:
     from attributary_train.subject.queries import Queries
@@ -38,7 +39,7 @@ TEACHER_BEST = 10
     help="Labels of every item, or a score file: the teacher's ten best are what is expected.",
 )
 @click.option("--out", type=OUT_FOLDER, required=True)
-@clear_errors
+@on_threads
 def demo_queries(
     subject_dir: Path,
     corpus_dir: Path,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary.plain import plain
+from attributary_train.console import clear_errors
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
 from attributary_train.corpus.sheet import contact_sheet, group_sheet
@@ -53,6 +54,7 @@ def corpus() -> None:
 @click.option("--limit", type=int, help="At most this many images from each source.")
 @click.option("--only", type=_FILE, help="Parquet with a column id: build these items alone.")
 @click.option("--workers", type=int, default=2, show_default=True, help="Rendering processes.")
+@clear_errors()
 def build_command(
     out: Path,
     names: tuple[str, ...],
@@ -66,20 +68,17 @@ def build_command(
 ) -> None:
     """Build a corpus from pinned public sets, from a folder with captions, or from WebDataset shards."""
     started = time.monotonic()
-    try:
-        sources = _chosen(names, folder, captions, webdataset)
-        built = build(
-            out,
-            sources,
-            cache=cache,
-            limit=limit,
-            only=None if only is None else _ids(only),
-            workers=workers,
-            progress=True,
-            say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
-        )
-    except CorpusError as error:
-        raise click.ClickException(str(error)) from error
+    sources = _chosen(names, folder, captions, webdataset)
+    built = build(
+        out,
+        sources,
+        cache=cache,
+        limit=limit,
+        only=None if only is None else _ids(only),
+        workers=workers,
+        progress=True,
+        say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
+    )
     _print_facts(built)
     _print_opt_outs(built, out)
     click.echo(f"built in {time.monotonic() - started:.0f} s")
@@ -97,24 +96,22 @@ def _ids(path: Path) -> frozenset[int]:
 @click.option("--creators", "creator_count", default=20, show_default=True, help="How many creators to list.")
 @click.option("--sheet", type=_FILE, help="Write a contact sheet of some of the images here (PNG).")
 @click.option("--groups", type=_FILE, help="Write a contact sheet of near-duplicate groups here (PNG).")
+@clear_errors()
 def show_command(directory: Path, creator_count: int, sheet: Path | None, groups: Path | None) -> None:
     """Print counts by source, creator and licence; write contact sheets."""
-    try:
-        opened = Corpus.open(directory)
-        _print_facts(opened)
-        _print_opt_outs(opened, directory)
-        _print_counter("licence", Counter(item.licence_spdx for item in opened), None)
-        _print_counter("creator", Counter(item.creator for item in opened), creator_count)
-        if sheet:
-            contact_sheet(opened).save(sheet)
-            click.echo(f"wrote {sheet}")
-        if groups:
-            group_sheet(opened).save(groups)
-            click.echo(f"wrote {groups}")
-    except CorpusError as error:
-        raise click.ClickException(str(error)) from error
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"the contact sheet cannot be written: {error}") from error
+    opened = Corpus.open(directory)
+    _print_facts(opened)
+    _print_opt_outs(opened, directory)
+    _print_counter("licence", Counter(item.licence_spdx for item in opened), None)
+    _print_counter("creator", Counter(item.creator for item in opened), creator_count)
+    for path, drawn in ((sheet, contact_sheet), (groups, group_sheet)):
+        if path is None:
+            continue
+        try:
+            drawn(opened).save(path)
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"the contact sheet cannot be written: {error}") from error
+        click.echo(f"wrote {path}")
 
 
 def _chosen(

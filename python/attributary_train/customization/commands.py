@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from attributary_train.console import clear_errors
+from attributary_train.console import clear_errors, on_threads
+from attributary_train.evaluation.options import say, show
+
+if TYPE_CHECKING:
+    from attributary_train.customization.gallery import Gallery
+    from attributary_train.customization.spaces.base import Context
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -55,6 +60,7 @@ def abc() -> None:
     help="No style exemplar by who drew more of the corpus.",
 )
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; one a core.")
+@on_threads
 def make(
     subject_dir: Path,
     corpus_dir: Path,
@@ -72,8 +78,6 @@ def make(
     workers: int,
 ) -> None:
     """Tune the model toward exemplars and generate pictures whose source is known; resumable."""
-    import torch
-
     from attributary_train.corpus import Corpus
     from attributary_train.customization.choose import Choice
     from attributary_train.customization.exemplars import load_exemplars
@@ -82,28 +86,26 @@ def make(
     from attributary_train.customization.plan import MakeSettings
     from attributary_train.customization.tuning import TuneSettings
 
-    torch.set_num_threads(1)
-    with clear_errors():
-        chosen = None
-        if exemplar_file is not None:
-            chosen = tuple(load_exemplars(exemplar_file, Corpus.open(corpus_dir)))
-        choice = Choice(
-            _counts("objects", objects),
-            _counts("styles", styles),
-            max_creator_share=max_creator_share,
-            seed=seed,
-        )
-        settings = MakeSettings(
-            TuneSettings(object_steps),
-            TuneSettings.for_styles(style_steps),
-            pictures,
-            steps,
-            guidance,
-            seed=seed,
-        )
-        manifest = run(
-            Job(out, subject_dir, corpus_dir, chosen, choice), settings, workers=workers, log=click.echo
-        )
+    chosen = None
+    if exemplar_file is not None:
+        chosen = tuple(load_exemplars(exemplar_file, Corpus.open(corpus_dir)))
+    choice = Choice(
+        _counts("objects", objects),
+        _counts("styles", styles),
+        max_creator_share=max_creator_share,
+        seed=seed,
+    )
+    settings = MakeSettings(
+        TuneSettings(object_steps),
+        TuneSettings.for_styles(style_steps),
+        pictures,
+        steps,
+        guidance,
+        seed=seed,
+    )
+    manifest = run(
+        Job(out, subject_dir, corpus_dir, chosen, choice), settings, workers=workers, log=click.echo
+    )
     click.echo(json.dumps(manifest["counts"], indent=1))
     click.echo(f"{out}: {manifest['pictures']} pictures, {len(manifest['failed'])} exemplars failed")
 
@@ -135,11 +137,16 @@ def _data_options(command: Command) -> Command:
     return command
 
 
-def _context(data_dir: Path, cache: Path, student: Path | None, threads: int) -> Any:
+def _open(
+    data_dir: Path, distractors: int, student: Path | None, cache: Path, threads: int
+) -> tuple[Gallery, Context]:
+    """What `abc make` wrote beside its distractors, and what spaces are opened with."""
+    from attributary_train.customization.gallery import open_gallery
     from attributary_train.customization.plan import Plan
     from attributary_train.customization.spaces.base import Context
 
-    return Context(cache, Path(Plan.read(data_dir).paths["subject"]), student, threads)
+    gallery = open_gallery(data_dir, distractors)
+    return gallery, Context(cache, Path(Plan.read(data_dir).paths["subject"]), student, threads)
 
 
 @abc.command("tune")
@@ -159,34 +166,30 @@ def _context(data_dir: Path, cache: Path, student: Path | None, threads: int) ->
 )
 @click.option("--steps", default=400, show_default=True)
 @click.option("--maps", type=_OUT, required=True, help="Folder that the map is put into.")
+@clear_errors()
 def tune(
-    data_dir: Path,
-    distractors: int,
-    student: Path | None,
-    cache: Path,
-    threads: int,
     name: str,
     family: str,
     kind: Any,
     penalty: float | None,
     steps: int,
     maps: Path,
+    **data: Any,
 ) -> None:
     """Learn a map over a frozen space from pairs of exemplar and generated picture."""
     import torch
 
-    from attributary_train.customization.gallery import embed_gallery, open_gallery
+    from attributary_train.customization.gallery import embed_gallery
     from attributary_train.customization.maps import MapSettings
     from attributary_train.customization.report import learned_map
     from attributary_train.customization.spaces.table import open_space
 
-    torch.set_num_threads(threads)
-    with clear_errors():
-        gallery = open_gallery(data_dir, distractors)
-        space = open_space(name, _context(data_dir, cache, student, threads))
-        settings = MapSettings(kind, steps, orthogonality=penalty)
-        embedded = embed_gallery(gallery, space, cache)
-        learned = learned_map(gallery, embedded, space, family, settings, maps, click.echo)
+    torch.set_num_threads(data["threads"])
+    gallery, context = _open(**data)
+    space = open_space(name, context)
+    settings = MapSettings(kind, steps, orthogonality=penalty)
+    embedded = embed_gallery(gallery, space, context.cache)
+    learned = learned_map(gallery, embedded, space, family, settings, maps, click.echo)
     click.echo(json.dumps(learned.facts, indent=1))
 
 
@@ -205,12 +208,8 @@ def tune(
 @click.option("--plots", type=_OUT, help="Folder for the tables as SVG.")
 @click.option("--out", type=_OUT_FILE, help="File for the JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@clear_errors()
 def evaluate(
-    data_dir: Path,
-    distractors: int,
-    student: Path | None,
-    cache: Path,
-    threads: int,
     names: tuple[str, ...],
     families: tuple[str, ...],
     kinds: tuple[Any, ...],
@@ -220,42 +219,31 @@ def evaluate(
     plots: Path | None,
     out: Path | None,
     as_json: bool,
+    **data: Any,
 ) -> None:
     """The table: spaces, untuned and tuned, on objects and styles, seen and unseen, with intervals."""
-    from attributary_train.customization.gallery import open_gallery
     from attributary_train.customization.learning import FAMILIES
     from attributary_train.customization.maps import MapSettings
     from attributary_train.customization.plots import table_svg
     from attributary_train.customization.report import evaluate as run
     from attributary_train.customization.spaces.table import named_spaces, open_space
     from attributary_train.errors import CustomizationError
-    from attributary_train.evaluation.tables import readable
 
-    with clear_errors():
-        for family in families:
-            if family not in FAMILIES:
-                raise CustomizationError("family", f"{family!r}; there are {', '.join(FAMILIES)}")
-        settings = [MapSettings(kind, steps) for kind in kinds]
-        gallery = open_gallery(data_dir, distractors)
-        context = _context(data_dir, cache, student, threads)
-        spaces, missing = named_spaces(names, context)
-        judge = open_space("efficientnet", context) if checked else None
-        config = {
-            "plan": gallery.digest,
-            "maps": list(kinds),
-            "families": list(families),
-        }
-
-        def say(line: str) -> None:
-            click.echo(line, err=True)
-
-        report, table = run(gallery, spaces, missing, families, settings, maps, cache, judge, config, say)
-        if plots is not None:
-            plots.mkdir(parents=True, exist_ok=True)
-            for measure in ("R@10", "mAP"):
-                name = f"abc-{measure.replace('@', '').lower()}.svg"
-                (plots / name).write_text(table_svg(table.rows(), measure), encoding="utf-8")
-    _show(report, readable, out, as_json)
+    for family in families:
+        if family not in FAMILIES:
+            raise CustomizationError("family", f"{family!r}; there are {', '.join(FAMILIES)}")
+    settings = [MapSettings(kind, steps) for kind in kinds]
+    gallery, context = _open(**data)
+    spaces, missing = named_spaces(names, context)
+    judge = open_space("efficientnet", context) if checked else None
+    config = {"plan": gallery.digest, "maps": list(kinds), "families": list(families)}
+    report, table = run(gallery, spaces, missing, families, settings, maps, context.cache, judge, config, say)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for measure in ("R@10", "mAP"):
+            name = f"abc-{measure.replace('@', '').lower()}.svg"
+            (plots / name).write_text(table_svg(table.rows(), measure), encoding="utf-8")
+    show(report, as_json, out)
 
 
 @abc.command("calibrate")
@@ -268,57 +256,43 @@ def evaluate(
     "--out", type=_OUT, required=True, help="Folder for calibration.json, report.json, reliability.svg."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@clear_errors()
 def calibrate(
-    data_dir: Path,
-    distractors: int,
-    student: Path | None,
-    cache: Path,
-    threads: int,
     name: str,
     prompt_name: str | None,
     map_path: Path | None,
     candidates: int,
     out: Path,
     as_json: bool,
+    **data: Any,
 ) -> None:
     """Turn cosines into shares: temperature, threshold, background; reliability on unseen exemplars."""
     from attributary_train.customization.calibrate import Reading, calibration_file
     from attributary_train.customization.calibrate import calibrate as run
-    from attributary_train.customization.gallery import open_gallery
     from attributary_train.customization.learning import Learned, map_identity
     from attributary_train.customization.plan import Plan
     from attributary_train.customization.plots import reliability_svg
     from attributary_train.customization.spaces.table import open_space
-    from attributary_train.evaluation.tables import readable
 
-    with clear_errors():
-        gallery = open_gallery(data_dir, distractors)
-        context = _context(data_dir, cache, student, threads)
-        space = open_space(name, context)
-        learned = None if map_path is None else Learned.read(map_path, map_identity(gallery, space))
-        prompted = None if prompt_name is None else Reading(open_space(prompt_name, context))
-        config = {
-            "plan": gallery.digest,
-            "space": name,
-            "prompt space": prompt_name,
-            "map": learned and learned.facts,
-        }
-        report, made, panels = run(
-            gallery,
-            Reading(space, learned),
-            prompted,
-            cache,
-            config,
-            lambda line: click.echo(line, err=True),
-            candidates,
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        weights = Plan.read(data_dir).weights
-        calibration_file(made, gallery.digest, space, weights, student, report).write(
-            out / "calibration.json"
-        )
-        (out / "reliability.svg").write_text(reliability_svg(panels), encoding="utf-8")
-    _show(report, readable, out / "report.json", as_json)
+    gallery, context = _open(**data)
+    space = open_space(name, context)
+    learned = None if map_path is None else Learned.read(map_path, map_identity(gallery, space))
+    prompted = None if prompt_name is None else Reading(open_space(prompt_name, context))
+    config = {
+        "plan": gallery.digest,
+        "space": name,
+        "prompt space": prompt_name,
+        "map": learned and learned.facts,
+    }
+    read = Reading(space, learned)
+    report, made, panels = run(gallery, read, prompted, context.cache, config, say, candidates)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = Plan.read(data["data_dir"]).weights
+    calibration_file(made, gallery.digest, space, weights, context.student, report).write(
+        out / "calibration.json"
+    )
+    (out / "reliability.svg").write_text(reliability_svg(panels), encoding="utf-8")
+    show(report, as_json, out / "report.json")
 
 
 @abc.command("spaces")
@@ -340,39 +314,27 @@ def spaces() -> None:
 @click.option("--rows", default=10, show_default=True, help="Test exemplars to show.")
 @click.option("--licence", "licences", multiple=True, help="Show only items under these; by default all.")
 @click.option("--out", type=_OUT_FILE, required=True, help="PNG to write.")
+@clear_errors()
 def sheet(
-    data_dir: Path,
-    distractors: int,
-    student: Path | None,
-    cache: Path,
-    threads: int,
     name: str,
     map_path: Path | None,
     rows: int,
     licences: tuple[str, ...],
     out: Path,
+    **data: Any,
 ) -> None:
     """Pictures of the answer: exemplar, what the model drew before and after tuning, what was found."""
-    from attributary_train.customization.gallery import embed_gallery, open_gallery
+    from attributary_train.customization.gallery import embed_gallery
     from attributary_train.customization.learning import Learned, map_identity
     from attributary_train.customization.sheet import draw_sheet
     from attributary_train.customization.spaces.table import open_space
 
-    with clear_errors():
-        gallery = open_gallery(data_dir, distractors)
-        space = open_space(name, _context(data_dir, cache, student, threads))
-        embedded = embed_gallery(gallery, space, cache)
-        if map_path is not None:
-            embedded = Learned.read(map_path, map_identity(gallery, space)).apply(embedded)
-        shown = draw_sheet(gallery, embedded, rows, frozenset(licences))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shown.save(out)
+    gallery, context = _open(**data)
+    space = open_space(name, context)
+    embedded = embed_gallery(gallery, space, context.cache)
+    if map_path is not None:
+        embedded = Learned.read(map_path, map_identity(gallery, space)).apply(embedded)
+    shown = draw_sheet(gallery, embedded, rows, frozenset(licences))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shown.save(out)
     click.echo(str(out))
-
-
-def _show(report: Any, readable: Callable[[Any], str], out: Path | None, as_json: bool) -> None:
-    text = json.dumps(report, indent=2)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
-    click.echo(text if as_json else readable(report))

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from .options import FILE, FOLDER, OUT, OUTPUT, clear_errors, show
+from attributary_train.console import on_threads
+
+from .options import FILE, FOLDER, OUT, OUTPUT, show
 
 WORLD = Path("models/truth/emoji")
 
@@ -33,7 +35,7 @@ WORLD = Path("models/truth/emoji")
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
 @OUTPUT
-@clear_errors
+@on_threads
 def bench(
     score_files: tuple[Path, ...],
     world: Path,

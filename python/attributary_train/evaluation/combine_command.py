@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, OUT, clear_errors
+from attributary_train.console import on_threads
+
+from .options import FILE, OUT
 
 
 @click.command("combine-scores")
 @click.argument("score_files", type=FILE, nargs=-1, required=True)
 @click.option("--name", required=True, help="Name in the file and in tables.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def combine_scores(score_files: tuple[Path, ...], name: str, out: Path) -> None:
     """Add up 1 / rank over SCORE_FILES of the same queries and items."""
     from .combine import combine

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
+from attributary_train.console import on_threads
+
+from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, say, write
 
 
 @click.command("halves")
@@ -49,7 +51,7 @@ from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, wri
     "--together", default=1, show_default=True, help="Models trained side by side; 16 or more on a GPU."
 )
 @click.option("--minutes", type=float, help="Begin no training after so long.")
-@clear_errors
+@on_threads
 def halves(
     subject_dir: Path,
     corpus_dir: Path,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-
-from attributary_train import console
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -19,21 +16,6 @@ OUT = click.Path(dir_okay=False, path_type=Path)
 # A label factory's folder, or a score file.
 LABELS = click.Path(exists=True, path_type=Path)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Run a command on as many cores as it was asked to use, and say what is wrong in one line."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        import torch
-
-        # Sums in another order change the last bits; the workers take one thread each as well.
-        torch.set_num_threads(kwargs.pop("threads", 1))
-        with console.clear_errors():
-            command(*args, **kwargs)
-
-    return run
 
 
 def _options(*given: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attributary_train.console import on_threads
+
 from .options import (
     FILE,
     GRID,
@@ -19,7 +21,6 @@ from .options import (
     QUERY_FILE,
     RETRAIN,
     SPLIT,
-    clear_errors,
     say,
     setting,
     show,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--chunk", default=16, show_default=True, help="Queries scored and kept at a time.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda: where the generator runs.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def score(
     method: str,
     subject_dir: Path,
@@ -95,7 +96,7 @@ def score(
 )
 @MODEL
 @RETRAIN
-@clear_errors
+@on_threads
 def retrain(plan_file: Path, subject_dir: Path, corpus_dir: Path, cache: Path, **retraining: Any) -> None:
     """Train the runs of a plan into a store; a killed run goes on where it was."""
     from .opening import Retraining, Subject, plan_from_json
@@ -125,7 +126,7 @@ def retrain(plan_file: Path, subject_dir: Path, corpus_dir: Path, cache: Path, *
 @click.option("--seed", default=0, show_default=True, help="Of the subsets.")
 @PLAN
 @OUTPUT
-@clear_errors
+@on_threads
 def lds(
     subject_dir: Path,
     corpus_dir: Path,
@@ -184,7 +185,7 @@ def lds(
 @click.option("--seed", default=0, show_default=True, help="Of the random removals.")
 @PLAN
 @OUTPUT
-@clear_errors
+@on_threads
 def leave_k_out(
     subject_dir: Path,
     corpus_dir: Path,
@@ -229,7 +230,7 @@ def leave_k_out(
     "--fraction", "fractions", type=float, multiple=True, default=(0.0042, 0.0085, 0.034), show_default=True
 )
 @OUTPUT
-@clear_errors
+@on_threads
 def agreement(
     truth: Path, score_files: tuple[Path, ...], fractions: tuple[float, ...], as_json: bool, out: Path | None
 ) -> None:
@@ -251,7 +252,7 @@ def agreement(
     "--fraction", "fractions", type=float, multiple=True, default=(0.0042, 0.0085, 0.034), show_default=True
 )
 @OUTPUT
-@clear_errors
+@on_threads
 def consistency(
     first: Path, second: Path, fractions: tuple[float, ...], as_json: bool, out: Path | None
 ) -> None:
@@ -272,7 +273,7 @@ def consistency(
 @click.option("--split", "splits", multiple=True, default=("test",), show_default=True)
 @click.option("--name", default="abu+", show_default=True, help="Name in the file and in tables.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> None:
     """Turn labels against the whole training set into a score file."""
     from .from_labels import scores_of_labels
@@ -290,7 +291,7 @@ def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> No
 @click.option("--ranks", is_flag=True, help="1 / rank: nothing but the order of items counts.")
 @click.option("--name", required=True, help="Name in the file and in tables.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def rescale_scores(
     scores: Path, temperature: float | None, power: float | None, ranks: bool, name: str, out: Path
 ) -> None:

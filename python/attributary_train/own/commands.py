@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from attributary_train.console import clear_errors
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -50,11 +52,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--plan", "only_plan", is_flag=True, help="Say what is missing and what it will cost, and do nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --plan: print JSON.")
+@clear_errors()
 def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
     """From your pictures, and your checkpoint, to a verified bundle and a page about it; goes on where it stopped."""
-    from attributary.errors import AttributaryError
-    from attributary_train.errors import OwnError
-
     from .page import write_page
     from .plan import make_plan
     from .road import Request, road
@@ -62,23 +62,20 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
 
     request = Request(**settings)
     steps = road(request)
-    try:
-        plan = make_plan(request)
-        if as_json and only_plan:
-            totals = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
-            totals |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
-            click.echo(json.dumps({**asdict(plan), **totals, "steps": [step.command for step in steps]}))
-            return
-        for line in plan.lines():
-            click.echo(line)
-        if only_plan:
-            for step in steps:
-                click.echo(f"  {step.command}")
-            return
-        run_steps(steps, request.out, plan.inputs, lambda line: click.echo(f"== {line}"))
-        page = write_page(request, steps, plan)
-    except (OwnError, AttributaryError) as error:
-        raise click.ClickException(str(error)) from error
+    plan = make_plan(request)
+    if as_json and only_plan:
+        totals = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
+        totals |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
+        click.echo(json.dumps({**asdict(plan), **totals, "steps": [step.command for step in steps]}))
+        return
+    for line in plan.lines():
+        click.echo(line)
+    if only_plan:
+        for step in steps:
+            click.echo(f"  {step.command}")
+        return
+    run_steps(steps, request.out, plan.inputs, lambda line: click.echo(f"== {line}"))
+    page = write_page(request, steps, plan)
     click.echo(page.read_text(encoding="utf-8"))
     click.echo(f"wrote {page}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import clear_errors
+from attributary_train.console import on_threads
+from attributary_train.evaluation.options import say, setting
+from attributary_train.evaluation.options import show as show_report
 
 if TYPE_CHECKING:
     from .studio import Studio
@@ -21,20 +22,6 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
 _LABELS = click.option("--labels", type=_FOLDER, required=True, help="Labels of training queries.")
 _LIMIT = click.option("--limit", type=int, help="Only the first so many labelled queries.")
-
-
-def _clear(command: Callable[..., None]) -> Callable[..., None]:
-    """One line for what is wrong with a file or a setting."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        import torch
-
-        torch.set_num_threads(kwargs.get("threads", 1))
-        with clear_errors():
-            command(*args, **kwargs)
-
-    return run
 
 
 def _studio(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,15 +37,12 @@ def _studio(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _open(kwargs: dict[str, Any]) -> Studio:
+    import torch
+
     from .studio import Studio
 
-    return Studio.open(
-        kwargs["subject"], kwargs["corpus"], kwargs["queries"], kwargs["cache"], kwargs["threads"]
-    )
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+    threads = torch.get_num_threads()  # As `on_threads` set them.
+    return Studio.open(kwargs["subject"], kwargs["corpus"], kwargs["queries"], kwargs["cache"], threads)
 
 
 @click.group("student")
@@ -71,7 +55,7 @@ def student() -> None:
 @click.option("--count", default=10240, show_default=True, help="Pictures to generate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
-@_clear
+@on_threads
 def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
     """Generate pictures for distillation, of no prompt that a validation or test query has."""
     from .making import captions_in_styles
@@ -90,7 +74,7 @@ def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
         out,
         steps=asked.steps,
         guidance=asked.guidance,
-        say=_say,
+        say=say,
     )
     click.echo(f"{out}: {count} pictures")
 
@@ -110,7 +94,7 @@ def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
     "--losses", type=_FOLDER, help="Benchmark whose training queries' losses to foretell (generator)."
 )
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
-@_clear
+@on_threads
 def train(
     labels: Path | None,
     scores: tuple[Path, ...],
@@ -136,9 +120,9 @@ def train(
     studio = _open(kwargs)
     told = first(studio.labels(labels) if labels else studio.scored(scores), limit)
     if config.head == "generator":
-        fitted = train_generator(studio, config, told, out, _say, item_scores=item_scores, losses=losses)
+        fitted = train_generator(studio, config, told, out, say, item_scores=item_scores, losses=losses)
     else:
-        fitted = make(studio, config, told, out, _say)
+        fitted = make(studio, config, told, out, say)
     click.echo(f"{out}: {config.name}, {fitted.items.shape[1]} dimensions, {len(fitted.items)} items")
 
 
@@ -150,11 +134,12 @@ def train(
 )
 @click.option("--limit", default=2000, show_default=True, help="So many items at most, spread evenly.")
 @click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
-@_clear
+@on_threads
 def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwargs: Any) -> None:
     """What a method of gradients says of every item with items as queries, for `train --item-scores`."""
+    import torch
+
     from attributary_train.errors import StudentError
-    from attributary_train.evaluation.options import setting
     from attributary_train.evaluation.scores import save_scores
     from attributary_train.teacher.registry import Context, create
     from attributary_train.teacher.trak import Trak
@@ -163,7 +148,7 @@ def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwarg
 
     studio = _open(kwargs)
     subject = studio.subject
-    context = Context(studio.folder, subject.corpus, kwargs["cache"], kwargs["threads"])
+    context = Context(studio.folder, subject.corpus, kwargs["cache"], torch.get_num_threads())
     made = create(method, context, dict(setting(entry) for entry in settings))
     if not isinstance(made, Trak):
         raise StudentError("method", f"{method} keeps no features of items; trak and dtrak do")
@@ -186,7 +171,7 @@ def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwarg
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--out", type=_OUT, help="Also write the JSON here.")
-@_clear
+@on_threads
 def sweep(
     labels: Path,
     limit: int | None,
@@ -198,8 +183,6 @@ def sweep(
     **kwargs: Any,
 ) -> None:
     """Fit every configuration and compare them on validation queries, with prompts and without."""
-    from attributary_train.evaluation.options import show as show_report
-
     from .config import CONFIGS
     from .studio import first
     from .sweeping import run_sweep
@@ -208,7 +191,7 @@ def sweep(
     studio = _open(kwargs)
     report = run_sweep(
         studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation, "validation"), keep,
-        _say,
+        say,
     )  # fmt: skip
     show_report(report, as_json, out)
 
@@ -222,7 +205,7 @@ def sweep(
 @click.option("--epochs", default=12, show_default=True)
 @click.option("--texts", default=14000, show_default=True, help="Prompts without pictures.")
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
-@_clear
+@on_threads
 def distil(
     labels: Path,
     limit: int | None,
@@ -244,7 +227,7 @@ def distil(
     files = sorted(pictures.glob("*.parquet")) if pictures else []
     more = [load_queries(path, studio.subject.model) for path in files]
     distil_compact(
-        studio, teacher, first(studio.labels(labels), limit), more, out, _say,
+        studio, teacher, first(studio.labels(labels), limit), more, out, say,
         settings=DistilSettings(epochs=epochs), texts=texts,
     )  # fmt: skip
     click.echo(f"{out}: {sum(path.stat().st_size for path in out.glob('encoder.onnx')) / 1e6:.1f} MB in fp32")
@@ -254,12 +237,12 @@ def distil(
 @_studio
 @click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of a generator student.")
 @click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
-@_clear
+@on_threads
 def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
     """Give a generator student a small text tower of its own for the packaged one: a tenth of its size."""
     from .own_words_making import give_own_words
 
-    give_own_words(_open(kwargs), teacher, out, _say)
+    give_own_words(_open(kwargs), teacher, out, say)
     click.echo(f"{out}: {(out / 'encoder.onnx').stat().st_size / 1e6:.1f} MB in fp32")
 
 
@@ -274,7 +257,7 @@ def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
 @click.option("--shares", is_flag=True, help="Scores as the student's calibration.json makes shares of them.")
 @click.option("--name", default="", help="Name in the file and in tables.")
 @click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
-@_clear
+@on_threads
 def score(
     folder: Path,
     split: str,
@@ -302,7 +285,7 @@ def score(
 
 @student.command("show")
 @click.argument("folder", type=_FOLDER)
-@_clear
+@on_threads
 def show(folder: Path) -> None:
     """Say what a student is, what it was made for, and what was measured."""
     from .folder import read_facts
