@@ -66,8 +66,9 @@ def train(
     from attributary_train.corpus import Corpus
     from attributary_train.subject.recipe import levels_of
     from attributary_train.subject.recipe import preset as find
+    from attributary_train.subject.reference import Selection
     from attributary_train.subject.run import train_subject
-    from attributary_train.subject.selection import Selection, select
+    from attributary_train.subject.selection import select
 
     given = {name: value for name, value in changes.items() if value is not None}
     if captions is not None:
