@@ -41,8 +41,8 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
 from attributary.building.source import read_source
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import AttributaryError
+from attributary.pictures import decode, prepare_pixels
 
 Pixels = NDArray[np.uint8]
 # At most so many bits, or levels, apart is taken for the same picture.

@@ -17,8 +17,8 @@ from torch import Tensor
 from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Attribution, Options, Query
-from attributary.encoder.image import decode as decode_picture
 from attributary.errors import AttributaryError
+from attributary.pictures import decode as decode_picture
 from attributary_train.audit.log import Logged
 from attributary_train.calibration.agreement import CANDIDATES, OUTSIDE, agree_on
 from attributary_train.calibration.mass import LEVEL, stand_for, teacher_mass

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import decode, prepare_pixels
 from attributary_train.corpus.item import Item, from_table
 from attributary_train.errors import CorpusError
 

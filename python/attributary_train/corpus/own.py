@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
-from attributary.pictures import pixels_digest
+from attributary.pictures import decode, pixels_digest, prepare_pixels
 from attributary_train.corpus import near_dup
 from attributary_train.corpus.raster import (
     IMAGE_SIZE,
