@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -59,18 +59,13 @@ def calibrate() -> None:
 @click.option("--out", type=OUT, help="Default: calibration.json in the student's folder.")
 @on_threads
 def fit(
-    student_dir: Path,
-    subject_dir: Path,
-    corpus_dir: Path,
-    cache: Path,
-    query_file: Path,
-    labels: Path,
     split: str,
     level: float | None,
     candidates: int | None,
     false_alarms: float | None,
     generated: Path | None,
     out: Path | None,
+    **asked: Any,
 ) -> None:
     """Fit the shares' parameters and the flag's threshold to held-out labels; write calibration.json."""
     from attributary.building.calibration_file import CALIBRATION
@@ -79,16 +74,7 @@ def fit(
     from attributary_train.calibration.mass import LEVEL
     from attributary_train.calibration.ood import FALSE_ALARMS
 
-    student, subject, held = _open(
-        student_dir,
-        subject_dir,
-        corpus_dir,
-        cache,
-        query_file,
-        labels,
-        split,
-        LEVEL if level is None else level,
-    )
+    student, subject, held = _open(split=split, level=LEVEL if level is None else level, **asked)
     made, losses = fit_file(
         student.folder,
         held,
@@ -98,7 +84,7 @@ def fit(
         false_alarms=FALSE_ALARMS if false_alarms is None else false_alarms,
         generated=None if generated is None else Generated.of(student, subject, generated),
     )
-    target = out or student_dir / CALIBRATION
+    target = out or asked["student_dir"] / CALIBRATION
     made.write(target)
     for kind, fitted in losses.items():
         shares = fitted.calibration
@@ -124,28 +110,23 @@ def fit(
 @OUTPUT
 @on_threads
 def report(
-    student_dir: Path,
-    subject_dir: Path,
-    corpus_dir: Path,
-    cache: Path,
-    query_file: Path,
-    labels: Path,
     split: str,
     calibration_file: Path | None,
     plot: Path | None,
     record: bool,
     as_json: bool,
     out: Path | None,
+    **asked: Any,
 ) -> None:
     """Reliability, zeros, sums, creators' totals and agreement on queries that nothing was fitted to."""
     from attributary.building.calibration_file import CALIBRATION, CalibrationFile
     from attributary_train.calibration import reporting
     from attributary_train.calibration.printing import show
 
-    path = calibration_file or student_dir / CALIBRATION
+    path = calibration_file or asked["student_dir"] / CALIBRATION
     file = CalibrationFile.read(path)
     level = float(file.measured.get("fit", {}).get("level", 3.0))
-    student, _, held = _open(student_dir, subject_dir, corpus_dir, cache, query_file, labels, split, level)
+    student, _, held = _open(split=split, level=level, **asked)
     content, measured = reporting.full_report(student.folder, held, file, split)
     if plot is not None:
         from attributary_train.calibration.plot import reliability_svg
