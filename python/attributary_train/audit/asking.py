@@ -53,9 +53,8 @@ class AuditSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("candidates", 10), ("outside", 20)):
-            if getattr(self, name) < least:
-                raise AuditError(name, f"{getattr(self, name)}; must be at least {least}")
+        AuditError.if_below(10, candidates=self.candidates)
+        AuditError.if_below(20, outside=self.outside)
 
 
 class Auditor:

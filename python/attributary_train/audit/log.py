@@ -71,6 +71,5 @@ def _chosen(path: Path, known: Sequence[str], limit: int | None, ids: Sequence[s
         return sorted(place[name] for name in dict.fromkeys(ids))
     if limit is None or limit >= len(known):
         return list(range(len(known)))
-    if limit < 1:
-        raise AuditError("limit", f"{limit}; must be at least 1")
+    AuditError.if_below(1, limit=limit)
     return sorted(np.random.default_rng(seed).permutation(len(known))[:limit].tolist())

@@ -38,9 +38,7 @@ class MapSettings:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise CustomizationError("map.kind", f"{self.kind!r}; there are {', '.join(get_args(Kind))}")
-        for name in ("steps", "batch", "look_every"):
-            if getattr(self, name) < 1:
-                raise CustomizationError(f"map.{name}", f"{getattr(self, name)}; must be at least 1")
+        CustomizationError.if_below(1, "map.", steps=self.steps, batch=self.batch, look_every=self.look_every)
         if not self.temperature > 0.0:
             raise CustomizationError("map.temperature", f"{self.temperature}; must be above 0")
 

@@ -35,9 +35,9 @@ class MakeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "steps", "prior_items"):
-            if getattr(self, name) < 1:
-                raise CustomizationError(f"settings.{name}", f"{getattr(self, name)}; must be at least 1")
+        CustomizationError.if_below(
+            1, "settings.", pictures=self.pictures, steps=self.steps, prior_items=self.prior_items
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse."""

@@ -53,8 +53,7 @@ class Subject:
             raise EvaluationError(f"queries.{split}", f"{path} has none")
         if limit is None or limit >= len(found):
             return found
-        if limit < 1:
-            raise EvaluationError("limit", f"{limit}; must be at least 1")
+        EvaluationError.if_below(1, limit=limit)
         return found.take(np.unique(np.linspace(0, len(found) - 1, limit).round().astype(int)).tolist())
 
     def scores(self, paths: Sequence[Path], queries: Queries) -> dict[str, Scores]:

@@ -46,8 +46,7 @@ class Regenerator:
     """
 
     def __init__(self, queries: Queries, autoencoder: AutoencoderKL, *, images: int = 4) -> None:
-        if images < 1:
-            raise EvaluationError("images", f"{images}; must be at least 1")
+        EvaluationError.if_below(1, images=images)
         self.queries, self.images = queries, images
         self._autoencoder = autoencoder
         self._tower = EfficientNetLite0()

@@ -61,8 +61,7 @@ class LabelSettings:
     per_shard: int = 8
 
     def __post_init__(self) -> None:
-        if self.per_shard < 1:
-            raise TeacherError("per_shard", f"{self.per_shard}; must be at least 1")
+        TeacherError.if_below(1, per_shard=self.per_shard)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in the form of older files where nothing newer is set; `from_json` is the inverse."""
