@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary.plain import plain
@@ -21,6 +20,7 @@ from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
 from attributary_train.corpus.sources.webdataset import WebDataset
 from attributary_train.errors import CorpusError
+from attributary_train.files import reading
 
 _DIR = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -85,10 +85,8 @@ def build_command(
 
 
 def _ids(path: Path) -> frozenset[int]:
-    try:
+    with reading(path, CorpusError, "holds no ids"):
         return frozenset(pq.read_table(path, columns=["id"])["id"].to_numpy().tolist())
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise CorpusError(str(path), f"holds no ids: {error}") from error
 
 
 @corpus.command("show")

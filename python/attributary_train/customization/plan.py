@@ -16,6 +16,7 @@ from attributary_train.customization.exemplars import OBJECT, Exemplar
 from attributary_train.customization.families import MEDIA, OBJECTS, media_prompts, object_prompts
 from attributary_train.customization.tuning import TuneSettings
 from attributary_train.errors import CustomizationError
+from attributary_train.files import reading
 
 PLAN, ROWS, SHARDS, LOCKS, MANIFEST = "plan.json", "rows.safetensors", "shards", "locks", "manifest.json"
 SCHEMA_VERSION = 1
@@ -121,7 +122,7 @@ class Plan:
     def read(cls, folder: Path) -> Plan:
         """Raises `CustomizationError` naming what is wrong with it."""
         path = folder / PLAN
-        try:
+        with reading(path, CustomizationError, "not a plan"):
             content = json.loads(path.read_text())
             if content["schema_version"] != SCHEMA_VERSION:
                 raise CustomizationError(
@@ -137,8 +138,6 @@ class Plan:
                 )
             settings = MakeSettings.from_json(content["settings"])
             return cls(settings, content["weights"], content["corpus"], content["paths"], tuple(planned))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CustomizationError(str(path), f"not a plan: {error!r}") from error
 
     def shard(self, folder: Path, entry: Planned) -> Path:
         """Where the pictures of an exemplar lie."""

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attributary_train.errors import OwnError
+from attributary_train.files import reading
 from attributary_train.generators.conditions import Layout
 from attributary_train.generators.families import BY_NAME
 from attributary_train.generators.latents import encoded, pixels_of
@@ -57,7 +58,7 @@ def train_example(
 
 def _squares(folder: Path, size: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Pictures cropped to their middle, uint8 [N, size, size, 3], and captions."""
-    try:
+    with reading(folder, OwnError, "its pictures cannot be read"):
         with (folder / "items.csv").open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
         pictures = []
@@ -69,8 +70,6 @@ def _squares(folder: Path, size: int) -> tuple[npt.NDArray[np.uint8], list[str]]
             square = picture.crop((left, top, left + side, top + side))
             pictures.append(np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)))
         return np.stack(pictures), [row["caption"] for row in rows]
-    except (OSError, KeyError, ValueError) as error:
-        raise OwnError(str(folder), f"its pictures cannot be read: {error!r}") from error
 
 
 def _train_autoencoder(

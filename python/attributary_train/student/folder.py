@@ -22,6 +22,7 @@ from torch import Tensor
 
 from attributary.bundle.files import sha256
 from attributary_train.errors import StudentError
+from attributary_train.files import reading
 
 from .export import ENCODER, TOKENIZER
 
@@ -88,13 +89,11 @@ def write_folder(
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What student.json holds; raises `StudentError` if it is not there or of another version."""
-    try:
+    with reading(folder / FACTS, StudentError):
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         version = facts["schema_version"]
         for entry in ("name", "kind", "dim", "config", "subject", "corpus", "labels", "files"):
             facts[entry]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudentError(str(folder / FACTS), f"not readable: {error!r}") from error
     if version != SCHEMA_VERSION:
         raise StudentError(str(folder / FACTS), f"schema version {version}; this reads {SCHEMA_VERSION}")
     return facts

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attributary_train.errors import SubjectError
-from attributary_train.files import whole
+from attributary_train.files import reading, whole
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
@@ -148,12 +148,10 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
     """Read what `save_queries` wrote; raises `SubjectError` if the file is damaged, lacks a column, or if `model` is
     not the one that made them. Those of an adopted model are read with that model, whose encoder reads the prompts.
     """
-    try:
+    with reading(path, SubjectError, "not a file of queries"):
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"queries"])
         missing = [name for name in FACTS if name not in facts]
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise SubjectError(str(path), f"not a file of queries: {error!r}") from error
     missing += [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise SubjectError(str(path), f"not a file of queries: lacks {', '.join(missing)}")
@@ -164,10 +162,8 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
         raise SubjectError(str(path), "its prompts were read by another text encoder than the model's")
     columns = {name: table[name].to_pylist() for name in COLUMNS}
     shape = tuple(facts["shape"])
-    try:
+    with reading(path, SubjectError, f"a latent is not float32 {list(shape)}"):
         latents = np.stack([np.frombuffer(raw, np.float32).reshape(shape) for raw in columns["latent"]])
-    except (ValueError, TypeError) as error:
-        raise SubjectError(str(path), f"a latent is not float32 {list(shape)}: {error}") from error
     prompts, tokens = columns["prompt"], facts["tokens"]
     keeps = "text" in table.column_names
     if keeps:
