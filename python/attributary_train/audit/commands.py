@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from attributary_train.console import on_threads
-from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, say, setting
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, on_threads
+from attributary_train.evaluation.options import MODEL, say, setting
 
 
 @click.command("audit")

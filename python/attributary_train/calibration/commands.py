@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import on_threads
-from attributary_train.evaluation.options import (
-    FILE,
-    FOLDER,
-    LABELS,
-    MODEL,
-    OUT,
-    OUTPUT,
-    QUERY_FILE,
-    say,
-    write,
-)
+from attributary_train.console import FILE, FOLDER, OUT, on_threads
+from attributary_train.evaluation.options import LABELS, MODEL, OUTPUT, QUERY_FILE, say, write
 
 if TYPE_CHECKING:
     from attributary_train.calibration.held import Held, StudentEncoder

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from attributary_train.console import on_threads
-from attributary_train.evaluation.options import LABELS, MODEL, OUT_FOLDER, QUERY_FILE
+from attributary_train.console import OUT_FOLDER, on_threads
+from attributary_train.evaluation.options import LABELS, MODEL, QUERY_FILE
 
 if TYPE_CHECKING:
     from attributary_train.subject.queries import Queries

@@ -11,7 +11,7 @@ import click
 import pyarrow.parquet as pq
 
 from attributary.plain import plain
-from attributary_train.console import clear_errors
+from attributary_train.console import OUT, OUT_FOLDER, clear_errors
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
 from attributary_train.corpus.sheet import contact_sheet, group_sheet
@@ -22,9 +22,6 @@ from attributary_train.corpus.sources.webdataset import WebDataset
 from attributary_train.errors import CorpusError
 from attributary_train.files import reading
 
-_DIR = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(dir_okay=False, path_type=Path)
-
 
 @click.group()
 def corpus() -> None:
@@ -33,7 +30,7 @@ def corpus() -> None:
 
 @corpus.command("build")
 @click.option(
-    "--out", type=_DIR, required=True, help="Directory of the corpus; may hold an older build of it."
+    "--out", type=OUT_FOLDER, required=True, help="Directory of the corpus; may hold an older build of it."
 )
 @click.option(
     "--source",
@@ -43,16 +40,20 @@ def corpus() -> None:
     help=f"A pinned public set; repeat for several. Default: all but held-out ones. "
     f"Known: {', '.join(source.name + ' (held out)' * source.held_out_default for source in SOURCES)}.",
 )
-@click.option("--folder", type=_DIR, help="A folder of your own images; needs --captions.")
-@click.option("--captions", type=_FILE, help="CSV or Parquet with columns file and caption for --folder.")
+@click.option("--folder", type=OUT_FOLDER, help="A folder of your own images; needs --captions.")
+@click.option("--captions", type=OUT, help="CSV or Parquet with columns file and caption for --folder.")
 @click.option(
     "--webdataset", metavar="PATTERN", help="WebDataset shards, e.g. 'shards/{00..09}.tar' or 'shards/*.tar'."
 )
 @click.option(
-    "--cache", type=_DIR, default=Path("out/cache"), show_default=True, help="Downloads and rendered images."
+    "--cache",
+    type=OUT_FOLDER,
+    default=Path("out/cache"),
+    show_default=True,
+    help="Downloads and rendered images.",
 )
 @click.option("--limit", type=int, help="At most this many images from each source.")
-@click.option("--only", type=_FILE, help="Parquet with a column id: build these items alone.")
+@click.option("--only", type=OUT, help="Parquet with a column id: build these items alone.")
 @click.option("--workers", type=int, default=2, show_default=True, help="Rendering processes.")
 @clear_errors()
 def build_command(
@@ -90,10 +91,10 @@ def _ids(path: Path) -> frozenset[int]:
 
 
 @corpus.command("show")
-@click.argument("directory", type=_DIR)
+@click.argument("directory", type=OUT_FOLDER)
 @click.option("--creators", "creator_count", default=20, show_default=True, help="How many creators to list.")
-@click.option("--sheet", type=_FILE, help="Write a contact sheet of some of the images here (PNG).")
-@click.option("--groups", type=_FILE, help="Write a contact sheet of near-duplicate groups here (PNG).")
+@click.option("--sheet", type=OUT, help="Write a contact sheet of some of the images here (PNG).")
+@click.option("--groups", type=OUT, help="Write a contact sheet of near-duplicate groups here (PNG).")
 @clear_errors()
 def show_command(directory: Path, creator_count: int, sheet: Path | None, groups: Path | None) -> None:
     """Print counts by source, creator and licence; write contact sheets."""

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import clear_errors, on_threads
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, clear_errors, on_threads, options
 from attributary_train.evaluation.options import say, show
 
 if TYPE_CHECKING:
     from attributary_train.customization.gallery import Gallery
     from attributary_train.customization.spaces.base import Context
-
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(file_okay=False, path_type=Path)
-_OUT_FILE = click.Path(dir_okay=False, path_type=Path)
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group("abc")
@@ -32,16 +25,19 @@ def abc() -> None:
 @click.option(
     "--subject",
     "subject_dir",
-    type=_FOLDER,
+    type=FOLDER,
     required=True,
     help="Checkpoint, or a Stable Diffusion directory.",
 )
-@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True)
+@click.option("--corpus", "corpus_dir", type=FOLDER, required=True)
 @click.option(
-    "--out", type=_OUT, required=True, help="Folder of the data set; an interrupted run goes on from it."
+    "--out",
+    type=OUT_FOLDER,
+    required=True,
+    help="Folder of the data set; an interrupted run goes on from it.",
 )
 @click.option(
-    "--exemplars", "exemplar_file", type=_FILE, help="JSON list of exemplars; by default they are chosen."
+    "--exemplars", "exemplar_file", type=FILE, help="JSON list of exemplars; by default they are chosen."
 )
 @click.option(
     "--objects", default="160,40,60,60", show_default=True, help="Train, validation, seen test, unseen test."
@@ -123,18 +119,15 @@ def _counts(name: str, text: str) -> Any:
     return Counts(train, validation, seen, unseen)
 
 
-def _data_options(command: Command) -> Command:
-    for option in (
-        click.option("--threads", default=1, show_default=True),
-        click.option(
-            "--cache", type=_OUT, default=Path("out/cache/abc"), show_default=True, help="Features."
-        ),
-        click.option("--student", type=_FOLDER, help="Folder of a student or of an exported encoder."),
-        click.option("--distractors", default=5000, show_default=True, help="Items beside the exemplars'."),
-        click.option("--data", "data_dir", type=_FOLDER, required=True, help="What abc make wrote."),
-    ):
-        command = option(command)
-    return command
+_DATA = options(
+    click.option("--data", "data_dir", type=FOLDER, required=True, help="What abc make wrote."),
+    click.option("--distractors", default=5000, show_default=True, help="Items beside the exemplars'."),
+    click.option("--student", type=FOLDER, help="Folder of a student or of an exported encoder."),
+    click.option(
+        "--cache", type=OUT_FOLDER, default=Path("out/cache/abc"), show_default=True, help="Features."
+    ),
+    click.option("--threads", default=1, show_default=True),
+)
 
 
 def _open(
@@ -150,7 +143,7 @@ def _open(
 
 
 @abc.command("tune")
-@_data_options
+@_DATA
 @click.option("--space", "name", required=True, help="A feature space; see `abc spaces`.")
 @click.option("--family", type=click.Choice(["joint", "object", "style"]), default="joint", show_default=True)
 @click.option(
@@ -165,7 +158,7 @@ def _open(
     "--penalty", type=float, help="Weight of the orthogonality penalty; by default chosen on validation."
 )
 @click.option("--steps", default=400, show_default=True)
-@click.option("--maps", type=_OUT, required=True, help="Folder that the map is put into.")
+@click.option("--maps", type=OUT_FOLDER, required=True, help="Folder that the map is put into.")
 @clear_errors()
 def tune(
     name: str,
@@ -194,7 +187,7 @@ def tune(
 
 
 @abc.command("evaluate")
-@_data_options
+@_DATA
 @click.option(
     "--space", "names", multiple=True, help="A space; by default every usual one that can be opened here."
 )
@@ -203,10 +196,12 @@ def tune(
     "--map", "kinds", multiple=True, default=("shared",), show_default=True, help="shared, mlp or two."
 )
 @click.option("--steps", default=400, show_default=True, help="Steps of a map that is learned.")
-@click.option("--maps", type=_OUT, required=True, help="Folder of maps; missing ones are learned into it.")
+@click.option(
+    "--maps", type=OUT_FOLDER, required=True, help="Folder of maps; missing ones are learned into it."
+)
 @click.option("--check/--no-check", "checked", default=True, show_default=True, help="The maker's own check.")
-@click.option("--plots", type=_OUT, help="Folder for the tables as SVG.")
-@click.option("--out", type=_OUT_FILE, help="File for the JSON.")
+@click.option("--plots", type=OUT_FOLDER, help="Folder for the tables as SVG.")
+@click.option("--out", type=OUT, help="File for the JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @clear_errors()
 def evaluate(
@@ -247,13 +242,13 @@ def evaluate(
 
 
 @abc.command("calibrate")
-@_data_options
+@_DATA
 @click.option("--space", "name", required=True, help="A space of pictures: queries without a prompt.")
 @click.option("--prompt-space", "prompt_name", help="Queries with a prompt, e.g. student+prompt.")
-@click.option("--map", "map_path", type=_FILE, help="A map over --space, from abc tune or abc evaluate.")
+@click.option("--map", "map_path", type=FILE, help="A map over --space, from abc tune or abc evaluate.")
 @click.option("--candidates", default=200, show_default=True, help="Items that compete for shares.")
 @click.option(
-    "--out", type=_OUT, required=True, help="Folder for calibration.json, report.json, reliability.svg."
+    "--out", type=OUT_FOLDER, required=True, help="Folder for calibration.json, report.json, reliability.svg."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @clear_errors()
@@ -308,12 +303,12 @@ def spaces() -> None:
 
 
 @abc.command("sheet")
-@_data_options
+@_DATA
 @click.option("--space", "name", required=True)
-@click.option("--map", "map_path", type=_FILE, help="A map over it.")
+@click.option("--map", "map_path", type=FILE, help="A map over it.")
 @click.option("--rows", default=10, show_default=True, help="Test exemplars to show.")
 @click.option("--licence", "licences", multiple=True, help="Show only items under these; by default all.")
-@click.option("--out", type=_OUT_FILE, required=True, help="PNG to write.")
+@click.option("--out", type=OUT, required=True, help="PNG to write.")
 @clear_errors()
 def sheet(
     name: str,

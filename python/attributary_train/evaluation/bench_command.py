@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from attributary_train.console import on_threads
+from attributary_train.console import FILE, FOLDER, OUT, on_threads
 
-from .options import FILE, FOLDER, OUT, OUTPUT, show
+from .options import OUTPUT, show
 
 WORLD = Path("models/truth/emoji")
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from attributary_train.console import on_threads
-
-from .options import FILE, OUT
+from attributary_train.console import FILE, OUT, on_threads
 
 
 @click.command("combine-scores")

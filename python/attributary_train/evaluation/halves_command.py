@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from attributary_train.console import on_threads
+from attributary_train.console import FILE, OUT_FOLDER, on_threads
 
-from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, say, write
+from .options import MODEL, QUERY_FILE, say, write
 
 
 @click.command("halves")

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-OUT = click.Path(dir_okay=False, path_type=Path)
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, options
+
 # A label factory's folder, or a score file.
 LABELS = click.Path(exists=True, path_type=Path)
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _options(*given: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    def add(command: _Command) -> _Command:
-        for option in reversed(given):
-            command = option(command)
-        return command
-
-    return add
-
-
-MODEL = _options(
+MODEL = options(
     click.option("--subject", "subject_dir", type=FOLDER, required=True, help="Checkpoint under study."),
     click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="The corpus it was trained on."),
     click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
@@ -38,13 +25,13 @@ MODEL = _options(
 QUERY_FILE = click.option(
     "--queries", "query_file", type=FILE, required=True, help="File of `subject queries`."
 )
-SPLIT = _options(
+SPLIT = options(
     click.option(
         "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
     ),
     click.option("--limit", type=int, help="Only so many queries, spread evenly over the split."),
 )
-RETRAIN = _options(
+RETRAIN = options(
     click.option("--store", type=OUT_FOLDER, default=Path("out/retrains"), show_default=True),
     click.option("--workers", default=2, show_default=True, help="Single-threaded processes; one a core."),
     click.option("--save-every", default=250, show_default=True, help="Steps between checkpoints of a run."),
@@ -53,17 +40,17 @@ RETRAIN = _options(
     ),
     click.option("--retry-failed", is_flag=True, help="Try failed runs again."),
 )
-OUTPUT = _options(
+OUTPUT = options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option("--out", type=OUT, help="Also write the JSON here."),
 )
-METHODS = _options(
+METHODS = options(
     click.option("--scores", "score_files", type=FILE, multiple=True, help="Score file of a method; repeat."),
     click.option(
         "--best", default="abu+", show_default=True, help="The method that is compared with the others."
     ),
 )
-GRID = _options(
+GRID = options(
     click.option("--timesteps", default=50, show_default=True, help="Of the query loss."),
     click.option("--draws", default=2, show_default=True, help="Of noise at each timestep."),
 )

@@ -8,24 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import on_threads
+from attributary_train.console import FILE, FOLDER, OUT, on_threads
 
-from .options import (
-    FILE,
-    GRID,
-    METHODS,
-    MODEL,
-    OUT,
-    OUTPUT,
-    PLAN,
-    QUERY_FILE,
-    RETRAIN,
-    SPLIT,
-    say,
-    setting,
-    show,
-    write,
-)
+from .options import GRID, METHODS, MODEL, OUTPUT, PLAN, QUERY_FILE, RETRAIN, SPLIT, say, setting, show, write
 
 if TYPE_CHECKING:
     from .opening import Retraining, Subject
@@ -266,7 +251,7 @@ def consistency(
 @click.command("scores-of-labels")
 @click.option(
     "--labels",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     required=True,
     help="Folder of `attributary-train label --nearest 0 --outside 0`.",
 )
@@ -285,7 +270,7 @@ def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> No
 
 
 @click.command("rescale-scores")
-@click.option("--scores", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--scores", type=FILE, required=True)
 @click.option("--temperature", type=float, help="exp(score / temperature), for cosines.")
 @click.option("--power", type=float, help="What a score rises above the query's median, to this power.")
 @click.option("--ranks", is_flag=True, help="1 / rank: nothing but the order of items counts.")

@@ -9,31 +9,28 @@ from typing import Any
 
 import click
 
-from attributary_train.console import clear_errors
-
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, clear_errors
 
 
 @click.command("own")
-@click.option("--pictures", type=_FOLDER, required=True, help="Folder of your pictures, of any shape.")
+@click.option("--pictures", type=FOLDER, required=True, help="Folder of your pictures, of any shape.")
 @click.option(
-    "--captions", type=_FILE, required=True, help="CSV or Parquet with file and caption, creator, licence."
+    "--captions", type=FILE, required=True, help="CSV or Parquet with file and caption, creator, licence."
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     required=True,
     help="Folder of all that is made.",
 )
-@click.option("--checkpoint", type=_FOLDER, help="Diffusers directory; without one the bundle is untuned.")
+@click.option("--checkpoint", type=FOLDER, help="Diffusers directory; without one the bundle is untuned.")
 @click.option(
     "--lora",
     type=click.Path(exists=True, path_type=Path),
     help="LoRA on it that the pictures were used to train.",
 )
 @click.option(
-    "--queries", "prompts", type=_FILE, help="Prompts really asked: lines, or a log with a column prompt."
+    "--queries", "prompts", type=FILE, help="Prompts really asked: lines, or a log with a column prompt."
 )
 @click.option("--train", default=1000, show_default=True, help="Queries that the student learns from.")
 @click.option("--validation", default=100, show_default=True, help="Queries that shares are fitted to.")
@@ -83,7 +80,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
 @click.command("own-example")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     required=True,
     help="Folder of pictures/, items.csv and checkpoint/.",
 )
@@ -96,7 +93,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
 @click.option("--steps", default=1200, show_default=True, help="Of the denoiser's training.")
 @click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     default=Path("out/cache"),
     show_default=True,
     help="Folder of downloaded packages.",

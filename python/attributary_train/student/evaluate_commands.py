@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from attributary_train.console import on_threads
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, on_threads
 
-from ..evaluation.options import FILE, FOLDER, MODEL, OUTPUT, QUERY_FILE, show
+from ..evaluation.options import MODEL, OUTPUT, QUERY_FILE, show
 
 
 @click.command("student")
@@ -24,9 +24,7 @@ from ..evaluation.options import FILE, FOLDER, MODEL, OUTPUT, QUERY_FILE, show
 @click.option("--variant", "variants", multiple=True, default=("encoder.onnx",), show_default=True)
 @click.option("--scores", "score_files", type=FILE, multiple=True, help="Score file of a baseline; repeat.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["validation", "test"]))
-@click.option(
-    "--scores-out", type=click.Path(file_okay=False, path_type=Path), help="Keep the students' scores here."
-)
+@click.option("--scores-out", type=OUT_FOLDER, help="Keep the students' scores here.")
 @OUTPUT
 @on_threads
 def student(
@@ -89,7 +87,7 @@ def student(
 @click.option("--threads", default=2, show_default=True, help="Cores to use.")
 @click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     help="Folder that keeps embeddings between runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

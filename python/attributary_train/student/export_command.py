@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import clear_errors
+from attributary_train.console import OUT_FOLDER, clear_errors
 
 if TYPE_CHECKING:
     from attributary.triton.plans import Request
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-
 
 @click.command("export")
-@click.option("--bundle", type=_FOLDER, required=True, help="Bundle whose encoder is exported.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder beside the bundle.")
+@click.option("--bundle", type=OUT_FOLDER, required=True, help="Bundle whose encoder is exported.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder beside the bundle.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp16", show_default=True)
 @click.option("--tensorrt", is_flag=True, help="Build a TensorRT engine on this machine's GPU.")
 @click.option("--dry-run", "dry", is_flag=True, help="Check bundle and graph; write nothing, need no GPU.")

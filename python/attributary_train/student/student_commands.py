@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import on_threads
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, on_threads, options
 from attributary_train.evaluation.options import say, setting
 from attributary_train.evaluation.options import show as show_report
 
 if TYPE_CHECKING:
     from .studio import Studio
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
-_LABELS = click.option("--labels", type=_FOLDER, required=True, help="Labels of training queries.")
+_LABELS = click.option("--labels", type=FOLDER, required=True, help="Labels of training queries.")
 _LIMIT = click.option("--limit", type=int, help="Only the first so many labelled queries.")
 
 
-def _studio(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--threads", default=1, show_default=True, help="Cores to use."),
-        click.option("--cache", type=_OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
-        click.option("--queries", type=_FILE, required=True, help="File of `subject queries`."),
-        click.option("--corpus", type=_FOLDER, required=True, help="The corpus it was trained on."),
-        click.option("--subject", type=_FOLDER, required=True, help="Checkpoint under study."),
-    ):
-        command = option(command)
-    return command
+_STUDIO = options(
+    click.option("--subject", type=FOLDER, required=True, help="Checkpoint under study."),
+    click.option("--corpus", type=FOLDER, required=True, help="The corpus it was trained on."),
+    click.option("--queries", type=FILE, required=True, help="File of `subject queries`."),
+    click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
+    click.option("--threads", default=1, show_default=True, help="Cores to use."),
+)
 
 
 def _open(kwargs: dict[str, Any]) -> Studio:
@@ -51,10 +43,10 @@ def student() -> None:
 
 
 @student.command("pictures")
-@_studio
+@_STUDIO
 @click.option("--count", default=10240, show_default=True, help="Pictures to generate.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
 @on_threads
 def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
     """Generate pictures for distillation, of no prompt that a validation or test query has."""
@@ -80,20 +72,18 @@ def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
 
 
 @student.command("train")
-@_studio
-@click.option("--labels", type=_FOLDER, help="Labels of training queries; or --scores.")
+@_STUDIO
+@click.option("--labels", type=FOLDER, help="Labels of training queries; or --scores.")
 @click.option(
-    "--scores", type=_FILE, multiple=True, help="Score file of training queries (`evaluate score`); repeat."
+    "--scores", type=FILE, multiple=True, help="Score file of training queries (`evaluate score`); repeat."
 )
 @_LIMIT
 @click.option("--config", "config_name", default="kernel", show_default=True, help="A name, or a JSON file.")
+@click.option("--item-scores", type=FILE, help="File of `student item-scores`: items as queries (generator).")
 @click.option(
-    "--item-scores", type=_FILE, help="File of `student item-scores`: items as queries (generator)."
+    "--losses", type=FOLDER, help="Benchmark whose training queries' losses to foretell (generator)."
 )
-@click.option(
-    "--losses", type=_FOLDER, help="Benchmark whose training queries' losses to foretell (generator)."
-)
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the student.")
 @on_threads
 def train(
     labels: Path | None,
@@ -127,13 +117,13 @@ def train(
 
 
 @student.command("item-scores")
-@_studio
+@_STUDIO
 @click.option("--method", default="dtrak", show_default=True, help="trak or dtrak.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeat."
 )
 @click.option("--limit", default=2000, show_default=True, help="So many items at most, spread evenly.")
-@click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
 @on_threads
 def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwargs: Any) -> None:
     """What a method of gradients says of every item with items as queries, for `train --item-scores`."""
@@ -159,18 +149,18 @@ def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwarg
 
 
 @student.command("sweep")
-@_studio
+@_STUDIO
 @_LABELS
 @_LIMIT
 @click.option(
-    "--labels-validation", type=_FOLDER, required=True, help="Labels that configurations are compared on."
+    "--labels-validation", type=FOLDER, required=True, help="Labels that configurations are compared on."
 )
 @click.option("--config", "names", multiple=True, help="Only these; repeat. By default all.")
 @click.option(
-    "--keep", type=_OUT_FOLDER, help="Folder that keeps finished lines, so that a killed sweep goes on."
+    "--keep", type=OUT_FOLDER, help="Folder that keeps finished lines, so that a killed sweep goes on."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--out", type=_OUT, help="Also write the JSON here.")
+@click.option("--out", type=OUT, help="Also write the JSON here.")
 @on_threads
 def sweep(
     labels: Path,
@@ -197,14 +187,14 @@ def sweep(
 
 
 @student.command("distil")
-@_studio
+@_STUDIO
 @_LABELS
 @_LIMIT
-@click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of `student train`.")
-@click.option("--pictures", type=_FOLDER, help="Folder of `student pictures`.")
+@click.option("--student", "teacher", type=FOLDER, required=True, help="Folder of `student train`.")
+@click.option("--pictures", type=FOLDER, help="Folder of `student pictures`.")
 @click.option("--epochs", default=12, show_default=True)
 @click.option("--texts", default=14000, show_default=True, help="Prompts without pictures.")
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
 @on_threads
 def distil(
     labels: Path,
@@ -234,9 +224,9 @@ def distil(
 
 
 @student.command("own-words")
-@_studio
-@click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of a generator student.")
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
+@_STUDIO
+@click.option("--student", "teacher", type=FOLDER, required=True, help="Folder of a generator student.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the student.")
 @on_threads
 def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
     """Give a generator student a small text tower of its own for the packaged one: a tenth of its size."""
@@ -247,8 +237,8 @@ def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
 
 
 @student.command("score")
-@_studio
-@click.option("--student", "folder", type=_FOLDER, required=True, help="Folder of a student.")
+@_STUDIO
+@click.option("--student", "folder", type=FOLDER, required=True, help="Folder of a student.")
 @click.option(
     "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
 )
@@ -256,7 +246,7 @@ def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
 @click.option("--variant", default="encoder.onnx", show_default=True, help="Encoder file of the folder.")
 @click.option("--shares", is_flag=True, help="Scores as the student's calibration.json makes shares of them.")
 @click.option("--name", default="", help="Name in the file and in tables.")
-@click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
 @on_threads
 def score(
     folder: Path,
@@ -284,7 +274,7 @@ def score(
 
 
 @student.command("show")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=FOLDER)
 @on_threads
 def show(folder: Path) -> None:
     """Say what a student is, what it was made for, and what was measured."""

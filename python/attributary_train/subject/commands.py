@@ -8,11 +8,7 @@ from typing import Any
 
 import click
 
-from attributary_train.console import clear_errors, on_threads
-
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_OUT = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(dir_okay=False, path_type=Path)
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, clear_errors, on_threads
 
 
 @click.group("subject")
@@ -27,19 +23,22 @@ def subject() -> None:
     show_default=True,
     help="tiny, small (the reference model), coco, scratch, photographs; in two stages, pretrain and then finetune.",
 )
-@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="Corpus to learn from.")
+@click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="Corpus to learn from.")
 @click.option(
-    "--out", type=_OUT, required=True, help="Folder of the checkpoint; an interrupted run goes on from it."
+    "--out",
+    type=OUT_FOLDER,
+    required=True,
+    help="Folder of the checkpoint; an interrupted run goes on from it.",
 )
-@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True)
 @click.option(
     "--all-items", is_flag=True, help="Train on the whole corpus instead of the preset's selection."
 )
-@click.option("--base", type=_FOLDER, help="Checkpoint to go on from; its autoencoder is kept.")
+@click.option("--base", type=FOLDER, help="Checkpoint to go on from; its autoencoder is kept.")
 @click.option(
     "--autoencoder",
     "autoencoder_of",
-    type=_FOLDER,
+    type=FOLDER,
     help="Checkpoint whose autoencoder is taken, not trained.",
 )
 @click.option("--captions", help="Levels of captions with their shares, e.g. concept=0.25,category=0.75.")
@@ -99,7 +98,7 @@ def train(
 @subject.command("adopt")
 @click.option(
     "--checkpoint",
-    type=_FOLDER,
+    type=FOLDER,
     required=True,
     help="Diffusers directory: Stable Diffusion, SDXL, SD3, Flux, Sana, PixArt.",
 )
@@ -108,9 +107,9 @@ def train(
     type=click.Path(exists=True, path_type=Path),
     help="LoRA on it (a file, or the folder a training script wrote) that the corpus was used to train.",
 )
-@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="What it was trained on.")
-@click.option("--out", type=_OUT, required=True, help="Subject folder to write; must not exist.")
-@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="What it was trained on.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Subject folder to write; must not exist.")
+@click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True)
 @click.option("--image-size", type=int, help="Pixels of a side; by default what the U-Net was made for.")
 @click.option("--subset", is_flag=True, help="The corpus is only a part of what it was trained on.")
 @click.option("--threads", default=1, show_default=True)
@@ -146,20 +145,20 @@ def adopt(
 
 
 @subject.command("queries")
-@click.option("--subject", "subject_dir", type=_FOLDER, required=True, help="Checkpoint.")
-@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True)
-@click.option("--out", type=_FILE, required=True, help="Parquet file to write.")
+@click.option("--subject", "subject_dir", type=FOLDER, required=True, help="Checkpoint.")
+@click.option("--corpus", "corpus_dir", type=FOLDER, required=True)
+@click.option("--out", type=OUT, required=True, help="Parquet file to write.")
 @click.option("--train", default=1000, show_default=True, help="Queries that students learn from.")
 @click.option("--validation", default=100, show_default=True)
 @click.option("--test", default=100, show_default=True)
 @click.option("--steps", default=30, show_default=True, help="DDIM steps.")
 @click.option("--guidance", default=3.0, show_default=True, help="Classifier-free guidance.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True)
 @click.option(
     "--prompts",
     "prompt_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="Prompts of your own in place of captions: a text file of lines, or CSV or Parquet with a column prompt, as "
     "logs have.",
 )
@@ -223,8 +222,10 @@ def queries(
 
 
 @subject.command("export")
-@click.argument("subject_dir", type=_FOLDER)
-@click.option("--out", type=_OUT, required=True, help="Folder to write: about 95 MB, most of it MiniLM.")
+@click.argument("subject_dir", type=FOLDER)
+@click.option(
+    "--out", type=OUT_FOLDER, required=True, help="Folder to write: about 95 MB, most of it MiniLM."
+)
 @on_threads
 def export(subject_dir: Path, out: Path) -> None:
     """Write the model as ONNX files, for samplers without torch: `attributary serve --ui --ui-generator OUT`."""
@@ -235,7 +236,7 @@ def export(subject_dir: Path, out: Path) -> None:
 
 
 @subject.command("show")
-@click.argument("subject_dir", type=_FOLDER)
+@click.argument("subject_dir", type=FOLDER)
 @clear_errors()
 def show(subject_dir: Path) -> None:
     """Print a checkpoint's facts."""
