@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attributary_train.console import FILE, FOLDER, OUT, on_threads
-from attributary_train.evaluation.options import LABELS, MODEL, OUTPUT, QUERY_FILE, say, write
+from attributary_train.errors import EvaluationError
+from attributary_train.evaluation.options import LABELS, MODEL, OUTPUT, QUERY_FILE, say
+from attributary_train.files import write_text
 
 if TYPE_CHECKING:
     from attributary_train.calibration.held import Held, StudentEncoder
@@ -122,7 +124,7 @@ def report(
         from attributary_train.calibration.plot import reliability_svg
         from attributary_train.calibration.report import PANELS
 
-        write(plot, reliability_svg(content["results"], PANELS))
+        write_text(plot, reliability_svg(content["results"], PANELS), EvaluationError)
     if record:
         reporting.recorded(file, measured).write(path)
     show(content, as_json, out)
@@ -191,11 +193,11 @@ def flag(
 def noise(first: Path, second: Path, items: int, as_json: bool) -> None:
     """How much of the teacher's mass changes with the noise: a reference for what calibration reaches."""
     from attributary_train.calibration.noise import compare_draws
-    from attributary_train.evaluation.tables import as_json as to_json
+    from attributary_train.evaluation.strict_json import strict_json
     from attributary_train.evaluation.tables import readable
 
     content = compare_draws(first, second, items)
-    click.echo(to_json(content) if as_json else readable(content))
+    click.echo(strict_json(content) if as_json else readable(content))
 
 
 def _open(

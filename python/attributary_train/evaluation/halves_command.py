@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from attributary_train.console import FILE, OUT_FOLDER, on_threads
+from attributary_train.errors import EvaluationError
+from attributary_train.files import write_text
 
-from .options import MODEL, QUERY_FILE, say, write
+from .options import MODEL, QUERY_FILE, say
 
 
 @click.command("halves")
@@ -115,7 +117,7 @@ def halves(
     grids = {split: [grid.timesteps, grid.draws] for split, grid in GRIDS.items()}
     facts = {"pairs": pairs, "second": second, "whole": whole, "seed": seed, "grid": grids}
     facts |= {"weights": subject.model.weights, "recipe": subject.recipe.to_json(), "creators": names}
-    write(out / "truth.json", json.dumps(facts, indent=1) + "\n")
+    write_text(out / "truth.json", json.dumps(facts, indent=1) + "\n", EvaluationError)
     end = None if minutes is None else time.monotonic() + 60 * minutes
     added = train_halves(
         truth,

@@ -70,20 +70,15 @@ def setting(entry: str) -> tuple[str, Any]:
 
 def show(report: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """Print a report, and write it where asked."""
-    from .tables import as_json as to_json
-    from .tables import readable
-
-    if out is not None:
-        write(out, to_json(report) + "\n")
-    click.echo(to_json(report) if as_json else readable(report))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file; raises `EvaluationError` naming it if that fails."""
     from attributary_train.errors import EvaluationError
     from attributary_train.files import write_text
 
-    write_text(path, text, EvaluationError)
+    from .strict_json import strict_json
+    from .tables import readable
+
+    if out is not None:
+        write_text(out, strict_json(report) + "\n", EvaluationError)
+    click.echo(strict_json(report) if as_json else readable(report))
 
 
 def say(line: str) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attributary_train.console import FILE, FOLDER, OUT, on_threads
+from attributary_train.errors import EvaluationError
+from attributary_train.files import write_text
 
-from .options import GRID, METHODS, MODEL, OUTPUT, PLAN, QUERY_FILE, RETRAIN, SPLIT, say, setting, show, write
+from .options import GRID, METHODS, MODEL, OUTPUT, PLAN, QUERY_FILE, RETRAIN, SPLIT, say, setting, show
 
 if TYPE_CHECKING:
-    from .opening import Retraining, Subject
+    from .opening import Subject
 
 
 @click.command("score")
@@ -133,7 +135,7 @@ def lds(
     **retraining: Any,
 ) -> None:
     """Linear datamodelling score of each method, on retrained models that all methods share."""
-    from .opening import Subject
+    from .opening import Retraining, Subject
     from .protocols import SubsetSettings, plan_lds, run_lds
     from .query_loss import Grid
 
@@ -146,7 +148,7 @@ def lds(
         raise click.UsageError("--queries is needed, except with --plan")
     queries = subject.queries(query_file, split, limit)
     scores = subject.scores(score_files, queries)
-    show(run_lds(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
+    show(run_lds(subject, queries, scores, Retraining(**retraining), settings, best, say), as_json, out)
 
 
 @click.command("leave-k-out")
@@ -193,7 +195,7 @@ def leave_k_out(
     **retraining: Any,
 ) -> None:
     """Remove each method's most influential items, retrain from scratch, report what the queries lose."""
-    from .opening import Subject
+    from .opening import Retraining, Subject
     from .protocols import RemovalSettings, plan_leave_k_out, run_leave_k_out
     from .query_loss import Grid
 
@@ -205,7 +207,9 @@ def leave_k_out(
         plans = plan_leave_k_out(subject, scores, settings)
         _write_plan(subject, [run for plan in plans for run in plan.runs], plan_file)
         return
-    show(run_leave_k_out(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
+    show(
+        run_leave_k_out(subject, queries, scores, Retraining(**retraining), settings, best, say), as_json, out
+    )
 
 
 @click.command("agreement")
@@ -292,14 +296,8 @@ def rescale_scores(
 COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency, of_labels, rescale_scores)
 
 
-def _how(retraining: dict[str, Any]) -> Retraining:
-    from .opening import Retraining
-
-    return Retraining(**retraining)
-
-
 def _write_plan(subject: Subject, runs: list[Any], path: Path) -> None:
     from .opening import plan_to_json
 
-    write(path, json.dumps(plan_to_json(subject, runs)))
+    write_text(path, json.dumps(plan_to_json(subject, runs)), EvaluationError)
     click.echo(f"{path}: {len(runs)} runs")
