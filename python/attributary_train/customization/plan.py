@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from attributary_train.customization.exemplars import OBJECT, Exemplar
 from attributary_train.customization.families import MEDIA, OBJECTS, media_prompts, object_prompts
 from attributary_train.customization.tuning import TuneSettings
 from attributary_train.errors import CustomizationError
-from attributary_train.files import reading
+from attributary_train.files import reading, write_text
 
 PLAN, ROWS, SHARDS, LOCKS, MANIFEST = "plan.json", "rows.safetensors", "shards", "locks", "manifest.json"
 SCHEMA_VERSION = 1
@@ -114,9 +113,7 @@ class Plan:
     def write(self, folder: Path) -> None:
         """Write plan.json; there whole or not at all."""
         text = json.dumps({**self.facts(), "paths": self.paths}, indent=1) + "\n"
-        part = folder / f".{PLAN}.{os.getpid()}.part"
-        part.write_text(text)
-        part.replace(folder / PLAN)
+        write_text(folder / PLAN, text, CustomizationError)
 
     @classmethod
     def read(cls, folder: Path) -> Plan:

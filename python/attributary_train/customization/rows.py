@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from attributary_train.customization.plan import ROWS, MakeSettings, Planned
 from attributary_train.customization.tuning import Rows
 from attributary_train.customization.words import States, Words
 from attributary_train.errors import CustomizationError
-from attributary_train.files import reading
+from attributary_train.files import reading, whole
 from attributary_train.subject.autoencoder import encode
 from attributary_train.subject.prompts import training_prompt
 
@@ -74,9 +73,8 @@ def prepare_rows(
         "prior_states": states[:-1].contiguous(),
         "empty": states[-1].contiguous(),
     }
-    part = folder / f".{ROWS}.{os.getpid()}.part"
-    part.write_bytes(to_bytes(tensors))
-    part.replace(folder / ROWS)
+    with whole(folder / ROWS, CustomizationError) as stream:
+        stream.write(to_bytes(tensors))
 
 
 def load_rows(folder: Path) -> Prepared:

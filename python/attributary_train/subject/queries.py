@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +52,15 @@ class Queries:
     def take(self, rows: Sequence[int]) -> Queries:
         """The queries of the rows, in that order."""
         pick = list(rows)
-        return Queries(
-            tuple(self.names[r] for r in pick),
-            tuple(self.splits[r] for r in pick),
-            tuple(self.kinds[r] for r in pick),
-            tuple(self.prompts[r] for r in pick),
-            tuple(self.seeds[r] for r in pick),
-            self.latents[pick],
-            self.text[pick],
-            self.weights,
-            self.steps,
-            self.guidance,
-            self.reader,
-            self.keeps_text,
+        return replace(
+            self,
+            names=tuple(self.names[r] for r in pick),
+            splits=tuple(self.splits[r] for r in pick),
+            kinds=tuple(self.kinds[r] for r in pick),
+            prompts=tuple(self.prompts[r] for r in pick),
+            seeds=tuple(self.seeds[r] for r in pick),
+            latents=self.latents[pick],
+            text=self.text[pick],
         )
 
     def split(self, name: str) -> Queries:
