@@ -7,7 +7,7 @@ training images, as the publication does; **the two-map design is the subject of
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -41,10 +41,6 @@ class MapSettings:
         CustomizationError.if_below(1, "map.", steps=self.steps, batch=self.batch, look_every=self.look_every)
         if not self.temperature > 0.0:
             raise CustomizationError("map.temperature", f"{self.temperature}; must be above 0")
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 class Map(nn.Module):

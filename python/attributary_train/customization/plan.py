@@ -39,17 +39,13 @@ class MakeSettings:
             1, "settings.", pictures=self.pictures, steps=self.steps, prior_items=self.prior_items
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return asdict(self)
-
     def tuning(self, exemplar: Exemplar) -> TuneSettings:
         """How a model is tuned toward an exemplar of this kind."""
         return self.objects if exemplar.kind == OBJECT else self.styles
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MakeSettings:
-        """Raises `CustomizationError` for a field that is unknown."""
+        """The inverse of `asdict`; raises `CustomizationError` for a field that is unknown."""
         try:
             tuning = {name: TuneSettings(**values[name]) for name in ("objects", "styles")}
             return cls(**{**values, **tuning})
@@ -91,7 +87,7 @@ class Plan:
         """What must agree for a data set to be continued: all but where things lie."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "settings": self.settings.to_json(),
+            "settings": asdict(self.settings),
             "weights": self.weights,
             "corpus": self.corpus,
             "exemplars": [

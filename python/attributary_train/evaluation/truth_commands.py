@@ -293,7 +293,32 @@ def rescale_scores(
     click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items")
 
 
-COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency, of_labels, rescale_scores)
+@click.command("combine-scores")
+@click.argument("score_files", type=FILE, nargs=-1, required=True)
+@click.option("--name", required=True, help="Name in the file and in tables.")
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
+@on_threads
+def combine_scores(score_files: tuple[Path, ...], name: str, out: Path) -> None:
+    """Add up 1 / rank over SCORE_FILES of the same queries and items."""
+    from .rescale import combine
+    from .scores import load_scores, save_scores
+
+    file = combine([load_scores(path) for path in score_files], name)
+    save_scores(file, out)
+    click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items, {len(score_files)} methods")
+
+
+COMMANDS = (
+    score,
+    retrain,
+    lds,
+    leave_k_out,
+    agreement,
+    consistency,
+    of_labels,
+    rescale_scores,
+    combine_scores,
+)
 
 
 def _write_plan(subject: Subject, runs: list[Any], path: Path) -> None:
