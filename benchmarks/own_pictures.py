@@ -216,7 +216,7 @@ def foreign(engine: Engine, rivals: Rivals, kind: str, made: Sequence[Pixels]) -
 
 def generated(engine: Engine, subject: Path, queries: Path) -> list[Pixels]:
     """Pictures of a file of `subject queries`, as the encoder sees them."""
-    from attributary_train.subject.autoencoder import decode as draw
+    from attributary_train.generators.latents import decode as draw
     from attributary_train.subject.checkpoint import load_autoencoder, load_subject
     from attributary_train.subject.queries import load_queries
 

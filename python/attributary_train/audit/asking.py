@@ -24,7 +24,7 @@ from attributary_train.calibration.agreement import CANDIDATES, OUTSIDE, agree_o
 from attributary_train.calibration.mass import LEVEL, stand_for, teacher_mass
 from attributary_train.errors import AuditError, CalibrationError, SubjectError, TeacherError
 from attributary_train.evaluation.opening import Subject
-from attributary_train.subject.autoencoder import decode, encode
+from attributary_train.generators.latents import decode, encode
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Attributor
 

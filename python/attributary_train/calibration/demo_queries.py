@@ -54,7 +54,7 @@ def demo_queries(
     """Write generated pictures, one of noise and one with a photograph's shading, and queries.json beside them."""
     from attributary_train.calibration.foreign import noise
     from attributary_train.evaluation.opening import Subject
-    from attributary_train.subject.autoencoder import decode
+    from attributary_train.generators.latents import decode
     from attributary_train.subject.queries import load_queries
 
     subject = Subject.open(subject_dir, corpus_dir, cache)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.opening import Subject
 from attributary_train.files import reading
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample

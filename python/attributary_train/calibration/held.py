@@ -19,7 +19,7 @@ from attributary_train.corpus import Corpus
 from attributary_train.errors import CalibrationError, NoLabelError
 from attributary_train.evaluation.from_labels import labels_of
 from attributary_train.evaluation.opening import Subject
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.labels import Label

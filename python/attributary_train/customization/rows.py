@@ -20,7 +20,7 @@ from attributary_train.customization.tuning import Rows
 from attributary_train.customization.words import States, Words
 from attributary_train.errors import CustomizationError
 from attributary_train.files import reading, whole
-from attributary_train.subject.autoencoder import encode
+from attributary_train.generators.latents import encode
 from attributary_train.subject.prompts import training_prompt
 
 

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 
 from attributary.kernels import resize_crop
 from attributary_train.errors import EvaluationError
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample

@@ -18,7 +18,7 @@ from attributary_train.errors import OwnError
 from attributary_train.files import reading
 from attributary_train.generators.conditions import Layout
 from attributary_train.generators.families import BY_NAME
-from attributary_train.generators.latents import encoded, pixels_of
+from attributary_train.generators.latents import encode, pixels_of
 from attributary_train.generators.schedules import schedule_of
 from attributary_train.generators.tiny import tiny_pipeline
 
@@ -47,7 +47,7 @@ def train_example(
         states = about.read(pipeline, [*captions, ""])
     layout = Layout.of(states)
     texts = layout.pack(states).clone()
-    _train_denoiser(pipeline, family, encoded(pipeline.vae, pictures), texts, layout, steps, seed, log)
+    _train_denoiser(pipeline, family, encode(pipeline.vae, pictures), texts, layout, steps, seed, log)
     part = folder / f"{CHECKPOINT}.part"
     shutil.rmtree(part, ignore_errors=True)
     pipeline.save_pretrained(part)
@@ -95,8 +95,8 @@ def _train_autoencoder(
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
     if "shift_factor" in vae.config and vae.config.shift_factor is not None:
-        vae.register_to_config(shift_factor=float(encoded(vae, pictures).mean()) + vae.config.shift_factor)
-    vae.register_to_config(scaling_factor=1.0 / float(encoded(vae, pictures).std()))
+        vae.register_to_config(shift_factor=float(encode(vae, pictures).mean()) + vae.config.shift_factor)
+    vae.register_to_config(scaling_factor=1.0 / float(encode(vae, pictures).std()))
 
 
 def _train_denoiser(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from attributary.bundle.files import sha256
 from attributary_train.errors import StudentError
-from attributary_train.files import reading
+from attributary_train.files import reading, write_text
 
 from .export import ENCODER, TOKENIZER
 
@@ -81,9 +81,7 @@ def write_folder(
         "files": {name: _facts(folder / name) for name in names if (folder / name).exists()},
         **extra,
     }
-    part = folder / (FACTS + ".part")
-    part.write_text(json.dumps(facts, indent=2) + "\n")
-    part.replace(folder / FACTS)
+    write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n", StudentError)
     return facts
 
 

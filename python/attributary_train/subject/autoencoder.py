@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.errors import SubjectError
 from attributary_train.files import reading, whole, writing
-from attributary_train.generators.latents import decoded, encoded, means
+from attributary_train.generators.latents import means
 from attributary_train.generators.latents import pixels_of as to_pixels
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.state import load_state
@@ -195,13 +195,3 @@ def is_finished(folder: Path, recipe: Recipe, corpus: str) -> bool:
             str(folder), f"holds an autoencoder of another {differs[0]}; remove it or choose another folder"
         )
     return True
-
-
-def encode(model: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 [N, S, S, 3] -> scaled latents float32 [N, C, h, w]: the posterior's mean, so that they are repeatable."""
-    return encoded(model, pictures)
-
-
-def decode(model: AutoencoderKL, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """Scaled latents float32 [N, C, h, w] -> uint8 [N, S, S, 3]."""
-    return decoded(model, latents)

@@ -15,7 +15,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from attributary_train.corpus import Corpus
 from attributary_train.errors import SubjectError
 from attributary_train.files import reading, writing
-from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
+from attributary_train.generators.latents import decode
+from attributary_train.subject.autoencoder import is_finished, train_autoencoder
 from attributary_train.subject.checkpoint import (
     BASE,
     forget_path,

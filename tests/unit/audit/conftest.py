@@ -15,7 +15,7 @@ from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.pictures import prepare_pixels
 from attributary_train.calibration.commands import calibrate
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.checkpoint import load_autoencoder
 from attributary_train.subject.queries import Prompt, generate, save_queries
 from attributary_train.teacher import label_worker
