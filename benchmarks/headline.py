@@ -52,7 +52,7 @@ from attributary.client.sync import Client
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.planning import IndexBudget, plans
 from attributary_train.evaluation.opening import Subject
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.abu import Abu, AbuSettings
 from attributary_train.teacher.ekfac import load_factors

@@ -41,8 +41,8 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
 from attributary.building.source import read_source
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import AttributaryError
+from attributary.pictures import decode, prepare_pixels
 
 Pixels = NDArray[np.uint8]
 # At most so many bits, or levels, apart is taken for the same picture.
@@ -216,7 +216,7 @@ def foreign(engine: Engine, rivals: Rivals, kind: str, made: Sequence[Pixels]) -
 
 def generated(engine: Engine, subject: Path, queries: Path) -> list[Pixels]:
     """Pictures of a file of `subject queries`, as the encoder sees them."""
-    from attributary_train.subject.autoencoder import decode as draw
+    from attributary_train.generators.latents import decode as draw
     from attributary_train.subject.checkpoint import load_autoencoder, load_subject
     from attributary_train.subject.queries import load_queries
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from attributary.errors import FULL, AttributaryError
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT = click.Path(dir_okay=False, path_type=Path)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -23,3 +32,29 @@ def clear_errors() -> Iterator[None]:
         raise click.ClickException(
             f"cannot write {error.filename or 'all of it'}: {error.strerror}"
         ) from error
+
+
+def on_threads(command: Callable[..., None]) -> Callable[..., None]:
+    """Run a command on as many cores as its `--threads` says, else one, with `clear_errors`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        import torch
+
+        # Sums in another order change the last bits; the workers take one thread each as well.
+        torch.set_num_threads(kwargs.pop("threads", 1))
+        with clear_errors():
+            command(*args, **kwargs)
+
+    return run
+
+
+def options(*given: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which a command's help shows them."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(given):
+            command = option(command)
+        return command
+
+    return add

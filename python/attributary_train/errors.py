@@ -13,6 +13,13 @@ class TrainError(AttributaryError):
         self.field = field
         self.reason = reason
 
+    @classmethod
+    def if_below(cls, least: int, prefix: str = "", **values: float) -> None:
+        """Raise one naming the first of `values` that is below `least`, `prefix` before its name."""
+        for name, value in values.items():
+            if value < least:
+                raise cls(prefix + name, f"{value}; must be at least {least}")
+
 
 class CorpusError(TrainError):
     """A corpus that cannot be built or opened: a file, a column or an option."""

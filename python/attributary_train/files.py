@@ -1,15 +1,29 @@
-"""Files that are there whole or not at all, and the errors of those that cannot be written."""
+"""Files that are there whole or not at all, and the errors of those that cannot be written or read."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
+
 from attributary_train.errors import TrainError
+
+_OF_READING = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    pa.ArrowException,
+)
 
 
 @contextmanager
@@ -49,6 +63,19 @@ def writing(path: Path, error: type[TrainError]) -> Iterator[None]:
         raise error(
             str(path), f"cannot be written: {failure}; free space and start again to go on"
         ) from failure
+
+
+@contextmanager
+def reading(path: Path, error: type[TrainError], what: str = "not readable") -> Iterator[None]:
+    """Raise `error` naming `path`, and saying `what`, if what is read inside is missing, damaged or of another form."""
+    try:
+        yield
+    except Exception as failure:
+        # By name: a corpus is built where safetensors is not installed.
+        if not isinstance(failure, _OF_READING) and type(failure).__name__ != "SafetensorError":
+            raise
+        reason = repr(failure) if isinstance(failure, KeyError) else failure
+        raise error(str(path), f"{what}: {reason}") from failure
 
 
 def _of_writing(failure: Exception) -> bool:

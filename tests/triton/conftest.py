@@ -166,7 +166,7 @@ def gateway(triton, start_gateway):
 @pytest.fixture(scope="session")
 def questions(picture):
     """200 queries: every other picture cropped, noisy, with one of several prompts or none."""
-    from attributary.encoder.image import decode
+    from attributary.pictures import decode
 
     rng = np.random.default_rng(11)
     prompts = itertools.cycle(["", "a red ellipse", "", "blue rectangle of a green ellipse", "purple"])

@@ -74,12 +74,7 @@ def make_golden(engine: Engine, queries: Sequence[Prepared]) -> Golden:
     answers = engine.run(queries)
     pixels = [query.pixels for query in queries]
     assert all(picture is not None for picture in pixels)
-    longest = max([query.tokens.size for query in queries] + [1])
-    ids = np.zeros((len(queries), longest), np.int64)
-    mask = np.zeros_like(ids)
-    for row, query in enumerate(queries):
-        ids[row, : query.tokens.size] = query.tokens
-        mask[row, : query.tokens.size] = 1
+    ids, mask = engine.tokenizer.pad([query.tokens for query in queries])
     return Golden(
         pixels=np.stack([picture for picture in pixels if picture is not None]),
         token_ids=ids,

@@ -41,35 +41,26 @@ def open_engine(
     bundle's journal says was added and deleted since it was built is applied. Raises BundleError naming the file at
     fault.
     """
-    return steadily(
-        directory, lambda: _open(directory, limits, encoder_threads, precision, verify, open_index)
-    )
 
+    def opening() -> Engine:
+        bundle = Bundle.open(directory, verify=verify)
+        path = bundle.encoder_path
+        if precision == "int8":
+            if bundle.int8_encoder_path is None:
+                why = bundle.manifest.notes.get(INT8_LEFT_OUT, "")
+                left_out = f", left out when it was built: {why}" if why else ""
+                raise BundleError("encoder.int8.onnx", f"is not in this bundle{left_out}; serve it with fp32")
+            path = bundle.int8_encoder_path
+        encoder = OnnxEncoder(path, threads=encoder_threads)
+        engine = assemble(bundle, encoder, limits, open_index)
+        if verify:
+            verify_golden(engine, precision, own_index=open_index is None)
+        if changes := changes_of(bundle):
+            # After the golden queries, which are about the bundle as it was built.
+            engine.snapshot = engine.snapshot.apply(changes)
+        return engine
 
-def _open(
-    directory: Path | str,
-    limits: Limits | None,
-    encoder_threads: int,
-    precision: Precision,
-    verify: bool,
-    open_index: OpenIndex | None,
-) -> Engine:
-    bundle = Bundle.open(directory, verify=verify)
-    path = bundle.encoder_path
-    if precision == "int8":
-        if bundle.int8_encoder_path is None:
-            why = bundle.manifest.notes.get(INT8_LEFT_OUT, "")
-            left_out = f", left out when it was built: {why}" if why else ""
-            raise BundleError("encoder.int8.onnx", f"is not in this bundle{left_out}; serve it with fp32")
-        path = bundle.int8_encoder_path
-    encoder = OnnxEncoder(path, threads=encoder_threads)
-    engine = assemble(bundle, encoder, limits, open_index)
-    if verify:
-        verify_golden(engine, precision, own_index=open_index is None)
-    if changes := changes_of(bundle):
-        # After the golden queries, which are about the bundle as it was built.
-        engine.snapshot = engine.snapshot.apply(changes)
-    return engine
+    return steadily(directory, opening)
 
 
 def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify: bool = True) -> Preparer:

@@ -7,11 +7,10 @@ from time import perf_counter
 
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import EncoderSpec
-from attributary.encoder.image import prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
-from attributary.pictures import pixels_digest, read
+from attributary.pictures import pixels_digest, prepare_pixels, read
 
 from .checks import check_certainty, check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler

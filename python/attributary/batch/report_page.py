@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from attributary.encoder.image import decode
+from attributary.encoder import decode
 from attributary.errors import AttributaryError, RunError
 
 from .inputs import InputFile, find_inputs

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from attributary.bundle.items import LOOK
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import MAX_BYTES, prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
-from attributary.pictures import decode, read
+from attributary.pictures import decode, prepare_pixels, read
+from attributary.pictures.formats import MAX_BYTES
 from attributary.pictures.looks import look_of
 
 from .source import Source

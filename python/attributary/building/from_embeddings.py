@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from attributary.index.tuning import build_index
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .build import UNTUNED
 from .calibrate import calibrate
-from .embed import Probes, Progress, embed_items, make_probes
+from .embed import Progress, embed_items, make_probes
 from .embeddings import Embeddings, open_embeddings
 from .source import Source, items_table
 
@@ -106,7 +106,8 @@ def build_from_embeddings(
     partial = out.with_name(out.name + ".partial")
     vectors = gather(found, partial / VECTORS, progress)
     with_caption = _belongs(sample, rows, vectors, encoder, tokenizer, workers)
-    probed = _probes(sample, rows, encoder, tokenizer, probes, seed, workers, progress)
+    made = make_probes(sample, encoder, tokenizer, probes, seed, workers, progress)
+    probed = replace(made, rows=rows[made.rows])
     progress("building the index", 0, 1)
     tuned = build_index(vectors, at_least(probed.embeddings, 20), budget or IndexBudget(), seed)
     progress("building the index", 1, 1)
@@ -226,18 +227,3 @@ def _belongs(
             f"is {reached[0]:.3f} with captions, {reached[1]:.3f} without; {SAME_ENCODER} is needed",
         )
     return reached[0] >= reached[1]
-
-
-def _probes(
-    sample: Source,
-    rows: NDArray[np.int64],
-    encoder: OnnxEncoder,
-    tokenizer: PromptTokenizer,
-    count: int,
-    seed: int,
-    workers: int,
-    progress: Progress,
-) -> Probes:
-    """Changed copies of the sampled pictures, their rows those of the bundle."""
-    made = make_probes(sample, encoder, tokenizer, count, seed, workers, progress)
-    return Probes(rows[made.rows], made.pixels, made.tokens, made.embeddings, made.other_prompt)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from attributary.encoder.base import Encoder
-from attributary.encoder.image import prepare_pixels
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import prepare_pixels
 
 from .embed import Probes, encode, read_picture
 

@@ -7,16 +7,13 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar
 
 import click
 
 from attributary.client import Client
 from attributary.plain import json_line, plain
 
-from .options import added, json_option, server_options
-
-F = TypeVar("F", bound=Callable[..., Any])
+from .options import F, added, json_option, server_options
 
 
 def _server(command: F) -> F:

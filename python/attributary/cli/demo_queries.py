@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
 from attributary.building.queries import read_queries
-from attributary.encoder.image import MAX_BYTES, decode
 from attributary.errors import InvalidArgumentError
 from attributary.files import read_file
+from attributary.pictures import decode
+from attributary.pictures.formats import MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,13 +16,12 @@ from attributary.errors import InvalidArgumentError, needs
 from attributary.index.golden import golden_recall
 from attributary.index.milvus_plan import CHOICES
 
-from .options import PATH, added
+from .options import PATH, F, added
 
 if TYPE_CHECKING:
     from attributary.index.milvus import MilvusIndex
     from attributary.index.milvus_client import MilvusServer
 
-F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
     ("--milvus-uri", "http://127.0.0.1:19530", str, "URL of a Milvus, or a .db file for milvus-lite"),
@@ -73,15 +71,8 @@ def milvus_options(command: F) -> F:
     ]
 
     @wraps(command)
-    def connected(
-        *given: Any,
-        milvus_uri: str,
-        milvus_token: str,
-        milvus_collection: str,
-        milvus_timeout_s: float,
-        **rest: Any,
-    ) -> Any:
-        milvus = Milvus(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
+    def connected(*given: Any, **rest: Any) -> Any:
+        milvus = Milvus(*(rest.pop("milvus_" + field.name) for field in fields(Milvus)))
         return command(*given, milvus=milvus, **rest)
 
     return added(connected, *options)  # type: ignore[return-value]

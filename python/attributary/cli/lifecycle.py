@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -25,10 +25,8 @@ from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.files import read_file
 from attributary.plain import json_line, plain
 
-from .options import PATH, added, who_option
+from .options import PATH, F, added, who_option
 from .where import Where, user, where_options
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -25,14 +25,12 @@ from attributary.gateway.running import serve
 from attributary.gateway.server import More
 
 from .index import Milvus, milvus_options
-from .options import PATH
+from .options import PATH, F
 from .variables import refuse_misspelt
 from .waiting import said_if_slow
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _gateway_options(command: F) -> F:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar
 
 import click
 
 from attributary.client.admin import AdminClient, ServedBundle, Turned
 from attributary.plain import json_line, plain
 
-from .options import DEFAULT_ADDRESS, added, admin_options, json_option
+from .options import DEFAULT_ADDRESS, F, added, admin_options, json_option
 
-F = TypeVar("F", bound=Callable[..., Any])
 Admin = Callable[[], AdminClient]
 
 

@@ -14,8 +14,8 @@ from attributary.attribution.types import AttributedItem
 from attributary.building.embed import read_picture
 from attributary.building.source import read_source
 from attributary.client.types import Answer
-from attributary.encoder.image import decode
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import decode
 from attributary.plain import plain
 
 from .show import percent

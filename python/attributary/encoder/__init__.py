@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from attributary.pictures import decode, prepare_pixels
+
 from .base import Encoder, EncoderSpec
-from .image import decode, prepare_pixels
 from .onnx import OnnxEncoder
 from .text import PromptTokenizer
 

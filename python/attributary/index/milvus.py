@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,24 +23,16 @@ def collection_of(bundle_id: str) -> str:
     return f"attributary_{bundle_id}"
 
 
+@dataclass(frozen=True, eq=False)
 class MilvusIndex:
     """Candidates from the collection of one bundle, never another's. Safe for concurrent searches."""
 
-    def __init__(
-        self,
-        server: MilvusServer,
-        collection: str,
-        size: int,
-        dim: int,
-        plan: MilvusPlan,
-        filters: FilterWriter,
-    ) -> None:
-        self._server = server
-        self._collection = collection
-        self._size = size
-        self._dim = dim
-        self._plan = plan
-        self._filters = filters
+    _server: MilvusServer
+    _collection: str
+    size: int  # how many rows are indexed
+    dim: int  # D, dimensions of a vector
+    plan: MilvusPlan  # how the collection is indexed
+    _filters: FilterWriter
 
     @classmethod
     def open(cls, bundle: Bundle, server: MilvusServer, collection: str = "") -> MilvusIndex:
@@ -59,21 +53,6 @@ class MilvusIndex:
         filters = FilterWriter(bundle.items.creator_of_row, bundle.items.licence_of_row)
         return cls(server, collection, held, label.dim, label.plan, filters)
 
-    @property
-    def dim(self) -> int:
-        """D, dimensions of a vector."""
-        return self._dim
-
-    @property
-    def size(self) -> int:
-        """How many rows are indexed."""
-        return self._size
-
-    @property
-    def plan(self) -> MilvusPlan:
-        """How the collection is indexed."""
-        return self._plan
-
     def search(
         self, queries: NDArray[np.float32], count: int, allowed: NDArray[np.uint8] | None = None
     ) -> NDArray[np.int64]:
@@ -83,26 +62,26 @@ class MilvusIndex:
         Raises UnavailableError if Milvus is away or slower than its timeout, DeadlineError if the caller's deadline
         (`attributary.deadline`) passes first, OverloadedError.
         """
-        if count > self._plan.limit:
+        if count > self.plan.limit:
             raise InvalidArgumentError(
-                "candidates", f"Milvus returns at most {self._plan.limit} of them, got {count}"
+                "candidates", f"Milvus returns at most {self.plan.limit} of them, got {count}"
             )
         queries = np.ascontiguousarray(queries, np.float32)
-        if len(queries) == 0 or count == 0 or self._size == 0:
+        if len(queries) == 0 or count == 0 or self.size == 0:
             return np.full((len(queries), count), -1, np.int64)
-        filter_ = RowFilter("", self._size, self._size) if allowed is None else self._filters.write(allowed)
+        filter_ = RowFilter("", self.size, self.size) if allowed is None else self._filters.write(allowed)
         if filter_.allowed == 0:
             return np.full((len(queries), count), -1, np.int64)
         wanted = min(count, filter_.allowed)
-        probes = min(self._plan.lists, -(-self._plan.probes * self._size // filter_.passing))
+        probes = min(self.plan.lists, -(-self.plan.probes * self.size // filter_.passing))
         limit = self._limit(count, filter_)
         rows = self._ask(queries, count, limit, probes, filter_, allowed)
-        while probes < self._plan.lists or (not filter_.exact and limit < self._plan.limit):
+        while probes < self.plan.lists or (not filter_.exact and limit < self.plan.limit):
             short = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)
             if short.size == 0:
                 break
-            probes = min(self._plan.lists, probes * 4)
-            limit = limit if filter_.exact else min(self._plan.limit, limit * 4)
+            probes = min(self.plan.lists, probes * 4)
+            limit = limit if filter_.exact else min(self.plan.limit, limit * 4)
             rows[short] = self._ask(queries[short], count, limit, probes, filter_, allowed)
         return rows
 
@@ -110,7 +89,7 @@ class MilvusIndex:
         """How many rows to ask for, so that about `count` are left once rows that must not pass are dropped."""
         if filter_.exact:
             return count
-        return min(self._plan.limit, int(count * _MARGIN * filter_.passing / filter_.allowed) + 1)
+        return min(self.plan.limit, int(count * _MARGIN * filter_.passing / filter_.allowed) + 1)
 
     def _ask(
         self,
@@ -126,7 +105,7 @@ class MilvusIndex:
             "anns_field": "vector",
             "limit": limit,
             "filter": filter_.expression,
-            "search_params": {"metric_type": "IP", "params": self._plan.search(probes)},
+            "search_params": {"metric_type": "IP", "params": self.plan.search(probes)},
         }
         try:
             found = self._server.search(self._collection, **request)

@@ -26,8 +26,18 @@ MAX_REACH: Final = 2**24  # a float32 counts no further
 # What each value of a calibration may be, both ends included: what is checked of every query before any is named.
 _TINY, _BELOW_1 = np.nextafter(np.float32(0), np.float32(1)), np.nextafter(np.float32(1), np.float32(0))
 _MOST = np.finfo(np.float32).max
-_LOWEST: Final = np.array([_TINY, 0, -np.inf, 0, -np.inf, 0, 0, 0, _TINY], np.float32)
-_HIGHEST: Final = np.array([_MOST, _BELOW_1, _MOST, _BELOW_1, np.inf, _MOST, MAX_REACH, 1, _MOST], np.float32)
+_RANGES: Final = {
+    "temperature": (_TINY, _MOST, "must be finite and above 0"),
+    "threshold": (0, _BELOW_1, "must be at least 0 and below 1"),
+    "background": (-np.inf, _MOST, "must be finite or minus infinity"),
+    "floor": (0, _BELOW_1, "must be at least 0 and below 1"),
+    "foreign_below": (-np.inf, np.inf, "must be a number"),
+    "margin": (0, _MOST, "must be finite and at least 0"),
+    "reach": (0, MAX_REACH, f"must be from 0 to {MAX_REACH}"),
+    "reach_cut": (0, 1, "must be at least 0 and at most 1"),
+    "reach_null": (_TINY, _MOST, "must be finite and above 0"),
+}
+_LOWEST, _HIGHEST = np.array([_RANGES[name][:2] for name in CALIBRATION], np.float32).T
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -255,22 +265,10 @@ def check_array(
 
 def check_calibration(calibration: Float32Array) -> None:
     """Raise `KernelArgumentError` for a value outside the ranges that `rescore` states."""
-    if ((calibration >= _LOWEST) & (calibration <= _HIGHEST)).all():
-        return
-    temperature, threshold, background, floor, foreign_below, margin, reach, cut, null = calibration.T
-    for name, fits, problem in (
-        ("temperature", (temperature > 0) & (temperature < np.inf), "must be finite and above 0"),
-        ("threshold", (threshold >= 0) & (threshold < 1), "must be at least 0 and below 1"),
-        ("background", background < np.inf, "must be finite or minus infinity"),
-        ("floor", (floor >= 0) & (floor < 1), "must be at least 0 and below 1"),
-        ("foreign_below", ~np.isnan(foreign_below), "must be a number"),
-        ("margin", (margin >= 0) & (margin < np.inf), "must be finite and at least 0"),
-        ("reach", (reach >= 0) & (reach <= MAX_REACH), f"must be from 0 to {MAX_REACH}"),
-        ("reach_cut", (cut >= 0) & (cut <= 1), "must be at least 0 and at most 1"),
-        ("reach_null", (null > 0) & (null < np.inf), "must be finite and above 0"),
-    ):
-        if not fits.all():
-            raise KernelArgumentError(f"calibration.{name}", problem)
+    fits = (calibration >= _LOWEST) & (calibration <= _HIGHEST)
+    if not fits.all():
+        name = CALIBRATION[int(np.argmin(fits.all(axis=0)))]
+        raise KernelArgumentError(f"calibration.{name}", _RANGES[name][2])
 
 
 def check_queries(queries: Float32Array, dim: int) -> Float32Array:
@@ -291,17 +289,16 @@ def _check_counts(**counts: int) -> None:
 
 def _reset(out: Rescored, queries: int, top_k: int, top_creators: int) -> Rescored:
     """Mark every place of a reused result as unused."""
-    fresh = Rescored.empty(queries, top_k, top_creators)
-    for field in fields(Rescored):
-        array, unused = getattr(out, field.name), getattr(fresh, field.name)
+    fresh = Rescored.room(queries, top_k, top_creators)
+    for field, array, wanted in zip(fields(Rescored), out.arrays, fresh.arrays, strict=True):
         if (
-            array.shape != unused.shape
-            or array.dtype != unused.dtype
+            array.shape != wanted.shape
+            or array.dtype != wanted.dtype
             or not array.flags.c_contiguous
             or not array.flags.writeable
         ):
             raise KernelArgumentError(
-                f"out.{field.name}", f"must be writeable, C-contiguous and of shape {list(unused.shape)}"
+                f"out.{field.name}", f"must be writeable, C-contiguous and of shape {list(wanted.shape)}"
             )
-        array[...] = unused
+    out.clear()
     return out

@@ -77,14 +77,11 @@ class Rescored:
     @classmethod
     def empty(cls, queries: int, top_k: int, top_creators: int) -> Rescored:
         """Allocate a result whose places are all unused."""
-        return cls(
-            rows=np.full((queries, top_k), -1, np.int64),
-            similarity=np.zeros((queries, top_k), np.float32),
-            share=np.zeros((queries, top_k), np.float32),
-            diffuse=np.ones(queries, np.float32),
-            withheld=np.zeros(queries, np.float32),
-            peak=np.zeros(queries, np.float32),
-            creators=np.full((queries, top_creators), -1, np.int32),
-            creator_share=np.zeros((queries, top_creators), np.float32),
-            creator_items=np.zeros((queries, top_creators), np.int32),
-        )
+        made = cls.room(queries, top_k, top_creators)
+        made.clear()
+        return made
+
+    def clear(self) -> None:
+        """Mark every place as unused."""
+        for array, unused in zip(self.arrays, (-1, 0, 0, 1, 0, 0, -1, 0, 0), strict=True):
+            array[...] = unused

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.files import sha256, write_whole
@@ -282,7 +281,7 @@ def write_graph(
         graph = folder / "encoder-fp16.onnx"
         onnx.save(half, graph)
     what = f"encoder.onnx ({precision} graph)"
-    return graph, hold_to_golden(cpu_embed(graph), bundle.golden, precision, what, max_batch)
+    return graph, hold_to_golden(OnnxEncoder(graph).encode, bundle.golden, precision, what, max_batch)
 
 
 def hold_to_golden(embed: Embed, golden: Golden, precision: Precision, what: str, max_batch: int) -> float:
@@ -308,24 +307,6 @@ def hold_to_golden(embed: Embed, golden: Golden, precision: Precision, what: str
                     what, f"disagrees with {GOLDEN}: cosine {worst:.5f}, {precision} needs {wanted}"
                 )
     return worst
-
-
-def cpu_embed(path: Path) -> Embed:
-    """Return a function that runs an ONNX file with ONNX Runtime on the CPU."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def embed(
-        pixels: NDArray[np.uint8], token_ids: NDArray[np.int64], token_mask: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        feed = {"pixels": pixels, "token_ids": token_ids, "token_mask": token_mask}
-        embedding: NDArray[np.float32] = session.run(["embedding"], feed)[0]
-        return embedding
-
-    return embed
 
 
 def _need(module: str) -> Any:

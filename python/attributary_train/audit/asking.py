@@ -17,14 +17,14 @@ from torch import Tensor
 from attributary.attribution.engine import Engine
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Attribution, Options, Query
-from attributary.encoder.image import decode as decode_picture
 from attributary.errors import AttributaryError
+from attributary.pictures import decode as decode_picture
 from attributary_train.audit.log import Logged
 from attributary_train.calibration.agreement import CANDIDATES, OUTSIDE, agree_on
 from attributary_train.calibration.mass import LEVEL, stand_for, teacher_mass
 from attributary_train.errors import AuditError, CalibrationError, SubjectError, TeacherError
 from attributary_train.evaluation.opening import Subject
-from attributary_train.subject.autoencoder import decode, encode
+from attributary_train.generators.latents import decode, encode
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.base import Attributor
 
@@ -53,9 +53,8 @@ class AuditSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("candidates", 10), ("outside", 20)):
-            if getattr(self, name) < least:
-                raise AuditError(name, f"{getattr(self, name)}; must be at least {least}")
+        AuditError.if_below(10, candidates=self.candidates)
+        AuditError.if_below(20, outside=self.outside)
 
 
 class Auditor:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER, clear_errors, say, setting
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, on_threads
+from attributary_train.evaluation.options import MODEL, say, setting
 
 
 @click.command("audit")
@@ -28,7 +29,7 @@ from attributary_train.evaluation.options import FILE, FOLDER, MODEL, OUT_FOLDER
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the audit; goes on where it stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@clear_errors
+@on_threads
 def audit(
     bundle_dir: Path,
     subject_dir: Path,
@@ -48,7 +49,7 @@ def audit(
     """Ask the teacher about the items that a bundle named for logged queries, and how well the two agree."""
     from attributary_train.audit.asking import AuditSettings
     from attributary_train.audit.whole import Audited, run_audit
-    from attributary_train.evaluation.tables import as_json as to_json
+    from attributary_train.evaluation.strict_json import strict_json
 
     if labels and settings:
         raise click.UsageError("--set: the labels say how the teacher is set; give one of the two")
@@ -56,7 +57,7 @@ def audit(
     audited = Audited(bundle_dir, subject_dir, corpus_dir, cache, log, limit, ids, labels, chosen)
     content = run_audit(audited, AuditSettings(candidates, outside, seed=seed), out, say)
     if as_json:
-        click.echo(to_json(content))
+        click.echo(strict_json(content))
         return
     found = content["results"]
     click.echo(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary_train.errors import AuditError
+from attributary_train.files import reading
 
 # The first of each that a file has; the second of the ids is what `attributary-train subject queries` writes.
 _IDS = ("id", "generation_id", "name")
@@ -33,7 +33,7 @@ def read_log(path: Path, limit: int | None = None, ids: Sequence[str] = (), seed
     Columns: id (or generation_id, or name), image (bytes) or latent (bytes), and prompt if there is one. Raises
     `AuditError` naming the column or the id that is missing, or an id that is there twice.
     """
-    try:
+    with reading(path, AuditError, "cannot be read"):
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         id_column = next((name for name in _IDS if name in names), None)
@@ -47,8 +47,6 @@ def read_log(path: Path, limit: int | None = None, ids: Sequence[str] = (), seed
         rows = _chosen(path, known, limit, ids, seed)
         wanted = [name for name in (id_column, picture, "prompt") if name in names]
         table = file.read(wanted).take(rows)
-    except (OSError, pa.ArrowException) as error:
-        raise AuditError(str(path), f"cannot be read: {error}") from error
     prompts = table["prompt"].to_pylist() if "prompt" in wanted else [""] * len(rows)
     found = []
     for row, (data, prompt) in zip(rows, zip(table[picture].to_pylist(), prompts, strict=True), strict=True):
@@ -71,6 +69,5 @@ def _chosen(path: Path, known: Sequence[str], limit: int | None, ids: Sequence[s
         return sorted(place[name] for name in dict.fromkeys(ids))
     if limit is None or limit >= len(known):
         return list(range(len(known)))
-    if limit < 1:
-        raise AuditError("limit", f"{limit}; must be at least 1")
+    AuditError.if_below(1, limit=limit)
     return sorted(np.random.default_rng(seed).permutation(len(known))[:limit].tolist())

@@ -14,7 +14,8 @@ from attributary_train.audit.drift import recorded_agreement, summary
 from attributary_train.audit.log import read_log
 from attributary_train.errors import AuditError, TeacherError
 from attributary_train.evaluation.opening import Subject
-from attributary_train.evaluation.tables import as_json, report
+from attributary_train.evaluation.strict_json import strict_json
+from attributary_train.evaluation.tables import report
 from attributary_train.files import write_text
 from attributary_train.teacher.abu import Abu
 from attributary_train.teacher.base import Attributor
@@ -68,7 +69,7 @@ def run_audit(
         _fit(teacher, subject, audited, folder)
     rows = run.work(folder, queries, auditor.ask, say)
     content = report("audit", config, summary(rows, recorded_agreement(manifest.notes)), [])
-    write_text(folder / run.SUMMARY, as_json(content) + "\n", AuditError)
+    write_text(folder / run.SUMMARY, strict_json(content) + "\n", AuditError)
     return content
 
 

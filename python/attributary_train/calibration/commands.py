@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.evaluation.options import (
-    FILE,
-    FOLDER,
-    LABELS,
-    MODEL,
-    OUT,
-    OUTPUT,
-    QUERY_FILE,
-    say,
-    write,
-)
+from attributary_train.console import FILE, FOLDER, OUT, on_threads
+from attributary_train.errors import EvaluationError
+from attributary_train.evaluation.options import LABELS, MODEL, OUTPUT, QUERY_FILE, say
+from attributary_train.files import write_text
 
 if TYPE_CHECKING:
     from attributary_train.calibration.held import Held, StudentEncoder
@@ -39,25 +32,6 @@ def calibrate() -> None:
     """Shares that mean something: fit, report, out-of-distribution flag."""
 
 
-def _clear(command: Any) -> Any:
-    import functools
-
-    from attributary.errors import AttributaryError
-    from attributary_train.errors import CalibrationError
-    from attributary_train.evaluation.options import clear_errors
-
-    guarded = clear_errors(command)
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            guarded(*args, **kwargs)
-        except (CalibrationError, AttributaryError) as error:
-            raise click.ClickException(str(error)) from error
-
-    return run
-
-
 @calibrate.command("fit")
 @_STUDENT
 @MODEL
@@ -75,20 +49,15 @@ def _clear(command: Any) -> Any:
     help="Further queries of the generator, for the flag's threshold: their validation split, 1,000 at best.",
 )
 @click.option("--out", type=OUT, help="Default: calibration.json in the student's folder.")
-@_clear
+@on_threads
 def fit(
-    student_dir: Path,
-    subject_dir: Path,
-    corpus_dir: Path,
-    cache: Path,
-    query_file: Path,
-    labels: Path,
     split: str,
     level: float | None,
     candidates: int | None,
     false_alarms: float | None,
     generated: Path | None,
     out: Path | None,
+    **asked: Any,
 ) -> None:
     """Fit the shares' parameters and the flag's threshold to held-out labels; write calibration.json."""
     from attributary.building.calibration_file import CALIBRATION
@@ -97,16 +66,7 @@ def fit(
     from attributary_train.calibration.mass import LEVEL
     from attributary_train.calibration.ood import FALSE_ALARMS
 
-    student, subject, held = _open(
-        student_dir,
-        subject_dir,
-        corpus_dir,
-        cache,
-        query_file,
-        labels,
-        split,
-        LEVEL if level is None else level,
-    )
+    student, subject, held = _open(split=split, level=LEVEL if level is None else level, **asked)
     made, losses = fit_file(
         student.folder,
         held,
@@ -116,7 +76,7 @@ def fit(
         false_alarms=FALSE_ALARMS if false_alarms is None else false_alarms,
         generated=None if generated is None else Generated.of(student, subject, generated),
     )
-    target = out or student_dir / CALIBRATION
+    target = out or asked["student_dir"] / CALIBRATION
     made.write(target)
     for kind, fitted in losses.items():
         shares = fitted.calibration
@@ -140,36 +100,31 @@ def fit(
 @click.option("--plot", type=OUT, help="Write the reliability diagram here (SVG).")
 @click.option("--record", is_flag=True, help="Note errors and agreement in the calibration, for its bundles.")
 @OUTPUT
-@_clear
+@on_threads
 def report(
-    student_dir: Path,
-    subject_dir: Path,
-    corpus_dir: Path,
-    cache: Path,
-    query_file: Path,
-    labels: Path,
     split: str,
     calibration_file: Path | None,
     plot: Path | None,
     record: bool,
     as_json: bool,
     out: Path | None,
+    **asked: Any,
 ) -> None:
     """Reliability, zeros, sums, creators' totals and agreement on queries that nothing was fitted to."""
     from attributary.building.calibration_file import CALIBRATION, CalibrationFile
     from attributary_train.calibration import reporting
     from attributary_train.calibration.printing import show
 
-    path = calibration_file or student_dir / CALIBRATION
+    path = calibration_file or asked["student_dir"] / CALIBRATION
     file = CalibrationFile.read(path)
     level = float(file.measured.get("fit", {}).get("level", 3.0))
-    student, _, held = _open(student_dir, subject_dir, corpus_dir, cache, query_file, labels, split, level)
+    student, _, held = _open(split=split, level=level, **asked)
     content, measured = reporting.full_report(student.folder, held, file, split)
     if plot is not None:
         from attributary_train.calibration.plot import reliability_svg
         from attributary_train.calibration.report import PANELS
 
-        write(plot, reliability_svg(content["results"], PANELS))
+        write_text(plot, reliability_svg(content["results"], PANELS), EvaluationError)
     if record:
         reporting.recorded(file, measured).write(path)
     show(content, as_json, out)
@@ -189,7 +144,7 @@ def report(
 @click.option("--count", default=100, show_default=True, help="Pictures of each foreign set, at most.")
 @click.option("--seed", default=0, show_default=True)
 @OUTPUT
-@_clear
+@on_threads
 def flag(
     student_dir: Path,
     subject_dir: Path,
@@ -234,15 +189,15 @@ def flag(
 @click.option("--second", type=LABELS, required=True, help="Those of the same with another draw.")
 @click.option("--items", type=int, required=True, help="Items of the training set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@_clear
+@on_threads
 def noise(first: Path, second: Path, items: int, as_json: bool) -> None:
     """How much of the teacher's mass changes with the noise: a reference for what calibration reaches."""
     from attributary_train.calibration.noise import compare_draws
-    from attributary_train.evaluation.tables import as_json as to_json
+    from attributary_train.evaluation.strict_json import strict_json
     from attributary_train.evaluation.tables import readable
 
     content = compare_draws(first, second, items)
-    click.echo(to_json(content) if as_json else readable(content))
+    click.echo(strict_json(content) if as_json else readable(content))
 
 
 def _open(

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from attributary_train.evaluation.options import LABELS, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors
+from attributary_train.console import OUT_FOLDER, on_threads
+from attributary_train.evaluation.options import LABELS, MODEL, QUERY_FILE
 
 if TYPE_CHECKING:
     from attributary_train.subject.queries import Queries
@@ -38,7 +39,7 @@ TEACHER_BEST = 10
     help="Labels of every item, or a score file: the teacher's ten best are what is expected.",
 )
 @click.option("--out", type=OUT_FOLDER, required=True)
-@clear_errors
+@on_threads
 def demo_queries(
     subject_dir: Path,
     corpus_dir: Path,
@@ -53,7 +54,7 @@ def demo_queries(
     """Write generated pictures, one of noise and one with a photograph's shading, and queries.json beside them."""
     from attributary_train.calibration.foreign import noise
     from attributary_train.evaluation.opening import Subject
-    from attributary_train.subject.autoencoder import decode
+    from attributary_train.generators.latents import decode
     from attributary_train.subject.queries import load_queries
 
     subject = Subject.open(subject_dir, corpus_dir, cache)

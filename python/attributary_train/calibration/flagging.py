@@ -13,7 +13,7 @@ import numpy.typing as npt
 from attributary.building.calibration_file import CalibrationFile
 from attributary_train.evaluation.opening import Subject
 from attributary_train.evaluation.tables import report
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.recipe import ADOPTED
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from attributary_train.errors import CalibrationError
 from attributary_train.evaluation.opening import Subject
-from attributary_train.subject.autoencoder import decode
+from attributary_train.files import reading
+from attributary_train.generators.latents import decode
 from attributary_train.subject.model import SubjectModel, new_scheduler, new_unet
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample
@@ -35,11 +36,8 @@ def pictures_in(folder: Path, count: int, size: int, seed: int = 0) -> list[Pict
 
 
 def _square(path: Path, size: int) -> Picture:
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except OSError as error:
-        raise CalibrationError(str(path), f"is not a readable picture: {error}") from error
+    with reading(path, CalibrationError, "is not a readable picture"), Image.open(path) as image:
+        picture = image.convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))

@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from attributary.attribution.pixel_statistics import pixel_statistics
 from attributary.building.student import StudentFolder
-from attributary.encoder.image import prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
+from attributary.pictures import prepare_pixels
 from attributary_train.corpus import Corpus
 from attributary_train.errors import CalibrationError, NoLabelError
 from attributary_train.evaluation.from_labels import labels_of
 from attributary_train.evaluation.opening import Subject
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
 from attributary_train.teacher.labels import Label

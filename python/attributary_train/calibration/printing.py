@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
-from attributary_train.evaluation.options import write
-from attributary_train.evaluation.tables import as_json, readable
+from attributary_train.errors import EvaluationError
+from attributary_train.evaluation.strict_json import strict_json
+from attributary_train.evaluation.tables import readable
+from attributary_train.files import write_text
 
 from .held import KINDS
 
@@ -18,9 +20,9 @@ Row = dict[str, Any]
 def show(report: Row, as_object: bool, out: Path | None) -> None:
     """Print a report, and write it as JSON where asked."""
     if out is not None:
-        write(out, as_json(report) + "\n")
+        write_text(out, strict_json(report) + "\n", EvaluationError)
     if as_object:
-        click.echo(as_json(report))
+        click.echo(strict_json(report))
         return
     tables = _shares(report["results"]) if report["script"] == "calibration" else _flags(report["results"])
     click.echo(readable({**report, "results": tables}))

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -302,7 +302,7 @@ def _write(out: Path, built: _Built, entries: list[dict[str, Any]], limit: int |
         },
         "near_dup": {
             "embedding": near_dup.EMBEDDING,
-            "thresholds": thresholds.as_dict(),
+            "thresholds": asdict(thresholds),
             "pairs": groups.pairs,
             "groups_shared": groups.shared,
             "items_grouped": int(sizes[sizes > 1].sum()),

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary.plain import plain
+from attributary_train.console import OUT, OUT_FOLDER, clear_errors
 from attributary_train.corpus.build import build
 from attributary_train.corpus.corpus import Corpus
 from attributary_train.corpus.sheet import contact_sheet, group_sheet
@@ -20,9 +20,7 @@ from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.registry import SOURCES, sources_named
 from attributary_train.corpus.sources.webdataset import WebDataset
 from attributary_train.errors import CorpusError
-
-_DIR = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(dir_okay=False, path_type=Path)
+from attributary_train.files import reading
 
 
 @click.group()
@@ -32,7 +30,7 @@ def corpus() -> None:
 
 @corpus.command("build")
 @click.option(
-    "--out", type=_DIR, required=True, help="Directory of the corpus; may hold an older build of it."
+    "--out", type=OUT_FOLDER, required=True, help="Directory of the corpus; may hold an older build of it."
 )
 @click.option(
     "--source",
@@ -42,17 +40,22 @@ def corpus() -> None:
     help=f"A pinned public set; repeat for several. Default: all but held-out ones. "
     f"Known: {', '.join(source.name + ' (held out)' * source.held_out_default for source in SOURCES)}.",
 )
-@click.option("--folder", type=_DIR, help="A folder of your own images; needs --captions.")
-@click.option("--captions", type=_FILE, help="CSV or Parquet with columns file and caption for --folder.")
+@click.option("--folder", type=OUT_FOLDER, help="A folder of your own images; needs --captions.")
+@click.option("--captions", type=OUT, help="CSV or Parquet with columns file and caption for --folder.")
 @click.option(
     "--webdataset", metavar="PATTERN", help="WebDataset shards, e.g. 'shards/{00..09}.tar' or 'shards/*.tar'."
 )
 @click.option(
-    "--cache", type=_DIR, default=Path("out/cache"), show_default=True, help="Downloads and rendered images."
+    "--cache",
+    type=OUT_FOLDER,
+    default=Path("out/cache"),
+    show_default=True,
+    help="Downloads and rendered images.",
 )
 @click.option("--limit", type=int, help="At most this many images from each source.")
-@click.option("--only", type=_FILE, help="Parquet with a column id: build these items alone.")
+@click.option("--only", type=OUT, help="Parquet with a column id: build these items alone.")
 @click.option("--workers", type=int, default=2, show_default=True, help="Rendering processes.")
+@clear_errors()
 def build_command(
     out: Path,
     names: tuple[str, ...],
@@ -66,55 +69,48 @@ def build_command(
 ) -> None:
     """Build a corpus from pinned public sets, from a folder with captions, or from WebDataset shards."""
     started = time.monotonic()
-    try:
-        sources = _chosen(names, folder, captions, webdataset)
-        built = build(
-            out,
-            sources,
-            cache=cache,
-            limit=limit,
-            only=None if only is None else _ids(only),
-            workers=workers,
-            progress=True,
-            say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
-        )
-    except CorpusError as error:
-        raise click.ClickException(str(error)) from error
+    sources = _chosen(names, folder, captions, webdataset)
+    built = build(
+        out,
+        sources,
+        cache=cache,
+        limit=limit,
+        only=None if only is None else _ids(only),
+        workers=workers,
+        progress=True,
+        say=lambda text: click.echo(f"warning: {text}; the rest goes on", err=True),
+    )
     _print_facts(built)
     _print_opt_outs(built, out)
     click.echo(f"built in {time.monotonic() - started:.0f} s")
 
 
 def _ids(path: Path) -> frozenset[int]:
-    try:
+    with reading(path, CorpusError, "holds no ids"):
         return frozenset(pq.read_table(path, columns=["id"])["id"].to_numpy().tolist())
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise CorpusError(str(path), f"holds no ids: {error}") from error
 
 
 @corpus.command("show")
-@click.argument("directory", type=_DIR)
+@click.argument("directory", type=OUT_FOLDER)
 @click.option("--creators", "creator_count", default=20, show_default=True, help="How many creators to list.")
-@click.option("--sheet", type=_FILE, help="Write a contact sheet of some of the images here (PNG).")
-@click.option("--groups", type=_FILE, help="Write a contact sheet of near-duplicate groups here (PNG).")
+@click.option("--sheet", type=OUT, help="Write a contact sheet of some of the images here (PNG).")
+@click.option("--groups", type=OUT, help="Write a contact sheet of near-duplicate groups here (PNG).")
+@clear_errors()
 def show_command(directory: Path, creator_count: int, sheet: Path | None, groups: Path | None) -> None:
     """Print counts by source, creator and licence; write contact sheets."""
-    try:
-        opened = Corpus.open(directory)
-        _print_facts(opened)
-        _print_opt_outs(opened, directory)
-        _print_counter("licence", Counter(item.licence_spdx for item in opened), None)
-        _print_counter("creator", Counter(item.creator for item in opened), creator_count)
-        if sheet:
-            contact_sheet(opened).save(sheet)
-            click.echo(f"wrote {sheet}")
-        if groups:
-            group_sheet(opened).save(groups)
-            click.echo(f"wrote {groups}")
-    except CorpusError as error:
-        raise click.ClickException(str(error)) from error
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"the contact sheet cannot be written: {error}") from error
+    opened = Corpus.open(directory)
+    _print_facts(opened)
+    _print_opt_outs(opened, directory)
+    _print_counter("licence", Counter(item.licence_spdx for item in opened), None)
+    _print_counter("creator", Counter(item.creator for item in opened), creator_count)
+    for path, drawn in ((sheet, contact_sheet), (groups, group_sheet)):
+        if path is None:
+            continue
+        try:
+            drawn(opened).save(path)
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"the contact sheet cannot be written: {error}") from error
+        click.echo(f"wrote {path}")
 
 
 def _chosen(

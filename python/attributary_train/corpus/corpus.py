@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import decode, prepare_pixels
 from attributary_train.corpus.item import Item, from_table
 from attributary_train.errors import CorpusError
+from attributary_train.files import reading
 
 SCHEMA_VERSION = 1
 ITEMS_FILE = "items.parquet"
@@ -58,19 +58,15 @@ class Corpus:
         for name in (FACTS_FILE, ITEMS_FILE, IMAGES_DIR):
             if not (root / name).exists():
                 raise CorpusError(str(root / name), "not found; this is not a finished corpus directory")
-        try:
+        with reading(root / FACTS_FILE, CorpusError):
             facts = json.loads((root / FACTS_FILE).read_text(encoding="utf-8"))
             version = facts["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorpusError(str(root / FACTS_FILE), f"not readable: {error}") from error
         if version != SCHEMA_VERSION:
             raise CorpusError(
                 str(root / FACTS_FILE), f"schema version {version}; this program reads {SCHEMA_VERSION}"
             )
-        try:
+        with reading(root / ITEMS_FILE, CorpusError):
             table = pq.read_table(root / ITEMS_FILE)
-        except (pa.ArrowException, OSError) as error:
-            raise CorpusError(str(root / ITEMS_FILE), f"not readable: {error}") from error
         return cls(root, from_table(table, str(root / ITEMS_FILE)), facts)
 
     def __len__(self) -> int:
@@ -103,11 +99,8 @@ class Corpus:
     def image(self, number: int) -> Image.Image:
         """Read the square of an id, 256 x 256 RGB; raises `CorpusError` naming a file that is gone or damaged."""
         path = self.image_path(number)
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except OSError as error:
-            raise CorpusError(str(path), f"not readable: {error}") from error
+        with reading(path, CorpusError), Image.open(path) as image:
+            return image.convert("RGB")
 
     def pixels(self, number: int) -> NDArray[np.uint8]:
         """Read the picture of an id as the encoder is given it: uint8 RGB [H, W, 3], for a user's own its whole file.

@@ -10,12 +10,13 @@ stripes coincide by chance.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from attributary.building.groups import alike, components
 
 _SIDE = 64  # pixels a side after shrinking
 _CELL = 4  # pixels a side of a cell
@@ -42,10 +43,6 @@ class Thresholds:
     candidate_cosine: float = 0.9  # of the embeddings, at least
     worst_window: float = 0.1  # squared distance of the lines in the worst window over its energy, at most
     colour_cosine: float = 0.97  # of the thumbnails, at least; asked only of two creators' drawings
-
-    def as_dict(self) -> dict[str, float]:
-        """The numbers by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,36 +108,16 @@ def group(
     inverted file, which may miss some.
     """
     thresholds = thresholds or Thresholds()
-    parent = np.arange(len(embeddings), dtype=np.int64)
-    pairs = 0
-    index = _index(embeddings)
-    for first in range(0, len(embeddings), _QUERIES_A_BLOCK):
-        block = embeddings[first : first + _QUERIES_A_BLOCK].astype(np.float32)
-        limits, _, found = index.range_search(block, thresholds.candidate_cosine)
-        left = first + np.repeat(np.arange(len(block)), np.diff(limits.astype(np.int64)))
-        ahead = left < found
-        left, right = left[ahead], found[ahead]
+    pairs: list[tuple[int, int]] = []
+    for left, right in alike(
+        embeddings, thresholds.candidate_cosine, block=_QUERIES_A_BLOCK, exact=EXACT_LIMIT
+    ):
         for start in range(0, len(left), _PAIRS_A_BLOCK):
             a, b = left[start : start + _PAIRS_A_BLOCK], right[start : start + _PAIRS_A_BLOCK]
             same = _near(embeddings, creators, a, b, thresholds)
-            pairs += int(same.sum())
-            for one, other in zip(a[same].tolist(), b[same].tolist(), strict=True):
-                _join(parent, one, other)
-    roots = np.array([_root(parent, row) for row in range(len(parent))], dtype=np.int64)
-    return Groups(_number(roots), pairs)
-
-
-def _index(embeddings: NDArray[np.float16]) -> faiss.Index:
-    if len(embeddings) <= EXACT_LIMIT:
-        index: faiss.Index = faiss.IndexFlatIP(DIM)
-    else:
-        cells = int(4 * np.sqrt(len(embeddings)))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, cells, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = 16
-        index.train(embeddings[:: max(len(embeddings) // (40 * cells), 1)].astype(np.float32))
-    for first in range(0, len(embeddings), 8192):
-        index.add(embeddings[first : first + 8192].astype(np.float32))
-    return index
+            pairs += zip(a[same].tolist(), b[same].tolist(), strict=True)
+    roots = np.array(components(pairs, len(embeddings)), dtype=np.int64)
+    return Groups(_number(roots), len(pairs))
 
 
 def _near(
@@ -173,18 +150,6 @@ def _windows(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     views = np.lib.stride_tricks.sliding_window_view(cells, (_WINDOW, _WINDOW), axis=(1, 2))
     sums: NDArray[np.float32] = views[:, ::_STRIDE, ::_STRIDE].sum(axis=(3, 4))
     return sums
-
-
-def _root(parent: NDArray[np.int64], row: int) -> int:
-    while parent[row] != row:
-        parent[row] = parent[parent[row]]
-        row = int(parent[row])
-    return row
-
-
-def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
-    first, second = sorted((_root(parent, one), _root(parent, other)))
-    parent[second] = first
 
 
 def _number(roots: NDArray[np.int64]) -> NDArray[np.int64]:

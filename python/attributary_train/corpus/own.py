@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attributary.encoder.image import decode, prepare_pixels
 from attributary.errors import InvalidArgumentError
+from attributary.pictures import decode, pixels_digest, prepare_pixels
 from attributary_train.corpus import near_dup
 from attributary_train.corpus.raster import (
     IMAGE_SIZE,
@@ -76,13 +76,6 @@ def decoded(data: bytes) -> tuple[NDArray[np.uint8], bytes]:
 def square(pixels: NDArray[np.uint8], size: int) -> Image.Image:
     """What an encoder of this size would see of a picture: RGB, size x size."""
     return Image.fromarray(prepare_pixels(pixels, size))
-
-
-def pixels_digest(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 (hex) of a picture's height, width and RGB bytes."""
-    digest = hashlib.sha256("x".join(map(str, pixels.shape)).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
 
 
 def _of_other_format(data: bytes) -> Image.Image | None:

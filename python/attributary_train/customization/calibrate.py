@@ -110,19 +110,17 @@ def calibration_file(
 
 
 def _errors(kind: str, group: str, before: Reliability, after: Reliability, nobody: Reliability) -> Row:
-    def shown(found: Reliability) -> Row:
-        return interval_row(found.error)
-
+    fitted = interval_row(after.error)
     return {
         "kind": kind,
         "split": group,
-        "ECE before": shown(before)["value"],
-        "ECE after": shown(after)["value"],
-        "after low": shown(after)["low"],
-        "after high": shown(after)["high"],
+        "ECE before": interval_row(before.error)["value"],
+        "ECE after": fitted["value"],
+        "after low": fitted["low"],
+        "after high": fitted["high"],
         "absolute before": round(before.absolute, 5),
         "absolute after": round(after.absolute, 5),
-        "ECE of nobody": shown(nobody)["value"],
+        "ECE of nobody": interval_row(nobody.error)["value"],
     }
 
 

@@ -14,7 +14,7 @@ from attributary_train.customization.rows import Prepared
 from attributary_train.customization.shards import Shard
 from attributary_train.customization.tuning import Rows, applied, tune
 from attributary_train.customization.words import States, Words
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.sample import sample

@@ -10,6 +10,7 @@ from typing import Any
 
 from attributary_train.corpus import Corpus, CorpusError, Item
 from attributary_train.errors import CustomizationError
+from attributary_train.files import reading
 
 SPLITS = ("train", "validation", "test")
 OBJECT, STYLE = "object", "style"
@@ -57,10 +58,8 @@ class Exemplar:
 
 def load_exemplars(path: Path, corpus: Corpus) -> list[Exemplar]:
     """Read a JSON list of exemplars that somebody chose; refuses leaks and unknown items by name."""
-    try:
+    with reading(path, CustomizationError):
         entries = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CustomizationError(str(path), f"not readable: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CustomizationError(str(path), "must hold a JSON list of objects")
     chosen = [Exemplar.from_json(entry) for entry in entries]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Learned:
         tensors["basis"] = torch.from_numpy(self.reduction.basis).contiguous()
         metadata = {
             "space": self.space,
-            "settings": json.dumps(self.settings.to_json()),
+            "settings": json.dumps(asdict(self.settings)),
             "facts": json.dumps(self.facts, sort_keys=True),
             "kept": str(self.reduction.kept),
         }

@@ -119,8 +119,7 @@ def make(job: Job, settings: MakeSettings, *, workers: int = 2, log: Log = print
     May be killed at any moment and called again: the same bytes come out. An exemplar that fails is recorded, named
     and left out. Raises `CustomizationError` if a worker ends without such a reason.
     """
-    if workers < 1:
-        raise CustomizationError("workers", f"{workers}; must be at least 1")
+    CustomizationError.if_below(1, workers=workers)
     plan = prepare(job, settings, log)
     if left := _left(job.folder, plan):
         crew = jobs.Crew(

@@ -7,7 +7,7 @@ training images, as the publication does; **the two-map design is the subject of
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,15 +38,9 @@ class MapSettings:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise CustomizationError("map.kind", f"{self.kind!r}; there are {', '.join(get_args(Kind))}")
-        for name in ("steps", "batch", "look_every"):
-            if getattr(self, name) < 1:
-                raise CustomizationError(f"map.{name}", f"{getattr(self, name)}; must be at least 1")
+        CustomizationError.if_below(1, "map.", steps=self.steps, batch=self.batch, look_every=self.look_every)
         if not self.temperature > 0.0:
             raise CustomizationError("map.temperature", f"{self.temperature}; must be above 0")
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 class Map(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from attributary_train.customization.exemplars import OBJECT, Exemplar
 from attributary_train.customization.families import MEDIA, OBJECTS, media_prompts, object_prompts
 from attributary_train.customization.tuning import TuneSettings
 from attributary_train.errors import CustomizationError
+from attributary_train.files import reading, write_text
 
 PLAN, ROWS, SHARDS, LOCKS, MANIFEST = "plan.json", "rows.safetensors", "shards", "locks", "manifest.json"
 SCHEMA_VERSION = 1
@@ -35,13 +35,9 @@ class MakeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "steps", "prior_items"):
-            if getattr(self, name) < 1:
-                raise CustomizationError(f"settings.{name}", f"{getattr(self, name)}; must be at least 1")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return asdict(self)
+        CustomizationError.if_below(
+            1, "settings.", pictures=self.pictures, steps=self.steps, prior_items=self.prior_items
+        )
 
     def tuning(self, exemplar: Exemplar) -> TuneSettings:
         """How a model is tuned toward an exemplar of this kind."""
@@ -49,7 +45,7 @@ class MakeSettings:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MakeSettings:
-        """Raises `CustomizationError` for a field that is unknown."""
+        """The inverse of `asdict`; raises `CustomizationError` for a field that is unknown."""
         try:
             tuning = {name: TuneSettings(**values[name]) for name in ("objects", "styles")}
             return cls(**{**values, **tuning})
@@ -91,7 +87,7 @@ class Plan:
         """What must agree for a data set to be continued: all but where things lie."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "settings": self.settings.to_json(),
+            "settings": asdict(self.settings),
             "weights": self.weights,
             "corpus": self.corpus,
             "exemplars": [
@@ -113,15 +109,13 @@ class Plan:
     def write(self, folder: Path) -> None:
         """Write plan.json; there whole or not at all."""
         text = json.dumps({**self.facts(), "paths": self.paths}, indent=1) + "\n"
-        part = folder / f".{PLAN}.{os.getpid()}.part"
-        part.write_text(text)
-        part.replace(folder / PLAN)
+        write_text(folder / PLAN, text, CustomizationError)
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
         """Raises `CustomizationError` naming what is wrong with it."""
         path = folder / PLAN
-        try:
+        with reading(path, CustomizationError, "not a plan"):
             content = json.loads(path.read_text())
             if content["schema_version"] != SCHEMA_VERSION:
                 raise CustomizationError(
@@ -137,8 +131,6 @@ class Plan:
                 )
             settings = MakeSettings.from_json(content["settings"])
             return cls(settings, content["weights"], content["corpus"], content["paths"], tuple(planned))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CustomizationError(str(path), f"not a plan: {error!r}") from error
 
     def shard(self, folder: Path, entry: Planned) -> Path:
         """Where the pictures of an exemplar lie."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -21,7 +19,8 @@ from attributary_train.customization.plan import ROWS, MakeSettings, Planned
 from attributary_train.customization.tuning import Rows
 from attributary_train.customization.words import States, Words
 from attributary_train.errors import CustomizationError
-from attributary_train.subject.autoencoder import encode
+from attributary_train.files import reading, whole
+from attributary_train.generators.latents import encode
 from attributary_train.subject.prompts import training_prompt
 
 
@@ -74,18 +73,15 @@ def prepare_rows(
         "prior_states": states[:-1].contiguous(),
         "empty": states[-1].contiguous(),
     }
-    part = folder / f".{ROWS}.{os.getpid()}.part"
-    part.write_bytes(to_bytes(tensors))
-    part.replace(folder / ROWS)
+    with whole(folder / ROWS, CustomizationError) as stream:
+        stream.write(to_bytes(tensors))
 
 
 def load_rows(folder: Path) -> Prepared:
     """Raises `CustomizationError` if the file is gone or damaged."""
-    try:
+    with reading(folder / ROWS, CustomizationError, "not readable; make the plan again"):
         parts = load_file(folder / ROWS)
         latents = dict(zip(parts["ids"].tolist(), parts["latents"], strict=True))
         states = parts["prior_states"]
         nowhere = torch.full((len(states),), -1, dtype=torch.int64)
         return Prepared(latents, Rows(parts["prior_latents"], States(states, nowhere)), parts["empty"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CustomizationError(str(folder / ROWS), f"not readable; make the plan again: {error}") from error

@@ -16,7 +16,7 @@ from PIL import Image
 
 from attributary_train.customization.plan import Planned
 from attributary_train.errors import CustomizationError
-from attributary_train.files import whole
+from attributary_train.files import reading, whole
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -55,14 +55,12 @@ def write_shard(path: Path, entry: Planned, shard: Shard) -> None:
 
 def read_shard(path: Path, entry: Planned) -> Shard:
     """Raises `CustomizationError` if the file is damaged or is another exemplar's."""
-    try:
+    with reading(path, CustomizationError, "not a readable shard, remove it"):
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"customization"])
         prompts, seeds = table["prompt"].to_pylist(), table["seed"].to_pylist()
         tuned = np.stack([_pixels(raw) for raw in table["picture"].to_pylist()])
         untuned = np.stack([_pixels(raw) for raw in table["untuned"].to_pylist()])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise CustomizationError(str(path), f"not a readable shard, remove it: {error!r}") from error
     if tuple(prompts) != entry.prompts or tuple(seeds) != entry.seeds:
         raise CustomizationError(str(path), "holds other prompts or seeds than the plan; remove it")
     return Shard(tuned, untuned, facts)

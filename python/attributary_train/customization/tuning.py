@@ -35,9 +35,7 @@ class TuneSettings:
         return cls(steps, prior_weight=0.15, learning_rate=5e-3, word_learning_rate=5e-2)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "warmup"):
-            if getattr(self, name) < 1:
-                raise CustomizationError(f"tuning.{name}", f"{getattr(self, name)}; must be at least 1")
+        CustomizationError.if_below(1, "tuning.", steps=self.steps, rows=self.rows, warmup=self.warmup)
         if self.prior_rows < 0:
             raise CustomizationError("tuning.prior_rows", f"{self.prior_rows}; must not be negative")
         if not 0.0 <= self.caption_dropout < 1.0:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 
 from attributary_train.customization.families import NEW_WORD
 from attributary_train.errors import CustomizationError
+from attributary_train.files import reading
 from attributary_train.subject.text import text_encoder, tokenizer
 
 # What a tokenizer without a mask token reads instead: rare, and one token in CLIP's vocabulary.
@@ -52,11 +53,9 @@ class Words:
     def __init__(self, folder: Path, tokens: int) -> None:
         self.tokens = tokens
         if (folder / "text_encoder").exists():
-            try:
+            with reading(folder / "text_encoder", CustomizationError):
                 self._model: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
                 self._cut: Any = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
-            except (OSError, ValueError) as error:
-                raise CustomizationError(str(folder / "text_encoder"), f"not readable: {error}") from error
         else:
             self._model, self._cut = text_encoder(), tokenizer(tokens)
         self._masked = self._cut.mask_token is not None

@@ -6,7 +6,6 @@ Needs numpy and scipy alone, so that a method from elsewhere can be judged witho
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.ranking import Floats, pearson_rows, spearman_rows
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
+from attributary_train.files import reading
 
 DRAWS = 400
 SPLITS = ("validation", "test", "train")
@@ -254,18 +253,13 @@ def constant_scores(train: World, queries: int) -> Floats:
 
 def arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """What a .npz holds; raises `EvaluationError` if it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as parts:
-            return {name: parts[name] for name in parts.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EvaluationError(str(path), f"not readable: {error}") from error
+    with reading(path, EvaluationError), np.load(path, allow_pickle=False) as parts:
+        return {name: parts[name] for name in parts.files}
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """A Parquet file row by row, without latents; raises `EvaluationError` if it cannot be read."""
-    try:
+    with reading(path, EvaluationError):
         columns = [name for name in pq.read_schema(path).names if name != "latent"]
         rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise EvaluationError(str(path), f"not readable: {error}") from error
     return rows

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from .options import FILE, FOLDER, OUT, OUT_FOLDER, OUTPUT, clear_errors, show
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, on_threads
+
+from .options import OUTPUT, show
 
 WORLD = Path("models/truth/emoji")
 
@@ -29,11 +31,13 @@ WORLD = Path("models/truth/emoji")
 @click.option(
     "--after", default=0, show_default=True, help="Leave out the first halves: a method learnt from them."
 )
-@click.option("--keep", "place", type=OUT_FOLDER, help="Only keep these files in a folder, small enough to commit.")
+@click.option(
+    "--keep", "place", type=OUT_FOLDER, help="Only keep these files in a folder, small enough to commit."
+)
 @click.option("--draws", default=400, show_default=True, help="Resamples of an interval.")
 @click.option("--predictions", type=OUT, help="Also write every method's LDS of each query here (.npz).")
 @OUTPUT
-@clear_errors
+@on_threads
 def bench(
     score_files: tuple[Path, ...],
     world: Path,

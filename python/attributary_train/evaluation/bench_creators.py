@@ -16,6 +16,7 @@ from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.bench import DRAWS, World, arrays, rows_of
 from attributary_train.evaluation.ranking import Floats, spearman_rows
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
+from attributary_train.files import reading
 
 # Fewer creators make no rank correlation.
 LEAST = 8
@@ -36,12 +37,10 @@ class Creators:
 def open_creators(folder: Path, world: World) -> Creators | None:
     """Creators that were left out in at least one training of the split's queries; None if there are too few."""
     table = arrays(folder / f"losses-{world.split}.npz")
-    try:
+    with reading(folder, EvaluationError, "not a benchmark"):
         names = json.loads((folder / "truth.json").read_text()).get("creators", [])
         creator = {row["id"]: row["creator"] for row in rows_of(folder / "items.parquet")}
         losses = dict(zip(table["runs"].tolist(), table["losses"].astype(np.float64), strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        raise EvaluationError(str(folder), f"not a benchmark: {error!r}") from error
     found: list[tuple[str, Floats]] = []
     for number, name in enumerate(names):
         gaps = [

@@ -30,7 +30,7 @@ from .bench import (
 from .bench_creators import CreatorBench, open_creators
 from .left_out import left_out_rows, open_left_out
 from .ranking import Floats
-from .tables import interval_row, report
+from .tables import ends_row, interval_row, report
 
 # Score files of the simplest rivals lie in <world>/rivals/<split>, in half precision.
 RIVALS = "rivals"
@@ -118,13 +118,8 @@ def _by_creator(bench: Bench, methods: dict[str, Floats], best: str) -> list[dic
         for measure in ("raw", "order", "amount"):
             row = {"method": name, "measure": measure, **interval_row(figures[name][measure].interval)}
             if name != best:
-                gap = interval_row(bench.difference(figures[name][measure], figures[best][measure]))
-                row |= {
-                    "less": best,
-                    "difference": gap["value"],
-                    "difference_low": gap["low"],
-                    "difference_high": gap["high"],
-                }
+                gap = bench.difference(figures[name][measure], figures[best][measure])
+                row |= {"less": best, **ends_row("difference", gap)}
             rows.append(row)
     return rows
 
@@ -153,12 +148,7 @@ def _tables(
     for name in order:
         row: dict[str, Any] = {"method": name}
         for measure, figure in figures[name].items():
-            entry_row = interval_row(figure.interval)
-            row |= {
-                measure: entry_row["value"],
-                f"{measure}_low": entry_row["low"],
-                f"{measure}_high": entry_row["high"],
-            }
+            row |= ends_row(measure, figure.interval)
         methods.append(row)
         kinds.append({"method": name, **_by_kind(figures[name], world)})
         if name in compared and name != best:

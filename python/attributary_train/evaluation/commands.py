@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from .combine_command import combine_scores
 from .gates_command import gates
 from .halves_command import halves
 from .truth_commands import COMMANDS
@@ -15,5 +14,5 @@ def evaluate() -> None:
     """Measure encoders, bundles and attribution methods."""
 
 
-for _command in (*COMMANDS, halves, gates, combine_scores):
+for _command in (*COMMANDS, halves, gates):
     evaluate.add_command(_command)

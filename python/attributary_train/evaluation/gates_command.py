@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from .options import MODEL, OUTPUT, QUERY_FILE, clear_errors, setting, show
+from attributary_train.console import on_threads
+
+from .options import MODEL, OUTPUT, QUERY_FILE, setting, show
 
 
 @click.command("gates")
@@ -20,7 +22,7 @@ from .options import MODEL, OUTPUT, QUERY_FILE, clear_errors, setting, show
 )
 @click.option("--limit", default=20, show_default=True, help="Queries of the swaps.")
 @OUTPUT
-@clear_errors
+@on_threads
 def gates(
     subject_dir: Path,
     corpus_dir: Path,

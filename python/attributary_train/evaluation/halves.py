@@ -20,7 +20,7 @@ from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.half_plan import Half
 from attributary_train.evaluation.query_loss import Grid, QueryLoss, mean_losses
 from attributary_train.evaluation.retrain import Mask
-from attributary_train.files import whole
+from attributary_train.files import reading, whole
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
@@ -51,11 +51,8 @@ def write_masks(path: Path, masks: Mask, ids: npt.NDArray[np.int64]) -> None:
 
 def read_masks(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """What `write_masks` wrote: packed rows and ids; raises `EvaluationError` if it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as parts:
-            return parts["kept"], parts["ids"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EvaluationError(str(path), f"not readable: {error}") from error
+    with reading(path, EvaluationError), np.load(path, allow_pickle=False) as parts:
+        return parts["kept"], parts["ids"]
 
 
 class EveryLoss:
@@ -136,11 +133,8 @@ class Truth:
         tables = {}
         for split in self._splits:
             path = self.folder / f"losses-{split}.npz"
-            try:
-                with np.load(path, allow_pickle=False) as parts:
-                    tables[split] = parts["losses"], parts["runs"].tolist()
-            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise EvaluationError(str(path), f"not readable: {error}") from error
+            with reading(path, EvaluationError), np.load(path, allow_pickle=False) as parts:
+                tables[split] = parts["losses"], parts["runs"].tolist()
         out: dict[str, Losses] = {}
         for split, rows in self._splits.items():
             losses, runs = tables[split]

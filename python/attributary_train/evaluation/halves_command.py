@@ -7,7 +7,11 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, write
+from attributary_train.console import FILE, OUT_FOLDER, on_threads
+from attributary_train.errors import EvaluationError
+from attributary_train.files import write_text
+
+from .options import MODEL, QUERY_FILE, say
 
 
 @click.command("halves")
@@ -49,7 +53,7 @@ from .options import FILE, MODEL, OUT_FOLDER, QUERY_FILE, clear_errors, say, wri
     "--together", default=1, show_default=True, help="Models trained side by side; 16 or more on a GPU."
 )
 @click.option("--minutes", type=float, help="Begin no training after so long.")
-@clear_errors
+@on_threads
 def halves(
     subject_dir: Path,
     corpus_dir: Path,
@@ -113,7 +117,7 @@ def halves(
     grids = {split: [grid.timesteps, grid.draws] for split, grid in GRIDS.items()}
     facts = {"pairs": pairs, "second": second, "whole": whole, "seed": seed, "grid": grids}
     facts |= {"weights": subject.model.weights, "recipe": subject.recipe.to_json(), "creators": names}
-    write(out / "truth.json", json.dumps(facts, indent=1) + "\n")
+    write_text(out / "truth.json", json.dumps(facts, indent=1) + "\n", EvaluationError)
     end = None if minutes is None else time.monotonic() + 60 * minutes
     added = train_halves(
         truth,

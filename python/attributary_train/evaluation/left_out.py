@@ -19,8 +19,8 @@ from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.bench import World, arrays
 from attributary_train.evaluation.ranking import Floats, Scores, top_rows
 from attributary_train.evaluation.stats import mean_interval, paired_interval
-from attributary_train.evaluation.tables import interval_row
-from attributary_train.files import write_text
+from attributary_train.evaluation.tables import ends_row, interval_row
+from attributary_train.files import reading, write_text
 
 FILE = "left-out.json"
 
@@ -82,10 +82,8 @@ def read_groups(path: Path) -> dict[str, Any] | None:
     """What `write_groups` wrote; None where there is no file."""
     if not path.exists():
         return None
-    try:
+    with reading(path, EvaluationError):
         facts: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise EvaluationError(str(path), f"not readable: {error}") from error
     missing = {"groups", "split", "count", "removed"} - set(facts)
     if missing:
         raise EvaluationError(str(path), f"lacks {sorted(missing)[0]}")
@@ -150,12 +148,7 @@ def left_out_rows(found: LeftOut, rivals: Sequence[str]) -> list[dict[str, Any]]
             "queries_that_lose": round(float((rise > 0).mean()), 3),
         }
         if best is not None and name != best:
-            gap = interval_row(paired_interval(rise, 1000 * found.rises[best].ravel()))
-            row |= {
-                "less": best,
-                "difference": gap["value"],
-                "difference_low": gap["low"],
-                "difference_high": gap["high"],
-            }
+            gap = paired_interval(rise, 1000 * found.rises[best].ravel())
+            row |= {"less": best, **ends_row("difference", gap)}
         out.append(row)
     return out

@@ -17,6 +17,7 @@ from attributary_train.evaluation.ranking import Scores
 from attributary_train.evaluation.retrain import RetrainStore, without
 from attributary_train.evaluation.retrain_pool import Outcome, retrain
 from attributary_train.evaluation.scores import load_scores
+from attributary_train.files import reading
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject, recipe_of, training_data
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel
@@ -53,8 +54,7 @@ class Subject:
             raise EvaluationError(f"queries.{split}", f"{path} has none")
         if limit is None or limit >= len(found):
             return found
-        if limit < 1:
-            raise EvaluationError("limit", f"{limit}; must be at least 1")
+        EvaluationError.if_below(1, limit=limit)
         return found.take(np.unique(np.linspace(0, len(found) - 1, limit).round().astype(int)).tolist())
 
     def scores(self, paths: Sequence[Path], queries: Queries) -> dict[str, Scores]:
@@ -108,15 +108,13 @@ def plan_to_json(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
 
 def plan_from_json(subject: Subject, path: Path) -> list[Run]:
     """The inverse of `plan_to_json`; raises `EvaluationError` naming what is wrong in the file."""
-    try:
+    with reading(path, EvaluationError, "not a plan"):
         facts: dict[str, Any] = json.loads(path.read_text())
         weights, entries = facts["weights"], facts["runs"]
         names = [
             (int(e["steps"]), list(map(int, e["removed"])), int(e["seed"]), int(e["init_seed"]))
             for e in entries
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(str(path), f"not a plan: {error!r}") from error
     if weights != subject.model.weights:
         raise EvaluationError(
             str(path), f"planned for model {weights[:12]}, not for {subject.model.weights[:12]}"

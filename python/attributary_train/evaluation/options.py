@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from attributary_train import console
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, options
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-OUT = click.Path(dir_okay=False, path_type=Path)
 # A label factory's folder, or a score file.
 LABELS = click.Path(exists=True, path_type=Path)
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Run a command on as many cores as it was asked to use, and say what is wrong in one line."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        import torch
-
-        # Sums in another order change the last bits; the workers take one thread each as well.
-        torch.set_num_threads(kwargs.pop("threads", 1))
-        with console.clear_errors():
-            command(*args, **kwargs)
-
-    return run
-
-
-def _options(*given: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    def add(command: _Command) -> _Command:
-        for option in reversed(given):
-            command = option(command)
-        return command
-
-    return add
-
-
-MODEL = _options(
+MODEL = options(
     click.option("--subject", "subject_dir", type=FOLDER, required=True, help="Checkpoint under study."),
     click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="The corpus it was trained on."),
     click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
@@ -56,13 +25,13 @@ MODEL = _options(
 QUERY_FILE = click.option(
     "--queries", "query_file", type=FILE, required=True, help="File of `subject queries`."
 )
-SPLIT = _options(
+SPLIT = options(
     click.option(
         "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
     ),
     click.option("--limit", type=int, help="Only so many queries, spread evenly over the split."),
 )
-RETRAIN = _options(
+RETRAIN = options(
     click.option("--store", type=OUT_FOLDER, default=Path("out/retrains"), show_default=True),
     click.option("--workers", default=2, show_default=True, help="Single-threaded processes; one a core."),
     click.option("--save-every", default=250, show_default=True, help="Steps between checkpoints of a run."),
@@ -71,17 +40,17 @@ RETRAIN = _options(
     ),
     click.option("--retry-failed", is_flag=True, help="Try failed runs again."),
 )
-OUTPUT = _options(
+OUTPUT = options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option("--out", type=OUT, help="Also write the JSON here."),
 )
-METHODS = _options(
+METHODS = options(
     click.option("--scores", "score_files", type=FILE, multiple=True, help="Score file of a method; repeat."),
     click.option(
         "--best", default="abu+", show_default=True, help="The method that is compared with the others."
     ),
 )
-GRID = _options(
+GRID = options(
     click.option("--timesteps", default=50, show_default=True, help="Of the query loss."),
     click.option("--draws", default=2, show_default=True, help="Of noise at each timestep."),
 )
@@ -101,20 +70,15 @@ def setting(entry: str) -> tuple[str, Any]:
 
 def show(report: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """Print a report, and write it where asked."""
-    from .tables import as_json as to_json
-    from .tables import readable
-
-    if out is not None:
-        write(out, to_json(report) + "\n")
-    click.echo(to_json(report) if as_json else readable(report))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file; raises `EvaluationError` naming it if that fails."""
     from attributary_train.errors import EvaluationError
     from attributary_train.files import write_text
 
-    write_text(path, text, EvaluationError)
+    from .strict_json import strict_json
+    from .tables import readable
+
+    if out is not None:
+        write_text(out, strict_json(report) + "\n", EvaluationError)
+    click.echo(strict_json(report) if as_json else readable(report))
 
 
 def say(line: str) -> None:

@@ -36,9 +36,7 @@ class Grid:
     draws: int = DRAWS
 
     def __post_init__(self) -> None:
-        for name in ("timesteps", "draws"):
-            if getattr(self, name) < 1:
-                raise EvaluationError(f"grid.{name}", f"{getattr(self, name)}; must be at least 1")
+        EvaluationError.if_below(1, "grid.", timesteps=self.timesteps, draws=self.draws)
 
 
 class QueryLoss:

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 
 from attributary.kernels import resize_crop
 from attributary_train.errors import EvaluationError
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.queries import Queries
 from attributary_train.subject.sample import sample
@@ -46,8 +46,7 @@ class Regenerator:
     """
 
     def __init__(self, queries: Queries, autoencoder: AutoencoderKL, *, images: int = 4) -> None:
-        if images < 1:
-            raise EvaluationError("images", f"{images}; must be at least 1")
+        EvaluationError.if_below(1, images=images)
         self.queries, self.images = queries, images
         self._autoencoder = autoencoder
         self._tower = EfficientNetLite0()

@@ -1,7 +1,8 @@
-"""Scores to amounts that may be added up: LDS sums them over a subset, and a cosine is no amount."""
+"""Scores to amounts that may be added up, over a subset as LDS does or over methods: a cosine is no amount."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -53,3 +54,23 @@ def rescale(
     found = raised(file.scores, value) if temperature is None else sharpened(file.scores, value)
     how = {"power": power} if temperature is None else {"temperature": temperature}
     return replace(file, method=name, scores=found, facts={**file.facts, "rescaled": how})
+
+
+def combine(files: Sequence[ScoreFile], name: str) -> ScoreFile:
+    """Mean of 1 / rank over score files of the same queries and items, in the first one's order.
+
+    Raises `EvaluationError` if there are fewer than two, or if one is of another model, other queries or other items.
+    """
+    if len(files) < 2:
+        raise EvaluationError("scores", f"{len(files)} file given; at least 2 are combined")
+    first = files[0]
+    total = np.zeros(first.scores.shape, np.float64)
+    for file in files:
+        if file.weights != first.weights:
+            raise EvaluationError(
+                f"{file.method}.weights", f"scores of model {file.weights[:12]}, not of {first.weights[:12]}"
+            )
+        total += ranked(file.aligned(first.queries, first.ids, first.digests))
+    facts = {"combined": [file.method for file in files], "splits": first.facts.get("splits")}
+    mean = (total / len(files)).astype(np.float32)
+    return ScoreFile(name, mean, first.queries, first.ids, first.weights, facts, first.digests)

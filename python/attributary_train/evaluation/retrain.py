@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from attributary_train.errors import EvaluationError
-from attributary_train.files import whole, write_text
+from attributary_train.files import reading, whole, write_text
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, new_unet
 from attributary_train.subject.recipe import Recipe
@@ -115,11 +115,9 @@ class RetrainStore:
 
     def facts(self, run: Run) -> Trained:
         """Facts about a finished run."""
-        try:
-            with safe_open(self._finished(run), "pt") as file:
-                return _from_text(file.metadata() or {})
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise EvaluationError(str(self.path(run)), f"not readable, remove it: {error!r}") from error
+        damaged = reading(self.path(run), EvaluationError, "not readable, remove it")
+        with damaged, safe_open(self._finished(run), "pt") as file:
+            return _from_text(file.metadata() or {})
 
     def load(self, run: Run) -> SubjectModel:
         """Open a finished run; raises `EvaluationError` if it is missing, damaged, or failed."""

@@ -44,8 +44,7 @@ def retrain(
     `devices` in turn; runs that are to be paired belong on one kind of device. Raises `EvaluationError` if the runs
     are of several recipes, a device is not there, the disk is full, or a worker cannot start.
     """
-    if workers < 1:
-        raise EvaluationError("workers", f"{workers}; must be at least 1")
+    EvaluationError.if_below(1, workers=workers)
     for device in devices:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise EvaluationError("device", f"{device}: no CUDA device is available")

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 
 from attributary_train.errors import EvaluationError
 from attributary_train.evaluation.retrain import RetrainStore
-from attributary_train.files import whole, write_text
+from attributary_train.files import reading, whole, write_text
 from attributary_train.subject.captions import Captions
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.recipe import Recipe
@@ -91,12 +91,9 @@ def _write_data(path: Path, data: SubjectData) -> None:
 
 
 def _read_data(path: Path) -> SubjectData:
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata()
-            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise EvaluationError(str(path), f"not readable, remove it: {error}") from error
+    with reading(path, EvaluationError, "not readable, remove it"), safe_open(path, "pt") as file:
+        about = file.metadata()
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     prompts = tuple(json.loads(about["prompts"]))
     captions, start = None, {name[6:]: value for name, value in parts.items() if name.startswith("start.")}
     if "captions" in about:

@@ -7,7 +7,6 @@ same queries and items.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attributary_train.errors import EvaluationError
-from attributary_train.files import whole
+from attributary_train.files import reading, whole
 
 SCHEMA_VERSION = 1
 
@@ -126,14 +125,12 @@ def save_scores(file: ScoreFile, path: Path) -> None:
 
 def load_scores(path: Path, *, weights: str | None = None) -> ScoreFile:
     """Read what `save_scores` wrote; raises `EvaluationError` if it is damaged or `weights` is another model."""
-    try:
+    with reading(path, EvaluationError, "not a file of scores"):
         with np.load(path, allow_pickle=False) as parts:
             about = json.loads(str(parts["about"]))
             scores, queries, ids = parts["scores"], parts["queries"], parts["ids"]
         version, method, made_by = about["schema_version"], about["method"], about["weights"]
         facts, digests = about["facts"], about.get("query_digests")
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise EvaluationError(str(path), f"not a file of scores: {error!r}") from error
     if version != SCHEMA_VERSION:
         raise EvaluationError(str(path), f"schema version {version}; this program reads {SCHEMA_VERSION}")
     if weights is not None and made_by != weights:

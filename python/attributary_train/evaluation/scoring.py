@@ -39,8 +39,7 @@ def score_to_file(
     Finished chunks are kept beside `out` until the file is whole, so that a killed run goes on where it was. Raises
     `EvaluationError` naming the query if a score is not finite.
     """
-    if chunk < 1:
-        raise EvaluationError("chunk", f"{chunk}; must be at least 1")
+    EvaluationError.if_below(1, chunk=chunk)
     if not len(queries):
         raise EvaluationError("queries", "there are none in this split")
     if queries.weights != model.weights:

@@ -17,7 +17,6 @@ from attributary_train.evaluation.gap import best_features, gap_closed
 from attributary_train.evaluation.lds import Ceiling, LdsResult, difference
 from attributary_train.evaluation.leave_k_out import OTHER_SEEDS, LeaveKOut
 from attributary_train.evaluation.stats import Interval
-from attributary_train.evaluation.strict_json import strict_json
 from attributary_train.subject.recipe import ADOPTED
 
 # Methods that look at pictures and captions only; a teacher that cannot beat them explains nothing.
@@ -73,6 +72,12 @@ def interval_row(interval: Interval) -> Row:
     return {"value": _short(interval.value), "low": _short(interval.low), "high": _short(interval.high)}
 
 
+def ends_row(name: str, interval: Interval) -> Row:
+    """As `interval_row`, where a row has several intervals: `name`, `name`_low, `name`_high."""
+    found = interval_row(interval)
+    return {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+
+
 def lds_tables(results: Mapping[str, LdsResult], ceiling: Ceiling | None, best: str | None) -> Row:
     """Tables of an LDS run: methods, best first; differences of the method `best` against the others; the ceiling."""
     order = sorted(results, key=lambda name: -results[name].rows.mean())
@@ -123,11 +128,7 @@ def removal_tables(found: LeaveKOut, best: str | None) -> Row:
     for name in order:
         row: Row = {"removed": name, "K": found.count}
         for measure, interval in found.removals[name].intervals().items():
-            row |= {
-                measure: _short(interval.value),
-                f"{measure}_low": _short(interval.low),
-                f"{measure}_high": _short(interval.high),
-            }
+            row |= ends_row(measure, interval)
         methods.append(row)
     tables: Row = {"methods": methods}
     if best is not None:
@@ -214,11 +215,6 @@ def readable(content: Mapping[str, Any]) -> str:
             f"  {mark:8s}{entry['name']}: {entry['value']} {entry['unit']}, aim {entry['aim']}{note}"
         )
     return "\n".join(lines)
-
-
-def as_json(content: Mapping[str, Any]) -> str:
-    """A report as JSON text; a number that is not finite is null."""
-    return strict_json(content)
 
 
 def _clear(name: str, interval: Interval, unit: str) -> Row:

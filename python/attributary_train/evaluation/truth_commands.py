@@ -8,26 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import (
-    FILE,
-    GRID,
-    METHODS,
-    MODEL,
-    OUT,
-    OUTPUT,
-    PLAN,
-    QUERY_FILE,
-    RETRAIN,
-    SPLIT,
-    clear_errors,
-    say,
-    setting,
-    show,
-    write,
-)
+from attributary_train.console import FILE, FOLDER, OUT, on_threads
+from attributary_train.errors import EvaluationError
+from attributary_train.files import write_text
+
+from .options import GRID, METHODS, MODEL, OUTPUT, PLAN, QUERY_FILE, RETRAIN, SPLIT, say, setting, show
 
 if TYPE_CHECKING:
-    from .opening import Retraining, Subject
+    from .opening import Subject
 
 
 @click.command("score")
@@ -42,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--chunk", default=16, show_default=True, help="Queries scored and kept at a time.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda: where the generator runs.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def score(
     method: str,
     subject_dir: Path,
@@ -95,7 +83,7 @@ def score(
 )
 @MODEL
 @RETRAIN
-@clear_errors
+@on_threads
 def retrain(plan_file: Path, subject_dir: Path, corpus_dir: Path, cache: Path, **retraining: Any) -> None:
     """Train the runs of a plan into a store; a killed run goes on where it was."""
     from .opening import Retraining, Subject, plan_from_json
@@ -125,7 +113,7 @@ def retrain(plan_file: Path, subject_dir: Path, corpus_dir: Path, cache: Path, *
 @click.option("--seed", default=0, show_default=True, help="Of the subsets.")
 @PLAN
 @OUTPUT
-@clear_errors
+@on_threads
 def lds(
     subject_dir: Path,
     corpus_dir: Path,
@@ -147,7 +135,7 @@ def lds(
     **retraining: Any,
 ) -> None:
     """Linear datamodelling score of each method, on retrained models that all methods share."""
-    from .opening import Subject
+    from .opening import Retraining, Subject
     from .protocols import SubsetSettings, plan_lds, run_lds
     from .query_loss import Grid
 
@@ -160,7 +148,7 @@ def lds(
         raise click.UsageError("--queries is needed, except with --plan")
     queries = subject.queries(query_file, split, limit)
     scores = subject.scores(score_files, queries)
-    show(run_lds(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
+    show(run_lds(subject, queries, scores, Retraining(**retraining), settings, best, say), as_json, out)
 
 
 @click.command("leave-k-out")
@@ -184,7 +172,7 @@ def lds(
 @click.option("--seed", default=0, show_default=True, help="Of the random removals.")
 @PLAN
 @OUTPUT
-@clear_errors
+@on_threads
 def leave_k_out(
     subject_dir: Path,
     corpus_dir: Path,
@@ -207,7 +195,7 @@ def leave_k_out(
     **retraining: Any,
 ) -> None:
     """Remove each method's most influential items, retrain from scratch, report what the queries lose."""
-    from .opening import Subject
+    from .opening import Retraining, Subject
     from .protocols import RemovalSettings, plan_leave_k_out, run_leave_k_out
     from .query_loss import Grid
 
@@ -219,7 +207,9 @@ def leave_k_out(
         plans = plan_leave_k_out(subject, scores, settings)
         _write_plan(subject, [run for plan in plans for run in plan.runs], plan_file)
         return
-    show(run_leave_k_out(subject, queries, scores, _how(retraining), settings, best, say), as_json, out)
+    show(
+        run_leave_k_out(subject, queries, scores, Retraining(**retraining), settings, best, say), as_json, out
+    )
 
 
 @click.command("agreement")
@@ -229,7 +219,7 @@ def leave_k_out(
     "--fraction", "fractions", type=float, multiple=True, default=(0.0042, 0.0085, 0.034), show_default=True
 )
 @OUTPUT
-@clear_errors
+@on_threads
 def agreement(
     truth: Path, score_files: tuple[Path, ...], fractions: tuple[float, ...], as_json: bool, out: Path | None
 ) -> None:
@@ -251,7 +241,7 @@ def agreement(
     "--fraction", "fractions", type=float, multiple=True, default=(0.0042, 0.0085, 0.034), show_default=True
 )
 @OUTPUT
-@clear_errors
+@on_threads
 def consistency(
     first: Path, second: Path, fractions: tuple[float, ...], as_json: bool, out: Path | None
 ) -> None:
@@ -265,14 +255,14 @@ def consistency(
 @click.command("scores-of-labels")
 @click.option(
     "--labels",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     required=True,
     help="Folder of `attributary-train label --nearest 0 --outside 0`.",
 )
 @click.option("--split", "splits", multiple=True, default=("test",), show_default=True)
 @click.option("--name", default="abu+", show_default=True, help="Name in the file and in tables.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> None:
     """Turn labels against the whole training set into a score file."""
     from .from_labels import scores_of_labels
@@ -284,13 +274,13 @@ def of_labels(labels: Path, splits: tuple[str, ...], name: str, out: Path) -> No
 
 
 @click.command("rescale-scores")
-@click.option("--scores", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--scores", type=FILE, required=True)
 @click.option("--temperature", type=float, help="exp(score / temperature), for cosines.")
 @click.option("--power", type=float, help="What a score rises above the query's median, to this power.")
 @click.option("--ranks", is_flag=True, help="1 / rank: nothing but the order of items counts.")
 @click.option("--name", required=True, help="Name in the file and in tables.")
 @click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
-@clear_errors
+@on_threads
 def rescale_scores(
     scores: Path, temperature: float | None, power: float | None, ranks: bool, name: str, out: Path
 ) -> None:
@@ -303,17 +293,36 @@ def rescale_scores(
     click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items")
 
 
-COMMANDS = (score, retrain, lds, leave_k_out, agreement, consistency, of_labels, rescale_scores)
+@click.command("combine-scores")
+@click.argument("score_files", type=FILE, nargs=-1, required=True)
+@click.option("--name", required=True, help="Name in the file and in tables.")
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
+@on_threads
+def combine_scores(score_files: tuple[Path, ...], name: str, out: Path) -> None:
+    """Add up 1 / rank over SCORE_FILES of the same queries and items."""
+    from .rescale import combine
+    from .scores import load_scores, save_scores
+
+    file = combine([load_scores(path) for path in score_files], name)
+    save_scores(file, out)
+    click.echo(f"{out}: {len(file.queries)} queries x {len(file.ids)} items, {len(score_files)} methods")
 
 
-def _how(retraining: dict[str, Any]) -> Retraining:
-    from .opening import Retraining
-
-    return Retraining(**retraining)
+COMMANDS = (
+    score,
+    retrain,
+    lds,
+    leave_k_out,
+    agreement,
+    consistency,
+    of_labels,
+    rescale_scores,
+    combine_scores,
+)
 
 
 def _write_plan(subject: Subject, runs: list[Any], path: Path) -> None:
     from .opening import plan_to_json
 
-    write(path, json.dumps(plan_to_json(subject, runs)))
+    write_text(path, json.dumps(plan_to_json(subject, runs)), EvaluationError)
     click.echo(f"{path}: {len(runs)} runs")

@@ -41,14 +41,14 @@ def means(autoencoder: Any, pictures: npt.NDArray[np.uint8]) -> Tensor:
     return torch.cat(parts)
 
 
-def encoded(autoencoder: Any, pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 [N, S, S, 3] -> float32 [N, C, h, w] as the denoiser takes them."""
+def encode(autoencoder: Any, pictures: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 [N, S, S, 3] -> scaled latents float32 [N, C, h, w] as the denoiser takes them; repeatable."""
     return (means(autoencoder, pictures) - _shift(autoencoder)) * float(autoencoder.config.scaling_factor)
 
 
 @torch.inference_mode()
-def decoded(autoencoder: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """The inverse: float32 [N, C, h, w] -> uint8 [N, S, S, 3]."""
+def decode(autoencoder: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
+    """The inverse: scaled latents float32 [N, C, h, w] -> uint8 [N, S, S, 3]."""
     side = latents.shape[-1] * factor_of(autoencoder)
     batch = max(1, min(64, _MOST_PIXELS // side**2))
     parts = []

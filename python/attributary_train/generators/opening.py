@@ -9,6 +9,7 @@ import diffusers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from attributary_train.errors import SubjectError
+from attributary_train.files import reading
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
 from attributary_train.subject.parts import open_part
@@ -24,7 +25,7 @@ from .reader import PipelineText
 
 def open_adopted(folder: Path, facts: dict[str, Any]) -> SubjectModel:
     """Raises `SubjectError` if a part is damaged or not what the manifest says."""
-    try:
+    with reading(folder, SubjectError, "its manifest is not readable"):
         family, text_facts = BY_NAME[facts["family"]["name"]], facts["text"]
         layout = Layout.from_json(text_facts["layout"])
         factor = int(facts["family"]["pixels_a_latent"])
@@ -34,8 +35,6 @@ def open_adopted(folder: Path, facts: dict[str, Any]) -> SubjectModel:
             else OwnText(folder, int(text_facts["clip"]["tokens"]), text_facts["clip"]["digest"])
         )
         text = PipelineText(folder, family, layout, str(text_facts["digest"]), clip)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SubjectError(str(folder), f"its manifest is not readable: {error!r}") from error
     module = open_denoiser(folder, family, factor)
     if facts["family"]["lora"]:
         attach_lora(module, family, folder / FOLDER / FILE)

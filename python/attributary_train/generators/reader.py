@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from attributary_train.errors import SubjectError
+from attributary_train.files import reading
 from attributary_train.subject.own_text import OwnText
 from attributary_train.towers.weights import weights_digest
 
@@ -58,10 +59,8 @@ class PipelineText:
 
 def pipeline_class(folder: Path) -> str:
     """The class that model_index.json names; raises `SubjectError` if there is none."""
-    try:
+    with reading(folder, SubjectError, "no model_index.json that names a pipeline"):
         return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SubjectError(str(folder), f"no model_index.json that names a pipeline: {error!r}") from error
 
 
 def open_parts(folder: Path, without: Sequence[str], **given: Any) -> Any:

@@ -30,8 +30,7 @@ def draw(
 
     Every pass holds `batch` prompts, the last one padded, so that a row's bits do not depend on its neighbours.
     """
-    if steps < 1:
-        raise SubjectError("steps", f"{steps}; must be at least 1")
+    SubjectError.if_below(1, steps=steps)
     if len(seeds) != len(text):
         raise SubjectError("seeds", f"{len(seeds)} for {len(text)} prompts")
     pipeline = open_parts(folder, TEXT_PARTS, **{family.part: module})

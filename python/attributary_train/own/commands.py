@@ -9,29 +9,28 @@ from typing import Any
 
 import click
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, clear_errors
 
 
 @click.command("own")
-@click.option("--pictures", type=_FOLDER, required=True, help="Folder of your pictures, of any shape.")
+@click.option("--pictures", type=FOLDER, required=True, help="Folder of your pictures, of any shape.")
 @click.option(
-    "--captions", type=_FILE, required=True, help="CSV or Parquet with file and caption, creator, licence."
+    "--captions", type=FILE, required=True, help="CSV or Parquet with file and caption, creator, licence."
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     required=True,
     help="Folder of all that is made.",
 )
-@click.option("--checkpoint", type=_FOLDER, help="Diffusers directory; without one the bundle is untuned.")
+@click.option("--checkpoint", type=FOLDER, help="Diffusers directory; without one the bundle is untuned.")
 @click.option(
     "--lora",
     type=click.Path(exists=True, path_type=Path),
     help="LoRA on it that the pictures were used to train.",
 )
 @click.option(
-    "--queries", "prompts", type=_FILE, help="Prompts really asked: lines, or a log with a column prompt."
+    "--queries", "prompts", type=FILE, help="Prompts really asked: lines, or a log with a column prompt."
 )
 @click.option("--train", default=1000, show_default=True, help="Queries that the student learns from.")
 @click.option("--validation", default=100, show_default=True, help="Queries that shares are fitted to.")
@@ -50,11 +49,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--plan", "only_plan", is_flag=True, help="Say what is missing and what it will cost, and do nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --plan: print JSON.")
+@clear_errors()
 def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
     """From your pictures, and your checkpoint, to a verified bundle and a page about it; goes on where it stopped."""
-    from attributary.errors import AttributaryError
-    from attributary_train.errors import OwnError
-
     from .page import write_page
     from .plan import make_plan
     from .road import Request, road
@@ -62,23 +59,20 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
 
     request = Request(**settings)
     steps = road(request)
-    try:
-        plan = make_plan(request)
-        if as_json and only_plan:
-            totals = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
-            totals |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
-            click.echo(json.dumps({**asdict(plan), **totals, "steps": [step.command for step in steps]}))
-            return
-        for line in plan.lines():
-            click.echo(line)
-        if only_plan:
-            for step in steps:
-                click.echo(f"  {step.command}")
-            return
-        run_steps(steps, request.out, plan.inputs, lambda line: click.echo(f"== {line}"))
-        page = write_page(request, steps, plan)
-    except (OwnError, AttributaryError) as error:
-        raise click.ClickException(str(error)) from error
+    plan = make_plan(request)
+    if as_json and only_plan:
+        totals = {"total": plan.total, "hours_here": plan.hours_here, "hours_gpu": plan.hours_gpu}
+        totals |= {"core_hours": plan.core_hours, "disk_gb": plan.disk_gb, "memory_gb": plan.memory_gb}
+        click.echo(json.dumps({**asdict(plan), **totals, "steps": [step.command for step in steps]}))
+        return
+    for line in plan.lines():
+        click.echo(line)
+    if only_plan:
+        for step in steps:
+            click.echo(f"  {step.command}")
+        return
+    run_steps(steps, request.out, plan.inputs, lambda line: click.echo(f"== {line}"))
+    page = write_page(request, steps, plan)
     click.echo(page.read_text(encoding="utf-8"))
     click.echo(f"wrote {page}")
 
@@ -86,7 +80,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
 @click.command("own-example")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     required=True,
     help="Folder of pictures/, items.csv and checkpoint/.",
 )
@@ -99,7 +93,7 @@ def own(only_plan: bool, as_json: bool, **settings: Any) -> None:
 @click.option("--steps", default=1200, show_default=True, help="Of the denoiser's training.")
 @click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     default=Path("out/cache"),
     show_default=True,
     help="Folder of downloaded packages.",

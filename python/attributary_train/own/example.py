@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from attributary_train.errors import OwnError
+from attributary_train.files import reading
 from attributary_train.generators.conditions import Layout
 from attributary_train.generators.families import BY_NAME
-from attributary_train.generators.latents import encoded, pixels_of
+from attributary_train.generators.latents import encode, pixels_of
 from attributary_train.generators.schedules import schedule_of
 from attributary_train.generators.tiny import tiny_pipeline
 
@@ -46,7 +47,7 @@ def train_example(
         states = about.read(pipeline, [*captions, ""])
     layout = Layout.of(states)
     texts = layout.pack(states).clone()
-    _train_denoiser(pipeline, family, encoded(pipeline.vae, pictures), texts, layout, steps, seed, log)
+    _train_denoiser(pipeline, family, encode(pipeline.vae, pictures), texts, layout, steps, seed, log)
     part = folder / f"{CHECKPOINT}.part"
     shutil.rmtree(part, ignore_errors=True)
     pipeline.save_pretrained(part)
@@ -57,7 +58,7 @@ def train_example(
 
 def _squares(folder: Path, size: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Pictures cropped to their middle, uint8 [N, size, size, 3], and captions."""
-    try:
+    with reading(folder, OwnError, "its pictures cannot be read"):
         with (folder / "items.csv").open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
         pictures = []
@@ -69,8 +70,6 @@ def _squares(folder: Path, size: int) -> tuple[npt.NDArray[np.uint8], list[str]]
             square = picture.crop((left, top, left + side, top + side))
             pictures.append(np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)))
         return np.stack(pictures), [row["caption"] for row in rows]
-    except (OSError, KeyError, ValueError) as error:
-        raise OwnError(str(folder), f"its pictures cannot be read: {error!r}") from error
 
 
 def _train_autoencoder(
@@ -96,8 +95,8 @@ def _train_autoencoder(
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
     if "shift_factor" in vae.config and vae.config.shift_factor is not None:
-        vae.register_to_config(shift_factor=float(encoded(vae, pictures).mean()) + vae.config.shift_factor)
-    vae.register_to_config(scaling_factor=1.0 / float(encoded(vae, pictures).std()))
+        vae.register_to_config(shift_factor=float(encode(vae, pictures).mean()) + vae.config.shift_factor)
+    vae.register_to_config(scaling_factor=1.0 / float(encode(vae, pictures).std()))
 
 
 def _train_denoiser(

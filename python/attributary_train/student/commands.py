@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+from attributary_train.console import OUT_FOLDER
 
 
 @click.group("encoder")
@@ -18,10 +18,12 @@ def encoder() -> None:
 
 
 @encoder.command("export")
-@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="The corpus that will be indexed.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder for encoder.onnx and what belongs to it.")
-@click.option("--held-out", type=_FOLDER, help="Drawings left out of the index, to measure on.")
-@click.option("--cache", type=_FOLDER, help="Folder for features; by default beside --out.")
+@click.option(
+    "--corpus", "corpus_dir", type=OUT_FOLDER, required=True, help="The corpus that will be indexed."
+)
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder for encoder.onnx and what belongs to it.")
+@click.option("--held-out", type=OUT_FOLDER, help="Drawings left out of the index, to measure on.")
+@click.option("--cache", type=OUT_FOLDER, help="Folder for features; by default beside --out.")
 @click.option("--threads", default=2, show_default=True, help="Cores to use.")
 @click.option(
     "--choose", is_flag=True, help="Choose the head's form by measurement instead of the default one."

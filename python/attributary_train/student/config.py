@@ -73,9 +73,7 @@ class StudentConfig:
                 raise StudentError(name, f"{getattr(self, name)!r}; there are {', '.join(choices)}")
         if self.epochs < 0:
             raise StudentError("epochs", f"{self.epochs}; must not be negative")
-        for name in ("dim", "hidden", "members", "batch"):
-            if getattr(self, name) < 1:
-                raise StudentError(name, f"{getattr(self, name)}; must be at least 1")
+        StudentError.if_below(1, dim=self.dim, hidden=self.hidden, members=self.members, batch=self.batch)
         for name in ("dropout", "prompt_dropout", "outside"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise StudentError(name, f"{getattr(self, name)}; must be at least 0 and below 1")

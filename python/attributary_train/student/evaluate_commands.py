@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..evaluation.options import FILE, FOLDER, MODEL, OUTPUT, QUERY_FILE, clear_errors, show
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, on_threads
+
+from ..evaluation.options import MODEL, OUTPUT, QUERY_FILE, show
 
 
 @click.command("student")
@@ -21,11 +24,9 @@ from ..evaluation.options import FILE, FOLDER, MODEL, OUTPUT, QUERY_FILE, clear_
 @click.option("--variant", "variants", multiple=True, default=("encoder.onnx",), show_default=True)
 @click.option("--scores", "score_files", type=FILE, multiple=True, help="Score file of a baseline; repeat.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["validation", "test"]))
-@click.option(
-    "--scores-out", type=click.Path(file_okay=False, path_type=Path), help="Keep the students' scores here."
-)
+@click.option("--scores-out", type=OUT_FOLDER, help="Keep the students' scores here.")
 @OUTPUT
-@clear_errors
+@on_threads
 def student(
     subject_dir: Path,
     corpus_dir: Path,
@@ -77,8 +78,8 @@ def student(
 
 @click.command("retrieval")
 @click.option("--bundle", type=FOLDER, help="A bundle: its encoder, its vectors, its items.")
-@click.option("--encoder", "encoder_dir", type=FOLDER, help="An exported encoder; the corpus is embedded.")
-@click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="The corpus that is indexed.")
+@click.option("--encoder", type=FOLDER, help="An exported encoder; the corpus is embedded.")
+@click.option("--corpus", type=FOLDER, required=True, help="The corpus that is indexed.")
 @click.option("--held-out", type=FOLDER, help="Drawings of known concepts, left out of the index.")
 @click.option("--split", type=click.Choice(["validation", "test"]), default="test", show_default=True)
 @click.option("--copies", default=500, show_default=True, help="Changed copies to look for.")
@@ -86,29 +87,18 @@ def student(
 @click.option("--threads", default=2, show_default=True, help="Cores to use.")
 @click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OUT_FOLDER,
     help="Folder that keeps embeddings between runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def retrieval(
-    bundle: Path | None,
-    encoder_dir: Path | None,
-    corpus_dir: Path,
-    held_out: Path | None,
-    split: str,
-    copies: int,
-    int8: bool,
-    threads: int,
-    cache: Path | None,
-    as_json: bool,
-) -> None:
+def retrieval(as_json: bool, **chosen: Any) -> None:
     """Changed copies at rank 1, and other creators' drawings of a concept in the top 10, by exact search."""
     from ..evaluation.strict_json import strict_json
     from .retrieval_report import Setup, measure
 
-    if (bundle is None) == (encoder_dir is None):
+    setup = Setup(**chosen)
+    if (setup.bundle is None) == (setup.encoder is None):
         raise click.UsageError("give either --bundle or --encoder")
-    setup = Setup(bundle, encoder_dir, corpus_dir, held_out, split, copies, int8, threads, cache)
     report = measure(setup)
     if as_json:
         click.echo(strict_json(report))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,13 +104,23 @@ def export_int8(fp32: Path, target: Path, samples: Samples, float_convolutions: 
     variant = OnnxEncoder(target)
     # The half that did not set the scales.
     rows = slice(len(samples.pixels) // 2, None)
-    feed = (samples.pixels[rows], samples.token_ids[rows], samples.token_mask[rows])
-    nothing = np.zeros((len(feed[0]), 1), np.int64)
-    cosines = {}
-    for name, (pixels, ids, mask) in {"image": (feed[0], nothing, nothing), "image_and_prompt": feed}.items():
-        cosine = (_embed(original, (pixels, ids, mask)) * _embed(variant, (pixels, ids, mask))).sum(axis=1)
-        cosines[name] = {"mean": float(cosine.mean()), "min": float(cosine.min()), "pictures": len(cosine)}
-    return {**_facts(target), "variant_of": original.spec.digest, "cosine_to_fp32": cosines}
+    unseen = Samples(samples.pixels[rows], samples.token_ids[rows], samples.token_mask[rows])
+    found = cosines(original, variant, unseen)
+    return {**_facts(target), "variant_of": original.spec.digest, "cosine_to_fp32": found}
+
+
+def cosines(original: OnnxEncoder, variant: OnnxEncoder, samples: Samples) -> dict[str, Any]:
+    """Cosine of a variant's embeddings to the original's, mean and least, with prompts and without."""
+    none = np.zeros((len(samples.pixels), 1), np.int64)
+    found = {}
+    for name, ids, mask in (
+        ("image", none, none),
+        ("image_and_prompt", samples.token_ids, samples.token_mask),
+    ):
+        feed = (samples.pixels, ids, mask)
+        values = (_embed(original, feed) * _embed(variant, feed)).sum(axis=1)
+        found[name] = {"mean": float(values.mean()), "min": float(values.min()), "pictures": len(values)}
+    return found
 
 
 def measure_parity(student: Student, encoder: OnnxEncoder, samples: Samples) -> float:

@@ -11,40 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attributary_train.console import OUT_FOLDER, clear_errors
+
 if TYPE_CHECKING:
     from attributary.triton.plans import Request
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-
 
 @click.command("export")
-@click.option("--bundle", type=_FOLDER, required=True, help="Bundle whose encoder is exported.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder beside the bundle.")
+@click.option("--bundle", type=OUT_FOLDER, required=True, help="Bundle whose encoder is exported.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder beside the bundle.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp16", show_default=True)
 @click.option("--tensorrt", is_flag=True, help="Build a TensorRT engine on this machine's GPU.")
 @click.option("--dry-run", "dry", is_flag=True, help="Check bundle and graph; write nothing, need no GPU.")
+@clear_errors()
 def export(bundle: Path, out: Path, precision: Any, tensorrt: bool, dry: bool) -> None:
     """Write an encoder at a precision, held to the bundle's golden queries; with --tensorrt its engine too.
 
     `engines.json` records an engine's hash, TensorRT's version and the GPU's name.
     """
-    from attributary.errors import AttributaryError
     from attributary.triton.plans import Request, build_engine, dry_run
 
     request = Request(bundle, out, precision)
-    try:
-        # The dry run refuses a graph that disagrees with the golden queries, before anything is written.
-        found = dry_run(request)
-        if dry:
-            click.echo(json.dumps(asdict(found)))
-        elif tensorrt:
-            click.echo(json.dumps(asdict(build_engine(request))))
-        else:
-            click.echo(
-                f"{_graph(request)}: golden queries hold, smallest cosine {found.graph_cosine:.5f} (CPU)"
-            )
-    except AttributaryError as error:
-        raise click.ClickException(str(error)) from error
+    # The dry run refuses a graph that disagrees with the golden queries, before anything is written.
+    found = dry_run(request)
+    if dry:
+        click.echo(json.dumps(asdict(found)))
+    elif tensorrt:
+        click.echo(json.dumps(asdict(build_engine(request))))
+    else:
+        click.echo(f"{_graph(request)}: golden queries hold, smallest cosine {found.graph_cosine:.5f} (CPU)")
 
 
 def _graph(request: Request) -> Path:

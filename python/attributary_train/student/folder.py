@@ -22,6 +22,7 @@ from torch import Tensor
 
 from attributary.bundle.files import sha256
 from attributary_train.errors import StudentError
+from attributary_train.files import reading, write_text
 
 from .export import ENCODER, TOKENIZER
 
@@ -80,21 +81,17 @@ def write_folder(
         "files": {name: _facts(folder / name) for name in names if (folder / name).exists()},
         **extra,
     }
-    part = folder / (FACTS + ".part")
-    part.write_text(json.dumps(facts, indent=2) + "\n")
-    part.replace(folder / FACTS)
+    write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n", StudentError)
     return facts
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What student.json holds; raises `StudentError` if it is not there or of another version."""
-    try:
+    with reading(folder / FACTS, StudentError):
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         version = facts["schema_version"]
         for entry in ("name", "kind", "dim", "config", "subject", "corpus", "labels", "files"):
             facts[entry]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudentError(str(folder / FACTS), f"not readable: {error!r}") from error
     if version != SCHEMA_VERSION:
         raise StudentError(str(folder / FACTS), f"schema version {version}; this reads {SCHEMA_VERSION}")
     return facts

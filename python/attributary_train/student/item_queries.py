@@ -30,8 +30,7 @@ def item_names(ids: npt.NDArray[np.int64]) -> tuple[str, ...]:
 
 def asked_items(total: int, limit: int) -> npt.NDArray[np.int64]:
     """Which of the items are queries, `limit` at most, spread evenly: a student's time grows with items times lists."""
-    if limit < 1:
-        raise StudentError("limit", f"{limit}; must be at least 1")
+    StudentError.if_below(1, limit=limit)
     return np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(np.int64))
 
 

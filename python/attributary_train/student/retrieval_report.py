@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import click
 import numpy as np
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 
 from attributary.bundle.bundle import Bundle
 from attributary.encoder import OnnxEncoder, PromptTokenizer, prepare_pixels
+from attributary_train.evaluation.tables import Row, aim, report
 from attributary_train.towers.cache import FeatureCache
 
 from .pictures import Pictures
@@ -42,7 +40,7 @@ class Setup:
     cache: Path | None
 
 
-def measure(setup: Setup) -> dict[str, Any]:
+def measure(setup: Setup) -> Row:
     """Run both questions; returns the report that `--json` prints."""
     corpus = Pictures.open(setup.corpus)
     embedder = _Embedder(setup)
@@ -55,30 +53,21 @@ def measure(setup: Setup) -> dict[str, Any]:
     config = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(setup).items()}
     config["index_items"], config["dim"] = index.shape
     config["encoder_digest"] = embedder.encoder.spec.digest
-    return {
-        "script": "evaluate-retrieval",
-        "machine": _machine(),
-        "commit": _commit(),
-        "config": config,
-        "results": results,
-        # They are this house's, about its own drawings.
-        "aims": [] if corpus.own else aims,
-    }
+    # Aims are this house's, about its own drawings.
+    return report("evaluate-retrieval", config, results, [] if corpus.own else aims)
 
 
-def _copies(
-    setup: Setup, corpus: Pictures, embedder: _Embedder, index: FloatArray
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _copies(setup: Setup, corpus: Pictures, embedder: _Embedder, index: FloatArray) -> tuple[Row, list[Row]]:
     queries = draw_copies(corpus.ids, cast(Split, setup.split), setup.copies)
     vectors = embedder.embed([(corpus.copy(queries, i), "") for i in range(len(queries.originals))])
     found = measure_copies(index, np.array(corpus.groups, np.int64), vectors, queries)
     note = f"{found.queries} copies; {found.group_first:.3f} counting near duplicates of the original"
-    return {"copies": asdict(found)}, [_aim("copies at rank 1", found.original_first, COPIES_AIM, note)]
+    return {"copies": asdict(found)}, [_share("copies at rank 1", found.original_first, COPIES_AIM, note)]
 
 
 def _concepts(
     setup: Setup, corpus: Pictures, held_out: Pictures, embedder: _Embedder, index: FloatArray
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[Row, list[Row]]:
     rows = draw_concepts(held_out.concepts, corpus.concepts, cast(Split, setup.split))
     indexed: NDArray[np.str_] = np.array(corpus.concepts)
     wanted: NDArray[np.str_] = np.array(held_out.concepts)[rows]
@@ -88,7 +77,7 @@ def _concepts(
         found = measure_concepts(index, indexed, embedder.embed(questions), wanted)
         results[name] = asdict(found)
         note = f"{found.queries} drawings by held-out creators"
-        aims.append(_aim(f"{name} in the top 10", found.in_top_10, CONCEPTS_AIM, note))
+        aims.append(_share(f"{name} in the top 10", found.in_top_10, CONCEPTS_AIM, note))
     return results, aims
 
 
@@ -140,25 +129,5 @@ class _Embedder:
         return encoder.encode(pixels, ids, mask)
 
 
-def _aim(name: str, value: float, aim: float, note: str) -> dict[str, Any]:
-    met = value >= aim
-    return {"name": name, "value": round(value, 4), "aim": aim, "unit": "share", "met": met, "note": note}
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "gpu": None,
-    }
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short=12", "HEAD"]
-    try:
-        out = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return out.stdout.strip()
+def _share(name: str, value: float, wanted: float, note: str) -> Row:
+    return aim(name, value, wanted, "share", value >= wanted, note)

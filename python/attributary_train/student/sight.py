@@ -16,7 +16,7 @@ from torch import Tensor
 from attributary.kernels import resize_crop
 from attributary_train.corpus import Corpus
 from attributary_train.errors import StudentError
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.data import SubjectData
 from attributary_train.towers.features import TowerFeatures
 

@@ -2,63 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attributary_train.console import clear_errors
+from attributary_train.console import FILE, FOLDER, OUT, OUT_FOLDER, on_threads, options
+from attributary_train.evaluation.options import say, setting
+from attributary_train.evaluation.options import show as show_report
 
 if TYPE_CHECKING:
     from .studio import Studio
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
-_LABELS = click.option("--labels", type=_FOLDER, required=True, help="Labels of training queries.")
+_LABELS = click.option("--labels", type=FOLDER, required=True, help="Labels of training queries.")
 _LIMIT = click.option("--limit", type=int, help="Only the first so many labelled queries.")
 
 
-def _clear(command: Callable[..., None]) -> Callable[..., None]:
-    """One line for what is wrong with a file or a setting."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        import torch
-
-        torch.set_num_threads(kwargs.get("threads", 1))
-        with clear_errors():
-            command(*args, **kwargs)
-
-    return run
-
-
-def _studio(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--threads", default=1, show_default=True, help="Cores to use."),
-        click.option("--cache", type=_OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
-        click.option("--queries", type=_FILE, required=True, help="File of `subject queries`."),
-        click.option("--corpus", type=_FOLDER, required=True, help="The corpus it was trained on."),
-        click.option("--subject", type=_FOLDER, required=True, help="Checkpoint under study."),
-    ):
-        command = option(command)
-    return command
+_STUDIO = options(
+    click.option("--subject", type=FOLDER, required=True, help="Checkpoint under study."),
+    click.option("--corpus", type=FOLDER, required=True, help="The corpus it was trained on."),
+    click.option("--queries", type=FILE, required=True, help="File of `subject queries`."),
+    click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True),
+    click.option("--threads", default=1, show_default=True, help="Cores to use."),
+)
 
 
 def _open(kwargs: dict[str, Any]) -> Studio:
+    import torch
+
     from .studio import Studio
 
-    return Studio.open(
-        kwargs["subject"], kwargs["corpus"], kwargs["queries"], kwargs["cache"], kwargs["threads"]
-    )
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+    threads = torch.get_num_threads()  # As `on_threads` set them.
+    return Studio.open(kwargs["subject"], kwargs["corpus"], kwargs["queries"], kwargs["cache"], threads)
 
 
 @click.group("student")
@@ -67,11 +43,11 @@ def student() -> None:
 
 
 @student.command("pictures")
-@_studio
+@_STUDIO
 @click.option("--count", default=10240, show_default=True, help="Pictures to generate.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
-@_clear
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
+@on_threads
 def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
     """Generate pictures for distillation, of no prompt that a validation or test query has."""
     from .making import captions_in_styles
@@ -90,27 +66,25 @@ def pictures(count: int, seed: int, out: Path, **kwargs: Any) -> None:
         out,
         steps=asked.steps,
         guidance=asked.guidance,
-        say=_say,
+        say=say,
     )
     click.echo(f"{out}: {count} pictures")
 
 
 @student.command("train")
-@_studio
-@click.option("--labels", type=_FOLDER, help="Labels of training queries; or --scores.")
+@_STUDIO
+@click.option("--labels", type=FOLDER, help="Labels of training queries; or --scores.")
 @click.option(
-    "--scores", type=_FILE, multiple=True, help="Score file of training queries (`evaluate score`); repeat."
+    "--scores", type=FILE, multiple=True, help="Score file of training queries (`evaluate score`); repeat."
 )
 @_LIMIT
 @click.option("--config", "config_name", default="kernel", show_default=True, help="A name, or a JSON file.")
+@click.option("--item-scores", type=FILE, help="File of `student item-scores`: items as queries (generator).")
 @click.option(
-    "--item-scores", type=_FILE, help="File of `student item-scores`: items as queries (generator)."
+    "--losses", type=FOLDER, help="Benchmark whose training queries' losses to foretell (generator)."
 )
-@click.option(
-    "--losses", type=_FOLDER, help="Benchmark whose training queries' losses to foretell (generator)."
-)
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
-@_clear
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the student.")
+@on_threads
 def train(
     labels: Path | None,
     scores: tuple[Path, ...],
@@ -136,25 +110,26 @@ def train(
     studio = _open(kwargs)
     told = first(studio.labels(labels) if labels else studio.scored(scores), limit)
     if config.head == "generator":
-        fitted = train_generator(studio, config, told, out, _say, item_scores=item_scores, losses=losses)
+        fitted = train_generator(studio, config, told, out, say, item_scores=item_scores, losses=losses)
     else:
-        fitted = make(studio, config, told, out, _say)
+        fitted = make(studio, config, told, out, say)
     click.echo(f"{out}: {config.name}, {fitted.items.shape[1]} dimensions, {len(fitted.items)} items")
 
 
 @student.command("item-scores")
-@_studio
+@_STUDIO
 @click.option("--method", default="dtrak", show_default=True, help="trak or dtrak.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeat."
 )
 @click.option("--limit", default=2000, show_default=True, help="So many items at most, spread evenly.")
-@click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
-@_clear
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
+@on_threads
 def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwargs: Any) -> None:
     """What a method of gradients says of every item with items as queries, for `train --item-scores`."""
+    import torch
+
     from attributary_train.errors import StudentError
-    from attributary_train.evaluation.options import setting
     from attributary_train.evaluation.scores import save_scores
     from attributary_train.teacher.registry import Context, create
     from attributary_train.teacher.trak import Trak
@@ -163,7 +138,7 @@ def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwarg
 
     studio = _open(kwargs)
     subject = studio.subject
-    context = Context(studio.folder, subject.corpus, kwargs["cache"], kwargs["threads"])
+    context = Context(studio.folder, subject.corpus, kwargs["cache"], torch.get_num_threads())
     made = create(method, context, dict(setting(entry) for entry in settings))
     if not isinstance(made, Trak):
         raise StudentError("method", f"{method} keeps no features of items; trak and dtrak do")
@@ -174,19 +149,19 @@ def items(method: str, settings: tuple[str, ...], limit: int, out: Path, **kwarg
 
 
 @student.command("sweep")
-@_studio
+@_STUDIO
 @_LABELS
 @_LIMIT
 @click.option(
-    "--labels-validation", type=_FOLDER, required=True, help="Labels that configurations are compared on."
+    "--labels-validation", type=FOLDER, required=True, help="Labels that configurations are compared on."
 )
 @click.option("--config", "names", multiple=True, help="Only these; repeat. By default all.")
 @click.option(
-    "--keep", type=_OUT_FOLDER, help="Folder that keeps finished lines, so that a killed sweep goes on."
+    "--keep", type=OUT_FOLDER, help="Folder that keeps finished lines, so that a killed sweep goes on."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--out", type=_OUT, help="Also write the JSON here.")
-@_clear
+@click.option("--out", type=OUT, help="Also write the JSON here.")
+@on_threads
 def sweep(
     labels: Path,
     limit: int | None,
@@ -198,8 +173,6 @@ def sweep(
     **kwargs: Any,
 ) -> None:
     """Fit every configuration and compare them on validation queries, with prompts and without."""
-    from attributary_train.evaluation.options import show as show_report
-
     from .config import CONFIGS
     from .studio import first
     from .sweeping import run_sweep
@@ -208,21 +181,21 @@ def sweep(
     studio = _open(kwargs)
     report = run_sweep(
         studio, configs, first(studio.labels(labels), limit), studio.labels(labels_validation, "validation"), keep,
-        _say,
+        say,
     )  # fmt: skip
     show_report(report, as_json, out)
 
 
 @student.command("distil")
-@_studio
+@_STUDIO
 @_LABELS
 @_LIMIT
-@click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of `student train`.")
-@click.option("--pictures", type=_FOLDER, help="Folder of `student pictures`.")
+@click.option("--student", "teacher", type=FOLDER, required=True, help="Folder of `student train`.")
+@click.option("--pictures", type=FOLDER, help="Folder of `student pictures`.")
 @click.option("--epochs", default=12, show_default=True)
 @click.option("--texts", default=14000, show_default=True, help="Prompts without pictures.")
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
-@_clear
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder; an interrupted run goes on from it.")
+@on_threads
 def distil(
     labels: Path,
     limit: int | None,
@@ -244,28 +217,28 @@ def distil(
     files = sorted(pictures.glob("*.parquet")) if pictures else []
     more = [load_queries(path, studio.subject.model) for path in files]
     distil_compact(
-        studio, teacher, first(studio.labels(labels), limit), more, out, _say,
+        studio, teacher, first(studio.labels(labels), limit), more, out, say,
         settings=DistilSettings(epochs=epochs), texts=texts,
     )  # fmt: skip
     click.echo(f"{out}: {sum(path.stat().st_size for path in out.glob('encoder.onnx')) / 1e6:.1f} MB in fp32")
 
 
 @student.command("own-words")
-@_studio
-@click.option("--student", "teacher", type=_FOLDER, required=True, help="Folder of a generator student.")
-@click.option("--out", type=_OUT_FOLDER, required=True, help="Folder of the student.")
-@_clear
+@_STUDIO
+@click.option("--student", "teacher", type=FOLDER, required=True, help="Folder of a generator student.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the student.")
+@on_threads
 def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
     """Give a generator student a small text tower of its own for the packaged one: a tenth of its size."""
     from .own_words_making import give_own_words
 
-    give_own_words(_open(kwargs), teacher, out, _say)
+    give_own_words(_open(kwargs), teacher, out, say)
     click.echo(f"{out}: {(out / 'encoder.onnx').stat().st_size / 1e6:.1f} MB in fp32")
 
 
 @student.command("score")
-@_studio
-@click.option("--student", "folder", type=_FOLDER, required=True, help="Folder of a student.")
+@_STUDIO
+@click.option("--student", "folder", type=FOLDER, required=True, help="Folder of a student.")
 @click.option(
     "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
 )
@@ -273,8 +246,8 @@ def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
 @click.option("--variant", default="encoder.onnx", show_default=True, help="Encoder file of the folder.")
 @click.option("--shares", is_flag=True, help="Scores as the student's calibration.json makes shares of them.")
 @click.option("--name", default="", help="Name in the file and in tables.")
-@click.option("--out", type=_OUT, required=True, help="Score file to write (.npz).")
-@_clear
+@click.option("--out", type=OUT, required=True, help="Score file to write (.npz).")
+@on_threads
 def score(
     folder: Path,
     split: str,
@@ -301,8 +274,8 @@ def score(
 
 
 @student.command("show")
-@click.argument("folder", type=_FOLDER)
-@_clear
+@click.argument("folder", type=FOLDER)
+@on_threads
 def show(folder: Path) -> None:
     """Say what a student is, what it was made for, and what was measured."""
     from .folder import read_facts

@@ -102,8 +102,7 @@ def first(labels: Labelled, count: int | None) -> Labelled:
     """The first `count` queries; raises `StudentError` for a count below 1."""
     if count is None:
         return labels
-    if count < 1:
-        raise StudentError("limit", f"{count}; must be at least 1")
+    StudentError.if_below(1, limit=count)
     return labels.take(np.arange(min(count, len(labels))))
 
 

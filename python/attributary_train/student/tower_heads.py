@@ -95,8 +95,7 @@ class TokenHead(nn.Module):
 
     def __init__(self, config: StudentConfig, features: Seen) -> None:
         super().__init__()
-        if config.dim < 1:
-            raise StudentError("dim", f"{config.dim}; must be at least 1")
+        StudentError.if_below(1, dim=config.dim)
         tokens = token_whitening(features.states[features.mask > 0], COMPONENTS, config.whitening)
         picture = principal(features.image, COMPONENTS)
         self.register_buffer("token_matrix", tokens.matrix)

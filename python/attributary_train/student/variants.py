@@ -6,14 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from attributary.encoder.onnx import META_VARIANT_OF, OnnxEncoder
 from attributary_train.towers.graph import set_metadata, write_model
 
-from .export import ENCODER, ENCODER_INT8, Samples, export_int8
+from .export import ENCODER, ENCODER_INT8, Samples, cosines, export_int8
 
 ENCODER_FP16 = "encoder.fp16.onnx"
 # Operators whose sums or small constants do not survive 10 bits of mantissa.
@@ -36,7 +35,10 @@ def export_variants(folder: Path, samples: Samples, *, float_convolutions: int =
     fp16 = folder / ENCODER_FP16
     write_fp16(original, fp16)
     facts: dict[str, Any] = {
-        "fp16": {"bytes": fp16.stat().st_size, "cosine_to_fp32": cosines(original, fp16, samples)}
+        "fp16": {
+            "bytes": fp16.stat().st_size,
+            "cosine_to_fp32": cosines(OnnxEncoder(original), OnnxEncoder(fp16), samples),
+        }
     }
     facts["int8"] = export_int8(original, folder / ENCODER_INT8, samples, float_convolutions)
     return facts
@@ -71,17 +73,3 @@ def _sort(graph: onnx.GraphProto) -> None:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ready]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def cosines(original: Path, variant: Path, samples: Samples) -> dict[str, Any]:
-    """Cosine of a variant's embeddings to the original's, mean and least, with prompts and without."""
-    first, second = OnnxEncoder(original), OnnxEncoder(variant)
-    none = np.zeros((len(samples.pixels), 1), np.int64)
-    found = {}
-    for name, ids, mask in (
-        ("image", none, none),
-        ("image_and_prompt", samples.token_ids, samples.token_mask),
-    ):
-        values = (first.encode(samples.pixels, ids, mask) * second.encode(samples.pixels, ids, mask)).sum(1)
-        found[name] = {"mean": float(values.mean()), "min": float(values.min()), "pictures": len(values)}
-    return found

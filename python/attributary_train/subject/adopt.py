@@ -13,7 +13,7 @@ from diffusers import __version__ as diffusers_version
 from attributary_train.corpus import Corpus
 from attributary_train.corpus.raster import IMAGE_SIZE
 from attributary_train.errors import SubjectError
-from attributary_train.files import writing
+from attributary_train.files import reading, writing
 from attributary_train.generators.families import STABLE
 from attributary_train.generators.reader import pipeline_class
 from attributary_train.subject.checkpoint import (
@@ -149,10 +149,8 @@ def _is_another(checkpoint: Path) -> bool:
 
 def _schedule(folder: Path) -> tuple[DDIMScheduler, str]:
     """DDIM over the checkpoint's noise schedule, and the class of the scheduler that it came with."""
-    try:
+    with reading(folder, SubjectError, "not a readable scheduler"):
         values: dict[str, Any] = dict(DDIMScheduler.load_config(folder, local_files_only=True))
-    except (OSError, ValueError, TypeError) as error:
-        raise SubjectError(str(folder), f"not a readable scheduler: {error}") from error
     name = str(values.get("_class_name"))
     if "beta_start" not in values and values.get("trained_betas") is None:
         raise SubjectError(

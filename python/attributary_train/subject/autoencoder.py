@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.errors import SubjectError
-from attributary_train.files import whole, writing
-from attributary_train.generators.latents import decoded, encoded, means
+from attributary_train.files import reading, whole, writing
+from attributary_train.generators.latents import means
 from attributary_train.generators.latents import pixels_of as to_pixels
 from attributary_train.subject.recipe import Recipe
 from attributary_train.subject.state import load_state
@@ -187,23 +187,11 @@ def is_finished(folder: Path, recipe: Recipe, corpus: str) -> bool:
         # As old as that. Shapes are all that can be compared.
         wanted = {"block_out_channels": list(recipe.autoencoder.widths), "sample_size": recipe.image_size}
         note = folder / CONFIG
-    try:
+    with reading(note, SubjectError):
         about = json.loads(note.read_text())
         differs = [name for name, value in wanted.items() if about.get(name) != value]
-    except (OSError, ValueError, AttributeError) as error:
-        raise SubjectError(str(note), f"not readable: {error!r}") from error
     if differs:
         raise SubjectError(
             str(folder), f"holds an autoencoder of another {differs[0]}; remove it or choose another folder"
         )
     return True
-
-
-def encode(model: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 [N, S, S, 3] -> scaled latents float32 [N, C, h, w]: the posterior's mean, so that they are repeatable."""
-    return encoded(model, pictures)
-
-
-def decode(model: AutoencoderKL, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """Scaled latents float32 [N, C, h, w] -> uint8 [N, S, S, 3]."""
-    return decoded(model, latents)

@@ -16,7 +16,7 @@ from diffusers import __version__ as diffusers_version
 
 from attributary_train.corpus import Corpus
 from attributary_train.errors import SubjectError
-from attributary_train.files import writing
+from attributary_train.files import reading, writing
 from attributary_train.subject.data import SubjectData, load_data
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.own_text import OwnText
@@ -152,10 +152,8 @@ def own_text(folder: Path, facts: dict[str, Any]) -> OwnText | None:
     """The text encoder that a manifest names, None for MiniLM."""
     if "text" not in facts:
         return None
-    try:
+    with reading(folder / MANIFEST, SubjectError, "text: not readable"):
         return OwnText(folder, int(facts["text"]["tokens"]), str(facts["text"]["digest"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SubjectError(str(folder / MANIFEST), f"text: not readable: {error!r}") from error
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL:
@@ -169,7 +167,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises `SubjectError` naming what is missing."""
-    try:
+    with reading(folder / MANIFEST, SubjectError):
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         if facts["schema_version"] != SCHEMA_VERSION:
             raise SubjectError(
@@ -178,8 +176,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
         for name in ("recipe", "weights", "training_set"):
             _ = facts[name]
-    except (OSError, ValueError, KeyError) as error:
-        raise SubjectError(str(folder / MANIFEST), f"not readable: {error!r}") from error
     return facts
 
 

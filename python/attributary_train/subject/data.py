@@ -17,7 +17,7 @@ from torch import Tensor
 from attributary_train.corpus import Corpus
 from attributary_train.errors import SubjectError
 from attributary_train.files import whole
-from attributary_train.subject.autoencoder import encode
+from attributary_train.generators.latents import encode
 from attributary_train.subject.captions import Captions, captions_of
 from attributary_train.subject.pictures import corpus_digest, squares
 from attributary_train.subject.prompts import training_prompt

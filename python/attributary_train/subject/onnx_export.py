@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attributary_train.errors import SubjectError
+from attributary_train.files import write_text
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject, recipe_of
 from attributary_train.towers.graph import to_onnx
 from attributary_train.towers.text import MiniLM, minilm_directory
@@ -38,7 +39,7 @@ class _Denoiser(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Scaled latents to RGB in [0, 255], as `generators.latents.decoded` makes it before it rounds."""
+    """Scaled latents to RGB in [0, 255], as `generators.latents.decode` makes it before it rounds."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -88,7 +89,5 @@ def export_generator(subject: Path, out: Path) -> dict[str, Any]:
         "last_alpha": float(model.scheduler.final_alpha_cumprod),
         "offset": int(model.scheduler.config.steps_offset),
     }
-    partial = out / "generator.json.partial"
-    partial.write_text(json.dumps(facts) + "\n")
-    partial.replace(out / "generator.json")
+    write_text(out / "generator.json", json.dumps(facts) + "\n", SubjectError)
     return facts

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
 from attributary_train.errors import SubjectError
+from attributary_train.files import reading
 from attributary_train.subject.text import states_of
 from attributary_train.towers.weights import weights_digest
 
@@ -72,10 +73,8 @@ def open_text(folder: Path) -> tuple[Any, Any]:
     if info["missing_keys"]:
         raise SubjectError(str(path), f"lacks weights, e.g. {min(info['missing_keys'])}")
     path = folder / TOKENIZER
-    try:
+    with reading(path, SubjectError, "not a readable tokenizer"):
         cut = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise SubjectError(str(path), f"not a readable tokenizer: {error}") from error
     return encoder.eval().requires_grad_(False), cut
 
 

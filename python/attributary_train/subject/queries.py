@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attributary_train.errors import SubjectError
-from attributary_train.files import whole
+from attributary_train.files import reading, whole
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.sample import sample
 from attributary_train.subject.text import token_states
@@ -52,19 +52,15 @@ class Queries:
     def take(self, rows: Sequence[int]) -> Queries:
         """The queries of the rows, in that order."""
         pick = list(rows)
-        return Queries(
-            tuple(self.names[r] for r in pick),
-            tuple(self.splits[r] for r in pick),
-            tuple(self.kinds[r] for r in pick),
-            tuple(self.prompts[r] for r in pick),
-            tuple(self.seeds[r] for r in pick),
-            self.latents[pick],
-            self.text[pick],
-            self.weights,
-            self.steps,
-            self.guidance,
-            self.reader,
-            self.keeps_text,
+        return replace(
+            self,
+            names=tuple(self.names[r] for r in pick),
+            splits=tuple(self.splits[r] for r in pick),
+            kinds=tuple(self.kinds[r] for r in pick),
+            prompts=tuple(self.prompts[r] for r in pick),
+            seeds=tuple(self.seeds[r] for r in pick),
+            latents=self.latents[pick],
+            text=self.text[pick],
         )
 
     def split(self, name: str) -> Queries:
@@ -148,12 +144,10 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
     """Read what `save_queries` wrote; raises `SubjectError` if the file is damaged, lacks a column, or if `model` is
     not the one that made them. Those of an adopted model are read with that model, whose encoder reads the prompts.
     """
-    try:
+    with reading(path, SubjectError, "not a file of queries"):
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"queries"])
         missing = [name for name in FACTS if name not in facts]
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise SubjectError(str(path), f"not a file of queries: {error!r}") from error
     missing += [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise SubjectError(str(path), f"not a file of queries: lacks {', '.join(missing)}")
@@ -164,10 +158,8 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
         raise SubjectError(str(path), "its prompts were read by another text encoder than the model's")
     columns = {name: table[name].to_pylist() for name in COLUMNS}
     shape = tuple(facts["shape"])
-    try:
+    with reading(path, SubjectError, f"a latent is not float32 {list(shape)}"):
         latents = np.stack([np.frombuffer(raw, np.float32).reshape(shape) for raw in columns["latent"]])
-    except (ValueError, TypeError) as error:
-        raise SubjectError(str(path), f"a latent is not float32 {list(shape)}: {error}") from error
     prompts, tokens = columns["prompt"], facts["tokens"]
     keeps = "text" in table.column_names
     if keeps:

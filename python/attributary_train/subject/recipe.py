@@ -89,9 +89,9 @@ class Recipe:
             )
         if not 0.0 <= self.caption_dropout < 1.0:
             raise SubjectError("recipe.caption_dropout", f"{self.caption_dropout}; must be in [0, 1)")
-        for name in ("steps", "batch", "tokens", "timesteps"):
-            if getattr(self, name) < 1:
-                raise SubjectError(f"recipe.{name}", f"{getattr(self, name)}; must be at least 1")
+        SubjectError.if_below(
+            1, "recipe.", steps=self.steps, batch=self.batch, tokens=self.tokens, timesteps=self.timesteps
+        )
         if self.captions and not all(share > 0 for _, share in self.captions):
             raise SubjectError("recipe.captions", f"{self.captions}; every level needs a share above 0")
         if self.items not in SELECTIONS:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,13 +17,13 @@ ALL_ITEMS = "train on a corpus of your own with --all-items"
 
 
 @dataclass(frozen=True)
-class ReferenceSplit:
-    """Ids: `train` is what the model sees; `recombined` are left-out drawings of a known concept in a known style;
-    `unseen` are drawings of concepts that it never saw."""
+class Selection:
+    """Ids. `train`: what the model sees; `recombined`: left-out drawings of a known concept by a known hand; `unseen`:
+    drawings of concepts that it never saw."""
 
     train: tuple[int, ...]
-    recombined: tuple[int, ...]
-    unseen: tuple[int, ...]
+    recombined: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
 
 
 def reference_split(
@@ -33,7 +34,7 @@ def reference_split(
     drawings: int = 100,
     unseen: int = 100,
     seed: int = 0,
-) -> ReferenceSplit:
+) -> Selection:
     """Choose `concepts` in `styles` styles each, two fifths of them without one, and `drawings` by single creators.
 
     A concept drawn by several hands is what makes attribution hard enough to be worth measuring: the caption fits
@@ -41,13 +42,8 @@ def reference_split(
     Raises `SubjectError` if the corpus has too few such concepts.
     """
     rng = np.random.default_rng(seed)
-    by_concept: dict[str, dict[str, Item]] = defaultdict(dict)
-    single: list[Item] = []
-    for item in corpus:
-        if item.style_set in BY_CREATOR:
-            single.append(item)
-        else:
-            by_concept[item.concept_id].setdefault(item.style_set, item)
+    by_concept = by_concept_and_style(corpus)
+    single = [item.id for item in corpus if item.style_set in BY_CREATOR]
     full = sorted(name for name, hands in by_concept.items() if len(hands) >= styles)
     if len(full) < concepts + unseen:
         raise SubjectError(
@@ -56,17 +52,33 @@ def reference_split(
             f"{ALL_ITEMS}",
         )
     order = [full[at] for at in rng.permutation(len(full))]
+    split = drawings_of(by_concept, order[:concepts], order[concepts : concepts + unseen], styles)
+    chosen = [single[at] for at in rng.permutation(len(single))[:drawings]]
+    return replace(split, train=tuple(sorted([*split.train, *chosen])))
+
+
+def by_concept_and_style(items: Iterable[Item]) -> dict[str, dict[str, Item]]:
+    """The first drawing of each concept in each style set, those by single creators left aside."""
+    found: dict[str, dict[str, Item]] = defaultdict(dict)
+    for item in items:
+        if item.style_set not in BY_CREATOR:
+            found[item.concept_id].setdefault(item.style_set, item)
+    return found
+
+
+def drawings_of(
+    by_concept: Mapping[str, Mapping[str, Item]], known: Sequence[str], new: Sequence[str], styles: int
+) -> Selection:
+    """The concepts `known` in `styles` styles each, two fifths of them less one, and a drawing of each of `new`."""
     train: list[int] = []
     left_out: list[int] = []
-    for at, name in enumerate(order[:concepts]):
+    for at, name in enumerate(known):
         hands = sorted(by_concept[name])[:styles]
         skipped = hands[at % len(hands)] if at % 5 < 2 else None
         for hand in hands:
             (left_out if hand == skipped else train).append(by_concept[name][hand].id)
-    new = []
-    for at, name in enumerate(order[concepts : concepts + unseen]):
+    unseen = []
+    for at, name in enumerate(new):
         hands = sorted(by_concept[name])
-        new.append(by_concept[name][hands[at % len(hands)]].id)
-    chosen = rng.permutation(len(single))[:drawings]
-    train.extend(single[at].id for at in chosen)
-    return ReferenceSplit(tuple(sorted(train)), tuple(sorted(left_out)), tuple(sorted(new)))
+        unseen.append(by_concept[name][hands[at % len(hands)]].id)
+    return Selection(tuple(train), tuple(sorted(left_out)), tuple(sorted(unseen)))

@@ -14,8 +14,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from attributary_train.corpus import Corpus
 from attributary_train.errors import SubjectError
-from attributary_train.files import writing
-from attributary_train.subject.autoencoder import decode, is_finished, train_autoencoder
+from attributary_train.files import reading, writing
+from attributary_train.generators.latents import decode
+from attributary_train.subject.autoencoder import is_finished, train_autoencoder
 from attributary_train.subject.checkpoint import (
     BASE,
     forget_path,
@@ -129,10 +130,8 @@ def train_subject(
     run = Run(recipe, np.ones(len(data), bool), recipe.seed, recipe.seed)
     progress: list[dict[str, float]] = []
     if (out / "progress.json").exists() and (out / "work" / "training-state.pt").exists():
-        try:
+        with reading(out / "progress.json", SubjectError):
             progress = json.loads((out / "progress.json").read_text())
-        except ValueError as error:
-            raise SubjectError(str(out / "progress.json"), f"not readable: {error}") from error
 
     def watch(step: int, ema: UNet2DConditionModel, loss: float) -> None:
         unet = ema if device == "cpu" else copy.deepcopy(ema).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,20 +12,16 @@ from attributary_train.corpus import Corpus, Item
 from attributary_train.errors import SubjectError
 from attributary_train.subject.captions import NO_CATEGORY, Categories
 from attributary_train.subject.prompts import BY_CREATOR
-from attributary_train.subject.reference import ALL_ITEMS, reference_split
+from attributary_train.subject.reference import (
+    ALL_ITEMS,
+    Selection,
+    by_concept_and_style,
+    drawings_of,
+    reference_split,
+)
 
 # Signs, letters and flags: a square of 64 pixels does not show which.
 _UNREADABLE = frozenset({"symbols", "flags"})
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Ids. `train`: what the model sees; `recombined`: left-out drawings of a known concept by a known hand; `unseen`:
-    drawings of concepts that it never saw."""
-
-    train: tuple[int, ...]
-    recombined: tuple[int, ...] = ()
-    unseen: tuple[int, ...] = ()
 
 
 def attribution_selection(
@@ -49,7 +45,8 @@ def attribution_selection(
     """
     rng = np.random.default_rng(seed)
     kinds = Categories(corpus)
-    by_concept, single = _sorted_out(_unrelated(corpus, known))
+    items = _unrelated(corpus, known)
+    by_concept = by_concept_and_style(items)
     kind_of = {
         name: kinds.of(next(iter(hands.values())))
         for name, hands in sorted(by_concept.items())
@@ -74,19 +71,9 @@ def attribution_selection(
             f"{len(chosen)} and {len(others)} others have {styles} styles; {concepts} and {unseen} are needed; "
             f"{ALL_ITEMS}",
         )
-    train: list[int] = []
-    left_out: list[int] = []
-    for at, name in enumerate(chosen):
-        hands = sorted(by_concept[name])[:styles]
-        skipped = hands[at % len(hands)] if at % 5 < 2 else None
-        for hand in hands:
-            (left_out if hand == skipped else train).append(by_concept[name][hand].id)
-    new = []
-    for at, name in enumerate(others[:unseen]):
-        hands = sorted(by_concept[name])
-        new.append(by_concept[name][hands[at % len(hands)]].id)
-    train += _by_creators(single, kinds, creators, per_creator, rng)
-    return Selection(tuple(sorted(train)), tuple(sorted(left_out)), tuple(sorted(new)))
+    split = drawings_of(by_concept, chosen, others[:unseen], styles)
+    by_creators = _by_creators(items, kinds, creators, per_creator, rng)
+    return replace(split, train=tuple(sorted([*split.train, *by_creators])))
 
 
 def _unrelated(corpus: Corpus, ids: Collection[int]) -> list[Item]:
@@ -104,22 +91,14 @@ def _unrelated(corpus: Corpus, ids: Collection[int]) -> list[Item]:
     ]
 
 
-def _sorted_out(items: Iterable[Item]) -> tuple[dict[str, dict[str, Item]], dict[str, list[Item]]]:
-    """Drawings by concept and style set, and by single creator."""
-    by_concept: dict[str, dict[str, Item]] = defaultdict(dict)
+def _by_creators(
+    items: Iterable[Item], kinds: Categories, creators: int, each: int, rng: np.random.Generator
+) -> list[int]:
+    """`each` drawings by `creators` creators who have as many with a category; near duplicates count once."""
     single: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         if item.style_set in BY_CREATOR:
             single[item.creator].append(item)
-        else:
-            by_concept[item.concept_id].setdefault(item.style_set, item)
-    return by_concept, single
-
-
-def _by_creators(
-    single: dict[str, list[Item]], kinds: Categories, creators: int, each: int, rng: np.random.Generator
-) -> list[int]:
-    """`each` drawings by `creators` creators who have as many with a category; near duplicates count once."""
     able: dict[str, list[int]] = {}
     for name in sorted(single):
         groups = {item.near_dup_group: item.id for item in single[name] if kinds.of(item) != NO_CATEGORY}
@@ -174,7 +153,7 @@ def select(corpus: Corpus, name: str) -> Selection:
         return random_selection(corpus)
     split = reference_split(corpus)
     if name == "reference":
-        return Selection(split.train, split.recombined, split.unseen)
+        return split
     # The reference model is what the base goes on from: what it knows cannot be studied.
     chosen = attribution_selection(corpus, known=split.train)
     if name == "attribution":

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attributary_train.errors import SubjectError
+from attributary_train.files import reading
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel, loss_timesteps, new_scheduler, new_unet
 from attributary_train.subject.noise import noise_grid, noise_key
@@ -221,10 +222,8 @@ def _save(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimise
 
 def _resume(path: Path, run: Run, data: SubjectData, unet: Any, ema: Any, optimiser: Any) -> int:
     state = load_state(path)
-    try:
+    with reading(path, SubjectError, "not the checkpoint of a run"):
         fields = json.loads(state["run"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise SubjectError(str(path), f"not the checkpoint of a run: {error!r}") from error
     for name, value in run.digest_fields(data).items():
         if fields.get(name) != value:
             raise SubjectError(

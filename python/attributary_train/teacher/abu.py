@@ -92,9 +92,7 @@ class AbuSettings:
                 "target_change, alpha, papers_alpha",
                 "give exactly one of them: a loss change to aim at or a fixed step",
             )
-        for name in ("gradient_draws", "timesteps"):
-            if getattr(self, name) < 1:
-                raise TeacherError(name, f"{getattr(self, name)}; must be at least 1")
+        TeacherError.if_below(1, gradient_draws=self.gradient_draws, timesteps=self.timesteps)
         for name, known in (("step", ("measured", "fisher")), ("part", ("whole", "even", "odd"))):
             if getattr(self, name) not in known:
                 raise TeacherError(name, f"{getattr(self, name)!r}; there are {', '.join(known)}")

@@ -7,25 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attributary_train.console import clear_errors
+from attributary_train.console import FILE, FOLDER, OUT_FOLDER, clear_errors
 
 if TYPE_CHECKING:
     from attributary_train.teacher.label_factory import Job, Made
     from attributary_train.teacher.labels import LabelSettings
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_OUT = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 @click.command("label")
-@click.option("--subject", "subject_dir", type=_FOLDER, required=True, help="Checkpoint of the generator.")
-@click.option("--corpus", "corpus_dir", type=_FOLDER, required=True, help="The corpus it was trained on.")
+@click.option("--subject", "subject_dir", type=FOLDER, required=True, help="Checkpoint of the generator.")
+@click.option("--corpus", "corpus_dir", type=FOLDER, required=True, help="The corpus it was trained on.")
 @click.option(
-    "--queries", type=_FILE, required=True, help="Queries, from `attributary-train subject queries`."
+    "--queries", type=FILE, required=True, help="Queries, from `attributary-train subject queries`."
 )
 @click.option(
-    "--out", type=_OUT, required=True, help="Folder of the labels; an interrupted run goes on from it."
+    "--out", type=OUT_FOLDER, required=True, help="Folder of the labels; an interrupted run goes on from it."
 )
 @click.option("--split", "splits", multiple=True, default=("train",), show_default=True)
 @click.option("--limit", type=int, help="Label only the first so many queries.")
@@ -53,7 +49,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--ray", "on_ray", is_flag=True, help="Work on Ray: the same shards from several machines.")
 @click.option("--ray-address", help="A running cluster; without it one is started here.")
 @click.option("--gpus", default=0.0, show_default=True, help="GPUs of each Ray worker.")
-@click.option("--cache", type=_OUT, default=Path("out/cache/subject"), show_default=True)
+@click.option("--cache", type=OUT_FOLDER, default=Path("out/cache/subject"), show_default=True)
 @clear_errors()
 def label(
     subject_dir: Path,

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attributary_train.errors import TeacherError
-from attributary_train.files import whole
+from attributary_train.files import reading, whole
 from attributary_train.subject.model import SubjectModel
 from attributary_train.teacher.parameters import ParameterSet
 
@@ -131,13 +131,11 @@ def save_factors(factors: Factors, path: Path) -> None:
 
 def load_factors(path: Path, model: SubjectModel) -> Factors:
     """Raises `TeacherError` if the file is damaged or the Fisher of another model."""
-    try:
+    with reading(path, TeacherError, "not a file of factors"):
         with safe_open(path, "pt") as stream:
             facts = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
         weights, details = facts["weights"], json.loads(facts["facts"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise TeacherError(str(path), f"not a file of factors: {error!r}") from error
     if weights != model.weights:
         raise TeacherError(str(path), f"is the Fisher of model {weights[:12]}, not of {model.weights[:12]}")
     names: Sequence[str] = dict.fromkeys(key.rsplit("/", 1)[0] for key in tensors)  # type: ignore[assignment]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attributary.kernels import resize_crop
 from attributary_train.errors import SubjectError, TeacherError
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.checkpoint import load_autoencoder
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.model import SubjectModel

@@ -53,9 +53,9 @@ class GradientSettings:
     def __post_init__(self) -> None:
         if self.output not in get_args(Output):
             raise TeacherError("output", f"{self.output!r}; there are {', '.join(get_args(Output))}")
-        for name in ("timesteps", "query_draws", "batch", "memory"):
-            if getattr(self, name) < 1:
-                raise TeacherError(name, f"{getattr(self, name)}; must be at least 1")
+        TeacherError.if_below(
+            1, timesteps=self.timesteps, query_draws=self.query_draws, batch=self.batch, memory=self.memory
+        )
 
 
 def output_of(

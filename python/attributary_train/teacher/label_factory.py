@@ -184,8 +184,7 @@ def make_labels(
     a call with `retry_failed`, which makes its shard anew. Raises `TeacherError` if a worker ends without a reason of
     the kind.
     """
-    if workers < 1:
-        raise TeacherError("workers", f"{workers}; must be at least 1")
+    TeacherError.if_below(1, workers=workers)
     prepare(job, settings, log, devices[0])
     if retry_failed:
         log(f"{forget_failures(job.folder)} shards with failed queries are made again")

@@ -66,8 +66,7 @@ def label_on_ray(
     Raises `TeacherError` if there is no cluster at `address` (None: one is started here), or if actors die three times
     in a row before they are ready.
     """
-    if actors < 1:
-        raise TeacherError("actors", f"{actors}; must be at least 1")
+    TeacherError.if_below(1, actors=actors)
     prepare(job, settings, log)
     if retry_failed:
         log(f"{forget_failures(job.folder)} shards with failed queries are made again")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from attributary_train.errors import TeacherError
-from attributary_train.files import whole, write_text
+from attributary_train.files import reading, whole, write_text
 from attributary_train.jobs import starts_path
 from attributary_train.teacher.abu import AbuSettings
 from attributary_train.teacher.candidates import CandidateSettings
@@ -61,8 +61,7 @@ class LabelSettings:
     per_shard: int = 8
 
     def __post_init__(self) -> None:
-        if self.per_shard < 1:
-            raise TeacherError("per_shard", f"{self.per_shard}; must be at least 1")
+        TeacherError.if_below(1, per_shard=self.per_shard)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in the form of older files where nothing newer is set; `from_json` is the inverse."""
@@ -148,7 +147,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def read_plan(folder: Path) -> dict[int, list[Planned]]:
     """Shard number -> its queries, in order."""
-    try:
+    with reading(folder / PLAN, TeacherError, "not a plan of labels"):
         table = pq.read_table(folder / PLAN)
         rows = [
             Planned(name, shard, np.asarray(table["candidates"][at].values, np.int64), nearest)
@@ -161,8 +160,6 @@ def read_plan(folder: Path) -> dict[int, list[Planned]]:
                 )
             )
         ]
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise TeacherError(str(folder / PLAN), f"not a plan of labels: {error!r}") from error
     plan: dict[int, list[Planned]] = {}
     for row in rows:
         plan.setdefault(row.shard, []).append(row)
@@ -171,11 +168,9 @@ def read_plan(folder: Path) -> dict[int, list[Planned]]:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """Raises `TeacherError` if the folder holds no labels of this version."""
-    try:
+    with reading(folder / FACTS, TeacherError):
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         version = facts["schema_version"]
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(str(folder / FACTS), f"not readable: {error!r}") from error
     if version != SCHEMA_VERSION:
         raise TeacherError(
             str(folder / FACTS), f"schema version {version}; this program reads {SCHEMA_VERSION}"
@@ -196,10 +191,8 @@ def read_labels(folder: Path, *, weights: str | None = None) -> list[Label]:
 
 def read_shard(path: Path) -> list[Label]:
     """Labels of one shard; raises `TeacherError` if it is damaged."""
-    try:
+    with reading(path, TeacherError, "damaged, remove it and label again"):
         table = pq.read_table(path, schema=SHARD_SCHEMA)
-    except (OSError, pa.ArrowException) as error:
-        raise TeacherError(str(path), f"damaged, remove it and label again: {error}") from error
     labels = []
     for at in range(table.num_rows):
         row = {name: table[name][at] for name in SHARD_SCHEMA.names}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from attributary_train.console import FOLDER, OUT_FOLDER, clear_errors
 from attributary_train.errors import TeacherError
 from attributary_train.teacher.labels import read_facts, read_labels, read_plan, write_facts, write_shard
 
@@ -30,15 +31,11 @@ def pack_labels(folder: Path, out: Path) -> int:
 
 
 @click.command("pack-labels")
-@click.option(
-    "--labels", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Finished."
-)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="New folder.")
+@click.option("--labels", type=FOLDER, required=True, help="Finished.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="New folder.")
+@clear_errors()
 def pack(labels: Path, out: Path) -> None:
     """Write finished labels as one shard, without paths and factors."""
-    try:
-        count = pack_labels(labels, out)
-    except TeacherError as error:
-        raise click.ClickException(str(error)) from error
+    count = pack_labels(labels, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     click.echo(f"{out}: {count} queries, {size / 1e6:.1f} MB")

@@ -68,8 +68,7 @@ class Flat(Whole):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise TeacherError("projection.dim", f"{self.dim}; must be at least 1")
+        TeacherError.if_below(1, "projection.", dim=self.dim)
         if self.kind not in ("sparse", "normal", "rademacher"):
             raise TeacherError("projection.kind", f"{self.kind!r}; there are sparse, normal, rademacher")
 
@@ -109,8 +108,7 @@ class TwoSided:
     _drawn: dict[tuple[int, int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise TeacherError("projection.rank", f"{self.rank}; must be at least 1")
+        TeacherError.if_below(1, "projection.", rank=self.rank)
 
     def width(self, outputs: int, inputs: int) -> int:
         """At most rank^2."""

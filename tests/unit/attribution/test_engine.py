@@ -55,7 +55,7 @@ def test_shares_creators_and_diffuse_add_up(tiny_engine, item_picture):
 
 
 def test_three_ways_in_give_one_answer(tiny_engine, item_picture):
-    from attributary.encoder.image import decode
+    from attributary.pictures import decode
 
     options = Options(top_k=12)
     by_bytes = tiny_engine.attribute(Query(image=item_picture(30)), options)

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attributary.building import build_from_student
-from attributary.encoder.image import prepare_pixels
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
+from attributary.pictures import prepare_pixels
 from attributary_train.calibration.commands import calibrate
-from attributary_train.subject.autoencoder import decode
+from attributary_train.generators.latents import decode
 from attributary_train.subject.checkpoint import load_autoencoder
 from attributary_train.subject.queries import Prompt, generate, save_queries
 from attributary_train.teacher import label_worker

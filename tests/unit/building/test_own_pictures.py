@@ -22,8 +22,8 @@ from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import CROP, MANIFEST, Manifest
 from attributary.cli.bundle import bundle_group
-from attributary.encoder.image import decode
 from attributary.errors import BundleError
+from attributary.pictures import decode
 
 pytest.importorskip("attributary_train.corpus")
 from attributary_train.corpus.build import build

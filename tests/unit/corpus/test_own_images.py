@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from attributary.encoder.image import FORMATS
+from attributary.pictures.formats import FORMATS
 from attributary_train.corpus import CorpusError, item_id
 from attributary_train.corpus.build import build as build_corpus
 from attributary_train.corpus.sources.folder import Folder

@@ -141,7 +141,7 @@ def test_the_same_model_gives_the_same_pictures_alone_or_among_others(subject):
 
 
 def decoded(subject, row):
-    from attributary_train.subject.autoencoder import decode
+    from attributary_train.generators.latents import decode
 
     return decode(load_autoencoder(subject.subject), subject.queries.latents[[row]])[0]
 

@@ -75,7 +75,7 @@ def test_command_writes_a_score_file_of_its_own_name(tmp_path):
 
 
 def test_methods_are_combined_by_order_whatever_the_order_of_items(tmp_path):
-    from attributary_train.evaluation.combine import combine
+    from attributary_train.evaluation.rescale import combine
 
     back = replace(FILE, method="n", scores=-SCORES[:, ::-1].copy(), ids=FILE.ids[::-1].copy())
     both = combine([FILE, back], "both")

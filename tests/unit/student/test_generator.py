@@ -9,6 +9,7 @@ import torch
 
 from attributary_train.errors import EvaluationError, StudentError
 from attributary_train.evaluation.scores import ScoreFile, save_scores
+from attributary_train.generators.latents import encode
 from attributary_train.student import generator_fitting
 from attributary_train.student.config import GENERATOR_CONFIGS, StudentConfig
 from attributary_train.student.export import Samples, export_encoder
@@ -18,7 +19,7 @@ from attributary_train.student.generator_tower import TIMESTEPS, GeneratorStuden
 from attributary_train.student.item_queries import asked_items, cut_own, item_names
 from attributary_train.student.labelled import from_score_files
 from attributary_train.student.sight import Seen
-from attributary_train.subject.autoencoder import encode, new_autoencoder
+from attributary_train.subject.autoencoder import new_autoencoder
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.teacher.query_digest import query_digests
 from tests.unit.teacher.rivals.conftest import (  # noqa: F401

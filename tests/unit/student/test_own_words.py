@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from attributary_train.errors import StudentError
+from attributary_train.generators.latents import encode
 from attributary_train.student.generator_head import GeneratorHead
 from attributary_train.student.generator_tower import GeneratorStudent
 from attributary_train.student.own_words import Texts, WordsSettings, learn_words
-from attributary_train.subject.autoencoder import encode
 from tests.unit.student.test_generator import (  # noqa: F401
     RECIPE,
     SMALL,

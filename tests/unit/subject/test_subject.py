@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from attributary_train.errors import SubjectError
 from attributary_train.evaluation.retrain import without
-from attributary_train.subject.autoencoder import decode, train_autoencoder
+from attributary_train.generators.latents import decode
+from attributary_train.subject.autoencoder import train_autoencoder
 from attributary_train.subject.checkpoint import (
     load_autoencoder,
     load_subject,

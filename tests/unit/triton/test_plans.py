@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from attributary.bundle.bundle import Bundle
 from attributary.cli.triton import build_engine_command
+from attributary.encoder import OnnxEncoder
 from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
 from attributary.triton import plans
 from attributary.triton.plans import (
@@ -17,7 +18,6 @@ from attributary.triton.plans import (
     Request,
     build_engine,
     check_plan,
-    cpu_embed,
     dry_run,
     hold_to_golden,
 )
@@ -30,7 +30,7 @@ PLAN = "encoder-fp32-11.4.0.106-nvidia-h100-80gb-hbm3.plan"
 @pytest.fixture
 def gpu_machine(monkeypatch, tiny_bundle_dir):
     """A machine that claims a GPU; its engines run on the CPU. Returns what the builder was given and the runner."""
-    seen = {"embed": cpu_embed(tiny_bundle_dir / "encoder.onnx"), "caches": []}
+    seen = {"embed": OnnxEncoder(tiny_bundle_dir / "encoder.onnx").encode, "caches": []}
 
     def fake_build(trt, graph, shapes, timings):
         seen.update(shapes=shapes)

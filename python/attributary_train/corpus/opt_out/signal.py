@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attributary_train.errors import CorpusError
+from attributary_train.files import reading
 
 SIGNALS_FILE = "opt-out.parquet"
 # What it means for training: reserved (no), conditional (see the source), allowed, unspecified, unreadable.
@@ -81,12 +82,10 @@ def read_facts(path: Path) -> tuple[list[Fact], str]:
     """Return the facts of a file, and when pictures were last read; raises CorpusError. No file: none."""
     if not path.exists():
         return [], ""
-    try:
+    with reading(path, CorpusError):
         table = pq.read_table(path)
         at = (table.schema.metadata or {}).get(_READ, b"").decode()
         return [Fact(**row) for row in table.select(SCHEMA.names).to_pylist()], at
-    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
-        raise CorpusError(str(path), f"not readable: {error}") from error
 
 
 def summary(facts: list[Fact], at: str) -> dict[str, Any]:

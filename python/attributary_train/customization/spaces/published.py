@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts, resized
 from attributary_train.customization.spaces.vit_checkpoint import load_vit, read_state
 from attributary_train.errors import CustomizationError
+from attributary_train.files import reading
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -169,10 +170,8 @@ def _config_of(path: Path, name: str) -> dict[str, Any]:
     file = path / name
     if not file.is_file():
         return {}
-    try:
+    with reading(file, CustomizationError, "cannot be read"):
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CustomizationError(str(file), f"cannot be read: {error}") from error
 
 
 def _pretrained(kind: Any, path: Path) -> Any:

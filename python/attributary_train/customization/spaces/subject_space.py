@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attributary_train.customization.spaces.base import Features, Pictures, in_parts, resized
 from attributary_train.customization.words import Words
-from attributary_train.subject.autoencoder import encode
+from attributary_train.generators.latents import encode
 from attributary_train.subject.checkpoint import load_autoencoder, load_subject
 from attributary_train.subject.noise import noise_for
 

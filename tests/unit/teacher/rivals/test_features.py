@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from attributary_train.errors import SubjectError, TeacherError
-from attributary_train.subject.autoencoder import decode, new_autoencoder
+from attributary_train.generators.latents import decode
+from attributary_train.subject.autoencoder import new_autoencoder
 from attributary_train.subject.data import SubjectData
 from attributary_train.subject.pictures import squares
 from attributary_train.subject.recipe import PRESETS
