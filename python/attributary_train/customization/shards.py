@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,8 @@ def read_shard(path: Path, entry: Planned) -> Shard:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"customization"])
         prompts, seeds = table["prompt"].to_pylist(), table["seed"].to_pylist()
-        tuned = np.stack([_pixels(raw) for raw in table["picture"].to_pylist()])
-        untuned = np.stack([_pixels(raw) for raw in table["untuned"].to_pylist()])
+        tuned = np.stack([_pixels(raw) for raw in cast(list[bytes], table["picture"].to_pylist())])
+        untuned = np.stack([_pixels(raw) for raw in cast(list[bytes], table["untuned"].to_pylist())])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise CustomizationError(str(path), f"not a readable shard, remove it: {error!r}") from error
     if tuple(prompts) != entry.prompts or tuple(seeds) != entry.seeds:

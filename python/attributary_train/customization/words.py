@@ -53,7 +53,7 @@ class Words:
         self.tokens = tokens
         if (folder / "text_encoder").exists():
             try:
-                self._model: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+                self._model: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()  # type: ignore[no-untyped-call]
                 self._cut: Any = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
             except (OSError, ValueError) as error:
                 raise CustomizationError(str(folder / "text_encoder"), f"not readable: {error}") from error
