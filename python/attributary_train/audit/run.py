@@ -23,21 +23,20 @@ from attributary_train.files import write_text
 
 Row = dict[str, Any]
 REQUEST, ROWS, TABLE, SUMMARY = "audit.json", "rows.jsonl", "audit.parquet", "summary.json"
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("rank_correlation", pa.float64()),
-        pa.field("overlap_at_10", pa.float64()),
-        pa.field("share_difference", pa.float64()),
-        pa.field("diffuse", pa.float64()),
-        pa.field("teacher_diffuse", pa.float64()),
-        pa.field("out_of_distribution", pa.bool_()),
-        pa.field("unknown_to_teacher", pa.int32()),
-        pa.field("seconds", pa.float64()),
-        pa.field("cpu_seconds", pa.float64()),
-    ]
-)
+_FIELDS: list[pa.Field[Any]] = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+    pa.field("rank_correlation", pa.float64()),
+    pa.field("overlap_at_10", pa.float64()),
+    pa.field("share_difference", pa.float64()),
+    pa.field("diffuse", pa.float64()),
+    pa.field("teacher_diffuse", pa.float64()),
+    pa.field("out_of_distribution", pa.bool_()),
+    pa.field("unknown_to_teacher", pa.int32()),
+    pa.field("seconds", pa.float64()),
+    pa.field("cpu_seconds", pa.float64()),
+]
+SCHEMA = pa.schema(_FIELDS)
 
 
 def begin(folder: Path, request: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
 from attributary.bundle.manifest import ShareCalibration
@@ -64,7 +65,9 @@ def creator_intervals(predicted: Floats, seen: Floats, bins: tuple[int, ...] = B
     return Intervals(table, level, covered, score, _deviation(predicted, seen, count, level))
 
 
-def _level(predicted: Floats, seen: Floats, bins: int, fold: Floats) -> tuple[float, float, float, int]:
+def _level(
+    predicted: Floats, seen: Floats, bins: int, fold: npt.NDArray[np.int64]
+) -> tuple[float, float, float, int]:
     """The level whose tables hold nearest to `COVERAGE` elsewhere, that coverage, the interval score, and the bins."""
     named, found = predicted > 0, []
     for level in _LEVELS:

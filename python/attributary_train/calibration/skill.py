@@ -64,7 +64,7 @@ class Climatology:
 
 def ranked(
     similarity: npt.NDArray[np.float32], columns: Columns, reach: int, *values: Floats
-) -> tuple[npt.NDArray[np.int64], *tuple[Floats, ...]]:
+) -> tuple[npt.NDArray[Any], ...]:
     """Groups by rank, int64 [Q, K], and each of `values` [Q, N] summed over them, [Q, K]; K = reach, or all."""
     order = np.argsort(-columns.nearest(similarity), axis=1, kind="stable")
     order = order[:, :reach] if reach else order

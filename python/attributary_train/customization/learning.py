@@ -155,7 +155,7 @@ def _train(
         if not torch.isfinite(loss):
             raise CustomizationError("loss", f"not finite at step {step}; lower the learning rate")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if step % settings.look_every == 0 or step == settings.steps:
             score = _validate(gallery, embedded, looked, made)

@@ -29,7 +29,8 @@ def describe(picture: Image.Image) -> npt.NDArray[np.float64]:
     grey = pixels.mean(axis=2)
     slope = np.hypot(np.diff(grey, axis=0)[:, :-1], np.diff(grey, axis=1)[:-1, :])
     edges = np.histogram(slope, _EDGES)[0] / slope.size
-    return np.sqrt(np.concatenate([colours, edges]))
+    roots: npt.NDArray[np.float64] = np.sqrt(np.concatenate([colours, edges]))
+    return roots
 
 
 def nearest(rows: npt.NDArray[np.float64], first: int, count: int) -> list[int]:

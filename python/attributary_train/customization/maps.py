@@ -121,7 +121,8 @@ class MlpMap(Map):
 def new_map(settings: MapSettings, dim: int) -> Map:
     """An untrained map of `dim` dimensions: the identity."""
     torch.manual_seed(settings.seed)
-    return {"shared": LinearMap, "mlp": MlpMap, "two": TwoMaps}[settings.kind](dim)
+    made: Map = {"shared": LinearMap, "mlp": MlpMap, "two": TwoMaps}[settings.kind](dim)
+    return made
 
 
 @dataclass(frozen=True)

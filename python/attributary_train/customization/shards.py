@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,8 @@ def read_shard(path: Path, entry: Planned) -> Shard:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"customization"])
         prompts, seeds = table["prompt"].to_pylist(), table["seed"].to_pylist()
-        tuned = np.stack([_pixels(raw) for raw in table["picture"].to_pylist()])
-        untuned = np.stack([_pixels(raw) for raw in table["untuned"].to_pylist()])
+        tuned = np.stack([_pixels(raw) for raw in cast(list[bytes], table["picture"].to_pylist())])
+        untuned = np.stack([_pixels(raw) for raw in cast(list[bytes], table["untuned"].to_pylist())])
     if tuple(prompts) != entry.prompts or tuple(seeds) != entry.seeds:
         raise CustomizationError(str(path), "holds other prompts or seeds than the plan; remove it")
     return Shard(tuned, untuned, facts)

@@ -102,7 +102,7 @@ def fit(queried: Queried) -> ShareCalibration:
     for _ in range(_STEPS):
         optimiser.zero_grad()
         loss = _divergence(point, cosines, target, nobody)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     log_temperature, log_threshold, background = point.detach().tolist()

@@ -110,7 +110,7 @@ def tune(
             if not torch.isfinite(loss):
                 raise CustomizationError("loss", f"not finite at step {step}; lower the learning rate")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses.append(own.item())
         tenth = max(1, settings.steps // 10)

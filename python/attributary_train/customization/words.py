@@ -54,7 +54,7 @@ class Words:
         self.tokens = tokens
         if (folder / "text_encoder").exists():
             with reading(folder / "text_encoder", CustomizationError):
-                self._model: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+                self._model: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()  # type: ignore[no-untyped-call]
                 self._cut: Any = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
         else:
             self._model, self._cut = text_encoder(), tokenizer(tokens)

@@ -79,7 +79,7 @@ def judge(
     compared = [name for name in methods if name not in own] or own
     best = max(own, key=lambda name: figures[name][AIM_MEASURE].interval.value)
     if rows_to is not None:
-        table = {
+        table: dict[str, Any] = {
             f"{name}/{measure}": one.rows for name, row in figures.items() for measure, one in row.items()
         }
         with whole(rows_to, EvaluationError) as stream:
@@ -194,7 +194,7 @@ def _rows_of(world: World, kinds: Sequence[str]) -> list[int]:
 
 def _taken(world: World, rows: Sequence[int]) -> World:
     pick = list(rows)
-    named = {
+    named: dict[str, Any] = {
         name: tuple(getattr(world, name)[row] for row in pick)
         for name in ("names", "kinds", "prompts", "digests")
     }

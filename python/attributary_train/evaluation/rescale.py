@@ -19,7 +19,8 @@ Scores = npt.NDArray[np.float32]
 def sharpened(scores: Scores, temperature: float) -> Scores:
     """exp((score - the query's best) / temperature), float32 [Q, N] in 0 to 1: what a share is proportional to."""
     best = scores.max(axis=1, keepdims=True)
-    return np.exp((scores - best) / np.float32(temperature), dtype=np.float32)
+    found: Scores = np.exp((scores - best) / np.float32(temperature), dtype=np.float32)
+    return found
 
 
 def raised(scores: Scores, power: float) -> Scores:

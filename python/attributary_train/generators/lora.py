@@ -35,7 +35,7 @@ def attach_lora(module: Any, family: Family, path: Path) -> None:
     Raises `SubjectError` if it cannot be read, changes a text encoder, or does not fit.
     """
     try:
-        import peft  # type: ignore[import-untyped]  # noqa: F401 - diffusers asks for it in words of its own
+        import peft  # noqa: F401 - diffusers asks for it in words of its own
     except ImportError as error:
         raise SubjectError(str(path), "a LoRA needs the package peft; pip install peft") from error
     pipeline = getattr(diffusers, family.pipelines[0])

@@ -96,7 +96,7 @@ def text_digest(pipeline: Any) -> str:
     total = hashlib.sha256()
     for name in TEXT_PARTS:
         part = getattr(pipeline, name, None)
-        cut = getattr(pipeline, name.replace("text_encoder", "tokenizer"), None)
+        cut: Any = getattr(pipeline, name.replace("text_encoder", "tokenizer"), None)
         if part is not None:
             total.update(f"{name}{weights_digest(part)}".encode())
             total.update(json.dumps(cut.get_vocab(), sort_keys=True).encode())

@@ -58,7 +58,8 @@ class Betas:
         raise SubjectError("scheduler.prediction_type", f"{kind!r}; epsilon or v_prediction are understood")
 
     def _signal(self, latents: Tensor, timesteps: Tensor) -> Tensor:
-        return self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+        signal: Tensor = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+        return signal
 
 
 class Flow:
@@ -79,11 +80,13 @@ class Flow:
 
     def values(self, timesteps: Tensor) -> Tensor:
         """1,000 s, float32."""
-        return self._values.to(timesteps.device)[timesteps]
+        values: Tensor = self._values.to(timesteps.device)[timesteps]
+        return values
 
     def sigmas(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """s of each row, shaped to multiply latents."""
-        return self._sigmas.to(latents)[timesteps].view(-1, 1, 1, 1)
+        sigmas: Tensor = self._sigmas.to(latents)[timesteps].view(-1, 1, 1, 1)
+        return sigmas
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """See the class."""

@@ -189,11 +189,9 @@ def _vocabulary(words: Sequence[str]) -> dict[str, int]:
 
 def _word_tokens(words: Sequence[str]) -> PreTrainedTokenizerFast:
     tokens = Tokenizer(models.WordLevel(_vocabulary(words), unk_token="<unk>"))
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    tokens.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokens, model_max_length=TOKENS, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         bos_token="<bos>", padding_side="right",
     )  # fmt: skip

@@ -120,7 +120,7 @@ def _train_denoiser(
         answer = about.call(module, noisy, schedule.values(timesteps), states)
         loss = (answer - schedule.target(latents[rows], noise, timesteps)).square().mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         rate.step()

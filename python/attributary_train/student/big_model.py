@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,9 @@ class BigStudent(nn.Module):
     The picture is brought to the tower's 224 px inside, by the bicubic filter that its features were made with.
     `text_tower` makes token states, `states(ids, mask)`.
     """
+
+    enlarge: Tensor
+    text_tower: Any
 
     def __init__(
         self, name: str, head: nn.Module, dim: int, image_size: int, max_tokens: int, text_tower: nn.Module

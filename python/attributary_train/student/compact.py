@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,9 @@ class Compact(nn.Module):
         self.image = _ImageTower(shape)
         self.text = _TextTower(shape, rows)
         self.joint = nn.Sequential(nn.Linear(2 * shape.dim, 256), nn.GELU(), nn.Linear(256, shape.dim))
-        nn.init.zeros_(self.joint[-1].weight)
-        nn.init.zeros_(self.joint[-1].bias)
+        last = cast(nn.Linear, self.joint[-1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, pixels: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """Embed a batch; rows whose mask is all zero have no prompt."""
@@ -114,7 +115,8 @@ class _Block(nn.Module):
         self.layers = nn.Sequential(_conv(width, width, 3), nn.ReLU6(), _conv(width, width, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + self.layers(x)).clamp(0.0, 6.0)
+        out: Tensor = (x + self.layers(x)).clamp(0.0, 6.0)
+        return out
 
 
 def _conv(inner: int, outer: int, size: int, stride: int = 1) -> nn.Sequential:
@@ -125,6 +127,8 @@ def _conv(inner: int, outer: int, size: int, stride: int = 1) -> nn.Sequential:
 
 
 class _TextTower(nn.Module):
+    rows: Tensor
+
     def __init__(self, shape: CompactShape, rows: Tensor) -> None:
         super().__init__()
         self.register_buffer("rows", rows)
@@ -163,10 +167,12 @@ class Attention(nn.Module):
         bias = (1.0 - weight)[:, None, None, :] * -1e4
         look = ((asked @ key.transpose(2, 3)) * self.size**-0.5 + bias).softmax(dim=3)
         x = x + self.out((look @ value).transpose(1, 2).flatten(2))
-        return x + self.wide(self.second(x))
+        out: Tensor = x + self.wide(self.second(x))
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, self.size)).transpose(1, 2)
+        parts: Tensor = x.unflatten(2, (self.heads, self.size))  # type: ignore[no-untyped-call]
+        return parts.transpose(1, 2)
 
 
 def folded(student: Compact) -> Compact:

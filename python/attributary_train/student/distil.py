@@ -125,7 +125,7 @@ def _epoch(
 ) -> float:
     student.train()
     total, order, away = 0.0, torch.randperm(len(lessons.pixels)), nowhere(lessons.items)
-    batches = order.split(settings.batch)
+    batches = order.split(settings.batch)  # type: ignore[no-untyped-call]
     for rows in batches:
         words = torch.randint(0, len(lessons.prompt_ids), (settings.prompts,))
         foreign = foreign_pictures(lessons.pixels[rows], settings.foreign)
@@ -147,7 +147,7 @@ def _epoch(
             lent = prompt[torch.randint(0, len(prompt), (len(strange),))].detach()
             loss = loss + (2.0 - strange @ away - student.with_prompt(strange, lent) @ away).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimiser.step()
         schedule.step()

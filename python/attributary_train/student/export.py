@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -68,7 +68,7 @@ def export_encoder(
     out_dir.mkdir(parents=True, exist_ok=True)
     fp32 = out_dir / ENCODER
     metadata = {META_NAME: student.name, META_MAX_TOKENS: str(student.max_tokens)}
-    to_onnx(student, _examples(student), _INPUTS, "embedding", fp32, metadata)
+    to_onnx(cast(torch.nn.Module, student), _examples(student), _INPUTS, "embedding", fp32, metadata)
     encoder = OnnxEncoder(fp32)
     parity = measure_parity(student, encoder, samples)
     if parity > PARITY_LIMIT:
@@ -150,9 +150,10 @@ def _examples(student: Student) -> list[torch.Tensor]:
 
 
 def _embed(encoder: OnnxEncoder, feed: Feed, batch: int = 8) -> NDArray[np.float32]:
+    pixels, ids, mask = feed
     parts = [
-        encoder.encode(*(array[start : start + batch] for array in feed))
-        for start in range(0, len(feed[0]), batch)
+        encoder.encode(pixels[at : at + batch], ids[at : at + batch], mask[at : at + batch])
+        for at in range(0, len(pixels), batch)
     ]
     return np.concatenate(parts)
 

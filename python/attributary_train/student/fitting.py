@@ -67,7 +67,7 @@ class Fitted:
     ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Inner products of queries with all items, float32 [Q, N]; larger = more influential."""
         found = embed(self.query, seen) @ (self.items if refined else self.from_head).T
-        return found.numpy()  # type: ignore[no-any-return]
+        return found.numpy()
 
 
 @torch.inference_mode()
@@ -183,7 +183,7 @@ class _Fit:
             self.item.train()
             losses = []
             for picked in (
-                self._pair_batches() if paper else torch.randperm(len(self.rows)).split(config.batch)
+                self._pair_batches() if paper else torch.randperm(len(self.rows)).split(config.batch)  # type: ignore[no-untyped-call]
             ):
                 loss = self._pairs(picked // pairs, picked % pairs) if paper else self._lists(picked)
                 if not torch.isfinite(loss):
@@ -203,7 +203,7 @@ class _Fit:
         embeds few queries many times over."""
         queries, pairs = self.rows.shape
         short = min(PAIR_LIST, pairs)
-        places = torch.rand(queries, pairs).argsort(1).split(short, dim=1)
+        places = torch.rand(queries, pairs).argsort(1).split(short, dim=1)  # type: ignore[no-untyped-call]
         chunks = [(torch.arange(queries)[:, None] * pairs + part) for part in places]
         stacked = [row for chunk in chunks for row in chunk]
         order = torch.randperm(len(stacked)).tolist()
@@ -220,7 +220,7 @@ class _Fit:
             outside &= ~(self.rows[rows] == drawn[:, None]).any(1)
             items = torch.where(outside, drawn, items)
             target = torch.where(outside, torch.ones(()), target)
-        unique, at = rows.unique(return_inverse=True)
+        unique, at = rows.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         seen = self._with_dropout(unique)
         cosine = (self.query.embed(seen)[at] * self._item_vectors()[items]).sum(1)
         return rank_bce(cosine, target, self.scale, self.shift)

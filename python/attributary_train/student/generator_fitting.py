@@ -148,7 +148,7 @@ class _Fit:
         self.head.train()
         for epoch in range(config.epochs):
             losses = []
-            for picked in torch.randperm(rows).split(config.batch):
+            for picked in torch.randperm(rows).split(config.batch):  # type: ignore[no-untyped-call]
                 loss = self._loss(picked)
                 if not torch.isfinite(loss):
                     raise StudentError("loss", f"not finite in epoch {epoch + 1} of {config.name}")
@@ -177,7 +177,7 @@ class _Fit:
         """Items that the lists `rows` are compared on, and how many items each of them stands for."""
         if self.best is None:
             return _ALL, self.weight
-        best = self.best[rows].flatten().unique()
+        best = self.best[rows].flatten().unique()  # type: ignore[no-untyped-call]
         best = best[torch.randperm(len(best))[: STEP_ITEMS // 2]]
         drawn = torch.randperm(len(self.weight))
         others = drawn[~torch.isin(drawn, best)][: STEP_ITEMS - len(best)]
@@ -217,4 +217,5 @@ class _Fit:
 def _unit(rows: Tensor) -> Tensor:
     """Rows less their mean, of unit length."""
     far = rows - rows.mean(1, keepdim=True)
-    return far / far.norm(dim=1, keepdim=True).clamp(min=1e-9)
+    out: Tensor = far / far.norm(dim=1, keepdim=True).clamp(min=1e-9)
+    return out

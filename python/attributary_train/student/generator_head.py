@@ -44,7 +44,8 @@ def kernel_directions(rows: Tensor, count: int) -> Tensor:
     ridge = RIDGE * values.square().mean()
     matrix = directions[:count].T / (values[:count].square() + ridge).sqrt().clamp(min=1e-12)
     length = (rows.double() @ matrix).norm(dim=1).mean().clamp(min=1e-12)
-    return (matrix * (LENGTH / length)).float()
+    scaled: Tensor = (matrix * (LENGTH / length)).float()
+    return scaled
 
 
 class GeneratorHead(nn.Module):
@@ -55,6 +56,13 @@ class GeneratorHead(nn.Module):
     Of the gradient only the one that was asked is looked at, and before any label the embedding is nearly its kernel.
     Without epochs, features are compared as they are: their leading directions, whitened.
     """
+
+    image_mean: Tensor
+    image_matrix: Tensor
+    words_mean: Tensor
+    words_matrix: Tensor
+    empty: Tensor
+    gradient_matrix: Tensor
 
     def __init__(self, config: StudentConfig, seen: Seen, empty: Tensor, gradient: int = 0) -> None:
         super().__init__()

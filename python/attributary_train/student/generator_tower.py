@@ -26,6 +26,11 @@ class GeneratorTower(nn.Module):
     no U-Net of token states alone.
     """
 
+    times: Tensor
+    kept: Tensor
+    added: Tensor
+    empty: Tensor
+
     def __init__(
         self,
         model: SubjectModel,
@@ -107,7 +112,8 @@ class GeneratorTower(nn.Module):
         for block in self.down:
             x, _ = block(hidden_states=x, temb=time, **_arguments(block, states))
         x = self.mid(x, time, **_arguments(self.mid, states))
-        return x.flatten(1)
+        out: Tensor = x.flatten(1)
+        return out
 
 
 def _arguments(block: Any, states: Tensor) -> dict[str, Tensor]:
@@ -119,6 +125,9 @@ class GeneratorStudent(nn.Module):
 
     The denoiser also reads the places that a prompt leaves empty: prompts are filled up to its number of tokens.
     """
+
+    text_tower: Any
+    tower: GeneratorTower
 
     def __init__(
         self, name: str, tower: GeneratorTower, text_tower: nn.Module, head: nn.Module, dim: int

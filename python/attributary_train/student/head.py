@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,8 +32,9 @@ class Projection:
 
     def apply(self, features: FloatArray) -> FloatArray:
         """Project float32 [N, F]; returns float32 [N, d], rows of unit length (a zero row stays zero)."""
-        projected = (unit(features) - self.mean) @ self.matrix
-        return unit(projected) * (np.abs(features).max(axis=1, keepdims=True) > 0)
+        projected = cast(FloatArray, (unit(features) - self.mean) @ self.matrix)
+        rows: FloatArray = unit(projected) * (np.abs(features).max(axis=1, keepdims=True) > 0)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ lets 256 numbers hold what otherwise takes 768 (docs/student.md).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,9 @@ class TokenKernel(nn.Module):
     Buffers: matrix float32 [F, F], the whitening; tokens float32 [F, N * T], whitened tokens of all items, 0 where an
     item has none.
     """
+
+    matrix: Tensor
+    tokens: Tensor
 
     def __init__(self, items: Seen, damping: float) -> None:
         super().__init__()
@@ -67,6 +72,10 @@ class KernelHead(nn.Module):
     """Prompt through the kernel, picture and prompt through an MLP that starts at nothing; without a prompt, the
     picture alone through an MLP of its own."""
 
+    image_mean: Tensor
+    image_matrix: Tensor
+    lift: Tensor
+
     def __init__(self, config: StudentConfig, features: Seen) -> None:
         super().__init__()
         self.kernel = TokenKernel(features, config.whitening)
@@ -85,8 +94,9 @@ class KernelHead(nn.Module):
         self.register_buffer("lift", lift)
         self.start = self._start((vectors * values.sqrt()).float())
         self.joint = _mlp(wide + config.dim, config)
-        nn.init.zeros_(self.joint[-1].weight)
-        nn.init.zeros_(self.joint[-1].bias)
+        last = cast(nn.Linear, self.joint[-1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.picture = _mlp(wide, config)
 
     def _start(self, coordinates: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Labelled:
     @property
     def everything(self) -> bool:
         """Whether every item was scored."""
-        return self.rows.shape[1] == self.items
+        return bool(self.rows.shape[1] == self.items)
 
     @property
     def weight(self) -> npt.NDArray[np.float32]:

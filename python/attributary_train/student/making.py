@@ -110,7 +110,7 @@ def distil_compact(
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save(vars(lessons), kept.with_suffix(".part"))
         kept.with_suffix(".part").replace(kept)
-    known = lessons.prompt_ids[lessons.prompt_mask > 0].unique()
+    known = lessons.prompt_ids[lessons.prompt_mask > 0].unique()  # type: ignore[no-untyped-call]
     shape = replace(
         shape or CompactShape(), dim=items.shape[1], image_size=studio.size, max_tokens=studio.tokens,
         known=len(known),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,11 @@ class TwoTowerStudent(nn.Module):
         self.head = HeadModule(head)
         self.name = f"{image_tower.name}+{text_tower.name}"
         self.dim = head.dim
-        self.image_size: int = image_tower.image_size
-        self.max_tokens: int = text_tower.max_tokens
+        self.image_size = cast(int, image_tower.image_size)
+        self.max_tokens = cast(int, text_tower.max_tokens)
 
     def forward(self, pixels: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """Embed a batch; rows whose mask is all zero have no prompt."""
         has_prompt = token_mask.amax(dim=1, keepdim=True).to(torch.float32)
-        return self.head(self.image_tower(pixels), self.text_tower(token_ids, token_mask), has_prompt)
+        out: Tensor = self.head(self.image_tower(pixels), self.text_tower(token_ids, token_mask), has_prompt)
+        return out

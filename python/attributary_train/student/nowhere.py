@@ -18,7 +18,8 @@ _TILE, _CROP = 8, 12
 def nowhere(items: Tensor) -> Tensor:
     """The direction that item vectors float32 [N, D] have least of, float32 [D], unit length."""
     # eigh sorts upwards, so the first is the smallest.
-    return torch.linalg.eigh(items.T @ items).eigenvectors[:, 0].contiguous()
+    least: Tensor = torch.linalg.eigh(items.T @ items).eigenvectors[:, 0].contiguous()
+    return least
 
 
 def foreign_pictures(own: Tensor, count: int) -> Tensor:
@@ -44,7 +45,8 @@ def _noise(own: Tensor, count: int) -> Tensor:
     waves = colour * waves + (1.0 - colour) * waves.mean(1, keepdim=True)
     waves = (waves - waves.mean((2, 3), keepdim=True)) / waves.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
     level = 50.0 + 155.0 * torch.rand(count, 3, 1, 1)
-    return (level + waves * (10.0 + 50.0 * torch.rand(count, 1, 1, 1))).permute(0, 2, 3, 1)
+    out: Tensor = level + waves * (10.0 + 50.0 * torch.rand(count, 1, 1, 1))
+    return out.permute(0, 2, 3, 1)
 
 
 def _surfaces(own: Tensor, count: int) -> Tensor:
@@ -66,10 +68,11 @@ def _shuffled(own: Tensor, count: int) -> Tensor:
     """Tiles of four generated pictures each, in random places."""
     grid = own.shape[1] // _TILE
     chosen = own[torch.randint(0, len(own), (count, 4))].float()
-    tiles = chosen.unflatten(3, (grid, _TILE)).unflatten(2, (grid, _TILE)).permute(0, 1, 2, 4, 3, 5, 6)
-    tiles = tiles.flatten(1, 3)
+    tiles: Tensor = chosen.unflatten(3, (grid, _TILE))  # type: ignore[no-untyped-call]
+    tiles = tiles.unflatten(2, (grid, _TILE))  # type: ignore[no-untyped-call]
+    tiles = tiles.permute(0, 1, 2, 4, 3, 5, 6).flatten(1, 3)
     picked = torch.rand(count, tiles.shape[1]).argsort(1)[:, : grid * grid]
-    tiles = tiles[torch.arange(count)[:, None], picked].unflatten(1, (grid, grid))
+    tiles = tiles[torch.arange(count)[:, None], picked].unflatten(1, (grid, grid))  # type: ignore[no-untyped-call]
     return tiles.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ class OwnWords(nn.Module):
 
     `rows`, int32 [V], gives each word piece its row of the table.
     """
+
+    rows: Tensor
 
     def __init__(self, shape: WordsShape, rows: Tensor) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ def learn_words(
     texts: what is read alone; asked: prompts of N pictures whose scaled latents are `latents` [N, C, h, w]. Raises
     `StudentError` if a loss is not finite.
     """
-    known = torch.cat([part.ids[part.mask > 0] for part in (texts, prompts)]).unique()
+    known: Tensor = torch.cat([part.ids[part.mask > 0] for part in (texts, prompts)]).unique()  # type: ignore[no-untyped-call]
     shape = replace(WordsShape(), known=len(known), tokens=texts.ids.shape[1], dim=texts.states.shape[2])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -115,8 +118,9 @@ def _learn_states(tower: OwnWords, parts: Sequence[Texts], settings: WordsSettin
     ids, mask = torch.cat([part.ids for part in parts]), torch.cat([part.mask for part in parts])
     states = torch.cat([part.states for part in parts])
     spread, mean = torch.std_mean(states.reshape(-1, states.shape[2]).float(), 0)
-    nn.init.zeros_(tower.out[1].weight)
-    tower.out[1].bias.data = mean
+    last = cast(nn.Linear, tower.out[1])
+    nn.init.zeros_(last.weight)
+    last.bias.data = mean
     # MiniLM has dimensions that never vary.
     spread = spread.clamp(min=0.05 * float(spread.mean()))
     batches = -(-len(ids) // settings.batch)
@@ -126,7 +130,7 @@ def _learn_states(tower: OwnWords, parts: Sequence[Texts], settings: WordsSettin
     )
     for epoch in range(settings.epochs):
         total = 0.0
-        for rows in torch.randperm(len(ids)).split(settings.batch):
+        for rows in torch.randperm(len(ids)).split(settings.batch):  # type: ignore[no-untyped-call]
             loss = ((tower.states(ids[rows], mask[rows]) - states[rows].float()) / spread).square().mean()
             total += _step(loss, optimiser, schedule, tower) / batches
         say(f"states: {total:.4f} of their variance left after {epoch + 1} of {settings.epochs} epochs")

@@ -137,4 +137,5 @@ def _texts(studio: Studio, prompts: list[str]) -> Texts:
 
 @torch.no_grad()
 def _latents(sight: Sight, pictures: Tensor) -> Tensor:
-    return torch.cat([sight.tower.latents(some) for some in pictures.split(_BATCH)]).clone()
+    parts = pictures.split(_BATCH)  # type: ignore[no-untyped-call]
+    return torch.cat([sight.tower.latents(some) for some in parts]).clone()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attributary.kernels import resize_crop
-from attributary_train.towers.cache import FloatArray
+from attributary_train.towers.rows import FloatArray
 
 from ..corpus import Corpus
 from .copies import changed_copy

@@ -91,7 +91,7 @@ def image_nodes(model: onnx.ModelProto, skip: int = 0) -> list[str]:
     return names
 
 
-class _Pictures(CalibrationDataReader):
+class _Pictures(CalibrationDataReader):  # type: ignore[misc]
     """Feeds pictures without a prompt, a few at a time."""
 
     def __init__(self, pictures: NDArray[np.uint8], batch: int = 8) -> None:

@@ -110,7 +110,8 @@ class _Embedder:
             rows = [self._bundle.items.row_of(number) for number in corpus.ids]
             if None in rows:
                 raise click.ClickException("the bundle was built from another corpus")
-            return np.asarray(self._bundle.vectors)[np.array(rows)].astype(np.float32)
+            kept: FloatArray = np.asarray(self._bundle.vectors)[np.array(rows)].astype(np.float32)
+            return kept
         spec = self._original.spec
         cache = FeatureCache(self._cache, f"embedding-{spec.digest[:16]}", spec.dim)
         items = zip(corpus.hashes, corpus.captions, strict=True)

@@ -16,12 +16,12 @@ from .pictures import Pictures
 from .projections import Basis, Scatter, discriminant, principal
 from .retrieval import (
     CopyQueries,
-    Split,
     draw_concepts,
     draw_copies,
     measure_concepts,
     measure_copies,
 )
+from .splits import Split
 
 # Copies that the discriminant is fitted on, and queries of each measurement.
 FIT_COPIES = 3000

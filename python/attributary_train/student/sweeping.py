@@ -21,7 +21,7 @@ from .fitting import Material, fit
 from .kernel_head import TokenKernel
 from .labelled import Labelled
 from .measuring import against_labels, table_row
-from .sight import Seen
+from .sight import ItemPictures, Seen
 from .studio import Studio
 
 Row = dict[str, Any]
@@ -38,13 +38,12 @@ def run_sweep(
     """A line a configuration and kind of query, baselines first; finished lines are kept in `keep`."""
     labelled = studio.labelled_queries(validation)
     if set(labelled.splits) != {"validation"}:
-        found = ", ".join(sorted(set(labelled.splits)))
-        raise StudentError("labels-validation", f"are of {found}; configurations are chosen on validation")
+        splits = ", ".join(sorted(set(labelled.splits)))
+        raise StudentError("labels-validation", f"are of {splits}; configurations are chosen on validation")
     seen, kinds = studio.see(labelled), labelled.kinds
     queries = studio.see(studio.labelled_queries(labels))
-    items = {
-        kind: studio.see_items(kind) for kind in sorted({config.items for config in configs} | {"decoded"})
-    }
+    pictures: set[ItemPictures] = {config.items for config in configs} | {"decoded"}
+    items = {kind: studio.see_items(kind) for kind in sorted(pictures)}
     material = {kind: Material(queries, seen_items, labels) for kind, seen_items in items.items()}
     lines = _baselines(seen, items["decoded"], validation, kinds)
     for config in configs:

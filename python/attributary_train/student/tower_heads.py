@@ -93,6 +93,10 @@ class TokenHead(nn.Module):
     similarity is that of whitened prompts.
     """
 
+    token_matrix: Tensor
+    image_mean: Tensor
+    image_matrix: Tensor
+
     def __init__(self, config: StudentConfig, features: Seen) -> None:
         super().__init__()
         StudentError.if_below(1, dim=config.dim)

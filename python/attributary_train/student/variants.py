@@ -60,7 +60,7 @@ def write_fp16(original: Path, target: Path) -> None:
 
 def _sort(graph: onnx.GraphProto) -> None:
     """Put nodes behind what they read, each once: the converter appends its casts, one for every reader."""
-    made = {value.name for value in [*graph.input, *graph.initializer]} | {""}
+    made = {value.name for value in graph.input} | {value.name for value in graph.initializer} | {""}
     waiting, ready = list({tuple(node.output): node for node in graph.node}.values()), []
     while waiting:
         now = [node for node in waiting if made.issuperset(node.input)]

@@ -89,7 +89,7 @@ def train_autoencoder(
     """
     part = recipe.autoencoder
     torch.manual_seed(part.seed)
-    model = new_autoencoder(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = new_autoencoder(recipe).to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), part.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, part.learning_rate, total_steps=part.steps, pct_start=0.05
@@ -117,7 +117,7 @@ def train_autoencoder(
         torch.manual_seed(part.seed * 1_000_003 + step)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=part.bf16):
             loss, square = _loss(model, to_pixels(pictures[np.sort(rows)]).to(device), part.kl_weight)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not torch.isfinite(norm):
             raise SubjectError(

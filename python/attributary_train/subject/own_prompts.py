@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ def read_prompts(path: Path) -> list[str]:
     kind = path.suffix.lower()
     try:
         if kind == ".parquet":
-            found = pq.read_table(path, columns=[COLUMN])[COLUMN].to_pylist()
+            found: list[Any] = pq.read_table(path, columns=[COLUMN])[COLUMN].to_pylist()
         elif kind == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as stream:
                 found = [row[COLUMN] for row in csv.DictReader(stream)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -65,9 +65,11 @@ def open_text(folder: Path) -> tuple[Any, Any]:
         kind = json.loads((path / "config.json").read_text()).get("model_type")
         if kind not in ("clip_text_model", "clip"):
             raise SubjectError(str(path), f"model_type {kind!r}; clip_text_model is understood")
-        encoder, info = CLIPTextModel.from_pretrained(
+        opened = CLIPTextModel.from_pretrained(
             path, dtype="float32", local_files_only=True, output_loading_info=True
         )
+        # With what was loaded asked for it is a pair.
+        encoder, info = cast(tuple[Any, dict[str, Any]], opened)
     except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise SubjectError(str(path), f"not a readable CLIPTextModel: {error}") from error
     if info["missing_keys"]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -156,14 +157,14 @@ def load_queries(path: Path, model: SubjectModel | None = None) -> Queries:
     own, reader = None if model is None else model.text, facts.get("text_encoder", "")
     if reader != ("" if own is None else own.digest):
         raise SubjectError(str(path), "its prompts were read by another text encoder than the model's")
-    columns = {name: table[name].to_pylist() for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in COLUMNS}
     shape = tuple(facts["shape"])
     with reading(path, SubjectError, f"a latent is not float32 {list(shape)}"):
         latents = np.stack([np.frombuffer(raw, np.float32).reshape(shape) for raw in columns["latent"]])
     prompts, tokens = columns["prompt"], facts["tokens"]
     keeps = "text" in table.column_names
     if keeps:
-        raw = b"".join(table["text"].to_pylist())
+        raw = b"".join(cast(list[bytes], table["text"].to_pylist()))
         text = torch.frombuffer(bytearray(raw), dtype=torch.float32).view(len(prompts), tokens, -1)
     else:
         text = token_states(prompts, tokens) if model is None else model.token_states(prompts, tokens)

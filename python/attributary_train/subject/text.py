@@ -18,7 +18,8 @@ def text_encoder() -> BertModel:
     """MiniLM from its installed package; diffusers pipelines pass it the attention mask because its config says so."""
     model: BertModel = MiniLM().bert
     model.config.use_attention_mask = True
-    return model.eval().requires_grad_(False)
+    frozen: BertModel = model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+    return frozen
 
 
 def tokenizer(tokens: int) -> Any:

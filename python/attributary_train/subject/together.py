@@ -69,7 +69,7 @@ def train_together(
     if any(run.recipe != recipe for run in runs):
         raise SubjectError("runs", "of several recipes cannot be trained together")
     unets = [starting_unet(run, data).to(device).train() for run in runs]
-    stacked, buffers = stack_module_state(unets)  # type: ignore[arg-type]
+    stacked, buffers = stack_module_state(unets)
     weights: Weights = {name: value.detach() for name, value in stacked.items()}
     averaged = {name: value.clone() for name, value in weights.items()}
     adam = _Adam.of(weights)
@@ -103,7 +103,7 @@ def _one_step(recipe: Recipe, unet: UNet2DConditionModel, device: str) -> Callab
             def __call__(self, *given: Any, **more: Any) -> Any:
                 return functional_call(shape, (weights, buffers), given, more)
 
-        model = SubjectModel(Here(), scheduler, "", {})  # type: ignore[arg-type]
+        model = SubjectModel(Here(), scheduler, "", {})
         answer = model.predict(latents, noise, timesteps, text)
         return (answer.float() - model.target(latents, noise, timesteps)).square().mean()
 

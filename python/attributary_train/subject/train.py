@@ -176,7 +176,7 @@ def train_unet(
         ):
             answer = model.predict(latents, noise, timesteps, text)
         loss = (answer.float() - model.target(latents, noise, timesteps)).square().mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(current, 1.0)
         if not torch.isfinite(norm):
             raise SubjectError(

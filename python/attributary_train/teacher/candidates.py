@@ -45,4 +45,5 @@ def choose(
     near, rest = order[: settings.nearest], order[settings.nearest :]
     seed = hashlib.blake2b(f"{settings.seed}\t{name}".encode(), digest_size=8).digest()
     pick = np.random.default_rng(int.from_bytes(seed, "little")).permutation(len(rest))[: settings.outside]
-    return ids[np.concatenate([near, np.sort(rest[pick])])]
+    chosen: npt.NDArray[np.int64] = ids[np.concatenate([near, np.sort(rest[pick])])]
+    return chosen

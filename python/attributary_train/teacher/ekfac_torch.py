@@ -36,7 +36,9 @@ def watched(unet: nn.Module, names: Sequence[str], sink: Sink) -> Iterator[None]
 
         def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
             seen = inputs[0].detach()
-            output.register_hook(lambda grad: sink(name, *factors_of(module, seen, grad.detach())))
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad: sink(name, *factors_of(module, seen, grad.detach()))
+            )
 
         handles.append(module.register_forward_hook(forward))
     try:

@@ -174,7 +174,8 @@ class GradientPass:
         once = torch.tensor(loss_timesteps(self.model, self.settings.timesteps))
         each = 2 if self.settings.mirrored else 1
         # A noise beside its mirror image, timestep after timestep, item after item.
-        noise = noise.unflatten(1, (each, len(once))).transpose(1, 2).flatten(0, 2)
+        noise = noise.unflatten(1, (each, len(once)))  # type: ignore[no-untyped-call]
+        noise = noise.transpose(1, 2).flatten(0, 2)
         steps = once.repeat_interleave(each).repeat(len(rows))
         many = each * len(once)
         text = data.text_at(torch.from_numpy(rows).repeat_interleave(many), steps)

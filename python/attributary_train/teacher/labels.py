@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -153,9 +153,9 @@ def read_plan(folder: Path) -> dict[int, list[Planned]]:
             Planned(name, shard, np.asarray(table["candidates"][at].values, np.int64), nearest)
             for at, (name, shard, nearest) in enumerate(
                 zip(
-                    table["query"].to_pylist(),
-                    table["shard"].to_pylist(),
-                    table["nearest"].to_pylist(),
+                    cast(list[str], table["query"].to_pylist()),
+                    cast(list[int], table["shard"].to_pylist()),
+                    cast(list[int], table["nearest"].to_pylist()),
                     strict=True,
                 )
             )

@@ -72,7 +72,7 @@ class LoGra(Method):
         return float(stored.numel() * 4)
 
     def _whitened(self, features: Tensor, root: Tensor) -> Tensor:
-        out = torch.linalg.solve_triangular(root, features.double().T, upper=False).T
+        out: Tensor = torch.linalg.solve_triangular(root, features.double().T, upper=False).T
         if self.normalise:
             out = torch.nn.functional.normalize(out, dim=1)
         return out.float()

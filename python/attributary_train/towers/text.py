@@ -35,7 +35,7 @@ class MiniLM(nn.Module):
         config = BertConfig.from_json_file(folder / "config.json")
         config._attn_implementation = "eager"
         self.bert: Any = BertModel(config, add_pooling_layer=False)
-        self.bert.eval()
+        self.bert.eval()  # type: ignore[no-untyped-call]
         state = load_file(folder / "model.safetensors")
         wanted = {key: value for key, value in state.items() if not key.startswith("pooler.")}
         # Older files carry the position numbers, which the module makes itself.

@@ -69,5 +69,5 @@ def _found(manifest: dict[str, Any]) -> Iterator[tuple[Means, str]]:
             if name.rpartition(".")[2] in _USES
         }
         means: list[Means] = [_MEANS.get(str(use), "unreadable") for use in uses.values()]
-        strictest = next((one for one in _STRICTEST if one in means), "unspecified")
+        strictest: Means = next((one for one in _STRICTEST if one in means), "unspecified")
         yield strictest, json.dumps(uses, sort_keys=True)[:200]

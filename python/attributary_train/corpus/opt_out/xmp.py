@@ -32,7 +32,7 @@ def xmp_of(picture: bytes) -> bytes:
     """Return the XMP packet inside a picture's file, empty where there is none or the file cannot be read."""
     try:
         with Image.open(io.BytesIO(picture)) as image:
-            info: dict[str, Any] = dict(image.info)
+            info: dict[Any, Any] = dict(image.info)
             if not info.get("xmp") and image.format == "PNG":
                 # Text may stand behind the pixels.
                 image.load()

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attributary.batch.inputs import text_of as text_of_path
 from attributary.batch.naming import PICTURES, ending, hidden
@@ -45,7 +45,7 @@ class Listing:
         for number, row in enumerate(caption_rows(self._captions), start=1):
             self._columns |= dict.fromkeys(row)
             file, problem = self._file(row)
-            creator, ids = "", ()
+            creator, ids = "", cast(tuple[str, ...], ())
             if problem is None:
                 try:
                     creator, ids = self._creators.of(row)

@@ -93,7 +93,8 @@ def unit(rows: Features, what: str) -> Features:
     length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     if rows.size and float(length.min()) < 1e-12:
         raise CustomizationError(what, f"{int((length < 1e-12).sum())} rows of features are zero")
-    return (rows / length).astype(np.float32)
+    scaled: Features = (rows / length).astype(np.float32)
+    return scaled
 
 
 def resized(pictures: Pictures, size: int) -> Pictures:

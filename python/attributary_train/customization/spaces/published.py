@@ -97,7 +97,7 @@ def clip(name: str, path: Path) -> TorchSpace:
 def sscd(name: str, path: Path) -> TorchSpace:
     """SSCD from the TorchScript file that its authors publish."""
     try:
-        net = torch.jit.load(str(path), map_location="cpu")
+        net = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         raise CustomizationError(
             str(path), f"not a TorchScript file: {str(error).splitlines()[0]}"
