@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from attributary_train.corpus import Corpus
+from tests.support.opt_outs import picture
 from tests.support.synthetic import draw, synthetic_corpus
 
 
@@ -43,3 +44,22 @@ def pictures(tmp_path: Path, encode) -> Path:
     (folder / "broken.png").write_text("no picture")
     (folder / "blank.png").write_bytes(encode(Image.new("RGB", (50, 50), "white")))
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Function: {path below the parent: text} -> a folder of pictures a/0.png and b/1.jpg with these files."""
+
+    def write(files):
+        pictures = tmp_path / "site" / "pictures"
+        for name in ("a", "b"):
+            (pictures / name).mkdir(parents=True, exist_ok=True)
+        (pictures / "a" / "0.png").write_bytes(picture())
+        (pictures / "b" / "1 x.jpg").write_bytes(picture("JPEG"))
+        for name, text in files.items():
+            path = tmp_path / "site" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return pictures
+
+    return write

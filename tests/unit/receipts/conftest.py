@@ -1,7 +1,11 @@
 """A picture, its answer by the tiny engine, and keys to sign with."""
 
+import hashlib
 import io
+import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -45,5 +49,31 @@ def written_again():
         out = io.BytesIO()
         Image.open(io.BytesIO(data)).save(out, form, **settings)
         return out.getvalue()
+
+    return write
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Function: creators {name: total} -> a run directory; further columns and facts may be given."""
+
+    def write(creators, answered=10, foreign=0, withheld=0.0, columns=None, **facts):
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        table = {
+            "creator": list(creators),
+            "share": list(creators.values()),
+            "share_in_distribution": list(creators.values()),
+            "generations": [answered] * len(creators),
+            "mean_share": [total / answered if answered else 0.0 for total in creators.values()],
+        }
+        pq.write_table(pa.table(table | (columns or {})), run / "creators.parquet")
+        digest = hashlib.sha256((run / "creators.parquet").read_bytes()).hexdigest()
+        summary = {
+            "run": "00000000000000aa", "bundle_id": "00000000000000bb", "answered": answered,
+            "out_of_distribution": foreign, "withheld_share": withheld, "files": {"creators.parquet": digest}, **facts,
+        }  # fmt: skip
+        (run / "summary.json").write_text(json.dumps(summary))
+        return run
 
     return write

@@ -1,7 +1,6 @@
 """Money out of a run's totals: not a unit lost, nobody paid for strangers, nothing a spreadsheet runs."""
 
 import csv
-import hashlib
 import io
 import json
 import resource
@@ -21,32 +20,6 @@ from attributary.errors import InvalidArgumentError, OutputError
 from attributary.receipts import money
 from attributary.receipts.payout import Terms, as_json, payout, read_brought
 from attributary.receipts.payout_words import csv_bytes, method, page, totals
-
-
-@pytest.fixture
-def write_run(tmp_path):
-    """Function: creators {name: total} -> a run directory; further columns and facts may be given."""
-
-    def write(creators, answered=10, foreign=0, withheld=0.0, columns=None, **facts):
-        run = tmp_path / "run"
-        run.mkdir(exist_ok=True)
-        table = {
-            "creator": list(creators),
-            "share": list(creators.values()),
-            "share_in_distribution": list(creators.values()),
-            "generations": [answered] * len(creators),
-            "mean_share": [total / answered if answered else 0.0 for total in creators.values()],
-        }
-        pq.write_table(pa.table(table | (columns or {})), run / "creators.parquet")
-        digest = hashlib.sha256((run / "creators.parquet").read_bytes()).hexdigest()
-        summary = {
-            "run": "00000000000000aa", "bundle_id": "00000000000000bb", "answered": answered,
-            "out_of_distribution": foreign, "withheld_share": withheld, "files": {"creators.parquet": digest}, **facts,
-        }  # fmt: skip
-        (run / "summary.json").write_text(json.dumps(summary))
-        return run
-
-    return write
 
 
 def euros(pool, **more):
@@ -266,45 +239,6 @@ def test_no_name_is_a_formula_or_markup(write_run):
     assert "<i>" not in told
     assert "\u202e" not in told
     assert "default-src 'none'" in told
-
-
-NO_AMOUNTS = [
-    ("eur", "1", "currency"),
-    ("EURO", "1", "currency"),
-    ("EUR", "1.005", "more than 2 digits"),
-    ("JPY", "1.5", "more than 0 digits"),
-    ("EUR", "many", "must be an amount"),
-    *(("EUR", pool, "must be from") for pool in ("0", "9" * 30)),
-    *(
-        ("EUR", pool, "must be an amount")
-        for pool in ("-1", "+1", "NaN", "1e3", "Infinity", "", "1_000", " 1", "1.")
-    ),
-    *(
-        ("EUR", pool, "must be an amount")
-        for pool in ("1,000", "1.000,00", "1'000", "1 000", "\u0661\u0662", "1,5")
-    ),
-    # A thousand to some, one to others.
-    *(("EUR", pool, "more than 2 digits behind the point: 1.") for pool in ("1.000", "1.500")),
-    ("JPY", "1.000", "without separators of thousands"),
-]
-
-
-@pytest.mark.parametrize(("currency", "pool", "said"), NO_AMOUNTS)
-def test_amounts_that_are_none_are_named(currency, pool, said, write_run):
-    run = write_run({"Ann": 1.0})
-    result = CliRunner().invoke(cli, ["payout", str(run), "--pool", pool, "--currency", currency])
-    assert isinstance(result.exception, InvalidArgumentError)
-    assert said in str(result.exception)
-    if "currency" not in said:
-        words = ["payout", str(run), "--pool", "1", "--currency", currency, "--minimum", pool]
-        least = CliRunner().invoke(cli, words).exception
-        assert pool == "0" or (said in str(least) and str(least).startswith("minimum"))
-
-
-def test_currencies_have_their_own_units(write_run):
-    run = write_run({"Ann": 1.0, "Bo": 1.0}, answered=3)
-    assert [line.amount for line in payout(run, Terms(Decimal(100), "JPY")).lines] == [34, 33]
-    assert payout(run, Terms(Decimal("100.000"), "KWD")).lines[0].amount == Decimal("33.334")
 
 
 def test_the_words_say_how_good_shares_are(write_run, tiny_engine):
