@@ -12,7 +12,7 @@ from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
 from attributary.errors import InvalidArgumentError, needs
 from attributary.files import write_file
-from attributary.plain import json_line, plain
+from attributary.plain import counted, json_line, plain
 from attributary.receipts import money
 from attributary.receipts.before import STATEMENT, check_place, read
 from attributary.receipts.counted import FILE
@@ -99,11 +99,14 @@ def payout_command(
     if pdf:
         files["payout.pdf"] = _pdf(statement, name, method_lines, font)
     folder = out or run / "payout"
-    check_place(folder / STATEMENT, statement.summary["run"], files[STATEMENT])
+    check_place(folder / STATEMENT, statement.summary["run"], currency, files[STATEMENT])
     if before is not None:
         before.take(statement.summary["run"])
     for file, data in files.items():
         write_file(folder / file, data)
+    if statement.repeated:
+        said = counted(statement.repeated, "picture")
+        click.echo(f"note: {said} of the run the same as another, to the byte: each was counted", err=True)
     for left in statement.left:
         owed = sum(left.owed.values(), Decimal(0))
         note = (

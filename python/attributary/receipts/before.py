@@ -94,21 +94,24 @@ def read(path: Path, currency: str) -> Before:
 
 
 def in_sight(run: Path, currency: str, known: Container[str]) -> Iterator[Before]:
-    """Yield the statements in this currency of the runs that lie beside a run, but for those of known runs."""
-    for path in sorted(run.resolve().parent.glob(f"*/payout/{STATEMENT}")):
+    """Yield the statements in this currency in the directories beside a run's, but for those of known runs."""
+    here = run.resolve()
+    for path in sorted({path.resolve() for path in here.parent.glob(f"*/payout/{STATEMENT}")}):
         facts = _facts(path)
-        if facts.get("currency") == currency and facts.get("run") not in known:
+        if path.parent.parent != here and facts.get("currency") == currency and facts.get("run") not in known:
             yield read(path, currency)
 
 
-def check_place(path: Path, run: str, data: bytes) -> None:
-    """Refuse to write a statement over another run's, or over one that was brought forward as it was."""
+def check_place(path: Path, run: str, currency: str, data: bytes) -> None:
+    """Refuse to write a statement over another run's or currency's, or over one that was brought forward as it was."""
     if not path.exists():
         return
-    there = str(_facts(path).get("run"))
-    if there != run:
+    facts = _facts(path)
+    there = facts.get("run"), facts.get("currency")
+    if there != (run, currency):
         raise InvalidArgumentError(
-            "out", f"{path} is the statement of run {there}: move it, or choose another --out"
+            "out",
+            f"{path} is the statement of run {there[0]} in {there[1]}: move it, or choose another --out",
         )
     by = Before(path, run, "").taken_by()
     if by and path.read_bytes() != data:

@@ -127,8 +127,19 @@ def payout(run: Path, terms: Terms) -> Payout:
         raise OutputError(_SUMMARY, f"says {answered} answered, the run's rows are {len(counted)}")
     if terms.before is not None:
         _refuse_again(run, summary, counted, terms.before, "")
-    beside = [one for one in in_sight(run, terms.currency, chain) if summary["run"] not in one.runs]
+    # Those that brought this run's statement forward come after it.
+    beside = [
+        one
+        for one in in_sight(run, terms.currency, chain)
+        if summary["run"] == one.run or summary["run"] not in one.runs
+    ]
     for one in beside:
+        if one.runs & chain:
+            raise InvalidArgumentError(
+                "brought_forward",
+                f"{one.path} has brought forward amounts of run {min(one.runs & chain)} already: bring that one "
+                "forward, or remove it if it was never paid",
+            )
         _refuse_again(run, summary, counted, one, ", or remove that statement if it was never paid")
     names = [row["creator"] for row in rows]
     if unknown := sorted(terms.excluded.difference(names, terms.brought)):

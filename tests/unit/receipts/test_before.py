@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from decimal import Decimal
+from shutil import copytree
 
 import pytest
 from click.testing import CliRunner
@@ -165,7 +166,7 @@ def test_a_statement_is_not_written_over_another_runs(months, tmp_path):
     pay(november, "--out", tmp_path / "out")
     before = (tmp_path / "out" / "payout.json").read_bytes()
     words = ("--out", tmp_path / "out", "--brought-forward", tmp_path / "out" / "payout.json")
-    assert "is the statement of run 0000000000000000: move it" in pay(december, *words)
+    assert "is the statement of run 0000000000000000 in EUR: move it" in pay(december, *words)
     assert (tmp_path / "out" / "payout.json").read_bytes() == before
     assert "8.00 EUR" in pay(december, *words[2:]), "nothing was taken by what was refused"
 
@@ -195,3 +196,37 @@ def test_the_printed_amount_is_what_is_paid(months):
     pay(november)
     told = pay(december, "--minimum", "8", "--brought-forward", november / "payout" / "payout.json")
     assert "8.00 EUR  paid" in told
+
+
+def test_a_copy_of_a_statement_is_seen_beside_the_run_that_brought_it_forward(write_run, tmp_path):
+    """The copy has no note beside it."""
+    names = ("nov", "dec", "jan")
+    november, december, january = (
+        write_run({"Bo": 0.04}, name=name, run=f"{number:016x}") for number, name in enumerate(names)
+    )
+    pay(november)
+    copytree(november / "payout", tmp_path / "mail" / "copy")
+    pay(december, "--brought-forward", november / "payout" / "payout.json")
+    told = pay(january, "--brought-forward", tmp_path / "mail" / "copy" / "payout.json")
+    assert "dec/payout/payout.json has brought forward amounts of run 0000000000000000 already" in told
+    pay(january, "--brought-forward", december / "payout" / "payout.json")
+    for run, words in (
+        (november, ()),
+        (december, ("--brought-forward", november / "payout" / "payout.json")),
+    ):
+        assert "4.00 EUR" in pay(run, *words), "an earlier month's statement once more, unchanged"
+
+
+def test_a_log_scored_again_elsewhere_is_seen(write_run):
+    """Last month's log by mistake, in a directory of this month's name: the same run."""
+    november, december = (write_run({"Bo": 0.04}, name=name) for name in ("nov", "dec"))
+    pay(november)
+    assert "10 of its 10 answered generations" in pay(december)
+    (december.parent / "latest").symlink_to(november)
+    assert "4.00 EUR" in pay(december.parent / "latest")
+
+
+def test_a_statement_is_not_written_over_one_in_another_currency(months):
+    (november,) = months("nov")
+    pay(november)
+    assert "in EUR: move it" in pay(november, "--currency", "USD")
