@@ -107,6 +107,10 @@ def payout_command(
     if statement.repeated:
         said = counted(statement.repeated, "picture")
         click.echo(f"note: {said} of the run the same as another, to the byte: each was counted", err=True)
+    for one in statement.lines:
+        if before is not None and one.creator in before.excluded and one.status != "excluded":
+            said = f"note: {one.creator} was excluded by the statement before, and is not by this one"
+            click.echo(plain(said), err=True)
     for left in statement.left:
         owed = sum(left.owed.values(), Decimal(0))
         note = (

@@ -36,6 +36,7 @@ class Before:
     owed: Mapping[str, Decimal] = field(default_factory=dict)  # what it carried forward, by creator
     runs: frozenset[str] = frozenset()  # whose amounts it holds, its own and those that it brought forward
     counted: Counted = field(default_factory=Counted)  # by those; statements from before do not say
+    excluded: frozenset[str] = frozenset()  # whom it excluded, also where its run did not know them
 
     @property
     def note(self) -> Path:
@@ -86,7 +87,8 @@ def read(path: Path, currency: str) -> Before:
         # What it had brought forward itself is in its amounts.
         runs = frozenset([run, *map(str, facts.get("brought_forward_of", ()))])
         counted = _counted(path, facts["generations_sha256"]) if "generations_sha256" in facts else Counted()
-        return Before(path, run, hashlib.sha256(data).hexdigest(), found, runs, counted)
+        excluded = frozenset(map(str, facts.get("excluded", ())))
+        return Before(path, run, hashlib.sha256(data).hexdigest(), found, runs, counted, excluded)
     except OSError as error:
         raise InvalidArgumentError(_FIELD, f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

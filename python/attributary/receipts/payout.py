@@ -142,7 +142,8 @@ def payout(run: Path, terms: Terms) -> Payout:
             )
         _refuse_again(run, summary, counted, one, ", or remove that statement if it was never paid")
     names = [row["creator"] for row in rows]
-    if unknown := sorted(terms.excluded.difference(names, terms.brought)):
+    once = terms.before.excluded if terms.before else frozenset[str]()
+    if unknown := sorted(terms.excluded.difference(names, terms.brought, once)):
         raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
     if unknown := sorted(terms.forfeited - (terms.excluded & terms.brought.keys())):
         raise InvalidArgumentError(
@@ -197,6 +198,7 @@ def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
         "currency": terms.currency,
         "pool": str(terms.pool),
         "minimum": str(terms.minimum),
+        "excluded": sorted(terms.excluded),
         "paid": str(statement.total("paid")),
         "creators": [
             {

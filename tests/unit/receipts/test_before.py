@@ -230,3 +230,17 @@ def test_a_statement_is_not_written_over_one_in_another_currency(months):
     (november,) = months("nov")
     pay(november)
     assert "in EUR: move it" in pay(november, "--currency", "USD")
+
+
+def test_a_list_of_excluded_creators_may_be_kept(write_run, tmp_path):
+    """A run that did not know one of them refused the list; without the name the month after paid them."""
+    last, told = (), []
+    for number, names in enumerate((("Ann", "Bo"), ("Ann",), ("Ann", "Bo"))):
+        run = write_run(dict.fromkeys(names, 1.0), name=f"{number}/run", run=f"{number:016x}")
+        told.append(pay(run, "--exclude-creator", " Bo", *last))
+        last = ("--brought-forward", run / "payout" / "payout.json")
+    assert ["Bo  " in month for month in told] == [True, False, True]
+    assert "100.00 EUR  excluded" in told[2]
+    run = write_run({"Bo": 1.0}, name="3/run", run=f"{3:016x}")
+    assert "no creator 'Zoe'" in pay(run, "--exclude-creator", "Zoe", *last)
+    assert "note: Bo was excluded by the statement before, and is not by this one" in pay(run, *last)
