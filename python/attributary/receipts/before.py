@@ -115,6 +115,11 @@ def check_place(path: Path, run: str, currency: str, data: bytes) -> None:
             "out",
             f"{path} is the statement of run {there[0]} in {there[1]}: move it, or choose another --out",
         )
+    brought = facts.get("brought_forward_sha256")
+    if brought not in (None, json.loads(data)["brought_forward_sha256"]):
+        raise InvalidArgumentError(
+            _FIELD, f"{path} has brought another statement forward, which this one would lose: give it again"
+        )
     by = Before(path, run, "").taken_by()
     if by and path.read_bytes() != data:
         raise InvalidArgumentError(

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -45,9 +46,12 @@ class Counted:
 
     def among(self, others: Counted) -> NDArray[np.bool_]:
         """Which of these are among others."""
-        again = np.isin(self.picture ^ self.name, others.picture ^ others.name)
-        again |= np.isin(self.picture, others.picture[others.name == 0])
-        again |= (self.name == 0) & np.isin(self.picture, others.picture)
+        # Of years of generations few are these: hashed once, and no longer sorted.
+        near = pc.is_in(pa.array(others.picture), value_set=pa.array(self.picture)).to_numpy(False)
+        picture, name = others.picture[near], others.name[near]
+        again = np.isin(self.picture ^ self.name, picture ^ name)
+        again |= np.isin(self.picture, picture[name == 0])
+        again |= (self.name == 0) & np.isin(self.picture, picture)
         return again
 
     def file(self) -> bytes:

@@ -169,7 +169,7 @@ def payout(run: Path, terms: Terms) -> Payout:
         summary,
         (counted if terms.before is None else terms.before.counted + counted).file(),
         answered - len(np.unique(counted.picture)),
-        tuple(one for one in beside if one.owed and not one.taken_by()),
+        tuple(one for one in beside if one.owed and one.taken_by() in ("", summary["run"])),
     )
 
 

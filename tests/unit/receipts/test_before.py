@@ -244,3 +244,12 @@ def test_a_list_of_excluded_creators_may_be_kept(write_run, tmp_path):
     run = write_run({"Bo": 1.0}, name="3/run", run=f"{3:016x}")
     assert "no creator 'Zoe'" in pay(run, "--exclude-creator", "Zoe", *last)
     assert "note: Bo was excluded by the statement before, and is not by this one" in pay(run, *last)
+
+
+def test_a_statement_written_again_keeps_what_it_brought_forward(months):
+    november, december = months("nov", "dec")
+    pay(november)
+    words = ("--brought-forward", november / "payout" / "payout.json")
+    pay(december, *words)
+    assert "which this one would lose: give it again" in pay(december)
+    assert "8.00 EUR" in pay(december, *words, "--minimum", "9")
