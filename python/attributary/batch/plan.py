@@ -39,6 +39,7 @@ class PlannedFile:
     rows: int
     bytes: int
     sha256: str  # of a folder: of its pictures' names, sizes and digests
+    stamp: str = ""  # which rows it holds, as far as that is told without reading them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,17 @@ class Plan:
         return sum(file.rows for file in self.files)
 
     def reader(self, file: int) -> Reader:
-        """Open one of the files; raises InputError."""
-        return open_reader(self.files[file].file, self.settings)
+        """Open one of the files; raises InputError, also where it holds other rows than were planned."""
+        planned = self.files[file]
+        reader = open_reader(planned.file, self.settings)
+        if _stamp(planned.file, reader) != planned.stamp:
+            reader.close()
+            raise InputError(
+                planned.file.name,
+                "has changed since it was planned, so other rows would be scored; score what nobody writes to, into "
+                "another --out",
+            )
+        return reader
 
     def batches(self, reader: Reader, shard: Shard) -> Iterator[Batch]:
         """Yield a shard's batches from the reader of its file."""
@@ -85,6 +95,7 @@ def make_plan(
     beside = dict(found.pictures)
     for place, file in enumerate(found.files):
         with closing(open_reader(file, settings)) as reader:
+            stamp = _stamp(file, reader)
             columns = _with_partition(file, reader.passed, settings.pass_through)
             passed = _joined(file, columns, passed, found.files[0].name)
             rows = 0
@@ -92,7 +103,7 @@ def make_plan(
                 rows += len(ids)
                 seen.extend(_hash(generation_id) for generation_id in ids)
             shards += _cut(rows, settings.rows_per_shard, len(shards), place, reader)
-            files.append(PlannedFile(file, rows, *_digest(file, reader)))
+            files.append(PlannedFile(file, rows, *_digest(file, reader), stamp))
             for uri in reader.named() if beside else ():
                 beside.pop(_named(file, uri), None)
             found.fates.add(reader.fates)
@@ -266,6 +277,14 @@ def _digest(file: InputFile, reader: Reader) -> tuple[int, str]:
         return reader.digest()
     except OSError as error:
         raise InputError(file.name, f"cannot be read: {error.strerror} ({error.filename})") from error
+
+
+def _stamp(file: InputFile, reader: Reader) -> str:
+    """What tells an input from what it was, at no cost: a folder's pictures, or a file's size and time."""
+    if isinstance(reader, FolderInput):
+        return hashlib.sha256("\0".join(map(text_of, reader.paths)).encode()).hexdigest()
+    found = file.path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _size(path: Path) -> int:

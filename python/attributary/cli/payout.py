@@ -12,9 +12,11 @@ from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
 from attributary.errors import InvalidArgumentError, needs
 from attributary.files import write_file
-from attributary.plain import json_line, plain
+from attributary.plain import counted, json_line, plain
 from attributary.receipts import money
-from attributary.receipts.payout import Payout, Terms, as_json, payout, read_brought
+from attributary.receipts.before import STATEMENT, check_place, read
+from attributary.receipts.counted import FILE
+from attributary.receipts.payout import Payout, Terms, as_json, payout
 from attributary.receipts.payout_words import csv_bytes, method, page, totals
 
 from .options import PATH
@@ -38,7 +40,7 @@ _NAME, _WORDS = 40, 54
     multiple=True,
     help="an excluded creator who is no longer owed what was carried forward; repeatable",
 )
-@click.option("--brought-forward", type=PATH, help="payout.json of the statement before")
+@click.option("--brought-forward", type=PATH, multiple=True, help="payout.json of the statement before")
 @click.option("--bundle", type=PATH, help="the run's bundle: how shares were found, how good they are")
 @click.option("--title", default=None, help="of the page; default: the run's name")
 @click.option("--out", type=PATH, help="default: RUN/payout; payout.csv, .json, .html and .pdf go there")
@@ -52,7 +54,7 @@ def payout_command(
     minimum: str,
     exclude_creator: tuple[str, ...],
     forfeit: tuple[str, ...],
-    brought_forward: Path | None,
+    brought_forward: tuple[Path, ...],
     bundle: Path | None,
     title: str | None,
     out: Path | None,
@@ -66,17 +68,19 @@ def payout_command(
     """
     digits = money.digits_of(currency)
     manifest, ids = (None, {}) if bundle is None else _of_bundle(bundle)
-    brought, of_runs = (
-        ({}, frozenset[str]()) if brought_forward is None else read_brought(brought_forward, currency)
-    )
+    if len(brought_forward) > 1:
+        raise InvalidArgumentError(
+            "brought_forward", "must be one statement, the last: it has what it brought forward itself"
+        )
+    before = read(brought_forward[0], currency) if brought_forward else None
     terms = Terms(
         pool=money.amount(pool, digits, "pool", least=Decimal(1).scaleb(-digits)),
         currency=currency,
         minimum=money.amount(minimum, digits, "minimum"),
         excluded=frozenset(exclude_creator),
         forfeited=frozenset(forfeit),
-        brought=brought,
-        brought_of=of_runs,
+        brought=before.owed if before else {},
+        before=before,
         ids=ids,
     )
     statement = payout(run, terms)
@@ -87,17 +91,34 @@ def payout_command(
     method_lines = method(statement, manifest)
     name = title or f"Payout of {run.resolve().name}"
     files = {
+        FILE: statement.generations,
         "payout.csv": csv_bytes(statement),
-        "payout.json": json_line(as_json(statement, method_lines)).encode() + b"\n",
+        STATEMENT: json_line(as_json(statement, method_lines)).encode() + b"\n",
         "payout.html": page(statement, name, method_lines).encode("utf-8", "backslashreplace"),
     }
     if pdf:
         files["payout.pdf"] = _pdf(statement, name, method_lines, font)
     folder = out or run / "payout"
+    check_place(folder / STATEMENT, statement.summary["run"], currency, files[STATEMENT])
+    if before is not None:
+        before.take(statement.summary["run"])
     for file, data in files.items():
         write_file(folder / file, data)
+    if statement.repeated:
+        said = counted(statement.repeated, "picture")
+        click.echo(f"note: {said} of the run the same as another, to the byte: each was counted", err=True)
+    for one in statement.lines:
+        if before is not None and one.creator in before.excluded and one.status != "excluded":
+            said = f"note: {one.creator} was excluded by the statement before, and is not by this one"
+            click.echo(plain(said), err=True)
+    for left in statement.left:
+        owed = sum(left.owed.values(), Decimal(0))
+        note = (
+            f"note: {left.path} carried {owed:,} {currency} forward, and no statement has brought it forward"
+        )
+        click.echo(plain(note), err=True)
     if as_json_:
-        click.echo(files["payout.json"].decode(), nl=False)
+        click.echo(files[STATEMENT].decode(), nl=False)
         return
     for line in _lines(statement):
         click.echo(plain(line))
@@ -109,7 +130,8 @@ def _lines(statement: Payout) -> list[str]:
     currency = statement.terms.currency
     width = max(len(f"{amount:,}") for _, amount in totals(statement))
     shown = [
-        f"{_fit(plain(line.creator), _NAME)} {line.amount:>{width},} {currency}  {line.status}"
+        f"{_fit(plain(line.creator), _NAME)} "
+        f"{line.amount if line.status == 'excluded' else line.due:>{width},} {currency}  {line.status}"
         for line in statement.lines[:_SHOWN]
     ]
     more = len(statement.lines) - len(shown)

@@ -10,17 +10,27 @@ from typing import Final
 
 from attributary.errors import InvalidArgumentError
 
-# Digits behind the point by ISO 4217; every other currency has two.
+# Digits behind the point by ISO 4217 (2026-01). A code that is none ("YEN") has no digits to go by.
 _NONE: Final = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_TWO: Final = (
+    "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY "
+    "COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS "
+    "INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR "
+    "MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD "
+    "SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UZS VED VES WST XCD XCG YER ZAR ZMW ZWG"
+)
 _THREE: Final = "BHD IQD JOD KWD LYD OMR TND"
+_DIGITS: Final = {
+    code: digits for digits, codes in ((0, _NONE), (2, _TWO), (3, _THREE)) for code in codes.split()
+}
 _MOST: Final = Decimal(10) ** 15
 
 
 def digits_of(currency: str) -> int:
     """Return how many digits a currency has behind the point; raises InvalidArgumentError for what is no code."""
-    if not re.fullmatch(r"[A-Z]{3}", currency):
+    if currency not in _DIGITS:
         raise InvalidArgumentError("currency", f"must be a code of ISO 4217 like EUR, got {currency[:80]!r}")
-    return 0 if currency in _NONE else 3 if currency in _THREE else 2
+    return _DIGITS[currency]
 
 
 def amount(text: str, digits: int, field: str, least: Decimal = Decimal(0)) -> Decimal:

@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,9 +24,12 @@ from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError, OutputError
 
 from . import money
+from .before import Before, in_sight
+from .counted import Counted, answered_rows, checked, of_run
+from .verify import open_receipt
 
 Status = Literal["paid", "carried forward", "excluded", "no payee"]
-_SUMMARY, _CREATORS = "summary.json", "creators.parquet"
+_SUMMARY, _CREATORS, _RECEIPT = "summary.json", "creators.parquet", "receipt.json"
 # Columns of a run's creators: sums of the ends of its answers' intervals; runs from before have none.
 _INTERVAL: Final = ("low", "high")
 
@@ -41,7 +46,7 @@ class Terms:
     forfeited: frozenset[str] = (
         frozenset()
     )  # excluded, and what was carried forward for them is no longer owed
-    brought_of: frozenset[str] = frozenset()  # the runs whose amounts that statement held
+    before: Before | None = None  # that statement
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
 
     @property
@@ -90,6 +95,9 @@ class Payout:
     lines: tuple[Line, ...]  # by descending amount
     rest: tuple[tuple[str, Decimal], ...]  # what goes to no creator, in words
     summary: Mapping[str, Any]  # of the run
+    generations: bytes  # which were counted, here and by the statements before (`counted.FILE`)
+    repeated: int  # generations of the run whose picture is another's, to the byte
+    left: tuple[Before, ...]  # statements beside it whose carried amounts no statement has brought forward
 
     def total(self, status: Status) -> Decimal:
         """What is due to creators of one status."""
@@ -101,20 +109,41 @@ def payout(run: Path, terms: Terms) -> Payout:
     """Divide a pool by the totals of a finished run.
 
     Raises OutputError naming a file of the run that is missing or changed, InvalidArgumentError for a run without
-    answers, for an excluded creator whom the run does not know, for one without anything to forfeit, and where what is
-    brought forward is of the same run.
+    answers, for an excluded creator whom the run does not know, for one without anything to forfeit, where what is
+    brought forward is of the same run, and where a statement before it or beside it counted the same generations.
     """
     summary, table = _read(run)
     answered = summary["answered"]
     if not answered:
         raise InvalidArgumentError("run", "has no answered generation: there is nothing to divide by")
     terms, rows = _spelled_once(terms), _by_creator(table.to_pylist())
-    if summary["run"] in terms.brought_of:
+    chain = frozenset[str]() if terms.before is None else terms.before.runs
+    if summary["run"] in chain:
         raise InvalidArgumentError(
             "brought_forward", "holds amounts of this very run: what it carried forward would be paid twice"
         )
+    counted = of_run(run, summary["files"])
+    if len(counted) != answered:
+        raise OutputError(_SUMMARY, f"says {answered} answered, the run's rows are {len(counted)}")
+    if terms.before is not None:
+        _refuse_again(run, summary, counted, terms.before, "")
+    # Those that brought this run's statement forward come after it.
+    beside = [
+        one
+        for one in in_sight(run, terms.currency, chain)
+        if summary["run"] == one.run or summary["run"] not in one.runs
+    ]
+    for one in beside:
+        if one.runs & chain:
+            raise InvalidArgumentError(
+                "brought_forward",
+                f"{one.path} has brought forward amounts of run {min(one.runs & chain)} already: bring that one "
+                "forward, or remove it if it was never paid",
+            )
+        _refuse_again(run, summary, counted, one, ", or remove that statement if it was never paid")
     names = [row["creator"] for row in rows]
-    if unknown := sorted(terms.excluded.difference(names, terms.brought)):
+    once = terms.before.excluded if terms.before else frozenset[str]()
+    if unknown := sorted(terms.excluded.difference(names, terms.brought, once)):
         raise InvalidArgumentError("exclude_creator", f"the run has no creator {unknown[0][:80]!r}")
     if unknown := sorted(terms.forfeited - (terms.excluded & terms.brought.keys())):
         raise InvalidArgumentError(
@@ -133,37 +162,28 @@ def payout(run: Path, terms: Terms) -> Payout:
         for name in sorted(terms.brought.keys() - set(names))
     ]
     lines.sort(key=lambda line: (-line.due, line.creator))
-    return Payout(terms, tuple(lines), tuple(zip(rest, amounts[len(weights) :], strict=True)), summary)
+    return Payout(
+        terms,
+        tuple(lines),
+        tuple(zip(rest, amounts[len(weights) :], strict=True)),
+        summary,
+        (counted if terms.before is None else terms.before.counted + counted).file(),
+        answered - len(np.unique(counted.picture)),
+        tuple(one for one in beside if one.owed and one.taken_by() in ("", summary["run"])),
+    )
 
 
-def read_brought(path: Path, currency: str) -> tuple[dict[str, Decimal], frozenset[str]]:
-    """Return what a statement before (its payout.json) carried forward, by creator, and the runs that it comes from.
-
-    Raises InvalidArgumentError.
-    """
-    digits = money.digits_of(currency)
-    try:
-        facts = json.loads(path.read_bytes())
-        if facts["currency"] != currency:
-            raise InvalidArgumentError(
-                "brought_forward", f"{path} is in {facts['currency']}, not in {currency}"
-            )
-        found: dict[str, Decimal] = {}
-        for line in facts["creators"]:
-            # Statements from before do not tell it by itself.
-            of = {"carried forward": "due", "excluded": "brought_forward"}.get(line["status"], "")
-            owed = line["carried_forward"] if "carried_forward" in line else line[of] if of else "0"
-            carried = money.amount(owed, digits, "brought_forward")
-            if carried:
-                # TypeError for what is no text.
-                name = "" + line["creator"]
-                found[name] = found.get(name, Decimal(0)) + carried
-        # What it had brought forward itself is in its amounts.
-        return found, frozenset([str(facts["run"]), *map(str, facts.get("brought_forward_of", ()))])
-    except OSError as error:
-        raise InvalidArgumentError("brought_forward", f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise InvalidArgumentError("brought_forward", f"{path} is no payout.json") from None
+def _refuse_again(
+    run: Path, summary: Mapping[str, Any], counted: Counted, other: Before, else_do: str
+) -> None:
+    again = counted.among(other.counted)
+    if again.any():
+        first, _ = next(islice(answered_rows(run, summary["files"]), int(again.argmax()), None))
+        raise InvalidArgumentError(
+            "run",
+            f"{again.sum():,} of its {len(again):,} answered generations, the first {first[:80]!r}, were counted by "
+            f"{other.path} or before it and would be paid twice: score the log without them{else_do}",
+        )
 
 
 def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
@@ -171,11 +191,14 @@ def as_json(statement: Payout, method: Collection[str]) -> dict[str, Any]:
     terms = statement.terms
     return {
         "run": statement.summary["run"],
-        "brought_forward_of": sorted(terms.brought_of),
+        "brought_forward_of": sorted(terms.before.runs if terms.before else ()),
+        "brought_forward_sha256": terms.before.sha256 if terms.before else None,
+        "generations_sha256": hashlib.sha256(statement.generations).hexdigest(),
         "bundle_id": statement.summary["bundle_id"],
         "currency": terms.currency,
         "pool": str(terms.pool),
         "minimum": str(terms.minimum),
+        "excluded": sorted(terms.excluded),
         "paid": str(statement.total("paid")),
         "creators": [
             {
@@ -265,22 +288,19 @@ def _rest(summary: Mapping[str, Any], rest: Fraction) -> dict[str, Fraction]:
 
 def _read(run: Path) -> tuple[dict[str, Any], pa.Table]:
     try:
-        summary = json.loads((run / _SUMMARY).read_bytes())
-        data = (run / _CREATORS).read_bytes()
+        data = (run / _SUMMARY).read_bytes()
     except OSError as error:
-        name = Path(str(error.filename)).name
-        raise OutputError(name, f"cannot be read: {error.strerror}; is {run} a finished run?") from None
-    except ValueError:
-        raise OutputError(_SUMMARY, "is not JSON") from None
+        raise OutputError(_SUMMARY, f"cannot be read: {error.strerror}; is {run} a finished run?") from None
     try:
-        facts = summary["files"][_CREATORS]
+        summary = json.loads(data)
         for name in ("run", "bundle_id", "answered", "out_of_distribution"):
             summary[name]
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(checked(run, _CREATORS, summary["files"])))
         table.select(["creator", "share_in_distribution", "generations"])
-    except (KeyError, TypeError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise OutputError(_SUMMARY, f"is not that of a finished run: {error}") from None
-    if hashlib.sha256(data).hexdigest() != facts:
-        # Money hangs on it: totals that somebody edited are nobody's totals.
-        raise OutputError(_CREATORS, "is not the file that summary.json names")
+    if (run / _RECEIPT).exists():
+        signed = open_receipt((run / _RECEIPT).read_bytes(), None).subjects.get(_SUMMARY)
+        if signed != hashlib.sha256(data).hexdigest():
+            raise OutputError(_SUMMARY, f"is another one than was signed ({_RECEIPT})")
     return summary, table

@@ -48,6 +48,13 @@ def method(statement: Payout, manifest: Manifest | None) -> list[str]:
         "What belongs to nobody, or was withheld, raises nobody's part.",
         "Amounts are divided exactly, to the smallest unit of the currency; units that are left over go to the largest "
         "remainders.",
+        *(
+            [
+                f"{counted(statement.repeated, 'picture')} of them the same as another, to the byte: each was counted."
+            ]
+            if statement.repeated
+            else []
+        ),
         *_unanswered(summary),
     ]
     if manifest is None:

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from attributary.attribution.types import Options, Query
+from attributary.receipts.before import STATEMENT
+from attributary.receipts.counted import FILE
 from attributary.receipts.envelope import seal
 from attributary.receipts.keys import SigningKey
+from attributary.receipts.payout import as_json
 from attributary.receipts.statement import QueryFacts, answer_statement, bundle_facts
 
 
@@ -55,11 +58,19 @@ def written_again():
 
 @pytest.fixture
 def write_run(tmp_path):
-    """Function: creators {name: total} -> a run directory; further columns and facts may be given."""
+    """Function: creators {name: total} -> a run directory; further columns and facts may be given.
 
-    def write(creators, answered=10, foreign=0, withheld=0.0, columns=None, **facts):
-        run = tmp_path / "run"
-        run.mkdir(exist_ok=True)
+    `rows` are (generation id, what the picture's digest is of); without them every run has its own. `kind` is that of
+    its input.
+    """
+
+    def write(
+        creators, answered=10, foreign=0, withheld=0.0, columns=None, name="run", rows=None, kind="parquet", **facts
+    ):  # fmt: skip
+        run = tmp_path / name
+        (run / "shards").mkdir(parents=True, exist_ok=True)
+        facts = {"run": "00000000000000aa", **facts}
+        rows = rows or [(f"g-{number}", f"{facts['run']} {number}") for number in range(answered)]
         table = {
             "creator": list(creators),
             "share": list(creators.values()),
@@ -68,12 +79,33 @@ def write_run(tmp_path):
             "mean_share": [total / answered if answered else 0.0 for total in creators.values()],
         }
         pq.write_table(pa.table(table | (columns or {})), run / "creators.parquet")
-        digest = hashlib.sha256((run / "creators.parquet").read_bytes()).hexdigest()
+        generations = {
+            "generation_id": [generation_id for generation_id, _ in rows],
+            "image_sha256": [hashlib.sha256(picture.encode()).hexdigest() for _, picture in rows],
+            "error_code": pa.nulls(len(rows), pa.string()),
+        }
+        pq.write_table(pa.table(generations), run / "shards" / "shard-000000.parquet")
+        (run / "run.json").write_text(json.dumps({"inputs": [{"name": "log", "kind": kind}]}))
+        files = ("run.json", "shards/shard-000000.parquet", "creators.parquet")
         summary = {
-            "run": "00000000000000aa", "bundle_id": "00000000000000bb", "answered": answered,
-            "out_of_distribution": foreign, "withheld_share": withheld, "files": {"creators.parquet": digest}, **facts,
+            "bundle_id": "00000000000000bb", "answered": answered, "out_of_distribution": foreign,
+            "withheld_share": withheld,
+            "files": {file: hashlib.sha256((run / file).read_bytes()).hexdigest() for file in files}, **facts,
         }  # fmt: skip
         (run / "summary.json").write_text(json.dumps(summary))
         return run
 
     return write
+
+
+@pytest.fixture
+def lay_down():
+    """Function: (statement, folder) -> its payout.json there, with what lies beside it."""
+
+    def lay(statement, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(statement.generations)
+        (folder / STATEMENT).write_text(json.dumps(as_json(statement, [])))
+        return folder / STATEMENT
+
+    return lay

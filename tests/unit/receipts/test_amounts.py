@@ -12,6 +12,8 @@ from attributary.receipts.payout import Terms, payout
 NO_AMOUNTS = [
     ("eur", "1", "currency"),
     ("EURO", "1", "currency"),
+    # The yen has no digits behind the point, and was given two.
+    ("YEN", "1", "currency"),
     ("EUR", "1.005", "more than 2 digits"),
     ("JPY", "1.5", "more than 0 digits"),
     ("EUR", "many", "must be an amount"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from attributary.cli.main import cli
 from attributary.errors import InvalidArgumentError, OutputError
 from attributary.receipts import money
-from attributary.receipts.payout import Terms, as_json, payout, read_brought
+from attributary.receipts.payout import Terms, payout
 from attributary.receipts.payout_words import csv_bytes, method, page, totals
 
 
@@ -80,52 +80,6 @@ def test_strangers_pay_nobody(write_run):
     assert dict(statement.rest)["pictures that resemble nothing known"] == 1000
 
 
-def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, tmp_path):
-    run = write_run({"Ann": 5.0, "Bo": 0.04}, answered=10)
-    first = payout(run, euros("1000.00", minimum=Decimal("5.00")))
-    assert [(line.creator, line.due, line.paid) for line in first.lines] == [("Ann", 500, 500), ("Bo", 4, 0)]
-    (tmp_path / "payout.json").write_text(json.dumps(as_json(first, [])))
-    brought, of_run = read_brought(tmp_path / "payout.json", "EUR")
-    assert (brought, of_run) == ({"Bo": Decimal("4.00")}, {"00000000000000aa"})
-    with pytest.raises(InvalidArgumentError, match="would be paid twice"):
-        payout(run, euros("1000.00", brought=brought, brought_of=of_run))
-    run = write_run({"Ann": 5.0, "Bo": 0.04}, answered=10, run="00000000000000ab")
-    brought = {**brought, "Cy": Decimal("6.00")}
-    second = payout(run, euros("1000.00", minimum=Decimal("5.00"), brought=brought, brought_of=of_run))
-    paid = {line.creator: (line.amount, line.paid) for line in second.lines}
-    assert paid == {"Ann": (500, 500), "Bo": (4, 8), "Cy": (0, 6)}
-    assert whole(second) == 1000
-    with pytest.raises(InvalidArgumentError, match="not in USD"):
-        read_brought(tmp_path / "payout.json", "USD")
-    facts = json.loads((tmp_path / "payout.json").read_text())
-    for line in facts["creators"]:
-        line["creator"] = None
-    (tmp_path / "payout.json").write_text(json.dumps(facts))
-    with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
-        read_brought(tmp_path / "payout.json", "EUR")
-    (tmp_path / "payout.json").write_text("[]")
-    with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
-        read_brought(tmp_path / "payout.json", "EUR")
-
-
-def test_a_run_whose_amounts_went_through_a_later_statement_is_paid_once(write_run, tmp_path):
-    path, terms = tmp_path / "payout.json", euros("1000.00", minimum=Decimal("50.00"))
-    for number in ("aa", "ab", "ac"):
-        run = write_run({"Bo": 0.04}, run=f"00000000000000{number}")
-        path.write_text(json.dumps(as_json(payout(run, terms), [])))
-        brought, of_runs = read_brought(path, "EUR")
-        terms = replace(terms, brought=brought, brought_of=of_runs)
-    assert brought == {"Bo": Decimal("12.00")}
-    for number in ("aa", "ab", "ac"):
-        with pytest.raises(InvalidArgumentError, match="would be paid twice"):
-            payout(write_run({"Bo": 0.04}, run=f"00000000000000{number}"), terms)
-    before = {
-        name: value for name, value in json.loads(path.read_text()).items() if name != "brought_forward_of"
-    }
-    path.write_text(json.dumps(before))
-    assert read_brought(path, "EUR")[1] == {"00000000000000ac"}
-
-
 def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
     run = write_run({"Ann": 5.0, "Bo": 1.0, "unknown": 2.0}, answered=10)
     before = payout(run, euros("1000.00"))
@@ -139,48 +93,6 @@ def test_excluding_raises_nobody_and_the_nameless_are_not_paid(write_run):
     assert (after.total("paid"), after.total("excluded"), after.total("no payee")) == (100, 500, 200)
     with pytest.raises(InvalidArgumentError, match="no creator 'Zoe'"):
         payout(run, euros("1000.00", excluded=frozenset({"Zoe"})))
-
-
-def test_what_was_owed_before_an_exclusion_stays_owed(write_run, tmp_path):
-    """It was in no later statement: the next one brought forward only what was below the minimum."""
-    path, bo, cy = tmp_path / "payout.json", Decimal("4.00"), Decimal("3.00")
-    first = euros(
-        "1000.00", minimum=Decimal("5.00"), excluded=frozenset({"Bo", "Cy"}), brought={"Bo": bo, "Cy": cy}
-    )
-
-    def then(terms, number):
-        statement = payout(write_run({"Ann": 5.0, "Bo": 0.5}, run=f"00000000000000{number}"), terms)
-        path.write_text(json.dumps(as_json(statement, [])))
-        told = dict(totals(statement))
-        assert told.pop("pool") + told.pop("brought forward from the statement before") == sum(told.values())
-        return statement, told, read_brought(path, "EUR")[0]
-
-    statement, told, carried = then(first, "aa")
-    assert {line.creator: (line.paid, line.carried) for line in statement.lines if line.creator != "Ann"} == {
-        "Bo": (0, bo),
-        "Cy": (0, cy),
-    }
-    assert carried == {"Bo": bo, "Cy": cy}
-    assert told["carried forward: owed before, excluded now"] == bo + cy
-    assert told["excluded creators, not paid"] == 50
-    assert "excluded; 4.00 from before carried forward" in page(statement, "t", [])
-    facts = json.loads(path.read_text())
-    for line in facts["creators"]:
-        del line["carried_forward"]
-    path.write_text(json.dumps(facts))
-    assert read_brought(path, "EUR")[0] == carried, "a statement from before"
-    # Excluded again, then no more.
-    assert then(replace(first, brought=carried), "ab")[2] == carried
-    statement, _, carried = then(replace(first, brought=carried, excluded=frozenset()), "ac")
-    assert {line.creator: line.paid for line in statement.lines} == {"Ann": 500, "Bo": 54, "Cy": 0}
-    assert carried == {"Cy": cy}
-    # The operator may say otherwise.
-    statement, told, carried = then(replace(first, forfeited=frozenset({" Bo"})), "ad")
-    assert carried == {"Cy": cy}
-    assert told["forfeited: owed before to excluded creators"] == bo
-    for name in ("Ann", "Zoe"):
-        with pytest.raises(InvalidArgumentError, match=f"forfeit: '{name}' must be excluded"):
-            then(replace(first, forfeited=frozenset({name})), "ae")
 
 
 def test_intervals_are_told_where_a_run_has_them(write_run):
