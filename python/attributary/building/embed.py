@@ -72,7 +72,7 @@ def embed_items(
 
     with ThreadPoolExecutor(workers) as pool:
         for rows, prepared in _in_batches(pool, prepare, range(len(source))):
-            vectors[rows] = encode(encoder, tokenizer, prepared)
+            vectors[rows] = encode(encoder.encode_items, tokenizer, prepared)
             progress("embedding items", rows.stop, len(source))
     return vectors, looks
 
@@ -104,7 +104,7 @@ def make_probes(
     embeddings = np.empty((len(rows), encoder.spec.dim), np.float32)
     with ThreadPoolExecutor(workers) as pool:
         for places, prepared in _in_batches(pool, prepare, range(len(rows))):
-            embeddings[places] = encode(encoder, tokenizer, prepared)
+            embeddings[places] = encode(encoder.encode, tokenizer, prepared)
             pixels += [picture for picture, _ in prepared]
             tokens += [ids for _, ids in prepared]
             progress("embedding probes", places.stop, len(rows))
@@ -151,13 +151,13 @@ def _perturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
 
 
 def encode(
-    encoder: Encoder,
+    embed: Callable[[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]],
     tokenizer: PromptTokenizer,
     prepared: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]],
 ) -> NDArray[np.float32]:
-    """Embed prepared pictures uint8 [S, S, 3] with their tokens int64 [T]; float32 [B, D]."""
+    """Embed prepared pictures uint8 [S, S, 3] with their tokens int64 [T] by a way of an encoder; float32 [B, D]."""
     ids, mask = tokenizer.pad([tokens for _, tokens in prepared])
-    return encoder.encode(np.stack([pixels for pixels, _ in prepared]), ids, mask)
+    return embed(np.stack([pixels for pixels, _ in prepared]), ids, mask)
 
 
 def _in_batches(

@@ -58,7 +58,11 @@ def query_probes(
     pixels = [picture for picture in pictures for _ in range(2)]
     tokens = [tokenizer.encode(prompt) for one in chosen for prompt in ("", one.prompt)]
     parts = [
-        encode(encoder, tokenizer, list(zip(pixels[at : at + _BATCH], tokens[at : at + _BATCH], strict=True)))
+        encode(
+            encoder.encode,
+            tokenizer,
+            list(zip(pixels[at : at + _BATCH], tokens[at : at + _BATCH], strict=True)),
+        )
         for at in range(0, len(pixels), _BATCH)
     ]
     rows = np.full(len(pixels), -1, np.int64)

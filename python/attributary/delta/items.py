@@ -116,7 +116,7 @@ class Embedder:
         for start in range(0, len(prepared), _BATCH):
             part = prepared[start : start + _BATCH]
             ids, mask = self._tokenizer.pad([tokens for _, tokens in part])
-            vectors[start : start + len(part)] = self.encoder.encode(
+            vectors[start : start + len(part)] = self.encoder.encode_items(
                 np.stack([pixels for pixels, _ in part]), ids, mask
             )
         return vectors

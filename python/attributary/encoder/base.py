@@ -48,3 +48,15 @@ class Encoder(Protocol):
         length.
         """
         ...
+
+    def encode_items(
+        self,
+        pixels: NDArray[np.uint8],
+        token_ids: NDArray[np.int64],
+        token_mask: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Place pictures with their captions as items of a bundle; shapes as `encode`'s.
+
+        What `encode` gives, unless the encoder has items elsewhere: some speak louder than others, whoever asks.
+        """
+        ...

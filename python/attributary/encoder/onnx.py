@@ -19,7 +19,9 @@ META_MAX_TOKENS = "attributary.max_tokens"
 META_VARIANT_OF = "attributary.variant_of"
 
 _INPUTS = {"pixels": "tensor(uint8)", "token_ids": "tensor(int64)", "token_mask": "tensor(int64)"}
-_OUTPUT = "embedding"
+OUTPUT = "embedding"
+# Where a picture with its caption stands as an item, in encoders whose items are not where queries are.
+ITEM = "item"
 
 
 class OnnxEncoder:
@@ -57,6 +59,7 @@ class OnnxEncoder:
         self._spec = self._read_spec(hashlib.sha256(data).hexdigest())
         meta = self._session.get_modelmeta().custom_metadata_map
         self._vectors_of: str = meta.get(META_VARIANT_OF, self._spec.digest)
+        self._item = ITEM if any(value.name == ITEM for value in self._session.get_outputs()) else OUTPUT
 
     @property
     def spec(self) -> EncoderSpec:
@@ -83,13 +86,31 @@ class OnnxEncoder:
         token_mask: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Embed a batch; see `Encoder.encode`. Raises `InvalidArgumentError` naming the array at fault."""
+        return self._run(OUTPUT, pixels, token_ids, token_mask)
+
+    def encode_items(
+        self,
+        pixels: NDArray[np.uint8],
+        token_ids: NDArray[np.int64],
+        token_mask: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Place a batch as items; see `Encoder.encode_items`."""
+        return self._run(self._item, pixels, token_ids, token_mask)
+
+    def _run(
+        self,
+        output: str,
+        pixels: NDArray[np.uint8],
+        token_ids: NDArray[np.int64],
+        token_mask: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
         self._check_pixels(pixels)
         self._check_tokens(token_ids, token_mask, len(pixels))
         if len(pixels) == 0:
             return np.zeros((0, self._spec.dim), np.float32)
         feed = {"pixels": pixels, "token_ids": token_ids, "token_mask": token_mask}
-        embedding: NDArray[np.float32] = self._session.run([_OUTPUT], feed)[0]
-        return embedding
+        found: NDArray[np.float32] = self._session.run([output], feed)[0]
+        return found
 
     def _check_pixels(self, pixels: NDArray[np.uint8]) -> None:
         size = self._spec.image_size
@@ -119,19 +140,19 @@ class OnnxEncoder:
         inputs = {value.name: value for value in self._session.get_inputs()}
         outputs = {value.name: value for value in self._session.get_outputs()}
         kinds = {name: value.type for name, value in inputs.items()}
-        if kinds != _INPUTS or _OUTPUT not in outputs:
+        if kinds != _INPUTS or OUTPUT not in outputs:
             raise BundleError(
                 self._file,
-                f"must have the inputs {_INPUTS} and the output {_OUTPUT!r}, has {kinds}, {[*outputs]}",
+                f"must have the inputs {_INPUTS} and the output {OUTPUT!r}, has {kinds}, {[*outputs]}",
             )
         meta = self._session.get_modelmeta().custom_metadata_map
-        shape, dim = inputs["pixels"].shape, outputs[_OUTPUT].shape[-1]
+        shape, dim = inputs["pixels"].shape, outputs[OUTPUT].shape[-1]
         fixed = len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2] and shape[3] == 3
         if not fixed or not isinstance(dim, int) or not meta.get(META_MAX_TOKENS, "").isdigit():
             raise BundleError(
                 self._file,
                 f"must say its image size and dimensions in its shapes (pixels {shape}, embedding "
-                f"{outputs[_OUTPUT].shape}) and {META_MAX_TOKENS} in its metadata",
+                f"{outputs[OUTPUT].shape}) and {META_MAX_TOKENS} in its metadata",
             )
         return EncoderSpec(
             name=meta.get(META_NAME, "unnamed"),

@@ -87,6 +87,11 @@ def _parse(trt: Any, graph: Path) -> tuple[Any, Any, Any, Any]:
         problems = (parser.get_error(number) for number in range(parser.num_errors))
         reasons = "; ".join(f"{problem.node_name() or 'graph'}: {problem.desc()}" for problem in problems)
         raise EngineBuildError(f"TensorRT {trt.__version__} does not parse {graph.name}: {reasons}")
+    # Triton places no items.
+    outputs = [network.get_output(number) for number in range(network.num_outputs)]
+    for other in outputs:
+        if other.name != "embedding":
+            network.unmark_output(other)
     return logger, builder, network, parser
 
 

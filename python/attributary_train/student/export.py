@@ -85,7 +85,7 @@ def export_encoder(
         "opset": OPSET,
         "ir_version": IR_VERSION,
         "parity_max_abs_difference": parity,
-        "files": {name: _facts(out_dir / name) for name in (ENCODER, TOKENIZER)},
+        "files": {name: file_facts(out_dir / name) for name in (ENCODER, TOKENIZER)},
     }
     if int8:
         description["int8"] = export_int8(fp32, out_dir / ENCODER_INT8, samples, float_convolutions)
@@ -106,7 +106,7 @@ def export_int8(fp32: Path, target: Path, samples: Samples, float_convolutions: 
     rows = slice(len(samples.pixels) // 2, None)
     unseen = Samples(samples.pixels[rows], samples.token_ids[rows], samples.token_mask[rows])
     found = cosines(original, variant, unseen)
-    return {**_facts(target), "variant_of": original.spec.digest, "cosine_to_fp32": found}
+    return {**file_facts(target), "variant_of": original.spec.digest, "cosine_to_fp32": found}
 
 
 def cosines(original: OnnxEncoder, variant: OnnxEncoder, samples: Samples) -> dict[str, Any]:
@@ -158,7 +158,8 @@ def _embed(encoder: OnnxEncoder, feed: Feed, batch: int = 8) -> NDArray[np.float
     return np.concatenate(parts)
 
 
-def _facts(path: Path) -> dict[str, object]:
+def file_facts(path: Path) -> dict[str, object]:
+    """SHA-256 and size of a file."""
     return {
         "file": path.name,
         "sha256": sha256(path),

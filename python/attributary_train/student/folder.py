@@ -24,7 +24,7 @@ from attributary.bundle.files import sha256
 from attributary_train.errors import StudentError
 from attributary_train.files import reading, write_text
 
-from .export import ENCODER, TOKENIZER
+from .export import ENCODER, TOKENIZER, file_facts
 
 SCHEMA_VERSION = 1
 FACTS, VECTORS, IDS, HEAD = "student.json", "vectors.npy", "ids.npy", "head.pt"
@@ -78,7 +78,7 @@ def write_folder(
         "subject": {"id": about.subject, "weights": about.weights},
         "corpus": {"ids_sha256": ids_digest(ids), "items": len(ids)},
         "labels": {"digest": about.labels, "queries": about.queries},
-        "files": {name: _facts(folder / name) for name in names if (folder / name).exists()},
+        "files": {name: file_facts(folder / name) for name in names if (folder / name).exists()},
         **extra,
     }
     write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n", StudentError)
@@ -121,7 +121,3 @@ def read_head(folder: Path) -> dict[str, Tensor]:
         raise StudentError(str(path), f"is missing or not the file that {FACTS} names")
     loaded: dict[str, Tensor] = torch.load(path, weights_only=True)
     return loaded
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256(path), "bytes": path.stat().st_size}

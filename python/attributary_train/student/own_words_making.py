@@ -111,7 +111,7 @@ def placed_by_encoder(
     encoder, pictures = OnnxEncoder(path), studio.item_pictures(config.items)
     ids, mask = (part.numpy() for part in studio.words.encode(captions))
     parts = [
-        encoder.encode(pictures[at : at + _BATCH], ids[at : at + _BATCH], mask[at : at + _BATCH])
+        encoder.encode_items(pictures[at : at + _BATCH], ids[at : at + _BATCH], mask[at : at + _BATCH])
         for at in range(0, len(pictures), _BATCH)
     ]
     return np.concatenate(parts)

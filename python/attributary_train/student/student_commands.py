@@ -236,6 +236,22 @@ def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
     click.echo(f"{out}: {(out / 'encoder.onnx').stat().st_size / 1e6:.1f} MB in fp32")
 
 
+@student.command("lengths")
+@_STUDIO
+@click.option(
+    "--student", "teacher", type=FOLDER, required=True, help="Folder of a student, finished otherwise."
+)
+@click.option("--power", default=0.5, show_default=True, help="Of the lengths; 0: all are equal.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the student.")
+@on_threads
+def lengths(teacher: Path, power: float, out: Path, **kwargs: Any) -> None:
+    """Give the items of a generator student the lengths that they have among the generator's gradients."""
+    from .lengths_making import give_lengths
+
+    give_lengths(_open(kwargs), teacher, out, say, power)
+    click.echo(f"{out}: items have lengths")
+
+
 @student.command("score")
 @_STUDIO
 @click.option("--student", "folder", type=FOLDER, required=True, help="Folder of a student.")

@@ -31,14 +31,17 @@ def to_onnx(
     module: nn.Module,
     examples: Sequence[Tensor],
     inputs: Mapping[str, Mapping[int, str]],
-    output: str,
+    output: str | Sequence[str],
     path: Path,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Export `module` with one output to one file; written under another name first, so never seen half done.
+    """Export `module` to one file; written under another name first, so never seen half done.
 
-    `inputs` names the inputs in order, each with its dynamic axes ({0: "B"}); `metadata` goes into the file.
+    `output` names what it returns, one name a tensor; `inputs` names the inputs in order, each with its dynamic axes
+    ({0: "B"}); `metadata` goes into the file.
     """
+    names = [output] if isinstance(output, str) else list(output)
+    placeholders = [f"{_PLACEHOLDER}_{number}" for number in range(len(names))]
     axes: dict[str, torch.export.Dim] = {}
     for dims in inputs.values():
         for name in dims.values():
@@ -53,7 +56,7 @@ def to_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=[_PLACEHOLDER],
+            output_names=placeholders,
             dynamic_shapes=shapes,
             verbose=False,
             optimize=False,
@@ -64,7 +67,7 @@ def to_onnx(
             smaller(program.model)
         program.optimize()
     model = program.model_proto
-    _rename_output(model, output)
+    _rename_outputs(model, dict(zip(placeholders, names, strict=True)))
     model.ir_version = IR_VERSION
     model.producer_name = "attributary-train"
     # The exporter's notes hold file paths of the machine that ran it.
@@ -97,9 +100,9 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     write_whole(path, model.SerializeToString())
 
 
-def _rename_output(model: onnx.ModelProto, name: str) -> None:
-    """Give the output its public name; an inner value that has it already steps aside."""
-    renamed = {name: f"{name}_inner", _PLACEHOLDER: name}
+def _rename_outputs(model: onnx.ModelProto, public: Mapping[str, str]) -> None:
+    """Give outputs their public names; an inner value that has one already steps aside."""
+    renamed = {name: f"{name}_inner" for name in public.values()} | dict(public)
     for node in model.graph.node:
         node.input[:] = [renamed.get(value, value) for value in node.input]
         node.output[:] = [renamed.get(value, value) for value in node.output]
