@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from attributary.delta.entry import CONTRIBUTOR
 from attributary.delta.selection import Selection, nearest
 from attributary.errors import InvalidArgumentError
 
@@ -42,6 +43,28 @@ def test_an_opt_out_may_be_repeated_also_after_a_compaction(store):
     assert store.delete(Selection(creator="Dee"), **BY).ids == ()
     with pytest.raises(InvalidArgumentError, match="nothing is deleted"):
         store.delete(Selection(creator="dee"), **BY)
+
+
+@pytest.mark.parametrize("what", ["creator", "licence"])
+def test_a_name_that_deletions_by_id_and_a_compaction_left_nothing_of_is_known(store, what):
+    items, name = store.snapshot.bundle.items, {"creator": "Dee", "licence": "MIT"}[what]
+    named = items.creator if what == "creator" else items.licence
+    gone = tuple(items.id_of(row) for row in range(len(items)) if named(row) == name)
+    assert gone and store.delete(Selection(gone), **BY).ids
+    store.compact(**BY)
+    assert store.delete(Selection(**{what: name}), **BY).ids == ()
+    with pytest.raises(InvalidArgumentError, match="nothing is deleted"):
+        store.delete(Selection(**{what: name.lower()}), **BY)
+
+
+def test_a_source_is_deleted_whichever_form_its_accents_have(store, new_item):
+    composed, apart = "file:M\u00fcller/", "file:Mu\u0308ller/"
+    added = [new_item(1, 100, uri=composed + "a.png"), new_item(2, 101, uri=apart + "b.png")]
+    assert not any(store.add(added, **BY).outcomes)
+    held = [new_item(3, 102, uri=apart + "c.png", creator="Newcomer")]
+    assert store.add(held, **BY, terms=CONTRIBUTOR).held == ["the creator is new here"]
+    done = store.delete(Selection(source=composed), **BY)
+    assert (done.ids, done.held) == ((1, 2), (3,))
 
 
 def test_a_name_is_deleted_however_it_is_spelt(store):
