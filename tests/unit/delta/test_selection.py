@@ -8,6 +8,7 @@ import pytest
 
 from attributary.delta.entry import CONTRIBUTOR
 from attributary.delta.selection import Selection, nearest
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
 BY = {"who": "Kim", "why": "a test"}
@@ -86,6 +87,15 @@ def test_near_names_ignore_capitals_and_blanks_and_are_few():
 def run(*arguments):
     command = [sys.executable, "-m", "attributary.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_command_tells_what_waited_and_is_gone(bundle_dir, new_item):
+    with Store(bundle_dir) as store:
+        store.add([new_item(3, 102, creator="Newcomer")], terms=CONTRIBUTOR, **BY)
+    dry = run("bundle", "delete", bundle_dir, "--creator", "Newcomer", "--why", "x", "--dry-run", "--json")
+    assert json.loads(dry.stdout)["held"] == [3]
+    done = run("bundle", "delete", bundle_dir, "--creator", "Newcomer", "--why", "opted out")
+    assert "waited for the operator: 3" in done.stderr and done.returncode == 0
 
 
 def test_the_command_fails_and_inspect_counts_what_is_there(bundle_dir):
