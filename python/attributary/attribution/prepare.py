@@ -11,6 +11,7 @@ from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
 from attributary.pictures import pixels_digest, prepare_pixels, read
+from attributary.pictures.looks import is_one_colour
 
 from .checks import check_certainty, check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
@@ -81,6 +82,9 @@ class Preparer:
         assert prepared.pixels is not None
         started = perf_counter()
         prepared.showing = snapshot.showing(prepared.pixels)
+        if is_one_colour(prepared.pixels):
+            # It shows nothing, so nobody made it: white ones lie near every drawing on white.
+            prepared.certainty = 0.0
         prepared.timings.preprocess += ms_since(started)
         if query.prompt:
             started = perf_counter()

@@ -218,7 +218,7 @@ def _calibrated(
     if plain is None:
         plain = calibration_of(calibration, (False, True))
     made: NDArray[np.float32] = plain[[int(member.has_prompt) for member in members]]
-    if not calibration.pixels:
+    if not calibration.pixels and all(member.certainty is None for member in members):
         return made
     floor = 1.0 - (1.0 - made[:, _FLOOR]) * certainties(calibration, members)
     foreign = floor.astype(np.float32) >= 1.0
@@ -230,11 +230,14 @@ def _calibrated(
 def certainties(calibration: Calibration, members: Sequence[Prepared]) -> NDArray[np.float64]:
     """The part of each answer that its items may have by its picture's pixels, float64 [B].
 
-    Of an embedding it is what came with it, or all; of a picture that is recognised as an item's own it is all.
+    What a query says itself holds; of an embedding without it, and of a picture that is recognised as an item's own, it
+    is all.
     """
     found = np.array([1.0 if member.certainty is None else member.certainty for member in members])
     pictured = [
-        place for place, member in enumerate(members) if member.pixels is not None and not member.showing.size
+        place
+        for place, member in enumerate(members)
+        if member.pixels is not None and member.certainty is None and not member.showing.size
     ]
     if calibration.pixels and pictured:
         statistics = pixel_statistics(np.stack([np.asarray(members[place].pixels) for place in pictured]))

@@ -117,7 +117,8 @@ class Prepared:
     pixels: NDArray[np.uint8] | None = None  # [S, S, 3], the encoder's own size
     tokens: NDArray[np.int64] = field(default_factory=lambda: _none())  # [T], 0 without a prompt
     embedding: NDArray[np.float32] | None = None  # [D], unit length
-    certainty: float | None = None  # of an embedding: the part that items may have by its picture's pixels
+    # The part that items may have by the picture's pixels: of an embedding as it came, of a picture of one colour 0.
+    certainty: float | None = None
     showing: NDArray[np.int64] = field(default_factory=lambda: _none())  # rows whose very picture it is
     timings: Timings = field(default_factory=Timings)
     picture: PictureDigests | None = None  # where it was asked for

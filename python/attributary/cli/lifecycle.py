@@ -119,10 +119,12 @@ def delete_command(
     if as_json:
         facts = {"deleted": done.count, "already_deleted": done.already, "unknown": done.unknown}
         facts |= {"revision": done.revision, "similar_names": done.similar, "dry_run": dry_run}
+        facts["held"] = done.held
         click.echo(json_line(facts))
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {done.count} items, revision {done.revision}")
-        for name, found in (("deleted before", done.already), ("unknown", done.unknown)):
+        waited = ("waited for the operator", done.held)
+        for name, found in (waited, ("deleted before", done.already), ("unknown", done.unknown)):
             if found:
                 click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
         if done.similar:

@@ -62,7 +62,13 @@ class Where:
             def delete(chosen: Selection, why: str) -> Deletion:
                 done = store.delete(chosen, who=user(who), why=why, dry_run=dry_run)
                 return Deletion(
-                    len(done.ids), done.ids, done.already, done.unknown, done.revision, done.similar
+                    len(done.ids),
+                    done.ids,
+                    done.already,
+                    done.unknown,
+                    done.revision,
+                    done.similar,
+                    done.held,
                 )
 
             yield delete

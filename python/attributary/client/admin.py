@@ -74,6 +74,7 @@ class Deletion:
     similar: tuple[
         str, ...
     ] = ()  # other names that still have items, and may be the same creator's or licence's
+    held: tuple[int, ...] = ()  # that waited for the operator, and are forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +195,8 @@ def delete_items(
         deleted, already, unknown = map(
             tuple, (reply.deleted_ids, reply.already_deleted_ids, reply.unknown_ids)
         )
-        return Deletion(
-            reply.deleted_count, deleted, already, unknown, reply.revision, tuple(reply.similar_names)
-        )
+        similar, held = tuple(reply.similar_names), tuple(reply.held_ids)
+        return Deletion(reply.deleted_count, deleted, already, unknown, reply.revision, similar, held)
 
     return Call("DeleteItems", request, deletion, timeout_s)
 

@@ -109,9 +109,11 @@ class Entrance:
             for row in older:
                 who = _creator(snapshot, row, together)
                 if who != placed.item.creator:
+                    if _is_nameless(snapshot, row):
+                        # It has no id to be kept by: 0 may be somebody's.
+                        return Verdict(held="looks like an item that was deleted")
                     what = f"item {_id(snapshot, row, together)} of another creator, which is older"
-                    gone = "an item that was deleted"
-                    return Verdict(row, f"looks like {gone if _is_nameless(snapshot, row) else what}")
+                    return Verdict(row, f"looks like {what}")
             declared = placed.item.near_dup_of
             if declared is not None and declared not in (_id(snapshot, row, together) for row in older):
                 return Verdict(held="is declared a near duplicate and does not look like it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from attributary.attribution.names import words
 from attributary.attribution.snapshot import Snapshot
-from attributary.bundle.items import ItemRecord
+from attributary.bundle.items import ItemRecord, ItemTable
 from attributary.bundle.names import same_name
 from attributary.errors import InvalidArgumentError
 
@@ -59,7 +60,7 @@ class Selection:
         if self.ids:
             return item.id in self.ids
         if self.source:
-            return item.uri.startswith(self.source)
+            return item.uri.startswith(self._sources)
         if self.creator:
             return item.creator == self.creator
         return item.licence == self.licence
@@ -71,7 +72,7 @@ class Selection:
             found = {items.row_of(item_id) for item_id in self.ids}
             rows = np.array(sorted(row for row in found if row is not None), np.int64)
         elif self.source:
-            rows = items.rows_from(self.source)
+            rows = self._rows_from(items)
         else:
             codes, of_row = (
                 (items.creator_codes, items.creator_of_row)
@@ -94,13 +95,17 @@ class Selection:
             numbers = (str(items.id_of(row)) for row in range(min(len(items), _LOOKED_AT)))
             self._refuse("ids", f"no item {', '.join(map(str, self.ids[:5]))}", str(self.ids[0]), numbers)
         elif self.source:
-            if not items.rows_from(self.source).size:
+            if not self._rows_from(items).size:
                 uris = (items.uri(row) for row in range(min(len(items), _LOOKED_AT)))
                 self._refuse("source", f"no uri begins with {self.source!r}", self.source, _beginnings(uris))
         else:
-            what, name = ("creator", self.creator) if self.creator else ("licence", self.licence)
-            known = items.creator_names if self.creator else items.licence_names
-            if name not in known:
+            former = snapshot.filters.former  # of whom a compaction has left nothing
+            what, name, known, gone = (
+                ("creator", self.creator, items.creator_names, former.creators)
+                if self.creator
+                else ("licence", self.licence, items.licence_names, former.licences)
+            )
+            if name not in known and name not in gone:
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
     def similar(self, snapshot: Snapshot) -> tuple[str, ...]:
@@ -125,6 +130,15 @@ class Selection:
             and name != chosen
             and (_letters(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
         )
+
+    @property
+    def _sources(self) -> tuple[str, ...]:
+        """The source in either form of accents: names of files have that of the system that wrote them."""
+        forms = (unicodedata.normalize(form, self.source) for form in ("NFC", "NFD"))
+        return tuple(dict.fromkeys((self.source, *forms)))
+
+    def _rows_from(self, items: ItemTable) -> NDArray[np.int64]:
+        return np.unique(np.concatenate([items.rows_from(source) for source in self._sources]))
 
     @staticmethod
     def _refuse(what: str, problem: str, name: str, known: Iterable[str]) -> None:

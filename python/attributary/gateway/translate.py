@@ -119,7 +119,7 @@ def from_embedding(engine: Preparer, prepared: Prepared, vector: NDArray[np.floa
     """Return the reply to Embed; `vector` float32 [D]."""
     manifest = engine.bundle.manifest
     embedding = pb.Embedding(values=vector.tolist(), has_prompt=prepared.has_prompt)
-    if manifest.calibration.pixels:
+    if manifest.calibration.pixels or prepared.certainty is not None:
         embedding.certainty = float(certainties(manifest.calibration, [prepared])[0])
     return pb.EmbedResponse(
         embedding=embedding,

@@ -25,6 +25,7 @@ SAME = 0.97
 _COLOUR, SHAPE = 24, 4
 _SHAPE_STEPS = 32  # for each doubling of width over height
 _PIXELS = 32  # brightness is reduced to this many a side first
+_ONE_COLOUR = 8  # levels between which an encoder's rounding leaves a picture of one colour
 _FLAT = 32.0  # length of the frequencies, in levels, below which nothing is to be seen
 _STANDS_OUT = 32  # levels from the colour of the edge
 _SCALES = (0.8, 0.87, 0.94, 1.0, 1.06, 1.12, 1.19)  # of the window that is looked at
@@ -60,6 +61,13 @@ def look_of(pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
 def is_flat(look: NDArray[np.int8]) -> bool:
     """Whether a picture shows nothing."""
     return not look.any()
+
+
+def is_one_colour(pixels: NDArray[np.uint8]) -> bool:
+    """Whether a picture, uint8 RGB [S, S, 3], has one colour alone."""
+    # Most others are told by a few of their pixels.
+    parts = (pixels[::8, ::8], pixels)
+    return all(int(np.ptp(part.reshape(-1, 3), axis=0).max()) < _ONE_COLOUR for part in parts)
 
 
 class Newcomer:

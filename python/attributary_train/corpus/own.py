@@ -16,6 +16,7 @@ from PIL import Image
 
 from attributary.errors import InvalidArgumentError
 from attributary.pictures import decode, pixels_digest, prepare_pixels
+from attributary.pictures.looks import is_one_colour
 from attributary_train.corpus import near_dup
 from attributary_train.corpus.raster import (
     IMAGE_SIZE,
@@ -25,7 +26,6 @@ from attributary_train.corpus.raster import (
     failed,
     open_raster,
     payload_bytes,
-    refuse_blank,
     write_png,
 )
 
@@ -41,7 +41,9 @@ def render_own(payload: bytes | Path, cache: Path) -> Rendered:
         data = payload_bytes(payload, svg=False)
         pixels, kept = decoded(data)
         image = square(pixels, IMAGE_SIZE)
-        refuse_blank(image)
+        if is_one_colour(np.asarray(image)):
+            # Asked with, it would pay nobody.
+            raise RenderError("blank")
     except RenderError as error:
         return failed(str(error))
     digest = hashlib.sha256(f"{VERSION}:{IMAGE_SIZE}:".encode() + data).hexdigest()

@@ -142,6 +142,28 @@ def test_an_embedding_alone_is_told_to_be_unjudged(judging, tiny_engine):
     assert not embedded(tiny_engine, np.stack(noise(1, 32))[0])[0].HasField("certainty")
 
 
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (250, 20, 20)])
+@pytest.mark.parametrize("engine", ["tiny_engine", "judging"])
+def test_a_picture_of_one_colour_is_nobodys_alone_in_a_batch_and_by_its_embedding(engine, colour, request):
+    engine = request.getfixturevalue(engine)
+    blank = np.full((40, 60, 3), colour, np.uint8)
+    blank[::3] ^= 3  # as an encoding leaves it
+    drawn = blank.copy()
+    drawn[10:30, 20:40] = 128
+    # Laid where an item is, which a picture of one colour may happen to be.
+    at = engine.bundle.vectors[0].astype(np.float32)
+    batch = [engine.prepare(Query(pixels=pixels)) for pixels in (blank, drawn)]
+    for prepared in batch:
+        prepared.embedding = at
+    found = engine.run(batch)
+    assert found[0].out_of_distribution and batch[1].certainty is None
+    assert found[1].out_of_distribution == engine.run(batch[1:])[0].out_of_distribution
+    assert found[0].diffuse_share == 1 and not any(item.share for item in found[0].items)
+    assert found[0].creators == () and found[0].items
+    _, query = embedded(engine, blank)
+    assert engine.attribute(query).out_of_distribution and not found[0].unjudged
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_a_certainty_that_is_none_is_refused_by_name(judging, value):
     vector = np.ones(judging.spec.dim, np.float32)

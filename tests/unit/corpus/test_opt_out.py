@@ -157,6 +157,13 @@ RESERVED = '<meta name="tdm-reservation" content="1">'
         ("pictures/a.html", (RESERVED + '<img src="a/0.png">').encode("utf-16")),
         ("pictures/b/a.html", '<base href="../">' + RESERVED + '<img src="a/0.png">'),
         ("pictures/b/a.html", '<base href="/pictures/x.html">' + RESERVED + '<img src="a/0.png">'),
+        ("a.html", RESERVED + '<img src="https://ada.example/pictures/a/0.png?w=300">'),
+        ("pictures/b/a.html", RESERVED + '<img src="//ada.example/a/0.png"><a href="mailto:a/0.png">'),
+        ("pictures/a.html", '<base href="https://ada.example/pictures/">' + RESERVED + '<img src="a/0.png">'),
+        (
+            "pictures/b/a.html",
+            '<base href="https://ada.example/pictures/">' + RESERVED + '<img src="a/0.png">',
+        ),
         (
             "pictures/a.html",
             "<![if !IE]>" + RESERVED + '<a href="http://[x"><a href="%00"><img src="a/0.png">',

@@ -7,6 +7,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from attributary.pictures.formats import FORMATS
 from attributary_train.corpus import CorpusError, item_id
@@ -53,6 +54,15 @@ def test_folder_with_csv(tmp_path, pictures):
         "my-pictures/blank.png": "blank",
     }
     assert corpus.facts["sources"][0]["skipped"] == {}
+
+
+def test_a_picture_of_one_colour_is_left_out_whichever_it_is(tmp_path, pictures, encode):
+    (pictures / "red.jpg").write_bytes(encode(Image.new("RGB", (90, 50), (240, 20, 30)), "JPEG"))
+    captions = tmp_path / "captions.csv"
+    captions.write_text("file,caption\nstar.png,a star\nred.jpg,red\n", encoding="utf-8")
+    corpus = build(tmp_path, Folder(pictures, captions))
+    assert [item.caption for item in corpus] == ["a star"]
+    assert problems(corpus) == {"my-pictures/red.jpg": "blank"}
 
 
 def test_folder_with_parquet(tmp_path, pictures):

@@ -140,6 +140,8 @@ def test_a_copy_of_a_deleted_item_waits_and_raises_nobody(seeded):
     # Its vector and its look are left; its name and its id are not.
     copy = item(8, noised(scene(1)), "Bo", caption="other words")
     assert seeded.add([copy], terms=CONTRIBUTOR, **BY).held == ["looks like an item that was deleted"]
+    # Nor is it known by an id that may be another item's.
+    assert seeded.held[-1].like is None
     assert seeded.add([item(7, scene(1), "Bo")], **BY).outcomes == [None]
     again = seeded.engine.attribute(query, WIDE)
     assert sum(one.share for one in again.items if one.id == 7) <= before.withheld_share

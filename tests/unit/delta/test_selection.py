@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from attributary.delta.entry import CONTRIBUTOR
 from attributary.delta.selection import Selection, nearest
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
 BY = {"who": "Kim", "why": "a test"}
@@ -44,6 +46,28 @@ def test_an_opt_out_may_be_repeated_also_after_a_compaction(store):
         store.delete(Selection(creator="dee"), **BY)
 
 
+@pytest.mark.parametrize("what", ["creator", "licence"])
+def test_a_name_that_deletions_by_id_and_a_compaction_left_nothing_of_is_known(store, what):
+    items, name = store.snapshot.bundle.items, {"creator": "Dee", "licence": "MIT"}[what]
+    named = items.creator if what == "creator" else items.licence
+    gone = tuple(items.id_of(row) for row in range(len(items)) if named(row) == name)
+    assert gone and store.delete(Selection(gone), **BY).ids
+    store.compact(**BY)
+    assert store.delete(Selection(**{what: name}), **BY).ids == ()
+    with pytest.raises(InvalidArgumentError, match="nothing is deleted"):
+        store.delete(Selection(**{what: name.lower()}), **BY)
+
+
+def test_a_source_is_deleted_whichever_form_its_accents_have(store, new_item):
+    composed, apart = "file:M\u00fcller/", "file:Mu\u0308ller/"
+    added = [new_item(1, 100, uri=composed + "a.png"), new_item(2, 101, uri=apart + "b.png")]
+    assert not any(store.add(added, **BY).outcomes)
+    held = [new_item(3, 102, uri=apart + "c.png", creator="Newcomer")]
+    assert store.add(held, **BY, terms=CONTRIBUTOR).held == ["the creator is new here"]
+    done = store.delete(Selection(source=composed), **BY)
+    assert (done.ids, done.held) == ((1, 2), (3,))
+
+
 def test_a_name_is_deleted_however_it_is_spelt(store):
     store.delete(Selection(creator=" \ufeffDee\u200b "), **BY)
     assert store.delete(Selection(creator="Dee"), **BY).ids == ()
@@ -63,6 +87,15 @@ def test_near_names_ignore_capitals_and_blanks_and_are_few():
 def run(*arguments):
     command = [sys.executable, "-m", "attributary.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_command_tells_what_waited_and_is_gone(bundle_dir, new_item):
+    with Store(bundle_dir) as store:
+        store.add([new_item(3, 102, creator="Newcomer")], terms=CONTRIBUTOR, **BY)
+    dry = run("bundle", "delete", bundle_dir, "--creator", "Newcomer", "--why", "x", "--dry-run", "--json")
+    assert json.loads(dry.stdout)["held"] == [3]
+    done = run("bundle", "delete", bundle_dir, "--creator", "Newcomer", "--why", "opted out")
+    assert "waited for the operator: 3" in done.stderr and done.returncode == 0
 
 
 def test_the_command_fails_and_inspect_counts_what_is_there(bundle_dir):

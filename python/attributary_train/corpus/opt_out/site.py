@@ -176,13 +176,19 @@ def _linked(link: str, base: str, page: Path, roots: Sequence[Path]) -> list[str
     """The places of the pictures that a link of a page may lead to; none for what leads elsewhere or is no link."""
     try:
         parts, start = urlsplit(link), urlsplit(base)
-        if parts.scheme or parts.netloc or not parts.path:
+        if parts.scheme not in ("", "http", "https") or not parts.path:
             return []
-        path = parts.path
-        if not path.startswith("/") and not start.netloc:
-            path = "".join(start.path.rpartition("/")[:2]) + path
-        folders = roots if path.startswith("/") else [page.parent]
-        return [_place(folder / unquote(path).lstrip("/")) for folder in folders]
+        # Pages name pictures of their own site by whole addresses, too; of which site they are no folder says.
+        paths = [parts.path]
+        if not parts.path.startswith("/"):
+            based = "".join(start.path.rpartition("/")[:2]) + parts.path
+            # Whoever saved the page may have put its pictures beside it, and left its base.
+            paths = [based, parts.path] if start.netloc else [based]
+        return [
+            _place(folder / unquote(path).lstrip("/"))
+            for path in paths
+            for folder in (roots if path.startswith("/") else [page.parent])
+        ]
     except ValueError:
         return []
 
