@@ -291,6 +291,8 @@ def asking(world: World) -> list[dict[str, Any]]:
         shares = []
         for place in range(0, len(vectors), max(1, len(vectors) // 50)):
             vector = vectors[place].astype(np.float32)
+            if engine.bundle.manifest.encoder.lengths:
+                vector[-1] = 0  # All that a query may have of it.
             answer = engine.attribute(
                 Query(embedding=vector / np.linalg.norm(vector), has_prompt=True), Options(top_k=1)
             )

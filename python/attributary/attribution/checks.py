@@ -7,12 +7,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from attributary.encoder.base import EncoderSpec
 from attributary.errors import InvalidArgumentError, check_range
 from attributary.kernels.preprocess import MAX_SIDE
 
 from .types import Limits, Options
 
 DEFAULT_COUNT = 10
+# What float16 may leave of a 0 in an embedding that was stored.
+_ROUNDING = 1e-3
 
 
 def resolve_counts(options: Options, candidates: int, limits: Limits) -> tuple[int, int]:
@@ -30,12 +33,12 @@ def resolve_counts(options: Options, candidates: int, limits: Limits) -> tuple[i
     return min(top_k, candidates), min(top_creators, candidates)
 
 
-def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArray[np.float32]:
+def check_embedding(values: NDArray[np.float32], spec: EncoderSpec, field: str) -> NDArray[np.float32]:
     """Return the embedding scaled to unit length, float32 [D]; raises InvalidArgumentError."""
     vector = np.asarray(values, np.float32)
-    if vector.shape != (dim,):
+    if vector.shape != (spec.dim,):
         got = f"{vector.size}" if vector.ndim == 1 else f"an array of shape {vector.shape}"
-        raise InvalidArgumentError(field, f"must have {dim} values, got {got}")
+        raise InvalidArgumentError(field, f"must have {spec.dim} values, got {got}")
     # In float64: the squares of large finite float32 values overflow.
     wide = vector.astype(np.float64)
     norm = math.sqrt(wide @ wide)
@@ -43,6 +46,12 @@ def check_embedding(values: NDArray[np.float32], dim: int, field: str) -> NDArra
         raise InvalidArgumentError(field, "every value must be finite, got NaN or infinity")
     if norm < 1e-12:
         raise InvalidArgumentError(field, "must not be all zero")
+    # Whoever could ask along it would choose who is paid: no picture does.
+    if spec.lengths and abs(wide[-1]) > _ROUNDING * norm:
+        raise InvalidArgumentError(
+            field,
+            "must have 0 as its last value: in this bundle the lengths of items lie there, not those of queries",
+        )
     return (wide / norm).astype(np.float32)
 
 

@@ -74,7 +74,7 @@ class Preparer:
                 )
             if options.digests:
                 raise InvalidArgumentError(f"{field}.embedding", "is no picture; a receipt is about one")
-            prepared.embedding = check_embedding(query.embedding, self.spec.dim, f"{field}.embedding")
+            prepared.embedding = check_embedding(query.embedding, self.spec, f"{field}.embedding")
             prepared.certainty = check_certainty(query.certainty, f"{field}.embedding.certainty")
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")

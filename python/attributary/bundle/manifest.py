@@ -176,6 +176,7 @@ class EncoderEntry:
     preprocessing: str  # in words, e.g. "pillow-13 bicubic short side, centre crop, uint8 RGB"
     # How any picture, item or query, becomes a square. Empty in bundles from before it was named: queries were cropped.
     fit: str = ""
+    lengths: bool = False  # items' lengths lie in the last dimension, which queries have as 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +290,9 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     for name in ("vectors_made_by", "withheld_count", "names_in_prompts"):
         if not facts[name]:
             del facts[name]
-    if not facts["encoder"]["fit"]:
-        del facts["encoder"]["fit"]
+    for name in ("fit", "lengths"):
+        if not facts["encoder"][name]:
+            del facts["encoder"][name]
     if not facts["calibration"]["pixels"]["mean"]:
         del facts["calibration"]["pixels"]
     for shares in (facts["calibration"]["image"], facts["calibration"]["image_and_prompt"]):

@@ -20,11 +20,12 @@ class EncoderSpec:
     dim: int  # D, dimensions of an embedding
     image_size: int  # side of the square input, pixels
     max_tokens: int  # T at most
+    lengths: bool = False  # items' lengths lie in the last dimension, which queries have as 0
 
     @classmethod
     def of(cls, entry: EncoderEntry) -> EncoderSpec:
         """What a bundle's manifest says of its encoder."""
-        return cls(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens)
+        return cls(entry.name, entry.digest, entry.dim, entry.image_size, entry.max_tokens, entry.lengths)
 
 
 class Encoder(Protocol):

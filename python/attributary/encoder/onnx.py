@@ -59,7 +59,6 @@ class OnnxEncoder:
         self._spec = self._read_spec(hashlib.sha256(data).hexdigest())
         meta = self._session.get_modelmeta().custom_metadata_map
         self._vectors_of: str = meta.get(META_VARIANT_OF, self._spec.digest)
-        self._item = ITEM if any(value.name == ITEM for value in self._session.get_outputs()) else OUTPUT
 
     @property
     def spec(self) -> EncoderSpec:
@@ -95,7 +94,7 @@ class OnnxEncoder:
         token_mask: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Place a batch as items; see `Encoder.encode_items`."""
-        return self._run(self._item, pixels, token_ids, token_mask)
+        return self._run(ITEM if self._spec.lengths else OUTPUT, pixels, token_ids, token_mask)
 
     def _run(
         self,
@@ -160,6 +159,7 @@ class OnnxEncoder:
             dim=dim,
             image_size=shape[1],
             max_tokens=int(meta[META_MAX_TOKENS]),
+            lengths=ITEM in outputs,
         )
 
 

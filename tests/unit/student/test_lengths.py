@@ -14,6 +14,7 @@ from attributary.building import build_bundle
 from attributary.delta.items import NewItem
 from attributary.delta.store import Store
 from attributary.encoder import OnnxEncoder
+from attributary.errors import InvalidArgumentError
 from attributary_train.errors import StudentError
 from attributary_train.student.lengths import LONGEST, Lengths, fit_lengths, gradient_lengths
 from attributary_train.student.lengths_making import join
@@ -144,3 +145,10 @@ def test_items_of_a_bundle_and_additions_are_placed_as_items_and_queries_as_quer
         assert store.engine.embed([query])[0, -1] == 0
         built = snapshot.bundle.vectors.astype(np.float32)
         assert (placed[:, -1] > 0.1).all() and (built[:, -1] > 0.1).all()
+        with pytest.raises(InvalidArgumentError, match=r"query\.embedding: must have 0 as its last value"):
+            store.engine.attribute(Query(embedding=placed[0]))
+        asked = store.engine.embed([query])[0]
+        assert (
+            len(store.engine.attribute(Query(embedding=asked.astype(np.float16).astype(np.float32))).items)
+            > 0
+        )
