@@ -7,9 +7,13 @@ import ssl
 from typing import Any, Final
 
 import h11
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
+
+from .. import callers
+from .turns import Turns
 
 # Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
 _FEW_CHUNKS: Final = 1_024
@@ -46,8 +50,12 @@ class Protocol(H11Protocol):
         *,
         head_s: float,
         take_s: float,
+        turns: Turns,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._turns, self._site = turns, self.app
+        self._turn: asyncio.Future[None] | None = None
+        self.app = self._in_turn
         self._head_s, self._take_s = head_s, take_s
         self.gone = asyncio.Event()
         self._head: asyncio.TimerHandle | None = None
@@ -87,10 +95,23 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self.gone.set()
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
         self._forget_head()
         if self._taking is not None:
             self._taking.cancel()
         super().connection_lost(exc)
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request when it is its caller's turn, unless the caller has gone by then."""
+        assert self.client is not None
+        token = next((value for name, value in self.headers if name == b"authorization"), b"")
+        # Callers behind one proxy have one address; whoever makes tokens up only divides its own part.
+        address = callers.address_of(callers.peer_of(*self.client))
+        self._turn = self._turns.queue((address, token.decode("latin-1")))
+        await self._turn
+        if not self.gone.is_set():
+            await self._site(scope, receive, send)
 
     def _is_serving(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -26,6 +26,7 @@ from .app import Site
 from .connections import Connections
 from .guard import LOOPBACK
 from .protocol import Protocol
+from .turns import Turns
 
 _KEEP_ALIVE_S: Final = 75
 _LAST_WORDS_S: Final = 1
@@ -74,14 +75,20 @@ class HttpServer:
         """Listen; return the port. Raises InvalidArgumentError."""
         listener = _listen(self._config.host, self._config.http_port, self._config.processes > 1)
         self._settings.load()
-        config = self._config
+        config, turns = self._config, Turns()
         self._connections = Connections(
             listener,
             lambda: Protocol(
-                self._settings, self._server.server_state, {}, head_s=config.receive_s, take_s=config.call_s
+                self._settings,
+                self._server.server_state,
+                {},
+                head_s=config.receive_s,
+                take_s=config.call_s,
+                turns=turns,
             ),
             config.max_connections,
             _tls(config),
+            turns,
             lambda: self._metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0),
         )
         # It serves what the connections bring, and listens to nothing itself.
