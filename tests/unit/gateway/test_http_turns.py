@@ -66,22 +66,26 @@ async def test_one_begins_in_each_turn_of_the_loop_and_who_has_gone_is_left_out(
 async def test_a_caller_who_has_gone_before_its_turn_is_not_served(site):
     gateway, _, ask = await site()
     turns, held = gateway._http._connections._turns, []
-    queue, turns.queue = turns.queue, lambda path: queue(path) if len(path) == 1 else hold(held)
+    queue = turns.queue
+
+    def hold(path):
+        held.append(asyncio.get_running_loop().create_future())
+        if len(held) == 1:
+            # The connection's; the next one is its request's.
+            held[0].set_result(None)
+        return held[-1]
+
+    turns.queue = hold
     with socket.create_connection(("127.0.0.1", gateway.http_port), 30) as line:
         line.sendall(asking("/v1/bundle"))
         async with asyncio.timeout(30):
-            while not held:
+            while len(held) < 2:
                 await asyncio.sleep(0.01)
+    turns.queue = queue
     async with asyncio.timeout(30):
-        await held[0]
+        await held[1]
         while gateway._http._server.server_state.tasks:
             await asyncio.sleep(0.01)
-    turns.queue = queue
     labels = {"method": "DescribeBundle", "code": "OK"}
     assert gateway.metrics.registry.get_sample_value("attributary_requests_total", labels) is None
     assert (await ask("GET", "/v1/bundle"))[0] == 200
-
-
-def hold(held):
-    held.append(asyncio.get_running_loop().create_future())
-    return held[-1]

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -42,13 +43,13 @@ class Connections:
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[], Protocol],
+        make: Callable[[str], Protocol],
         most: int,
         tls: ssl.SSLContext | None,
         turns: Turns,
         refused: Callable[[], None],
     ) -> None:
-        """`make` is of the protocol of one connection, `refused` is told of each one that is refused."""
+        """`make` is of the protocol of a connection from an address, `refused` is told of each one that is refused."""
         self._turns = turns
         self._listener, self._make, self._tls, self._refused = listener, make, tls, refused
         self._pool = Pool(most, _FEW, 0.0)
@@ -104,7 +105,7 @@ class Connections:
 
     async def _serve(self, line: socket.socket, caller: Caller) -> None:
         try:
-            await self._turns.queue((caller.name,))
+            await self._turns.queue((caller.name, ""))
         except asyncio.CancelledError:
             line.close()
             raise
@@ -112,7 +113,7 @@ class Connections:
         # What goes wrong in a handshake is its caller's affair.
         with contextlib.suppress(OSError):
             _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
-                self._make, line, ssl=self._tls, **limit
+                partial(self._make, caller.name), line, ssl=self._tls, **limit
             )
             await protocol.gone.wait()
 

@@ -12,7 +12,6 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from .. import callers
 from .turns import Turns
 
 # Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
@@ -50,10 +49,11 @@ class Protocol(H11Protocol):
         *,
         head_s: float,
         take_s: float,
+        address: str,
         turns: Turns,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._turns, self._site = turns, self.app
+        self._address, self._turns, self._site = address, turns, self.app
         self._turn: asyncio.Future[None] | None = None
         self.app = self._in_turn
         self._head_s, self._take_s = head_s, take_s
@@ -104,11 +104,9 @@ class Protocol(H11Protocol):
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request when it is its caller's turn, unless the caller has gone by then."""
-        assert self.client is not None
-        token = next((value for name, value in self.headers if name == b"authorization"), b"")
+        token = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         # Callers behind one proxy have one address; whoever makes tokens up only divides its own part.
-        address = callers.address_of(callers.peer_of(*self.client))
-        self._turn = self._turns.queue((address, token.decode("latin-1")))
+        self._turn = self._turns.queue((self._address, token.decode("latin-1")))
         await self._turn
         if not self.gone.is_set():
             await self._site(scope, receive, send)

@@ -78,12 +78,13 @@ class HttpServer:
         config, turns = self._config, Turns()
         self._connections = Connections(
             listener,
-            lambda: Protocol(
+            lambda address: Protocol(
                 self._settings,
                 self._server.server_state,
                 {},
                 head_s=config.receive_s,
                 take_s=config.call_s,
+                address=address,
                 turns=turns,
             ),
             config.max_connections,
