@@ -73,8 +73,10 @@ class Kind:
 class Call:
     """One call that is being served."""
 
-    def __init__(self, context: aio.ServicerContext[bytes, bytes], front: Front) -> None:
+    def __init__(self, context: aio.ServicerContext[bytes, bytes], front: Front, need: Need) -> None:
         self.caller = callers.NOBODY
+        self.shown = ("", "")  # what it brings to say whose it is: `auth.presented`
+        self._need: Need = need
         self.failure: Exception | None = None
         self._context = context
         self._front = front
@@ -97,8 +99,15 @@ class Call:
         return data if isinstance(data, bytes) else None
 
     async def read(self) -> bytes | None:
-        """Return the next message of a stream, None after the last."""
-        return await self._front.receiver.open(await self.receive())
+        """Return the next message of a stream, None after the last; raises where its caller may not call any more."""
+        data = await self.receive()
+        if data is not None:
+            # A stream is open for hours, and a token may be taken away meanwhile.
+            owner = self._front.gate.look(self._need, *self.shown)
+            if owner != self.caller.owner:
+                self.caller = self.caller._replace(owner=owner)
+                callers.enter(self.caller)
+        return await self._front.receiver.open(data)
 
     async def write(self, data: bytes) -> None:
         """Send a message of a stream."""
@@ -146,7 +155,8 @@ class Front:
         self.stream_idle_s = config.stream_idle_s
         self._tracing = tracing
         self._shedder = shedder
-        self._gate, self._admission, self._metrics, self._config = gate, admission, metrics, config
+        self.gate = gate
+        self._admission, self._metrics, self._config = admission, metrics, config
         self._streams = Pool(config.max_streams, 4, 0.0)
         self._open_streams = Pool(_OPEN_STREAMS, 4, 0.0)
         self._running: dict[Call, None] = {}
@@ -221,10 +231,11 @@ class Front:
         trace = None
         if self._tracing is not None and kind.access != "open":
             trace = self._tracing.begin(_SERVICES[kind.access], name, context.invocation_metadata())
-        call = Call(context, self)
+        call = Call(context, self, kind.role)
         self._enter(call, kind)
         try:
-            call.caller = self._caller(kind, context)
+            call.shown = presented(context)
+            call.caller = self._caller(kind, context.peer(), *call.shown)
             callers.enter(call.caller)
             return await work(call)
         except asyncio.CancelledError:
@@ -266,13 +277,12 @@ class Front:
             if self._busy == 0:
                 self._idle.set()
 
-    def _caller(self, kind: Kind, context: aio.ServicerContext[bytes, bytes]) -> Caller:
-        peer = context.peer()
+    def _caller(self, kind: Kind, peer: str, authorization: str, certificate: str) -> Caller:
         if peer.startswith("unix") and kind.access != "admin":
             # The socket on which the server calls itself is not for others. What one of several processes hands on to
             # the one that writes comes so, too, with its caller's token.
             raise UnauthenticatedError
-        owner = self._gate.admit(kind.role, *presented(context))
+        owner = self.gate.admit(kind.role, authorization, certificate)
         name = owner.name or callers.address_of(peer)
         if self._closed and kind.access != "open":
             raise UnavailableError("the server is draining; ask another one")
