@@ -208,8 +208,8 @@ async def test_a_callers_name_is_never_taken_from_a_header(site, engine):
     gateway, _, ask = await site()
     caller = gateway._front._caller
 
-    def watch(kind, context):
-        found = caller(kind, context)
+    def watch(*given):
+        found = caller(*given)
         seen.append(found.name)
         return found
 

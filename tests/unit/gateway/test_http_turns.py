@@ -5,6 +5,7 @@ import contextlib
 import socket
 
 from attributary.gateway.http.turns import Turns
+from tests.support.http_calls import form
 
 CROWD = 200
 
@@ -89,3 +90,18 @@ async def test_a_caller_who_has_gone_before_its_turn_is_not_served(site):
     labels = {"method": "DescribeBundle", "code": "OK"}
     assert gateway.metrics.registry.get_sample_value("attributary_requests_total", labels) is None
     assert (await ask("GET", "/v1/bundle"))[0] == 200
+
+
+async def test_pieces_of_a_large_body_take_turns(site):
+    gateway, _, ask = await site()
+    turns, taken = gateway._http._connections._turns, []
+    queue = turns.queue
+    turns.queue = lambda path: (taken.append(path), queue(path))[1]
+    body, headers = form(image=b"x" * (4 << 20))
+    assert (await ask("POST", "/v1/attribute", body, {**headers, "authorization": "Bearer t"}))[0] == 400
+    # Of 256 KB or less; the connection is known by its address alone, and has one more.
+    assert taken.count(("ipv4:127.0.0.1", "Bearer t")) >= 15
+    taken.clear()
+    body, headers = form(image=b"x" * 1_000)
+    assert (await ask("POST", "/v1/attribute", body, headers))[0] == 400
+    assert len(taken) == 2

@@ -65,7 +65,8 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "certificate": _name(transport.get_extra_info("ssl_object"))}
+        name = _name(transport.get_extra_info("ssl_object"))
+        self.app_state = {**self.app_state, "certificate": name, "turn": self._next_turn}
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -104,12 +105,15 @@ class Protocol(H11Protocol):
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request when it is its caller's turn, unless the caller has gone by then."""
-        token = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        # Callers behind one proxy have one address; whoever makes tokens up only divides its own part.
-        self._turn = self._turns.queue((self._address, token.decode("latin-1")))
-        await self._turn
+        await self._next_turn()
         if not self.gone.is_set():
             await self._site(scope, receive, send)
+
+    def _next_turn(self) -> asyncio.Future[None]:
+        token = next((value for name, value in self.headers if name == b"authorization"), b"")
+        # Callers behind one proxy have one address; whoever makes tokens up only divides its own part.
+        self._turn = self._turns.queue((self._address, token.decode("latin-1")))
+        return self._turn
 
     def _is_serving(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
