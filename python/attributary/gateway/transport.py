@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import gc
 import math
-import os
 import resource
 import socket
 import zlib
