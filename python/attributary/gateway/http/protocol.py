@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from typing import Any, Final
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,10 +21,33 @@ _FEW_CHUNKS: Final = 1_024
 _CHUNK_BYTES: Final = 512
 
 
+# As many as other servers take. Each takes some microseconds, and a caller's first 256 KB come at once.
+_HEAD_LINES: Final = 128
+_HEAD_BYTES: Final = 32 << 10
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+
+
+class _Received(ReceiveBuffer):
+    """What has come, without heads and trailers of a thousand lines."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """Return the lines of a head that is whole; raises RemoteProtocolError for too many, before they are parsed."""
+        head = bytes(self)[:_HEAD_BYTES]
+        end = _HEAD_END.search(head)
+        lines = head.count(b"\n", 0, end.start() if end else None)
+        if lines > _HEAD_LINES or (end is None and len(self) > _HEAD_BYTES):
+            raise h11.RemoteProtocolError("too large a head")
+        return super().maybe_extract_lines()
+
+
 class _Connection(h11.Connection):
     """h11's connection, without bodies of a million small chunks."""
 
     _chunks = _bytes = 0
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _HEAD_BYTES)
+        self._receive_buffer = _Received()
 
     def next_event(self) -> Any:
         """Return the next event; raises RemoteProtocolError for what cannot be read, and for chunks of a few bytes."""
@@ -60,7 +85,7 @@ class Protocol(H11Protocol):
         self.gone = asyncio.Event()
         self._head: asyncio.TimerHandle | None = None
         self._taking: asyncio.TimerHandle | None = None
-        self.conn = _Connection(h11.SERVER)
+        self.conn = _Connection()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
