@@ -35,6 +35,7 @@ from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
 from .shedding import METHOD as PROBE
 from .shedding import Shedder
+from .sockets import hang_up_on
 from .tracing import Tracing
 from .transport import Receiver
 
@@ -51,6 +52,9 @@ _SERVICES: Final = {"query": "AttributionService", "admin": "AdminService"}
 _SWEEP_S = 0.25
 # Probes and reflection need no token to hold a stream open.
 _OPEN_STREAMS = 128
+# Of answers that a caller does not take: less than this is not counted. A part of the bytes that may be inside.
+_SMALL_ANSWER_BYTES = 1 << 10
+_UNTAKEN_PART = 4
 # gRPC says within this time whether a call without a message has been cancelled.
 _CANCEL_S = 1.0
 
@@ -159,6 +163,7 @@ class Front:
         self._admission, self._metrics, self._config = admission, metrics, config
         self._streams = Pool(config.max_streams, 4, 0.0)
         self._open_streams = Pool(_OPEN_STREAMS, 4, 0.0)
+        self.untaken = Pool(config.max_inflight_bytes // _UNTAKEN_PART, 1 << 20, 0.0)
         self._running: dict[Call, None] = {}
         self._busy = 0
         self._idle = asyncio.Event()
@@ -309,10 +314,33 @@ class Front:
             # A compaction takes the time that it takes.
             seconds = math.inf if kind.access == "admin" else self._config.call_s
             call.within(seconds, f"there was no answer within {seconds:g} s")
-            return await method(data, call)
+            reply = await method(data, call)
+            if len(reply) > _SMALL_ANSWER_BYTES:
+                self._count(len(reply), call.caller)
+            return reply
         finally:
             if kind.permit:
                 self._admission.release(1, size)
+
+    def _count(self, size: int, caller: Caller) -> None:
+        """Count an answer until it has been taken, which gRPC's task waits for; hang up where that takes too long.
+
+        Raises OverloadedError for a caller who leaves too much.
+        """
+        pool, task = self.untaken, asyncio.current_task()
+        assert task is not None
+        if not pool.has_room(size, caller.name):
+            raise OverloadedError("too many answers have not been taken yet", retry_after_s=1.0)
+        pool.move(size, caller)
+        loop = asyncio.get_running_loop()
+        # gRPC keeps an answer for as long as there is somebody to take it.
+        late = loop.call_later(self._config.call_s, loop.run_in_executor, None, hang_up_on, caller.connection)
+
+        def taken(_: object) -> None:
+            late.cancel()
+            pool.move(-size, caller)
+
+        task.add_done_callback(taken)
 
     def _sweep_soon(self) -> None:
         if not self._sweeping:

@@ -1,7 +1,8 @@
 """gRPC's connections, which its library shows to nobody: found among the files of the process (Linux).
 
 The library knows one number for all. So that one address with all of them keeps nobody out, those of callers who have
-more than their part are hung up on until an eighth is free again, as `http/connections.py` refuses them.
+more than their part are hung up on until an eighth is free again, as `http/connections.py` refuses them; and so is one whose
+answers are not taken, because gRPC ends no call whose last words are on their way.
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ def hang_up(port: int) -> None:
             line.shutdown(socket.SHUT_WR)
 
 
+def hang_up_on(peer: str) -> None:
+    """End the connection whose other end is `peer`, as gRPC writes it."""
+    wanted = address_of(peer), peer.rpartition(":")[2]
+    for _, line in _connections():
+        with contextlib.suppress(OSError):
+            host, port = line.getpeername()[:2]
+            if wanted == (address_of(peer_of(host, port)), str(port)):
+                line.shutdown(socket.SHUT_RDWR)
+
+
 def make_room(port: int, most: int) -> int:
     """Hang up on those who have more than their part of `most` connections to a port; return on how many.
 
@@ -65,13 +76,13 @@ def make_room(port: int, most: int) -> int:
     return len(ended)
 
 
-def _connections(port: int) -> Iterator[tuple[int, socket.socket]]:
-    """Inode and socket of every connection to a port; the socket is good until the next one is asked for."""
+def _connections(port: int | None = None) -> Iterator[tuple[int, socket.socket]]:
+    """Inode and socket of every connection (to a port); the socket is good until the next one is asked for."""
     for link in _FILES.iterdir() if _FILES.is_dir() else ():
         # It may be closed, or hung up on, meanwhile.
         with contextlib.suppress(OSError):
             if not link.is_socket():
                 continue
             with socket.socket(fileno=os.dup(int(link.name))) as line:
-                if line.family in {socket.AF_INET, socket.AF_INET6} and line.getsockname()[1] == port:
+                if line.family in {socket.AF_INET, socket.AF_INET6} and port in {None, line.getsockname()[1]}:
                     yield os.fstat(line.fileno()).st_ino, line

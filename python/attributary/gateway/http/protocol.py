@@ -14,6 +14,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from ..admission import Pool
+from ..callers import Caller
 from .turns import Turns
 
 # Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
@@ -76,9 +78,11 @@ class Protocol(H11Protocol):
         take_s: float,
         address: str,
         turns: Turns,
+        untaken: Pool,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._address, self._turns, self._site = address, turns, self.app
+        self._untaken, self._left = untaken, 0
         self._turn: asyncio.Future[None] | None = None
         self.app = self._in_turn
         self._head_s, self._take_s = head_s, take_s
@@ -108,8 +112,18 @@ class Protocol(H11Protocol):
         if self._taking is not None:
             # Whatever came before has been taken, but for some KB: the next would not have been written.
             self._taking.cancel()
-        if self.transport.get_write_buffer_size():
+        left = self.transport.get_write_buffer_size()
+        if left and not self._untaken.has_room(left - self._left, self._address):
+            self.transport.abort()
+            return
+        self._count(left)
+        if left:
             self._taking = self.loop.call_later(self._take_s, self._see_taken)
+
+    def resume_writing(self) -> None:
+        """Go on: the caller has taken what was there, but for some KB."""
+        super().resume_writing()
+        self._count(0)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP; hang up where an answer has been given already, or part of one."""
@@ -121,6 +135,7 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self.gone.set()
+        self._count(0)
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
         self._forget_head()
@@ -139,6 +154,10 @@ class Protocol(H11Protocol):
         # Callers behind one proxy have one address; whoever makes tokens up only divides its own part.
         self._turn = self._turns.queue((self._address, token.decode("latin-1")))
         return self._turn
+
+    def _count(self, left: int) -> None:
+        self._untaken.move(left - self._left, Caller(self._address))
+        self._left = left
 
     def _is_serving(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -46,7 +46,7 @@ class HttpServer:
     def __init__(
         self, front: Front, service: AttributionService, health: Health, config: GatewayConfig
     ) -> None:
-        self._config = config
+        self._config, self._untaken = config, front.untaken
         sampler = None if config.ui_generator is None else Sampler(config.ui_generator)
         app = Site(front, service, health).app(
             _hosts(config), ui=config.ui, report=_report(config), sampler=sampler
@@ -86,6 +86,7 @@ class HttpServer:
                 take_s=config.call_s,
                 address=address,
                 turns=turns,
+                untaken=self._untaken,
             ),
             config.max_connections,
             _tls(config),
