@@ -1,8 +1,8 @@
 """gRPC's connections, which its library shows to nobody: found among the files of the process (Linux).
 
 The library knows one number for all. So that one address with all of them keeps nobody out, those of callers who have
-more than their part are hung up on until an eighth is free again, as `http/connections.py` refuses them; and so is one whose
-answers are not taken, because gRPC ends no call whose last words are on their way.
+more than their part are hung up on until an eighth is free again, as `http/connections.py` refuses them. So is one
+whose answers are not taken: gRPC ends no call whose last words are on their way.
 """
 
 from __future__ import annotations
