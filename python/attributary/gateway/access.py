@@ -57,6 +57,12 @@ class Gate:
         Where nothing is asked of callers (no tokens, no JWT) everybody may query. Raises UnauthenticatedError,
         PermissionDeniedError naming the role that is missing, and OverloadedError for one who has asked too often.
         """
+        owner = self.look(need, authorization, certificate)
+        self._rates.take(owner)
+        return owner
+
+    def look(self, need: Need, authorization: str = "", certificate: str = "") -> Owner:
+        """Return who is calling, as `admit`, without counting a call: for one that goes on."""
         if need == "open":
             return Owner(certificate)
         owner = self._known(authorization, need in _ADMIN)
@@ -66,7 +72,6 @@ class Gate:
             return Owner(certificate)
         if need != "any":
             check_role(owner, need)
-        self._rates.take(owner)
         return owner
 
     def _known(self, authorization: str, admin: bool) -> Owner | None:

@@ -54,6 +54,10 @@ class Pool:
             return True
         return self._by_caller[name] + amount <= _part(self.most, self._by_caller, name) or self.used == 0
 
+    def has_room(self, amount: int, name: str) -> bool:
+        """Whether a caller may have so much more, and there is as much; a lone one always may."""
+        return self.used == 0 or (self.used + amount <= self.most and self.is_fair(amount, name))
+
     def move(self, amount: int, caller: Caller) -> None:
         """Take so much, or give it back if it is below 0."""
         self.used += amount

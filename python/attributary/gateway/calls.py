@@ -35,6 +35,7 @@ from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
 from .shedding import METHOD as PROBE
 from .shedding import Shedder
+from .sockets import hang_up_on
 from .tracing import Tracing
 from .transport import Receiver
 
@@ -51,6 +52,9 @@ _SERVICES: Final = {"query": "AttributionService", "admin": "AdminService"}
 _SWEEP_S = 0.25
 # Probes and reflection need no token to hold a stream open.
 _OPEN_STREAMS = 128
+# Of answers that a caller does not take: less than this is not counted. A part of the bytes that may be inside.
+_SMALL_ANSWER_BYTES = 1 << 10
+_UNTAKEN_PART = 4
 # gRPC says within this time whether a call without a message has been cancelled.
 _CANCEL_S = 1.0
 
@@ -73,8 +77,10 @@ class Kind:
 class Call:
     """One call that is being served."""
 
-    def __init__(self, context: aio.ServicerContext[bytes, bytes], front: Front) -> None:
+    def __init__(self, context: aio.ServicerContext[bytes, bytes], front: Front, need: Need) -> None:
         self.caller = callers.NOBODY
+        self.shown = ("", "")  # what it brings to say whose it is: `auth.presented`
+        self._need: Need = need
         self.failure: Exception | None = None
         self._context = context
         self._front = front
@@ -97,8 +103,15 @@ class Call:
         return data if isinstance(data, bytes) else None
 
     async def read(self) -> bytes | None:
-        """Return the next message of a stream, None after the last."""
-        return await self._front.receiver.open(await self.receive())
+        """Return the next message of a stream, None after the last; raises where its caller may not call any more."""
+        data = await self.receive()
+        if data is not None:
+            # A stream is open for hours, and a token may be taken away meanwhile.
+            owner = self._front.gate.look(self._need, *self.shown)
+            if owner != self.caller.owner:
+                self.caller = self.caller._replace(owner=owner)
+                callers.enter(self.caller)
+        return await self._front.receiver.open(data)
 
     async def write(self, data: bytes) -> None:
         """Send a message of a stream."""
@@ -146,9 +159,11 @@ class Front:
         self.stream_idle_s = config.stream_idle_s
         self._tracing = tracing
         self._shedder = shedder
-        self._gate, self._admission, self._metrics, self._config = gate, admission, metrics, config
+        self.gate = gate
+        self._admission, self._metrics, self._config = admission, metrics, config
         self._streams = Pool(config.max_streams, 4, 0.0)
         self._open_streams = Pool(_OPEN_STREAMS, 4, 0.0)
+        self.untaken = Pool(config.max_inflight_bytes // _UNTAKEN_PART, 1 << 20, 0.0)
         self._running: dict[Call, None] = {}
         self._busy = 0
         self._idle = asyncio.Event()
@@ -221,10 +236,11 @@ class Front:
         trace = None
         if self._tracing is not None and kind.access != "open":
             trace = self._tracing.begin(_SERVICES[kind.access], name, context.invocation_metadata())
-        call = Call(context, self)
+        call = Call(context, self, kind.role)
         self._enter(call, kind)
         try:
-            call.caller = self._caller(kind, context)
+            call.shown = presented(context)
+            call.caller = self._caller(kind, context.peer(), *call.shown)
             callers.enter(call.caller)
             return await work(call)
         except asyncio.CancelledError:
@@ -266,13 +282,12 @@ class Front:
             if self._busy == 0:
                 self._idle.set()
 
-    def _caller(self, kind: Kind, context: aio.ServicerContext[bytes, bytes]) -> Caller:
-        peer = context.peer()
+    def _caller(self, kind: Kind, peer: str, authorization: str, certificate: str) -> Caller:
         if peer.startswith("unix") and kind.access != "admin":
             # The socket on which the server calls itself is not for others. What one of several processes hands on to
             # the one that writes comes so, too, with its caller's token.
             raise UnauthenticatedError
-        owner = self._gate.admit(kind.role, *presented(context))
+        owner = self.gate.admit(kind.role, authorization, certificate)
         name = owner.name or callers.address_of(peer)
         if self._closed and kind.access != "open":
             raise UnavailableError("the server is draining; ask another one")
@@ -299,10 +314,33 @@ class Front:
             # A compaction takes the time that it takes.
             seconds = math.inf if kind.access == "admin" else self._config.call_s
             call.within(seconds, f"there was no answer within {seconds:g} s")
-            return await method(data, call)
+            reply = await method(data, call)
+            if len(reply) > _SMALL_ANSWER_BYTES:
+                self._count(len(reply), call.caller)
+            return reply
         finally:
             if kind.permit:
                 self._admission.release(1, size)
+
+    def _count(self, size: int, caller: Caller) -> None:
+        """Count an answer until it has been taken, which gRPC's task waits for; hang up where that takes too long.
+
+        Raises OverloadedError for a caller who leaves too much.
+        """
+        pool, task = self.untaken, asyncio.current_task()
+        assert task is not None
+        if not pool.has_room(size, caller.name):
+            raise OverloadedError("too many answers have not been taken yet", retry_after_s=1.0)
+        pool.move(size, caller)
+        loop = asyncio.get_running_loop()
+        # gRPC keeps an answer for as long as there is somebody to take it.
+        late = loop.call_later(self._config.call_s, loop.run_in_executor, None, hang_up_on, caller.connection)
+
+        def taken(_: object) -> None:
+            late.cancel()
+            pool.move(-size, caller)
+
+        task.add_done_callback(taken)
 
     def _sweep_soon(self) -> None:
         if not self._sweeping:

@@ -61,6 +61,8 @@ class Pipeline:
         self.engine = engine
         self.bundle_id = engine.bundle.manifest.bundle_id
         self.replies = Replies(self.bundle_id, engine.bundle.manifest.version)
+        # A snapshot, and what DescribeBundle says of it: milliseconds of work, which nobody needs a permit for.
+        self.described: tuple[object, bytes] = (None, b"")
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         threads = config.prepare_threads or cores()

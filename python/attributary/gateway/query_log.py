@@ -1,10 +1,13 @@
 """What was asked and answered, a line a query, for whoever must account for it; and what answers hide from callers.
 
-    DIR/queries-2026-11-29.jsonl   readable by the server's user alone; deleted after so many days
+    DIR/queries-2026-11-29.jsonl   readable by the server's user alone; kept for so many days
 
 A line has no picture, only the SHA-256 of its bytes, and no prompt unless that is asked for; ids, not captions or names
 of creators, so that deleting an item leaves nothing of it here. Lines are written by a thread of its own; where the
 disk cannot keep up they are left out, counted, and the next line says how many.
+
+A clock that is set forward makes every day an old one. So a day goes at once only where the log has as many newer ones;
+else it has to be old for half a day of this process's time.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import queue
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -35,6 +39,8 @@ _WAITING: Final = 10_000
 # Of pictures that are still to be hashed.
 _WAITING_BYTES: Final = 64 << 20
 _PREFIX: Final = "queries-"
+# A clock that is wrong is put right by then.
+_PATIENCE_S: Final = 12 * 3_600
 
 
 class QueryLog:
@@ -49,6 +55,7 @@ class QueryLog:
         # Bytes of pictures that were handed over, and that are done with: each is counted by one thread alone.
         self._given = self._hashed = 0
         self._day = ""
+        self._old: dict[Path, float] = {}  # since when, on the monotonic clock
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clean(datetime.now(UTC))
@@ -139,8 +146,12 @@ class QueryLog:
 
     def _clean(self, now: datetime) -> None:
         first = (now - timedelta(days=self._days)).date().isoformat()
-        for path in self._folder.glob(f"{_PREFIX}*.jsonl"):
-            if path.stem.removeprefix(_PREFIX) < first:
+        newest_first = sorted(self._folder.glob(f"{_PREFIX}*.jsonl"), reverse=True)
+        old = {path: number for number, path in enumerate(newest_first) if path.stem < _PREFIX + first}
+        since = monotonic()
+        self._old = {path: self._old.get(path, since) for path in old}
+        for path, newer in old.items():
+            if newer >= self._days or since - self._old[path] >= _PATIENCE_S:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
 

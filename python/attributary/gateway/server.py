@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import grpc
 import structlog
@@ -37,15 +37,17 @@ from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
 from .shedding import Shedder
+from .sockets import hang_up, make_room
 from .stream import StreamHandler
 from .tracing import tracing_of
-from .transport import Receiver, address_of, check_host, hang_up, message_limit, options
+from .transport import Receiver, address_of, check_host, message_limit, options
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
 
 log = structlog.get_logger(__name__)
 
+_MAKE_ROOM_S: Final = 0.25
 # For replies that are on their way when the last query has been answered.
 _LAST_WORDS_S = 0.1
 
@@ -80,6 +82,7 @@ class Gateway:
         self._state = State()
         self._link = link
         self._watching: asyncio.Task[None] | None = None
+        self._making_room: asyncio.Task[None] | None = None
         self._following: tuple[Following, asyncio.Task[None]] | None = None
         self._cut = asyncio.Event()
         self.port = 0
@@ -133,6 +136,7 @@ class Gateway:
         if self._http is not None:
             self.http_port = await self._http.start()
         self._shedder.start()
+        self._making_room = asyncio.create_task(self._make_room())
         if self._member is not None:
             self._stop_metrics = show(self.metrics.registry, self._member.metrics_socket)
         if self.config.metrics_port >= 0:
@@ -245,7 +249,8 @@ class Gateway:
         await self._server.stop(0)
         if self._forwarding is not None:
             await self._forwarding.close()
-        watching = [*([self._watching] if self._watching is not None else []), *self._watches.values()]
+        watching = [task for task in (self._watching, self._making_room) if task is not None]
+        watching += self._watches.values()
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
@@ -332,6 +337,12 @@ class Gateway:
             raise InvalidArgumentError(
                 "port", f"cannot listen on {address}; is another server there?"
             ) from None
+
+    async def _make_room(self) -> None:
+        while True:
+            await asyncio.sleep(_MAKE_ROOM_S)
+            for _ in range(await asyncio.to_thread(make_room, self.port, self.config.max_connections)):
+                self.metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0)
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):

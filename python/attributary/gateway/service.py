@@ -144,11 +144,15 @@ class AttributionService:
     async def describe_bundle(self, data: bytes, context: Context) -> bytes:
         """What is served."""
         request = translate.parse(pb.DescribeBundleRequest, data)
-        engine = self.registry.find(request.bundle_id).pipeline.engine
-        described = translate.describe(engine)
+        pipeline = self.registry.find(request.bundle_id).pipeline
+        engine, (snapshot, known) = pipeline.engine, pipeline.described
+        if engine.snapshot is snapshot:
+            return known
+        snapshot, described = engine.snapshot, translate.describe(engine)
         if self.config.thumbnails == "callers":
             described.thumbnail_count = len(engine.bundle.thumbnails or ())
-        return described.SerializeToString()
+        pipeline.described = snapshot, described.SerializeToString()
+        return pipeline.described[1]
 
     async def list_receipt_keys(self, data: bytes, context: Context) -> bytes:
         """The public keys of receipts."""

@@ -12,12 +12,10 @@ import contextlib
 import ctypes
 import gc
 import math
-import os
 import resource
 import socket
 import zlib
 from collections import Counter
-from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
@@ -162,21 +160,6 @@ def give_memory_back() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def hang_up(port: int) -> None:
-    """Say on every connection to a port that nothing more will come.
-
-    gRPC ends what it has not taken yet as CANCELLED when it stops. A connection that ends before that is UNAVAILABLE
-    to whoever is still asking, and that may be asked again elsewhere. What has been sent still arrives.
-    """
-    own = Path("/proc/self/fd")
-    for link in own.iterdir() if own.is_dir() else ():
-        with contextlib.suppress(OSError):
-            if str(link.readlink()).startswith("socket:"):
-                with socket.socket(fileno=os.dup(int(link.name))) as found:
-                    if found.family in {socket.AF_INET, socket.AF_INET6} and found.getsockname()[1] == port:
-                        found.shutdown(socket.SHUT_WR)
 
 
 class Sender(Protocol):

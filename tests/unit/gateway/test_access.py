@@ -20,6 +20,7 @@ from attributary.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from attributary.gateway import query_log
 from attributary.gateway.access import Gate
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.jwt import read_keys
@@ -315,8 +316,9 @@ def test_what_is_hidden_is_gone_and_shares_stay():
 def test_the_query_log_keeps_what_it_says_for_as_long_as_it_says(tmp_path, prompts):
     folder = tmp_path / "log"
     folder.mkdir()
-    old = folder / f"queries-{(datetime.now(UTC) - timedelta(days=9)).date()}.jsonl"
-    old.touch()
+    kept = [log_file(folder, ago).name for ago in range(1, 8)]
+    for name in (*kept, log_file(folder, 8).name):
+        (folder / name).touch()
     (folder / "mine.txt").touch()
     log = QueryLog(folder, 7, prompts)
     item = pb.AttributedItem(id=1, share=0.5, caption="a fox", creator="Ann")
@@ -334,7 +336,29 @@ def test_the_query_log_keeps_what_it_says_for_as_long_as_it_says(tmp_path, promp
     assert not {"fox", "Ann", "picture"} & set(text.replace('"', " ").split())
     assert len(line["image_sha256"]) == 64
     assert today.stat().st_mode & 0o077 == 0
-    assert {path.name for path in folder.iterdir()} == {"mine.txt", today.name}
+    assert {path.name for path in folder.iterdir()} == {"mine.txt", today.name, *kept}
+
+
+def test_a_clock_that_jumps_deletes_no_day_of_the_query_log_before_it_can_be_put_right(tmp_path, monkeypatch):
+    log, since = QueryLog(tmp_path, 3, False), [0.0]
+    monkeypatch.setattr(query_log, "monotonic", lambda: since[0])
+    today = datetime.now(UTC)
+
+    def write(days):
+        log._write({"at": (today + timedelta(days=days)).isoformat()})
+        return [days for days in range(-9, 999) if log_file(tmp_path, -days).exists()]
+
+    assert [write(days) for days in (-3, -2, -1, 0)][-1] == [-3, -2, -1, 0]
+    # The day that would have gone at midnight.
+    assert write(900) == [-2, -1, 0, 900]
+    since[0] = 40_000.0
+    # Put right: what was old for a while begins anew.
+    assert write(1) == [-2, -1, 0, 1, 900]
+    since[0] = 50_000.0
+    assert write(901)[-4:] == [0, 1, 900, 901]
+    since[0] = 100_000.0
+    assert write(902) == [900, 901, 902]
+    log.close()
 
 
 def test_a_query_log_whose_disk_stands_still_keeps_few_pictures_in_memory(tmp_path):
@@ -347,8 +371,8 @@ def test_a_query_log_whose_disk_stands_still_keeps_few_pictures_in_memory(tmp_pa
     log.close()
 
 
-def log_file(folder):
-    return folder / f"queries-{datetime.now(UTC).date()}.jsonl"
+def log_file(folder, days_ago=0):
+    return folder / f"queries-{(datetime.now(UTC) - timedelta(days=days_ago)).date()}.jsonl"
 
 
 def test_a_line_that_was_cut_short_spoils_no_other_and_is_counted(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ import sys
 from attributary.gateway.http import bodies
 from attributary.v1 import attribution_pb2 as pb
 try:
-    bodies._parsed(sys.stdin.buffer.read(), pb.AttributeRequest)
+    bodies._parsed([sys.stdin.buffer.read()], pb.AttributeRequest)
 except bodies.InvalidArgumentError as error:
     print(error)
 """
@@ -66,7 +66,7 @@ def test_a_name_that_is_given_twice_is_found_at_once():
 @pytest.mark.parametrize("value", ["9" * 100_000, "x" * 100_000, {"y" * 100_000: 1}])
 def test_an_error_does_not_quote_a_long_value(value):
     with pytest.raises(InvalidArgumentError) as refused:
-        bodies._parsed(json.dumps({"options": {"top_k": value}}).encode(), pb.AttributeRequest)
+        bodies._parsed([json.dumps({"options": {"top_k": value}}).encode()], pb.AttributeRequest)
     assert len(str(refused.value)) < 1000
 
 

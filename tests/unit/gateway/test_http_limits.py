@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from h11 import _readers
 
 from tests.support.http_calls import ASK, form, violated
 
@@ -203,13 +204,46 @@ async def test_pages_of_others_get_nothing(site, headers, status):
     assert not any(name.lower().startswith("access-control") for name in told)
 
 
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
+CHUNKED = (
+    b"POST /v1/attribute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        # Tens of thousands of these hold the event loop up for a third of a second.
+        (HEALTH + b"a:\r\n" * 1_000 + b"\r\n", b"400"),
+        (HEALTH + b"a: b\r\n" + b" c\r\n" * 1_000 + b"\r\n", b"400"),
+        (HEALTH + b"a: " + b"b" * 40_000 + b"\r\n\r\n", b"400"),
+        (CHUNKED + b"a:\r\n" * 1_000 + b"\r\n", b"400"),
+        (HEALTH + b"a:\r\n" * 100 + b"\r\n", b"200"),
+        (HEALTH + b"authorization: Bearer " + b"b" * 24_000 + b"\r\n\r\n", b"200"),
+    ],
+)
+async def test_a_head_has_so_many_lines(site, monkeypatch, sent, status):
+    parsed, parse = [], _readers.validate
+    monkeypatch.setattr(_readers, "validate", lambda *given: (parsed.append(given), parse(*given))[1])
+    gateway, _, _ = await site()
+
+    def ask():
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=30) as line:
+            line.sendall(sent)
+            return line.recv(12)
+
+    assert await asyncio.to_thread(ask) == b"HTTP/1.1 " + status
+    assert len(parsed) < 150
+
+
 async def test_a_callers_name_is_never_taken_from_a_header(site, engine):
     seen = []
     gateway, _, ask = await site()
     caller = gateway._front._caller
 
-    def watch(kind, context):
-        found = caller(kind, context)
+    def watch(*given):
+        found = caller(*given)
         seen.append(found.name)
         return found
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import urllib.request
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -54,6 +55,17 @@ async def test_item_and_description(serve, engine):
     assert (caught.value.kind, caught.value.name) == ("item", "8")
     bundle = await client.describe()
     assert (bundle.dim, bundle.item_count, bundle.limits) == (4, 3, engine.limits)
+
+
+async def test_a_bundle_is_described_once_a_revision(serve, engine, monkeypatch):
+    # It takes milliseconds of the event loop, and whoever asks needs no permit.
+    described, describe = [], translate.describe
+    monkeypatch.setattr(translate, "describe", lambda engine: (described.append(engine), describe(engine))[1])
+    _, client = await serve(engine)
+    assert [(await client.describe()).revision for _ in range(5)] == [0] * 5
+    engine.snapshot = SimpleNamespace(**{**vars(engine.snapshot), "revision": 1})
+    assert [(await client.describe()).revision for _ in range(5)] == [1] * 5
+    assert len(described) == 2
 
 
 @pytest.mark.parametrize("call", ["attribute", "batch", "item", "describe", "stream"])

@@ -36,7 +36,10 @@ _WITHIN: Final = re.compile(r"Failed to parse (\w+) field: ")
 # Where protobuf says it, the whole path.
 _AT: Final = re.compile(r" at \w+\.([\w.\[\]]+)")
 # Either alphabet, in lines or not. Nothing is given back: with a long text, trying again would never end.
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]*+(?:=++\s*+)?")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]*+")
+_PADDING: Final = re.compile(r"(?:=++\s*+)?")
+# Between two such looks another thread has its turn.
+_PIECE: Final = 1 << 20
 _UNKNOWN: Final = re.compile(r'has no field named "([^"]{1,80})')
 # What protobuf says, and what it means to the caller.
 _PLAINLY: Final = {
@@ -68,8 +71,8 @@ async def read_message(request: Request, route: Route, limit: int, most_files: i
     work: Callable[[], Message]
     if kind == "application/json":
         # base64 makes a picture longer by a third.
-        data = await _json_body(request, limit + limit // 3)
-        work, at_once = partial(_parsed, data, route.request), len(data) <= _AT_ONCE_BYTES
+        parts = await _json_body(request, limit + limit // 3)
+        work, at_once = partial(_parsed, parts, route.request), sum(map(len, parts)) <= _AT_ONCE_BYTES
     elif kind == "multipart/form-data" and route.form:
         form, size = await _form_body(request, limit, most_files if route.name == "AttributeBatch" else 1)
         work, at_once = partial(_of_fields, form, route), size <= _AT_ONCE_FORM_BYTES
@@ -102,7 +105,7 @@ def _of_query(request: Request, kind: type[Message]) -> Message:
     return _filled(kind, given)
 
 
-async def _json_body(request: Request, limit: int) -> bytes:
+async def _json_body(request: Request, limit: int) -> list[bytes]:
     parts, values = list[bytes](), 0
     async for chunk in chunks(request, limit):
         # As it comes: in a whole body of 20 MB that would hold the event loop up for 50 ms.
@@ -110,12 +113,12 @@ async def _json_body(request: Request, limit: int) -> bytes:
         if values > _MAX_VALUES:
             raise InvalidArgumentError("request", f"holds more than {_MAX_VALUES} values")
         parts.append(chunk)
-    return b"".join(parts)
+    return parts
 
 
-def _parsed(data: bytes, kind: type[Message]) -> Message:
+def _parsed(parts: list[bytes], kind: type[Message]) -> Message:
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_each_once)
+        value = json.loads(b"".join(parts).decode("utf-8"), object_pairs_hook=_each_once)
     except UnicodeDecodeError:
         raise InvalidArgumentError("request", "must be UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -166,7 +169,12 @@ def _check_kinds(kind: Any, values: Mapping[str, Any], within: str = "") -> None
 
 
 def _is_base64(value: object) -> bool:
-    return value is None or (isinstance(value, str) and _BASE64.fullmatch(value) is not None)
+    if not isinstance(value, str):
+        return value is None
+    at = 0
+    while (found := _BASE64.match(value, at, at + _PIECE)) and found.end() > at:
+        at = found.end()
+    return _PADDING.fullmatch(value, at) is not None
 
 
 def _misfit(text: str) -> InvalidArgumentError:

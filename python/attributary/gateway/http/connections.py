@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -23,6 +24,7 @@ from ..callers import Caller
 from ..errors import to_status
 from .protocol import Protocol
 from .replies import refusal
+from .turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +43,14 @@ class Connections:
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[], Protocol],
+        make: Callable[[str], Protocol],
         most: int,
         tls: ssl.SSLContext | None,
+        turns: Turns,
         refused: Callable[[], None],
     ) -> None:
-        """`make` is of the protocol of one connection, `refused` is told of each one that is refused."""
+        """`make` is of the protocol of a connection from an address, `refused` is told of each one that is refused."""
+        self._turns = turns
         self._listener, self._make, self._tls, self._refused = listener, make, tls, refused
         self._pool = Pool(most, _FEW, 0.0)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,7 +93,7 @@ class Connections:
                     line.send(self._no)
                 continue
             self._pool.move(1, caller)
-            task = asyncio.get_running_loop().create_task(self._serve(line))
+            task = asyncio.get_running_loop().create_task(self._serve(line, caller))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda _, caller=caller: self._pool.move(-1, caller))  # type: ignore[misc]
@@ -99,12 +103,17 @@ class Connections:
         if self._listener.fileno() >= 0:
             self.start()
 
-    async def _serve(self, line: socket.socket) -> None:
+    async def _serve(self, line: socket.socket, caller: Caller) -> None:
+        try:
+            await self._turns.queue((caller.name, ""))
+        except asyncio.CancelledError:
+            line.close()
+            raise
         limit: Any = {} if self._tls is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
         # What goes wrong in a handshake is its caller's affair.
         with contextlib.suppress(OSError):
             _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
-                self._make, line, ssl=self._tls, **limit
+                partial(self._make, caller.name), line, ssl=self._tls, **limit
             )
             await protocol.gone.wait()
 

@@ -20,6 +20,8 @@ from ..calls import Answer
 
 # Seconds that the caller waits for the answer, as a gRPC deadline.
 TIMEOUT_HEADER: Final = "x-timeout-seconds"
+# Of a larger body each piece waits for its caller's turn.
+_AT_ONCE_BYTES: Final = 1 << 18
 _DETAILS: Final = "grpc-status-details-bin"
 
 
@@ -132,6 +134,8 @@ async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
             size += len(chunk)
             if size > limit:
                 raise InvalidArgumentError("request", f"has more than {limit} bytes, which is the limit")
+            if size > _AT_ONCE_BYTES:
+                await request.state.turn()
             if chunk:
                 yield chunk
     except ClientDisconnect:

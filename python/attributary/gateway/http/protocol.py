@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from typing import Any, Final
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
+
+from ..admission import Pool
+from ..callers import Caller
+from .turns import Turns
 
 # Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
 _FEW_CHUNKS: Final = 1_024
 _CHUNK_BYTES: Final = 512
 
 
+# As many as other servers take. Each takes some microseconds, and a caller's first 256 KB come at once.
+_HEAD_LINES: Final = 128
+_HEAD_BYTES: Final = 32 << 10
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+
+
+class _Received(ReceiveBuffer):
+    """What has come, without heads and trailers of a thousand lines."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """Return the lines of a head that is whole; raises RemoteProtocolError for too many, before they are parsed."""
+        head = bytes(self)[:_HEAD_BYTES]
+        end = _HEAD_END.search(head)
+        lines = head.count(b"\n", 0, end.start() if end else None)
+        if lines > _HEAD_LINES or (end is None and len(self) > _HEAD_BYTES):
+            raise h11.RemoteProtocolError("too large a head")
+        return super().maybe_extract_lines()
+
+
 class _Connection(h11.Connection):
     """h11's connection, without bodies of a million small chunks."""
 
     _chunks = _bytes = 0
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _HEAD_BYTES)
+        self._receive_buffer = _Received()
 
     def next_event(self) -> Any:
         """Return the next event; raises RemoteProtocolError for what cannot be read, and for chunks of a few bytes."""
@@ -46,18 +76,26 @@ class Protocol(H11Protocol):
         *,
         head_s: float,
         take_s: float,
+        address: str,
+        turns: Turns,
+        untaken: Pool,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._address, self._turns, self._site = address, turns, self.app
+        self._untaken, self._left = untaken, 0
+        self._turn: asyncio.Future[None] | None = None
+        self.app = self._in_turn
         self._head_s, self._take_s = head_s, take_s
         self.gone = asyncio.Event()
         self._head: asyncio.TimerHandle | None = None
         self._taking: asyncio.TimerHandle | None = None
-        self.conn = _Connection(h11.SERVER)
+        self.conn = _Connection()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "certificate": _name(transport.get_extra_info("ssl_object"))}
+        name = _name(transport.get_extra_info("ssl_object"))
+        self.app_state = {**self.app_state, "certificate": name, "turn": self._next_turn}
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -74,8 +112,18 @@ class Protocol(H11Protocol):
         if self._taking is not None:
             # Whatever came before has been taken, but for some KB: the next would not have been written.
             self._taking.cancel()
-        if self.transport.get_write_buffer_size():
+        left = self.transport.get_write_buffer_size()
+        if left and not self._untaken.has_room(left - self._left, self._address):
+            self.transport.abort()
+            return
+        self._count(left)
+        if left:
             self._taking = self.loop.call_later(self._take_s, self._see_taken)
+
+    def resume_writing(self) -> None:
+        """Go on: the caller has taken what was there, but for some KB."""
+        super().resume_writing()
+        self._count(0)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP; hang up where an answer has been given already, or part of one."""
@@ -87,10 +135,29 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self.gone.set()
+        self._count(0)
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
         self._forget_head()
         if self._taking is not None:
             self._taking.cancel()
         super().connection_lost(exc)
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request when it is its caller's turn, unless the caller has gone by then."""
+        await self._next_turn()
+        if not self.gone.is_set():
+            await self._site(scope, receive, send)
+
+    def _next_turn(self) -> asyncio.Future[None]:
+        token = next((value for name, value in self.headers if name == b"authorization"), b"")
+        # Callers behind one proxy have one address; whoever makes tokens up only divides its own part.
+        self._turn = self._turns.queue((self._address, token.decode("latin-1")))
+        return self._turn
+
+    def _count(self, left: int) -> None:
+        self._untaken.move(left - self._left, Caller(self._address))
+        self._left = left
 
     def _is_serving(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -26,6 +26,7 @@ from .app import Site
 from .connections import Connections
 from .guard import LOOPBACK
 from .protocol import Protocol
+from .turns import Turns
 
 _KEEP_ALIVE_S: Final = 75
 _LAST_WORDS_S: Final = 1
@@ -45,7 +46,7 @@ class HttpServer:
     def __init__(
         self, front: Front, service: AttributionService, health: Health, config: GatewayConfig
     ) -> None:
-        self._config = config
+        self._config, self._untaken = config, front.untaken
         sampler = None if config.ui_generator is None else Sampler(config.ui_generator)
         app = Site(front, service, health).app(
             _hosts(config), ui=config.ui, report=_report(config), sampler=sampler
@@ -74,14 +75,22 @@ class HttpServer:
         """Listen; return the port. Raises InvalidArgumentError."""
         listener = _listen(self._config.host, self._config.http_port, self._config.processes > 1)
         self._settings.load()
-        config = self._config
+        config, turns = self._config, Turns()
         self._connections = Connections(
             listener,
-            lambda: Protocol(
-                self._settings, self._server.server_state, {}, head_s=config.receive_s, take_s=config.call_s
+            lambda address: Protocol(
+                self._settings,
+                self._server.server_state,
+                {},
+                head_s=config.receive_s,
+                take_s=config.call_s,
+                address=address,
+                turns=turns,
+                untaken=self._untaken,
             ),
             config.max_connections,
             _tls(config),
+            turns,
             lambda: self._metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0),
         )
         # It serves what the connections bring, and listens to nothing itself.
