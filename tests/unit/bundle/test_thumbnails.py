@@ -93,6 +93,7 @@ async def test_a_server_shows_them_to_callers_or_to_nobody(pictured):
 
     asked = pb.GetThumbnailRequest(id=1000).SerializeToString()
     for who, count in (("callers", 150), ("nobody", 0)):
+        Served.pipeline.described = (None, b"")
         # Only what these methods read of it.
         service = AttributionService.__new__(AttributionService)
         service.registry, service.config = One(), GatewayConfig(thumbnails=who)
