@@ -33,17 +33,27 @@ def _turning(command: F) -> F:
     return why(pinned(command))
 
 
+_BRING_BACK = click.option(
+    "--bring-back",
+    is_flag=True,
+    help="what was deleted from the bundle before may come back; else it is deleted from this one too",
+)
+
+
 @click.command("load")
 @click.argument("path")
 @click.option("--alias", default="", help="turn this alias to it; without one it answers to its id only")
+@_BRING_BACK
 @_turning
 @_server
 def load_command(
-    path: str, alias: str, why: str, pinned_s: float | None, as_json: bool, admin: Admin
+    path: str, alias: str, bring_back: bool, why: str, pinned_s: float | None, as_json: bool, admin: Admin
 ) -> None:
     """Serve another bundle, PATH as the server sees it; returns when it has been verified and answers."""
     with admin() as client:
-        _show(client.load_bundle(path, alias=alias, why=why, pinned_s=pinned_s), as_json)
+        _show(
+            client.load_bundle(path, alias=alias, why=why, pinned_s=pinned_s, bring_back=bring_back), as_json
+        )
 
 
 @click.command("unload")
@@ -59,14 +69,15 @@ def unload_command(bundle: str, why: str, pinned_s: float | None, as_json: bool,
 @click.command("alias")
 @click.argument("alias")
 @click.argument("bundle")
+@_BRING_BACK
 @_turning
 @_server
 def alias_command(
-    alias: str, bundle: str, why: str, pinned_s: float | None, as_json: bool, admin: Admin
+    alias: str, bundle: str, bring_back: bool, why: str, pinned_s: float | None, as_json: bool, admin: Admin
 ) -> None:
     """Turn ALIAS to BUNDLE, an alias or an id that the server has."""
     with admin() as client:
-        _show(client.set_alias(alias, bundle, why=why, pinned_s=pinned_s), as_json)
+        _show(client.set_alias(alias, bundle, why=why, pinned_s=pinned_s, bring_back=bring_back), as_json)
 
 
 @click.command("served")

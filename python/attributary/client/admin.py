@@ -254,13 +254,17 @@ def load_bundle(
     alias: str = "",
     why: str,
     pinned_s: float | None = None,
+    bring_back: bool = False,
     timeout_s: float = DEFAULT_STREAM_TIMEOUT_S,
 ) -> Call[Turned]:
     """Serve another bundle, a directory as the server sees it, and turn an alias to it; returns when it answers.
 
-    `pinned_s`: how long the bundle before still answers those who name its id.
+    `pinned_s`: how long the bundle before still answers those who name its id. `bring_back`: what was deleted from that
+    one may come back; else it is deleted from this one too.
     """
-    request = made(pb.LoadBundleRequest, path=path, alias=alias, why=why, pinned_s=pinned_s)
+    request = made(
+        pb.LoadBundleRequest, path=path, alias=alias, why=why, pinned_s=pinned_s, bring_back=bring_back
+    )
     return Call(
         "LoadBundle",
         request,
@@ -278,10 +282,18 @@ def unload_bundle(
 
 
 def set_alias(
-    alias: str, bundle: str, *, why: str, pinned_s: float | None = None, timeout_s: float | None = None
+    alias: str,
+    bundle: str,
+    *,
+    why: str,
+    pinned_s: float | None = None,
+    bring_back: bool = False,
+    timeout_s: float | None = None,
 ) -> Call[Turned]:
-    """Turn an alias to a bundle that is there."""
-    request = made(pb.SetAliasRequest, alias=alias, bundle=bundle, why=why, pinned_s=pinned_s)
+    """Turn an alias to a bundle that is there; `bring_back` as in `load_bundle`."""
+    request = made(
+        pb.SetAliasRequest, alias=alias, bundle=bundle, why=why, pinned_s=pinned_s, bring_back=bring_back
+    )
     return Call(
         "SetAlias", request, lambda reply: Turned(reply.bundle_id, reply.replaced_bundle_id), timeout_s
     )

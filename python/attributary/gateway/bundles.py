@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import TypeAlias
 
 import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.delta.selection import MAX_IDS, Selection
+from attributary.delta.store import Store
 from attributary.delta.words import check_words
 from attributary.errors import BundleError, InvalidArgumentError, PreconditionError, check_range
 from attributary.v1 import admin_pb2 as pb
@@ -18,13 +20,15 @@ from attributary.v1 import admin_pb2 as pb
 from . import translate
 from .calls import Call, UnaryMethod
 from .config import GatewayConfig
+from .inherit import inherit_deletions
 from .memory import check_room, footprint
-from .registry import Opened, Registry, Served, check_alias
+from .registry import Opened, Registry, Served, check_alias, compacted_from
 from .remote import RemoteEngine
 
 log = structlog.get_logger(__name__)
 
 OpenBundle = Callable[[Path], Opened]
+_Turning: TypeAlias = pb.LoadBundleRequest | pb.SetAliasRequest
 
 
 class BundleService:
@@ -70,8 +74,10 @@ class BundleService:
         async with self._changing:
             served = self._there(place)
             if served is None:
-                opened = await self._opened(place)
+                opened = await self._opened(place, request)
                 served = self._registry.add(opened.engine, opened.store)
+            else:
+                self._take_over(request, served.pipeline.engine, served.store)
             await self._keep_deletions(served.bundle_id, who)
             self._registry.keep(served.bundle_id)
             before = ""
@@ -109,6 +115,8 @@ class BundleService:
         self._check_followed(request.alias)
         self._check_alone()
         async with self._changing:
+            served = self._registry.find(request.bundle)
+            self._take_over(request, served.pipeline.engine, served.store)
             await self._keep_deletions(request.bundle, who)
             before = self._id_behind(request.alias)
             self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
@@ -139,11 +147,32 @@ class BundleService:
                 return
             ids, why = (
                 Selection(tuple(sorted(gone)[:MAX_IDS])),
-                "deleted while another bundle was in its place",
+                "deleted from another bundle in its place",
             )
             await asyncio.to_thread(store.delete, ids, who=who, why=why)
 
-    async def _opened(self, place: Path) -> Opened:
+    def _take_over(self, request: _Turning, engine: Preparer, store: Store | None) -> None:
+        """Take out of a bundle what was deleted from the one that the alias leads to; built anew, it does not know.
+
+        Where there is a `store` it is deleted for good next; else for as long as this process runs. Raises
+        PreconditionError if nothing would be left.
+        """
+        before = self._behind(request.alias)
+        if before is None or before.pipeline.engine is engine or request.bring_back:
+            return
+        known, other = engine.snapshot, before.pipeline.engine
+        if not inherit_deletions(
+            engine, other.snapshot, compacted_from(other) == engine.bundle.manifest.bundle_id
+        ):
+            raise PreconditionError(
+                "bundle", f"has nothing that was not deleted from the bundle that {request.alias} leads to"
+            )
+        if (taken := len(engine.snapshot.deleted) - len(known.deleted)) and store is None:
+            log.warning(
+                "deletions are in memory alone", bundle_id=known.bundle.manifest.bundle_id, items=taken
+            )
+
+    async def _opened(self, place: Path, request: pb.LoadBundleRequest) -> Opened:
         if self._open_bundle is None:
             raise PreconditionError("server", "was started without a way to open further bundles")
         # Its hashes and golden queries are part of opening; the golden queries warm it, too.
@@ -161,6 +190,7 @@ class BundleService:
         try:
             await _check_there(opened.engine, self._config.remote_timeout_s)
             self._registry.check_newer(opened.engine)
+            self._take_over(request, opened.engine, opened.store)
         except BaseException:
             if opened.store is not None:
                 await asyncio.to_thread(opened.store.close)
@@ -196,9 +226,13 @@ class BundleService:
                 f"{alias} leads to what Triton serves: use `attributary triton load`, or --no-remote-follow",
             )
 
-    def _id_behind(self, alias: str) -> str:
+    def _behind(self, alias: str) -> Served | None:
         known = any(alias in self._registry.aliases_of(served) for served in self._registry.bundles)
-        return self._registry.find(alias).bundle_id if known else ""
+        return self._registry.find(alias) if known else None
+
+    def _id_behind(self, alias: str) -> str:
+        before = self._behind(alias)
+        return "" if before is None else before.bundle_id
 
 
 def _close_unused(opening: asyncio.Future[Opened]) -> None:

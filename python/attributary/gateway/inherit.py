@@ -1,4 +1,7 @@
-"""Deletions reach bundles that were replaced and still answer: an opt-out must not wait for the last pinned caller."""
+"""Deletions reach bundles that were replaced and still answer, and those that come in their place.
+
+An opt-out must not wait for the last pinned caller, nor end with a bundle that is built anew.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from attributary.delta.journal.records import Changes
 
 
 def inherit_deletions(engine: Preparer, successor: Snapshot, compacted: bool) -> bool:
-    """Take out of a replaced bundle what has been deleted from the one in its place; False if nothing is left of it.
+    """Take out of a bundle what was deleted from the one that came, or was, in its place; False if nothing is left.
 
     Items go that have the same id and creator, or the id alone if the successor was `compacted` from this bundle: in
     another corpus an id may be somebody else's. So does whatever else this bundle has of creators who were deleted by

@@ -254,7 +254,7 @@ class Registry:
         """Bring a draining bundle up to the deletions from the one in its place; False if nothing is left of it."""
         following, compacted = served, True
         while following.successor is not None:
-            compacted &= _compacted_from(following.successor) == following.bundle_id
+            compacted &= compacted_from(following.successor.pipeline.engine) == following.bundle_id
             following = following.successor
         engine, successor = served.pipeline.engine, following.pipeline.engine.snapshot
         before, after = served.inherited or (None, None)
@@ -329,10 +329,9 @@ class Registry:
             log.error("a bundle could not be closed", exc_info=error)
 
 
-def _compacted_from(served: Served) -> str | None:
+def compacted_from(engine: Preparer) -> str | None:
     """Id of the bundle that one was compacted from, None for one that was built."""
-    manifest = served.pipeline.engine.bundle.manifest
-    return manifest.notes.get("compacted_from")
+    return engine.bundle.manifest.notes.get("compacted_from")
 
 
 def _gone(served: Served | None) -> asyncio.Future[None]:

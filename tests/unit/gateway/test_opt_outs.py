@@ -113,3 +113,46 @@ async def test_an_opt_out_reaches_a_pinned_bundle_whose_groups_are_others(
         await client.get_item(1000, bundle_id=first)
     await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
     assert await shown(client, picture, first) == {"Ann", "Cy", "Dee"}
+
+
+@pytest.mark.parametrize("load", [True, False])
+async def test_a_bundle_that_is_built_anew_takes_over_who_left_the_one_before(running, places, picture, load):
+    _, client, admin = running
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    await admin(lambda one: one.delete_items(ids=[1000], why="one of Ann's"))
+    if load:
+        await admin(lambda one: one.load_bundle("two", alias="default", why="monthly"))
+    else:
+        second = (await admin(lambda one: one.load_bundle("two", why="monthly"))).bundle_id
+        await admin(lambda one: one.set_alias("default", second, why="it is good"))
+    assert "Bo" not in await shown(client, picture)
+    with pytest.raises(NotFoundError):
+        await client.get_item(1000)
+    # Not in memory alone.
+    kept = open_engine(places[1])
+    assert kept.filters.count_of("Bo") == 0 and 1000 in kept.snapshot.deleted
+
+
+async def test_who_consented_again_may_be_brought_back(running, picture):
+    _, client, admin = running
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    await admin(lambda one: one.load_bundle("two", alias="default", why="new terms", bring_back=True))
+    assert "Bo" in await shown(client, picture)
+
+
+async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, places, picture, tmp_path):
+    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
+    with Store(places[0]) as store:
+        store.delete(Selection(creator="Bo"), who="kim", why="opted out")
+    gateway, client = await serve(
+        open_engine(places[0]),
+        more={"open_bundle": lambda place: Opened(open_engine(place))},
+        admin_tokens_file=tmp_path / "admins",
+    )
+
+    def turn():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            return admin.load_bundle("two", alias="default", why="monthly").bundle_id
+
+    assert await asyncio.to_thread(turn) == (await client.describe()).bundle_id
+    assert "Bo" not in await shown(client, picture)
