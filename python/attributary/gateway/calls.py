@@ -53,7 +53,7 @@ _SWEEP_S = 0.25
 # Probes and reflection need no token to hold a stream open.
 _OPEN_STREAMS = 128
 # Of answers that a caller does not take: less than this is not counted. A part of the bytes that may be inside.
-_SMALL_ANSWER_BYTES = 1 << 10
+_SMALL_ANSWER_BYTES = 4 << 10
 _UNTAKEN_PART = 4
 # gRPC says within this time whether a call without a message has been cancelled.
 _CANCEL_S = 1.0
