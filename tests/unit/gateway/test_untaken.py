@@ -80,9 +80,11 @@ async def test_over_http_who_leaves_too_much_is_hung_up_on(site, tiny_engine):
         await asyncio.to_thread(lambda: stack.enter_context(unread(gateway, 20)))
         # Twenty of 47 KB are too many.
         await until(
-            lambda: len(gateway._http._server.server_state.connections) < 20
-            # Who finds no room left is refused before an answer is there.
-            and counted(gateway, "OK") + counted(gateway, "RESOURCE_EXHAUSTED") >= 20
+            lambda: (
+                len(gateway._http._server.server_state.connections) < 20
+                # Who finds no room left is refused before an answer is there.
+                and counted(gateway, "OK") + counted(gateway, "RESOURCE_EXHAUSTED") >= 20
+            )
         )
         assert untaken.most / 2 < max(used) <= untaken.most
         assert (await ask("GET", "/v1/items/1000"))[0] == 200
