@@ -35,9 +35,9 @@ from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
 from .shedding import METHOD as PROBE
 from .shedding import Shedder
-from .sockets import hang_up_on
 from .tracing import Tracing
 from .transport import Receiver
+from .untaken import count_answer
 
 log = structlog.get_logger(__name__)
 
@@ -316,31 +316,11 @@ class Front:
             call.within(seconds, f"there was no answer within {seconds:g} s")
             reply = await method(data, call)
             if len(reply) > _SMALL_ANSWER_BYTES:
-                self._count(len(reply), call.caller)
+                count_answer(self.untaken, len(reply), call.caller, self._config.call_s)
             return reply
         finally:
             if kind.permit:
                 self._admission.release(1, size)
-
-    def _count(self, size: int, caller: Caller) -> None:
-        """Count an answer until it has been taken, which gRPC's task waits for; hang up where that takes too long.
-
-        Raises OverloadedError for a caller who leaves too much.
-        """
-        pool, task = self.untaken, asyncio.current_task()
-        assert task is not None
-        if not pool.has_room(size, caller.name):
-            raise OverloadedError("too many answers have not been taken yet", retry_after_s=1.0)
-        pool.move(size, caller)
-        loop = asyncio.get_running_loop()
-        # gRPC keeps an answer for as long as there is somebody to take it.
-        late = loop.call_later(self._config.call_s, loop.run_in_executor, None, hang_up_on, caller.connection)
-
-        def taken(_: object) -> None:
-            late.cancel()
-            pool.move(-size, caller)
-
-        task.add_done_callback(taken)
 
     def _sweep_soon(self) -> None:
         if not self._sweeping:
