@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
@@ -24,8 +24,8 @@ from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.running import serve
 from attributary.gateway.server import More
 
-from .index import Milvus, milvus_options
-from .options import PATH, F
+from .index import AtMilvus, Milvus
+from .options import AT_LEAST_1, Argument, From, Option, declared
 from .variables import refuse_misspelt
 from .waiting import said_if_slow
 
@@ -33,119 +33,67 @@ if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
 
 
-def _gateway_options(command: F) -> F:
-    for flag in reversed(list(gateway.flags())):
-        name = flag.name.replace("_", "-")
-        command = click.option(
-            f"--{name}/--no-{name}" if flag.kind is bool else f"--{name}",
-            flag.name,
-            type=None if flag.kind is bool else flag.kind,
-            default=flag.default,
-            envvar=flag.variable,
-            show_default=flag.default is not None,
-            show_envvar=True,
-            help=flag.help,
-        )(command)
-    return command
-
-
-def _limit_options(command: F) -> F:
-    for entry in reversed(fields(Limits)):
-        command = click.option(
-            "--" + entry.name.replace("_", "-"),
-            entry.name,
-            type=click.IntRange(min=1),
-            default=entry.default,
-            envvar=gateway.ENVIRONMENT_PREFIX + entry.name.upper(),
-            show_default=True,
-            show_envvar=True,
-            help="limit on a query: " + entry.name.removeprefix("max_").replace("_", " "),
-        )(command)
-    return command
+Precision = Literal["fp32", "int8"]
+SharedMemory = Literal["auto", "off"]
+_LIMITS = {
+    entry.name: Option(
+        "limit on a query: " + entry.name.removeprefix("max_").replace("_", " "),
+        kind=AT_LEAST_1,
+        env=True,
+    )
+    for entry in fields(Limits)
+}
+_GATEWAY = {
+    flag.name: Option(
+        flag.help,
+        "--{0}/--no-{0}".format(flag.name.replace("_", "-")) if flag.kind is bool else "",
+        env=True,
+    )
+    for flag in gateway.flags()
+}
 
 
 @click.command("serve")
-@click.argument("bundles", nargs=-1, required=True, type=PATH, envvar="ATTRIBUTARY_BUNDLE")
-@click.option(
-    "--default",
-    "default_alias",
-    default=None,
-    envvar="ATTRIBUTARY_DEFAULT",
-    show_envvar=True,
-    help="alias of the bundle for requests that name none; default: the first",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    envvar="ATTRIBUTARY_PRECISION",
-    show_default=True,
-    show_envvar=True,
-    help="which of the bundle's encoders to run",
-)
-@click.option(
-    "--encoder-threads",
-    type=click.IntRange(min=1),
-    default=1,
-    envvar="ATTRIBUTARY_ENCODER_THREADS",
-    show_default=True,
-    show_envvar=True,
-    help="cores that one encoder call uses",
-)
-@click.option(
-    "--engine",
-    "kind",
-    type=click.Choice(["embedded", "triton"]),
-    default="embedded",
-    envvar="ATTRIBUTARY_ENGINE",
-    show_default=True,
-    show_envvar=True,
-    help="where encoder and index run: in this process, or in an NVIDIA Triton",
-)
-@click.option(
-    "--triton-url",
-    "triton_urls",
-    default=("127.0.0.1:8001",),
-    multiple=True,
-    envvar="ATTRIBUTARY_TRITON_URL",
-    show_default=True,
-    show_envvar=True,
-    help="host:port of Triton's gRPC service, or dns:///name:port for every address of a name; several, by repeating "
-    "it, are asked in turn",
-)
-@click.option(
-    "--triton-shared-memory",
-    "shared_memory",
-    type=click.Choice(["auto", "off"]),
-    default="auto",
-    envvar="ATTRIBUTARY_TRITON_SHARED_MEMORY",
-    show_default=True,
-    show_envvar=True,
-    help="pictures to a Triton on this machine: through shared memory where it takes that, or always sent",
-)
-@click.option(
-    "--index",
-    type=click.Choice(["faiss", "milvus"]),
-    default="faiss",
-    envvar="ATTRIBUTARY_INDEX",
-    show_default=True,
-    show_envvar=True,
-    help="where the embedded engine finds candidates: in this process, or in a Milvus",
-)
-@milvus_options
-@_gateway_options
-@_limit_options
+@declared
 def serve_command(
-    bundles: tuple[Path, ...],
-    default_alias: str | None,
-    precision: str,
-    encoder_threads: int,
-    kind: str,
-    triton_urls: tuple[str, ...],
-    shared_memory: Literal["auto", "off"],
-    index: str,
-    milvus: Milvus,
-    **settings: Any,
+    *,
+    bundles: Annotated[tuple[Path, ...], Argument(env="ATTRIBUTARY_BUNDLE")],
+    default_alias: Annotated[
+        str | None,
+        Option("alias of the bundle for requests that name none; default: the first", "--default", env=True),
+    ] = None,
+    precision: Annotated[Precision, Option("which of the bundle's encoders to run", env=True)] = "fp32",
+    encoder_threads: Annotated[
+        int, Option("cores that one encoder call uses", kind=AT_LEAST_1, env=True)
+    ] = 1,
+    kind: Annotated[
+        Literal["embedded", "triton"],
+        Option("where encoder and index run: in this process, or in an NVIDIA Triton", "--engine", env=True),
+    ] = "embedded",
+    triton_urls: Annotated[
+        tuple[str, ...],
+        Option(
+            "host:port of Triton's gRPC service, or dns:///name:port for every address of a name; several, by "
+            "repeating it, are asked in turn",
+            "--triton-url",
+            env=True,
+        ),
+    ] = ("127.0.0.1:8001",),
+    shared_memory: Annotated[
+        SharedMemory,
+        Option(
+            "pictures to a Triton on this machine: through shared memory where it takes that, or always sent",
+            "--triton-shared-memory",
+            env=True,
+        ),
+    ] = "auto",
+    index: Annotated[
+        Literal["faiss", "milvus"],
+        Option("where the embedded engine finds candidates: in this process, or in a Milvus", env=True),
+    ] = "faiss",
+    milvus: AtMilvus,
+    config: Annotated[gateway.GatewayConfig, From(gateway.GatewayConfig, _GATEWAY)],
+    limits: Annotated[Limits, From(Limits, _LIMITS)],
 ) -> None:
     """Serve BUNDLES, directories, until SIGTERM; one JSON line on standard output says when they are ready.
 
@@ -158,15 +106,13 @@ def serve_command(
     default = default_alias or next(iter(places))
     if default not in places:
         raise InvalidArgumentError("default", f"must be one of {', '.join(places)}, got {default!r}")
-    limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
-    config = gateway.GatewayConfig(**settings)
     if kind == "triton" and index == "milvus":
         raise InvalidArgumentError("index", "milvus needs --engine embedded; Triton has an index of its own")
     chosen = _Chosen(
         places=places,
         default=default,
         limits=limits,
-        precision=cast(Literal["fp32", "int8"], precision),
+        precision=precision,
         encoder_threads=encoder_threads,
         triton_urls=triton_urls if kind == "triton" else (),
         shared_memory=shared_memory,
@@ -182,10 +128,10 @@ class _Chosen:
     places: dict[str, Path]  # by alias
     default: str  # alias
     limits: Limits
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     encoder_threads: int
     triton_urls: tuple[str, ...]  # none: the engine is embedded
-    shared_memory: Literal["auto", "off"]
+    shared_memory: SharedMemory
     milvus: Milvus | None  # None: FAISS in this process
 
     def __call__(

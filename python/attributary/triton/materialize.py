@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
@@ -22,20 +22,29 @@ Target = Literal["cpu", "gpu"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the models are to be run. Times in microseconds; 0 instances stands for one a core."""
+    """How the models are to be run; of some fields the words are those of `attributary triton --help`."""
 
-    target: Target = "cpu"
-    index_backend: Literal["python", "faiss"] = "python"
-    precision: Literal["fp32", "int8"] = "fp32"  # of the CPU's encoder; a GPU's is the engine's own
-    max_batch: int = 32
-    encoder_instances: int = 0
-    encoder_threads: int = 1
-    encoder_batch: int = 8
-    queue_delay_us: int = 0
-    queue_timeout_us: int = 0  # 0: no limit; see docs/triton.md before setting one of these two
-    max_queue: int = 0  # 0: no limit
-    plan: Path | None = None  # a TensorRT plan of the encoder; without one a GPU runs ONNX Runtime
-    served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
+    plan: Annotated[Path | None, "a TensorRT engine of the bundle's encoder (GPU)"] = None
+    # Where that is another machine.
+    served_path: Annotated[
+        str | None, "the bundle's directory as Triton sees it, where it sees it elsewhere"
+    ] = None
+    target: Annotated[Target, "where encoder and index run"] = "cpu"
+    index_backend: Annotated[
+        Literal["python", "faiss"], "the Python model, or the C++ backend of kernels/triton_faiss"
+    ] = "python"
+    # A GPU's is the engine's own.
+    precision: Annotated[Literal["fp32", "int8"], "which of the bundle's encoders a CPU runs"] = "fp32"
+    max_batch: Annotated[int, "queries of one request at most, and of one dynamic batch"] = 32
+    encoder_instances: Annotated[int, "encoder models side by side; 0 is one a core, or one on a GPU"] = 0
+    encoder_threads: Annotated[int, "cores that one encoder call uses (CPU)"] = 1
+    encoder_batch: Annotated[int, "pictures that are encoded together at best (CPU)"] = 8
+    queue_delay_us: Annotated[int, "how long Triton waits for a batch to fill, microseconds"] = 0
+    # See docs/triton.md before setting one of these two.
+    queue_timeout_us: Annotated[
+        int, "how long a request may wait in Triton's queue, microseconds; 0 is for ever"
+    ] = 0
+    max_queue: Annotated[int, "requests that wait in Triton's queue at most; 0 is any number"] = 0
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "encoder_threads", "encoder_batch"):
