@@ -19,8 +19,7 @@ from attributary.client.types import Answer
 from attributary.errors import InvalidArgumentError
 from attributary.plain import plain
 
-from .demo_data import built, demo_data
-from .demo_queries import DemoQuery, copies, drawings, generated
+from .demo_data import DemoQuery, built, copies, demo_data, drawings, generated
 from .options import Option, declared
 from .process import ServerProcess
 from .receipt_files import signing_options, write_and_verify

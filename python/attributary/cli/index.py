@@ -24,42 +24,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Milvus:
-    """Where a Milvus is, and a collection in it."""
+    """Where a Milvus is, and a collection in it: the options of a connection."""
 
-    uri: str
-    token: str
-    collection: str
-    timeout_s: float
+    milvus_uri: Annotated[str, Option("URL of a Milvus, or a .db file for milvus-lite", env=True)] = (
+        "http://127.0.0.1:19530"
+    )
+    milvus_token: Annotated[str, Option("user:password or API key", env=True)] = ""
+    milvus_collection: Annotated[str, Option("collection; default: attributary_<bundle id>", env=True)] = ""
+    milvus_timeout_s: Annotated[
+        float, Option("how long one call may take; then Milvus counts as away", env=True)
+    ] = 10.0
 
     def connect(self) -> MilvusServer:
         """Connect; raises UnavailableError, also where pymilvus is not installed."""
         with needs("milvus"):
             from attributary.index.milvus_client import MilvusServer
 
-        return MilvusServer(self.uri, self.token, self.timeout_s)
+        return MilvusServer(self.milvus_uri, self.milvus_token, self.milvus_timeout_s)
 
     def open_index(self, bundle: Bundle) -> MilvusIndex:
         """Open a bundle's index there, for `open_engine`."""
         server = self.connect()
         from attributary.index.milvus import MilvusIndex
 
-        return MilvusIndex.open(bundle, server, self.collection)
+        return MilvusIndex.open(bundle, server, self.milvus_collection)
 
 
-def _milvus(
-    milvus_uri: Annotated[
-        str, Option("URL of a Milvus, or a .db file for milvus-lite", env=True)
-    ] = "http://127.0.0.1:19530",
-    milvus_token: Annotated[str, Option("user:password or API key", env=True)] = "",
-    milvus_collection: Annotated[str, Option("collection; default: attributary_<bundle id>", env=True)] = "",
-    milvus_timeout_s: Annotated[
-        float, Option("how long one call may take; then Milvus counts as away", env=True)
-    ] = 10.0,
-) -> Milvus:
-    return Milvus(milvus_uri, milvus_token, milvus_collection, milvus_timeout_s)
-
-
-AtMilvus: TypeAlias = Annotated[Milvus, From(_milvus)]
+AtMilvus: TypeAlias = Annotated[Milvus, From(Milvus)]
 BundleWord: TypeAlias = Annotated[Path, Argument(env="ATTRIBUTARY_BUNDLE")]
 
 
@@ -95,7 +86,7 @@ def push_command(
         pushed = push(
             opened,
             server,
-            PushOptions(milvus.collection, index_type, shards, replicas, segment_rows, force),
+            PushOptions(milvus.milvus_collection, index_type, shards, replicas, segment_rows, force),
             lambda done, total: bars.update(task, completed=done, total=total),
         )
     recall = golden_recall(MilvusIndex.open(opened, server, pushed.collection), opened)
@@ -118,7 +109,7 @@ def status_command(bundle: BundleWord, milvus: AtMilvus) -> None:
 
     bundle_id = opened.manifest.bundle_id
     status = {
-        "collection": milvus.collection or collection_of(bundle_id),
+        "collection": milvus.milvus_collection or collection_of(bundle_id),
         "bundle_id": bundle_id,
         "items": index.size,
         "plan": asdict(index.plan),
@@ -131,10 +122,10 @@ def status_command(bundle: BundleWord, milvus: AtMilvus) -> None:
 @declared
 def drop_command(milvus: AtMilvus) -> None:
     """Remove the collection that --milvus-collection names, if `index push` made it."""
-    if not milvus.collection:
+    if not milvus.milvus_collection:
         raise InvalidArgumentError("milvus_collection", "must be named")
     server = milvus.connect()
     from attributary.index.milvus_push import drop
 
-    drop(server, milvus.collection)
-    click.echo(f"dropped {milvus.collection}")
+    drop(server, milvus.milvus_collection)
+    click.echo(f"dropped {milvus.milvus_collection}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
@@ -23,11 +27,10 @@ from attributary.gateway.processes import Member, announce, serve_processes
 from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.running import serve
 from attributary.gateway.server import More
+from attributary.plain import plain
 
 from .index import AtMilvus, Milvus
 from .options import AT_LEAST_1, Argument, From, Option, declared
-from .variables import refuse_misspelt
-from .waiting import said_if_slow
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "int8"]
 SharedMemory = Literal["auto", "off"]
+# Of other commands and of the kernels: near to a setting's name, and meant.
+_OTHERS = frozenset({"ADMIN_TOKEN", "TOKEN", "ADDRESS", "KERNELS"})
+_PATIENCE_S = 2.0
 _LIMITS = {
     entry.name: Option(
         "limit on a query: " + entry.name.removeprefix("max_").replace("_", " "),
@@ -121,6 +127,36 @@ def serve_command(
     sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
 
 
+@click.command("ui", context_settings={"ignore_unknown_options": True})
+@click.argument("bundles", nargs=-1, required=True)
+@click.option(
+    "--http-port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="of the page"
+)
+@click.pass_context
+def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> None:
+    """Serve BUNDLES with a page to look at: drop a picture on it, see its sources. Ctrl-C ends it.
+
+    Takes what `attributary serve` takes; gRPC listens on a free port, and there is no page for Prometheus. Needs
+    attributary[ui].
+    """
+    click.echo(
+        f"the page will be at http://127.0.0.1:{http_port} once the bundle has been verified", err=True
+    )
+    own = [
+        "--ui",
+        "--http-port",
+        str(http_port),
+        "--port",
+        "0",
+        "--metrics-port",
+        "-1",
+        "--log-format",
+        "console",
+    ]
+    with serve_command.make_context("serve", [*own, *bundles], parent=ctx.parent) as inner:
+        serve_command.invoke(inner)
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """What the command line asks to serve: called in the process that serves it, which may be one of several."""
@@ -198,3 +234,51 @@ def _embedded_opener(open_engine_: Callable[[Path], Engine], config: gateway.Gat
 
 def _triton_opener(link: TritonLink) -> OpenBundle:
     return lambda place: Opened(link.open(place))
+
+
+def refuse_misspelt(command: click.Command, environment: Mapping[str, str]) -> None:
+    """Raise InvalidArgumentError for a variable that is nearly one of a command's: a token file that is not read
+    leaves a server open.
+
+    Others are left alone: an environment serves several commands, and Kubernetes adds its own.
+    """
+    known = {name for parameter in command.params for name in _variables(command, parameter)}
+    for variable in sorted(environment):
+        name = variable.removeprefix(gateway.ENVIRONMENT_PREFIX)
+        if name == variable or name in known or name in _OTHERS:
+            continue
+        if near := get_close_matches(name, sorted(known), 1, 0.85):
+            raise InvalidArgumentError(
+                variable, f"is no setting; there is {gateway.ENVIRONMENT_PREFIX}{near[0]}"
+            )
+
+
+def _variables(command: click.Command, parameter: click.Parameter) -> list[str]:
+    given = parameter.envvar
+    names = [given] if isinstance(given, str) else list(given or ())
+    own = f"{command.name}_{parameter.name}".upper()
+    return [*(name.removeprefix(gateway.ENVIRONMENT_PREFIX) for name in names), own]
+
+
+@contextmanager
+def said_if_slow(what: str, after_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Say on standard error what is being waited for, if it takes long and somebody is looking."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    slow = threading.Event()
+
+    def say() -> None:
+        slow.set()
+        click.echo(f"{plain(what)} ...", err=True)
+
+    timer = threading.Timer(after_s, say)
+    timer.daemon = True
+    begun = monotonic()
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if slow.is_set():
+        click.echo(f"done in {monotonic() - begun:.0f} s", err=True)
