@@ -5,15 +5,13 @@ A file is whole under its name or not there, and always has the same bytes.
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +22,6 @@ import pyarrow.parquet as pq
 
 from attributary.bundle.files import sync, write_whole
 from attributary.errors import OutputError, RunError
-from attributary.plain import cell
 
 from .plan import Plan
 from .rows import SCHEMA_VERSION, BundleState, Shard, output_schema
@@ -51,15 +48,6 @@ def parquet_bytes(table: pa.Table, facts: Mapping[str, str]) -> bytes:
         store_schema=True,
     )
     return bytes(sink.getvalue())
-
-
-def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return a CSV file: UTF-8, RFC 4180 quoting, LF; no text in it is a spreadsheet's formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([cell(value) for value in row] for row in rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def commit(path: Path, data: bytes, name: str) -> None:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from attributary.bundle.files import sha256
 from attributary.errors import OutputError
+from attributary.plain import csv_file
 
 from .rows import SCHEMA_VERSION
-from .run import RUN, SHARDS, SUMMARY, Run, commit, csv_bytes, json_bytes, parquet_bytes, shard_name
+from .run import RUN, SHARDS, SUMMARY, Run, commit, json_bytes, parquet_bytes, shard_name
 
 CREATORS = "creators.parquet"
 CREATORS_CSV = "creators.csv"
@@ -138,7 +139,7 @@ def finish(run: Run) -> dict[str, Any]:
     rows = zip(*(table[name].to_pylist() for name in CREATOR_COLUMNS), strict=True)
     for name, data in (
         (CREATORS, parquet_bytes(table, facts)),
-        (CREATORS_CSV, csv_bytes(CREATOR_COLUMNS, rows)),
+        (CREATORS_CSV, csv_file(CREATOR_COLUMNS, rows)),
     ):
         commit(run.directory / name, data, name)
         digests[name] = sha256(run.directory / name)

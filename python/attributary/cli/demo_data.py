@@ -1,4 +1,4 @@
-"""What the demo serves and asks: pictures of the generator; or copies of items and known concepts by an unknown hand."""
+"""What the demo serves and asks: pictures of the generator; or copies of items and known concepts in another hand."""
 
 from __future__ import annotations
 
