@@ -12,9 +12,9 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -162,22 +162,17 @@ class Run:
         self.run_id = _id_of(content)  # what the run's files call it
         self.schema = output_schema(plan.passed, plan.files[0].file.name)
         self.bundle = bundle
-        self._lock = -1
 
     def __enter__(self) -> Self:
         make_directory(self.directory, str(self.directory))
-        self._take()
-        try:
+        with ExitStack() as stack:
+            stack.callback(os.close, _locked(self.directory))
             self._begin()
-        except BaseException:
-            self._release()
-            raise
+            self._held = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._release()
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def committed(self) -> dict[int, int]:
         """Return {shard number: error rows} of the shards that are there.
@@ -239,22 +234,6 @@ class Run:
             self.bundle = BundleState(self.bundle.id, begun)
             self.run_id = _id_of(self._content)
 
-    def _take(self) -> None:
-        try:
-            self._lock = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputError(LOCK, f"cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._release()
-            raise RunError("out", f"another process is at work in {self.directory}") from None
-
-    def _release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
     def _errors_of(self, path: Path, shard: Shard) -> int:
         name = f"{SHARDS}/{path.name}"
         try:
@@ -265,6 +244,20 @@ class Run:
         if facts.get(b"attributary.run", b"").decode() != self.run_id or metadata.num_rows != shard.rows:
             raise OutputError(name, "belongs to another run; remove it to have it scored again")
         return int(facts.get(b"attributary.errors", b"0"))
+
+
+def _locked(directory: Path) -> int:
+    """Take the directory's lock: an open file that holds it."""
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(LOCK, f"cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RunError("out", f"another process is at work in {directory}") from None
+    return lock
 
 
 def _id_of(content: bytes) -> str:

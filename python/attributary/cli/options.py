@@ -7,7 +7,7 @@ option's. Options that several verbs have are the parameters of a function of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial, wraps
 from inspect import Parameter, signature
 from operator import itemgetter
@@ -82,7 +82,13 @@ def _read(
     for name, entry in signature(build).parameters.items():
         if told is not None and name not in told:
             continue
-        kind, said = get_args(hints[name]) if told is None else (hints[name], told[name])
+        kind: Any = hints[name]
+        if told is not None:
+            said: Any = told[name]
+        elif isinstance(kind, type) and is_dataclass(kind):
+            said = From(kind)
+        else:
+            kind, said = get_args(kind)
         if isinstance(said, From):
             inner, parts[name] = _read(said.build, said.told)
             parameters += inner

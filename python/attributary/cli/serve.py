@@ -29,7 +29,7 @@ from attributary.gateway.running import serve
 from attributary.gateway.server import More
 from attributary.plain import plain
 
-from .index import AtMilvus, Milvus
+from .index import AtMilvus
 from .options import AT_LEAST_1, Argument, From, Option, declared
 
 if TYPE_CHECKING:
@@ -59,23 +59,21 @@ _GATEWAY = {
 }
 
 
-@click.command("serve")
-@declared
-def serve_command(
-    *,
-    bundles: Annotated[tuple[Path, ...], Argument(env="ATTRIBUTARY_BUNDLE")],
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """What the command line asks to serve: called in the process that serves it, which may be one of several."""
+
+    bundles: Annotated[tuple[Path, ...], Argument(env="ATTRIBUTARY_BUNDLE")]
     default_alias: Annotated[
         str | None,
         Option("alias of the bundle for requests that name none; default: the first", "--default", env=True),
-    ] = None,
-    precision: Annotated[Precision, Option("which of the bundle's encoders to run", env=True)] = "fp32",
-    encoder_threads: Annotated[
-        int, Option("cores that one encoder call uses", kind=AT_LEAST_1, env=True)
-    ] = 1,
+    ] = None
+    precision: Annotated[Precision, Option("which of the bundle's encoders to run", env=True)] = "fp32"
+    encoder_threads: Annotated[int, Option("cores that one encoder call uses", kind=AT_LEAST_1, env=True)] = 1
     kind: Annotated[
         Literal["embedded", "triton"],
         Option("where encoder and index run: in this process, or in an NVIDIA Triton", "--engine", env=True),
-    ] = "embedded",
+    ] = "embedded"
     triton_urls: Annotated[
         tuple[str, ...],
         Option(
@@ -84,7 +82,7 @@ def serve_command(
             "--triton-url",
             env=True,
         ),
-    ] = ("127.0.0.1:8001",),
+    ] = ("127.0.0.1:8001",)
     shared_memory: Annotated[
         SharedMemory,
         Option(
@@ -92,14 +90,55 @@ def serve_command(
             "--triton-shared-memory",
             env=True,
         ),
-    ] = "auto",
+    ] = "auto"
     index: Annotated[
         Literal["faiss", "milvus"],
         Option("where the embedded engine finds candidates: in this process, or in a Milvus", env=True),
-    ] = "faiss",
-    milvus: AtMilvus,
+    ] = "faiss"
+    milvus: AtMilvus
+    limits: Annotated[Limits, From(Limits, _LIMITS)]
+
+    def __call__(
+        self,
+        config: gateway.GatewayConfig,
+        member: Member | None = None,
+        ready: Callable[[dict[str, Any]], None] = announce,
+    ) -> int:
+        """Open the bundles and serve them until SIGTERM; return the exit status."""
+        link, places = None, _by_alias(self.bundles)
+        if self.kind == "triton":
+            with needs("triton"):
+                from attributary.triton.engine import TritonLink
+            link = TritonLink(self.triton_urls, self.limits, self.shared_memory)
+            open_bundle = _triton_opener(link)
+        else:
+            open_engine_ = partial(
+                open_engine,
+                limits=self.limits,
+                encoder_threads=self.encoder_threads,
+                precision=self.precision,
+                open_index=self.milvus.open_index if self.index == "milvus" else None,
+            )
+            open_bundle = _embedded_opener(open_engine_, config)
+        # A directory under two aliases is opened once: it has one writer.
+        once = {place.resolve(): place for place in places.values()}
+        engines = {}
+        for key, place in once.items():
+            with said_if_slow(f"opening {place}: its hashes and golden queries are checked"):
+                engines[key] = open_bundle(place)
+        opened = {alias: engines[place.resolve()] for alias, place in places.items()}
+        default = self.default_alias or next(iter(places))
+        first = opened.pop(default)
+        more: More = {"alias": default, "others": opened, "open_bundle": open_bundle}
+        more |= {"member": member, "ready": ready}
+        return serve(first.engine, config, link, first.store, **more)
+
+
+@click.command("serve")
+@declared
+def serve_command(
+    chosen: Annotated[_Chosen, From(_Chosen)],
     config: Annotated[gateway.GatewayConfig, From(gateway.GatewayConfig, _GATEWAY)],
-    limits: Annotated[Limits, From(Limits, _LIMITS)],
 ) -> None:
     """Serve BUNDLES, directories, until SIGTERM; one JSON line on standard output says when they are ready.
 
@@ -108,22 +147,13 @@ def serve_command(
     from the collection that `attributary index push` filled.
     """
     refuse_misspelt(serve_command, os.environ)
-    places = _by_alias(bundles)
-    default = default_alias or next(iter(places))
-    if default not in places:
-        raise InvalidArgumentError("default", f"must be one of {', '.join(places)}, got {default!r}")
-    if kind == "triton" and index == "milvus":
+    places = _by_alias(chosen.bundles)
+    if chosen.default_alias not in (None, *places):
+        raise InvalidArgumentError(
+            "default", f"must be one of {', '.join(places)}, got {chosen.default_alias!r}"
+        )
+    if chosen.kind == "triton" and chosen.index == "milvus":
         raise InvalidArgumentError("index", "milvus needs --engine embedded; Triton has an index of its own")
-    chosen = _Chosen(
-        places=places,
-        default=default,
-        limits=limits,
-        precision=precision,
-        encoder_threads=encoder_threads,
-        triton_urls=triton_urls if kind == "triton" else (),
-        shared_memory=shared_memory,
-        milvus=milvus if index == "milvus" else None,
-    )
     sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
 
 
@@ -155,54 +185,6 @@ def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> 
     ]
     with serve_command.make_context("serve", [*own, *bundles], parent=ctx.parent) as inner:
         serve_command.invoke(inner)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What the command line asks to serve: called in the process that serves it, which may be one of several."""
-
-    places: dict[str, Path]  # by alias
-    default: str  # alias
-    limits: Limits
-    precision: Precision
-    encoder_threads: int
-    triton_urls: tuple[str, ...]  # none: the engine is embedded
-    shared_memory: SharedMemory
-    milvus: Milvus | None  # None: FAISS in this process
-
-    def __call__(
-        self,
-        config: gateway.GatewayConfig,
-        member: Member | None = None,
-        ready: Callable[[dict[str, Any]], None] = announce,
-    ) -> int:
-        """Open the bundles and serve them until SIGTERM; return the exit status."""
-        link = None
-        if self.triton_urls:
-            with needs("triton"):
-                from attributary.triton.engine import TritonLink
-            link = TritonLink(self.triton_urls, self.limits, self.shared_memory)
-            open_bundle = _triton_opener(link)
-        else:
-            open_engine_ = partial(
-                open_engine,
-                limits=self.limits,
-                encoder_threads=self.encoder_threads,
-                precision=self.precision,
-                open_index=None if self.milvus is None else self.milvus.open_index,
-            )
-            open_bundle = _embedded_opener(open_engine_, config)
-        # A directory under two aliases is opened once: it has one writer.
-        once = {place.resolve(): place for place in self.places.values()}
-        engines = {}
-        for key, place in once.items():
-            with said_if_slow(f"opening {place}: its hashes and golden queries are checked"):
-                engines[key] = open_bundle(place)
-        opened = {alias: engines[place.resolve()] for alias, place in self.places.items()}
-        first = opened.pop(self.default)
-        more: More = {"alias": self.default, "others": opened, "open_bundle": open_bundle}
-        more |= {"member": member, "ready": ready}
-        return serve(first.engine, config, link, first.store, **more)
 
 
 def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:

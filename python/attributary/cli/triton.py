@@ -10,11 +10,10 @@ from typing import Annotated, TypeAlias
 import click
 
 from attributary.triton.materialize import Settings, materialize
-from attributary.triton.plans import Precision, Profile, Request, build_engine, dry_run
+from attributary.triton.plans import Request, build_engine, dry_run
 
 from .options import From, Option, declared
 
-_PROFILE = Profile()
 SettingsOptions: TypeAlias = Annotated[Settings, From(Settings)]
 
 
@@ -61,17 +60,11 @@ def load_command(
 @triton_group.command("build-engine")
 @declared
 def build_engine_command(
-    bundle: Annotated[Path, "bundle whose encoder is built"],
-    out: Annotated[Path, "directory beside the bundle"],
-    precision: Annotated[Precision, ""] = "fp16",
-    opt_batch: Annotated[int, "batch it is tuned for"] = _PROFILE.opt_batch,
-    max_batch: Annotated[int, ""] = _PROFILE.max_batch,
-    opt_tokens: Annotated[int, "prompt tuned for"] = _PROFILE.opt_tokens,
+    request: Annotated[Request, From(Request)],
     dry: Annotated[bool, Option("check bundle and graph; build nothing, need no GPU", "--dry-run")] = False,
     as_json: Annotated[bool, Option("print the record as JSON", "--json")] = False,
 ) -> None:
     """Build a plan of the encoder for this machine's GPU, hold it to the golden queries, record it in engines.json."""
-    request = Request(bundle, out, precision, Profile(opt_batch, max_batch, opt_tokens))
     result = dry_run(request) if dry else build_engine(request)
     if as_json:
         click.echo(json.dumps(asdict(result)))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -39,9 +39,9 @@ MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999}
 class Profile:
     """Shapes that an engine takes: batches from 1, prompts up to the encoder's limit, and what it is tuned for."""
 
-    opt_batch: int = 8
-    max_batch: int = 32
-    opt_tokens: int = 16
+    opt_batch: Annotated[int, "batch it is tuned for"] = 8
+    max_batch: Annotated[int, ""] = 32
+    opt_tokens: Annotated[int, "prompt tuned for"] = 16
 
     def __post_init__(self) -> None:
         if not 1 <= self.opt_batch <= self.max_batch:
@@ -61,9 +61,9 @@ class Profile:
 class Request:
     """One engine to build from the encoder of the bundle directory `bundle` into the directory `out`."""
 
-    bundle: Path
-    out: Path
-    precision: Precision = "fp16"
+    bundle: Annotated[Path, "bundle whose encoder is built"]
+    out: Annotated[Path, "directory beside the bundle"]
+    precision: Annotated[Precision, ""] = "fp16"
     profile: Profile = field(default_factory=Profile)
 
     def __post_init__(self) -> None:
