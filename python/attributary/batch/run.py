@@ -92,15 +92,8 @@ def _refused(error: OSError, name: str) -> OutputError:
 RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
 # Whose versions may change a byte of the output.
 _SOFTWARE = (
-    "attributary",
-    "faiss-cpu",
-    "numpy",
-    "onnxruntime",
-    "pillow",
-    "pyarrow",
-    "simplejpeg",
-    "tokenizers",
-)
+    "attributary", "faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "tokenizers",
+)  # fmt: skip
 
 
 def run_manifest(plan: Plan, bundle: BundleState) -> dict[str, Any]:
