@@ -206,9 +206,8 @@ class Fates:
     """Members of an input that are no rows, counted by reason."""
 
     skipped: Counter[str] = field(default_factory=Counter)  # may have been a generation, or belong to one
-    ignored: Counter[str] = field(
-        default_factory=Counter
-    )  # no data, by the conventions of the tool that wrote it
+    # No data, by the conventions of the tool that wrote it.
+    ignored: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # the first member of each reason
 
     def skip(self, name: str, reason: str, count: int = 1) -> None:

@@ -47,9 +47,8 @@ class ShareCalibration:
     background: float  # cosine of the null item that takes the diffuse share
     ood_similarity: float  # a query whose best cosine is below this resembles nothing known
     diffuse_floor: float = 0.0  # part of every answer that is nobody's, whatever it resembles; in [0, 1)
-    ood_margin: float = (
-        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
-    )
+    # Cosine units above `ood_similarity` within which shares rise from nothing to whole.
+    ood_margin: float = 0.0
     reach: int = 0  # at most so many near-duplicate groups get a share; 0: all of them
     reach_cut: float = 1.0  # the part that they lose of the weight of the first group out of reach; in [0, 1]
     reach_null: float = 1.0  # times that weight is nobody's; above 0

@@ -38,9 +38,8 @@ class Option:
     help: str = ""
     flag: str = ""
     kind: Any = None
-    env: bool | str = (
-        False  # a variable beside the verb's own: ATTRIBUTARY_<FLAG>, or one that help does not name
-    )
+    # A variable beside the verb's own: ATTRIBUTARY_<FLAG>, or one that help does not name.
+    env: bool | str = False
     metavar: str | None = None
 
 

@@ -68,9 +68,8 @@ class Deletion:
     already: tuple[int, ...]  # of those asked for: deleted before
     unknown: tuple[int, ...]  # of those asked for: never there
     revision: int
-    similar: tuple[
-        str, ...
-    ] = ()  # other names that still have items, and may be the same creator's or licence's
+    # Other names that still have items, and may be the same creator's or licence's.
+    similar: tuple[str, ...] = ()
     held: tuple[int, ...] = ()  # that waited for the operator, and are forgotten
 
 
