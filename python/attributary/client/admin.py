@@ -310,7 +310,7 @@ def bundles(*, timeout_s: float | None = None) -> Call[Bundles]:
     )
 
 
-class AdminCalls:
+class _AdminCalls:
     """What both clients of the admin service have."""
 
     maker: ClassVar[Any]  # of channels: `grpc` or `grpc.aio`
@@ -331,7 +331,7 @@ class AdminCalls:
     bundles = asked(bundles)
 
 
-class AdminClient(AdminCalls, Blocking):
+class AdminClient(_AdminCalls, Blocking):
     """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine."""
 
     def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
@@ -345,7 +345,7 @@ class AdminClient(AdminCalls, Blocking):
         return found
 
 
-class AsyncAdminClient(AdminCalls, Awaiting):
+class AsyncAdminClient(_AdminCalls, Awaiting):
     """Changes what a gateway serves, as `AdminClient` does. Create it inside the event loop that uses it."""
 
     async def changes(
