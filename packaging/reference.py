@@ -47,7 +47,11 @@ def _module(module: ModuleType, names: list[str]) -> Iterator[str]:
         value = getattr(module, name)
         yield f"### {name}\n\n```text\n{_signature(name, value)}\n```\n\n{_text(value)}\n"
         if inspect.isclass(value) and not issubclass(value, enum.Enum):
-            for inner, method in vars(value).items():
+            # What it has from others of this package is as much its own to whoever calls it.
+            members = {
+                inner: method for kind in reversed(value.__mro__) for inner, method in vars(kind).items()
+            }
+            for inner, method in members.items():
                 if not inner.startswith("_") and (inspect.isfunction(method) or isinstance(method, property)):
                     called = method.fget if isinstance(method, property) else method
                     yield f"#### {name}.{inner}\n\n```text\n{_signature(inner, called)}\n```\n\n{_text(method)}\n"

@@ -7,12 +7,13 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 from attributary.cli.main import run
-from attributary.cli.triton import settings_options, to_settings
+from attributary.cli.options import Argument, Option, declared
+from attributary.cli.triton import SettingsOptions
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.triton.materialize import materialize
 from tritonserver.container import find_container
@@ -20,65 +21,32 @@ from tritonserver.server import Ports, TritonServer
 
 
 @click.command("serve_triton")
-@click.option(
-    "--repository", type=click.Path(path_type=Path), help="a repository that is materialised already"
-)
-@click.option(
-    "--bundle", type=click.Path(path_type=Path), help="a bundle; a repository is made of it for this run"
-)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 picks a free one")
-@click.option("--http-port", type=int, default=8000, show_default=True)
-@click.option("--metrics-port", type=int, default=8002, show_default=True)
-@click.option(
-    "--faiss-backend", type=click.Path(path_type=Path), help="libtriton_faiss.so, for --index-backend faiss"
-)
-@click.option(
-    "--ready-s", type=float, default=120.0, show_default=True, help="seconds to load all models at most"
-)
-@click.option(
-    "--exit-s",
-    type=float,
-    default=30.0,
-    show_default=True,
-    help="seconds at the end for requests under way",
-)
-@click.option(
-    "--log",
-    type=click.Path(path_type=Path),
-    help="file for the server's log",
-)
-@click.option(
-    "--image",
-    envvar="ATTRIBUTARY_TRITON_IMAGE",
-    help="run this image of Triton with docker or podman instead",
-)
-@click.option("--gpus", help="GPUs that the container is given: all, device=0, ...; needs --image")
-@click.option(
-    "--mount",
-    "mounts",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="a folder that the container sees too, for bundles to be loaded later; may be repeated",
-)
-@click.argument("server_options", nargs=-1, type=click.UNPROCESSED)
-@settings_options
+@declared
 def serve_triton(
-    repository: Path | None,
-    bundle: Path | None,
-    host: str,
-    grpc_port: int,
-    http_port: int,
-    metrics_port: int,
-    faiss_backend: Path | None,
-    ready_s: float,
-    exit_s: float,
-    log: Path | None,
-    image: str | None,
-    gpus: str | None,
-    mounts: tuple[Path, ...],
-    server_options: tuple[str, ...],
-    **given: Any,
+    *,
+    repository: Annotated[Path | None, "a repository that is materialised already"] = None,
+    bundle: Annotated[Path | None, "a bundle; a repository is made of it for this run"] = None,
+    host: Annotated[str, ""] = "127.0.0.1",
+    grpc_port: Annotated[int, "0 picks a free one"] = 8001,
+    http_port: Annotated[int, ""] = 8000,
+    metrics_port: Annotated[int, ""] = 8002,
+    faiss_backend: Annotated[Path | None, "libtriton_faiss.so, for --index-backend faiss"] = None,
+    ready_s: Annotated[float, "seconds to load all models at most"] = 120.0,
+    exit_s: Annotated[float, "seconds at the end for requests under way"] = 30.0,
+    log: Annotated[Path | None, "file for the server's log"] = None,
+    image: Annotated[
+        str | None,
+        Option("run this image of Triton with docker or podman instead", env="ATTRIBUTARY_TRITON_IMAGE"),
+    ] = None,
+    gpus: Annotated[str | None, "GPUs that the container is given: all, device=0, ...; needs --image"] = None,
+    mounts: Annotated[
+        tuple[Path, ...],
+        Option(
+            "a folder that the container sees too, for bundles to be loaded later; may be repeated", "--mount"
+        ),
+    ] = (),
+    server_options: Annotated[tuple[str, ...], Argument()] = (),
+    settings: SettingsOptions,
 ) -> None:
     """Run a tritonserver until SIGTERM: one in PATH, or the nvidia-pytriton wheel's, fetched into a cache folder.
 
@@ -93,7 +61,7 @@ def serve_triton(
     with tempfile.TemporaryDirectory(prefix="attributary-repository-") as scratch:
         if bundle is not None:
             repository = Path(scratch) / "repository"
-            materialize(bundle, repository, to_settings(given))
+            materialize(bundle, repository, settings)
         assert repository is not None
         server = TritonServer(
             repository,

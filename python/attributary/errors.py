@@ -7,6 +7,7 @@ what it must not serve. Nothing below the gateway knows a transport.
 from __future__ import annotations
 
 import errno
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -155,6 +156,14 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UnavailableError(f"{error}; install attributary[{extra}]") from None
+
+
+def imported(module: str, need: str, extra: str) -> Any:
+    """Import a module of an extra; where it is not there, say what needs it and how to get it: UnavailableError."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(f"{need} ({error}); pip install 'attributary[{extra}]'") from None
 
 
 def check_range(field: str, value: float, least: float, most: float | None = None) -> None:

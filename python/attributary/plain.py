@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Joiners and tags that emoji and some scripts are written with: they move nothing.
@@ -40,6 +43,15 @@ def json_line(value: Any) -> str:
 def cell(value: object) -> object:
     """Return a value for a cell of a CSV file: a text that a spreadsheet would run gets an apostrophe before it."""
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def csv_file(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a CSV file: UTF-8, RFC 4180 quoting, LF; no text in it is a spreadsheet's formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _escaped(sign: str) -> str:

@@ -25,8 +25,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
             for batch in plan.batches(reader, shard):
                 prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
                 for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
-                    outcome = prepared.outcomes[place]
-                    problem = None if outcome is None else outcome.problem
+                    problem = prepared.problems[place]
                     prompts.update([prompt.source] if prompt.source else ())
                     errors.update([f"{problem.field}: {problem.message}"[:120]] if problem else ())
                     if len(shown) < _SHOWN:

@@ -24,8 +24,8 @@ from attributary.errors import (
     needs,
 )
 
-from .rows import BundleState, Problem
-from .scoring import Answered, EngineScorer, Scorer, engine_limits, problem_of, scored_of
+from .rows import Answered, BundleState, Problem
+from .scoring import EngineScorer, Scorer, engine_limits, problem_of
 from .settings import Settings
 
 T = TypeVar("T")
@@ -236,4 +236,4 @@ def _outcome(result: Answer | Exception) -> Answered:
         return Problem("INTERNAL", "", "the engine failed on this row; the gateway's log says why")
     if isinstance(result, Exception):
         return problem_of(result)
-    return scored_of(result)
+    return result

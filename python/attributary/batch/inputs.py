@@ -39,9 +39,8 @@ class InputFile:
     path: Path
     kind: Kind
     root: Path = Path()  # directory that the paths of its rows may not lead out of
-    partition: tuple[
-        tuple[str, str | int | None], ...
-    ] = ()  # column=value directories of Hive, outermost first
+    # Directories column=value of Hive, outermost first.
+    partition: tuple[tuple[str, str | int | None], ...] = ()
 
 
 @dataclass(slots=True)

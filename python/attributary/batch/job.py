@@ -1,16 +1,17 @@
 """A whole job: take the run directory, score what is missing, finish; on this machine, or by another runner.
 
-On this machine one thread reads, several decode and encode whole batches, one writes. A worker takes its batch all the
+On this machine one thread reads and writes, several decode and encode whole batches. A worker takes its batch all the
 way, so that decoding on one overlaps encoding and search on another; the libraries release the GIL. What is read ahead
-is bounded in batches, so memory does not grow with the log.
+is bounded in batches, so memory does not grow with the log, and they are enough to work on while a shard is written.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,9 @@ def score(
 
     def runner(run: Run) -> Counts:
         tally = Tally(run, max_error_rate, progress)
-        line = _Line(run, scorer, workers or cores())
-        try:
-            for shard, errors in line.run(tally.missing):
+        with closing(_scored(run, scorer, tally.missing, workers or cores())) as committed:
+            for shard, errors in committed:
                 tally.add(shard, errors)
-        finally:
-            line.stop()
         return tally.counts
 
     return run_job(plan, scorer.bundle(), out, runner)
@@ -130,62 +128,42 @@ def run_job(plan: Plan, bundle: BundleState, out: Path, runner: Runner) -> Resul
         return Result(run.directory, counts, read_json(there) if complete else finish(run))
 
 
-class _Line:
-    """Reader, workers and writer of one run."""
+def _scored(
+    run: Run, scorer: Scorer, shards: list[Shard], workers: int
+) -> Generator[tuple[Shard, int], None, None]:
+    """Yield (shard, error rows) as shards are committed, in order. Closed, batches that have not begun are dropped."""
+    slots, failed = threading.BoundedSemaphore(workers * _AHEAD), threading.Event()
+    waiting: deque[tuple[Shard, list[Future[pa.RecordBatch]]]] = deque()
 
-    def __init__(self, run: Run, scorer: Scorer, workers: int) -> None:
-        self._run, self._scorer = run, scorer
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="score")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._slots = threading.BoundedSemaphore(workers * _AHEAD)
-        self._failed = threading.Event()
-        self._writing: deque[tuple[Shard, Future[int]]] = deque()
+    def done(future: Future[pa.RecordBatch]) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            failed.set()
+        slots.release()
 
-    def run(self, shards: list[Shard]) -> Iterator[tuple[Shard, int]]:
-        """Yield (shard, error rows) as shards are committed, in order."""
-        for shard, batches in _read(self._run.plan, shards):
-            pending: list[Future[pa.RecordBatch]] = []
+    def committed() -> tuple[Shard, int]:
+        shard, batches = waiting.popleft()
+        return shard, run.commit(shard, [batch.result() for batch in batches])
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="score")
+    try:
+        for shard, batches in _read(run.plan, shards):
+            waiting.append((shard, []))
             for batch in batches:
-                self._slots.acquire()
-                if self._failed.is_set():
-                    self._slots.release()
+                slots.acquire()
+                if failed.is_set():
+                    # Whose batch it was says so below, once the shards before it are written.
+                    slots.release()
                     break
-                pending.append(self._submit(batch))
+                waiting[-1][1].append(pool.submit(scorer.score, batch, run.schema, run.bundle.id))
+                waiting[-1][1][-1].add_done_callback(done)
                 # Held no longer than its worker needs it.
                 del batch
-            self._writing.append((shard, self._writer.submit(self._write, shard, pending)))
-            while len(self._writing) > _UNWRITTEN or (self._writing and self._writing[0][1].done()):
-                yield self._written()
-        while self._writing:
-            yield self._written()
-
-    def stop(self) -> None:
-        """End the threads: batches that have not begun are dropped, whole shards still written."""
-        self._failed.set()
-        self._workers.shutdown(wait=True, cancel_futures=True)
-        self._writer.shutdown(wait=True)
-
-    def _submit(self, batch: Batch) -> Future[pa.RecordBatch]:
-        run = self._run
-        future = self._workers.submit(self._scorer.score, batch, run.schema, run.bundle.id)
-        future.add_done_callback(self._done)
-        return future
-
-    def _done(self, future: Future[pa.RecordBatch]) -> None:
-        if not future.cancelled() and future.exception() is not None:
-            self._failed.set()
-        self._slots.release()
-
-    def _write(self, shard: Shard, pending: list[Future[pa.RecordBatch]]) -> int:
-        try:
-            return self._run.commit(shard, [future.result() for future in pending])
-        except BaseException:
-            self._failed.set()
-            raise
-
-    def _written(self) -> tuple[Shard, int]:
-        shard, future = self._writing.popleft()
-        return shard, future.result()
+            while len(waiting) > _UNWRITTEN or (waiting and all(part.done() for part in waiting[0][1])):
+                yield committed()
+        while waiting:
+            yield committed()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _read(plan: Plan, shards: list[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:

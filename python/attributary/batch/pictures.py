@@ -33,17 +33,8 @@ _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.25
 # What says something about the path, not about the disk or the network behind it.
 _ROWS_FAULT = frozenset(
-    {
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENAMETOOLONG,
-        errno.ELOOP,
-        errno.EINVAL,
-        errno.ENXIO,
-    }
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+    | {errno.EINVAL, errno.ENXIO}
 )
 
 

@@ -217,17 +217,8 @@ def _follow(link: Any, inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 _NOT_FOLLOWED = (
-    "negative",
-    "model",
-    "clip",
-    "vae",
-    "latent_image",
-    "control_net",
-    "image",
-    "pixels",
-    "samples",
-    "noise",
-)
+    "negative", "model", "clip", "vae", "latent_image", "control_net", "image", "pixels", "samples", "noise",
+)  # fmt: skip
 _TEXT_INPUTS = (
     *("text", "text_g", "text_l", "t5xxl", "clip_l", "clip_g", "string", "prompt", "positive", "value"),
     *("wildcard_text", "populated_text"),

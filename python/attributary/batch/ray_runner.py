@@ -29,9 +29,9 @@ from attributary.machine import cores
 from .engines import ScorerSource
 from .job import Counts, Progress, Result, Tally, run_job
 from .plan import Plan
-from .rows import BundleState, Shard
+from .rows import BundleState, PreparedBatch, Shard
 from .run import Run
-from .scoring import PreparedBatch, Scorer
+from .scoring import Scorer
 
 Item = TypeVar("Item")
 Middle = TypeVar("Middle")

@@ -175,9 +175,8 @@ class ReportData:
     most_certain: list[Example] = field(default_factory=list)
     least_certain: list[Example] = field(default_factory=list)
     errors: list[Example] = field(default_factory=list)  # the first rows without an answer
-    known: int = (
-        0  # answered rows that totals are over: those out of distribution are left out unless asked for
-    )
+    # Answered rows that totals are over: those out of distribution are left out unless asked for.
+    known: int = 0
     with_foreign: bool = False  # whether generations out of distribution count
 
 
@@ -216,9 +215,7 @@ def gather(
         table = read_shard(directory / SHARDS / shard_name(number))
         answered = table.filter(pc.is_valid(table["creators"]))
         if not with_foreign:
-            foreign = np.array(
-                [flag is True for flag in answered["out_of_distribution"].to_pylist()], np.bool_
-            )
+            foreign = _set(answered["out_of_distribution"])
             # All that a row out of distribution adds to totals is diffuse.
             left_out = answered["diffuse_share"].to_numpy()[foreign]
             foreign_diffuse += float(left_out.sum(dtype=np.float64))
@@ -235,19 +232,18 @@ def gather(
             data.errors.append(Example(number, row, _shown(table, row)))
     low, high = boot.intervals()
     data.creators = [
-        CreatorTotal(
-            row["creator"],
-            row["share"],
-            float(low[code]),
-            float(high[code]),
-            row["generations"],
-        )
-        for code, row in enumerate(top.to_pylist())
+        CreatorTotal(row["creator"], row["share"], float(least), float(most), row["generations"])
+        for row, least, most in zip(top.to_pylist(), low, high, strict=False)
     ]
     data.diffuse = (data.summary["diffuse_share"] - foreign_diffuse, float(low[-1]), float(high[-1]))
     data.slices, data.slices_are_of = place.slices(), time_column or data.slices_are_of
     data.timeless = place.timeless
     return data
+
+
+def _set(flags: Any) -> NDArray[np.bool_]:
+    """Which flags are set; null is not."""
+    return np.asarray(pc.fill_null(flags, False).to_numpy(), np.bool_)
 
 
 def _count(data: ReportData, answered: pa.Table) -> None:
@@ -340,8 +336,7 @@ class _Slicer:
         slices = np.clip(
             ((at[known] - self._first) / span * self._count).astype(np.int64), 0, self._count - 1
         )
-        foreign = np.array([flag is True for flag in table["out_of_distribution"].to_pylist()], np.bool_)
-        wrong = np.array([code is not None for code in table["error_code"].to_pylist()], np.bool_)
+        foreign, wrong = _set(table["out_of_distribution"]), pc.is_valid(table["error_code"]).to_numpy()
         for place, flags in enumerate((np.ones(len(table), bool), ~wrong, foreign, wrong)):
             np.add.at(self._counts[:, place], slices, flags[known])
 

@@ -49,13 +49,14 @@ def generation_pictures(
     if missing:
         raise RunError("inputs", f"the run had {missing[0]}, which is not among them")
     found = {}
-    for number, (file, shard, rows) in _shards(run, files, settings).items():
-        wanted = {example.row: example for example in examples if example.shard == number}
-        if not wanted or rows == 0:
+    for shard in _shards(run, settings.rows_per_shard):
+        wanted = {example.row: example for example in examples if example.shard == shard.number}
+        if not wanted:
             continue
+        file = files[run["inputs"][shard.file]["name"]]
         for row, data in _read(file, shard, settings, set(wanted)).items():
             if hashlib.sha256(data).hexdigest() == wanted[row].values["image_sha256"]:
-                found[number, row] = thumbnail(data)
+                found[shard.number, row] = thumbnail(data)
     return found
 
 
@@ -79,17 +80,14 @@ def item_thumbnail(find: ItemPicture, item_id: int) -> str | None:
         return None
 
 
-def _shards(
-    run: dict[str, Any], files: dict[str, InputFile], settings: Settings
-) -> dict[int, tuple[InputFile, Shard, int]]:
-    found: dict[int, tuple[InputFile, Shard, int]] = {}
-    size = settings.rows_per_shard
-    for place, entry in enumerate(run["inputs"]):
-        for start in range(0, entry["rows"], size):
-            rows = min(size, entry["rows"] - start)
-            shard = Shard(len(found), place, start, rows)
-            found[shard.number] = (files[entry["name"]], shard, rows)
-    return found
+def _shards(run: dict[str, Any], size: int) -> list[Shard]:
+    """The run's shards in order, as `plan` cut them; where they begin in a tar is not known."""
+    cut = [
+        (place, start, min(size, entry["rows"] - start))
+        for place, entry in enumerate(run["inputs"])
+        for start in range(0, entry["rows"], size)
+    ]
+    return [Shard(number, *where) for number, where in enumerate(cut)]
 
 
 def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> dict[int, bytes]:
@@ -102,12 +100,10 @@ def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> 
             for _ in reader.ids():
                 pass
         at = Shard(shard.number, shard.file, shard.start, shard.rows, *reader.place(shard.start))
-        row = 0
-        for batch in reader.batches(at, settings.batch_size):
-            for entry in batch.rows:
-                if row in rows and entry.problem is None:
-                    found[row] = picture_of(entry, settings.limits.max_image_bytes, settings.access)
-                row += 1
+        entries = (entry for batch in reader.batches(at, settings.batch_size) for entry in batch.rows)
+        for row, entry in enumerate(entries):
+            if row in rows and entry.problem is None:
+                found[row] = picture_of(entry, settings.limits.max_image_bytes, settings.access)
     except AttributaryError:
         # The log has changed since: what was found is checked by its digest, the rest is not shown.
         return found

@@ -6,13 +6,14 @@ Of the output columns are only added, and then the version is raised.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from attributary.attribution.types import AttributedItem, CreatorShare
+from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Prepared, Query
+from attributary.client.types import Answer
 from attributary.errors import InputError
 
 from .prompts import Prompt
@@ -55,6 +56,12 @@ _AFTER = (
     pa.field("prompt_original", pa.string()),
     pa.field("prompt_source", pa.string()),
 )
+# Columns that are one value of an answer, and of a problem.
+_OF_ANSWER = {
+    **{name: name for name in ("has_prompt", "diffuse_share", "withheld_share", "out_of_distribution")},
+    "bundle_revision": "revision",
+}
+_OF_PROBLEM = {"error_code": "code", "error_field": "field"}
 OWN_COLUMNS = tuple(field.name for field in (*_BEFORE, *_AFTER))
 
 
@@ -65,60 +72,51 @@ def output_schema(passed: pa.Schema, first_file: str) -> pa.Schema:
     """
     for name in passed.names:
         if name in OWN_COLUMNS:
-            raise InputError(
-                first_file,
-                "has the name of an output column",
-                f"column {name}",
-            )
+            raise InputError(first_file, "has the name of an output column", f"column {name}")
     return pa.schema([*_BEFORE, *passed, *_AFTER])
 
 
 def batch_table(
-    schema: pa.Schema,
-    ids: Sequence[tuple[str, str | None]],
-    passed: pa.RecordBatch,
-    outcomes: Sequence[Outcome],
-    bundle_id: str,
-    prompts: Sequence[Prompt],
+    schema: pa.Schema, batch: PreparedBatch, outcomes: Sequence[Answered], bundle_id: str
 ) -> pa.RecordBatch:
-    """Put the outcomes of a batch into output rows; `ids` are (generation_id, model_id)."""
+    """Put what became of a batch's rows into output rows."""
+    answers = [None if isinstance(one, Problem) else one for one in outcomes]
+    problems = [one if isinstance(one, Problem) else None for one in outcomes]
+    prompts = batch.prompts
     columns: dict[str, Any] = {
-        "generation_id": [generation_id for generation_id, _ in ids],
-        "model_id": [model_id for _, model_id in ids],
-        "image_sha256": [outcome.image_sha256 for outcome in outcomes],
-        "has_prompt": [outcome.scored and outcome.scored.has_prompt for outcome in outcomes],
-        "bundle_id": [bundle_id] * len(ids),
-        "bundle_revision": [outcome.scored and outcome.scored.revision for outcome in outcomes],
-        "items": [_structs(outcome, "items", _ITEM) for outcome in outcomes],
-        "creators": [_structs(outcome, "creators", _CREATOR) for outcome in outcomes],
-        "diffuse_share": [outcome.scored and outcome.scored.diffuse_share for outcome in outcomes],
-        "withheld_share": [outcome.scored and outcome.scored.withheld_share for outcome in outcomes],
-        "out_of_distribution": [
-            None if outcome.scored is None else outcome.scored.out_of_distribution for outcome in outcomes
+        "generation_id": [generation_id for generation_id, _ in batch.ids],
+        "model_id": [model_id for _, model_id in batch.ids],
+        "image_sha256": batch.digests,
+        "bundle_id": [bundle_id] * len(outcomes),
+        "items": [answer and _structs(answer.items, _ITEM) for answer in answers],
+        "creators": [
+            answer and _structs([total for total in answer.creators if total.share > 0], _CREATOR)
+            for answer in answers
         ],
-        "error_code": [outcome.problem and outcome.problem.code for outcome in outcomes],
-        "error_field": [outcome.problem and outcome.problem.field for outcome in outcomes],
-        "error_message": [outcome.problem and _clean(outcome.problem.message) for outcome in outcomes],
+        "error_message": [problem and _clean(problem.message) for problem in problems],
         "prompt_used": [prompt.text or None for prompt in prompts],
         "prompt_original": [
-            prompt.original if prompt.original and prompt.original != prompt.text else None
-            for prompt in prompts
+            prompt.original if prompt.original != prompt.text else None for prompt in prompts
         ],
         "prompt_source": [prompt.source or None for prompt in prompts],
     }
+    for column, name in _OF_ANSWER.items():
+        columns[column] = [None if answer is None else getattr(answer, name) for answer in answers]
+    for column, name in _OF_PROBLEM.items():
+        columns[column] = [None if problem is None else getattr(problem, name) for problem in problems]
     arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else passed.column(field.name)
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else batch.passed.column(field.name)
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _structs(outcome: Outcome, name: str, kind: pa.StructType) -> list[dict[str, Any]] | None:
+def _structs(entries: Iterable[AttributedItem | CreatorShare], kind: pa.StructType) -> list[dict[str, Any]]:
     """Items or creators of an answer, as the output has them."""
-    if outcome.scored is None:
-        return None
     names = [kind.field(place).name for place in range(kind.num_fields)]
-    return [{part: getattr(one, part) for part in names} for one in getattr(outcome.scored, name)]
+    return [{name: getattr(one, name) for name in names} for one in entries]
 
 
 def _clean(message: str) -> str:
@@ -172,26 +170,23 @@ class Batch:
     fills_prompt: bool = False  # the column `prompt` of `passed` is to hold the prompt that was used
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The answer to one row."""
+@dataclass(slots=True)
+class PreparedBatch:
+    """A batch ready for the engine, row by row; `problems` has what is wrong with rows already, None for the others.
 
-    items: tuple[AttributedItem, ...]
-    creators: tuple[CreatorShare, ...]  # only those with a share above 0
-    diffuse_share: float
-    withheld_share: float
-    out_of_distribution: bool
-    revision: int  # of the bundle, at the moment of the answer
-    has_prompt: bool  # whether the encoder was given the prompt
+    Picklable.
+    """
+
+    ids: list[tuple[str, str | None]]  # (generation_id, model_id)
+    passed: pa.RecordBatch
+    problems: list[Problem | None]
+    digests: list[str | None]  # of the encoded bytes; None if there were none to be had
+    queries: list[Prepared | Query]  # of the rows without a problem, in order
+    prompts: list[Prompt]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one row: an answer or a problem, exactly one of them."""
-
-    image_sha256: str | None  # of the encoded bytes; None if there were none to be had
-    scored: Scored | None = None
-    problem: Problem | None = None
+# What becomes of a row. What an answer holds of creators without a share is not written.
+Answered: TypeAlias = Attribution | Answer | Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +206,8 @@ class Fates:
     """Members of an input that are no rows, counted by reason."""
 
     skipped: Counter[str] = field(default_factory=Counter)  # may have been a generation, or belong to one
-    ignored: Counter[str] = field(
-        default_factory=Counter
-    )  # no data, by the conventions of the tool that wrote it
+    # No data, by the conventions of the tool that wrote it.
+    ignored: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # the first member of each reason
 
     def skip(self, name: str, reason: str, count: int = 1) -> None:

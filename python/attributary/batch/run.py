@@ -5,18 +5,16 @@ A file is whole under its name or not there, and always has the same bytes.
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -24,7 +22,6 @@ import pyarrow.parquet as pq
 
 from attributary.bundle.files import sync, write_whole
 from attributary.errors import OutputError, RunError
-from attributary.plain import cell
 
 from .plan import Plan
 from .rows import SCHEMA_VERSION, BundleState, Shard, output_schema
@@ -51,15 +48,6 @@ def parquet_bytes(table: pa.Table, facts: Mapping[str, str]) -> bytes:
         store_schema=True,
     )
     return bytes(sink.getvalue())
-
-
-def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return a CSV file: UTF-8, RFC 4180 quoting, LF; no text in it is a spreadsheet's formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([cell(value) for value in row] for row in rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def commit(path: Path, data: bytes, name: str) -> None:
@@ -104,15 +92,8 @@ def _refused(error: OSError, name: str) -> OutputError:
 RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
 # Whose versions may change a byte of the output.
 _SOFTWARE = (
-    "attributary",
-    "faiss-cpu",
-    "numpy",
-    "onnxruntime",
-    "pillow",
-    "pyarrow",
-    "simplejpeg",
-    "tokenizers",
-)
+    "attributary", "faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "tokenizers",
+)  # fmt: skip
 
 
 def run_manifest(plan: Plan, bundle: BundleState) -> dict[str, Any]:
@@ -174,22 +155,17 @@ class Run:
         self.run_id = _id_of(content)  # what the run's files call it
         self.schema = output_schema(plan.passed, plan.files[0].file.name)
         self.bundle = bundle
-        self._lock = -1
 
     def __enter__(self) -> Self:
         make_directory(self.directory, str(self.directory))
-        self._take()
-        try:
+        with ExitStack() as stack:
+            stack.callback(os.close, _locked(self.directory))
             self._begin()
-        except BaseException:
-            self._release()
-            raise
+            self._held = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._release()
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def committed(self) -> dict[int, int]:
         """Return {shard number: error rows} of the shards that are there.
@@ -251,22 +227,6 @@ class Run:
             self.bundle = BundleState(self.bundle.id, begun)
             self.run_id = _id_of(self._content)
 
-    def _take(self) -> None:
-        try:
-            self._lock = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputError(LOCK, f"cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._release()
-            raise RunError("out", f"another process is at work in {self.directory}") from None
-
-    def _release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
     def _errors_of(self, path: Path, shard: Shard) -> int:
         name = f"{SHARDS}/{path.name}"
         try:
@@ -277,6 +237,20 @@ class Run:
         if facts.get(b"attributary.run", b"").decode() != self.run_id or metadata.num_rows != shard.rows:
             raise OutputError(name, "belongs to another run; remove it to have it scored again")
         return int(facts.get(b"attributary.errors", b"0"))
+
+
+def _locked(directory: Path) -> int:
+    """Take the directory's lock: an open file that holds it."""
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(LOCK, f"cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RunError("out", f"another process is at work in {directory}") from None
+    return lock
 
 
 def _id_of(content: bytes) -> str:

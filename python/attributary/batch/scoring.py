@@ -6,8 +6,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -16,35 +15,18 @@ from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.types import Attribution, Limits, Options, Prepared, Query
 from attributary.bundle.names import NO_VALUE
-from attributary.client.types import Answer
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, UnavailableError
 
 from .picture_tables import is_unicode
 from .picture_text import picture_texts
 from .pictures import picture_of
 from .prompts import Prompt, of_picture, of_text
-from .rows import Batch, BundleState, Outcome, Problem, Row, Scored, batch_table
+from .rows import Answered, Batch, BundleState, PreparedBatch, Problem, Row, batch_table, invalid
 from .settings import Settings
 
 _PREFIX = re.compile(r"^(?:row|query|queries\[\d+\])\.")
 # What a request may ask for is this run's doing and not a row's.
 _OWN_FIELDS = ("options", "bundle_id", "request")
-
-
-# An answer, or why there is none.
-Answered: TypeAlias = Scored | Problem
-
-
-@dataclass(slots=True)
-class PreparedBatch:
-    """A batch ready for the engine; `outcomes` holds the rows that fell out already, None for the others. Picklable."""
-
-    ids: list[tuple[str, str | None]]
-    passed: pa.RecordBatch
-    outcomes: list[Outcome | None]
-    digests: list[str | None]
-    queries: list[Prepared | Query]  # those without an outcome, in order
-    prompts: list[Prompt]
 
 
 class Scorer(ABC):
@@ -72,17 +54,8 @@ class Scorer(ABC):
     def rows(self, prepared: PreparedBatch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
         """Ask the engine, and return the batch's output rows, in order."""
         following = iter(self.ask(prepared.queries))
-        outcomes = []
-        for outcome, digest in zip(prepared.outcomes, prepared.digests, strict=True):
-            if outcome is None:
-                found = next(following)
-                outcome = (
-                    Outcome(digest, problem=found)
-                    if isinstance(found, Problem)
-                    else Outcome(digest, scored=found)
-                )
-            outcomes.append(outcome)
-        return batch_table(schema, prepared.ids, prepared.passed, outcomes, bundle_id, prepared.prompts)
+        outcomes = [problem or next(following) for problem in prepared.problems]
+        return batch_table(schema, prepared, outcomes, bundle_id)
 
     def score(self, batch: Batch, schema: pa.Schema, bundle_id: str) -> pa.RecordBatch:
         """Take one batch all the way to its output rows."""
@@ -120,7 +93,7 @@ class EngineScorer(Scorer):
         if not queries:
             return []
         try:
-            answers = self.run(queries)
+            return [*self.run(queries)]
         except (UnavailableError, BundleError, MemoryError):
             raise
         except Exception as error:
@@ -128,7 +101,6 @@ class EngineScorer(Scorer):
                 return [problem_of(error)]
             # One of them is poison; alone, each gets what it deserves.
             return [outcome for query in queries for outcome in self.ask([query])]
-        return [scored_of(answer) for answer in answers]
 
     def run(self, queries: Sequence[Prepared]) -> list[Attribution]:
         """Encode, search and re-score."""
@@ -169,7 +141,7 @@ def prepare_rows(
         prepared.ids.append((row.generation_id, row.model_id if is_unicode(row.model_id or "") else None))
         prepared.digests.append(digest)
         prepared.prompts.append(prompt if is_unicode(prompt.original + prompt.text) else Prompt())
-        prepared.outcomes.append(None if problem is None else Outcome(digest, problem=problem))
+        prepared.problems.append(problem)
     if batch.fills_prompt:
         place = batch.passed.schema.get_field_index("prompt")
         used = pa.array([prompt.text or None for prompt in prepared.prompts], pa.string())
@@ -197,21 +169,7 @@ def _not_text(row: Row) -> Problem | None:
 
 def _no_unicode(field: str, text: str | None) -> Problem | None:
     """A problem if a text cannot be written: JSON may hold halves of characters."""
-    return None if is_unicode(text or "") else Problem("INVALID_ARGUMENT", field, "is not valid Unicode")
-
-
-def scored_of(answer: Attribution | Answer) -> Scored:
-    """Keep what the output holds of an answer."""
-    creators = tuple(total for total in answer.creators if total.share > 0)
-    return Scored(
-        answer.items,
-        creators,
-        answer.diffuse_share,
-        answer.withheld_share,
-        answer.out_of_distribution,
-        answer.revision,
-        answer.has_prompt,
-    )
+    return None if is_unicode(text or "") else invalid(field, "is not valid Unicode")
 
 
 def problem_of(error: Exception) -> Problem:
@@ -219,7 +177,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, InvalidArgumentError):
         if error.field.startswith(_OWN_FIELDS):
             raise error
-        return Problem("INVALID_ARGUMENT", _PREFIX.sub("", error.field), error.message)
+        return invalid(_PREFIX.sub("", error.field), error.message)
     if isinstance(error, AttributaryError):
         raise error
     # Its text may differ from run to run (addresses, sizes of buffers); its kind does not.

@@ -47,7 +47,7 @@ class TarInput(StreamReader[_Sample]):
     def samples(self, offset: int, counted: bool) -> Iterator[tuple[int, int, _Sample]]:
         """Yield (byte at which its group begins, samples before it in the group, sample)."""
         most = -1 if counted else max(self._max_bytes, MAX_TEXT_BYTES)
-        for at, group in self._groups(offset, most, self.fates if counted else None):
+        for at, group in self._groups(offset, most, self.fates if counted else Fates()):
             for before, sample in enumerate(group):
                 yield at, before, sample
 
@@ -56,7 +56,7 @@ class TarInput(StreamReader[_Sample]):
         ends = (last for last in TARS if self._file.name.endswith(last))
         return f"{self._file.name.removesuffix(next(ends, ''))}/{sample.key}"
 
-    def _groups(self, offset: int, most: int, fates: Fates | None) -> Iterator[tuple[int, list[_Sample]]]:
+    def _groups(self, offset: int, most: int, fates: Fates) -> Iterator[tuple[int, list[_Sample]]]:
         """(offset of its first member, samples) of each run of members of one base name."""
         group: list[Member] = []
         for member in self._tar.members(offset, most, fates):
@@ -69,20 +69,18 @@ class TarInput(StreamReader[_Sample]):
         if group:
             yield group[0].offset, self._samples(group, fates)
 
-    def _counts(self, member: Member, fates: Fates | None) -> bool:
+    def _counts(self, member: Member, fates: Fates) -> bool:
         """Whether a member may be a row or part of one; the others are counted."""
         parts = PurePosixPath(member.name).parts
         if _last(member) in PICTURES and _is_row(member.same_as):
-            if fates is not None:
-                fates.skip(member.name, "a symbolic link to a picture that is read itself")
+            fates.skip(member.name, "a symbolic link to a picture that is read itself")
             return False
         if _is_data(parts) and not (_last(member) in PICTURES and derived(parts)):
             return True
-        if fates is not None:
-            count_other(parts or ("?",), fates)
+        count_other(parts or ("?",), fates)
         return False
 
-    def _samples(self, group: list[Member], fates: Fates | None) -> list[_Sample]:
+    def _samples(self, group: list[Member], fates: Fates) -> list[_Sample]:
         """Samples of a run of members.
 
         The format's rule: a key ends at the first dot of a file name, and what is behind it names a field. Where no
@@ -99,10 +97,10 @@ class TarInput(StreamReader[_Sample]):
                 last: fields[name] for last in TEXTS for name in (main + last, last[1:]) if name in fields
             }
             for name, member in fields.items():
-                if name != main and _last(member) in PICTURES and fates is not None:
+                if name != main and _last(member) in PICTURES:
                     fates.skip(member.name, "a further picture of its sample")
             for member in group:
-                if fields[_field(member)] is not member and fates is not None:
+                if fields[_field(member)] is not member:
                     fates.skip(member.name, "a member of the same name behind it")
             return [_Sample(base, fields[main], texts)]
         samples: dict[str, _Sample] = {}
@@ -114,7 +112,7 @@ class TarInput(StreamReader[_Sample]):
             taken = min(several, key=lambda member: _last(member) in PICTURES - DECODED)
             samples[key] = _Sample(key, taken)
             for member in several:
-                if member is not taken and fates is not None:
+                if member is not taken:
                     fates.skip(member.name, "a further picture of its sample")
         for member in group:
             last, stem = _last(member), _stem(member)
@@ -125,7 +123,7 @@ class TarInput(StreamReader[_Sample]):
                 samples[base] = _Sample(base, None, {last: member})
             elif last in TEXTS and base in samples and samples[base].picture is None:
                 samples[base].texts.setdefault(last, member)
-            elif fates is not None and stem not in samples:
+            elif stem not in samples:
                 count_other(PurePosixPath(member.name).parts, fates)
         return list(samples.values())
 

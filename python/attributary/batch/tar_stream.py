@@ -11,7 +11,7 @@ import lzma
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -57,7 +57,7 @@ class TarStream:
         """Close the file."""
         self._stream.close()
 
-    def members(self, offset: int, most: int, fates: Fates | None) -> Iterator[Member]:
+    def members(self, offset: int, most: int, fates: Fates) -> Iterator[Member]:
         """Yield the files from a header on. Data of at most `most` bytes is read along, -1 reads none.
 
         What is no file (directories, devices) is counted in `fates`. At the end it is seen that the tar ends as a tar
@@ -68,9 +68,9 @@ class TarStream:
                 yield Member(info.name, info.offset, info.size, self._data(tar, info, most))
             elif info.islnk() or info.issym():
                 yield self._linked(info, most)
-            elif fates is not None and info.isdir():
+            elif info.isdir():
                 fates.ignore(info.name, "a directory in a tar")
-            elif fates is not None:
+            else:
                 fates.skip(info.name, "a device or pipe in a tar")
 
     def first_bytes(self, member: Member, count: int = 16) -> bytes:
@@ -79,9 +79,7 @@ class TarStream:
             return b""
         return self._read_at(member.offset if member.source < 0 else member.source, count)
 
-    def _headers(
-        self, stream: Any, offset: int, fates: Fates | None
-    ) -> Iterator[tuple[tarfile.TarInfo, Any]]:
+    def _headers(self, stream: Any, offset: int, fates: Fates) -> Iterator[tuple[tarfile.TarInfo, Any]]:
         at = offset
         while True:
             try:
@@ -96,8 +94,7 @@ class TarStream:
             if at < 0:
                 return
             if not self._is_header(stream, at):
-                if fates is not None:
-                    fates.skip(self._name, "bytes behind the end of a tar that are no tar")
+                fates.skip(self._name, "bytes behind the end of a tar that are no tar")
                 return
 
     def _next_archive(self, stream: Any, end: int) -> int:
@@ -163,12 +160,12 @@ class TarStream:
         """Offsets of the members that links lead to, by name; two walks over the headers."""
         with self._open() as stream:
             wanted = {
-                _target(info) for info, _ in self._headers(stream, 0, None) if info.islnk() or info.issym()
+                _target(info) for info, _ in self._headers(stream, 0, Fates()) if info.islnk() or info.issym()
             }
         with self._open() as stream:
             return {
                 name: info.offset
-                for info, _ in self._headers(stream, 0, None)
+                for info, _ in self._headers(stream, 0, Fates())
                 if (name := posixpath.normpath(info.name)) in wanted
             }
 
@@ -182,18 +179,9 @@ class TarStream:
 
     def _open(self) -> IO[bytes]:
         last = self._path.name.lower()
+        opener = next((of for ends, of in _OPENERS.items() if last.endswith(ends)), Path.open)
         try:
-            if last.endswith((".gz", ".tgz")):
-                return cast(IO[bytes], gzip.open(self._path))
-            if last.endswith((".bz2", ".tbz2")):
-                return cast(IO[bytes], bz2.open(self._path))
-            if last.endswith((".xz", ".txz")):
-                return cast(IO[bytes], lzma.open(self._path))
-            return (
-                cast(IO[bytes], _Zstandard(self._path))
-                if last.endswith((".zst", ".tzst"))
-                else self._path.open("rb")
-            )
+            return cast(IO[bytes], opener(self._path, "rb"))
         except OSError as error:
             raise InputError(self._name, f"cannot be opened: {error.strerror}") from error
 
@@ -201,7 +189,7 @@ class TarStream:
 class _Zstandard:
     """An inflated stream that seeks forward by reading and backward from the start, as gzip's does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, _: str) -> None:
         self._path = path
         self._stream = pa.input_stream(str(path), compression="zstd")
         self._at = 0
@@ -233,6 +221,14 @@ class _Zstandard:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_OPENERS: dict[tuple[str, str], Callable[..., Any]] = {
+    (".gz", ".tgz"): gzip.open,
+    (".bz2", ".tbz2"): bz2.open,
+    (".xz", ".txz"): lzma.open,
+    (".zst", ".tzst"): _Zstandard,
+}
 
 
 class _NoGlobals(dict[str, str]):

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from attributary.bundle.files import sha256
 from attributary.errors import OutputError
+from attributary.plain import csv_file
 
 from .rows import SCHEMA_VERSION
-from .run import RUN, SHARDS, SUMMARY, Run, commit, csv_bytes, json_bytes, parquet_bytes, shard_name
+from .run import RUN, SHARDS, SUMMARY, Run, commit, json_bytes, parquet_bytes, shard_name
 
 CREATORS = "creators.parquet"
 CREATORS_CSV = "creators.csv"
@@ -38,12 +39,9 @@ class Totals:
     errors: Counter[str] = field(default_factory=Counter)
     prompts: Counter[str] = field(default_factory=Counter)  # rows with a prompt, by where it was found
     names: dict[str, int] = field(default_factory=dict)
-    share: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    in_distribution: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    generations: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    # Sums of the ends of intervals, as if all answers erred the same way; NaN where one answer had none.
-    low: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    high: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    # By creator, in columns: share, share in distribution, generations, and the ends of intervals as if all answers
+    # erred the same way, NaN where one had none. Float64 holds whole numbers up to 2**53.
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 5)))
 
     def add(self, table: pa.Table) -> None:
         """Add one shard's rows."""
@@ -65,38 +63,33 @@ class Totals:
         flat: Any = pc.list_flatten(lists)
         codes = np.array([self._code(name) for name in flat.field("creator").to_pylist()], np.int64)
         shares = flat.field("share").to_numpy(zero_copy_only=False).astype(np.float64)
+        # Null comes out as NaN, and a sum with it stays NaN.
+        low, high = (flat.field(end).to_numpy(zero_copy_only=False) for end in ("low", "high"))
+        in_distribution = np.where(foreign[row_of], 0.0, shares)
+        columns = np.stack([shares, in_distribution, np.ones(len(shares)), low, high], axis=1)
         # np.add.at adds one after the other: the sum does not depend on how shards are read.
-        np.add.at(self.share, codes, shares)
-        np.add.at(self.in_distribution, codes, np.where(foreign[row_of], 0.0, shares))
-        np.add.at(self.generations, codes, 1)
-        for name, sums in (("low", self.low), ("high", self.high)):
-            # Null comes out as NaN, and a sum with it stays NaN.
-            np.add.at(sums, codes, flat.field(name).to_numpy(zero_copy_only=False).astype(np.float64))
+        np.add.at(self.sums, codes, columns.astype(np.float64))
 
     def creators(self) -> pa.Table:
         """Return one row a creator by descending share, then by name."""
         names = list(self.names)
-        order = sorted(range(len(names)), key=lambda code: (-self.share[code], names[code]))
+        order = sorted(range(len(names)), key=lambda code: (-self.sums[code, 0], names[code]))
+        share, in_distribution, generations, low, high = self.sums[order].T
         columns: tuple[Any, ...] = (
             pa.array([names[code] for code in order], pa.string()),
-            pa.array(self.share[order], pa.float64()),
-            pa.array(self.in_distribution[order], pa.float64()),
-            pa.array(self.generations[order], pa.int64()),
-            pa.array(self.share[order] / max(1, self.answered), pa.float64()),
-            pa.array(self.low[order], pa.float64(), from_pandas=True),
-            pa.array(self.high[order], pa.float64(), from_pandas=True),
+            pa.array(share, pa.float64()),
+            pa.array(in_distribution, pa.float64()),
+            pa.array(generations.astype(np.int64), pa.int64()),
+            pa.array(share / max(1, self.answered), pa.float64()),
+            pa.array(low, pa.float64(), from_pandas=True),
+            pa.array(high, pa.float64(), from_pandas=True),
         )
         return pa.table(dict(zip(CREATOR_COLUMNS, columns, strict=True)))
 
     def _code(self, name: str) -> int:
         code = self.names.setdefault(name, len(self.names))
-        if code >= len(self.share):
-            more = max(64, 2 * len(self.share)) - len(self.share)
-            self.share = np.concatenate([self.share, np.zeros(more)])
-            self.in_distribution = np.concatenate([self.in_distribution, np.zeros(more)])
-            self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
-            self.low = np.concatenate([self.low, np.zeros(more)])
-            self.high = np.concatenate([self.high, np.zeros(more)])
+        if code >= len(self.sums):
+            self.sums = np.concatenate([self.sums, np.zeros((max(64, len(self.sums)), 5))])
         return code
 
 
@@ -138,7 +131,7 @@ def finish(run: Run) -> dict[str, Any]:
     rows = zip(*(table[name].to_pylist() for name in CREATOR_COLUMNS), strict=True)
     for name, data in (
         (CREATORS, parquet_bytes(table, facts)),
-        (CREATORS_CSV, csv_bytes(CREATOR_COLUMNS, rows)),
+        (CREATORS_CSV, csv_file(CREATOR_COLUMNS, rows)),
     ):
         commit(run.directory / name, data, name)
         digests[name] = sha256(run.directory / name)

@@ -23,6 +23,16 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{40,}={0,2}")
 _BASE64_STARTS = (b"/9j/", b"_9j_", b"iVBORw0K", b"R0lGOD", b"UklGR", b"Qk")
 _PATH_ENDS = (b".png", b".jpg", b".jpeg", b".jfif", b".webp", b".gif", b".bmp", b".avif", b".jxl", b".tiff")
 _MOST_PATH = 4096
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_binary_view,
+)
+_LISTS = (
+    *(pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+    *(pa.types.is_list_view, pa.types.is_large_list_view),
+)
 
 # What a cell says of a picture: (encoded bytes, path or URI, problem).
 Picture = tuple[bytes | None, str | None, Problem | None]
@@ -189,25 +199,12 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_binary(kind: pa.DataType) -> bool:
     """Whether cells of a type are bytes."""
-    types = pa.types
-    return bool(
-        types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_fixed_size_binary(kind)
-        or types.is_binary_view(kind)
-    )
+    return any(of(kind) for of in _BYTES)
 
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether cells of a type are lists."""
-    types = pa.types
-    return bool(
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
+    return any(of(kind) for of in _LISTS)
 
 
 def is_readable(kind: pa.DataType) -> bool:

@@ -40,6 +40,7 @@ from .embed import Probes
 from .thumbnails import shrunk
 
 PREPROCESSING = "pillow-13 bicubic, antialiased, short side; centre crop; uint8 RGB"
+UNTUNED = SubjectEntry(id="none (untuned encoder)", weights_digest="")
 _GOLDEN_QUERIES = 8
 
 
@@ -64,11 +65,12 @@ class Parts:
     calibration: Calibration
     probed: Probes  # golden queries are chosen from these
     version: str
-    student: str
-    subject: SubjectEntry
     notes: Mapping[str, str]
-    vectors_made_by: Literal["encoder", "trained"]
-    names_in_prompts: str = ""  # as in the manifest
+    names_in_prompts: str  # as in the manifest
+    # Of an encoder that knows no generator, whose vectors are of the items' pictures.
+    student: str = "untuned"
+    subject: SubjectEntry = UNTUNED
+    vectors_made_by: Literal["encoder", "trained"] = "encoder"
     looks: NDArray[np.int8] | None = None  # [N, *LOOK]; None where no picture was read
     thumbnails: dict[int, Path] = field(default_factory=dict)  # pictures to show, by item id
 

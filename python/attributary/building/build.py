@@ -8,7 +8,6 @@ from pathlib import Path
 
 from attributary.bundle.bundle import ENCODER, TOKENIZER
 from attributary.bundle.items import ItemTable
-from attributary.bundle.manifest import SubjectEntry
 from attributary.delta.journal.place import check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
@@ -22,8 +21,6 @@ from .groups import grouped
 from .source import Source, read_source
 from .thumbnails import pictured_in
 
-UNTUNED = SubjectEntry(id="none (untuned encoder)", weights_digest="")
-
 
 def build_bundle(
     corpus: Path,
@@ -33,8 +30,6 @@ def build_bundle(
     budget: IndexBudget | None = None,
     version: str = "1",
     names_in_prompts: str = "",
-    student: str = "untuned",
-    subject: SubjectEntry = UNTUNED,
     exclude_creators: tuple[str, ...] = (),
     limit: int | None = None,
     probes: int = 2_000,
@@ -74,10 +69,7 @@ def build_bundle(
         probed=probed,
         version=version,
         names_in_prompts=names_in_prompts,
-        student=student,
-        subject=subject,
         notes=_notes(corpus, source),
-        vectors_made_by="encoder",
         looks=looks,
         thumbnails={} if thumbnails is None else pictured_in(source, licences=thumbnails),
     )

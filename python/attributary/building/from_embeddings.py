@@ -25,7 +25,6 @@ from attributary.index.planning import IndexBudget
 from attributary.index.tuning import build_index
 
 from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
-from .build import UNTUNED
 from .calibrate import calibrate
 from .embed import Progress, embed_items, make_probes
 from .embeddings import Embeddings, open_embeddings
@@ -121,10 +120,7 @@ def build_from_embeddings(
         probed=probed,
         version=version,
         names_in_prompts=names_in_prompts,
-        student="untuned",
-        subject=UNTUNED,
         notes={"items_in": str(found.rows), "vectors_with_caption": "yes" if with_caption else "no"},
-        vectors_made_by="encoder",
     )
     report = write_bundle(parts, out, force)
     shutil.rmtree(partial)

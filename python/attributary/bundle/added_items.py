@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,14 +99,10 @@ class ItemsWithAdded(ItemTable):
         self._added = added
         self._facts = {}
         self._split = len(added.base)
-        self.withheld = (
-            added.base.withheld
-        )  # of the bundle's own rows; added ones are deleted in the snapshot alone
-        self.creator_of_row, self.licence_of_row, self.group_of_row = (
-            creator_of_row,
-            licence_of_row,
-            group_of_row,
-        )
+        # Of the bundle's own rows; added ones are deleted in the snapshot alone.
+        self.withheld = added.base.withheld
+        self.creator_of_row, self.licence_of_row = creator_of_row, licence_of_row
+        self.group_of_row = group_of_row
         # Names and codes only ever grow, so those of later tables do no harm here.
         self.creator_names, self.creator_codes = added.creator_names, added.creator_codes
         self.licence_names, self.licence_codes = added.licence_names, added.licence_codes
@@ -118,13 +114,11 @@ class ItemsWithAdded(ItemTable):
         """What an answer says of a row."""
         return self._added.base.facts(row) if row < self._split else super().facts(row)
 
-    def record(self, row: int) -> ItemRecord:
-        """Everything that is known of a row."""
-        return self._added.base.record(row) if row < self._split else self._added.records[row - self._split]
-
-    def id_of(self, row: int) -> int:
-        """The item's stable id."""
-        return self._added.base.id_of(row) if row < self._split else self.record(row).id
+    def cell(self, name: str, row: int) -> Any:
+        """One value of a row, by its column's name."""
+        if row < self._split:
+            return self._added.base.cell(name, row)
+        return getattr(self._added.records[row - self._split], name)
 
     def row_of(self, item_id: int) -> int | None:
         """The row of an id, None if there is none."""
@@ -133,25 +127,9 @@ class ItemsWithAdded(ItemTable):
             return self._added.base.row_of(item_id)
         return row if row < len(self) else None
 
-    def caption(self, row: int) -> str:
-        """What the item shows, in words."""
-        return self._added.base.caption(row) if row < self._split else self.record(row).caption
-
-    def uri(self, row: int) -> str:
-        """Where the item came from."""
-        return self._added.base.uri(row) if row < self._split else self.record(row).uri
-
-    def creator_url(self, row: int) -> str:
-        """The creator's page, possibly empty."""
-        return self._added.base.creator_url(row) if row < self._split else self.record(row).creator_url
-
     def ids_of(self, creator: str) -> tuple[str, ...]:
         """Identifiers of a creator, of the bundle's own rows."""
         return self._added.base.ids_of(creator)
-
-    def near_dup_group(self, row: int) -> int:
-        """Items of one group are near duplicates and share credit."""
-        return self._added.base.near_dup_group(row) if row < self._split else self.record(row).near_dup_group
 
     @property
     def nbytes(self) -> int:

@@ -89,6 +89,7 @@ class ItemTable:
         self.licence_codes = Codes(self.licence_names)
         self._ids_of_creator = _ids_by_name(table, ids)
         self._groups = _numpy(table, "near_dup_group")
+        self._columns: dict[str, Any] = {"id": self._ids, "near_dup_group": self._groups, **self._text}
         # Dense codes, as the rescoring kernel wants them.
         self.group_of_row: NDArray[np.int32] = np.unique(self._groups, return_inverse=True)[1].astype(
             np.int32
@@ -107,9 +108,14 @@ class ItemTable:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def cell(self, name: str, row: int) -> Any:
+        """One value of a row, by its column's name; creators and licences are codes."""
+        found = self._columns[name][row]
+        return found.item() if isinstance(found, np.generic) else found.as_py()
+
     def id_of(self, row: int) -> int:
         """The item's stable id."""
-        return int(self._ids[row])
+        return int(self.cell("id", row))
 
     def row_of(self, item_id: int) -> int | None:
         """The row of an id, None if there is none."""
@@ -120,15 +126,15 @@ class ItemTable:
 
     def caption(self, row: int) -> str:
         """What the item shows, in words."""
-        return str(self._text["caption"][row].as_py())
+        return str(self.cell("caption", row))
 
     def uri(self, row: int) -> str:
         """Where the item came from."""
-        return str(self._text["uri"][row].as_py())
+        return str(self.cell("uri", row))
 
     def creator_url(self, row: int) -> str:
         """The creator's page, possibly empty."""
-        return str(self._text["creator_url"][row].as_py())
+        return str(self.cell("creator_url", row))
 
     def creator(self, row: int) -> str:
         """Who made the item."""
@@ -144,7 +150,7 @@ class ItemTable:
 
     def near_dup_group(self, row: int) -> int:
         """Items of one group are near duplicates and share credit."""
-        return int(self._groups[row])
+        return int(self.cell("near_dup_group", row))
 
     @property
     def near_dup_groups(self) -> NDArray[np.int64]:

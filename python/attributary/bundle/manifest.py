@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,8 @@ class ShareCalibration:
     background: float  # cosine of the null item that takes the diffuse share
     ood_similarity: float  # a query whose best cosine is below this resembles nothing known
     diffuse_floor: float = 0.0  # part of every answer that is nobody's, whatever it resembles; in [0, 1)
-    ood_margin: float = (
-        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
-    )
+    # Cosine units above `ood_similarity` within which shares rise from nothing to whole.
+    ood_margin: float = 0.0
     reach: int = 0  # at most so many near-duplicate groups get a share; 0: all of them
     reach_cut: float = 1.0  # the part that they lose of the weight of the first group out of reach; in [0, 1]
     reach_null: float = 1.0  # times that weight is nobody's; above 0
@@ -132,11 +131,7 @@ class PixelFlag:
         if self.statistics != PIXEL_STATISTICS:
             return f"statistics are {self.statistics!r}, this build knows {PIXEL_STATISTICS!r}"
         count = PIXEL_STATISTICS_COUNT
-        if (
-            len(self.mean) != count
-            or len(self.whiten) != count
-            or any(len(row) != count for row in self.whiten)
-        ):
+        if not len(self.mean) == len(self.whiten) == count or any(len(row) != count for row in self.whiten):
             return f"mean must be {count} numbers and whiten {count} rows of as many"
         if not np.isfinite([self.limit, self.margin, *self.mean, *sum(self.whiten, ())]).all():
             return "must hold finite numbers"
@@ -283,28 +278,18 @@ class Manifest:
         return manifest
 
 
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    """What the id is made of. Defaults of later entries are left out, so that bundles from before keep their ids."""
-    facts = asdict(manifest)
-    del facts["delta"]
-    for name in ("vectors_made_by", "withheld_count", "names_in_prompts"):
-        if not facts[name]:
-            del facts[name]
-    for name in ("fit", "lengths"):
-        if not facts["encoder"][name]:
-            del facts["encoder"][name]
-    if not facts["calibration"]["pixels"]["mean"]:
-        del facts["calibration"]["pixels"]
-    for shares in (facts["calibration"]["image"], facts["calibration"]["image_and_prompt"]):
-        for name in ("diffuse_floor", "ood_margin", "reach"):
-            if shares[name] == 0:
-                del shares[name]
-        for name in ("reach_cut", "reach_null"):
-            if shares[name] == 1:
-                del shares[name]
-        if not shares["interval"]:
-            del shares["interval"]
-    return facts
+def _plain(part: Any) -> dict[str, Any]:
+    """What the id is made of. Later entries are left out at their defaults: bundles from before keep their ids."""
+    found = {entry.name: (entry, getattr(part, entry.name)) for entry in fields(part)}
+    return {
+        name: value
+        if not is_dataclass(value)
+        else asdict(value)
+        if isinstance(value, PixelFlag)
+        else _plain(value)
+        for name, (entry, value) in found.items()
+        if name != "delta" and (entry.default is MISSING or value != entry.default)
+    }
 
 
 def _canonical(value: object) -> str:

@@ -29,24 +29,9 @@ _HYPHENS = str.maketrans("\u2010\u2011", "--")
 # Lines and controls are no blanks: whoever adds an item by such a name is refused.
 _BLANKS = re.compile("[\t \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 # What programs write where nobody is named. "Nan" and "Null" are names of people.
-NO_VALUE = frozenset(
-    {
-        "",
-        "nan",
-        "NaN",
-        "None",
-        "null",
-        "NULL",
-        "<NA>",
-        "N/A",
-        "n/a",
-        "#N/A",
-        "#NA",
-        "(null)",
-        "undefined",
-        "\\N",
-    }
-)
+NO_VALUE = frozenset({
+    "", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A", "#NA", "(null)", "undefined", "\\N",
+})  # fmt: skip
 UNKNOWN = "unknown"
 # Characters of a name at most.
 _LONGEST = 512

@@ -5,25 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
 from dataclasses import asdict
+from typing import Annotated, TypeAlias
 
 import click
 
-from attributary.client import Client
 from attributary.plain import json_line, plain
 
-from .options import F, added, json_option, server_options
+from .options import Argument, Json, Option, Server, declared
 
-
-def _server(command: F) -> F:
-    bundle = click.option("--bundle", "bundle_id", default="", help="alias or id of the bundle")
-    return added(command, server_options, bundle, json_option())
+BundleId: TypeAlias = Annotated[str, Option("alias or id of the bundle", "--bundle")]
 
 
 @click.command("describe")
-@_server
-def describe_command(server: Callable[[], Client], bundle_id: str, as_json: bool) -> None:
+@declared
+def describe_command(server: Server, bundle_id: BundleId = "", as_json: Json = False) -> None:
     """Show what a running server serves: bundle, generator, encoder, index, what its shares mean, limits."""
     with server() as client:
         found = client.describe(bundle_id=bundle_id)
@@ -47,9 +43,13 @@ def describe_command(server: Callable[[], Client], bundle_id: str, as_json: bool
 
 
 @click.command("item")
-@click.argument("ids", nargs=-1, required=True, type=int)
-@_server
-def item_command(ids: tuple[int, ...], server: Callable[[], Client], bundle_id: str, as_json: bool) -> None:
+@declared
+def item_command(
+    ids: Annotated[tuple[int, ...], Argument()],
+    server: Server,
+    bundle_id: BundleId = "",
+    as_json: Json = False,
+) -> None:
     """Show what a running server knows of training items, by their IDS."""
     with server() as client:
         for item_id in ids:

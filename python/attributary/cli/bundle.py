@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import click
 import numpy as np
@@ -29,10 +29,8 @@ from attributary.plain import json_line, plain
 from .held import held_command
 from .lifecycle import add_command, adopt_command, compact_command, delete_command, log_command
 from .opt_out import opt_out_command
-from .options import PATH, json_option
+from .options import AT_LEAST_1, Argument, From, Option, declared
 from .served import alias_command, load_command, served_command, unload_command
-
-_DEFAULT = IndexBudget()
 
 
 @click.group("bundle")
@@ -41,114 +39,81 @@ def bundle_group() -> None:
 
 
 for _command in (
-    add_command,
-    held_command,
-    delete_command,
-    opt_out_command,
-    compact_command,
-    adopt_command,
-    log_command,
+    *(
+        add_command,
+        held_command,
+        delete_command,
+        opt_out_command,
+        compact_command,
+        adopt_command,
+        log_command,
+    ),
+    *(load_command, unload_command, alias_command, served_command),
 ):
     bundle_group.add_command(_command)
-for _command in (load_command, unload_command, alias_command, served_command):
-    bundle_group.add_command(_command)
+
+
+_BUDGET = {
+    **dict.fromkeys(("bytes_per_item", "target_recall", "max_candidates", "target"), ""),
+    "recall_at": "of how many nearest items --target-recall is the share that must be found",
+}
 
 
 @bundle_group.command("build")
-@click.option("--corpus", type=PATH, help="items.parquet and pictures")
-@click.option(
-    "--embeddings",
-    type=PATH,
-    help="in place of --corpus: vectors of --encoder's that exist (.npy, Parquet, a folder of clip-retrieval)",
-)
-@click.option("--items", type=PATH, help="with --embeddings: Parquet file of the items")
-@click.option(
-    "--pictures",
-    type=PATH,
-    help="with --embeddings: the folder that the items' column file (or image_path) leads into; some are checked",
-)
-@click.option("--encoder", type=PATH, help="an exported encoder")
-@click.option(
-    "--student",
-    type=PATH,
-    help="in place of --encoder: a student with item vectors; --corpus may then be an items.parquet alone",
-)
-@click.option(
-    "--queries",
-    type=PATH,
-    help="with --student: generated pictures and queries.json, to measure the index and record golden queries",
-)
-@click.option("--calibration", type=PATH, help="with --student: default: its calibration.json")
-@click.option("--out", type=PATH, required=True, help="directory to make")
-@click.option("--version", default="1", show_default=True, help="the bundle's own version string")
-@click.option(
-    "--generator", default="", help="with --student: the generator's name for people; default: its recipe's"
-)
-@click.option(
-    "--names-in-prompts",
-    type=click.Choice(["masked", "read"]),
-    default="masked",
-    show_default=True,
-    help="whether the name of a creator in a prompt may move shares",
-)
-@click.option("--bytes-per-item", type=float, default=_DEFAULT.bytes_per_item, show_default=True)
-@click.option("--target-recall", type=float, default=_DEFAULT.target_recall, show_default=True)
-@click.option(
-    "--recall-at",
-    type=int,
-    default=_DEFAULT.recall_at,
-    show_default=True,
-    help="of how many nearest items --target-recall is the share that must be found",
-)
-@click.option("--max-candidates", type=int, default=_DEFAULT.max_candidates, show_default=True)
-@click.option("--target", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
-@click.option("--exclude-creator", multiple=True, help="leave this creator's items out; repeatable")
-@click.option("--limit", type=click.IntRange(min=1), default=None, help="only the first items")
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
-@click.option(
-    "--thumbnails", is_flag=True, help="put small pictures of the items in, for the page of `serve --ui`"
-)
-@click.option(
-    "--thumbnail-licence",
-    multiple=True,
-    help="with --thumbnails: only of items under this licence; repeatable",
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--force", is_flag=True, help="replace an existing bundle once the new one is complete")
+@declared
 def build_command(
-    corpus: Path | None,
-    embeddings: Path | None,
-    items: Path | None,
-    pictures: Path | None,
-    encoder: Path | None,
-    student: Path | None,
-    queries: Path | None,
-    calibration: Path | None,
-    out: Path,
-    generator: str,
-    names_in_prompts: str,
-    exclude_creator: tuple[str, ...],
-    limit: int | None,
-    workers: int | None,
-    thumbnails: bool,
-    thumbnail_licence: tuple[str, ...],
-    **given: Any,
+    *,
+    corpus: Annotated[Path | None, "items.parquet and pictures"] = None,
+    embeddings: Annotated[
+        Path | None,
+        "in place of --corpus: vectors of --encoder's that exist (.npy, Parquet, a folder of clip-retrieval)",
+    ] = None,
+    items: Annotated[Path | None, "with --embeddings: Parquet file of the items"] = None,
+    pictures: Annotated[
+        Path | None,
+        "with --embeddings: the folder that the items' column file (or image_path) leads into; some are checked",
+    ] = None,
+    encoder: Annotated[Path | None, "an exported encoder"] = None,
+    student: Annotated[
+        Path | None,
+        "in place of --encoder: a student with item vectors; --corpus may then be an items.parquet alone",
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        "with --student: generated pictures and queries.json, to measure the index and record golden queries",
+    ] = None,
+    calibration: Annotated[Path | None, "with --student: default: its calibration.json"] = None,
+    out: Annotated[Path, "directory to make"],
+    version: Annotated[str, "the bundle's own version string"] = "1",
+    generator: Annotated[str, "with --student: the generator's name for people; default: its recipe's"] = "",
+    names_in_prompts: Annotated[
+        Literal["masked", "read"], "whether the name of a creator in a prompt may move shares"
+    ] = "masked",
+    budget: Annotated[IndexBudget, From(IndexBudget, _BUDGET)],
+    exclude_creator: Annotated[tuple[str, ...], "leave this creator's items out; repeatable"] = (),
+    limit: Annotated[int | None, Option("only the first items", kind=AT_LEAST_1)] = None,
+    workers: Annotated[int | None, Option("threads; default: every core", kind=AT_LEAST_1)] = None,
+    thumbnails: Annotated[bool, "put small pictures of the items in, for the page of `serve --ui`"] = False,
+    thumbnail_licence: Annotated[
+        tuple[str, ...], "with --thumbnails: only of items under this licence; repeatable"
+    ] = (),
+    seed: Annotated[int, ""] = 0,
+    force: Annotated[bool, "replace an existing bundle once the new one is complete"] = False,
 ) -> None:
     """Embed a corpus, build and tune its index, calibrate, record golden queries.
 
     With --student the item vectors and the calibration are the student's, and the bundle holds its items only. With
     --embeddings vectors are streamed from files; a build that was stopped goes on where it was.
     """
-    budget = IndexBudget(
-        **{entry.name: given.pop(entry.name) for entry in fields(IndexBudget) if entry.name in given}
-    )
     if thumbnail_licence and not thumbnails:
         raise click.UsageError("--thumbnail-licence needs --thumbnails")
     shown = thumbnail_licence if thumbnails else None
     if generator and student is None:
         raise click.UsageError("--generator needs --student")
-    # What is left of `given`: version, seed, force.
-    given |= {"budget": budget, "names_in_prompts": "read" if names_in_prompts == "read" else ""}
+    read = "read" if names_in_prompts == "read" else ""
+    given: dict[str, Any] = {
+        "budget": budget, "names_in_prompts": read, "version": version, "seed": seed, "force": force
+    }  # fmt: skip
     if embeddings is not None:
         if thumbnails:
             raise click.UsageError("--thumbnails needs --corpus with its pictures")
@@ -230,10 +195,12 @@ def _with_progress(build: Callable[..., BuildReport], *where: Path, **settings: 
 
 
 @bundle_group.command("items")
-@click.option("--student", type=PATH, required=True, help="whose items")
-@click.option("--corpus", type=PATH, required=True, help="corpus that holds them")
-@click.option("--out", type=PATH, required=True, help="Parquet file to write")
-def items_command(student: Path, corpus: Path, out: Path) -> None:
+@declared
+def items_command(
+    student: Annotated[Path, "whose items"],
+    corpus: Annotated[Path, "corpus that holds them"],
+    out: Annotated[Path, "Parquet file to write"],
+) -> None:
     """Write the facts of a student's items to a table of their own: with it a bundle needs no corpus.
 
     What their pictures look like is among them, so that a picture of one is recognised.
@@ -253,8 +220,8 @@ def items_command(student: Path, corpus: Path, out: Path) -> None:
 
 
 @bundle_group.command("verify")
-@click.argument("directory", type=PATH)
-def verify_command(directory: Path) -> None:
+@declared
+def verify_command(directory: Annotated[Path, Argument()]) -> None:
     """Check every file's SHA-256 and ask the golden queries, as a server does before it opens a bundle."""
     engine = open_engine(directory)
     precisions = ["fp32"]
@@ -271,9 +238,11 @@ def verify_command(directory: Path) -> None:
 
 
 @bundle_group.command("inspect")
-@click.argument("directory", type=PATH)
-@json_option("print the manifest as JSON")
-def inspect_command(directory: Path, as_json: bool) -> None:
+@declared
+def inspect_command(
+    directory: Annotated[Path, Argument()],
+    as_json: Annotated[bool, Option("print the manifest as JSON", "--json")] = False,
+) -> None:
     """Show what a bundle is; reads the manifest and checks that the parts belong together, hashes nothing."""
     bundle = Bundle.open(directory, verify=False)
     manifest, changes = bundle.manifest, changes_of(bundle)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import click
 from rich.console import Console
@@ -19,9 +19,8 @@ from attributary.client.types import Answer
 from attributary.errors import InvalidArgumentError
 from attributary.plain import plain
 
-from .demo_data import built, demo_data
-from .demo_queries import DemoQuery, copies, drawings, generated
-from .options import PATH
+from .demo_data import DemoQuery, built, copies, demo_data, drawings, generated
+from .options import Option, declared
 from .process import ServerProcess
 from .receipt_files import signing_options, write_and_verify
 from .sheet import Pictures, Row, contact_sheet, read_corpus_pictures, read_pictures
@@ -58,47 +57,26 @@ class _Answered:
 
 
 @click.command("demo")
-@click.option(
-    "--bundle",
-    type=PATH,
-    help="bundle directory to serve; default: built from the committed student, in --out",
-)
-@click.option("--queries", "query_set", type=PATH, help="generated pictures to ask about")
-@click.option(
-    "--pictures",
-    type=PATH,
-    help="with --queries: folder of the items' pictures, <id>.png, for the contact sheet",
-)
-@click.option(
-    "--corpus",
-    type=PATH,
-    help="without --queries: the bundle's corpus; changed copies of its items are asked about",
-)
-@click.option("--held-out", type=PATH, help="corpus of a creator outside the index")
-@click.option(
-    "--out",
-    type=PATH,
-    default=Path("attributary-demo"),
-    show_default=True,
-    help="report and contact sheet go here, and the bundle if none is given",
-)
-@click.option(
-    "--receipts", is_flag=True, help="ask for signed receipts, by a key made for it, and verify each"
-)
-@click.option("--drawings", "drawing_count", type=click.IntRange(min=0), default=6, show_default=True)
-@click.option("--copies", "copy_count", type=click.IntRange(min=0), default=4, show_default=True)
-@click.option("--seed", type=int, default=7, show_default=True)
+@declared
 def demo_command(
-    bundle: Path | None,
-    query_set: Path | None,
-    pictures: Path | None,
-    corpus: Path | None,
-    held_out: Path | None,
-    out: Path,
-    receipts: bool,
-    drawing_count: int,
-    copy_count: int,
-    seed: int,
+    bundle: Annotated[
+        Path | None, "bundle directory to serve; default: built from the committed student, in --out"
+    ] = None,
+    query_set: Annotated[Path | None, Option("generated pictures to ask about", "--queries")] = None,
+    pictures: Annotated[
+        Path | None, "with --queries: folder of the items' pictures, <id>.png, for the contact sheet"
+    ] = None,
+    corpus: Annotated[
+        Path | None, "without --queries: the bundle's corpus; changed copies of its items are asked about"
+    ] = None,
+    held_out: Annotated[Path | None, "corpus of a creator outside the index"] = None,
+    out: Annotated[Path, "report and contact sheet go here, and the bundle if none is given"] = Path(
+        "attributary-demo"
+    ),
+    receipts: Annotated[bool, "ask for signed receipts, by a key made for it, and verify each"] = False,
+    drawing_count: Annotated[int, Option("", "--drawings", click.IntRange(min=0))] = 6,
+    copy_count: Annotated[int, Option("", "--copies", click.IntRange(min=0))] = 4,
+    seed: Annotated[int, ""] = 7,
 ) -> None:
     """Attribute pictures at a real server; write report.json and contact_sheet.png.
 

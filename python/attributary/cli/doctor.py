@@ -14,7 +14,7 @@ import click
 
 from attributary.plain import json_line, plain
 
-from .options import json_option
+from .options import Json, declared
 
 # Extra -> the module that shows it is there, and what it is for.
 _EXTRAS = {
@@ -45,8 +45,8 @@ class Finding:
 
 
 @click.command("doctor")
-@json_option()
-def doctor_command(as_json: bool) -> None:
+@declared
+def doctor_command(as_json: Json = False) -> None:
     """Say what is installed, which paths are active, what is missing and how to get it. Always ends with status 0."""
     findings = [*_needed(), *_extras(), *_programs()]
     if as_json:

@@ -6,58 +6,65 @@ from typing import Final
 
 import click
 
-EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
-    "demo": ("attributary demo", "attributary demo --bundle out/bundle --corpus out/corpus --out out/demo"),
-    "serve": (
-        "attributary serve out/bundle",
-        "attributary serve next=out/new stable=out/bundle --default stable --ui",
-    ),
-    "ui": ("attributary ui out/bundle",),
-    "query": (
-        'attributary query picture.png --prompt "a red apple"',
-        "attributary query *.png --json > answers.jsonl",
-    ),
-    "describe": ("attributary describe", "attributary describe --address host:50051 --json"),
-    "item": ("attributary item 1003 1004",),
-    "doctor": ("attributary doctor", "attributary doctor --json"),
-    "completion": ("attributary completion bash > ~/.local/share/bash-completion/completions/attributary",),
-    "score": ("attributary score logs/ --bundle out/bundle --out runs/november",),
-    "report": ("attributary report runs/november --inputs logs/",),
-    "bundle build": ("attributary bundle build --corpus out/corpus --encoder out/encoder --out out/bundle",),
-    "bundle items": (
-        "attributary bundle items --student out/student --corpus out/corpus --out items.parquet",
-    ),
-    "bundle verify": ("attributary bundle verify out/bundle",),
-    "bundle inspect": ("attributary bundle inspect out/bundle",),
-    "bundle add": ("attributary bundle add out/bundle --corpus additions/ --why 'licensed in May'",),
-    "bundle held": ("attributary bundle held out/bundle --release 7 --why 'their own'",),
-    "bundle delete": ("attributary bundle delete out/bundle --creator Ada --why 'opted out'",),
-    "bundle compact": ("attributary bundle compact out/bundle --why 'monthly'",),
-    "bundle adopt": ("attributary bundle adopt out/bundle",),
-    "bundle log": ("attributary bundle log out/bundle",),
-    "bundle load": ("attributary bundle load newer --alias next --why 'trained on May'",),
-    "bundle unload": ("attributary bundle unload next --why 'served as stable'",),
-    "bundle alias": ("attributary bundle alias stable next --why 'next holds'",),
-    "bundle served": ("attributary bundle served --address host:50051",),
-    "payout": ("attributary payout runs/november --pool 1000 --currency EUR",),
-    "verify-receipt": ("attributary verify-receipt receipt.json --keys keys.pem",),
-    "receipts new-key": ("attributary receipts new-key receipt.key",),
-    "receipts rotate-key": ("attributary receipts rotate-key receipt.key",),
-    "receipts keys": ("attributary receipts keys receipt.key",),
-    "receipts sign-run": ("attributary receipts sign-run runs/november --receipt-key-file receipt.key",),
-    "receipts prove": ("attributary receipts prove runs/november generation-17",),
-    "receipts embed": (
-        "attributary receipts embed picture.png --receipt r.json --cert chain.pem --key key.pem --out signed.png",
-    ),
-    "receipts extract": ("attributary receipts extract signed.png --out receipt.json",),
-    "bundle opt-out": ("attributary bundle opt-out out/bundle --signals out/corpus --dry-run",),
-    "triton build-engine": ("attributary triton build-engine --bundle out/bundle --out engines",),
-    "triton load": ("attributary triton load --bundle out/new --repository models --url host:8001",),
-    "triton materialize": ("attributary triton materialize --bundle out/bundle --out models",),
-    "index push": ("attributary index push out/bundle --milvus-uri http://milvus:19530",),
-    "index status": ("attributary index status out/bundle --milvus-uri http://milvus:19530",),
-    "index drop": ("attributary index drop --milvus-uri http://milvus:19530 --milvus-collection old",),
-}
+_GROUPS: Final = ("bundle", "receipts", "triton", "index")
+_LINES: Final = """
+attributary demo
+attributary demo --bundle out/bundle --corpus out/corpus --out out/demo
+attributary serve out/bundle
+attributary serve next=out/new stable=out/bundle --default stable --ui
+attributary ui out/bundle
+attributary query picture.png --prompt "a red apple"
+attributary query *.png --json > answers.jsonl
+attributary describe
+attributary describe --address host:50051 --json
+attributary item 1003 1004
+attributary doctor
+attributary doctor --json
+attributary completion bash > ~/.local/share/bash-completion/completions/attributary
+attributary score logs/ --bundle out/bundle --out runs/november
+attributary report runs/november --inputs logs/
+attributary bundle build --corpus out/corpus --encoder out/encoder --out out/bundle
+attributary bundle items --student out/student --corpus out/corpus --out items.parquet
+attributary bundle verify out/bundle
+attributary bundle inspect out/bundle
+attributary bundle add out/bundle --corpus additions/ --why 'licensed in May'
+attributary bundle held out/bundle --release 7 --why 'their own'
+attributary bundle delete out/bundle --creator Ada --why 'opted out'
+attributary bundle compact out/bundle --why 'monthly'
+attributary bundle adopt out/bundle
+attributary bundle log out/bundle
+attributary bundle load newer --alias next --why 'trained on May'
+attributary bundle unload next --why 'served as stable'
+attributary bundle alias stable next --why 'next holds'
+attributary bundle served --address host:50051
+attributary bundle opt-out out/bundle --signals out/corpus --dry-run
+attributary payout runs/november --pool 1000 --currency EUR
+attributary verify-receipt receipt.json --keys keys.pem
+attributary receipts new-key receipt.key
+attributary receipts rotate-key receipt.key
+attributary receipts keys receipt.key
+attributary receipts sign-run runs/november --receipt-key-file receipt.key
+attributary receipts prove runs/november generation-17
+attributary receipts embed picture.png --receipt r.json --cert chain.pem --key key.pem --out signed.png
+attributary receipts extract signed.png --out receipt.json
+attributary triton build-engine --bundle out/bundle --out engines
+attributary triton load --bundle out/new --repository models --url host:8001
+attributary triton materialize --bundle out/bundle --out models
+attributary index push out/bundle --milvus-uri http://milvus:19530
+attributary index status out/bundle --milvus-uri http://milvus:19530
+attributary index drop --milvus-uri http://milvus:19530 --milvus-collection old
+"""
+
+
+def _by_verb() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in _LINES.split("\n")[1:-1]:
+        _, verb, *rest = line.split()
+        found.setdefault(f"{verb} {rest[0]}" if verb in _GROUPS else verb, []).append(line)
+    return found
+
+
+EXAMPLES: Final = _by_verb()
 
 
 def with_examples(command: click.Command, name: str) -> click.Command:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
@@ -10,22 +10,19 @@ from attributary.bundle.manifest import Manifest
 from attributary.delta.held import held_in
 from attributary.plain import json_line, plain
 
-from .where import Where, user, where_options
+from .options import Option, declared
+from .where import AtPlace, Lines, Where, user
 
 
 @click.command("held")
-@where_options
-@click.option("--release", type=int, multiple=True, metavar="ID", help="let it enter; repeatable")
-@click.option("--refuse", type=int, multiple=True, metavar="ID", help="forget it; repeatable")
-@click.option("--why", default="", help="the reason, with --release and --refuse")
-@click.option("--who", default=None, help="who decides; default: your user name")
+@declared
 def held_command(
-    where: Where,
-    as_json: bool,
-    release: tuple[int, ...],
-    refuse: tuple[int, ...],
-    why: str,
-    who: str | None,
+    where: AtPlace,
+    as_json: Lines = False,
+    release: Annotated[tuple[int, ...], Option("let it enter; repeatable", metavar="ID")] = (),
+    refuse: Annotated[tuple[int, ...], Option("forget it; repeatable", metavar="ID")] = (),
+    why: Annotated[str, "the reason, with --release and --refuse"] = "",
+    who: Annotated[str | None, "who decides; default: your user name"] = None,
 ) -> None:
     """List what waits in BUNDLE, or in what the server at --address serves, or decide: --release ID, --refuse ID.
 

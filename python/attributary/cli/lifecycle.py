@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import click
 
@@ -25,39 +25,33 @@ from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.files import read_file
 from attributary.plain import json_line, plain
 
-from .options import PATH, F, added, who_option
-from .where import Where, user, where_options
+from .options import Argument, Option, Who, declared
+from .where import AtPlace, Lines, Where, user
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64
 
 
-def _audited(command: F) -> F:
-    """Who and why."""
-    return added(command, click.option("--why", required=True, help="the reason, for the audit"), who_option)
+Why: TypeAlias = Annotated[str, "the reason, for the audit"]
 
 
 @click.command("add")
-@where_options
-@click.option("--corpus", type=PATH, help="items.parquet and pictures: add all of it")
-@click.option("--picture", type=PATH, help="add this one")
-@click.option("--id", "item_id", type=int, default=None, help="of the one picture")
-@click.option("--caption", default="")
-@click.option("--creator", default="")
-@click.option("--creator-url", default="")
-@click.option("--licence", default="")
-@click.option("--uri", default="")
-@click.option("--near-dup-of", type=int, default=None, help="an item that it shares credit with")
-@_audited
+@declared
 def add_command(
-    where: Where,
-    as_json: bool,
-    corpus: Path | None,
-    picture: Path | None,
-    item_id: int | None,
-    why: str,
-    who: str | None,
-    **fields: Any,
+    *,
+    where: AtPlace,
+    as_json: Lines = False,
+    corpus: Annotated[Path | None, "items.parquet and pictures: add all of it"] = None,
+    picture: Annotated[Path | None, "add this one"] = None,
+    item_id: Annotated[int | None, Option("of the one picture", "--id")] = None,
+    caption: Annotated[str, ""] = "",
+    creator: Annotated[str, ""] = "",
+    creator_url: Annotated[str, ""] = "",
+    licence: Annotated[str, ""] = "",
+    uri: Annotated[str, ""] = "",
+    near_dup_of: Annotated[int | None, "an item that it shares credit with"] = None,
+    why: Why,
+    who: Who = None,
 ) -> None:
     """Add items to BUNDLE, or to what the server at --address serves; each is durable once it is reported.
 
@@ -65,7 +59,13 @@ def add_command(
     """
     if (corpus is None) == (picture is None):
         raise InvalidArgumentError("items", "exactly one of --corpus and --picture must be given")
-    items = _of_corpus(corpus) if corpus is not None else iter([_of_picture(picture, item_id, fields)])
+    if corpus is not None:
+        items = _of_corpus(corpus)
+    elif picture is None or item_id is None:
+        raise InvalidArgumentError("id", "must be given with --picture")
+    else:
+        data = read_file(picture, "picture")
+        items = iter([Addition(item_id, data, caption, creator, creator_url, licence, uri, near_dup_of)])
     added = refused = held = 0
     for item, outcome in _add(items, where, who, why):
         if isinstance(outcome, AttributaryError):
@@ -91,23 +91,18 @@ def add_command(
 
 
 @click.command("delete")
-@where_options
-@click.option("--id", "ids", type=int, multiple=True, help="repeatable")
-@click.option("--creator", default="", help="everything by this creator")
-@click.option("--licence", default="", help="everything under this licence")
-@click.option("--source", default="", help="everything whose uri begins with this")
-@click.option("--dry-run", is_flag=True, help="say what would be deleted, delete nothing")
-@_audited
+@declared
 def delete_command(
-    where: Where,
-    as_json: bool,
-    ids: tuple[int, ...],
-    creator: str,
-    licence: str,
-    source: str,
-    dry_run: bool,
-    why: str,
-    who: str | None,
+    *,
+    where: AtPlace,
+    as_json: Lines = False,
+    ids: Annotated[tuple[int, ...], Option("repeatable", "--id")] = (),
+    creator: Annotated[str, "everything by this creator"] = "",
+    licence: Annotated[str, "everything under this licence"] = "",
+    source: Annotated[str, "everything whose uri begins with this"] = "",
+    dry_run: Annotated[bool, "say what would be deleted, delete nothing"] = False,
+    why: Why,
+    who: Who = None,
 ) -> None:
     """Delete items from BUNDLE, or from what the server at --address serves; they are gone when this returns.
 
@@ -135,19 +130,17 @@ def delete_command(
 
 
 @click.command("compact")
-@where_options
-@click.option(
-    "--erase",
-    is_flag=True,
-    help="also erase the vectors of deleted items: what these items withhold is then shared by the others",
-)
-@_audited
+@declared
 def compact_command(
-    where: Where,
-    as_json: bool,
-    erase: bool,
-    why: str,
-    who: str | None,
+    *,
+    where: AtPlace,
+    as_json: Lines = False,
+    erase: Annotated[
+        bool,
+        "also erase the vectors of deleted items: what these items withhold is then shared by the others",
+    ] = False,
+    why: Why,
+    who: Who = None,
 ) -> None:
     """Make a bundle of what is in BUNDLE now and put it in its place; a server at --address serves it at once.
 
@@ -178,16 +171,16 @@ def compact_command(
 
 
 @click.command("adopt")
-@click.argument("bundle", type=PATH)
-def adopt_command(bundle: Path) -> None:
+@declared
+def adopt_command(bundle: Annotated[Path, Argument()]) -> None:
     """Move the journal that an older release kept beside BUNDLE into it."""
     with Store(bundle) as store:
         click.echo(f"bundle {store.bundle_id} has its journal inside, revision {store.snapshot.revision}")
 
 
 @click.command("log")
-@where_options
-def log_command(where: Where, as_json: bool) -> None:
+@declared
+def log_command(where: AtPlace, as_json: Lines = False) -> None:
     """Show who changed BUNDLE, when and why, oldest first. BUNDLE may also be a journal's file."""
     lines: list[dict[str, Any]]
     if where.connect:
@@ -245,13 +238,6 @@ def _add(
             result = store.add(together, who=user(who), why=why)
             for item, failure, held in zip(batch, result.outcomes, result.held, strict=True):
                 yield item, failure or Added(item.id, result.revision, held)
-
-
-def _of_picture(picture: Path | None, item_id: int | None, fields: dict[str, Any]) -> Addition:
-    if item_id is None:
-        raise InvalidArgumentError("id", "must be given with --picture")
-    assert picture is not None
-    return Addition(id=item_id, picture=read_file(picture, "picture"), **fields)
 
 
 def _of_corpus(corpus: Path) -> Iterator[Addition]:

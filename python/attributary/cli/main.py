@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 
 from attributary import __version__
 from attributary.errors import FULL, AttributaryError
@@ -18,7 +19,7 @@ from .examples import with_examples
 _VERBS = {
     "demo": "attributary.cli.demo:demo_command",
     "serve": "attributary.cli.serve:serve_command",
-    "ui": "attributary.cli.ui:ui_command",
+    "ui": "attributary.cli.serve:ui_command",
     "query": "attributary.cli.query:query_command",
     "describe": "attributary.cli.ask:describe_command",
     "item": "attributary.cli.ask:item_command",
@@ -31,7 +32,7 @@ _VERBS = {
     "index": "attributary.cli.index:index_group",
     "triton": "attributary.cli.triton:triton_group",
     "doctor": "attributary.cli.doctor:doctor_command",
-    "completion": "attributary.cli.completion:completion_command",
+    "completion": "attributary.cli.main:completion_command",
 }
 
 
@@ -58,6 +59,17 @@ def cli() -> None:
     Every option is also an environment variable: ATTRIBUTARY_MAX_BATCH for `serve --max-batch`,
     ATTRIBUTARY_QUERY_TOP_K for `query --top-k`.
     """
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a SHELL; put it where that shell looks for them."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    root = ctx.find_root()
+    click.echo(kind(root.command, {}, "attributary", "_ATTRIBUTARY_COMPLETE").source())
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal, get_args
 
 import click
 import pyarrow as pa
@@ -19,12 +19,13 @@ from attributary.delta.selection import MAX_IDS, Selection
 from attributary.errors import InputError, InvalidArgumentError
 from attributary.plain import json_line, plain
 
-from .options import PATH, who_option
-from .where import Where, where_options
+from .options import Option, Who, declared
+from .where import AtPlace, Lines
 
 _FILE: Final = "opt-out.parquet"
 _CORPUS: Final = "corpus.json"
-_KINDS: Final = ("iptc-plus", "cawg", "tdmrep", "robots", "ai.txt", "content-signal", "noai")
+_Kind = Literal["iptc-plus", "cawg", "tdmrep", "robots", "ai.txt", "content-signal", "noai"]
+_KINDS: Final = get_args(_Kind)
 _COLUMNS: Final = ("item_id", "kind", "means", "source", "last_seen")
 _READ: Final = b"attributary.read_at"
 _SOURCES: Final = 3
@@ -50,28 +51,17 @@ class _Signals:
 
 
 @click.command("opt-out")
-@where_options
-@click.option("--signals", type=PATH, required=True, help=f"corpus directory, or its {_FILE}")
-@click.option(
-    "--signal",
-    "kinds",
-    multiple=True,
-    type=click.Choice(_KINDS),
-    help="only signals of this kind; repeatable",
-)
-@click.option("--conditional", is_flag=True, help="also items that may be used under conditions")
-@click.option("--dry-run", is_flag=True, help="say what would be deleted, delete nothing")
-@click.option("--why", default="", help="added to the reason; what was read where is in it anyway")
-@who_option
+@declared
 def opt_out_command(
-    where: Where,
-    as_json: bool,
-    signals: Path,
-    kinds: tuple[str, ...],
-    conditional: bool,
-    dry_run: bool,
-    why: str,
-    who: str | None,
+    *,
+    where: AtPlace,
+    as_json: Lines = False,
+    signals: Annotated[Path, f"corpus directory, or its {_FILE}"],
+    kinds: Annotated[tuple[_Kind, ...], Option("only signals of this kind; repeatable", "--signal")] = (),
+    conditional: Annotated[bool, "also items that may be used under conditions"] = False,
+    dry_run: Annotated[bool, "say what would be deleted, delete nothing"] = False,
+    why: Annotated[str, "added to the reason; what was read where is in it anyway"] = "",
+    who: Who = None,
 ) -> None:
     """Delete from BUNDLE what opt-out signals reserve, as the corpus read them; they are gone when this returns.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from typing import Annotated
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -19,48 +20,30 @@ from attributary.receipts.counted import FILE
 from attributary.receipts.payout import Payout, Terms, as_json, payout
 from attributary.receipts.payout_words import csv_bytes, method, page, totals
 
-from .options import PATH
+from .options import Argument, Option, declared
 
 _SHOWN = 10
 _NAME, _WORDS = 40, 54
 
 
 @click.command("payout")
-@click.argument("run", type=PATH)
-@click.option("--pool", required=True, help="what is to be divided, like 1000 or 1000.50")
-@click.option("--currency", required=True, help="code of ISO 4217, like EUR")
-@click.option(
-    "--minimum", default="0", show_default=True, help="whoever is due less is paid by a later statement"
-)
-@click.option(
-    "--exclude-creator", multiple=True, help="is not paid; nobody else gets more for it; repeatable"
-)
-@click.option(
-    "--forfeit",
-    multiple=True,
-    help="an excluded creator who is no longer owed what was carried forward; repeatable",
-)
-@click.option("--brought-forward", type=PATH, multiple=True, help="payout.json of the statement before")
-@click.option("--bundle", type=PATH, help="the run's bundle: how shares were found, how good they are")
-@click.option("--title", default=None, help="of the page; default: the run's name")
-@click.option("--out", type=PATH, help="default: RUN/payout; payout.csv, .json, .html and .pdf go there")
-@click.option("--pdf", is_flag=True, help="also write a PDF; needs attributary[pdf]")
-@click.option("--font", type=PATH, help="TrueType file for the PDF, for names in other scripts")
-@click.option("--json", "as_json_", is_flag=True, help="print payout.json")
+@declared
 def payout_command(
-    run: Path,
-    pool: str,
-    currency: str,
-    minimum: str,
-    exclude_creator: tuple[str, ...],
-    forfeit: tuple[str, ...],
-    brought_forward: tuple[Path, ...],
-    bundle: Path | None,
-    title: str | None,
-    out: Path | None,
-    pdf: bool,
-    font: Path | None,
-    as_json_: bool,
+    run: Annotated[Path, Argument()],
+    pool: Annotated[str, "what is to be divided, like 1000 or 1000.50"],
+    currency: Annotated[str, "code of ISO 4217, like EUR"],
+    minimum: Annotated[str, "whoever is due less is paid by a later statement"] = "0",
+    exclude_creator: Annotated[tuple[str, ...], "is not paid; nobody else gets more for it; repeatable"] = (),
+    forfeit: Annotated[
+        tuple[str, ...], "an excluded creator who is no longer owed what was carried forward; repeatable"
+    ] = (),
+    brought_forward: Annotated[tuple[Path, ...], "payout.json of the statement before"] = (),
+    bundle: Annotated[Path | None, "the run's bundle: how shares were found, how good they are"] = None,
+    title: Annotated[str | None, "of the page; default: the run's name"] = None,
+    out: Annotated[Path | None, "default: RUN/payout; payout.csv, .json, .html and .pdf go there"] = None,
+    pdf: Annotated[bool, "also write a PDF; needs attributary[pdf]"] = False,
+    font: Annotated[Path | None, "TrueType file for the PDF, for names in other scripts"] = None,
+    as_json_: Annotated[bool, Option("print payout.json", "--json")] = False,
 ) -> None:
     """Divide a pool of money by the creators' totals of a finished RUN of `attributary score`.
 

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import click
 from rich.console import Console
 
-from attributary.attribution.types import Filter
-from attributary.client.sync import Client
 from attributary.client.types import Answer
 from attributary.errors import AttributaryError, UnavailableError
 from attributary.plain import json_line, plain
 
-from .options import PATH, filter_options, json_option, server_options
+from .options import AT_LEAST_1, Argument, Option, Server, Wanted, declared
 from .receipt_files import write_receipt
 from .show import answer_json, answer_table
 
 
 @click.command("query")
-@click.argument("images", nargs=-1, required=True, type=PATH)
-@server_options
-@click.option("--bundle", default="", help="alias or id of the bundle that is to answer")
-@click.option("--prompt", default="", help="the text that the pictures were generated from")
-@click.option("--top-k", type=click.IntRange(min=1), default=None, help="items to return")
-@filter_options
-@click.option(
-    "--receipts",
-    type=PATH,
-    help="ask for signed receipts and write them to this folder, NAME.receipt.json for each picture",
-)
-@click.option("--timings", is_flag=True, help="show the server's phase timings")
-@json_option("print one JSON object a picture")
-@click.option("--sheet", type=PATH, help="write a PNG with the top sources")
-@click.option("--pictures", type=PATH, help="corpus directory, for the sheet")
+@declared
 def query_command(
-    images: tuple[Path, ...],
-    server: Callable[[], Client],
-    bundle: str,
-    prompt: str,
-    top_k: int | None,
-    wanted: Filter,
-    receipts: Path | None,
-    timings: bool,
-    as_json: bool,
-    sheet: Path | None,
-    pictures: Path | None,
+    *,
+    images: Annotated[tuple[Path, ...], Argument()],
+    server: Server,
+    bundle: Annotated[str, "alias or id of the bundle that is to answer"] = "",
+    prompt: Annotated[str, "the text that the pictures were generated from"] = "",
+    top_k: Annotated[int | None, Option("items to return", kind=AT_LEAST_1)] = None,
+    wanted: Wanted,
+    receipts: Annotated[
+        Path | None,
+        "ask for signed receipts and write them to this folder, NAME.receipt.json for each picture",
+    ] = None,
+    timings: Annotated[bool, "show the server's phase timings"] = False,
+    as_json: Annotated[bool, Option("print one JSON object a picture", "--json")] = False,
+    sheet: Annotated[Path | None, "write a PNG with the top sources"] = None,
+    pictures: Annotated[Path | None, "corpus directory, for the sheet"] = None,
 ) -> None:
     """Attribute IMAGES (JPEG, PNG, WebP, GIF, BMP or AVIF) at a running gateway.
 

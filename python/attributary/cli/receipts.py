@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import click
 
 from attributary.bundle.bundle import Bundle
-from attributary.client.channel import Tls
 from attributary.client.sync import Client
 from attributary.errors import InvalidArgumentError, PreconditionError, needs
 from attributary.files import read_file, write_file
 from attributary.plain import json_line, plain
 
-from .options import PATH, json_option, tls_options
+from .options import Argument, ClientTls, Json, Option, declared
 
 with needs("receipts"):
     from attributary.receipts import keys
+
+
+PathWord: TypeAlias = Annotated[Path, Argument()]
 
 
 @click.group("receipts")
@@ -27,15 +29,15 @@ def receipts_group() -> None:
 
 
 @receipts_group.command("new-key")
-@click.argument("file", type=PATH)
-def new_key_command(file: Path) -> None:
+@declared
+def new_key_command(file: PathWord) -> None:
     """Make FILE, a new Ed25519 key that signs; only its owner may read it."""
     click.echo(f"{plain(str(file))}: key {keys.create(file).public.key_id}")
 
 
 @receipts_group.command("rotate-key")
-@click.argument("file", type=PATH)
-def rotate_key_command(file: Path) -> None:
+@declared
+def rotate_key_command(file: PathWord) -> None:
     """Put a new key first in FILE. The one before signs no more, and its receipts still verify.
 
     A server that reads FILE signs with the new key within about a second.
@@ -44,12 +46,15 @@ def rotate_key_command(file: Path) -> None:
 
 
 @receipts_group.command("keys")
-@click.argument("file", type=PATH, required=False)
-@click.option("--address", default="", help="host:port of a server, in place of FILE")
-@click.option("--token", default=None, help="bearer token of that server")
-@tls_options
-@json_option()
-def keys_command(file: Path | None, address: str, token: str | None, tls: Tls | None, as_json: bool) -> None:
+@declared
+def keys_command(
+    *,
+    file: Annotated[Path | None, Argument()] = None,
+    address: Annotated[str, "host:port of a server, in place of FILE"] = "",
+    token: Annotated[str | None, "bearer token of that server"] = None,
+    tls: ClientTls,
+    as_json: Json = False,
+) -> None:
     """Print the public keys of FILE, or of the server at --address, as PEM: what `verify-receipt --keys` takes.
 
     The first one signs; the others did.
@@ -73,21 +78,23 @@ def keys_command(file: Path | None, address: str, token: str | None, tls: Tls | 
 
 
 @receipts_group.command("sign-run")
-@click.argument("run", type=PATH)
-@click.option(
-    "--receipt-key-file", "key_file", type=PATH, required=True, help="PEM; the first private key signs"
-)
-@click.option("--bundle", type=PATH, help="the run's bundle, for its model and calibration")
-def sign_run_command(run: Path, key_file: Path, bundle: Path | None) -> None:
+@declared
+def sign_run_command(
+    run: PathWord,
+    key_file: Annotated[Path, Option("PEM; the first private key signs", "--receipt-key-file")],
+    bundle: Annotated[Path | None, "the run's bundle, for its model and calibration"] = None,
+) -> None:
     """Sign the summary of a finished RUN and a Merkle root over its rows: RUN/receipt.json."""
     click.echo(f"wrote {plain(str(sign(run, key_file, bundle)))}")
 
 
 @receipts_group.command("prove")
-@click.argument("run", type=PATH)
-@click.argument("generation_id")
-@click.option("--out", type=PATH, help="default: GENERATION_ID.proof.json in this folder")
-def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
+@declared
+def prove_command(
+    run: PathWord,
+    generation_id: Annotated[str, Argument()],
+    out: Annotated[Path | None, "default: GENERATION_ID.proof.json in this folder"] = None,
+) -> None:
     """Prove that GENERATION_ID was answered in a signed RUN, and how: a file for `verify-receipt`."""
     from attributary.batch.signing import prove_row
 
@@ -98,12 +105,14 @@ def prove_command(run: Path, generation_id: str, out: Path | None) -> None:
 
 
 @receipts_group.command("embed")
-@click.argument("picture", type=PATH)
-@click.option("--receipt", type=PATH, required=True, help="of this picture")
-@click.option("--cert", type=PATH, required=True, help="PEM: the signer's certificate and those above it")
-@click.option("--key", type=PATH, required=True, help="PEM: the signer's private key; not that of receipts")
-@click.option("--out", type=PATH, required=True, help="the picture with Content Credentials")
-def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path) -> None:
+@declared
+def embed_command(
+    picture: PathWord,
+    receipt: Annotated[Path, "of this picture"],
+    cert: Annotated[Path, "PEM: the signer's certificate and those above it"],
+    key: Annotated[Path, "PEM: the signer's private key; not that of receipts"],
+    out: Annotated[Path, "the picture with Content Credentials"],
+) -> None:
     """Write PICTURE with Content Credentials (C2PA) that hold its receipt; its pixels stay as they are."""
     credentials = _credentials()
     assertion = credentials.attribution(read_file(receipt, "receipt"))
@@ -115,9 +124,8 @@ def embed_command(picture: Path, receipt: Path, cert: Path, key: Path, out: Path
 
 
 @receipts_group.command("extract")
-@click.argument("picture", type=PATH)
-@click.option("--out", type=PATH, required=True, help="the receipt, for `verify-receipt`")
-def extract_command(picture: Path, out: Path) -> None:
+@declared
+def extract_command(picture: PathWord, out: Annotated[Path, "the receipt, for `verify-receipt`"]) -> None:
     """Write the receipt in PICTURE's Content Credentials to a file. It is not verified."""
     write_file(out, _credentials().read_receipt(read_file(picture, "picture")))
     click.echo(f"wrote {plain(str(out))}")

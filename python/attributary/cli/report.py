@@ -6,60 +6,51 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import click
 
-from attributary.batch.report_data import gather
+from attributary.batch.report_data import Unit, gather
 from attributary.batch.report_page import ItemPicture, generation_pictures, page, plots_of
 from attributary.batch.run import commit
 
-from .options import PATH, json_option
+from .options import Argument, Option, declared
 
 
 @click.command("report")
-@click.argument("run", type=PATH)
-@click.option("--out", type=PATH, help="default: RUN/report.html")
-@click.option("--plots", type=PATH, help="also write the plots here, as SVG")
-@click.option("--inputs", multiple=True, type=PATH, help="the run's inputs, for pictures; repeatable")
-@click.option("--image-root", multiple=True, type=PATH, help="as the run had it, for pictures; repeatable")
-@click.option("--corpus", type=PATH, help="corpus directory, for items' pictures and captions")
-@click.option(
-    "--time-column", default=None, help="a column that passed through; default: position in the log"
-)
-@click.option(
-    "--time-unit",
-    type=click.Choice(["auto", "s", "ms", "us", "ns"]),
-    default="auto",
-    show_default=True,
-    help="of a time column of numbers; auto: by their size",
-)
-@click.option(
-    "--count-foreign",
-    "--strangers",
-    "with_foreign",
-    is_flag=True,
-    help="count generations that are out of distribution in totals, too",
-)
-@click.option("--creators", type=click.IntRange(1, 200), default=20, show_default=True, help="bars to draw")
-@click.option("--examples", type=click.IntRange(0, 100), default=6, show_default=True, help="of each kind")
-@click.option(
-    "--resamples", type=click.IntRange(100, 10_000), default=400, show_default=True, help="bootstrap"
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@json_option("print creators' totals and intervals as JSON")
+@declared
 def report_command(
-    run: Path,
-    out: Path | None,
-    plots: Path | None,
-    inputs: tuple[Path, ...],
-    image_root: tuple[Path, ...],
-    corpus: Path | None,
-    as_json: bool,
-    **chosen: Any,
+    run: Annotated[Path, Argument()],
+    out: Annotated[Path | None, "default: RUN/report.html"] = None,
+    plots: Annotated[Path | None, "also write the plots here, as SVG"] = None,
+    inputs: Annotated[tuple[Path, ...], "the run's inputs, for pictures; repeatable"] = (),
+    image_root: Annotated[tuple[Path, ...], "as the run had it, for pictures; repeatable"] = (),
+    corpus: Annotated[Path | None, "corpus directory, for items' pictures and captions"] = None,
+    time_column: Annotated[str | None, "a column that passed through; default: position in the log"] = None,
+    time_unit: Annotated[Unit, "of a time column of numbers; auto: by their size"] = "auto",
+    with_foreign: Annotated[
+        bool,
+        Option(
+            "count generations that are out of distribution in totals, too", "--count-foreign --strangers"
+        ),
+    ] = False,
+    creators: Annotated[int, Option("bars to draw", kind=click.IntRange(1, 200))] = 20,
+    examples: Annotated[int, Option("of each kind", kind=click.IntRange(0, 100))] = 6,
+    resamples: Annotated[int, Option("bootstrap", kind=click.IntRange(100, 10_000))] = 400,
+    seed: Annotated[int, ""] = 0,
+    as_json: Annotated[bool, Option("print creators' totals and intervals as JSON", "--json")] = False,
 ) -> None:
     """Write one self-contained HTML page about a finished RUN of `attributary score`."""
-    data = gather(run, **chosen)
+    data = gather(
+        run,
+        creators=creators,
+        examples=examples,
+        resamples=resamples,
+        seed=seed,
+        time_column=time_column,
+        time_unit=time_unit,
+        with_foreign=with_foreign,
+    )
     shown = [*data.most_certain, *data.least_certain]
     pictures = (
         generation_pictures(data.run, inputs, shown, [str(root.absolute()) for root in image_root])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 import click
 from rich.console import Console
@@ -20,111 +21,105 @@ from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan
 from attributary.batch.prompts import ORIGINS
-from attributary.batch.settings import Columns, Precision, RowLimits, Settings
-from attributary.client.channel import Tls
+from attributary.batch.settings import Columns, Engine, Precision, RowLimits, Settings
 from attributary.errors import InvalidArgumentError, RunError, needs
 from attributary.machine import cores
 from attributary.plain import counted, json_line, plain
 
-from .options import PATH, filter_options, json_option, tls_options
+from .options import AT_LEAST_1, Argument, ClientTls, From, Option, Wanted, declared
 
 _DEFAULT = Settings()
+_LIMITS = [entry.name for entry in fields(RowLimits)]
 _LINE_EVERY_S = 10.0
 
 
+def _settings(
+    *,
+    id_column: Annotated[str | None, "unique; default: generation_id, or file and row number"] = None,
+    image_column: Annotated[str | None, "bytes, paths or URIs; default: image, uri or path"] = None,
+    prompt_column: Annotated[str | None, "default: prompt, caption or text, if it is there"] = None,
+    prompt_from: Annotated[
+        tuple[str, ...],
+        Option(
+            "where prompts are looked for, in this order; repeatable; default: all of these",
+            kind=click.Choice([*ORIGINS, "none"]),
+        ),
+    ] = (),
+    image_root: Annotated[
+        tuple[Path, ...],
+        "a directory that the log's paths and links may lead to, beside its own; repeatable",
+    ] = (),
+    allow_uri: Annotated[
+        tuple[str, ...], "a scheme and host that the log's URIs may name: s3://bucket; repeatable"
+    ] = (),
+    model_column: Annotated[str | None, "default: model_id, if it is there"] = None,
+    pass_through: Annotated[tuple[str, ...], "keep only this column beside the answers; repeatable"] = (),
+    no_pass_through: Annotated[bool, "keep none of the log's other columns"] = False,
+    top_k: Annotated[int, "items a generation"] = _DEFAULT.top_k,
+    wanted: Wanted,
+    precision: Annotated[Precision, ""] = "fp32",
+    batch_size: Annotated[int, "rows an engine call"] = _DEFAULT.batch_size,
+    rows_per_shard: Annotated[int, ""] = _DEFAULT.rows_per_shard,
+    limits: Annotated[RowLimits, From(RowLimits, dict.fromkeys(_LIMITS, ""))],
+) -> Settings:
+    if no_pass_through and pass_through:
+        raise InvalidArgumentError("pass_through", "cannot be given beside --no-pass-through")
+    if "none" in prompt_from and len(prompt_from) > 1:
+        raise InvalidArgumentError("prompt_from", "none stands alone")
+    settings = Settings(
+        columns=Columns(id_column, image_column, prompt_column, model_column),
+        pass_through=pass_through or (() if no_pass_through else None),
+        top_k=top_k,
+        filter=wanted,
+        precision=precision,
+        batch_size=batch_size,
+        rows_per_shard=rows_per_shard,
+        limits=limits,
+        prompt_from=tuple(name for name in prompt_from if name != "none") if prompt_from else ORIGINS,
+        access=Access(tuple(str(root.absolute()) for root in image_root), allow_uri),
+    )
+    settings.check()
+    return settings
+
+
 @click.command("score")
-@click.argument("inputs", nargs=-1, required=True, type=PATH)
-@click.option("--out", type=PATH, help="run directory, new or to go on with")
-@click.option("--bundle", type=PATH, help="bundle directory")
-@click.option("--endpoint", default=None, help="host:port of a gateway that answers instead of this process")
-@click.option("--alias", default="", help="alias or id of the bundle at --endpoint; default: the server's")
-@click.option("--triton-url", default=None, help="host:port of a Triton that serves the bundle")
-@click.option("--id-column", default=None, help="unique; default: generation_id, or file and row number")
-@click.option("--image-column", default=None, help="bytes, paths or URIs; default: image, uri or path")
-@click.option("--prompt-column", default=None, help="default: prompt, caption or text, if it is there")
-@click.option(
-    "--prompt-from",
-    multiple=True,
-    type=click.Choice([*ORIGINS, "none"]),
-    help="where prompts are looked for, in this order; repeatable; default: all of these",
-)
-@click.option(
-    "--image-root",
-    multiple=True,
-    type=PATH,
-    help="a directory that the log's paths and links may lead to, beside its own; repeatable",
-)
-@click.option(
-    "--allow-uri",
-    multiple=True,
-    help="a scheme and host that the log's URIs may name: s3://bucket; repeatable",
-)
-@click.option("--model-column", default=None, help="default: model_id, if it is there")
-@click.option("--pass-through", multiple=True, help="keep only this column beside the answers; repeatable")
-@click.option("--no-pass-through", is_flag=True, help="keep none of the log's other columns")
-@click.option("--top-k", type=int, default=_DEFAULT.top_k, show_default=True, help="items a generation")
-@filter_options
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
-@click.option(
-    "--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True, help="rows an engine call"
-)
-@click.option("--rows-per-shard", type=int, default=_DEFAULT.rows_per_shard, show_default=True)
-@click.option("--max-image-bytes", type=int, default=_DEFAULT.limits.max_image_bytes, show_default=True)
-@click.option("--max-image-pixels", type=int, default=_DEFAULT.limits.max_image_pixels, show_default=True)
-@click.option("--max-prompt-bytes", type=int, default=_DEFAULT.limits.max_prompt_bytes, show_default=True)
-@click.option(
-    "--max-error-rate",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="stop when more of the rows, counted from 100 on, are error rows",
-)
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="threads; default: every core")
-@click.option("--ray", "on_ray", is_flag=True, help="run on Ray: decoding in tasks, the engine in actors")
-@click.option("--ray-address", default="", help="a Ray cluster, or auto; default: one of this machine's own")
-@click.option(
-    "--ray-actors", type=int, default=None, help="default: one for each core, or for each share of a GPU"
-)
-@click.option(
-    "--ray-gpus-per-actor", type=float, default=0.0, show_default=True, help="GPUs that an actor holds"
-)
-@click.option(
-    "--receipt-key-file",
-    type=PATH,
-    help="sign the finished run with the first key of this file: receipt.json",
-)
-@click.option("--token", default=None, help="the gateway's bearer token")
-@tls_options
-@click.option("--strict", is_flag=True, help="refuse inputs with members that are no rows")
-@click.option("--dry-run", is_flag=True, help="say what would be read, and score nothing")
-@json_option("print summary.json at the end")
+@declared
 def score_command(
-    inputs: tuple[Path, ...],
-    out: Path | None,
-    bundle: Path | None,
-    endpoint: str | None,
-    alias: str,
-    triton_url: str | None,
-    workers: int | None,
-    max_error_rate: float,
-    on_ray: bool,
-    ray_address: str,
-    ray_actors: int | None,
-    ray_gpus_per_actor: float,
-    receipt_key_file: Path | None,
-    token: str | None,
-    tls: Tls | None,
-    strict: bool,
-    dry_run: bool,
-    as_json: bool,
-    **given: Any,
+    *,
+    inputs: Annotated[tuple[Path, ...], Argument()],
+    out: Annotated[Path | None, "run directory, new or to go on with"] = None,
+    bundle: Annotated[Path | None, "bundle directory"] = None,
+    endpoint: Annotated[str | None, "host:port of a gateway that answers instead of this process"] = None,
+    alias: Annotated[str, "alias or id of the bundle at --endpoint; default: the server's"] = "",
+    triton_url: Annotated[str | None, "host:port of a Triton that serves the bundle"] = None,
+    settings: Annotated[Settings, From(_settings)],
+    max_error_rate: Annotated[
+        float,
+        Option(
+            "stop when more of the rows, counted from 100 on, are error rows", kind=click.FloatRange(0, 1)
+        ),
+    ] = 0.1,
+    workers: Annotated[int | None, Option("threads; default: every core", kind=AT_LEAST_1)] = None,
+    on_ray: Annotated[bool, Option("run on Ray: decoding in tasks, the engine in actors", "--ray")] = False,
+    ray_address: Annotated[str, "a Ray cluster, or auto; default: one of this machine's own"] = "",
+    ray_actors: Annotated[int | None, "default: one for each core, or for each share of a GPU"] = None,
+    ray_gpus_per_actor: Annotated[float, "GPUs that an actor holds"] = 0.0,
+    receipt_key_file: Annotated[
+        Path | None, "sign the finished run with the first key of this file: receipt.json"
+    ] = None,
+    token: Annotated[str | None, "the gateway's bearer token"] = None,
+    tls: ClientTls,
+    strict: Annotated[bool, "refuse inputs with members that are no rows"] = False,
+    dry_run: Annotated[bool, "say what would be read, and score nothing"] = False,
+    as_json: Annotated[bool, Option("print summary.json at the end", "--json")] = False,
 ) -> None:
     """Attribute every generation of INPUTS: Parquet and Arrow files, WebDataset tars, folders of pictures.
 
     The same command again goes on with a run that was stopped. Every member of an input is a row, an error row, or
     counted with the reason why it is not a row.
     """
-    engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
+    engine: Engine = "gateway" if endpoint else "triton" if triton_url else "embedded"
+    settings = replace(settings, engine=engine)
     if endpoint and (bundle or triton_url):
         raise InvalidArgumentError("endpoint", "stands alone: the gateway has the bundle")
     if alias and not endpoint:
@@ -142,7 +137,6 @@ def score_command(
     if not on_ray and (ray_address or ray_actors or ray_gpus_per_actor):
         raise InvalidArgumentError("ray_address", "the options of Ray need --ray")
     sign = None if receipt_key_file is None else _signer(receipt_key_file)
-    settings = _settings(given, engine)
     console = Console(stderr=True)
     with _reading_bar(console) as reading:
         plan = make_plan(inputs, settings, reading)
@@ -162,14 +156,10 @@ def score_command(
             result = _score_on_ray(plan, source, out, options, max_error_rate, progress)
     else:
         threads = workers or (cores() if engine == "embedded" else max(4, cores()))
-        scorer = source.open()
-        try:
-            with _progress(console) as progress:
-                result = score(
-                    plan, scorer, out, workers=threads, max_error_rate=max_error_rate, progress=progress
-                )
-        finally:
-            scorer.close()
+        with closing(source.open()) as scorer, _progress(console) as progress:
+            result = score(
+                plan, scorer, out, workers=threads, max_error_rate=max_error_rate, progress=progress
+            )
     if sign is not None:
         sign(out, bundle)
     summary = result.summary
@@ -198,35 +188,6 @@ def _signer(key_file: Path) -> Callable[[Path, Path | None], object]:
 
     receipts.check_key_file(key_file)
     return lambda out, bundle: receipts.sign(out, key_file, bundle)
-
-
-def _settings(given: dict[str, Any], engine: str) -> Settings:
-    if given["no_pass_through"] and given["pass_through"]:
-        raise InvalidArgumentError("pass_through", "cannot be given beside --no-pass-through")
-    kept: tuple[str, ...] | None = given["pass_through"] or (() if given["no_pass_through"] else None)
-    settings = Settings(
-        columns=Columns(
-            given["id_column"], given["image_column"], given["prompt_column"], given["model_column"]
-        ),
-        pass_through=kept,
-        top_k=given["top_k"],
-        filter=given["wanted"],
-        engine=cast(Any, engine),
-        precision=cast(Precision, given["precision"]),
-        batch_size=given["batch_size"],
-        rows_per_shard=given["rows_per_shard"],
-        limits=RowLimits(given["max_image_bytes"], given["max_image_pixels"], given["max_prompt_bytes"]),
-        prompt_from=_prompt_from(given["prompt_from"]),
-        access=Access(tuple(str(root.absolute()) for root in given["image_root"]), given["allow_uri"]),
-    )
-    settings.check()
-    return settings
-
-
-def _prompt_from(given: tuple[str, ...]) -> tuple[str, ...]:
-    if "none" in given and len(given) > 1:
-        raise InvalidArgumentError("prompt_from", "none stands alone")
-    return tuple(name for name in given if name != "none") if given else ORIGINS
 
 
 def _score_on_ray(

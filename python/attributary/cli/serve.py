@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
@@ -23,170 +27,76 @@ from attributary.gateway.processes import Member, announce, serve_processes
 from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
 from attributary.gateway.running import serve
 from attributary.gateway.server import More
+from attributary.plain import plain
 
-from .index import Milvus, milvus_options
-from .options import PATH, F
-from .variables import refuse_misspelt
-from .waiting import said_if_slow
+from .index import AtMilvus
+from .options import AT_LEAST_1, Argument, From, Option, declared
 
 if TYPE_CHECKING:
     from attributary.triton.engine import TritonLink
 
 
-def _gateway_options(command: F) -> F:
-    for flag in reversed(list(gateway.flags())):
-        name = flag.name.replace("_", "-")
-        command = click.option(
-            f"--{name}/--no-{name}" if flag.kind is bool else f"--{name}",
-            flag.name,
-            type=None if flag.kind is bool else flag.kind,
-            default=flag.default,
-            envvar=flag.variable,
-            show_default=flag.default is not None,
-            show_envvar=True,
-            help=flag.help,
-        )(command)
-    return command
-
-
-def _limit_options(command: F) -> F:
-    for entry in reversed(fields(Limits)):
-        command = click.option(
-            "--" + entry.name.replace("_", "-"),
-            entry.name,
-            type=click.IntRange(min=1),
-            default=entry.default,
-            envvar=gateway.ENVIRONMENT_PREFIX + entry.name.upper(),
-            show_default=True,
-            show_envvar=True,
-            help="limit on a query: " + entry.name.removeprefix("max_").replace("_", " "),
-        )(command)
-    return command
-
-
-@click.command("serve")
-@click.argument("bundles", nargs=-1, required=True, type=PATH, envvar="ATTRIBUTARY_BUNDLE")
-@click.option(
-    "--default",
-    "default_alias",
-    default=None,
-    envvar="ATTRIBUTARY_DEFAULT",
-    show_envvar=True,
-    help="alias of the bundle for requests that name none; default: the first",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    envvar="ATTRIBUTARY_PRECISION",
-    show_default=True,
-    show_envvar=True,
-    help="which of the bundle's encoders to run",
-)
-@click.option(
-    "--encoder-threads",
-    type=click.IntRange(min=1),
-    default=1,
-    envvar="ATTRIBUTARY_ENCODER_THREADS",
-    show_default=True,
-    show_envvar=True,
-    help="cores that one encoder call uses",
-)
-@click.option(
-    "--engine",
-    "kind",
-    type=click.Choice(["embedded", "triton"]),
-    default="embedded",
-    envvar="ATTRIBUTARY_ENGINE",
-    show_default=True,
-    show_envvar=True,
-    help="where encoder and index run: in this process, or in an NVIDIA Triton",
-)
-@click.option(
-    "--triton-url",
-    "triton_urls",
-    default=("127.0.0.1:8001",),
-    multiple=True,
-    envvar="ATTRIBUTARY_TRITON_URL",
-    show_default=True,
-    show_envvar=True,
-    help="host:port of Triton's gRPC service, or dns:///name:port for every address of a name; several, by repeating "
-    "it, are asked in turn",
-)
-@click.option(
-    "--triton-shared-memory",
-    "shared_memory",
-    type=click.Choice(["auto", "off"]),
-    default="auto",
-    envvar="ATTRIBUTARY_TRITON_SHARED_MEMORY",
-    show_default=True,
-    show_envvar=True,
-    help="pictures to a Triton on this machine: through shared memory where it takes that, or always sent",
-)
-@click.option(
-    "--index",
-    type=click.Choice(["faiss", "milvus"]),
-    default="faiss",
-    envvar="ATTRIBUTARY_INDEX",
-    show_default=True,
-    show_envvar=True,
-    help="where the embedded engine finds candidates: in this process, or in a Milvus",
-)
-@milvus_options
-@_gateway_options
-@_limit_options
-def serve_command(
-    bundles: tuple[Path, ...],
-    default_alias: str | None,
-    precision: str,
-    encoder_threads: int,
-    kind: str,
-    triton_urls: tuple[str, ...],
-    shared_memory: Literal["auto", "off"],
-    index: str,
-    milvus: Milvus,
-    **settings: Any,
-) -> None:
-    """Serve BUNDLES, directories, until SIGTERM; one JSON line on standard output says when they are ready.
-
-    One directory, or several as ALIAS=DIRECTORY: requests name an alias or a bundle's id. With `--engine triton` they
-    are read for items, tokenizer and golden queries only; Triton has the rest. With `--index milvus` candidates come
-    from the collection that `attributary index push` filled.
-    """
-    refuse_misspelt(serve_command, os.environ)
-    places = _by_alias(bundles)
-    default = default_alias or next(iter(places))
-    if default not in places:
-        raise InvalidArgumentError("default", f"must be one of {', '.join(places)}, got {default!r}")
-    limits = Limits(**{entry.name: settings.pop(entry.name) for entry in fields(Limits)})
-    config = gateway.GatewayConfig(**settings)
-    if kind == "triton" and index == "milvus":
-        raise InvalidArgumentError("index", "milvus needs --engine embedded; Triton has an index of its own")
-    chosen = _Chosen(
-        places=places,
-        default=default,
-        limits=limits,
-        precision=cast(Literal["fp32", "int8"], precision),
-        encoder_threads=encoder_threads,
-        triton_urls=triton_urls if kind == "triton" else (),
-        shared_memory=shared_memory,
-        milvus=milvus if index == "milvus" else None,
+Precision = Literal["fp32", "int8"]
+SharedMemory = Literal["auto", "off"]
+# Of other commands and of the kernels: near to a setting's name, and meant.
+_OTHERS = frozenset({"ADMIN_TOKEN", "TOKEN", "ADDRESS", "KERNELS"})
+_PATIENCE_S = 2.0
+_LIMITS = {
+    entry.name: Option(
+        "limit on a query: " + entry.name.removeprefix("max_").replace("_", " "),
+        kind=AT_LEAST_1,
+        env=True,
     )
-    sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
+    for entry in fields(Limits)
+}
+_GATEWAY = {
+    flag.name: Option(
+        flag.help,
+        "--{0}/--no-{0}".format(flag.name.replace("_", "-")) if flag.kind is bool else "",
+        env=True,
+    )
+    for flag in gateway.flags()
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Chosen:
     """What the command line asks to serve: called in the process that serves it, which may be one of several."""
 
-    places: dict[str, Path]  # by alias
-    default: str  # alias
-    limits: Limits
-    precision: Literal["fp32", "int8"]
-    encoder_threads: int
-    triton_urls: tuple[str, ...]  # none: the engine is embedded
-    shared_memory: Literal["auto", "off"]
-    milvus: Milvus | None  # None: FAISS in this process
+    bundles: Annotated[tuple[Path, ...], Argument(env="ATTRIBUTARY_BUNDLE")]
+    default_alias: Annotated[
+        str | None,
+        Option("alias of the bundle for requests that name none; default: the first", "--default", env=True),
+    ] = None
+    precision: Annotated[Precision, Option("which of the bundle's encoders to run", env=True)] = "fp32"
+    encoder_threads: Annotated[int, Option("cores that one encoder call uses", kind=AT_LEAST_1, env=True)] = 1
+    kind: Annotated[
+        Literal["embedded", "triton"],
+        Option("where encoder and index run: in this process, or in an NVIDIA Triton", "--engine", env=True),
+    ] = "embedded"
+    triton_urls: Annotated[
+        tuple[str, ...],
+        Option(
+            "host:port of Triton's gRPC service, or dns:///name:port for every address of a name; several, by "
+            "repeating it, are asked in turn",
+            "--triton-url",
+            env=True,
+        ),
+    ] = ("127.0.0.1:8001",)
+    shared_memory: Annotated[
+        SharedMemory,
+        Option(
+            "pictures to a Triton on this machine: through shared memory where it takes that, or always sent",
+            "--triton-shared-memory",
+            env=True,
+        ),
+    ] = "auto"
+    index: Annotated[
+        Literal["faiss", "milvus"],
+        Option("where the embedded engine finds candidates: in this process, or in a Milvus", env=True),
+    ] = "faiss"
+    milvus: AtMilvus
+    limits: Annotated[Limits, From(Limits, _LIMITS)]
 
     def __call__(
         self,
@@ -195,8 +105,8 @@ class _Chosen:
         ready: Callable[[dict[str, Any]], None] = announce,
     ) -> int:
         """Open the bundles and serve them until SIGTERM; return the exit status."""
-        link = None
-        if self.triton_urls:
+        link, places = None, _by_alias(self.bundles)
+        if self.kind == "triton":
             with needs("triton"):
                 from attributary.triton.engine import TritonLink
             link = TritonLink(self.triton_urls, self.limits, self.shared_memory)
@@ -207,20 +117,74 @@ class _Chosen:
                 limits=self.limits,
                 encoder_threads=self.encoder_threads,
                 precision=self.precision,
-                open_index=None if self.milvus is None else self.milvus.open_index,
+                open_index=self.milvus.open_index if self.index == "milvus" else None,
             )
             open_bundle = _embedded_opener(open_engine_, config)
         # A directory under two aliases is opened once: it has one writer.
-        once = {place.resolve(): place for place in self.places.values()}
+        once = {place.resolve(): place for place in places.values()}
         engines = {}
         for key, place in once.items():
             with said_if_slow(f"opening {place}: its hashes and golden queries are checked"):
                 engines[key] = open_bundle(place)
-        opened = {alias: engines[place.resolve()] for alias, place in self.places.items()}
-        first = opened.pop(self.default)
-        more: More = {"alias": self.default, "others": opened, "open_bundle": open_bundle}
+        opened = {alias: engines[place.resolve()] for alias, place in places.items()}
+        default = self.default_alias or next(iter(places))
+        first = opened.pop(default)
+        more: More = {"alias": default, "others": opened, "open_bundle": open_bundle}
         more |= {"member": member, "ready": ready}
         return serve(first.engine, config, link, first.store, **more)
+
+
+@click.command("serve")
+@declared
+def serve_command(
+    chosen: Annotated[_Chosen, From(_Chosen)],
+    config: Annotated[gateway.GatewayConfig, From(gateway.GatewayConfig, _GATEWAY)],
+) -> None:
+    """Serve BUNDLES, directories, until SIGTERM; one JSON line on standard output says when they are ready.
+
+    One directory, or several as ALIAS=DIRECTORY: requests name an alias or a bundle's id. With `--engine triton` they
+    are read for items, tokenizer and golden queries only; Triton has the rest. With `--index milvus` candidates come
+    from the collection that `attributary index push` filled.
+    """
+    refuse_misspelt(serve_command, os.environ)
+    places = _by_alias(chosen.bundles)
+    if chosen.default_alias not in (None, *places):
+        raise InvalidArgumentError(
+            "default", f"must be one of {', '.join(places)}, got {chosen.default_alias!r}"
+        )
+    if chosen.kind == "triton" and chosen.index == "milvus":
+        raise InvalidArgumentError("index", "milvus needs --engine embedded; Triton has an index of its own")
+    sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
+
+
+@click.command("ui", context_settings={"ignore_unknown_options": True})
+@click.argument("bundles", nargs=-1, required=True)
+@click.option(
+    "--http-port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="of the page"
+)
+@click.pass_context
+def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> None:
+    """Serve BUNDLES with a page to look at: drop a picture on it, see its sources. Ctrl-C ends it.
+
+    Takes what `attributary serve` takes; gRPC listens on a free port, and there is no page for Prometheus. Needs
+    attributary[ui].
+    """
+    click.echo(
+        f"the page will be at http://127.0.0.1:{http_port} once the bundle has been verified", err=True
+    )
+    own = [
+        "--ui",
+        "--http-port",
+        str(http_port),
+        "--port",
+        "0",
+        "--metrics-port",
+        "-1",
+        "--log-format",
+        "console",
+    ]
+    with serve_command.make_context("serve", [*own, *bundles], parent=ctx.parent) as inner:
+        serve_command.invoke(inner)
 
 
 def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:
@@ -252,3 +216,51 @@ def _embedded_opener(open_engine_: Callable[[Path], Engine], config: gateway.Gat
 
 def _triton_opener(link: TritonLink) -> OpenBundle:
     return lambda place: Opened(link.open(place))
+
+
+def refuse_misspelt(command: click.Command, environment: Mapping[str, str]) -> None:
+    """Raise InvalidArgumentError for a variable that is nearly one of a command's: a token file that is not read
+    leaves a server open.
+
+    Others are left alone: an environment serves several commands, and Kubernetes adds its own.
+    """
+    known = {name for parameter in command.params for name in _variables(command, parameter)}
+    for variable in sorted(environment):
+        name = variable.removeprefix(gateway.ENVIRONMENT_PREFIX)
+        if name == variable or name in known or name in _OTHERS:
+            continue
+        if near := get_close_matches(name, sorted(known), 1, 0.85):
+            raise InvalidArgumentError(
+                variable, f"is no setting; there is {gateway.ENVIRONMENT_PREFIX}{near[0]}"
+            )
+
+
+def _variables(command: click.Command, parameter: click.Parameter) -> list[str]:
+    given = parameter.envvar
+    names = [given] if isinstance(given, str) else list(given or ())
+    own = f"{command.name}_{parameter.name}".upper()
+    return [*(name.removeprefix(gateway.ENVIRONMENT_PREFIX) for name in names), own]
+
+
+@contextmanager
+def said_if_slow(what: str, after_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Say on standard error what is being waited for, if it takes long and somebody is looking."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    slow = threading.Event()
+
+    def say() -> None:
+        slow.set()
+        click.echo(f"{plain(what)} ...", err=True)
+
+    timer = threading.Timer(after_s, say)
+    timer.daemon = True
+    begun = monotonic()
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if slow.is_set():
+        click.echo(f"done in {monotonic() - begun:.0f} s", err=True)

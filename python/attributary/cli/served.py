@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
+from typing import Annotated, TypeAlias
 
 import click
 
-from attributary.client.admin import AdminClient, ServedBundle, Turned
+from attributary.client.admin import ServedBundle, Turned
 from attributary.plain import json_line, plain
 
-from .options import DEFAULT_ADDRESS, F, added, admin_options, json_option
+from .options import Admin, Argument, Json, Option, declared
 
-Admin = Callable[[], AdminClient]
-
-
-def _server(command: F) -> F:
-    """The server that is asked."""
-    return added(command, admin_options(DEFAULT_ADDRESS, "host:port of the server"), json_option())
-
-
-def _turning(command: F) -> F:
-    """Why, and for how long what was there before still answers."""
-    why = click.option("--why", required=True, help="the reason, for the server's log")
-    pinned = click.option(
-        "--pinned-s",
-        type=click.FloatRange(0, 86_400),
-        default=None,
-        help="how long the bundle before answers those who name its id; default: the server's own",
-    )
-    return why(pinned(command))
-
-
-_BRING_BACK = click.option(
-    "--bring-back",
-    is_flag=True,
-    help="what was deleted from the bundle before may come back; else it is deleted from this one too",
-)
+Why: TypeAlias = Annotated[str, "the reason, for the server's log"]
+Pinned: TypeAlias = Annotated[
+    float | None,
+    Option(
+        "how long the bundle before answers those who name its id; default: the server's own",
+        kind=click.FloatRange(0, 86_400),
+    ),
+]
+BringBack: TypeAlias = Annotated[
+    bool, "what was deleted from the bundle before may come back; else it is deleted from this one too"
+]
+Word: TypeAlias = Annotated[str, Argument()]
 
 
 @click.command("load")
-@click.argument("path")
-@click.option("--alias", default="", help="turn this alias to it; without one it answers to its id only")
-@_BRING_BACK
-@_turning
-@_server
+@declared
 def load_command(
-    path: str, alias: str, bring_back: bool, why: str, pinned_s: float | None, as_json: bool, admin: Admin
+    *,
+    path: Word,
+    alias: Annotated[str, "turn this alias to it; without one it answers to its id only"] = "",
+    bring_back: BringBack = False,
+    why: Why,
+    pinned_s: Pinned = None,
+    admin: Admin,
+    as_json: Json = False,
 ) -> None:
     """Serve another bundle, PATH as the server sees it; returns when it has been verified and answers."""
     with admin() as client:
@@ -57,23 +47,26 @@ def load_command(
 
 
 @click.command("unload")
-@click.argument("bundle")
-@_turning
-@_server
-def unload_command(bundle: str, why: str, pinned_s: float | None, as_json: bool, admin: Admin) -> None:
+@declared
+def unload_command(
+    *, bundle: Word, why: Why, pinned_s: Pinned = None, admin: Admin, as_json: Json = False
+) -> None:
     """Take BUNDLE, an alias or an id, out of service with its aliases."""
     with admin() as client:
         _show(client.unload_bundle(bundle, why=why, pinned_s=pinned_s), as_json)
 
 
 @click.command("alias")
-@click.argument("alias")
-@click.argument("bundle")
-@_BRING_BACK
-@_turning
-@_server
+@declared
 def alias_command(
-    alias: str, bundle: str, bring_back: bool, why: str, pinned_s: float | None, as_json: bool, admin: Admin
+    *,
+    alias: Word,
+    bundle: Word,
+    bring_back: BringBack = False,
+    why: Why,
+    pinned_s: Pinned = None,
+    admin: Admin,
+    as_json: Json = False,
 ) -> None:
     """Turn ALIAS to BUNDLE, an alias or an id that the server has."""
     with admin() as client:
@@ -81,8 +74,8 @@ def alias_command(
 
 
 @click.command("served")
-@_server
-def served_command(as_json: bool, admin: Admin) -> None:
+@declared
+def served_command(admin: Admin, as_json: Json = False) -> None:
     """List the bundles that a server holds, with their memory."""
     with admin() as client:
         found = client.bundles()

@@ -161,12 +161,8 @@ def _write(
 
 # Tried in this order; Pillow's own font, the last resort, knows no accents.
 _FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "LiberationSans-Regular.ttf",
-    "Arial.ttf",
-    "Arial Unicode.ttf",
-)
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "Arial Unicode.ttf",
+)  # fmt: skip
 
 
 @cache

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
@@ -18,7 +18,7 @@ from attributary.files import read_file
 from attributary.plain import json_line, plain
 from attributary.receipts.statement import ANSWER, bundle_facts
 
-from .options import PATH, json_option
+from .options import Argument, Json, Option, declared
 
 with needs("receipts"):
     from attributary.receipts import keys, proof, strict_json, verify
@@ -29,23 +29,19 @@ _SHOWN_CREATORS = 5
 
 
 @click.command("verify-receipt")
-@click.argument("receipt", type=PATH)
-@click.option("--keys", "key_file", type=PATH, help="public keys, PEM: `attributary receipts keys`")
-@click.option("--picture", type=PATH, help="the picture that it should be about, under any name")
-@click.option("--bundle", default="", help="the bundle that should have answered: its directory or its id")
-@click.option(
-    "--answer", type=PATH, help="the answer that was given, as `query --json` prints it or HTTP replies"
-)
-@click.option("--run", type=PATH, help="of a run's receipt: the run's directory")
-@json_option()
+@declared
 def verify_receipt_command(
-    receipt: Path,
-    key_file: Path | None,
-    picture: Path | None,
-    bundle: str,
-    answer: Path | None,
-    run: Path | None,
-    as_json: bool,
+    receipt: Annotated[Path, Argument()],
+    key_file: Annotated[
+        Path | None, Option("public keys, PEM: `attributary receipts keys`", "--keys")
+    ] = None,
+    picture: Annotated[Path | None, "the picture that it should be about, under any name"] = None,
+    bundle: Annotated[str, "the bundle that should have answered: its directory or its id"] = "",
+    answer: Annotated[
+        Path | None, "the answer that was given, as `query --json` prints it or HTTP replies"
+    ] = None,
+    run: Annotated[Path | None, "of a run's receipt: the run's directory"] = None,
+    as_json: Json = False,
 ) -> None:
     """Check RECEIPT, of an answer or of a run, or the proof of a run's row.
 

@@ -6,18 +6,15 @@ import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any
-
-import click
+from typing import Annotated, TypeAlias
 
 from attributary.client.admin import AdminClient, Deletion
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
-from .options import PATH, added, admin_options, json_option
+from .options import AdminToken, Argument, ClientTls, From, Option, admin
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +71,19 @@ class Where:
             yield delete
 
 
-def where_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command its `where` and `as_json`."""
+def _where(
+    *,
+    bundle: Annotated[Path | None, Argument()] = None,
+    address: Annotated[str, "host:port of the server that serves the bundle"] = "",
+    token: AdminToken = "",
+    tls: ClientTls,
+    alias: Annotated[str, "alias or id of the bundle at --address; default: the server's"] = "",
+) -> Where:
+    return Where(bundle, admin(address=address, token=token, tls=tls) if address else None, alias)
 
-    @wraps(command)
-    def located(
-        bundle: Path | None, admin: Callable[[], AdminClient] | None, alias: str, **given: Any
-    ) -> None:
-        command(where=Where(bundle, admin, alias), **given)
 
-    return added(
-        located,
-        click.argument("bundle", type=PATH, required=False),
-        admin_options("", "host:port of the server that serves the bundle"),
-        click.option(
-            "--alias", default="", help="alias or id of the bundle at --address; default: the server's"
-        ),
-        json_option("print JSON, one object a line"),
-    )
+AtPlace: TypeAlias = Annotated[Where, From(_where)]
+Lines: TypeAlias = Annotated[bool, Option("print JSON, one object a line", "--json")]
 
 
 def user(who: str | None) -> str:

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass
-
-import grpc
-from grpc import aio
+from typing import Any, ClassVar
 
 from attributary.errors import AttributaryError, InvalidArgumentError
 from attributary.v1 import admin_pb2 as pb
 from attributary.v1 import admin_pb2_grpc as rpc
 
-from .aio import Awaiting, awaited
-from .aio import streamed as streamed_async
-from .calls import Call, Stream
+from .aio import Awaiting
+from .calls import Call, Stream, asked, streamed
 from .channel import DEFAULT_STREAM_TIMEOUT_S, DEFAULT_TIMEOUT_S, Connection, Tls
 from .errors import from_result
 from .messages import made, read
-from .sync import Blocking, streamed, waited
+from .sync import Blocking
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +68,8 @@ class Deletion:
     already: tuple[int, ...]  # of those asked for: deleted before
     unknown: tuple[int, ...]  # of those asked for: never there
     revision: int
-    similar: tuple[
-        str, ...
-    ] = ()  # other names that still have items, and may be the same creator's or licence's
+    # Other names that still have items, and may be the same creator's or licence's.
+    similar: tuple[str, ...] = ()
     held: tuple[int, ...] = ()  # that waited for the operator, and are forgotten
 
 
@@ -314,52 +310,43 @@ def bundles(*, timeout_s: float | None = None) -> Call[Bundles]:
     )
 
 
-class AdminClient(Blocking):
-    """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine."""
+class _AdminCalls:
+    """What both clients of the admin service have."""
+
+    maker: ClassVar[Any]  # of channels: `grpc` or `grpc.aio`
 
     def __init__(self, address: str, *, token: str, tls: Tls | None = None) -> None:
         stub = rpc.AdminServiceStub
-        super().__init__(Connection(grpc, stub, address, tls, token, DEFAULT_TIMEOUT_S, retry=False))
+        self._connection = Connection(self.maker, stub, address, tls, token, DEFAULT_TIMEOUT_S, retry=False)
 
     add_items = streamed(add_items)
-    add_item = waited(add_item)
-    delete_items = waited(delete_items)
-    held = waited(list_held)
-    decide_held = waited(decide_held)
-    compact = waited(compact)
-    load_bundle = waited(load_bundle)
-    unload_bundle = waited(unload_bundle)
-    set_alias = waited(set_alias)
-    bundles = waited(bundles)
+    add_item = asked(add_item)
+    delete_items = asked(delete_items)
+    held = asked(list_held)
+    decide_held = asked(decide_held)
+    compact = asked(compact)
+    load_bundle = asked(load_bundle)
+    unload_bundle = asked(unload_bundle)
+    set_alias = asked(set_alias)
+    bundles = asked(bundles)
+
+
+class AdminClient(_AdminCalls, Blocking):
+    """Changes what a gateway serves. Needs an admin token; use it over TLS, or inside one machine."""
 
     def changes(self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None) -> list[Change]:
         """Return the audit after a revision, oldest first."""
         found: list[Change] = []
         more = True
         while more:
-            page, more = self._ask(list_changes(after=after, bundle=bundle, timeout_s=timeout_s))
+            page, more = self._ask(list_changes, after=after, bundle=bundle, timeout_s=timeout_s)
             found += page
             after = page[-1].revision if page else after
         return found
 
 
-class AsyncAdminClient(Awaiting):
+class AsyncAdminClient(_AdminCalls, Awaiting):
     """Changes what a gateway serves, as `AdminClient` does. Create it inside the event loop that uses it."""
-
-    def __init__(self, address: str, *, token: str, tls: Tls | None = None) -> None:
-        stub = rpc.AdminServiceStub
-        super().__init__(Connection(aio, stub, address, tls, token, DEFAULT_TIMEOUT_S, retry=False))
-
-    add_items = streamed_async(add_items)
-    add_item = awaited(add_item)
-    delete_items = awaited(delete_items)
-    held = awaited(list_held)
-    decide_held = awaited(decide_held)
-    compact = awaited(compact)
-    load_bundle = awaited(load_bundle)
-    unload_bundle = awaited(unload_bundle)
-    set_alias = awaited(set_alias)
-    bundles = awaited(bundles)
 
     async def changes(
         self, *, after: int = 0, bundle: str = "", timeout_s: float | None = None
@@ -368,7 +355,7 @@ class AsyncAdminClient(Awaiting):
         found: list[Change] = []
         more = True
         while more:
-            page, more = await self._ask(list_changes(after=after, bundle=bundle, timeout_s=timeout_s))
+            page, more = await self._ask(list_changes, after=after, bundle=bundle, timeout_s=timeout_s)
             found += page
             after = page[-1].revision if page else after
         return found

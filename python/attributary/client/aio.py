@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from functools import wraps
-from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
 
 import grpc
 from grpc import aio
 
-from attributary.v1 import attribution_pb2_grpc as rpc
-
-from . import calls
-from .calls import Call, Stream
-from .channel import DEFAULT_TIMEOUT_S, Connection, Tls
+from .calls import AttributionCalls, Call, Stream
+from .channel import Connection
 from .errors import from_rpc
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def awaited(build: Callable[P, Call[T]]) -> Callable[Concatenate[Awaiting, P], Coroutine[Any, Any, T]]:
-    """Make a method of a call: awaited, it returns the reply."""
-
-    @wraps(build)
-    async def method(self: Awaiting, /, *args: P.args, **given: P.kwargs) -> T:
-        return await self._ask(build(*args, **given))
-
-    return method
-
-
-def streamed(build: Callable[P, Stream[T]]) -> Callable[Concatenate[Awaiting, P], AsyncIterator[T]]:
-    """Make a method of a stream: it returns an asynchronous iterator over the replies."""
-
-    @wraps(build)
-    def method(self: Awaiting, /, *args: P.args, **given: P.kwargs) -> AsyncIterator[T]:
-        return self._converse(build(*args, **given))
-
-    return method
-
-
 class Awaiting:
     """A connection for asyncio. Create it inside the event loop that uses it; use it as an async context manager."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    maker: ClassVar[Any] = aio
+    _connection: Connection
 
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""
@@ -55,14 +30,12 @@ class Awaiting:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _ask(self, call: Call[T]) -> T:
+    async def _ask(self, build: Callable[P, Call[T]], *args: P.args, **given: P.kwargs) -> T:
         """Make a call, and return its reply."""
-        connection = self._connection
+        call, connection = build(*args, **given), self._connection
         try:
             return call.read(await connection.start(call.method, call.request, call.timeout_s))
         except grpc.RpcError as error:
@@ -101,31 +74,8 @@ class Awaiting:
             call.cancel()
 
 
-class AsyncClient(Awaiting):
+class AsyncClient(AttributionCalls, Awaiting):
     """Asks a gateway, as `attributary.client.Client` does. Create it inside the event loop that uses it."""
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        tls: Tls | None = None,
-        token: str | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: bool = True,
-    ) -> None:
-        stub = rpc.AttributionServiceStub
-        super().__init__(Connection(aio, stub, address, tls, token, timeout_s, retry))
-
-    attribute = awaited(calls.attribute)
-    attribute_batch = awaited(calls.attribute_batch)
-    attribute_stream = streamed(calls.attribute_stream)
-    embed = awaited(calls.embed)
-    get_item = awaited(calls.get_item)
-    get_thumbnail = awaited(calls.get_thumbnail)
-    list_items = awaited(calls.list_items)
-    list_creators = awaited(calls.list_creators)
-    describe = awaited(calls.describe)
-    list_receipt_keys = awaited(calls.list_receipt_keys)
 
 
 async def _each(entries: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

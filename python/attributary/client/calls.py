@@ -1,22 +1,36 @@
 """What the clients ask, once: a call as its method, its message, and how its reply is read.
 
 Each function here is a method of `Client`, and awaited of `AsyncClient`; `admin.py` has those of the other service.
+One function is the method of both clients: what it returns is what the client makes of a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from functools import wraps
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from google.protobuf.message import Message
 
 from attributary.attribution.types import Query
 from attributary.errors import AttributaryError
 from attributary.v1 import attribution_pb2 as pb
+from attributary.v1 import attribution_pb2_grpc as rpc
 
 from . import messages
-from .channel import DEFAULT_STREAM_TIMEOUT_S
+from .channel import DEFAULT_STREAM_TIMEOUT_S, DEFAULT_TIMEOUT_S, Connection, Tls
 from .messages import read
 from .types import (
     Answer,
@@ -34,7 +48,13 @@ from .types import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .aio import Awaiting
+    from .sync import Blocking
+
+P = ParamSpec("P")
 T = TypeVar("T")
+Now = TypeVar("Now", covariant=True)
+Awaited = TypeVar("Awaited", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,35 @@ class Stream(Generic[T]):
     message: Callable[[int, Any], Message]
     read: Callable[[Any], T]
     timeout_s: float
+
+
+class Method(Protocol[P, Now, Awaited]):
+    """A method of both clients, as type checkers see it: what it returns of `Client`, and of `AsyncClient`."""
+
+    @overload
+    def __get__(self, client: Blocking, kind: Any) -> Callable[P, Now]: ...
+    @overload
+    def __get__(self, client: Awaiting, kind: Any) -> Callable[P, Awaited]: ...
+
+
+def asked(build: Callable[P, Call[T]]) -> Method[P, T, Coroutine[Any, Any, T]]:
+    """Make a method of a call: it returns the reply, or awaits it."""
+
+    @wraps(build)
+    def method(self: Any, /, *args: P.args, **given: P.kwargs) -> Any:
+        return self._ask(build, *args, **given)
+
+    return cast("Method[P, T, Coroutine[Any, Any, T]]", method)
+
+
+def streamed(build: Callable[P, Stream[T]]) -> Method[P, Iterator[T], AsyncIterator[T]]:
+    """Make a method of a stream: it returns an iterator over the replies, asynchronous or not."""
+
+    @wraps(build)
+    def method(self: Any, /, *args: P.args, **given: P.kwargs) -> Any:
+        return self._converse(build(*args, **given))
+
+    return cast("Method[P, Iterator[T], AsyncIterator[T]]", method)
 
 
 def attribute(
@@ -188,3 +237,32 @@ def list_receipt_keys(*, timeout_s: float | None = None) -> Call[tuple[ReceiptKe
         lambda reply: tuple(read(ReceiptKey, key) for key in reply.keys),
         timeout_s,
     )
+
+
+class AttributionCalls:
+    """What both clients of the attribution service have."""
+
+    maker: ClassVar[Any]  # of channels: `grpc` or `grpc.aio`
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: Tls | None = None,
+        token: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: bool = True,
+    ) -> None:
+        stub = rpc.AttributionServiceStub
+        self._connection = Connection(self.maker, stub, address, tls, token, timeout_s, retry)
+
+    attribute = asked(attribute)
+    attribute_batch = asked(attribute_batch)
+    attribute_stream = streamed(attribute_stream)
+    embed = asked(embed)
+    get_item = asked(get_item)
+    get_thumbnail = asked(get_thumbnail)
+    list_items = asked(list_items)
+    list_creators = asked(list_creators)
+    describe = asked(describe)
+    list_receipt_keys = asked(list_receipt_keys)

@@ -92,19 +92,16 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
             violation = request.field_violations[0]
             return InvalidArgumentError(violation.field, violation.description)
         return InvalidArgumentError("request", message)
-    if code == "NOT_FOUND":
-        info = _detail(status, error_details_pb2.ErrorInfo)
-        if info is not None and info.reason == "ITEM_DELETED":
-            return DeletedError(info.metadata.get("name", ""), info.metadata.get("at", ""))
-        if info is not None and info.metadata.get("kind"):
-            return NotFoundError(info.metadata["kind"], info.metadata.get("name", ""))
-        return ServerError(code, message)
-    if code == "ALREADY_EXISTS":
-        info = _detail(status, error_details_pb2.ErrorInfo)
-        if info is not None and info.metadata.get("kind"):
-            facts = info.metadata
-            return AlreadyExistsError(facts["kind"], facts.get("name", ""), facts.get("what", ""))
-        return ServerError(code, message)
+    info = _detail(status, error_details_pb2.ErrorInfo) or error_details_pb2.ErrorInfo()
+    facts = info.metadata
+    if code == "NOT_FOUND" and info.reason == "ITEM_DELETED":
+        return DeletedError(facts.get("name", ""), facts.get("at", ""))
+    if code == "NOT_FOUND" and facts.get("kind"):
+        return NotFoundError(facts["kind"], facts.get("name", ""))
+    if code == "ALREADY_EXISTS" and facts.get("kind"):
+        return AlreadyExistsError(facts["kind"], facts.get("name", ""), facts.get("what", ""))
+    if code == "PERMISSION_DENIED" and info.reason == "ROLE_MISSING":
+        return PermissionDeniedError(facts.get("role", ""))
     if code == "RESOURCE_EXHAUSTED":
         retry = _detail(status, error_details_pb2.RetryInfo)
         if retry is not None:
@@ -119,12 +116,6 @@ def _error(code: str, message: str, status: status_pb2.Status) -> AttributaryErr
         failure = _detail(status, error_details_pb2.PreconditionFailure)
         if failure is not None and failure.violations:
             return PreconditionError(failure.violations[0].subject, failure.violations[0].description)
-        return ServerError(code, message)
-    if code == "PERMISSION_DENIED":
-        info = _detail(status, error_details_pb2.ErrorInfo)
-        if info is not None and info.reason == "ROLE_MISSING":
-            return PermissionDeniedError(info.metadata.get("role", ""))
-        return ServerError(code, message)
     if code == "UNAVAILABLE":
         if "DNS resolution failed" in message or "errors resolving" in message:
             return UnavailableError(f"the address names no host that is known here ({message})")

@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
-from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 import grpc
 
 from attributary.errors import InvalidArgumentError
-from attributary.v1 import attribution_pb2_grpc as rpc
 
-from . import calls
-from .calls import Call, Stream
-from .channel import DEFAULT_TIMEOUT_S, Connection, Tls
+from .calls import AttributionCalls, Call, Stream
+from .channel import Connection
 from .errors import from_rpc
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def waited(build: Callable[P, Call[T]]) -> Callable[Concatenate[Blocking, P], T]:
-    """Make a method of a call: it returns the reply."""
-
-    @wraps(build)
-    def method(self: Blocking, /, *args: P.args, **given: P.kwargs) -> T:
-        return self._ask(build(*args, **given))
-
-    return method
-
-
-def streamed(build: Callable[P, Stream[T]]) -> Callable[Concatenate[Blocking, P], Iterator[T]]:
-    """Make a method of a stream: it returns an iterator over the replies."""
-
-    @wraps(build)
-    def method(self: Blocking, /, *args: P.args, **given: P.kwargs) -> Iterator[T]:
-        return self._converse(build(*args, **given))
-
-    return method
-
-
 class Blocking:
     """A connection for threads. Safe to share between them; close it, or use it as a context manager."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    maker: ClassVar[Any] = grpc
+    _connection: Connection
 
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
@@ -54,14 +30,12 @@ class Blocking:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, call: Call[T]) -> T:
+    def _ask(self, build: Callable[P, Call[T]], *args: P.args, **given: P.kwargs) -> T:
         """Make a call, and return its reply."""
-        connection = self._connection
+        call, connection = build(*args, **given), self._connection
         try:
             return call.read(connection.start(call.method, call.request, call.timeout_s))
         except grpc.RpcError as error:
@@ -90,33 +64,10 @@ class Blocking:
             call.cancel()
 
 
-class Client(Blocking):
+class Client(AttributionCalls, Blocking):
     """Asks a gateway. Safe to share between threads; close it, or use it as a context manager.
 
     Every call has a deadline (`timeout_s`) and is repeated with backoff while the server is UNAVAILABLE,
     unless `retry` is False. `CallOptions` lists what a call may set beside its query; `bundle_id` is an alias or a
     bundle's id. Failures are the errors of `attributary.errors`, and `ServerError` for what none stands for.
     """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        tls: Tls | None = None,
-        token: str | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: bool = True,
-    ) -> None:
-        stub = rpc.AttributionServiceStub
-        super().__init__(Connection(grpc, stub, address, tls, token, timeout_s, retry))
-
-    attribute = waited(calls.attribute)
-    attribute_batch = waited(calls.attribute_batch)
-    attribute_stream = streamed(calls.attribute_stream)
-    embed = waited(calls.embed)
-    get_item = waited(calls.get_item)
-    get_thumbnail = waited(calls.get_thumbnail)
-    list_items = waited(calls.list_items)
-    list_creators = waited(calls.list_creators)
-    describe = waited(calls.describe)
-    list_receipt_keys = waited(calls.list_receipt_keys)

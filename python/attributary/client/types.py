@@ -109,9 +109,8 @@ class Embedded:
     has_prompt: bool
     bundle_id: str
     encoder_digest: str  # bundles with the same encoder may be asked with it
-    certainty: float | None = (
-        None  # what the picture's pixels say of it; None: the server does not judge pixels
-    )
+    # What the picture's pixels say of it; None: the server does not judge pixels.
+    certainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +122,8 @@ class ShareParameters:
     background: float  # cosine of the item that stands for nobody
     ood_similarity: float
     diffuse_floor: float
-    ood_margin: float = (
-        0.0  # cosine units above `ood_similarity` within which shares rise from nothing to whole
-    )
+    # Cosine units above `ood_similarity` within which shares rise from nothing to whole.
+    ood_margin: float = 0.0
     reach: int = 0  # at most so many near-duplicate groups have a share; 0: all candidates may
     reach_cut: float = 1.0  # the part that they lose of the weight of the first group out of reach
     reach_null: float = 1.0  # times that weight is nobody's
@@ -167,9 +165,8 @@ class BundleInfo:
     calibration: CalibrationInfo
     candidates: int  # R: how many candidates shares are over
     encoder_digest: str  # SHA-256 of the encoder that made the vectors
-    names_in_prompts: str = (
-        ""  # "masked" or "read": whether a creator's name in a prompt moves shares; "" of old servers
-    )
+    # "masked" or "read": whether a creator's name in a prompt moves shares; "" of old servers.
+    names_in_prompts: str = ""
     thumbnail_count: int = 0  # items that the server shows a picture of
 
 

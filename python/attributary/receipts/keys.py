@@ -87,13 +87,13 @@ class KeyFile:
 
 def read_key_file(path: Path, field: str = "receipt_key_file") -> KeyFile:
     """Read a server's keys; raises InvalidArgumentError naming `field`, also for a file that others may read."""
-    mode = _stat(path, field).st_mode
+    data, mode = _read(path, field)
     if mode & _FORBIDDEN:
         raise InvalidArgumentError(
             field,
             f"{path} can be read or changed by others (mode {stat.S_IMODE(mode):03o}); run chmod 600 on it",
         )
-    found = _blocks(path, field)
+    found = _parsed(data, str(path), field)
     signer = next((key for key in found if isinstance(key, SigningKey)), None)
     if signer is None:
         raise InvalidArgumentError(field, f"{path} holds no Ed25519 private key in PEM")
@@ -103,8 +103,7 @@ def read_key_file(path: Path, field: str = "receipt_key_file") -> KeyFile:
 
 def read_public_keys(path: Path, field: str = "keys") -> dict[str, PublicKey]:
     """Read keys to verify with, by id; raises InvalidArgumentError naming `field`."""
-    _stat(path, field)
-    return _distinct(map(_public, _blocks(path, field)))
+    return _distinct(map(_public, _parsed(_read(path, field)[0], str(path), field)))
 
 
 def parse_public_keys(pem: str, field: str = "keys") -> dict[str, PublicKey]:
@@ -115,21 +114,9 @@ def parse_public_keys(pem: str, field: str = "keys") -> dict[str, PublicKey]:
 def create(path: Path) -> SigningKey:
     """Make a key file of one new key, readable by its owner alone; raises InvalidArgumentError if it is there."""
     key = SigningKey.new()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise InvalidArgumentError("file", f"{path} exists; rotate it, or name another") from None
-    except OSError as error:
-        raise InvalidArgumentError("file", f"{path} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(key.pem())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        # Half a key would stand in the way of a whole one.
-        path.unlink(missing_ok=True)
-        raise InvalidArgumentError("file", f"{path} cannot be written: {error.strerror}") from None
+    if path.exists():
+        raise InvalidArgumentError("file", f"{path} exists; rotate it, or name another")
+    _write(path, path, key.pem(), 0o600)
     return key
 
 
@@ -139,35 +126,36 @@ def rotate(path: Path) -> SigningKey:
     key = SigningKey.new()
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     scratch.unlink(missing_ok=True)
-    mode = stat.S_IMODE(path.stat().st_mode)
+    text = "".join([key.pem(), *(one.pem() for one in old.public)])
+    _write(path, scratch, text, stat.S_IMODE(path.stat().st_mode))
+    return key
+
+
+def _write(path: Path, scratch: Path, text: str, mode: int) -> None:
+    """Write a file by way of one that is not there yet; half a key would stand in the way of a whole one."""
+    made = False
     try:
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write("".join([key.pem(), *(one.pem() for one in old.public)]))
+            made = True
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        if made:
+            scratch.unlink(missing_ok=True)
         raise InvalidArgumentError("file", f"{path} cannot be written: {error.strerror}") from None
-    return key
 
 
-def _stat(path: Path, field: str) -> os.stat_result:
+def _read(path: Path, field: str) -> tuple[bytes, int]:
+    """The bytes of a key file, and its mode."""
     try:
         found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
+            raise InvalidArgumentError(field, f"{path} must be a file of at most {_MAX_BYTES} bytes")
+        return path.read_bytes(), found.st_mode
     except OSError as error:
         raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
-        raise InvalidArgumentError(field, f"{path} must be a file of at most {_MAX_BYTES} bytes")
-    return found
-
-
-def _blocks(path: Path, field: str) -> list[SigningKey | PublicKey]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
-    return _parsed(data, str(path), field)
 
 
 def _parsed(data: bytes, where: str, field: str) -> list[SigningKey | PublicKey]:

@@ -43,9 +43,8 @@ class Terms:
     minimum: Decimal = Decimal(0)  # whoever is due less is paid later
     excluded: frozenset[str] = frozenset()
     brought: Mapping[str, Decimal] = field(default_factory=dict)  # carried forward by the statement before
-    forfeited: frozenset[str] = (
-        frozenset()
-    )  # excluded, and what was carried forward for them is no longer owed
+    # Excluded, and what was carried forward for them is no longer owed.
+    forfeited: frozenset[str] = frozenset()
     before: Before | None = None  # that statement
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who creators are, where that is known
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from html import escape
 from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from attributary.bundle.manifest import Manifest
-from attributary.plain import cell, counted, plain
+from attributary.plain import counted, csv_file, plain
 
 from .payout import Line, Payout
 
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1e1e22; max-width: 860px; margin: 2em auto }
-h1 { font-size: 1.6em; margin-bottom: 0 } h2 { margin-top: 2em; font-size: 1.2em }
-table { border-collapse: collapse; width: 100% }
-td, th { padding: 2px 14px 2px 0; text-align: left; vertical-align: top }
-td.n, th.n { text-align: right; white-space: nowrap } .faded { color: #6c6c76; font-size: 0.9em }
-thead { border-bottom: 1px solid #1e1e22 } tfoot { border-top: 1px solid #1e1e22 } td { overflow-wrap: anywhere }
-@media print { body { max-width: none; margin: 0 } thead { display: table-header-group } tr { break-inside: avoid } }
-"""
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 # Levels of what was measured; the outer ones go without saying.
 _WORDS: Final = {
     "held_out": "",
@@ -101,20 +90,17 @@ def intervals_line(statement: Payout) -> str:
 
 def csv_bytes(statement: Payout) -> bytes:
     """Return the statement as CSV; no text in it is a spreadsheet's formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
     currency = statement.terms.currency
+    cells: list[Sequence[object]] = []
     for line in statement.lines:
         low, high = line.interval or ("", "")
-        values = (
+        cells.append((
             plain(line.creator), " ".join(line.ids), line.generations, f"{line.part:.9f}", currency,
             line.amount, low, high, line.brought, line.due, line.paid, line.carried, line.status,
-        )  # fmt: skip
-        writer.writerow([cell(value) for value in values])
+        ))  # fmt: skip
     for what, amount in statement.rest:
-        writer.writerow(["", "", "", "", currency, amount, *[""] * 6, f"unattributed: {what}"])
-    return text.getvalue().encode("utf-8", "backslashreplace")
+        cells.append(["", "", "", "", currency, amount, *[""] * 6, f"unattributed: {what}"])
+    return csv_file(CSV_COLUMNS, cells)
 
 
 def rows(statement: Payout) -> Iterator[tuple[str, ...]]:
@@ -160,27 +146,13 @@ def totals(statement: Payout) -> list[tuple[str, Decimal]]:
 
 def page(statement: Payout, title: str, method_lines: Sequence[str]) -> str:
     """Return the whole statement as one HTML page: no script, nothing fetched, everything from outside escaped."""
-    terms, summary = statement.terms, statement.summary
-    numbers = range(1, 6)
-    heads = "".join(f"<th{_n(place in numbers)}>{_e(head)}</th>" for place, head in enumerate(HEADS))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{_n(place in numbers)}>{_e(text)}</td>" for place, text in enumerate(row))
-        + "</tr>"
-        for row in rows(statement)
-    )
-    sums = "".join(
-        f"<tr><td>{_e(what)}</td><td class='n'>{amount:,}</td></tr>" for what, amount in totals(statement)
-    )
-    words = "".join(f"<p>{_e(plain(line))}</p>" for line in (*method_lines, intervals_line(statement)))
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{_e(plain(title))}</title><style>{_STYLE}</style></head><body><h1>{_e(plain(title))}</h1>"
-        f"<p class='faded'>run {_e(summary['run'])}, bundle {_e(summary['bundle_id'])}; amounts in "
-        f"{_e(terms.currency)}, minimum payout {terms.minimum:,}</p><h2>The pool</h2><table>{sums}</table>"
-        f"<h2>Creators</h2><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-        f"<h2>How this was found</h2>{words}</body></html>\n"
+    return _TEMPLATES.get_template("payout.html.jinja").render(
+        statement=statement,
+        title=title,
+        heads=HEADS,
+        rows=rows(statement),
+        totals=totals(statement),
+        words=[*method_lines, intervals_line(statement)],
     )
 
 
@@ -196,9 +168,7 @@ def _skills(value: object, path: str) -> Iterator[str]:
         yield from _skills(inner, f"{path} {words}".strip())
 
 
-def _n(number: bool) -> str:
-    return " class='n'" if number else ""
-
-
-def _e(text: object) -> str:
-    return escape(str(text))
+_TEMPLATES = Environment(
+    loader=PackageLoader("attributary.receipts", ""), autoescape=True, undefined=StrictUndefined
+)
+_TEMPLATES.filters |= {"plain": plain, "grouped": lambda amount: f"{amount:,}"}

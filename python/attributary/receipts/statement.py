@@ -64,7 +64,7 @@ def answer_facts(answer: Attribution) -> dict[str, Any]:
 
 
 def answer_statement(
-    answer: Attribution, picture: PictureDigests, bundle: Mapping[str, Any], query: QueryFacts, at: str = ""
+    answer: Attribution, picture: PictureDigests, bundle: Mapping[str, Any], query: QueryFacts
 ) -> bytes:
     """Return the bytes to sign: this answer about this picture, by this bundle (`bundle_facts`)."""
     subjects = [
@@ -76,7 +76,7 @@ def answer_statement(
         subjects,
         ANSWER,
         {
-            "time": at or now(),
+            "time": now(),
             "software": f"attributary {__version__}",
             "bundle": bundle,
             "query": {
@@ -88,12 +88,12 @@ def answer_statement(
     )
 
 
-def run_statement(summary: bytes, facts: Mapping[str, Any], at: str = "") -> bytes:
+def run_statement(summary: bytes, facts: Mapping[str, Any]) -> bytes:
     """Return the bytes to sign: this summary.json, and `facts` of the run's rows."""
     return _statement(
         [{"name": SUMMARY, "digest": {"sha256": hashlib.sha256(summary).hexdigest()}}],
         RUN,
-        {"time": at or now(), "software": f"attributary {__version__}", **facts},
+        {"time": now(), "software": f"attributary {__version__}", **facts},
     )
 
 

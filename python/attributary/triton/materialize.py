@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from attributary.attribution.open import open_engine
 from attributary.bundle.bundle import ENCODER, INDEX, VECTORS, Bundle
@@ -22,20 +23,29 @@ Target = Literal["cpu", "gpu"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the models are to be run. Times in microseconds; 0 instances stands for one a core."""
+    """How the models are to be run; of some fields the words are those of `attributary triton --help`."""
 
-    target: Target = "cpu"
-    index_backend: Literal["python", "faiss"] = "python"
-    precision: Literal["fp32", "int8"] = "fp32"  # of the CPU's encoder; a GPU's is the engine's own
-    max_batch: int = 32
-    encoder_instances: int = 0
-    encoder_threads: int = 1
-    encoder_batch: int = 8
-    queue_delay_us: int = 0
-    queue_timeout_us: int = 0  # 0: no limit; see docs/triton.md before setting one of these two
-    max_queue: int = 0  # 0: no limit
-    plan: Path | None = None  # a TensorRT plan of the encoder; without one a GPU runs ONNX Runtime
-    served_path: str | None = None  # the bundle's directory as Triton sees it, where that is another machine
+    plan: Annotated[Path | None, "a TensorRT engine of the bundle's encoder (GPU)"] = None
+    # Where that is another machine.
+    served_path: Annotated[
+        str | None, "the bundle's directory as Triton sees it, where it sees it elsewhere"
+    ] = None
+    target: Annotated[Target, "where encoder and index run"] = "cpu"
+    index_backend: Annotated[
+        Literal["python", "faiss"], "the Python model, or the C++ backend of kernels/triton_faiss"
+    ] = "python"
+    # A GPU's is the engine's own.
+    precision: Annotated[Literal["fp32", "int8"], "which of the bundle's encoders a CPU runs"] = "fp32"
+    max_batch: Annotated[int, "queries of one request at most, and of one dynamic batch"] = 32
+    encoder_instances: Annotated[int, "encoder models side by side; 0 is one a core, or one on a GPU"] = 0
+    encoder_threads: Annotated[int, "cores that one encoder call uses (CPU)"] = 1
+    encoder_batch: Annotated[int, "pictures that are encoded together at best (CPU)"] = 8
+    queue_delay_us: Annotated[int, "how long Triton waits for a batch to fill, microseconds"] = 0
+    # See docs/triton.md before setting one of these two.
+    queue_timeout_us: Annotated[
+        int, "how long a request may wait in Triton's queue, microseconds; 0 is for ever"
+    ] = 0
+    max_queue: Annotated[int, "requests that wait in Triton's queue at most; 0 is any number"] = 0
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "encoder_threads", "encoder_batch"):
@@ -77,9 +87,11 @@ def materialize(directory: Path | str, repository: Path | str, settings: Setting
     aliases["attribution"] = templates.fill(paths["attribution"], values | {"name": "attribution"})
     repository = Path(repository)
     repository.mkdir(parents=True, exist_ok=True)
-    _write_encoder(bundle, repository, configs["encoder"], settings)
-    _write_index(bundle, repository, configs["index"], settings)
-    _write_model(repository, model_name("attribution", bundle_id), configs["attribution"])
+    files: dict[str, Mapping[str, Path | bytes]] = {
+        "encoder": _encoder_files(bundle, settings), "index": _index_files(bundle, settings), "attribution": {}
+    }  # fmt: skip
+    for part, config in configs.items():
+        _write_model(repository, model_name(part, bundle_id), config, files[part])
     for part, config in aliases.items():
         _write_alias(repository, part, config)
     return bundle_id
@@ -156,40 +168,35 @@ def _encoder_template(settings: Settings) -> str:
     return "config.tensorrt.pbtxt" if settings.plan is not None else "config.onnxruntime.pbtxt"
 
 
-def _write_encoder(bundle: Bundle, repository: Path, config: str, settings: Settings) -> None:
-    with new_directory(repository / model_name("encoder", bundle.manifest.bundle_id), force=True) as scratch:
-        version = scratch / "1"
-        version.mkdir()
-        if settings.target == "cpu":
-            shutil.copyfile(templates.folder() / "encoder/1/model.py", version / "model.py")
-        elif settings.plan is not None:
-            shutil.copyfile(settings.plan, version / "model.plan")
-        else:
-            shutil.copyfile(bundle.encoder_path, version / "model.onnx")
-        (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
+def _encoder_files(bundle: Bundle, settings: Settings) -> dict[str, Path | bytes]:
+    if settings.target == "cpu":
+        return {"1/model.py": templates.folder() / "encoder/1/model.py"}
+    return {"1/model.plan": settings.plan} if settings.plan else {"1/model.onnx": bundle.encoder_path}
 
 
-def _write_index(bundle: Bundle, repository: Path, config: str, settings: Settings) -> None:
-    with new_directory(repository / model_name("index", bundle.manifest.bundle_id), force=True) as scratch:
-        version = scratch / "1"
-        version.mkdir()
-        if settings.index_backend == "python":
-            shutil.copyfile(templates.folder() / "index/1/model.py", version / "model.py")
-        warmup = scratch / "warmup"
-        warmup.mkdir()
-        (warmup / "embedding").write_bytes(bundle.golden.embeddings[0].astype("<f4").tobytes())
-        (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
+def _index_files(bundle: Bundle, settings: Settings) -> dict[str, Path | bytes]:
+    files: dict[str, Path | bytes] = {"warmup/embedding": bundle.golden.embeddings[0].astype("<f4").tobytes()}
+    if settings.index_backend == "python":
+        files["1/model.py"] = templates.folder() / "index/1/model.py"
+    return files
 
 
-def _write_model(repository: Path, name: str, config: str) -> None:
+def _write_model(repository: Path, name: str, config: str, files: Mapping[str, Path | bytes]) -> None:
+    """Write a model's folder, whole: its config and its files by their places in it, copied or as they are given."""
     with new_directory(repository / name, force=True) as scratch:
         (scratch / "1").mkdir()
+        for place, source in files.items():
+            (scratch / place).parent.mkdir(exist_ok=True)
+            if isinstance(source, bytes):
+                (scratch / place).write_bytes(source)
+            else:
+                shutil.copyfile(source, scratch / place)
         (scratch / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
 def _write_alias(repository: Path, name: str, config: str) -> None:
     """Replace one config file in place: the folder keeps its name, so no reader ever finds it missing."""
     if not (repository / name).is_dir():
-        _write_model(repository, name, config)
+        _write_model(repository, name, config, {})
         return
     write_whole(repository / name / "config.pbtxt", config.encode())

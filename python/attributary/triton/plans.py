@@ -7,7 +7,6 @@ is recorded in `engines.json` beside it.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import tempfile
@@ -15,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from attributary.bundle.bundle import Bundle
 from attributary.bundle.files import sha256, write_whole
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.encoder.onnx import OnnxEncoder
-from attributary.errors import BundleError, InvalidArgumentError, UnavailableError, check_range
+from attributary.errors import BundleError, InvalidArgumentError, UnavailableError, check_range, imported
 
 from .tensorrt import Embed, build_plan, first_gpu, load_tensorrt, plan_embed
 
@@ -39,9 +38,9 @@ MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999}
 class Profile:
     """Shapes that an engine takes: batches from 1, prompts up to the encoder's limit, and what it is tuned for."""
 
-    opt_batch: int = 8
-    max_batch: int = 32
-    opt_tokens: int = 16
+    opt_batch: Annotated[int, "batch it is tuned for"] = 8
+    max_batch: Annotated[int, ""] = 32
+    opt_tokens: Annotated[int, "prompt tuned for"] = 16
 
     def __post_init__(self) -> None:
         if not 1 <= self.opt_batch <= self.max_batch:
@@ -61,9 +60,9 @@ class Profile:
 class Request:
     """One engine to build from the encoder of the bundle directory `bundle` into the directory `out`."""
 
-    bundle: Path
-    out: Path
-    precision: Precision = "fp16"
+    bundle: Annotated[Path, "bundle whose encoder is built"]
+    out: Annotated[Path, "directory beside the bundle"]
+    precision: Annotated[Precision, ""] = "fp16"
     profile: Profile = field(default_factory=Profile)
 
     def __post_init__(self) -> None:
@@ -276,7 +275,10 @@ def write_graph(
     # Refuses a file that is no encoder before anything is made of it.
     OnnxEncoder(graph)
     if precision == "fp16":
-        onnx, float16 = _need("onnx"), _need("onnxruntime.transformers.float16")
+        need = "fp16 graphs need the package onnx"
+        onnx, float16 = (
+            imported(name, need, "tensorrt") for name in ("onnx", "onnxruntime.transformers.float16")
+        )
         half = float16.convert_float_to_float16(onnx.load(graph), keep_io_types=True)
         graph = folder / "encoder-fp16.onnx"
         onnx.save(half, graph)
@@ -307,12 +309,3 @@ def hold_to_golden(embed: Embed, golden: Golden, precision: Precision, what: str
                     what, f"disagrees with {GOLDEN}: cosine {worst:.5f}, {precision} needs {wanted}"
                 )
     return worst
-
-
-def _need(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UnavailableError(
-            f"fp16 graphs need the package onnx ({error}); pip install 'attributary[tensorrt]'"
-        ) from None

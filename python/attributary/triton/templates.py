@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -10,7 +9,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from attributary.errors import InvalidArgumentError, UnavailableError
+from attributary.errors import InvalidArgumentError, UnavailableError, imported
 
 
 def folder() -> Path:
@@ -82,12 +81,8 @@ def parameters_of(path: Path) -> dict[str, str]:
 
 
 def _model_config_pb2() -> Any:
-    try:
-        return importlib.import_module("tritonclient.grpc.model_config_pb2")
-    except ImportError as error:
-        raise UnavailableError(
-            f"a model repository needs the package tritonclient ({error}); pip install 'attributary[triton]'"
-        ) from None
+    need = "a model repository needs the package tritonclient"
+    return imported("tritonclient.grpc.model_config_pb2", need, "triton")
 
 
 def _quotable(value: object) -> str:

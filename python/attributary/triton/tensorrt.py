@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.errors import AttributaryError, UnavailableError
+from attributary.errors import AttributaryError, UnavailableError, imported
 
 _KEPT_MESSAGES = 8
 Embed: TypeAlias = Callable[
@@ -202,9 +202,4 @@ def _done(cudart: Any, answer: tuple[Any, ...]) -> Any:
 
 
 def _cudart() -> Any:
-    try:
-        return importlib.import_module("cuda.bindings.runtime")
-    except ImportError as error:
-        raise UnavailableError(
-            f"finding the GPU needs the package cuda-bindings ({error}); pip install 'attributary[tensorrt]'"
-        ) from None
+    return imported("cuda.bindings.runtime", "finding the GPU needs the package cuda-bindings", "tensorrt")

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from attributary.attribution.types import AttributedItem, CreatorShare
-from attributary.batch.run import csv_bytes
 from attributary.cli.lifecycle import log_command
 from attributary.cli.sheet import Row, contact_sheet
 from attributary.cli.show import answer_table
@@ -20,7 +19,7 @@ from attributary.delta.journal.records import Deleted
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
-from attributary.plain import json_line, plain
+from attributary.plain import csv_file, json_line, plain
 
 HOSTILE = [
     "\x1b[2J\x1b[1;31mred", "\x9b31mred", "a\rb", "two\nlines", "\u202eevil", "bell\a", "\x1b]8;;http://x\x07click",
@@ -87,7 +86,7 @@ def test_cells_are_no_formulas():
         (" =1", 1),
         ("Ann", -1.5),
     ]
-    read = list(csv.reader(io.StringIO(csv_bytes(("creator", "share"), rows).decode())))[1:]
+    read = list(csv.reader(io.StringIO(csv_file(("creator", "share"), rows).decode())))[1:]
     assert [row[0] for row in read] == ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "'\t=1", "' =1", "Ann"]
     assert read[1][1] == "-2.0"
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from attributary.cli.demo import _Answered as DemoAnswered
 from attributary.cli.demo import _table as demo_table
-from attributary.cli.demo_queries import DemoQuery
+from attributary.cli.demo_data import DemoQuery
 from attributary.cli.doctor import doctor_command
 from attributary.cli.examples import EXAMPLES
 from attributary.cli.main import cli

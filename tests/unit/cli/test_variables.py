@@ -2,8 +2,7 @@
 
 import pytest
 
-from attributary.cli.serve import serve_command
-from attributary.cli.variables import refuse_misspelt
+from attributary.cli.serve import refuse_misspelt, serve_command
 from attributary.errors import InvalidArgumentError
 
 
