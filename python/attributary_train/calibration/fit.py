@@ -27,9 +27,9 @@ from scipy.optimize import isotonic_regression, minimize  # type: ignore[import-
 
 from attributary.bundle.manifest import ShareCalibration
 from attributary_train.errors import CalibrationError
+from attributary_train.evaluation.shares import Columns, Floats, named_groups, shares_of
 
 from .mass import Mass
-from .shares import Columns, Floats, named_groups, shares_of
 
 MIN_QUERIES = 10
 # Named is what more likely than not stands out of the teacher's noise.

@@ -7,13 +7,13 @@ from dataclasses import replace
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import StudentFolder
 from attributary.bundle.manifest import Calibration
+from attributary_train.evaluation.shares import Floats, shares_of
 
 from .fit import LIKELY, Fitted, by_creator, fit_shares
 from .held import KINDS, Generated, Held
 from .interval import BINS, COVERAGE, Intervals, creator_intervals
 from .ood import FALSE_ALARMS, SCORES, SERVED, margin, threshold
 from .pixels import fit_pixels
-from .shares import Floats, shares_of
 from .skill import Climatology
 
 _PIXELS = ", or further from their pixels' statistics than as many"

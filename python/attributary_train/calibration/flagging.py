@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from attributary.building.calibration_file import CalibrationFile
 from attributary_train.evaluation.opening import Subject
+from attributary_train.evaluation.shares import Columns, shares_of
 from attributary_train.evaluation.tables import report
 from attributary_train.generators.latents import decode
 from attributary_train.subject.queries import Queries
@@ -23,7 +24,6 @@ from .foreign import Picture, climbed, flat, gradients, noise, pages, pictures_i
 from .held import KINDS, Cosines, Items, StudentEncoder, generated_only
 from .left_out import left_out
 from .ood import FALSE_ALARMS, SCORES, SERVED, detection
-from .shares import Columns, shares_of
 
 # What was asked for: false alarms within a point, foreign pictures caught, and what they may be paid on average.
 ALARMS_WITHIN = 0.01

@@ -19,6 +19,7 @@ from attributary_train.corpus import Corpus
 from attributary_train.errors import CalibrationError, NoLabelError
 from attributary_train.evaluation.from_labels import labels_of
 from attributary_train.evaluation.opening import Subject
+from attributary_train.evaluation.shares import Columns
 from attributary_train.generators.latents import decode
 from attributary_train.subject.level_queries import DRAWING
 from attributary_train.subject.queries import Queries, load_queries
@@ -26,7 +27,6 @@ from attributary_train.teacher.labels import Label
 
 from .fit import Target
 from .mass import LEVEL, Mass, stand_for, teacher_mass
-from .shares import Columns
 
 # With and without a prompt, as in a bundle's manifest.
 KINDS = ("image", "image_and_prompt")

@@ -19,9 +19,8 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
 from attributary.bundle.manifest import ShareCalibration
+from attributary_train.evaluation.shares import Floats
 from attributary_train.evaluation.stats import percentile_interval, resamples
-
-from .shares import Floats
 
 COVERAGE = 0.9
 BINS = (8, 12, 16, 24)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from attributary.bundle.manifest import Calibration, ShareCalibration
 from attributary_train.errors import CalibrationError
+from attributary_train.evaluation.shares import named_groups, shares_of
 from attributary_train.evaluation.stats import Interval, percentile_interval, resamples
 
 from .beside import share_aim
@@ -18,7 +19,6 @@ from .fit import Target, by_creator, log_losses, unnamed
 from .held import KINDS, Held
 from .interval import COVERAGE, coverage
 from .reliability import Floats, Reliability, reliability
-from .shares import named_groups, shares_of
 from .skill import Climatology, skills
 
 TOP = 10

@@ -10,13 +10,13 @@ import numpy as np
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import StudentFolder
 from attributary_train.errors import CalibrationError
+from attributary_train.evaluation.shares import shares_of
 from attributary_train.evaluation.tables import report
 
 from .agreement import CANDIDATES, OUTSIDE, QueryAgreement, agree_on, summarise
 from .held import KINDS, Held
 from .mass import LEVEL, stand_for, teacher_mass
 from .report import PANELS, aims, measure
-from .shares import shares_of
 from .skill import Climatology
 
 # Queries come with a prompt where they come from a generator's own log: that is what an audit compares with.

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
 from attributary_train.errors import CalibrationError
+from attributary_train.evaluation.shares import Columns, Floats
 from attributary_train.evaluation.stats import percentile_interval, resamples
 
 from .fit import Target, by_creator
-from .shares import Columns, Floats
 
 BINS = 10
 _DRAWS = 2000

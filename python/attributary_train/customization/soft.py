@@ -17,9 +17,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from attributary.bundle.manifest import ShareCalibration
 from attributary_train.calibration.reliability import Reliability, reliability
-from attributary_train.calibration.shares import Columns, shares_of
 from attributary_train.customization.gallery import Embedded, Gallery
 from attributary_train.errors import CustomizationError
+from attributary_train.evaluation.shares import Columns, shares_of
 
 CANDIDATES = 200
 MIN_QUERIES = 10

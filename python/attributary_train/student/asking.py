@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from attributary.building.calibration_file import CalibrationFile
 from attributary.building.student import read_student
+from attributary.bundle.manifest import ShareCalibration
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.kernels import resize_crop
 from attributary_train.errors import StudentError
-from attributary_train.evaluation.rescale import sharpened
 from attributary_train.evaluation.scores import ScoreFile
+from attributary_train.evaluation.shares import Columns, shares_of
 from attributary_train.subject.queries import Queries
 from attributary_train.teacher.query_digest import query_digests
 
@@ -69,15 +70,15 @@ class AskedStudent:
         return self.embed(pictures, prompts) @ self.vectors.T
 
 
-def temperature_of(calibration: Path, encoder: str, prompts: bool) -> float:
-    """Temperature of a calibration file for queries with or without prompts; raises `StudentError` if it was fitted to
-    an encoder of another digest."""
+def calibration_of(calibration: Path, encoder: str, prompts: bool) -> ShareCalibration:
+    """What a calibration file says of queries with or without prompts; raises `StudentError` if it was fitted to an
+    encoder of another digest."""
     read = CalibrationFile.read(calibration)
     if read.encoder_digest != encoder:
         raise StudentError(
             str(calibration), f"was fitted to encoder {read.encoder_digest[:12]}, not to {encoder[:12]}"
         )
-    return read.calibration.of(prompts).temperature
+    return read.calibration.of(prompts)
 
 
 def score_file(
@@ -92,25 +93,26 @@ def score_file(
 ) -> ScoreFile:
     """A student's answer to queries as every protocol of the evaluation reads it.
 
-    With a `calibration` scores are what the served shares are proportional to, exp(cosine / temperature): the same
-    order of items, and amounts that may be added up, as LDS does. Raises `StudentError` if the student is of another
-    generator or of other items, or if the calibration is of another encoder.
+    With a `calibration` scores are the shares that are served, of all items as candidates and whatever the flag says:
+    what is paid, and may be added up, as LDS does. Raises `StudentError` if the student is of another generator or of
+    other items, or if the calibration is of another encoder.
     """
     student = AskedStudent(folder, variant)
     require_same(student.facts, studio.subject.model.weights, student.ids)
     require_same(student.facts, studio.subject.model.weights, studio.subject.data.ids)
     prompts_used = queries.prompts if prompts else ("",) * len(queries)
     found = student.scores(studio.pictures(queries), prompts_used)
-    temperature = None
     if calibration is not None:
-        temperature = temperature_of(calibration, student.facts["files"][ENCODER]["sha256"], prompts)
-        found = sharpened(found, temperature)
+        told = calibration_of(calibration, student.facts["files"][ENCODER]["sha256"], prompts)
+        corpus = studio.subject.corpus
+        groups = Columns.of([corpus.item(int(number)).near_dup_group for number in student.ids])
+        found = shares_of(found, groups, told)[0].astype(np.float32)
     called = name or f"student{'' if prompts else ' without prompt'}"
     facts = {
         "student": student.facts["name"],
         "variant": variant,
         "prompts": prompts,
-        "temperature": temperature,
+        "shares": calibration is not None,
         "splits": sorted(set(queries.splits)),
     }
     return ScoreFile(

@@ -34,8 +34,7 @@ class StudentConfig:
     Of "generator" alone: retrained: weight of the correlation with losses of retrained models, where they are given.
     placed: an item's vector is the mean over the captions that the generator learnt and none ("levels"), or that of its
     picture with its caption in the corpus, as an item that is added to a bundle arrives ("caption"). foreign: pictures
-    of a step that no generator made, taught to be near no item. gradient: rank of the two-sided projection of the
-    generator's own gradient, which then is seen too (`gradient_tower.py`); 0 for none.
+    of a step that no generator made, taught to be near no item.
     """
 
     name: str
@@ -63,7 +62,6 @@ class StudentConfig:
     retrained: float = 1.0
     placed: Placed = "levels"
     foreign: int = 0
-    gradient: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,7 +75,7 @@ class StudentConfig:
         for name in ("dropout", "prompt_dropout", "outside"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise StudentError(name, f"{getattr(self, name)}; must be at least 0 and below 1")
-        for name in ("retrained", "foreign", "gradient"):
+        for name in ("retrained", "foreign"):
             if not getattr(self, name) >= 0:
                 raise StudentError(name, f"{getattr(self, name)}; must not be negative")
         for name in ("sharpness", "whitening", "learning_rate"):
@@ -96,6 +94,8 @@ class StudentConfig:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> StudentConfig:
         """Raises `StudentError` naming a setting that is unknown."""
+        # Students of before have it; none of those that are served looked at a gradient in its head.
+        values = {name: value for name, value in values.items() if (name, value) != ("gradient", 0)}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise StudentError(sorted(unknown)[0], "is not a setting of a student")
@@ -160,9 +160,6 @@ GENERATOR_CONFIGS: dict[str, StudentConfig] = {
             _GENERATOR, name="generator-untrained", placed="caption", free_items=False, epochs=0
         ),
         dataclasses.replace(_GENERATOR, name="generator-power", link="power"),
-        dataclasses.replace(
-            _GENERATOR, name="generator-gradient", placed="caption", free_items=False, gradient=8
-        ),
     )
 }
 

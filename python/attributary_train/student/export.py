@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from attributary.bundle.files import sha256
-from attributary.encoder.onnx import META_MAX_TOKENS, META_NAME, META_VARIANT_OF, OnnxEncoder
+from attributary.encoder.onnx import META_MAX_TOKENS, META_NAME, META_VARIANT_OF, OUTPUT, OnnxEncoder
 from attributary.errors import AttributaryError
 from attributary_train.towers.graph import IR_VERSION, OPSET, set_metadata, to_onnx, write_model
 
@@ -60,15 +60,18 @@ def export_encoder(
     int8: bool = True,
     float_convolutions: int = FLOAT_CONVOLUTIONS,
     details: Mapping[str, object] | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> dict[str, object]:
     """Write the encoder's files to `out_dir`; returns what `encoder.json` holds, `details` included.
+
+    `outputs` names what the student returns: where queries are, and where items are if that is elsewhere.
 
     Raises `ExportError` if ONNX Runtime's embeddings differ from torch's by more than `PARITY_LIMIT`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     fp32 = out_dir / ENCODER
     metadata = {META_NAME: student.name, META_MAX_TOKENS: str(student.max_tokens)}
-    to_onnx(cast(torch.nn.Module, student), _examples(student), _INPUTS, "embedding", fp32, metadata)
+    to_onnx(cast(torch.nn.Module, student), _examples(student), _INPUTS, outputs, fp32, metadata)
     encoder = OnnxEncoder(fp32)
     parity = measure_parity(student, encoder, samples)
     if parity > PARITY_LIMIT:
@@ -135,10 +138,12 @@ def measure_parity(student: Student, encoder: OnnxEncoder, samples: Samples) -> 
         mixed[::2] = 0
         for feed in ((pixels, ids, mask), (pixels, nothing, nothing), (pixels, ids, mixed)):
             with torch.inference_mode():
-                expected = student(*(torch.from_numpy(array) for array in feed)).numpy()
-            difference = float(np.abs(encoder.encode(*feed) - expected).max())
-            # NaN compares false with everything; it must not pass as no difference.
-            worst = max(worst, difference) if np.isfinite(difference) else float("inf")
+                told = student(*(torch.from_numpy(array) for array in feed))
+            both = (encoder.encode, encoder.encode_items)
+            for found, expected in zip(both, told if isinstance(told, tuple) else (told, told), strict=True):
+                difference = float(np.abs(found(*feed) - expected.numpy()).max())
+                # NaN compares false with everything; it must not pass as no difference.
+                worst = max(worst, difference) if np.isfinite(difference) else float("inf")
     return worst
 
 

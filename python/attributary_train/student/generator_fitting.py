@@ -64,11 +64,9 @@ def fit_generator(
     retrained: Retrained | None = None,
     say: Callable[[str], None] = lambda line: None,
     foreign: Seen | None = None,
-    gradient: int = 0,
 ) -> Fitted:
     """Train one head; `items`: the training set under each of its captions, N rows each; `empty` [T, D]; `foreign`:
-    pictures that no generator made, under prompts, to be near no item with them and without; `gradient`: how many of a
-    tower's features are the gradient's.
+    pictures that no generator made, under prompts, to be near no item with them and without.
 
     An item's vector is the mean of the head's over `items`, and over no prompt where `config.placed` is "levels", and
     an offset of its own held near 0 (`config.free_items`).
@@ -85,7 +83,7 @@ def fit_generator(
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return _Fit(config, items, empty, lessons, retrained, foreign, gradient).run(say)
+        return _Fit(config, items, empty, lessons, retrained, foreign).run(say)
 
 
 class _Fit:
@@ -99,10 +97,9 @@ class _Fit:
         lessons: Sequence[Lesson],
         retrained: Retrained | None,
         foreign: Seen | None,
-        gradient: int,
     ) -> None:
         self.config = config
-        self.head = GeneratorHead(config, together(items), empty, gradient)
+        self.head = GeneratorHead(config, together(items), empty)
         views = [*items, items[0].without_prompt()] if config.placed == "levels" else items
         self.items = [self._reduced(view) for view in views]
         self.strange = (

@@ -16,9 +16,6 @@ from .tower_heads import Whitening
 PICTURE, WORDS = 384, 64
 # Added to every direction's deviation, times the largest: what hardly varies is not blown up.
 DAMPING = 0.05
-# Directions kept of the gradient; the ridge of its kernel over the mean eigenvalue, as D-TRAK's; the length that items
-# have on average in it, beside which the network's first answers are small.
-GRADIENT, RIDGE, LENGTH = 512, 0.1, 6.0
 # Leading directions of each view that are compared before any label, where nothing is learnt.
 LEADING = 64
 
@@ -35,25 +32,11 @@ def damped(rows: Tensor, count: int) -> Whitening:
     return Whitening(mean, matrix.float())
 
 
-def kernel_directions(rows: Tensor, count: int) -> Tensor:
-    """[F, at most count]: of rows [n, F], the leading directions V / sqrt(S^2 + ridge), times a constant.
-
-    Inner products of rows that went through it are TRAK's phi^T (Phi^T Phi + ridge)^-1 phi (Park et al., 2023) in them.
-    """
-    _, values, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-    ridge = RIDGE * values.square().mean()
-    matrix = directions[:count].T / (values[:count].square() + ridge).sqrt().clamp(min=1e-12)
-    length = (rows.double() @ matrix).norm(dim=1).mean().clamp(min=1e-12)
-    scaled: Tensor = (matrix * (LENGTH / length)).float()
-    return scaled
-
-
 class GeneratorHead(nn.Module):
     """Features without and with the prompt and its mean state -> unit vector; a linear map beside two hidden layers.
 
-    `seen.image`: float32 [N, 2 F] of `GeneratorTower`, the last `gradient` of each F being the gradient; `empty`
-    [T, D]: states of the empty prompt. A row without a prompt (mask all 0) is asked with the empty prompt throughout.
-    Of the gradient only the one that was asked is looked at, and before any label the embedding is nearly its kernel.
+    `seen.image`: float32 [N, 2 F] of `GeneratorTower`; `empty` [T, D]: states of the empty prompt. A row without a
+    prompt (mask all 0) is asked with the empty prompt throughout.
     Without epochs, features are compared as they are: their leading directions, whitened.
     """
 
@@ -62,35 +45,22 @@ class GeneratorHead(nn.Module):
     words_mean: Tensor
     words_matrix: Tensor
     empty: Tensor
-    gradient_matrix: Tensor
 
-    def __init__(self, config: StudentConfig, seen: Seen, empty: Tensor, gradient: int = 0) -> None:
+    def __init__(self, config: StudentConfig, seen: Seen, empty: Tensor) -> None:
         super().__init__()
         half = seen.image.shape[1] // 2
-        self.features = half - gradient
-        bare, asked = seen.image[:, : self.features], seen.image[:, half : half + self.features]
-        picture = damped(torch.cat([bare, asked]), PICTURE)
+        picture = damped(torch.cat([seen.image[:, :half], seen.image[:, half:]]), PICTURE)
         words = damped(seen.states.mean(1), WORDS)
         self.register_buffer("image_mean", picture.mean)
         self.register_buffer("image_matrix", picture.matrix)
         self.register_buffer("words_mean", words.mean)
         self.register_buffer("words_matrix", words.matrix)
         self.register_buffer("empty", empty.mean(0))
-        width, self.kernel = 2 * picture.matrix.shape[1] + words.matrix.shape[1], None
-        if gradient:
-            matrix = kernel_directions(seen.image[:, half + self.features :], GRADIENT)
-            self.register_buffer("gradient_matrix", matrix)
-            width += matrix.shape[1]
-            self.kernel = nn.Linear(matrix.shape[1], config.dim, bias=False)
+        width = 2 * picture.matrix.shape[1] + words.matrix.shape[1]
         self.norm, self.skip = nn.LayerNorm(width), nn.Linear(width, config.dim)
         self.first, self.second = nn.Linear(width, config.hidden), nn.Linear(config.hidden, config.hidden)
         self.last, self.drop = nn.Linear(config.hidden, config.dim), nn.Dropout(config.dropout)
-        if self.kernel is not None:
-            nn.init.eye_(self.kernel.weight)
-            for layer in (self.skip, self.last):
-                layer.weight.data.mul_(0.1)
-                nn.init.zeros_(layer.bias)
-        elif config.epochs == 0:
+        if config.epochs == 0:
             self._compare(picture.matrix.shape[1], words.matrix.shape[1])
 
     def _compare(self, picture: int, words: int) -> None:
@@ -110,20 +80,15 @@ class GeneratorHead(nn.Module):
         some = mask.amax(dim=1, keepdim=True) > 0
         bare, query = image[:, :half], torch.where(some, image[:, half:], image[:, :half])
         words = torch.where(some, states.mean(1), self.empty)
-        parts = [(part[:, : self.features] - self.image_mean) @ self.image_matrix for part in (bare, query)]
+        parts = [(part - self.image_mean) @ self.image_matrix for part in (bare, query)]
         parts.append((words - self.words_mean) @ self.words_matrix)
-        if self.kernel is not None:
-            parts.append(query[:, self.features :] @ self.gradient_matrix)
         return torch.cat(parts, dim=1)
 
     def embed(self, reduced: Tensor) -> Tensor:
         """Network's input [N, W] to unit vectors [N, dim]."""
         x = self.drop(self.norm(reduced))
         deep = self.drop(F.gelu(self.second(self.drop(F.gelu(self.first(x))))))
-        found = self.skip(x) + self.last(deep)
-        if self.kernel is not None:
-            found = found + self.kernel(self.drop(reduced[:, -self.kernel.in_features :]))
-        return unit_rows(found)
+        return unit_rows(self.skip(x) + self.last(deep))
 
     def forward(self, image: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """From tower outputs to the embedding."""

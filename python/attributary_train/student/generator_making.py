@@ -39,9 +39,7 @@ class Sight:
     def __init__(self, studio: Studio, config: StudentConfig) -> None:
         subject = studio.subject
         self.studio, self.words = studio, studio.words
-        self.tower = GeneratorTower(
-            subject.model, subject.autoencoder, subject.data.empty, gradient=config.gradient
-        ).eval()
+        self.tower = GeneratorTower(subject.model, subject.autoencoder, subject.data.empty).eval()
 
     def queries(self, queries: Queries) -> Seen:
         """Features of generated pictures under their prompts."""
@@ -132,9 +130,7 @@ def train_generator(
     say(f"{sum(len(lesson.seen) for lesson in lessons)} lists to learn")
     empty = studio.subject.data.empty.float()
     foreign = sight.foreign(labelled, config)
-    fitted = fit_generator(
-        config, placed, empty, lessons, retrained, say, foreign, sight.tower.gradient_width
-    )
+    fitted = fit_generator(config, placed, empty, lessons, retrained, say, foreign)
     model = GeneratorStudent(
         config.name, sight.tower, studio.words.tower(), fitted.query, fitted.items.shape[1]
     ).eval()

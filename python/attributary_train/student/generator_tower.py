@@ -12,8 +12,6 @@ from attributary_train.errors import StudentError
 from attributary_train.subject.model import SubjectModel
 from attributary_train.subject.noise import noise_for, noise_key
 
-from .gradient_tower import GradientTower
-
 TIMESTEPS = (100, 300)
 
 
@@ -21,9 +19,8 @@ class GeneratorTower(nn.Module):
     """uint8 [B, S, S, 3] and token states [B, T, D] -> float32 [B, 2 F].
 
     The first F are asked with the empty prompt, the last F with the states that are given; each F is the middle block's
-    output at the timesteps in turn, under one noise that all pictures share, and behind it the projected gradient where
-    `gradient`, its rank, is above 0. Modules are the model's own: no copy. Raises `StudentError` for a denoiser that is
-    no U-Net of token states alone.
+    output at the timesteps in turn, under one noise that all pictures share. Modules are the model's own: no copy.
+    Raises `StudentError` for a denoiser that is no U-Net of token states alone.
     """
 
     times: Tensor
@@ -37,7 +34,6 @@ class GeneratorTower(nn.Module):
         autoencoder: AutoencoderKL,
         empty: Tensor,
         timesteps: tuple[int, ...] = TIMESTEPS,
-        gradient: int = 0,
     ) -> None:
         super().__init__()
         unet = model.unet
@@ -65,12 +61,6 @@ class GeneratorTower(nn.Module):
         self.register_buffer("kept", kept[:, :1, :1, :1].clone())
         self.register_buffer("added", added.clone())
         self.register_buffer("empty", empty.float().clone())
-        self.gradient = GradientTower(model, gradient, int(empty.shape[0])) if gradient else None
-
-    @property
-    def gradient_width(self) -> int:
-        """How many of F are the gradient's."""
-        return 0 if self.gradient is None else self.gradient.width
 
     def latents(self, pixels: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] -> scaled latents float32 [B, C, h, w], the posterior's mean."""
@@ -80,8 +70,7 @@ class GeneratorTower(nn.Module):
 
     def features(self, latents: Tensor, states: Tensor) -> Tensor:
         """Latents [B, C, h, w] under the prompts of states [B, T, D] -> float32 [B, F]."""
-        told = self._told(latents, states)
-        return told if self.gradient is None else torch.cat([told, self.gradient(latents, states)], dim=1)
+        return torch.cat([self._seen(latents, states, at) for at in range(len(self.times))], dim=1)
 
     def without(self, latents: Tensor) -> Tensor:
         """The same under the empty prompt."""
@@ -92,19 +81,8 @@ class GeneratorTower(nn.Module):
         return self.asked(self.latents(pixels), states)
 
     def asked(self, latents: Tensor, states: Tensor) -> Tensor:
-        """Features of latents [B, C, h, w] without the prompt, then with it.
-
-        The gradient is taken once, under `states`, and stands in both places: where a prompt is, only the one under it
-        is looked at (`GeneratorHead`), and where none is, `states` are the empty prompt's.
-        """
-        if self.gradient is None:
-            return torch.cat([self.without(latents), self.features(latents, states)], dim=1)
-        bare = self._told(latents, self.empty.expand(latents.shape[0], -1, -1))
-        gradient = self.gradient(latents, states)
-        return torch.cat([bare, gradient, self._told(latents, states), gradient], dim=1)
-
-    def _told(self, latents: Tensor, states: Tensor) -> Tensor:
-        return torch.cat([self._seen(latents, states, at) for at in range(len(self.times))], dim=1)
+        """Features of latents [B, C, h, w] without the prompt, then with it."""
+        return torch.cat([self.without(latents), self.features(latents, states)], dim=1)
 
     def _seen(self, latents: Tensor, states: Tensor, at: int) -> Tensor:
         time = self.times[at : at + 1].expand(latents.shape[0], -1)
@@ -137,12 +115,21 @@ class GeneratorStudent(nn.Module):
         self.image_size, self.max_tokens = tower.image_size, int(tower.empty.shape[0])
         self.tower, self.text_tower, self.head = tower, text_tower, head
 
-    def forward(self, pixels: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Embed a batch; rows whose mask is all zero have no prompt."""
+    def read(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """States [B, T, D] of all places of the prompts and their mask float32 [B, T]; T is the most there can be."""
         places = torch.zeros((1, self.max_tokens), dtype=torch.int64).expand(token_ids.shape[0], -1)
         ids = torch.cat([token_ids, places], dim=1)[:, : self.max_tokens]
         mask = torch.cat([token_mask, places], dim=1)[:, : self.max_tokens]
         some = mask.amax(dim=1)[:, None, None] > 0
         states = torch.where(some, self.text_tower.states(ids, mask), self.tower.empty)
-        out: Tensor = self.head(self.tower(pixels, states), states, mask.to(torch.float32))
+        return states, mask.to(torch.float32)
+
+    def placed(self, latents: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings [B, dim] of scaled latents under what `read` gives."""
+        out: Tensor = self.head(self.tower.asked(latents, states), states, mask)
         return out
+
+    def forward(self, pixels: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Embed a batch; rows whose mask is all zero have no prompt."""
+        states, mask = self.read(token_ids, token_mask)
+        return self.placed(self.tower.latents(pixels), states, mask)

@@ -18,8 +18,9 @@ class Student(Protocol):
     image_size: int
     max_tokens: int
 
-    def __call__(self, pixels: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3], int64 [B, T] twice -> float32 [B, D], rows of unit length."""
+    def __call__(self, pixels: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """uint8 [B, S, S, 3], int64 [B, T] twice -> float32 [B, D], rows of unit length: one tensor for each name of
+        `export_encoder`'s `outputs`, a tuple where there are several."""
         ...
 
 

@@ -7,9 +7,9 @@ learns MiniLM's states of captions, then that the whole student's embedding stay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -189,3 +189,13 @@ def _step(
 def described(tower: OwnWords, settings: WordsSettings) -> dict[str, object]:
     """What student.json says of a tower."""
     return {"shape": asdict(tower.shape), "settings": asdict(settings)}
+
+
+def own_words_of(told: Mapping[str, Any], state: Mapping[str, Tensor]) -> OwnWords:
+    """The tower of a student's folder again: what `described` said of it, and its weights under "words."."""
+    weights = {name.removeprefix("words."): part for name, part in state.items() if name.startswith("words.")}
+    if not weights:
+        raise StudentError("head.pt", "has no weights of the words that student.json names")
+    tower = OwnWords(WordsShape(**told["shape"]), weights["rows"])
+    tower.load_state_dict(weights)
+    return tower.eval()

@@ -22,7 +22,7 @@ from .generator_head import GeneratorHead
 from .generator_making import Say, Sight
 from .generator_tower import GeneratorStudent
 from .making import samples_of
-from .own_words import OwnWords, Texts, WordsSettings, described, learn_words
+from .own_words import OwnWords, Texts, WordsSettings, described, learn_words, own_words_of
 from .studio import Studio, to_tensor
 
 _SAMPLES, _BATCH = 256, 64
@@ -31,7 +31,8 @@ _PUT = ("{}", "a {}", "the {}", "a picture of {}", "a drawing of {}", "{} emoji"
 
 
 def reopen_generator(studio: Studio, folder: Path) -> tuple[GeneratorStudent, Sight, dict[str, Tensor]]:
-    """A generator student with its packaged text tower, what it sees by, and its weights, item vectors included.
+    """A generator student, what it sees by, and its weights, item vectors included. It reads prompts by the packaged
+    text tower or, where it has one, by its own.
 
     Raises `StudentError` if it is of another generator, of other items, or of another kind.
     """
@@ -45,10 +46,11 @@ def reopen_generator(studio: Studio, folder: Path) -> tuple[GeneratorStudent, Si
     sight = Sight(studio, config)
     state = read_head(folder)
     empty = studio.subject.data.empty.float()
-    head = GeneratorHead(config, sight.items(config)[0], empty, sight.tower.gradient_width)
+    head = GeneratorHead(config, sight.items(config)[0], empty)
     head.load_state_dict({key[6:]: value for key, value in state.items() if key.startswith("query.")})
     dim = int(state["items"].shape[1])
-    model = GeneratorStudent(config.name, sight.tower, studio.words.tower(), head.eval(), dim)
+    words = own_words_of(facts["words"], state) if "words" in facts else studio.words.tower()
+    model = GeneratorStudent(config.name, sight.tower, words, head.eval(), dim)
     return model.eval(), sight, state
 
 

@@ -236,20 +236,24 @@ def own_words(teacher: Path, out: Path, **kwargs: Any) -> None:
     click.echo(f"{out}: {(out / 'encoder.onnx').stat().st_size / 1e6:.1f} MB in fp32")
 
 
-@student.command("lengths")
+@student.command("gradient")
 @_STUDIO
 @click.option(
     "--student", "teacher", type=FOLDER, required=True, help="Folder of a student, finished otherwise."
 )
+@click.option("--weight", default=0.5, show_default=True, help="Of the gradients beside what was learnt.")
+@click.option("--apart", default=0.6, show_default=True, help="Part of the items' mean that is taken away.")
 @click.option("--power", default=0.5, show_default=True, help="Of the lengths; 0: all are equal.")
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder of the student.")
 @on_threads
-def lengths(teacher: Path, power: float, out: Path, **kwargs: Any) -> None:
-    """Give the items of a generator student the lengths that they have among the generator's gradients."""
-    from .lengths_making import give_lengths
+def gradient(teacher: Path, weight: float, apart: float, power: float, out: Path, **kwargs: Any) -> None:
+    """Let a generator student take the generator's gradient too, and give its items their lengths among these."""
+    from .gradient_head import GradientSettings
+    from .gradient_making import give_gradient
 
-    give_lengths(_open(kwargs), teacher, out, say, power)
-    click.echo(f"{out}: items have lengths")
+    settings = GradientSettings(weight=weight, apart=apart, power=power)
+    give_gradient(_open(kwargs), teacher, out, say, settings)
+    click.echo(f"{out}: {(out / 'encoder.onnx').stat().st_size / 1e6:.1f} MB, items have lengths")
 
 
 @student.command("score")

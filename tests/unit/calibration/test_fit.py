@@ -12,8 +12,8 @@ from attributary_train.calibration.fit import Target, fit_shares, likely_reach, 
 from attributary_train.calibration.mass import Mass
 from attributary_train.calibration.ood import SCORES, auroc, detection, threshold
 from attributary_train.calibration.reliability import reliability
-from attributary_train.calibration.shares import Columns, shares_of
 from attributary_train.errors import CalibrationError
+from attributary_train.evaluation.shares import Columns, shares_of
 
 TRUE = ShareCalibration(temperature=0.08, threshold=0.02, background=0.55, ood_similarity=0.3)
 

@@ -7,9 +7,9 @@ from attributary.bundle.manifest import ShareCalibration
 from attributary_train.calibration.fit import Target, by_creator
 from attributary_train.calibration.held import KINDS
 from attributary_train.calibration.report import aims
-from attributary_train.calibration.shares import Columns, shares_of
 from attributary_train.calibration.skill import Climatology, ranked, skills
 from attributary_train.errors import CalibrationError
+from attributary_train.evaluation.shares import Columns, shares_of
 
 ITEMS, QUERIES, REACH = 60, 120, 6
 COLUMNS = Columns.of(np.arange(ITEMS))

@@ -1,4 +1,4 @@
-"""Scores as shares: by the temperature of the kind of query, and never by the calibration of another encoder."""
+"""Scores as shares: by the calibration of the kind of query, and never by the calibration of another encoder."""
 
 import shutil
 from dataclasses import replace
@@ -9,17 +9,16 @@ import pytest
 from attributary.building.calibration_file import CALIBRATION, CalibrationFile
 from attributary.errors import InvalidArgumentError
 from attributary_train.errors import StudentError
-from attributary_train.student.asking import AskedStudent, temperature_of
+from attributary_train.student.asking import AskedStudent, calibration_of
 
 COMMITTED = Path(__file__).resolve().parents[3] / "models" / "student" / CALIBRATION
 
 
-def test_temperature_is_that_of_the_kind_of_query():
+def test_what_is_said_is_that_of_the_kind_of_query():
     file = CalibrationFile.read(COMMITTED)
     for prompts in (True, False):
-        found = temperature_of(COMMITTED, file.encoder_digest, prompts)
-        assert found == file.calibration.of(prompts).temperature
-    assert temperature_of(COMMITTED, file.encoder_digest, True) != temperature_of(
+        assert calibration_of(COMMITTED, file.encoder_digest, prompts) == file.calibration.of(prompts)
+    assert calibration_of(COMMITTED, file.encoder_digest, True) != calibration_of(
         COMMITTED, file.encoder_digest, False
     )
 
@@ -28,7 +27,7 @@ def test_a_calibration_of_another_encoder_is_refused_by_name(tmp_path):
     other = replace(CalibrationFile.read(COMMITTED), encoder_digest="f" * 64)
     other.write(tmp_path / CALIBRATION)
     with pytest.raises(StudentError, match="was fitted to encoder ffffffffffff, not to aaaaaaaaaaaa"):
-        temperature_of(tmp_path / CALIBRATION, "a" * 64, True)
+        calibration_of(tmp_path / CALIBRATION, "a" * 64, True)
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "encoder.onnx"])

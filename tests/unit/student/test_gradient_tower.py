@@ -1,18 +1,12 @@
 """The gradient inside an encoder: it is what autograd gives, for any number of rows, and a prompt's words reach it."""
 
-import numpy as np
 import pytest
 import torch
 
 from attributary_train.errors import StudentError
-from attributary_train.student.export import Samples, export_encoder
-from attributary_train.student.generator_head import GeneratorHead
-from attributary_train.student.generator_tower import GeneratorStudent, GeneratorTower
 from attributary_train.student.gradient_tower import _LOUDER, TIMESTEP, GradientTower, gradient_layers
-from attributary_train.student.sight import Seen
 from attributary_train.subject.noise import noise_for, noise_key
 from attributary_train.teacher.projection import TwoSided
-from tests.unit.student.test_generator import SMALL, TinyWords, autoencoder, pictures, seen  # noqa: F401
 from tests.unit.teacher.rivals.conftest import RECIPE, new_model
 
 RANK = 3
@@ -21,12 +15,6 @@ RANK = 3
 @pytest.fixture(scope="module")
 def gradient():
     return GradientTower(new_model(0), RANK, RECIPE.tokens)
-
-
-@pytest.fixture(scope="module")
-def tower(autoencoder):  # noqa: F811
-    empty = torch.randn(RECIPE.tokens, RECIPE.text_dim, generator=torch.Generator().manual_seed(1))
-    return GeneratorTower(new_model(0), autoencoder, empty, (10, 30), gradient=RANK).eval()
 
 
 def asked(count, seed=0):
@@ -79,64 +67,8 @@ def test_the_words_of_a_prompt_are_learnt_through_it(gradient):
     torch.testing.assert_close((told * step).sum(), moved, rtol=2e-2, atol=1e-5)
 
 
-def student_of(tower):
-    head = GeneratorHead(SMALL, seen(tower, 12, 1), tower.empty, tower.gradient_width)
-    return GeneratorStudent("tiny", tower, TinyWords(), head, SMALL.dim).eval()
-
-
-def test_where_a_prompt_is_only_the_gradient_under_it_is_looked_at(tower):
-    head = student_of(tower).head
-    shown = seen(tower, 4, 3)
-    half, width = shown.image.shape[1] // 2, tower.gradient_width
-    other = shown.image.clone()
-    other[:, half - width : half] += 1.0
-    with torch.no_grad():
-        same = head(other, shown.states, shown.mask)
-        assert torch.equal(same, head(shown.image, shown.states, shown.mask))
-        without = torch.zeros_like(shown.mask)
-        assert not torch.allclose(
-            head(other, shown.states, without), head(shown.image, shown.states, without), atol=1e-3
-        )
-
-
-def test_what_is_served_is_what_was_learnt_from(tower):
-    """Training looks at both gradients; serving takes one, under the prompt or under none."""
-    student = student_of(tower)
-    ids = torch.randint(1, 20, (3, RECIPE.tokens), generator=torch.Generator().manual_seed(5))
-    pixels = torch.from_numpy(pictures(3, 8))
-    for mask in (torch.ones_like(ids), torch.zeros_like(ids)):
-        with torch.no_grad():
-            served = student(pixels, ids, mask)
-            latents, some = tower.latents(pixels), mask.amax(1)[:, None, None] > 0
-            states = torch.where(some, student.text_tower.states(ids, mask), tower.empty)
-            image = torch.cat([tower.without(latents), tower.features(latents, states)], dim=1)
-            learnt = student.head(image, states, mask.float())
-        torch.testing.assert_close(served, learnt, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow  # the exporter takes half a minute
-def test_the_exported_encoder_takes_the_gradient_too(tower, tmp_path):
-    student = student_of(tower)
-    stream = np.random.default_rng(0)
-    ids = stream.integers(1, 20, (16, RECIPE.tokens))
-    samples = Samples(pictures(16), ids, np.ones_like(ids))
-    (tmp_path / "words.json").write_text("{}")
-    facts = export_encoder(tmp_path, student, tmp_path / "words.json", samples, int8=False)
-    assert facts["parity_max_abs_difference"] < 1e-4
-
-
 def test_a_denoiser_without_residual_blocks_is_refused_by_name():
     shown = new_model(0)
     shown.unet = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1))
     with pytest.raises(StudentError, match="residual"):
         GradientTower(shown, RANK, RECIPE.tokens)
-
-
-def test_features_stand_where_the_head_reads_them(tower):
-    shown = seen(tower, 2, 4)
-    assert isinstance(shown, Seen)
-    latents = tower.latents(torch.from_numpy(pictures(2, 4)))
-    half = shown.image.shape[1] // 2
-    with torch.no_grad():
-        gradient = tower.gradient(latents, shown.states)
-    torch.testing.assert_close(shown.image[:, 2 * half - tower.gradient_width :], gradient)
