@@ -113,7 +113,7 @@ def test_of_many_items_a_step_sees_the_best_and_others_for_the_rest(tower, monke
     between = cut_own(torch.randn(12, 12, generator=torch.Generator().manual_seed(7)), np.arange(12)).numpy()
     monkeypatch.setattr(generator_fitting, "STEP_ITEMS", 8)
     monkeypatch.setattr(generator_fitting, "BEST", 1)
-    fit = generator_fitting._Fit(SMALL, views, tower.empty, [Lesson(views[0], between)], told, None, 0)
+    fit = generator_fitting._Fit(SMALL, views, tower.empty, [Lesson(views[0], between)], told, None)
     some, weight = fit._some(torch.tensor([2, 3]))
     assert len(set(some.tolist())) == len(some) == 8 and set(some[:2].tolist()) == {2, 3}
     assert weight[:2].tolist() == [1.0, 1.0] and weight.sum() == pytest.approx(12.0)
