@@ -6,7 +6,8 @@
 Items are asked for with their own files (no prompt, their caption, another's) and with copies that were encoded and
 scaled otherwise, framed or cut; first: the item, or one with the very same file, is named first. `--generated-by`
 brings pictures that the generator made (of `attributary-train subject queries`): none is an item's own, so every one
-that is recognised is a mistake. `--name` is part of the saved file's: a bundle of pictures that are not square has one of its own.
+that is recognised is a mistake. `--name` is part of the saved file's: a bundle of pictures that are not square has one
+of its own.
 
 `--strangers` is a folder of pictures that somebody else drew: none is an item's either.
 

@@ -14,7 +14,7 @@ from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
 from attributary.pictures import pixels_digest, prepare_pixels, read
-from attributary.pictures.looks import is_one_colour
+from attributary.pictures.looks import shows_nothing
 from attributary.pictures.margins import overview
 
 from .checks import check_certainty, check_embedding, check_pixels, check_prompt, resolve_counts
@@ -86,8 +86,8 @@ class Preparer:
         assert prepared.pixels is not None
         started = perf_counter()
         prepared.showing = snapshot.showing(prepared.pixels, seen)
-        if is_one_colour(prepared.pixels):
-            # It shows nothing, so nobody made it: white ones lie near every drawing on white.
+        if not prepared.showing.size and shows_nothing(prepared.pixels):
+            # So nobody made it: white ones lie near every drawing on white.
             prepared.certainty = 0.0
         prepared.timings.preprocess += ms_since(started)
         if query.prompt:

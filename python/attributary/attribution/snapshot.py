@@ -346,6 +346,15 @@ class Snapshot:
             np.where(np.isneginf(similarity), -1, rows), np.where(np.isneginf(similarity), 0, similarity)
         )
 
+    def last_of(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """The last value of the vectors of rows, fp16 [R]."""
+        split = len(self.bundle.vectors)
+        found = np.empty(len(rows), np.float16)
+        own = rows < split
+        found[own] = self.bundle.vectors[rows[own], -1]
+        found[~own] = self.added[rows[~own] - split, -1]
+        return found
+
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Vectors of rows in ascending order, fp16 [R, D]; a copy."""
         split = len(self.bundle.vectors)

@@ -11,6 +11,7 @@ import torch
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
 from attributary.building import build_bundle
+from attributary.building.source import read_source
 from attributary.delta.items import NewItem
 from attributary.delta.store import Store
 from attributary.encoder import OnnxEncoder
@@ -152,3 +153,36 @@ def test_items_of_a_bundle_and_additions_are_placed_as_items_and_queries_as_quer
             len(store.engine.attribute(Query(embedding=asked.astype(np.float16).astype(np.float32))).items)
             > 0
         )
+
+
+def test_an_embedding_chosen_for_an_item_is_no_nearer_than_its_own_picture(encoder_dir, tiny, tmp_path):
+    corpus = tiny.draw_corpus(tmp_path / "corpus", 60)
+    manifest = build_bundle(corpus, encoder_dir, tmp_path / "bundle", probes=40, workers=1).manifest
+    engine = open_engine(tmp_path / "bundle")
+    limit = manifest.encoder.own_cosine
+    assert 0 < limit < 1
+    vectors = engine.bundle.vectors.astype(np.float32)
+    own = [engine.prepare(Query(image=path.read_bytes())) for path in read_source(corpus).pictures]
+    pictures = engine.embed(own)
+    for row in range(0, 60, 7):
+        chosen = vectors[row].copy()
+        chosen[-1] = 0
+        length = np.linalg.norm(chosen)
+        answer = engine.attribute(Query(embedding=chosen / length), Options(top_k=60))
+        assert max(item.similarity for item in answer.items) <= limit * 1.001
+        assert chosen @ chosen / length > limit * length
+        # By one factor: the order stays.
+        order = [engine.bundle.items.row_of(item.id) for item in answer.items]
+        assert np.all(np.diff(vectors[order] @ chosen) <= 1e-3)
+        creators = sum(one.share for one in answer.creators)
+        assert abs(creators + answer.diffuse_share - 1) < 1e-4
+    # A picture's embedding is answered as the picture.
+    batch = [engine.prepare(Query(embedding=row)) for row in pictures[:20]]
+    for query, picture, embedded in zip(own[:20], engine.run(own[:20]), engine.run(batch), strict=True):
+        assert not query.showing.size
+        near = picture.items[0].similarity
+        assert embedded.items[0].id == picture.items[0].id
+        assert embedded.items[0].similarity <= near + 1e-5
+    # Beside pictures in one batch their answers stay what they are.
+    mixed = engine.run([own[0], batch[0], own[1]])
+    assert mixed[0].items == engine.run(own[:1])[0].items and mixed[2].items == engine.run(own[1:2])[0].items
