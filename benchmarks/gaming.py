@@ -287,23 +287,36 @@ def asking(world: World) -> list[dict[str, Any]]:
             }
             for form, found in moved.items()
         ]  # fmt: skip
-        vectors = engine.bundle.vectors
-        shares = []
+    return [*rows, *chosen(world)]
+
+
+def chosen(world: World) -> list[dict[str, Any]]:
+    """What an embedding gives the item that it was chosen for: without the limit on embeddings, and with it."""
+    with opened(world) as store:
+        engine = store.engine
+        limited = engine.snapshot
+        entry = limited.bundle.manifest.encoder
+        free_manifest = replace(limited.bundle.manifest, encoder=replace(entry, own_cosine=0.0))
+        free = replace(limited, bundle=replace(limited.bundle, manifest=free_manifest))
+        vectors = limited.bundle.vectors
+        shares: dict[str, list[float]] = {"before": [], "after": []}
         for place in range(0, len(vectors), max(1, len(vectors) // 50)):
             vector = vectors[place].astype(np.float32)
-            if engine.bundle.manifest.encoder.lengths:
+            if entry.lengths:
                 vector[-1] = 0  # All that a query may have of it.
-            answer = engine.attribute(
-                Query(embedding=vector / np.linalg.norm(vector), has_prompt=True), Options(top_k=1)
-            )
-            shares.append(answer.items[0].share)
+            query = Query(embedding=vector / np.linalg.norm(vector), has_prompt=True)
+            for when, snapshot in (("before", free), ("after", limited)):
+                engine.snapshot = snapshot
+                shares[when].append(engine.attribute(query, Options(top_k=1)).items[0].share)
+        engine.snapshot = limited
+    before, after = shares["before"], shares["after"]
+    row = {
+        "attack": "an embedding chosen for one item, with the role", "before": mean(before), "after": mean(after),
+        "most before": round(max(before), 4), "most after": round(max(after), 4),
+    }  # fmt: skip
     # Without the role an embedding is refused: tests/unit/gateway/test_access.py.
-    chosen = {
-        "attack": "an embedding chosen for one item, without the role",
-        "before": mean(shares),
-        "after": 0.0,
-    }
-    return [*rows, {**chosen, "most before": round(max(shares), 4), "most after": 0.0}]
+    refused = row | {"attack": "the same, without the role", "after": 0.0, "most after": 0.0}
+    return [row, refused]
 
 
 def mean(values: Sequence[float]) -> float:
@@ -341,8 +354,17 @@ def main() -> None:
         "--calibration", type=Path, default=None, help="share parameters in place of the bundle's"
     )
     parser.add_argument("--queries", type=int, default=50)
+    parser.add_argument("--embeddings-only", action="store_true", help="only what chosen embeddings give")
     args = parser.parse_args()
     world = read_world(args)
+    if args.embeddings_only:
+        rows = chosen(world)
+        aims = [
+            aim(f"{one['attack']}, at most", one["most after"], MOST, "share", one["most after"] <= MOST)
+            for one in rows
+        ]
+        emit("gaming_embeddings", {"bundle": args.bundle.name}, {"asking": rows}, aims, args.json)
+        return
     rows = [row(world, name, attack, honest) for name, (attack, honest) in attacks(world).items()]
     aims = [
         aim(f"gain over honest: {one['attack']}", one["gain"], MOST, "share", one["gain"] <= MOST)

@@ -4,9 +4,10 @@
         [--strangers FOLDER] [--name NAME] [--json] [--save]
 
 Items are asked for with their own files (no prompt, their caption, another's) and with copies that were encoded and
-scaled otherwise; first: the item, or one with the very same file, is named first. `--generated-by` brings pictures that
-the generator made (of `attributary-train subject queries`): none is an item's own, so every one that is recognised is a
-mistake. `--name` is part of the saved file's: a bundle of pictures that are not square has one of its own.
+scaled otherwise, framed or cut; first: the item, or one with the very same file, is named first. `--generated-by`
+brings pictures that the generator made (of `attributary-train subject queries`): none is an item's own, so every one
+that is recognised is a mistake. `--name` is part of the saved file's: a bundle of pictures that are not square has one
+of its own.
 
 `--strangers` is a folder of pictures that somebody else drew: none is an item's either.
 
@@ -21,14 +22,16 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from common import Aim, aim, arguments, emit
+from frames import FRAMES, framed
 
 # Beside this script lies triton.py, which torch would take for its own triton.
 sys.path.remove(str(Path(__file__).resolve().parent))
@@ -176,10 +179,12 @@ def asked_with_prompts(engine: Engine, items: Sequence[Item]) -> list[dict[str, 
     return rows
 
 
-def changed(engine: Engine, rivals: Rivals, items: Sequence[Item]) -> list[dict[str, Any]]:
+def changed(
+    engine: Engine, rivals: Rivals, items: Sequence[Item], kinds: Mapping[str, Callable[[bytes], bytes]]
+) -> list[dict[str, Any]]:
     """Copies without a prompt: first, flagged, another item recognised; the same of the rivals."""
     rows = []
-    for kind, copy in COPIES.items():
+    for kind, copy in kinds.items():
         told: dict[str, list[bool]] = {}
         for item in items:
             prepared = engine.prepare(Query(image=copy(item.data)), Options(top_k=1))
@@ -256,7 +261,9 @@ def measure(
             f"{corpus}: holds {len(everything)} of the {len(engine.bundle.items)} items of {bundle}"
         )
     rivals = Rivals(squares(engine, [item.data for item in everything]))
-    tables = {"own": asked_with_prompts(engine, items), "copies": changed(engine, rivals, items)}
+    tables = {"own": asked_with_prompts(engine, items), "copies": changed(engine, rivals, items, COPIES)}
+    framings = {kind: partial(framed, change=change) for kind, change in FRAMES.items()}
+    tables["framed"] = changed(engine, rivals, items, framings)
     others = []
     if made_by is not None:
         others.append(foreign(engine, rivals, "generated", generated(engine, *made_by)))

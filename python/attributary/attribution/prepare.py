@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from time import perf_counter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attributary.bundle.bundle import Bundle
 from attributary.encoder.base import EncoderSpec
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError
 from attributary.index.base import VectorIndex
 from attributary.pictures import pixels_digest, prepare_pixels, read
-from attributary.pictures.looks import is_one_colour
+from attributary.pictures.looks import shows_nothing
+from attributary.pictures.margins import overview
 
 from .checks import check_certainty, check_embedding, check_pixels, check_prompt, resolve_counts
 from .filters import FilterCompiler
@@ -78,12 +82,12 @@ class Preparer:
             prepared.certainty = check_certainty(query.certainty, f"{field}.embedding.certainty")
             return prepared
         check_prompt(query.prompt, self.limits, f"{field}.prompt")
-        self._prepare_pixels(query, prepared, field, wait, options.digests)
+        seen = self._prepare_pixels(query, prepared, field, wait, options.digests)
         assert prepared.pixels is not None
         started = perf_counter()
-        prepared.showing = snapshot.showing(prepared.pixels)
-        if is_one_colour(prepared.pixels):
-            # It shows nothing, so nobody made it: white ones lie near every drawing on white.
+        prepared.showing = snapshot.showing(prepared.pixels, seen)
+        if not prepared.showing.size and shows_nothing(prepared.pixels):
+            # So nobody made it: white ones lie near every drawing on white.
             prepared.certainty = 0.0
         prepared.timings.preprocess += ms_since(started)
         if query.prompt:
@@ -97,7 +101,9 @@ class Preparer:
 
     def _prepare_pixels(
         self, query: Query, prepared: Prepared, field: str, wait: bool, digests: bool
-    ) -> None:
+    ) -> NDArray[np.uint8] | None:
+        """Fill in the pixels; returns the overview of a picture that may lie within margins."""
+        margins = self.snapshot.shared.recognises  # the same for all snapshots
         if query.image is not None:
             picture = read(
                 query.image,
@@ -107,12 +113,13 @@ class Preparer:
                 field=f"{field}.image",
                 wait=wait,
                 digest=digests,
+                margins=margins,
             )
             prepared.pixels = picture.pixels
             prepared.timings.decode, prepared.timings.preprocess = picture.decode_ms, picture.resize_ms
             if digests:
                 prepared.picture = PictureDigests(hashlib.sha256(query.image).hexdigest(), picture.digest)
-            return
+            return picture.overview
         assert query.pixels is not None
         started = perf_counter()
         prepared.pixels = prepare_pixels(
@@ -121,6 +128,7 @@ class Preparer:
         prepared.timings.preprocess = ms_since(started)
         if digests:
             prepared.picture = PictureDigests("", pixels_digest(query.pixels))
+        return overview(query.pixels) if margins else None
 
 
 def ms_since(started: float) -> float:

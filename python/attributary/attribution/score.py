@@ -20,6 +20,7 @@ from attributary.bundle.manifest import Calibration
 from attributary.kernels import reply_writer as reply_writer
 
 from .calibrations import calibration_of as calibration_of
+from .chosen import factors, is_bare
 from .pixel_statistics import pixel_statistics
 from .recognised import put_first
 from .snapshot import Candidates, Snapshot
@@ -121,16 +122,19 @@ class Scores:
         self._batch = batch
         self._found: list[Scored] = [None] * len(batch)  # type: ignore[list-item]
         self._short: dict[Filter, list[int]] = {}
+        # What the similarities of an embedding that is too near are multiplied by, by its place.
+        self._factors: dict[int, np.float32] = {}
         filter_ = batch[0].filter
-        if all(not one.showing.size and one.filter == filter_ for one in batch):
+        plain = not any(one.showing.size or is_bare(snapshot, one) for one in batch)
+        if plain and all(one.filter == filter_ for one in batch):
             self._score(filter_, range(len(batch)), candidates, embeddings)
             return
-        groups: dict[tuple[Filter, bool], list[int]] = defaultdict(list)
-        for place, prepared in enumerate(batch):
-            groups[prepared.filter, prepared.showing.size > 0].append(place)
-        for (one, _), places in groups.items():
+        groups: dict[tuple[Filter, bool, bool], list[int]] = defaultdict(list)
+        for place, one in enumerate(batch):
+            groups[one.filter, one.showing.size > 0, is_bare(snapshot, one)].append(place)
+        for (filter_, _, _), places in groups.items():
             part = None if embeddings is None else embeddings[places]
-            self._score(one, places, candidates.take(places), part)
+            self._score(filter_, places, candidates.take(places), part)
 
     @property
     def short(self) -> Mapping[Filter, list[int]]:
@@ -151,7 +155,8 @@ class Scores:
             if visible is not None:
                 new[new] = visible.passes(candidates.rows[number][new])
             rows = np.append(found.items, candidates.rows[number][new])
-            similarity = np.append(found.similarity, candidates.similarity[number][new])
+            near = candidates.similarity[number][new] * self._factors.get(place, np.float32(1.0))
+            similarity = np.append(found.similarity, near)
             order = np.lexsort((rows, -similarity))[: self._batch[place].top_k]
             share = np.append(found.share, np.zeros(int(new.sum()), np.float32))
             found.items, found.similarity, found.share = rows[order], similarity[order], share[order]
@@ -178,6 +183,8 @@ class Scores:
         if members[0].showing.size:
             # Of a group all or none are pictures of items.
             candidates = put_first(snapshot, members, candidates, embeddings, calibration)
+        elif is_bare(snapshot, members[0]):
+            candidates = self._held_back(places, members, candidates, embeddings)
         scored = snapshot.score(
             candidates,
             embeddings,
@@ -205,6 +212,21 @@ class Scores:
             )
             if count < min(member.top_k, passing):
                 self._short.setdefault(filter_, []).append(place)
+
+    def _held_back(
+        self,
+        places: Sequence[int],
+        members: Sequence[Prepared],
+        candidates: Candidates,
+        embeddings: NDArray[np.float32] | None,
+    ) -> Candidates:
+        if candidates.similarity is None:
+            assert embeddings is not None
+            candidates = self._snapshot.ranked(embeddings, candidates.rows)
+        assert candidates.similarity is not None
+        less = factors(self._snapshot, members, candidates)
+        self._factors |= dict(zip(places, less, strict=True))
+        return Candidates(candidates.rows, candidates.similarity * less[:, None])
 
 
 def _calibrated(

@@ -20,6 +20,7 @@ from attributary.bundle.items import LOOK, ItemTable
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
+from attributary.pictures.framed import framed
 from attributary.pictures.recognise import Known, Shown
 
 from .calibrations import calibration_of
@@ -60,11 +61,16 @@ class _Shared:
         self.recognises = self._looks is not None
         self._added_looks = GrowingArray(np.empty((0, *LOOK), np.int8))
         self._added_signs = GrowingArray(np.empty(0, np.uint64))
+        self._added_standing = GrowingArray(np.empty((0, 4), np.int8))
 
     def entered(self, looks: NDArray[np.int8]) -> Known:
         """All added items' pictures with these behind, int8 [n, *LOOK]."""
-        signs = Known.of(looks).signs
-        return Known(self._added_looks.append(looks), self._added_signs.append(signs))
+        new = Known.of(looks)
+        return Known(
+            self._added_looks.append(looks),
+            self._added_signs.append(new.signs),
+            self._added_standing.append(new.standing),
+        )
 
     @cached_property
     def known(self) -> Known | None:
@@ -231,9 +237,10 @@ class Snapshot:
             found.append(rows[~free])
         return np.concatenate([np.zeros(0, np.int64), *found])
 
-    def showing(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def showing(self, pixels: NDArray[np.uint8], seen: NDArray[np.uint8] | None = None) -> NDArray[np.int64]:
         """Rows of the items whose very picture this is, uint8 [S, S, 3] as the encoder sees it; mostly none.
 
+        `seen` is its overview, uint8 [H, W, 3], where an item's picture may lie within margins.
         Several where items have one picture. Deleted items are among them, since what they hold is withheld; those that
         were added back are not: they count where they are now.
         """
@@ -241,6 +248,8 @@ class Snapshot:
         if known is None:
             return np.zeros(0, np.int64)
         rows = Shown(pixels).closest(known, self.added_known)
+        if not rows.size and seen is not None:
+            rows = framed(seen, len(pixels), known, self.added_known)
         return rows[~np.isin(rows, self.replaced)]
 
     @cached_property
@@ -336,6 +345,15 @@ class Snapshot:
         return Candidates(
             np.where(np.isneginf(similarity), -1, rows), np.where(np.isneginf(similarity), 0, similarity)
         )
+
+    def last_of(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """The last value of the vectors of rows, fp16 [R]."""
+        split = len(self.bundle.vectors)
+        found = np.empty(len(rows), np.float16)
+        own = rows < split
+        found[own] = self.bundle.vectors[rows[own], -1]
+        found[~own] = self.added[rows[~own] - split, -1]
+        return found
 
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Vectors of rows in ascending order, fp16 [R, D]; a copy."""

@@ -33,10 +33,12 @@ from attributary.bundle.manifest import (
 from attributary.bundle.thumbnails import THUMBNAILS, write_thumbnails
 from attributary.delta.journal.place import begin, check_replaceable
 from attributary.encoder.onnx import OnnxEncoder
+from attributary.encoder.text import PromptTokenizer
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.tuning import TunedIndex
 
 from .embed import Probes
+from .own_cosine import own_cosine
 from .thumbnails import shrunk
 
 PREPROCESSING = "pillow-13 bicubic, antialiased, short side; centre crop; uint8 RGB"
@@ -102,7 +104,12 @@ def write_bundle(parts: Parts, out: Path, force: bool) -> BuildReport:
             version=parts.version,
             subject=parts.subject,
             student=parts.student,
-            encoder=EncoderEntry(preprocessing=PREPROCESSING, fit=CROP, **asdict(parts.encoder.spec)),
+            encoder=EncoderEntry(
+                preprocessing=PREPROCESSING,
+                fit=CROP,
+                own_cosine=_own_cosine(parts),
+                **asdict(parts.encoder.spec),
+            ),
             index=_index_entry(parts.tuned, parts.encoder.spec.digest, parts.vectors),
             calibration=parts.calibration,
             item_count=len(items),
@@ -150,6 +157,11 @@ def _index_entry(tuned: TunedIndex, digest: str, vectors: NDArray[np.float16]) -
         bytes_per_item=round(tuned.bytes_per_item, 1),
         vector_bytes_per_item=float(vectors.shape[1] * vectors.itemsize),
     )
+
+
+def _own_cosine(parts: Parts) -> float:
+    tokenizer = PromptTokenizer.from_file(parts.encoder_dir / TOKENIZER, parts.encoder.spec.max_tokens)
+    return own_cosine(parts.encoder, tokenizer, parts.probed, parts.vectors)
 
 
 def _no_golden() -> Golden:

@@ -172,6 +172,8 @@ class EncoderEntry:
     # How any picture, item or query, becomes a square. Empty in bundles from before it was named: queries were cropped.
     fit: str = ""
     lengths: bool = False  # items' lengths lie in the last dimension, which queries have as 0
+    # With lengths: cosine of an item's own picture with the item's direction. No embedding is nearer; 0: not limited.
+    own_cosine: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,10 @@ class Manifest:
             raise BundleError(MANIFEST, str(error)) from None
         if problem := manifest.calibration.problem():
             raise BundleError(MANIFEST, f"calibration.{problem}")
+        if not 0 <= manifest.encoder.own_cosine <= 1:
+            raise BundleError(
+                MANIFEST, f"encoder.own_cosine {manifest.encoder.own_cosine}, must be in [0, 1]"
+            )
         if manifest.names_in_prompts not in ("", "read"):
             raise BundleError(
                 MANIFEST, f"names_in_prompts is {manifest.names_in_prompts!r}, must be 'read' or absent"

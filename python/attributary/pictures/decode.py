@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from ..errors import InvalidArgumentError
 from ..kernels import resize_crop
 from .formats import JPEG, MAX_BYTES, MAX_PIXELS, Format, check_size, damaged, inspect
+from .margins import overview
 from .orientation import orientation, upright
 from .walk import Walked
 
@@ -30,6 +31,9 @@ class ReadPicture:
     decode_ms: float
     resize_ms: float
     digest: str = ""  # of all pixels, where it was asked for: `pixels_digest`
+    overview: NDArray[np.uint8] | None = (
+        None  # where it was asked for, and a side has one colour: `margins.overview`
+    )
 
 
 def decode(
@@ -83,13 +87,16 @@ def prepare_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return resize_crop(image, size)
 
 
-def prepared(pixels: NDArray[np.uint8], size: int, started: float, digest: bool) -> ReadPicture:
+def prepared(
+    pixels: NDArray[np.uint8], size: int, started: float, digest: bool, margins: bool = False
+) -> ReadPicture:
     """`prepare_pixels` of a picture whose decoding began at `started`, of `perf_counter`, and has just ended."""
     decoded = perf_counter()
     ready = prepare_pixels(pixels, size)
+    seen = overview(pixels) if margins else None
     resized = perf_counter()
     pixels_sha256 = pixels_digest(pixels) if digest else ""
-    return ReadPicture(ready, (decoded - started) * 1e3, (resized - decoded) * 1e3, pixels_sha256)
+    return ReadPicture(ready, (decoded - started) * 1e3, (resized - decoded) * 1e3, pixels_sha256, seen)
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from ..errors import InvalidArgumentError, UnavailableError
 from ..machine import cores
 from .decode import ReadPicture, decode_walked, prepared
 from .formats import MAX_BYTES, MAX_CPU_S, MAX_MEMORY, MAX_PIXELS, cost_ms, inspect
+from .margins import SIDE as MARGINS_SIDE
 from .walk import QUICK_PARTS, TooManyPartsError
 
 # CPU milliseconds above which a picture goes to another process, which takes it a millisecond or two. What image
@@ -50,10 +52,11 @@ def read(
     field: str = "query.image",
     wait: bool = True,
     digest: bool = False,
+    margins: bool = False,
 ) -> ReadPicture:
     """`decode` and `prepare_pixels` in bounded time and memory; safe to call from several threads.
 
-    `digest` asks for the digest of all pixels, too.
+    `digest` asks for the digest of all pixels, too, `margins` for the overview of a picture that may have some.
 
     Raises `InvalidArgumentError` as they do, and for a picture that takes more than `formats.MAX_CPU_S` seconds of CPU
     time or `formats.MAX_MEMORY` bytes, or brings its decoder down; `UnavailableError` where no process is to be had;
@@ -71,8 +74,8 @@ def read(
     if costly:
         if not wait:
             raise CostlyPicture(field, seconds)
-        return _pool.read(data, size, max_bytes, max_pixels, field, digest)
-    return prepared(decode_walked(kind, walked, max_pixels, field), size, started, digest)
+        return _pool.read(data, size, max_bytes, max_pixels, field, digest, margins)
+    return prepared(decode_walked(kind, walked, max_pixels, field), size, started, digest, margins)
 
 
 class _Worker:
@@ -92,8 +95,10 @@ class _Worker:
             self.kill()
             raise UnavailableError("a process that was started to decode a picture did not get ready")
 
-    def ask(self, request: dict[str, Any], data: bytes, pixels: int) -> tuple[dict[str, Any], bytes]:
-        """Return the reply and so many bytes of pixels; raises OSError or ValueError where the process ends first."""
+    def ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        """Return the reply and its bytes of pixels; raises OSError or ValueError where the process ends first."""
+        size = request["size"]
+        most = 3 * (size**2 + MARGINS_SIDE**2)
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -101,8 +106,9 @@ class _Worker:
         stdin.write(data)
         stdin.flush()
         reply = json.loads(stdout.readline())
-        found = b"" if "refused" in reply else stdout.read(pixels)
-        if "refused" not in reply and len(found) != pixels:
+        pixels = sum(math.prod(shape) for shape in reply.get("shapes", ()))
+        found = stdout.read(pixels) if pixels <= most else b""
+        if len(found) != pixels:
             raise ValueError("the reply was cut off")
         return reply, found
 
@@ -131,12 +137,13 @@ class DecodePool:
             self._turns.release(more)
 
     def read(
-        self, data: bytes, size: int, max_bytes: int, max_pixels: int, field: str, digest: bool = False
-    ) -> ReadPicture:
+        self, data: bytes, size: int, max_bytes: int, max_pixels: int, field: str, digest: bool = False,
+        margins: bool = False,
+    ) -> ReadPicture:  # fmt: skip
         """`read` in a process of its own, in turn."""
         request = {
             "bytes": len(data), "cpu_s": self._cpu_s, "size": size,
-            "max_bytes": max_bytes, "max_pixels": max_pixels, "field": field, "digest": digest,
+            "max_bytes": max_bytes, "max_pixels": max_pixels, "field": field, "digest": digest, "margins": margins,
         }  # fmt: skip
         with self._turns:
             worker = self._take()
@@ -145,7 +152,7 @@ class DecodePool:
             watch.daemon = True
             watch.start()
             try:
-                reply, found = worker.ask(request, data, size * size * 3)
+                reply, found = worker.ask(request, data)
             except (OSError, ValueError):
                 raise self._ended(worker, perf_counter() - started >= _MAX_WALL_S, field) from None
             finally:
@@ -153,8 +160,16 @@ class DecodePool:
             self._idle.append(worker)
         if "refused" in reply:
             raise InvalidArgumentError(field, reply["refused"])
-        pixels = np.frombuffer(found, np.uint8).reshape(size, size, 3)
-        return ReadPicture(pixels, reply["decode_ms"], reply["resize_ms"], reply["digest"])
+        square, *seen = (tuple(shape) for shape in reply["shapes"])
+        pixels = np.frombuffer(found, np.uint8)
+        count = math.prod(square)
+        return ReadPicture(
+            pixels[:count].reshape(square),
+            reply["decode_ms"],
+            reply["resize_ms"],
+            reply["digest"],
+            pixels[count:].reshape(seen[0]) if seen else None,
+        )
 
     def _take(self) -> _Worker:
         try:

@@ -26,10 +26,14 @@ _TIE = 1e-9  # of distances
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Looks of pictures, int8 [N, *LOOK], with their signatures, uint64 [N]."""
+    """Looks of pictures, int8 [N, *LOOK], with their signatures, uint64 [N].
+
+    `standing`, int8 [N, 4], is the colour and the shape of what stands out in each, side by side.
+    """
 
     looks: NDArray[np.int8]
     signs: NDArray[np.uint64]
+    standing: NDArray[np.int8]
 
     @classmethod
     def of(cls, looks: NDArray[np.int8]) -> Known:
@@ -38,7 +42,7 @@ class Known:
         for start in range(0, len(looks), _BLOCK):
             block = looks[start : start + _BLOCK, 0, :LENGTH].reshape(-1, SIDE, SIDE)
             signs[start : start + _BLOCK] = _signs(block)
-        return cls(looks, signs)
+        return cls(looks, signs, looks[:, 1, LENGTH:].copy())
 
 
 class Shown:

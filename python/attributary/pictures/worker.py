@@ -1,7 +1,8 @@
 """A process that decodes one picture after another, each within CPU seconds and memory. `pool` starts and feeds it.
 
 Its argument is the memory that it may take beyond what it starts with, bytes. A request is a line of JSON and the
-picture's bytes; a reply is a line of JSON and, where all went well, the pixels uint8 [size, size, 3]. The process ends
+picture's bytes; a reply is a line of JSON and, where all went well, the pixels uint8 [size, size, 3], and those
+of the overview where there is one; their shapes are in the line. The process ends
 when its input does, or by SIGPROF when a picture takes more CPU time than it may, or as hostile bytes make it end;
 the process that feeds it sees the signal.
 """
@@ -44,20 +45,30 @@ def main() -> None:
 
 
 def answer(
-    data: bytes, size: int, max_bytes: int, max_pixels: int, field: str, digest: bool = False
+    data: bytes,
+    size: int,
+    max_bytes: int,
+    max_pixels: int,
+    field: str,
+    digest: bool = False,
+    margins: bool = False,
 ) -> tuple[dict[str, Any], bytes]:
     """Decode and resize one picture; returns (reply, pixels, empty where the picture is refused)."""
     started = perf_counter()
     try:
         pixels = decode(data, max_bytes=max_bytes, max_pixels=max_pixels, field=field)
-        found = prepared(pixels, size, started, digest)
+        found = prepared(pixels, size, started, digest, margins)
     except InvalidArgumentError as error:
         return {"refused": error.message}, b""
     except MemoryError:
         limit = int(sys.argv[1]) >> 20
         return {"refused": f"needs more than {limit} MiB of memory to be decoded, the limit"}, b""
-    facts = {"decode_ms": found.decode_ms, "resize_ms": found.resize_ms, "digest": found.digest}
-    return facts, found.pixels.tobytes()
+    arrays = [found.pixels] if found.overview is None else [found.pixels, found.overview]
+    facts = {
+        "decode_ms": found.decode_ms, "resize_ms": found.resize_ms, "digest": found.digest,
+        "shapes": [array.shape for array in arrays],
+    }  # fmt: skip
+    return facts, b"".join(array.tobytes() for array in arrays)
 
 
 def _reply(replies: IO[bytes], reply: dict[str, Any], pixels: bytes = b"") -> None:

@@ -17,6 +17,7 @@ from attributary.bundle.manifest import (
 )
 from attributary.errors import InvalidArgumentError
 from attributary.gateway import translate
+from attributary.pictures.looks import shows_nothing
 from attributary.v1 import attribution_pb2 as pb
 from attributary_train.calibration.foreign import flat, gradients, noise, pages
 from attributary_train.calibration.pixels import fit_pixels
@@ -162,6 +163,16 @@ def test_a_picture_of_one_colour_is_nobodys_alone_in_a_batch_and_by_its_embeddin
     assert found[0].creators == () and found[0].items
     _, query = embedded(engine, blank)
     assert engine.attribute(query).out_of_distribution and not found[0].unjudged
+
+
+def test_a_dot_or_a_gradient_that_nobody_sees_is_nobodys_and_a_line_is_a_drawing(tiny_engine):
+    blank = np.full((64, 64, 3), 255, np.uint8)
+    dot, line, rising = blank.copy(), blank.copy(), blank - np.arange(64, dtype=np.uint8)[:, None, None] // 10
+    dot[31:33, 31:33] = 0
+    line[30:32, 5:60] = 0
+    assert [shows_nothing(pixels) for pixels in (dot, rising, line)] == [True, True, False]
+    found = [tiny_engine.prepare(Query(pixels=pixels)).certainty for pixels in (rising, line)]
+    assert found == [0.0, None]
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
