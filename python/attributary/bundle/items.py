@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -219,7 +219,7 @@ class ItemTable:
         spoken = pc.split_pattern_regex(
             pc.replace_substring_regex(text, pattern=r"\p{M}", replacement=""), pattern=r"[^\p{L}\p{N}]+"
         )
-        wanted = pc.is_in(pc.list_flatten(spoken), value_set=pa.array(sorted(words), pa.large_string()))
+        wanted = pc.is_in(pc.list_flatten(spoken), value_set=_texts(sorted(words)))
         rows = pc.unique(pc.filter(pc.list_parent_indices(spoken), wanted))
         return _plain(pa.chunked_array([rows])).astype(np.int64) + start
 
@@ -294,6 +294,14 @@ def _plain(column: Any) -> NDArray[Any]:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     return np.from_dlpack(array)
+
+
+def _texts(values: Sequence[str]) -> pa.Array[Any]:
+    """Texts as an Arrow column; `pa.array` loads pandas where that is installed."""
+    data = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, data)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(data))]
+    return pa.Array.from_buffers(pa.large_string(), len(data), buffers)
 
 
 def _text(table: pa.Table, name: str) -> pa.Array[Any]:

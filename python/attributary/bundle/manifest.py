@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +198,9 @@ class SubjectEntry:
     weights_digest: str  # empty for an untuned bundle that knows no generator
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
-    """Everything a bundle says of itself. Its id is the SHA-256 of the rest."""
+    """Everything a bundle says of itself. Its id is the SHA-256 of the rest. Not to be changed, its dicts included."""
 
     schema_version: int
     version: str
@@ -218,7 +218,7 @@ class Manifest:
     names_in_prompts: str = ""  # "read": creators' names in prompts move shares; else they are left out
     delta: bool = False  # whether `delta/<id>.log` is part of the bundle; no part of the id
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The SHA-256, hex, of the manifest's canonical JSON without its id and `delta`."""
         return hashlib.sha256(_canonical(_plain(self)).encode()).hexdigest()

@@ -11,8 +11,9 @@ from attributary.bundle.items import SCHEMA, ItemTable
 READ = """
 import sys
 from pathlib import Path
+from attributary.attribution.names import PromptNames
 from attributary.bundle.items import ItemTable
-ItemTable.read(Path(sys.argv[1]))
+PromptNames(ItemTable.read(Path(sys.argv[1]))).ready()
 assert "pandas" not in sys.modules and "pyarrow.dataset" not in sys.modules
 """
 
@@ -21,6 +22,17 @@ def test_reading_items_loads_no_pandas(tmp_path):
     rows = [{field.name: 0 if field.type == pa.int64() else "x" for field in SCHEMA}]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "items.parquet")
     subprocess.run([sys.executable, "-c", READ, str(tmp_path / "items.parquet")], check=True)
+
+
+def test_rows_are_found_by_words_of_any_script():
+    captions = ["The Déjà vu", "猫 on a mat", "nothing", "a mat, déjà"]
+    rows = [
+        {field.name: n if field.type == pa.int64() else captions[n] for field in SCHEMA} for n in range(4)
+    ]
+    items = ItemTable(pa.Table.from_pylist(rows, SCHEMA))
+    assert items.rows_with_words({"deja", "猫"}, 0, 4).tolist() == [0, 1, 3]
+    assert items.rows_with_words({"mat"}, 2, 4).tolist() == [3]
+    assert items.rows_with_words(set(), 0, 4).tolist() == []
 
 
 def test_columns_in_many_chunks_are_read_as_one():
