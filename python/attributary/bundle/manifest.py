@@ -286,16 +286,15 @@ class Manifest:
 
 def _plain(part: Any) -> dict[str, Any]:
     """What the id is made of. Later entries are left out at their defaults: bundles from before keep their ids."""
-    found = {entry.name: (entry, getattr(part, entry.name)) for entry in fields(part)}
-    return {
-        name: value
-        if not is_dataclass(value)
-        else asdict(value)
-        if isinstance(value, PixelFlag)
-        else _plain(value)
-        for name, (entry, value) in found.items()
-        if name != "delta" and (entry.default is MISSING or value != entry.default)
-    }
+    found: dict[str, Any] = {}
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        if entry.name == "delta" or (entry.default is not MISSING and value == entry.default):
+            continue
+        if isinstance(value, PixelFlag):  # came as a whole
+            value = asdict(value)
+        found[entry.name] = _plain(value) if is_dataclass(value) else value
+    return found
 
 
 def _canonical(value: object) -> str:

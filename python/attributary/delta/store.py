@@ -336,13 +336,8 @@ class Store:
         held.close()
         self._entrance = Entrance(snapshot, changes.looks)
         self._lock.release()
-        self._lock, self._log, self._changes, self._snapshot, self.engine = (
-            lock,
-            log,
-            changes,
-            snapshot,
-            engine,
-        )
+        self._lock, self._log, self._changes = lock, log, changes
+        self._snapshot, self.engine = snapshot, engine
         embedder.move(snapshot.bundle)
         self._embedder = embedder
         if engine is not None:

@@ -31,9 +31,8 @@ class ReadPicture:
     decode_ms: float
     resize_ms: float
     digest: str = ""  # of all pixels, where it was asked for: `pixels_digest`
-    overview: NDArray[np.uint8] | None = (
-        None  # where it was asked for, and a side has one colour: `margins.overview`
-    )
+    # Where it was asked for, and a side has one colour: `margins.overview`.
+    overview: NDArray[np.uint8] | None = None
 
 
 def decode(
