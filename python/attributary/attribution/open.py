@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from attributary.bundle.bundle import Bundle
-from attributary.bundle.manifest import INT8_LEFT_OUT
+from attributary.bundle.bundle import ENCODER, ENCODER_INT8, Bundle
+from attributary.bundle.manifest import INT8_LEFT_OUT, Manifest
 from attributary.delta.journal.place import changes_of, steadily
 from attributary.encoder.base import EncoderSpec
 from attributary.encoder.onnx import OnnxEncoder
@@ -43,16 +44,23 @@ def open_engine(
     """
 
     def opening() -> Engine:
-        bundle = Bundle.open(directory, verify=verify)
-        path = bundle.encoder_path
+        name, manifest = ENCODER, Manifest.read(Path(directory))
         if precision == "int8":
-            if bundle.int8_encoder_path is None:
-                why = bundle.manifest.notes.get(INT8_LEFT_OUT, "")
+            if ENCODER_INT8 not in manifest.files:
+                why = manifest.notes.get(INT8_LEFT_OUT, "")
                 left_out = f", left out when it was built: {why}" if why else ""
-                raise BundleError("encoder.int8.onnx", f"is not in this bundle{left_out}; serve it with fp32")
-            path = bundle.int8_encoder_path
-        encoder = OnnxEncoder(path, threads=encoder_threads)
-        engine = assemble(bundle, encoder, limits, open_index)
+                raise BundleError(ENCODER_INT8, f"is not in this bundle{left_out}; serve it with fp32")
+            name = ENCODER_INT8
+        digest = manifest.files.get(name) if verify else None
+        # ONNX Runtime takes as long to load a graph as all the rest does; it holds no lock meanwhile.
+        with ThreadPoolExecutor(1, "encoder") as beside:
+            coming = beside.submit(
+                OnnxEncoder, Path(directory) / name, threads=encoder_threads, digest=digest
+            )
+            bundle = Bundle.open(directory, verify=verify)
+            index = (open_index or _own_index)(bundle)
+            encoder = coming.result()
+        engine = assemble(bundle, encoder, index, limits)
         if verify:
             verify_golden(engine, precision, own_index=open_index is None)
         if changes := changes_of(bundle):
@@ -80,7 +88,7 @@ def open_preparer(directory: Path | str, *, limits: Limits | None = None, verify
 
 
 def assemble(
-    bundle: Bundle, encoder: OnnxEncoder, limits: Limits | None = None, open_index: OpenIndex | None = None
+    bundle: Bundle, encoder: OnnxEncoder, index: VectorIndex, limits: Limits | None = None
 ) -> Engine:
     """Join an open bundle, its encoder and its index; raises BundleError if they do not belong together."""
     entry = bundle.manifest.encoder
@@ -97,7 +105,6 @@ def assemble(
     ):
         if of_file != of_manifest:
             raise BundleError("encoder.onnx", f"has {name} {of_file}, the manifest says {of_manifest}")
-    index = (open_index or _own_index)(bundle)
     if (index.size, index.dim) != (len(bundle.items), spec.dim):
         raise BundleError(
             "index.faiss",

@@ -33,11 +33,15 @@ def verify_files(directory: Path, expected: dict[str, str]) -> None:
         path = directory / name
         if not path.is_file():
             raise BundleError(name, "is missing")
-        found = sha256(path)
-        if found != digest:
-            raise BundleError(
-                name, f"SHA-256 is {found[:12]}..., the manifest says {digest[:12]}...; it was changed"
-            )
+        require_digest(name, sha256(path), digest)
+
+
+def require_digest(name: str, found: str, digest: str) -> None:
+    """Raise BundleError naming a file whose SHA-256 is not the manifest's."""
+    if found != digest:
+        raise BundleError(
+            name, f"SHA-256 is {found[:12]}..., the manifest says {digest[:12]}...; it was changed"
+        )
 
 
 @contextmanager

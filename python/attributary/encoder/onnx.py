@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ..bundle.files import require_digest
 from ..errors import BundleError, InvalidArgumentError, UnavailableError
 from .base import EncoderSpec
 
@@ -28,8 +29,9 @@ class OnnxEncoder:
     """Runs an exported encoder. Safe to call from several threads; a call uses `threads` cores.
 
     The file describes itself: name and token limit are in its metadata, sizes in the shapes of its graph.
-    It is read once, so the digest is of the very bytes that run. Raises `BundleError` for a file that is no
-    such encoder and `UnavailableError` for an execution provider that this build of ONNX Runtime lacks.
+    It is read once, so the digest is of the very bytes that run; with `digest`, SHA-256 in hex, no others do. Raises
+    `BundleError` for a file that is no such encoder and `UnavailableError` for an execution provider that this build
+    of ONNX Runtime lacks.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class OnnxEncoder:
         threads: int = 1,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         spinning: bool = False,
+        digest: str | None = None,
     ) -> None:
         missing = [name for name in providers if name not in ort.get_available_providers()]
         if missing:
@@ -51,12 +54,15 @@ class OnnxEncoder:
             data = path.read_bytes()
         except OSError as error:
             raise BundleError(path.name, f"cannot be read: {error.strerror}") from error
+        found = hashlib.sha256(data).hexdigest()
+        if digest is not None:
+            require_digest(path.name, found, digest)
         try:
             self._session = ort.InferenceSession(data, _options(threads, spinning), providers=list(providers))
         except Exception as error:
             # ONNX Runtime's own exception classes are not part of its public interface.
             raise BundleError(path.name, f"is not a model that ONNX Runtime can load: {error}") from error
-        self._spec = self._read_spec(hashlib.sha256(data).hexdigest())
+        self._spec = self._read_spec(found)
         meta = self._session.get_modelmeta().custom_metadata_map
         self._vectors_of: str = meta.get(META_VARIANT_OF, self._spec.digest)
 

@@ -70,7 +70,16 @@ class GeneratorTower(nn.Module):
 
     def features(self, latents: Tensor, states: Tensor) -> Tensor:
         """Latents [B, C, h, w] under the prompts of states [B, T, D] -> float32 [B, F]."""
-        return torch.cat([self._seen(latents, states, at) for at in range(len(self.times))], dim=1)
+        steps, rows = len(self.times), latents.shape[0]
+        # Every timestep in one pass: a denoiser this small is bound by its number of calls.
+        noisy = latents[:, None] * self.kept + self.added
+        x = self.conv_in(noisy.flatten(0, 1))
+        time = self.times.expand(rows, -1, -1).flatten(0, 1)
+        words = states[:, None].expand(-1, steps, -1, -1).flatten(0, 1)
+        for block in self.down:
+            x, _ = block(hidden_states=x, temb=time, **_arguments(block, words))
+        out: Tensor = self.mid(x, time, **_arguments(self.mid, words))
+        return out.reshape(rows, -1)
 
     def without(self, latents: Tensor) -> Tensor:
         """The same under the empty prompt."""
@@ -82,16 +91,10 @@ class GeneratorTower(nn.Module):
 
     def asked(self, latents: Tensor, states: Tensor) -> Tensor:
         """Features of latents [B, C, h, w] without the prompt, then with it."""
-        return torch.cat([self.without(latents), self.features(latents, states)], dim=1)
-
-    def _seen(self, latents: Tensor, states: Tensor, at: int) -> Tensor:
-        time = self.times[at : at + 1].expand(latents.shape[0], -1)
-        x = self.conv_in(latents * self.kept[at] + self.added[at])
-        for block in self.down:
-            x, _ = block(hidden_states=x, temb=time, **_arguments(block, states))
-        x = self.mid(x, time, **_arguments(self.mid, states))
-        out: Tensor = x.flatten(1)
-        return out
+        empty = self.empty.expand(latents.shape[0], -1, -1)
+        twice = torch.stack([latents, latents], dim=1).flatten(0, 1)
+        both = torch.stack([empty, states], dim=1).flatten(0, 1)
+        return self.features(twice, both).reshape(latents.shape[0], -1)
 
 
 def _arguments(block: Any, states: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -132,12 +132,25 @@ def _traced(features: Callable[[Tensor, Tensor], Tensor], examples: tuple[Tensor
         found: GraphModule = make_fx(
             features, decomposition_table=_plain(), tracing_mode="symbolic", _allow_non_fake_inputs=True
         )(*examples)
+    graph = found.graph
     # What autograd kept apart is one computation now, and words are learnt through all of it.
-    for node in found.graph.find_nodes(op="call_function", target=_aten.detach.default):
-        node.replace_all_uses_with(node.args[0])
-        found.graph.erase_node(node)
+    for node in graph.find_nodes(op="call_function", target=_aten.detach.default):
+        _leave_out(graph, node, node.args[0])
+    for target in (_aten.view.default, _aten._unsafe_view.default, _aten.expand.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            given = node.args[0]
+            if given.meta["val"].shape == node.meta["val"].shape:
+                _leave_out(graph, node, given)
+            elif target != _aten.expand.default:
+                # The norms below need not lay out their answers as torch's own do.
+                node.target = _aten.reshape.default
     found.recompile()
     return found
+
+
+def _leave_out(graph: Graph, node: Node, instead: Node) -> None:
+    node.replace_all_uses_with(instead)
+    graph.erase_node(node)
 
 
 def _plain() -> dict[Any, Callable[..., Any]]:
@@ -146,12 +159,14 @@ def _plain() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = dict(
         get_decompositions(
             [
-                _aten.native_group_norm_backward, _aten.native_layer_norm_backward, _aten.silu_backward,
-                _aten.gelu_backward, _aten._softmax_backward_data, _aten.native_layer_norm,
+                _aten.native_layer_norm_backward, _aten.silu_backward, _aten.gelu_backward,
+                _aten._softmax_backward_data, _aten.native_layer_norm,
             ]
         )
     )  # fmt: skip
     table[_aten.convolution_backward.default] = _convolution_backward
+    table[_aten.native_group_norm.default] = _group_norm
+    table[_aten.native_group_norm_backward.default] = _group_norm_backward
     table[_aten.upsample_nearest2d_backward.default] = _enlarged_backward
     return table
 
@@ -176,6 +191,38 @@ def _convolution_backward(
     ]
     back = _aten.convolution.default(gradient, weight, None, stride, padding, dilation, True, rest, groups)
     return back, None, None
+
+
+def _group_norm(
+    given: Tensor, weight: Tensor | None, bias: Tensor | None, rows: int, channels: int, places: int, groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """With the statistics that its backward pass takes; what both compute is one computation in the graph."""
+    parts = given.reshape(-1, groups, channels // groups * given[0, 0].numel())
+    mean = parts.mean(2)
+    apart = parts - mean[..., None]
+    scale = (apart.square().mean(2) + eps).rsqrt()
+    out = (apart * scale[..., None]).reshape(given.shape)
+    if weight is not None:
+        out = out * weight[:, None, None]
+    if bias is not None:
+        out = out + bias[:, None, None]
+    return out, mean, scale
+
+
+def _group_norm_backward(
+    gradient: Tensor, given: Tensor, mean: Tensor, scale: Tensor, weight: Tensor | None, rows: int, channels: int,
+    places: int, groups: int, wanted: Sequence[bool],
+) -> tuple[Tensor, None, None]:  # fmt: skip
+    """Of the input alone: what was left of its gradient, the mean and the part along the output taken away."""
+    if wanted[1] or wanted[2]:
+        raise StudentError("subject", "has a norm whose gradient is not understood")
+    loud = gradient if weight is None else gradient * weight[:, None, None]
+    shape = (-1, groups, channels // groups * given[0, 0].numel())
+    loud, parts = loud.reshape(shape), given.reshape(shape)
+    seen = (parts - mean[..., None]) * scale[..., None]
+    back = loud - loud.mean(2, keepdim=True) - seen * (loud * seen).mean(2, keepdim=True)
+    return (back * scale[..., None]).reshape(given.shape), None, None
 
 
 def _enlarged_backward(

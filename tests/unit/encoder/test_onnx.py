@@ -154,6 +154,13 @@ def test_damaged_and_missing_files(tmp_path):
         OnnxEncoder(tmp_path / "missing.onnx")
 
 
+def test_no_other_bytes_run_than_those_asked_for(tmp_path):
+    path = write(tmp_path / "encoder.onnx")
+    assert OnnxEncoder(path, digest=OnnxEncoder(path).spec.digest).spec.dim > 0
+    with pytest.raises(BundleError, match=r"encoder.onnx: SHA-256 is .* it was changed"):
+        OnnxEncoder(path, digest="0" * 64)
+
+
 def test_providers_that_are_not_compiled_in(tmp_path):
     path = write(tmp_path / "encoder.onnx")
     assert OnnxEncoder(path, providers=("CPUExecutionProvider",)).providers == ("CPUExecutionProvider",)
