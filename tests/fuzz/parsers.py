@@ -26,7 +26,7 @@ def wire(data: bytes) -> None:
     """Messages of both services, looked at before they are parsed, parsed, and searched for their fault."""
     from attributary.errors import InvalidArgumentError
     from attributary.gateway import translate
-    from attributary.gateway.wire import check_outline
+    from attributary.gateway.translate import check_outline
     from attributary.v1 import admin_pb2, attribution_pb2
 
     kinds = (

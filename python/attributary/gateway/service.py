@@ -31,7 +31,7 @@ from .query_log import QueryLog, redact
 from .receipts import Receipts
 from .registry import Registry
 from .reply import Answer, embedded, timings, whole
-from .wire import check_outline
+from .translate import check_outline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
