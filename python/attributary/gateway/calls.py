@@ -27,17 +27,15 @@ from attributary.errors import (
 
 from . import callers
 from .access import Gate, Need
-from .admission import Admission, Pool
+from .admission import PROBE, Admission, Pool, Shedder
 from .auth import presented
 from .callers import Caller
 from .config import GatewayConfig
 from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
-from .shedding import METHOD as PROBE
-from .shedding import Shedder
+from .sockets import count_answer
 from .tracing import Tracing
 from .transport import Receiver
-from .untaken import count_answer
 
 log = structlog.get_logger(__name__)
 

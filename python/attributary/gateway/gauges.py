@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .admission import Admission
-from .memory import footprint
+from .admission import Admission, Shedder
+from .bundles import footprint
 from .metrics import QUEUES, Metrics
 from .registry import Registry
-from .shedding import Shedder
 from .transport import Receiver
 
 

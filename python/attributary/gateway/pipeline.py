@@ -24,14 +24,13 @@ from attributary.attribution.prepare import Preparer, ms_since
 from attributary.attribution.types import Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError
 from attributary.machine import cores
-from attributary.pictures import CostlyPicture
+from attributary.pictures import CostlyPicture, allow
 
 from .batching import Batcher, Job, fail
 from .callers import current
 from .config import GatewayConfig
-from .costly import Costly
 from .errors import presentable
-from .fairness import FairPool
+from .fairness import Backlog, FairPool, Path, caller_of
 from .metrics import QUEUES, Metrics
 from .remote import RemoteEngine, RemoteQueue, State
 from .reply import Answer, Replies
@@ -231,3 +230,43 @@ def _names(filter_: Filter) -> int:
         + len(filter_.include_licences)
         + len(filter_.exclude_licences)
     )
+
+
+# CPU seconds of decoding that one caller's costly pictures may have waiting: as much as a full batch of pictures of 16
+# megapixels. Whoever sends more is refused for it at once, and nobody else is.
+COSTLY_BACKLOG_S = 30.0
+_MOST_BY_DEFAULT = 2
+
+
+class Costly:
+    """Turns and bounds of costly pictures. What a picture may cost, told from its header, is charged as it begins."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        # Half of the cores: decoders give way to the server, but their caches and memory it shares with them.
+        each = config.decode_processes or min(_MOST_BY_DEFAULT, max(1, cores() // 2))
+        # One more, for a caller who has none at work; beside what additions and printed pages may have.
+        allow(each + 1 + cores())
+        self._pool = FairPool(each + 1, "costly", each=each)
+        self._backlog = Backlog(COSTLY_BACKLOG_S)
+
+    def submit(self, path: Path, work: Callable[[], None], seconds: float) -> float:
+        """Queue a picture of so many CPU seconds; `work` must raise nothing.
+
+        Where its caller has too much waiting, do not, and return how many seconds that is; else 0.
+        """
+        caller = caller_of(path)
+        if waiting := self._backlog.add(caller, seconds):
+            return waiting
+
+        def done() -> None:
+            try:
+                work()
+            finally:
+                self._backlog.remove(caller, seconds)
+
+        self._pool.submit(path, done, seconds)
+        return 0.0
+
+    def close(self) -> None:
+        """Do what is queued, then end the threads."""
+        self._pool.shutdown()

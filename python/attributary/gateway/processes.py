@@ -35,8 +35,7 @@ from attributary.machine import cores
 from . import logs
 from .auth import server_context
 from .config import GatewayConfig
-from .metrics_page import MetricsPage
-from .metrics_parts import SideBySide
+from .metrics_page import MetricsPage, SideBySide
 
 log = structlog.get_logger(__name__)
 
@@ -312,8 +311,4 @@ def _page(config: GatewayConfig, members: list[Member]) -> MetricsPage | None:
     registry = CollectorRegistry()
     registry.register(SideBySide([member.metrics_socket for member in members]))
     context = server_context(config) if config.metrics_tls else None
-    try:
-        return MetricsPage(config.host, config.metrics_port, registry, context)
-    except OSError as error:
-        reason = f"cannot listen on {config.host}:{config.metrics_port}: {error}"
-        raise InvalidArgumentError("metrics_port", reason) from None
+    return MetricsPage(config.host, config.metrics_port, registry, context)

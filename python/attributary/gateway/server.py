@@ -19,24 +19,22 @@ from attributary.errors import InvalidArgumentError
 from . import admin, health
 from .access import Gate
 from .additions import AdditionHandler
-from .admission import Admission
+from .admission import Admission, Shedder
 from .auth import server_context, server_credentials
 from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
-from .costly import Costly
 from .following import HEALTH, Following
 from .forwarding import Forwarding
 from .gauges import publish_served, watch_server
 from .metrics import Metrics
-from .metrics_parts import show
-from .pipeline import Pipeline
+from .metrics_page import MetricsPage, show
+from .pipeline import Costly, Pipeline
 from .processes import Member
 from .receipts import Receipts
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, method_handlers
-from .shedding import Shedder
 from .sockets import hang_up, make_room
 from .stream import StreamHandler
 from .tracing import tracing_of
@@ -140,11 +138,9 @@ class Gateway:
         if self._member is not None:
             self._stop_metrics = show(self.metrics.registry, self._member.metrics_socket)
         if self.config.metrics_port >= 0:
-            self.metrics_port, self._stop_metrics = self.metrics.listen(
-                self.config.host,
-                self.config.metrics_port,
-                server_context(self.config) if self.config.metrics_tls else None,
-            )
+            context = server_context(self.config) if self.config.metrics_tls else None
+            page = MetricsPage(self.config.host, self.config.metrics_port, self.metrics.registry, context)
+            self.metrics_port, self._stop_metrics = page.server_port, page.stop
         if self._link is None:
             await self._say(health_pb2.HealthCheckResponse.SERVING)
         else:
