@@ -253,9 +253,10 @@ class Watch:
         state: State,
         config: GatewayConfig,
         current: Callable[[], Preparer],
-        turn: Callable[[bool], Awaitable[None]],
         swap: Callable[[Preparer], Awaitable[None]],
-        report: Callable[[dict[str, dict[str, float]]], None],
+        *,
+        turn: Callable[[bool], Awaitable[None]] | None = None,
+        report: Callable[[dict[str, dict[str, float]]], None] = lambda times: None,
     ) -> None:
         self._link, self._state, self._config = link, state, config
         self._current, self._turn, self._swap, self._report = current, turn, swap, report
@@ -294,7 +295,8 @@ class Watch:
         if up != self._was_up:
             self._was_up = up
             log.info("the engine is there" if up else "the engine is gone")
-            await self._turn(up)
+            if self._turn is not None:
+                await self._turn(up)
         if up:
             self._refused = ""
 

@@ -31,10 +31,9 @@ from .metrics import Metrics
 from .metrics_page import MetricsPage, show
 from .pipeline import Costly, Pipeline
 from .processes import Member
-from .receipts import Receipts
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
-from .service import SERVICE, AttributionService, method_handlers
+from .service import SERVICE, AttributionService, Receipts, method_handlers
 from .sockets import hang_up, make_room
 from .stream import StreamHandler
 from .tracing import tracing_of
@@ -149,9 +148,9 @@ class Gateway:
                 self._link,
                 self._state,
                 self.config,
-                current=lambda: self.registry.current.engine,
+                lambda: self.registry.current.engine,
+                self.swap,
                 turn=self._turn,
-                swap=self.swap,
                 report=self.metrics.engine_times,
             )
             await watch.look()
@@ -165,20 +164,9 @@ class Gateway:
 
     def _look_after_others(self, link: Link) -> None:
         """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
-
-        async def nobody(_: bool) -> None:
-            pass
-
+        config = replace(self.config, remote_follow=False)
         for engine, state in self._others.items():
-            watch = Watch(
-                link,
-                state,
-                replace(self.config, remote_follow=False),
-                current=lambda engine=engine: engine,  # type: ignore[misc]
-                turn=nobody,
-                swap=self.swap,
-                report=lambda _: None,
-            )
+            watch = Watch(link, state, config, lambda engine=engine: engine, self.swap)  # type: ignore[misc]
             state.changed.set()
             self._watches[engine] = asyncio.create_task(watch.run())
 
