@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 OpenBundle = Callable[[Path], Opened]
 _Turning: TypeAlias = pb.LoadBundleRequest | pb.SetAliasRequest
+# The bundle's files that are read into memory.
+_HELD: Final = ("index.faiss", "encoder.onnx", "items.parquet")
 
 
 class BundleService:
@@ -279,10 +281,6 @@ def _pinned(request: pb.LoadBundleRequest | pb.UnloadBundleRequest | pb.SetAlias
         return None
     check_range("pinned_s", request.pinned_s, 0, 86_400)
     return float(request.pinned_s)
-
-
-# The bundle's files that are read into memory.
-_HELD: Final = ("index.faiss", "encoder.onnx", "items.parquet")
 
 
 class Footprint(NamedTuple):

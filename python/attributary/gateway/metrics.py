@@ -24,6 +24,21 @@ from prometheus_client.utils import floatToGoString
 from attributary.attribution.types import PHASES, Timings
 from attributary.v1 import admin_pb2, attribution_pb2
 
+# Where queries wait for a batch.
+QUEUES = ("encode", "search", "embed")
+METHODS = [
+    method.name
+    for file in (attribution_pb2, admin_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+# An embedding is answered in well under a millisecond, a cold 50-megapixel picture in seconds.
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
 
 class Series:
     """What was observed under one label. Observed by one thread; any other may read."""
@@ -68,22 +83,6 @@ class Histograms(Collector):
             buckets = list(zip(self._ends, map(float, accumulate(list(series.counts))), strict=True))
             family.add_metric((value,), buckets, series.total)
         yield family
-
-
-# Where queries wait for a batch.
-QUEUES = ("encode", "search", "embed")
-METHODS = [
-    method.name
-    for file in (attribution_pb2, admin_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-]
-# An embedding is answered in well under a millisecond, a cold 50-megapixel picture in seconds.
-SECONDS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
-    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:

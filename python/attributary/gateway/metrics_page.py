@@ -26,6 +26,7 @@ from attributary.errors import InvalidArgumentError
 _THREADS: Final = 8
 # For a whole request: Prometheus asks in one packet.
 _TIMEOUT_S: Final = 5.0
+_PART_S: Final = 1.0
 
 
 class MetricsPage(ThreadingHTTPServer):
@@ -105,9 +106,6 @@ class _Page(BaseHTTPRequestHandler):
 def _hang_up(request: socket.socket) -> None:
     with contextlib.suppress(OSError):
         request.shutdown(socket.SHUT_RDWR)
-
-
-_PART_S: Final = 1.0
 
 
 class _Part(socketserver.ThreadingUnixStreamServer):

@@ -40,6 +40,10 @@ T = TypeVar("T")
 _ANY = Options()
 # Looking up more names than this would hold the event loop up.
 _AT_ONCE_NAMES = 64
+# CPU seconds of decoding that one caller's costly pictures may have waiting: as much as a full batch of pictures of 16
+# megapixels. Whoever sends more is refused for it at once, and nobody else is.
+COSTLY_BACKLOG_S = 30.0
+_MOST_BY_DEFAULT = 2
 
 
 class Pipeline:
@@ -230,12 +234,6 @@ def _names(filter_: Filter) -> int:
         + len(filter_.include_licences)
         + len(filter_.exclude_licences)
     )
-
-
-# CPU seconds of decoding that one caller's costly pictures may have waiting: as much as a full batch of pictures of 16
-# megapixels. Whoever sends more is refused for it at once, and nobody else is.
-COSTLY_BACKLOG_S = 30.0
-_MOST_BY_DEFAULT = 2
 
 
 class Costly:

@@ -36,6 +36,15 @@ _FIELDS: dict[tuple[type[Message], type], tuple[str, ...]] = {}
 # Names are checked on the event loop; this many take it about a millisecond.
 _MAX_NAMES = 10_000
 _PACKED_FLOATS = 0x0A  # field 1, length-delimited
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_DEPTH = 16
+# This runs on the event loop: so many fields take some hundredths of a second, a message may hold a hundred million.
+_MAX_FIELDS = 10_000
+# What a message holds beside a repeated field, and how many too many are counted.
+_FEW_FIELDS = 1_000
+_MAX_OPTIONS_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 13
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 def parse(kind: type[M], data: bytes) -> M:
@@ -233,16 +242,6 @@ if TYPE_CHECKING:
     from google._upb._message import Descriptor as UpbDescriptor
 
     AnyDescriptor: TypeAlias = Descriptor | UpbDescriptor
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_DEPTH = 16
-# This runs on the event loop: so many fields take some hundredths of a second, a message may hold a hundred million.
-_MAX_FIELDS = 10_000
-# What a message holds beside a repeated field, and how many too many are counted.
-_FEW_FIELDS = 1_000
-_MAX_OPTIONS_BYTES = 1 << 20
-_SMALL_BYTES = 1 << 13
-_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class _MalformedError(Exception):
