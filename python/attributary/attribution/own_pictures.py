@@ -7,7 +7,7 @@ candidates, and as one that is known for sure. The shares then follow from the o
 
 Where items have lengths, an embedding that leaves out what pictures have in common can be half as near again, and gets
 one item most of the answer. It is answered as if it were as far as pictures are: all its similarities become smaller,
-by one factor (`building/own_cosine.py` says what the bundle knows of pictures; docs/gaming.md what it is worth).
+by one factor (`building/build.py` says what the bundle knows of pictures; docs/gaming.md what it is worth).
 """
 
 from __future__ import annotations
