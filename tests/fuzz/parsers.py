@@ -83,7 +83,7 @@ def tokens(data: bytes) -> None:
 def signed(data: bytes) -> None:
     """A JWKS document, and a signed token that nobody signed."""
     from attributary.errors import InvalidArgumentError
-    from attributary.gateway.jwt import JwtReader, read_keys
+    from attributary.gateway.tokens import JwtReader, read_keys
 
     with contextlib.suppress(InvalidArgumentError):
         read_keys(data)
