@@ -172,17 +172,7 @@ def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> 
     click.echo(
         f"the page will be at http://127.0.0.1:{http_port} once the bundle has been verified", err=True
     )
-    own = [
-        "--ui",
-        "--http-port",
-        str(http_port),
-        "--port",
-        "0",
-        "--metrics-port",
-        "-1",
-        "--log-format",
-        "console",
-    ]
+    own = f"--ui --http-port {http_port} --port 0 --metrics-port -1 --log-format console".split()
     with serve_command.make_context("serve", [*own, *bundles], parent=ctx.parent) as inner:
         serve_command.invoke(inner)
 

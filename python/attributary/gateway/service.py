@@ -40,14 +40,6 @@ if TYPE_CHECKING:
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
-# What needs more than a token. A page looks at every row: as much work as a query.
-_KINDS = {
-    **dict.fromkeys(("Attribute", "Embed"), Kind(permit=True)),
-    **dict.fromkeys(("ListItems", "ListCreators"), Kind(permit=True, need="read-items")),
-    "GetItem": Kind(need="read-items"),
-    **dict.fromkeys(("DescribeBundle", "ListReceiptKeys"), Kind(need="any")),
-    "AttributeBatch": Kind(permit=True, bulk=True),
-}
 _NO_OPTIONS = Options()
 _TIMINGS = pb.Attribution.TIMINGS_FIELD_NUMBER
 
@@ -294,18 +286,19 @@ async def _settle(tasks: list[asyncio.Future[Answer] | Exception]) -> list[Answe
 
 def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, Kind]]:
     """Return the methods with one message and one reply, and what each needs; every transport serves these."""
-    methods: dict[str, UnaryMethod] = {
-        "Attribute": service.attribute,
-        "AttributeBatch": service.attribute_batch,
-        "Embed": service.embed,
-        "GetItem": service.get_item,
-        "GetThumbnail": service.get_thumbnail,
-        "ListItems": service.list_items,
-        "ListCreators": service.list_creators,
-        "DescribeBundle": service.describe_bundle,
-        "ListReceiptKeys": service.list_receipt_keys,
+    # A page looks at every row: as much work as a query.
+    query, page = Kind(permit=True), Kind(permit=True, need="read-items")
+    return {
+        "Attribute": (service.attribute, query),
+        "AttributeBatch": (service.attribute_batch, Kind(permit=True, bulk=True)),
+        "Embed": (service.embed, query),
+        "GetItem": (service.get_item, Kind(need="read-items")),
+        "GetThumbnail": (service.get_thumbnail, Kind()),
+        "ListItems": (service.list_items, page),
+        "ListCreators": (service.list_creators, page),
+        "DescribeBundle": (service.describe_bundle, Kind(need="any")),
+        "ListReceiptKeys": (service.list_receipt_keys, Kind(need="any")),
     }
-    return {name: (method, _KINDS.get(name, Kind())) for name, method in methods.items()}
 
 
 def method_handlers(
