@@ -10,8 +10,8 @@ Queues of their own, because half a millisecond of search must not queue behind 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
 from typing import TypeVar, cast
@@ -208,32 +208,29 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
 
 async def done_by(pool: FairPool, work: Callable[[], T]) -> T:
     """Do work of the current caller's in one of the threads of `pool`, when it is its turn."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-    pool.submit(current().path, partial(_work, loop, future, work))
-    return await future
+    future: Future[T] = Future()
+    pool.submit(current().path, partial(_work, future, work))
+    return await asyncio.wrap_future(future)
 
 
-def _work(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], work: Callable[[], T]) -> None:
+def _work(future: Future[T], work: Callable[[], T]) -> None:
     """Do work for a caller who is still there."""
-    if future.done():
+    if not future.set_running_or_notify_cancel():
         return
     try:
-        settle = partial(future.set_result, work())
+        future.set_result(work())
     except Exception as error:
-        settle = partial(future.set_exception, error)
-    # A closed loop has no callers left to tell.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: None if future.done() else settle())
+        future.set_exception(error)
 
 
-def _names(filter_: Filter) -> int:
-    return (
-        len(filter_.include_creators)
-        + len(filter_.exclude_creators)
-        + len(filter_.include_licences)
-        + len(filter_.exclude_licences)
+def _names(wanted: Filter) -> int:
+    lists = (
+        wanted.include_creators,
+        wanted.exclude_creators,
+        wanted.include_licences,
+        wanted.exclude_licences,
     )
+    return sum(map(len, lists))
 
 
 class Costly:
