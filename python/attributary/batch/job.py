@@ -151,12 +151,12 @@ def _scored(
             for batch in batches:
                 slots.acquire()
                 if failed.is_set():
-                    # Whose batch it was says so below, once the shards before it are written.
+                    # The batch raises its error below, once the shards before it are written.
                     slots.release()
                     break
                 waiting[-1][1].append(pool.submit(scorer.score, batch, run.schema, run.bundle.id))
                 waiting[-1][1][-1].add_done_callback(done)
-                # Held no longer than its worker needs it.
+                # Its worker alone holds it from here on.
                 del batch
             while len(waiting) > _UNWRITTEN or (waiting and all(part.done() for part in waiting[0][1])):
                 yield committed()

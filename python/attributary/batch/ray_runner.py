@@ -244,7 +244,7 @@ class _Worker:
         try:
             self._worker = make_worker()
         except AttributaryError as error:
-            # Raised here it would only be tried again.
+            # Ray would try again what is raised here.
             self._failed = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:

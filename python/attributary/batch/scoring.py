@@ -124,7 +124,7 @@ class EngineScorer(Scorer):
         except Exception as error:
             if len(queries) == 1:
                 return [problem_of(error)]
-            # One of them is poison; alone, each gets what it deserves.
+            # One of them makes the batch fail: each is asked alone.
             return [outcome for query in queries for outcome in self.ask([query])]
 
     def run(self, queries: Sequence[Prepared]) -> list[Attribution]:

@@ -288,7 +288,7 @@ class Shedder:
         self._total += 1
         self._called.set()
         if self._total < _FEW:
-            # So few calls make no queue: the machine is busy with something else.
+            # So few calls make no queue: if they wait, the machine is busy with something else.
             return
         if self.refused_part and random.random() < self.refused_part * self._excess(name):
             raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
@@ -301,7 +301,7 @@ class Shedder:
             self._since = now
             self.refused_part = max(0.0, self.refused_part - 2 * _STEP)
         elif now - self._since > _PATIENCE_S:
-            # Not at once: a machine that stumbles is not a queue that stands.
+            # Not at once: a short pause of the machine is no queue.
             self.refused_part = min(1.0, self.refused_part + _STEP)
         for name in list(self._recent):
             self._recent[name] = int(self._recent[name] * _FORGET)

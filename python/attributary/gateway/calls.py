@@ -282,8 +282,8 @@ class Front:
 
     def _caller(self, kind: Kind, peer: str, authorization: str, certificate: str) -> Caller:
         if peer.startswith("unix") and kind.access != "admin":
-            # The socket on which the server calls itself is not for others. What one of several processes hands on to
-            # the one that writes comes so, too, with its caller's token.
+            # By a socket file come only the server's own calls, and admin calls that another of its processes hands on
+            # with the caller's token.
             raise UnauthenticatedError
         owner = self.gate.admit(kind.role, authorization, certificate)
         name = owner.name or callers.address_of(peer)

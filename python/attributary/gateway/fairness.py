@@ -233,7 +233,7 @@ class FairPool:
                 if self._closed:
                     # Others may wait for what this caller was not allowed before.
                     self._changed.notify_all()
-            # Else a picture stays here until the next one comes.
+            # This name would hold a picture until the next one comes.
             del taken
 
     def _take(self) -> _Work | None:

@@ -113,7 +113,7 @@ def serve_processes(config: GatewayConfig, serve: Serve) -> int:
         members = [Member(number, folder) for number in range(config.processes)]
         page = _page(config, members)
         try:
-            return _House(shared, serve, members, page.server_port if page else None).run()
+            return _Supervisor(shared, serve, members, page.server_port if page else None).run()
         finally:
             if page is not None:
                 page.stop()
@@ -128,8 +128,8 @@ class _Child:
 
 
 @dataclass(slots=True)
-class _House:
-    """The processes of a server, looked after."""
+class _Supervisor:
+    """Starts the processes of a server, starts them again when they end, and drains them."""
 
     config: GatewayConfig
     serve: Serve

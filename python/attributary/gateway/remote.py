@@ -225,7 +225,7 @@ class RemoteQueue:
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], of_engine(error, self._name))]
-            # One of them is poison; alone, each gets what it deserves.
+            # One of them makes the batch fail: each is asked alone.
             log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
             return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
 
@@ -291,7 +291,7 @@ class Watch:
             log.exception("looking after the engine failed")
             up = False
         self._state.up = up
-        # Not against the state from before: a queue may have seen the engine go first.
+        # Compared with what was said last, not with the state: a queue may have seen the engine go first.
         if up != self._was_up:
             self._was_up = up
             log.info("the engine is there" if up else "the engine is gone")

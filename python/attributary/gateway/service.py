@@ -194,7 +194,7 @@ class AttributionService:
                 queries.append(query)
                 tasks.append(pipeline.submit(query, options, field, deadline, arrived))
             except Exception as error:
-                # One place a query, whatever became of it.
+                # One entry for each query, also where reading it failed.
                 queries[number:] = [Query()]
                 tasks.append(presentable(error, "prepare"))
         outcomes = await _settle(tasks)
