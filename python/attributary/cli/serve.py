@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import click
 
@@ -50,12 +50,9 @@ _LIMITS = {
     for entry in fields(Limits)
 }
 _GATEWAY = {
-    flag.name: Option(
-        flag.help,
-        "--{0}/--no-{0}".format(flag.name.replace("_", "-")) if flag.kind is bool else "",
-        env=True,
-    )
-    for flag in gateway.flags()
+    name: Option(help_, "--{0}/--no-{0}".format(name.replace("_", "-")) if kind is bool else "", env=True)
+    for name, hint in get_type_hints(gateway.GatewayConfig, include_extras=True).items()
+    for kind, help_ in [get_args(hint)]
 }
 
 
