@@ -150,16 +150,7 @@ def item(engine: Preparer, item_id: int) -> pb.Item:
 def item_of_row(snapshot: Snapshot, row: int) -> pb.Item:
     """Return the training item of a row."""
     items = snapshot.bundle.items
-    return pb.Item(
-        id=items.id_of(row),
-        caption=items.caption(row),
-        creator=items.creator(row),
-        creator_url=items.creator_url(row),
-        licence=items.licence(row),
-        uri=items.uri(row),
-        near_dup_group=items.near_dup_group(row),
-        creator_ids=items.ids_of(items.creator(row)),
-    )
+    return write(pb.Item, items.record(row), creator_ids=items.ids_of(items.creator(row)))
 
 
 def _calibration(manifest: Any) -> pb.Calibration:
