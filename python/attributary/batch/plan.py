@@ -20,11 +20,10 @@ from attributary.attribution.types import Query
 from attributary.errors import InputError, InvalidArgumentError
 from attributary.plain import counted
 
-from .folder_input import FolderInput
 from .inputs import InputFile, find_inputs, text_of
 from .pictures import local_path
-from .reader import Reader
-from .rows import OWN_COLUMNS, Batch, Fates, Shard
+from .reader import FolderInput, Reader
+from .rows import OWN_COLUMNS, Fates, Shard
 from .scoring import prepare_rows
 from .settings import Settings
 from .stream_input import RecordInput, TarInput
@@ -75,10 +74,6 @@ class Plan:
                 "another --out",
             )
         return reader
-
-    def batches(self, reader: Reader, shard: Shard) -> Iterator[Batch]:
-        """Yield a shard's batches from the reader of its file."""
-        return reader.conformed(shard, self.settings.batch_size, self.passed)
 
 
 def make_plan(
@@ -307,7 +302,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     shown: list[dict[str, Any]] = []
     for shard in plan.shards:
         with closing(plan.reader(shard.file)) as reader:
-            for batch in plan.batches(reader, shard):
+            for batch in reader.conformed(shard, plan.passed):
                 prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
                 for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
                     problem = prepared.problems[place]

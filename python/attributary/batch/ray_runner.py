@@ -121,7 +121,7 @@ class _ReadShard:
         if stage is None:
             stage = _STAGES.setdefault(self.source, self.source.open_stage())
         with closing(self.plan.reader(shard.file)) as reader:
-            for place, batch in enumerate(self.plan.batches(reader, shard)):
+            for place, batch in enumerate(reader.conformed(shard, self.plan.passed)):
                 yield shard.number, place, stage.prepare(batch)
 
 
