@@ -147,10 +147,8 @@ class BundleService:
             gone = served.pipeline.engine.snapshot.deleted.keys() - store.snapshot.deleted.keys()
             if not gone:
                 return
-            ids, why = (
-                Selection(tuple(sorted(gone)[:MAX_IDS])),
-                "deleted from another bundle in its place",
-            )
+            ids = Selection(tuple(sorted(gone)[:MAX_IDS]))
+            why = "deleted from another bundle in its place"
             await asyncio.to_thread(store.delete, ids, who=who, why=why)
 
     def _take_over(self, request: _Turning, engine: Preparer, store: Store | None) -> None:

@@ -41,13 +41,8 @@ log = structlog.get_logger(__name__)
 
 # One that has been ready for so long and ends is no part of a row of failures.
 _STEADY_S: Final = 60.0
-_WAIT_S: Final = (
-    0.0,
-    0.5,
-    2.0,
-    5.0,
-    10.0,
-)  # before the next start, by failures in a row; then the server ends
+# Before the next start, by failures in a row; then the server ends.
+_WAIT_S: Final = (0.0, 0.5, 2.0, 5.0, 10.0)
 _STATUS_FAILED: Final = 1
 
 

@@ -49,13 +49,11 @@ class Served:
 
     pipeline: Pipeline
     store: Store | None
-    until: float = (
-        math.inf
-    )  # on the monotonic clock: when a draining bundle goes; infinity for one that serves
+    # On the monotonic clock: when a draining bundle goes; infinity for one that serves.
+    until: float = math.inf
     successor: Served | None = None  # what took its place, if something did
-    inherited: tuple[Snapshot, Snapshot] | None = (
-        None  # the last successor's, whose deletions hold here, and this one
-    )
+    # The last successor's, whose deletions hold here, and this one.
+    inherited: tuple[Snapshot, Snapshot] | None = None
     go: asyncio.Event = field(default_factory=asyncio.Event)  # a draining bundle that is set goes at once
     leaving: asyncio.Task[None] | None = None
 

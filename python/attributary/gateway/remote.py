@@ -234,9 +234,8 @@ class RemoteQueue:
 class _Found:
     """The bundle that the engine serves and this gateway does not, yet."""
 
-    key: tuple[
-        str, Path, tuple[int, int] | None
-    ]  # its id, its directory, size and time of the manifest there
+    # Its id, its directory, size and time of the manifest there.
+    key: tuple[str, Path, tuple[int, int] | None]
     engine: Preparer | None = None  # once it is open
     again: float = 0.0  # on the monotonic clock, when to look at it again
 

@@ -56,9 +56,8 @@ class More(TypedDict, total=False):
     others: Mapping[str, Opened]  # by alias
     open_bundle: OpenBundle  # for LoadBundle; blocks
     member: Member | None  # which of several processes this is
-    ready: Callable[
-        [dict[str, Any]], None
-    ]  # told the ports when the server is ready; else standard output is
+    # Told the ports when the server is ready; else standard output is.
+    ready: Callable[[dict[str, Any]], None]
 
 
 class Gateway:
