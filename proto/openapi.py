@@ -16,9 +16,8 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
-from attributary.gateway.http.print_page import KIND as PDF
+from attributary.gateway.http.replies import ARROW, PARQUET, PDF
 from attributary.gateway.http.routes import ROUTES, Route
-from attributary.gateway.http.tables import ARROW, PARQUET
 
 ROOT = Path(__file__).parent
 OUT = ROOT.parent / "python" / "attributary" / "gateway" / "http" / "openapi.json"

@@ -8,9 +8,9 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
+from attributary.batch.run import shard_tables
 from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
-from attributary.batch.totals import shard_tables
 
 SMALL = Settings(rows_per_shard=4, batch_size=3)
 

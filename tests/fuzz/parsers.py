@@ -26,7 +26,7 @@ def wire(data: bytes) -> None:
     """Messages of both services, looked at before they are parsed, parsed, and searched for their fault."""
     from attributary.errors import InvalidArgumentError
     from attributary.gateway import translate
-    from attributary.gateway.wire import check_outline
+    from attributary.gateway.translate import check_outline
     from attributary.v1 import admin_pb2, attribution_pb2
 
     kinds = (
@@ -83,7 +83,7 @@ def tokens(data: bytes) -> None:
 def signed(data: bytes) -> None:
     """A JWKS document, and a signed token that nobody signed."""
     from attributary.errors import InvalidArgumentError
-    from attributary.gateway.jwt import JwtReader, read_keys
+    from attributary.gateway.tokens import JwtReader, read_keys
 
     with contextlib.suppress(InvalidArgumentError):
         read_keys(data)

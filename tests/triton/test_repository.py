@@ -11,8 +11,8 @@ from attributary.attribution.open import open_engine
 from attributary.errors import BundleError, InvalidArgumentError, UnavailableError
 from attributary.triton import templates
 from attributary.triton.materialize import Settings, materialize, served_bundle
-from attributary.triton.names import model_name, parse
 from attributary.triton.plans import EngineRecord, Engines, Profile
+from attributary.triton.templates import model_name, parse
 from tritonserver.container import bundles_of
 
 

@@ -6,12 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from attributary.batch.engines import TritonScorer
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
-from attributary.batch.scoring import EngineScorer
+from attributary.batch.run import shard_tables
+from attributary.batch.scoring import EngineScorer, TritonScorer
 from attributary.batch.settings import Settings
-from attributary.batch.totals import shard_tables
 from attributary.errors import UnavailableError
 
 SETTINGS = Settings(rows_per_shard=8, batch_size=4)

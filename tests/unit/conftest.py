@@ -4,7 +4,7 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.cli.serve import serve_command
-from attributary.gateway.config import GatewayConfig, flags
+from attributary.gateway.config import GatewayConfig
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,6 @@ def settings_of(monkeypatch):
             for name, value in environment.items():
                 patched.setenv(name, value)
             given = serve_command.make_context("serve", ["bundle", *options]).params
-        return GatewayConfig(**{flag.name: given[flag.name] for flag in flags()})
+        return GatewayConfig(**{name: given[name] for name in GatewayConfig.__dataclass_fields__})
 
     return read

@@ -8,7 +8,7 @@ import numpy as np
 
 from attributary.bundle.golden import GOLDEN, Golden
 from attributary.errors import BundleError
-from attributary.index.golden import MIN_RECALL, golden_recall
+from attributary.index.base import MIN_RECALL, golden_recall
 
 from .engine import Engine
 from .types import Attribution, Options, Prepared

@@ -19,11 +19,10 @@ from attributary import kernels
 from attributary.bundle.manifest import Calibration
 from attributary.kernels import reply_writer as reply_writer
 
-from .calibrations import calibration_of as calibration_of
-from .chosen import factors, is_bare
+from .own_pictures import factors, is_bare, put_first
 from .pixel_statistics import pixel_statistics
-from .recognised import put_first
 from .snapshot import Candidates, Snapshot
+from .snapshot import calibration_of as calibration_of
 from .types import AttributedItem, Attribution, CreatorShare, Filter, Prepared, Timings
 
 _FLOOR, _OOD = (kernels.CALIBRATION.index(name) for name in ("floor", "foreign_below"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,13 @@ from attributary import kernels
 from attributary.bundle.added_items import AddedItems, GrowingArray
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.items import LOOK, ItemTable
+from attributary.bundle.manifest import Calibration
 from attributary.delta.journal.records import Changes
 from attributary.errors import DeletedError, NotFoundError
 from attributary.index.base import VectorIndex
 from attributary.pictures.framed import framed
 from attributary.pictures.recognise import Known, Shown
 
-from .calibrations import calibration_of
 from .filters import Allowed, FilterCompiler
 from .names import PromptNames
 from .types import Filter
@@ -31,6 +32,11 @@ from .types import Filter
 # Pictures are not kept; the same one comes out a little different beside others, another one does not.
 _SAME_COSINE = 0.9995
 _BLOCK = 65_536
+# In the order of `attributary.kernels.types.CALIBRATION`.
+_CALIBRATION = attrgetter(
+    *("temperature", "threshold", "background", "diffuse_floor", "ood_similarity", "ood_margin"),
+    *("reach", "reach_cut", "reach_null"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,3 +366,9 @@ class Snapshot:
         split = len(self.bundle.vectors)
         behind = int(np.searchsorted(rows, split))
         return np.concatenate([self.bundle.vectors[rows[:behind]], self.added[rows[behind:] - split]])
+
+
+def calibration_of(calibration: Calibration, has_prompt: Sequence[bool]) -> NDArray[np.float32]:
+    """The kernels' calibration of each query, float32 [Q, 9] (`attributary.kernels.types.CALIBRATION`)."""
+    shares = [_CALIBRATION(calibration.of(with_prompt)) for with_prompt in has_prompt]
+    return np.array(shares, np.float32).reshape(-1, len(kernels.CALIBRATION))

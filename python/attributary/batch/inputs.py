@@ -98,7 +98,7 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
             fates.ignore(text_of(Path(directory)), "a finished or unfinished run over a log")
             names.clear()
             continue
-        # Which of two links to a place is followed must not depend on the disk.
+        # Sorted: which of two links to a directory is followed must not depend on the disk.
         names.sort()
         for name in list(names):
             path = Path(directory, name)
@@ -121,7 +121,7 @@ def walk(folder: Path, roots: Sequence[str], fates: Fates) -> list[Path]:
                 read.add(target)
         for name in files:
             path = Path(directory, name)
-            # A picture is an error row then.
+            # A picture that is such a link becomes an error row.
             if path.is_symlink() and not path.exists() and ending(name) not in PICTURES:
                 fates.skip(text_of(path), "a symbolic link that leads nowhere")
             else:

@@ -1,32 +1,37 @@
-"""How a log is cut into shards: the same cut for the same files and settings, wherever it is made."""
+"""How a log is cut into shards, the same cut for the same files and settings, and what a run would read of it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attributary.attribution.types import Query
 from attributary.errors import InputError, InvalidArgumentError
+from attributary.plain import counted
 
-from .folder_input import FolderInput
 from .inputs import InputFile, find_inputs, text_of
 from .pictures import local_path
-from .reader import Reader
-from .record_input import RecordInput
-from .rows import OWN_COLUMNS, Batch, Fates, Shard
+from .reader import FolderInput, Reader
+from .rows import OWN_COLUMNS, Fates, Shard
+from .scoring import prepare_rows
 from .settings import Settings
+from .stream_input import RecordInput, TarInput
 from .table_input import TableInput
-from .tar_input import TarInput
 from .values import joined_type
 
+# Rows that a dry run shows.
+_SHOWN = 3
 # Done, total: bytes of the inputs that were hashed.
 Progress = Callable[[int, int], None]
 
@@ -69,10 +74,6 @@ class Plan:
                 "another --out",
             )
         return reader
-
-    def batches(self, reader: Reader, shard: Shard) -> Iterator[Batch]:
-        """Yield a shard's batches from the reader of its file."""
-        return reader.conformed(shard, self.settings.batch_size, self.passed)
 
 
 def make_plan(
@@ -292,3 +293,77 @@ def _size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0
+
+
+def dry_run(plan: Plan) -> dict[str, Any]:
+    """Read a planned log to its end, pictures too, decode none of them, and return the findings, JSON-ready."""
+    prompts: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    shown: list[dict[str, Any]] = []
+    for shard in plan.shards:
+        with closing(plan.reader(shard.file)) as reader:
+            for batch in reader.conformed(shard, plan.passed):
+                prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
+                for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
+                    problem = prepared.problems[place]
+                    prompts.update([prompt.source] if prompt.source else ())
+                    errors.update([f"{problem.field}: {problem.message}"[:120]] if problem else ())
+                    if len(shown) < _SHOWN:
+                        shown.append(
+                            {
+                                "generation_id": row.generation_id,
+                                "model_id": row.model_id,
+                                "image": row.uri or counted(len(row.image or b""), "byte"),
+                                "prompt": prompt.text,
+                                "prompt_source": prompt.source,
+                                "problem": f"{problem.field}: {problem.message}" if problem else None,
+                            }
+                        )
+    return {
+        "files": [
+            {"name": entry.file.name, "kind": entry.file.kind, "rows": entry.rows, "bytes": entry.bytes}
+            for entry in plan.files
+        ],
+        "rows": plan.rows,
+        "columns": {field.name: str(field.type) for field in plan.passed},
+        "prompts": {"rows": prompts.total(), "by_source": dict(sorted(prompts.items()))},
+        "error_rows": dict(errors.most_common(20)),
+        "skipped": dict(sorted(plan.fates.skipped.items())),
+        "ignored": dict(sorted(plan.fates.ignored.items())),
+        "examples": plan.fates.examples,
+        "first_rows": shown,
+    }
+
+
+def preview_lines(found: dict[str, Any]) -> list[str]:
+    """The findings as lines for people."""
+    files = found["files"]
+    lines = [f"{counted(len(files), 'input')}, {counted(found['rows'], 'row')}"]
+    lines += [
+        f"  {file['name']}  {file['kind']}  {counted(file['rows'], 'row')}  {counted(file['bytes'], 'byte')}"
+        for file in files[:20]
+    ]
+    lines += [f"  and {len(files) - 20} more"] if len(files) > 20 else []
+    lines.append("columns that pass through: " + (", ".join(found["columns"]) or "none"))
+    lines.append(prompts_line(found["prompts"], found["rows"]))
+    lines += [f"{counted(count, 'error row')}: {message}" for message, count in found["error_rows"].items()]
+    for word in ("skipped", "ignored"):
+        for reason, count in found[word].items():
+            lines.append(f"{word} {count:,}: {reason} (such as {found['examples'].get(reason, '?')})")
+    for row in found["first_rows"]:
+        prompt = f"{row['prompt']!r} ({row['prompt_source']})" if row["prompt"] else "no prompt"
+        lines.append(f"row {row['generation_id']}: {row['image']}, {row['problem'] or prompt}")
+    lines.append(skipped_line(found["skipped"]) or "nothing is skipped")
+    return lines
+
+
+def prompts_line(prompts: dict[str, Any], rows: int) -> str:
+    """How many rows have a prompt, and from where."""
+    sources = ", ".join(f"{source} {count:,}" for source, count in prompts["by_source"].items())
+    return f"{prompts['rows']:,} of {counted(rows, 'row')} with a prompt{f' ({sources})' if sources else ''}"
+
+
+def skipped_line(skipped: dict[str, int]) -> str:
+    """How many members of the inputs are no rows, and why; empty for none."""
+    reasons = "; ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+    return f"skipped {sum(skipped.values()):,}: {reasons}" if skipped else ""

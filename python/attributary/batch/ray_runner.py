@@ -26,12 +26,11 @@ from ray.exceptions import RayError, RayTaskError
 from attributary.errors import AttributaryError, RunError, UnavailableError, check_range
 from attributary.machine import cores
 
-from .engines import ScorerSource
 from .job import Counts, Progress, Result, Tally, run_job
 from .plan import Plan
 from .rows import BundleState, PreparedBatch, Shard
 from .run import Run
-from .scoring import Scorer
+from .scoring import Scorer, ScorerSource
 
 Item = TypeVar("Item")
 Middle = TypeVar("Middle")
@@ -122,7 +121,7 @@ class _ReadShard:
         if stage is None:
             stage = _STAGES.setdefault(self.source, self.source.open_stage())
         with closing(self.plan.reader(shard.file)) as reader:
-            for place, batch in enumerate(self.plan.batches(reader, shard)):
+            for place, batch in enumerate(reader.conformed(shard, self.plan.passed)):
                 yield shard.number, place, stage.prepare(batch)
 
 
@@ -245,7 +244,7 @@ class _Worker:
         try:
             self._worker = make_worker()
         except AttributaryError as error:
-            # Raised here it would only be tried again.
+            # Ray would try again what is raised here.
             self._failed = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:

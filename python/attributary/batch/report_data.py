@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from attributary.errors import InputError, OutputError
 
 from .rows import OWN_COLUMNS
-from .run import RUN, SHARDS, SUMMARY, read_json, shard_name
-from .totals import CREATORS, read_shard, shard_tables
+from .run import CREATORS, RUN, SHARDS, SUMMARY, read_json, read_shard, shard_name, shard_tables
 from .values import texts
 
 Unit = Literal["auto", "s", "ms", "us", "ns"]

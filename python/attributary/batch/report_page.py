@@ -105,7 +105,7 @@ def _read(file: InputFile, shard: Shard, settings: Settings, rows: set[int]) -> 
             if row in rows and entry.problem is None:
                 found[row] = picture_of(entry, settings.limits.max_image_bytes, settings.access)
     except AttributaryError:
-        # The log has changed since: what was found is checked by its digest, the rest is not shown.
+        # The log has changed since the run. What was found is checked by its digest; the rest is not shown.
         return found
     finally:
         reader.close()

@@ -27,6 +27,12 @@ from .plan import Plan
 from .rows import SCHEMA_VERSION, BundleState, Shard, output_schema
 
 TEMPORARY = ".tmp"
+RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
+CREATORS, CREATORS_CSV = "creators.parquet", "creators.csv"
+# Whose versions may change a byte of the output.
+_SOFTWARE = (
+    "attributary", "faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "tokenizers",
+)  # fmt: skip
 
 
 def parquet_bytes(table: pa.Table, facts: Mapping[str, str]) -> bytes:
@@ -89,13 +95,6 @@ def _refused(error: OSError, name: str) -> OutputError:
     return OutputError(name, f"cannot be written: {error.strerror}")
 
 
-RUN, SUMMARY, SHARDS, LOCK = "run.json", "summary.json", "shards", ".lock"
-# Whose versions may change a byte of the output.
-_SOFTWARE = (
-    "attributary", "faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "tokenizers",
-)  # fmt: skip
-
-
 def run_manifest(plan: Plan, bundle: BundleState) -> dict[str, Any]:
     """Return the contents of run.json: everything that the bytes of a run depend on. JSON-ready, in a fixed order."""
     return {
@@ -135,6 +134,28 @@ def read_json(path: Path) -> Any:
 def shard_name(number: int) -> str:
     """File name of an output shard."""
     return f"shard-{number:06d}.parquet"
+
+
+def shard_tables(directory: Path, columns: tuple[str, ...] | None = None) -> Iterator[pa.Table]:
+    """Yield the tables of a run's shards in order; raises OutputError naming one that is damaged."""
+    for path in sorted((directory / SHARDS).glob("shard-*.parquet")):
+        yield read_shard(path, columns)
+
+
+def read_shard(path: Path, columns: tuple[str, ...] | None = None) -> pa.Table:
+    """Read one output shard, its page checksums verified; raises OutputError."""
+    try:
+        return pq.read_table(
+            path,
+            columns=None if columns is None else list(columns),
+            page_checksum_verification=True,
+            partitioning=None,
+            use_threads=False,
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(
+            f"{SHARDS}/{path.name}", f"is damaged: {error}; remove it to have it scored again"
+        ) from error
 
 
 class Run:

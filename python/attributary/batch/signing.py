@@ -18,8 +18,7 @@ from attributary.receipts.statement import SUMMARY as SUMMARY_SUBJECT
 from attributary.receipts.statement import prompt_digest, run_statement
 from attributary.receipts.verify import Finding, Receipt, open_receipt
 
-from .run import SUMMARY, commit, read_json
-from .totals import shard_tables
+from .run import SUMMARY, commit, read_json, shard_tables
 
 RECEIPT: Final = "receipt.json"
 # Of the output: rows of earlier runs do not say all that is signed.

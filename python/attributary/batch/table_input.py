@@ -167,7 +167,7 @@ class TableInput(Reader):
         return [(None, None)] * len(taken) if name is None else values.texts(self._column(taken, name), field)
 
     def _passed(self, taken: pa.RecordBatch) -> pa.RecordBatch:
-        # Dictionaries differ with where a read began; the contract is about bytes.
+        # Dictionaries differ with the row at which a read began, and the same rows must give the same bytes.
         arrays = []
         for field, source in zip(self.passed, self._passed_from.values(), strict=True):
             array = values.readable(values.cast(self._column(taken, source), field.type))

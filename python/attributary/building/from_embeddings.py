@@ -24,7 +24,7 @@ from attributary.errors import InvalidArgumentError
 from attributary.index.planning import IndexBudget
 from attributary.index.tuning import build_index
 
-from .assemble import BuildReport, Parts, at_least, require_encoder, write_bundle
+from .build import BuildReport, Parts, at_least, require_encoder, write_bundle
 from .calibrate import calibrate
 from .embed import Progress, embed_items, make_probes
 from .embeddings import Embeddings, open_embeddings

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from attributary.bundle.bundle import Bundle
 from attributary.errors import InvalidArgumentError, needs
-from attributary.index.golden import golden_recall
-from attributary.index.milvus_plan import Choice
+from attributary.index.base import golden_recall
+from attributary.index.planning import Choice
 
 from .options import Argument, From, Option, declared
 

@@ -82,12 +82,11 @@ def _read(
         if told is not None and name not in told:
             continue
         kind: Any = hints[name]
-        if told is not None:
-            said: Any = told[name]
-        elif isinstance(kind, type) and is_dataclass(kind):
-            said = From(kind)
-        else:
+        said: Any = From(kind) if isinstance(kind, type) and is_dataclass(kind) else None
+        if get_origin(kind) is Annotated:
             kind, said = get_args(kind)
+        if told is not None:
+            said = told[name]
         if isinstance(said, From):
             inner, parts[name] = _read(said.build, said.told)
             parameters += inner

@@ -15,8 +15,7 @@ from attributary.errors import InvalidArgumentError, needs
 from attributary.files import write_file
 from attributary.plain import counted, json_line, plain
 from attributary.receipts import money
-from attributary.receipts.before import STATEMENT, check_place, read
-from attributary.receipts.counted import FILE
+from attributary.receipts.before import GENERATIONS, STATEMENT, check_place, read
 from attributary.receipts.payout import Payout, Terms, as_json, payout
 from attributary.receipts.payout_words import csv_bytes, method, page, totals
 
@@ -74,7 +73,7 @@ def payout_command(
     method_lines = method(statement, manifest)
     name = title or f"Payout of {run.resolve().name}"
     files = {
-        FILE: statement.generations,
+        GENERATIONS: statement.generations,
         "payout.csv": csv_bytes(statement),
         STATEMENT: json_line(as_json(statement, method_lines)).encode() + b"\n",
         "payout.html": page(statement, name, method_lines).encode("utf-8", "backslashreplace"),

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import click
 
@@ -50,12 +50,9 @@ _LIMITS = {
     for entry in fields(Limits)
 }
 _GATEWAY = {
-    flag.name: Option(
-        flag.help,
-        "--{0}/--no-{0}".format(flag.name.replace("_", "-")) if flag.kind is bool else "",
-        env=True,
-    )
-    for flag in gateway.flags()
+    name: Option(help_, "--{0}/--no-{0}".format(name.replace("_", "-")) if kind is bool else "", env=True)
+    for name, hint in get_type_hints(gateway.GatewayConfig, include_extras=True).items()
+    for kind, help_ in [get_args(hint)]
 }
 
 
@@ -172,17 +169,7 @@ def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> 
     click.echo(
         f"the page will be at http://127.0.0.1:{http_port} once the bundle has been verified", err=True
     )
-    own = [
-        "--ui",
-        "--http-port",
-        str(http_port),
-        "--port",
-        "0",
-        "--metrics-port",
-        "-1",
-        "--log-format",
-        "console",
-    ]
+    own = f"--ui --http-port {http_port} --port 0 --metrics-port -1 --log-format console".split()
     with serve_command.make_context("serve", [*own, *bundles], parent=ctx.parent) as inner:
         serve_command.invoke(inner)
 

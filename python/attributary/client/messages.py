@@ -149,25 +149,10 @@ def _options(chosen: CallOptions) -> dict[str, Any]:
 
 
 def _embedding(query: Query) -> pb.Embedding:
-    assert query.embedding is not None
     import numpy as np
 
-    values = np.ascontiguousarray(query.embedding, "<f4").tobytes()
-    # The wire form of a packed field is its little-endian array: no loop over Python floats.
-    message = pb.Embedding.FromString(b"\x0a" + _varint(len(values)) + values) if values else pb.Embedding()
-    message.has_prompt = query.has_prompt
-    if query.certainty is not None:
-        message.certainty = query.certainty
-    return message
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    values = np.asarray(query.embedding, np.float32).ravel().tolist()
+    return pb.Embedding(values=values, has_prompt=query.has_prompt, certainty=query.certainty)
 
 
 def _timings(message: pb.Timings) -> ReplyTimings:

@@ -17,9 +17,17 @@ from typing import Final, Literal, TypeAlias
 from attributary.errors import PermissionDeniedError, UnauthenticatedError
 
 from .config import GatewayConfig
-from .jwt import JwtReader, jwt_reader
 from .reload import Watched
-from .tokens import ADMIN_ROLES, QUERY_ROLES, Owner, Rates, digest_of_token, read_owners
+from .tokens import (
+    ADMIN_ROLES,
+    QUERY_ROLES,
+    JwtReader,
+    Owner,
+    Rates,
+    digest_of_token,
+    jwt_reader,
+    read_owners,
+)
 
 Role: TypeAlias = Literal["query", "embeddings", "read-items", "contribute", "admin"]
 # "any" asks for a caller who is known, whatever it may do; "open" for nobody: probes learn nothing but "up" or "down".

@@ -5,14 +5,29 @@ Who is asked from is the current caller (`callers.py`). Three rules beside the n
 - the last eighth, and as much of what streams and batches may have, goes only to callers who have less than their part
   of it, so that no caller, however many calls it sends, can shut another one out;
 - bytes are shared by the same two rules.
+
+What waits before that, in gRPC, is measured by `Shedder`. gRPC queues calls until the event loop takes them, one after
+the other, and tells nobody how many there are. So the server calls itself, through the same queue. While calls wait
+longer than the target, a growing part of the new ones is refused, those first who send more than their part; a refusal
+costs a fraction of an answer, so the queue gets shorter. It is the controller of PIE (Pan et al., 2013) without its
+derivative.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic, perf_counter
+from typing import Final
+
+import grpc
+from grpc import aio
 
 from attributary.errors import OverloadedError, UnavailableError
 
@@ -25,6 +40,17 @@ _FEW_PERMITS, _FEW_BYTES = 16, 1 << 20
 
 _DRAINING = "the server is draining; ask another one"
 _KEPT = "the permits that are left are kept for other callers"
+
+# The method by which the server calls itself.
+PROBE: Final = "/attributary.gateway/Probe"
+# While calls come; else not at all.
+_EVERY_S: Final = 0.05
+_STEP: Final = 0.05
+_PATIENCE_S: Final = 0.5
+_FORGET: Final = 0.9
+_FEW: Final = 64
+_TIMEOUT_S: Final = 30.0
+_OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class Pool:
@@ -48,11 +74,24 @@ class Pool:
             self._bulk_most, self._bulk_by_caller, name
         )
 
+    def held(self, name: str) -> int:
+        """How much a caller has."""
+        return self._by_caller[name]
+
+    def is_free(self, amount: int = 1) -> bool:
+        """Whether anybody may have so much more."""
+        return self.used + amount <= self.most - self._last
+
+    def has_part(self, name: str, amount: int = 1) -> bool:
+        """Whether so much more is within a caller's part of what is there."""
+        part = _part(self.most, self._by_caller, name)
+        return self.used + amount <= self.most and self._by_caller[name] + amount <= part
+
     def is_fair(self, amount: int, name: str) -> bool:
         """Whether a caller may have so much more."""
-        if self.used + amount <= self.most - self._last:
+        if self.is_free(amount) or self.used == 0:
             return True
-        return self._by_caller[name] + amount <= _part(self.most, self._by_caller, name) or self.used == 0
+        return self._by_caller[name] + amount <= _part(self.most, self._by_caller, name)
 
     def has_room(self, amount: int, name: str) -> bool:
         """Whether a caller may have so much more, and there is as much; a lone one always may."""
@@ -227,3 +266,83 @@ class Admission:
         self._bytes.move(size, caller)
         if queries:
             self._idle.clear()
+
+
+class Shedder:
+    """Measures the wait and decides. Used from the event loop only."""
+
+    def __init__(self, target_s: float) -> None:
+        self.wait_s = 0.0
+        self.refused_part = 0.0
+        self.address = f"unix-abstract:attributary-{os.getpid()}-{secrets.token_hex(8)}"
+        self._target = target_s
+        self._recent: Counter[str] = Counter()
+        self._total = 0.0
+        self._since = monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self._called = asyncio.Event()
+
+    def admit(self, name: str) -> None:
+        """Count a call of a caller; raises OverloadedError if it is to come back later."""
+        self._recent[name] += 1
+        self._total += 1
+        self._called.set()
+        if self._total < _FEW:
+            # So few calls make no queue: if they wait, the machine is busy with something else.
+            return
+        if self.refused_part and random.random() < self.refused_part * self._excess(name):
+            raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
+
+    def note(self, wait_s: float) -> None:
+        """Take a measurement into account."""
+        now = monotonic()
+        self.wait_s = wait_s
+        if wait_s <= self._target:
+            self._since = now
+            self.refused_part = max(0.0, self.refused_part - 2 * _STEP)
+        elif now - self._since > _PATIENCE_S:
+            # Not at once: a short pause of the machine is no queue.
+            self.refused_part = min(1.0, self.refused_part + _STEP)
+        for name in list(self._recent):
+            self._recent[name] = int(self._recent[name] * _FORGET)
+            if not self._recent[name]:
+                del self._recent[name]
+        self._total = float(sum(self._recent.values()))
+
+    def start(self) -> None:
+        """Begin to measure; the server must be listening at `address`."""
+        self._task = asyncio.create_task(self._measure())
+
+    async def stop(self) -> None:
+        """Measure no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _excess(self, name: str) -> float:
+        """How much more than its part a caller sends: 1 is exactly its part."""
+        return self._recent[name] * len(self._recent) / max(1.0, self._total)
+
+    async def _measure(self) -> None:
+        async with aio.insecure_channel(self.address, options=_OPTIONS) as channel:
+            probe: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PROBE)
+            while True:
+                if not self.refused_part:
+                    self._called.clear()
+                    await self._called.wait()
+                    self._since = monotonic()
+                started = perf_counter()
+                call = asyncio.ensure_future(_ended(probe))
+                try:
+                    # A call that has not been taken yet says as much as one that has.
+                    while not (await asyncio.wait({call}, timeout=_EVERY_S))[0]:
+                        self.note(perf_counter() - started)
+                    self.note(perf_counter() - started)
+                finally:
+                    call.cancel()
+                await asyncio.sleep(_EVERY_S)
+
+
+async def _ended(probe: aio.UnaryUnaryMultiCallable[bytes, bytes]) -> None:
+    with contextlib.suppress(grpc.RpcError):
+        await probe(b"", timeout=_TIMEOUT_S)

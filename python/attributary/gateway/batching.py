@@ -130,7 +130,7 @@ class Batcher:
             outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
             if outcomes:
                 _post(self._loop, outcomes)
-            # Else pictures stay here until the next ones come.
+            # These names would hold the pictures until the next batch comes.
             del batch, outcomes
 
     def _run_here(self, seen: int, turns: int) -> None:
@@ -184,13 +184,13 @@ class Batcher:
             log.warning("the index behind this server is away", queue=self._name, reason=str(error))
             return [(job, UnavailableError("the index behind this server is away")) for job in batch]
         except OverloadedError as error:
-            # Asking again for each would be what it complains of.
+            # Asking again for each query would load it more.
             full = "the index behind this server is full"
             return [(job, OverloadedError(full, error.retry_after_s)) for job in batch]
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], of_engine(error, self._name))]
-            # One of them is poison; alone, each gets what it deserves.
+            # One of them makes the batch fail: each is asked alone.
             log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
             left = living(batch, self._observer, partial(fail, self._loop))
             return [outcome for job in left for outcome in self._answer([job])]

@@ -27,17 +27,15 @@ from attributary.errors import (
 
 from . import callers
 from .access import Gate, Need
-from .admission import Admission, Pool
+from .admission import PROBE, Admission, Pool, Shedder
 from .auth import presented
 from .callers import Caller
 from .config import GatewayConfig
 from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
-from .shedding import METHOD as PROBE
-from .shedding import Shedder
+from .sockets import count_answer
 from .tracing import Tracing
 from .transport import Receiver
-from .untaken import count_answer
 
 log = structlog.get_logger(__name__)
 
@@ -284,8 +282,8 @@ class Front:
 
     def _caller(self, kind: Kind, peer: str, authorization: str, certificate: str) -> Caller:
         if peer.startswith("unix") and kind.access != "admin":
-            # The socket on which the server calls itself is not for others. What one of several processes hands on to
-            # the one that writes comes so, too, with its caller's token.
+            # By a socket file come only the server's own calls, and admin calls that another of its processes hands on
+            # with the caller's token.
             raise UnauthenticatedError
         owner = self.gate.admit(kind.role, authorization, certificate)
         name = owner.name or callers.address_of(peer)

@@ -5,167 +5,159 @@ Limits on a query (bytes, pixels, prompt, top_k, batch) are the engine's: `attri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar, cast, get_type_hints
+from typing import Annotated
 
 from attributary.errors import InvalidArgumentError, check_range
 
-Value: TypeAlias = bool | int | float | str | Path | None
-
 ENVIRONMENT_PREFIX = "ATTRIBUTARY_"
 _UI_PORT = 8080
-T = TypeVar("T")
-
-
-def _setting(default: T, help: str) -> T:
-    """A field with the words that `attributary serve --help` has for it."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Settings of one gateway process. Times are in the unit that the name ends with."""
 
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
-    port: int = _setting(50051, "port of the gRPC service; 0 picks a free one")
-    metrics_port: int = _setting(9464, "port of the Prometheus page; 0 picks a free one, -1 turns it off")
-    http_port: int = _setting(
-        -1, "port of HTTP and JSON beside gRPC; 0 picks a free one, -1 turns it off; needs attributary[http]"
-    )
-    http_hosts: str = _setting(
-        "",
+    host: Annotated[str, "address to listen on; 0.0.0.0 for every interface"] = "127.0.0.1"
+    port: Annotated[int, "port of the gRPC service; 0 picks a free one"] = 50051
+    metrics_port: Annotated[int, "port of the Prometheus page; 0 picks a free one, -1 turns it off"] = 9464
+    http_port: Annotated[
+        int, "port of HTTP and JSON beside gRPC; 0 picks a free one, -1 turns it off; needs attributary[http]"
+    ] = -1
+    http_hosts: Annotated[
+        str,
         "names, with commas between, that HTTP answers to; default: any, or only this machine's where the "
         "server listens to this machine alone",
-    )
-    ui: bool = _setting(False, "a page to look at, on the port of HTTP (8080 if off)")
-    ui_report: Path | None = _setting(
-        None, "report.html of a run of `attributary score`, for a tab of the page"
-    )
-    ui_generator: Path | None = _setting(
-        None, "folder of `attributary-train subject export`, for a tab that generates and attributes"
-    )
-    processes: int = _setting(
-        1, "processes that answer on the same ports and share the mapped vectors; Linux. Limits hold in each"
-    )
-    max_batch: int = _setting(32, "embeddings that are searched together at most")
-    max_encode_batch: int = _setting(8, "pictures that are encoded together at most; a GPU wants more")
-    max_delay_ms: float = _setting(0.0, "how long an idle engine waits for a batch to fill; 0 never waits")
-    encode_workers: int = _setting(
-        0, "engine threads for pictures; 0 is one a core, right for encoders of one thread"
-    )
-    search_workers: int = _setting(1, "engine threads for embeddings, which never queue behind pictures")
-    prepare_threads: int = _setting(
-        0, "threads that decode, resize and tokenise for one caller; 0 is one a core. One more is for others"
-    )
-    decode_processes: int = _setting(
-        0,
+    ] = ""
+    ui: Annotated[bool, "a page to look at, on the port of HTTP (8080 if off)"] = False
+    ui_report: Annotated[
+        Path | None, "report.html of a run of `attributary score`, for a tab of the page"
+    ] = None
+    ui_generator: Annotated[
+        Path | None, "folder of `attributary-train subject export`, for a tab that generates and attributes"
+    ] = None
+    processes: Annotated[
+        int,
+        "processes that answer on the same ports and share the mapped vectors; Linux. Limits hold in each",
+    ] = 1
+    max_batch: Annotated[int, "embeddings that are searched together at most"] = 32
+    max_encode_batch: Annotated[int, "pictures that are encoded together at most; a GPU wants more"] = 8
+    max_delay_ms: Annotated[float, "how long an idle engine waits for a batch to fill; 0 never waits"] = 0.0
+    encode_workers: Annotated[
+        int, "engine threads for pictures; 0 is one a core, right for encoders of one thread"
+    ] = 0
+    search_workers: Annotated[int, "engine threads for embeddings, which never queue behind pictures"] = 1
+    prepare_threads: Annotated[
+        int,
+        "threads that decode, resize and tokenise for one caller; 0 is one a core. One more is for others",
+    ] = 0
+    decode_processes: Annotated[
+        int,
         "large or slow pictures of one caller that are decoded at once, each by its own process; 0 is one "
         "for two cores, 2 at most. One more is for others",
+    ] = 0
+    pinned_s: Annotated[float, "how long a bundle that was replaced still answers those who name its id"] = (
+        60.0
     )
-    pinned_s: float = _setting(
-        60.0, "how long a bundle that was replaced still answers those who name its id"
+    max_draining: Annotated[int, "replaced bundles that are kept for that at most; each holds memory"] = 4
+    bundle_root: Annotated[
+        Path | None, "folder below which LoadBundle finds bundles; default: those of the bundles served"
+    ] = None
+    remote_inflight: Annotated[
+        int, "batches of one queue that are under way at once to an engine on the network"
+    ] = 4
+    remote_timeout_s: Annotated[
+        float, "how long an engine on the network may take; then it counts as away"
+    ] = 10.0
+    remote_poll_s: Annotated[float, "how often an engine on the network is looked after"] = 1.0
+    remote_follow: Annotated[
+        bool, "serve the bundle that the engine on the network serves, as it changes"
+    ] = True
+    permits: Annotated[int, "queries inside the server at once; one more is RESOURCE_EXHAUSTED"] = 256
+    max_inflight_bytes: Annotated[int, "bytes of requests inside the server at once"] = 512 << 20
+    max_message_bytes: Annotated[int, "largest gRPC message; 0 is the largest encoded picture and 1 MiB"] = 0
+    single_share: Annotated[
+        float, "part of permits and bytes that streams and batches leave to single calls"
+    ] = 0.25
+    max_wait_s: Annotated[float, "how long a call may wait to be taken; beyond it, calls are refused"] = 0.5
+    max_streams: Annotated[int, "streams that are open at once"] = 32
+    max_connections: Annotated[int, "connections that are open at once"] = 1024
+    max_connection_calls: Annotated[
+        int, "calls at once on one connection; its client holds the others back"
+    ] = 100
+    max_connection_idle_s: Annotated[float, "how long a connection may be without a call"] = 300.0
+    max_connection_age_s: Annotated[
+        float, "when a connection takes no new calls; what runs on it may take as long again"
+    ] = 3600.0
+    receive_s: Annotated[float, "how long the message of a call may take to arrive"] = 20.0
+    call_s: Annotated[float, "how long an answer may take where the caller sets no deadline"] = 60.0
+    stream_idle_s: Annotated[float, "how long a stream may neither send nor take anything"] = 300.0
+    read_ahead: Annotated[int, "messages of one stream that are read before their results are written"] = 16
+    drain_s: Annotated[float, "how long running calls may take after SIGTERM before they are cut"] = 30.0
+    drain_notice_s: Annotated[float, "how long health says NOT_SERVING before new calls are refused"] = 0.0
+    tls_cert: Annotated[Path | None, "PEM file of the server's certificate chain; turns TLS on"] = None
+    tls_key: Annotated[Path | None, "PEM file of the server's private key"] = None
+    tls_client_ca: Annotated[
+        Path | None, "PEM file of the authorities that client certificates must come from"
+    ] = None
+    metrics_tls: Annotated[bool, "serve the Prometheus page over the same TLS, mutual if that is"] = False
+    tokens_file: Annotated[Path | None, "file of accepted bearer tokens, one a line; # starts a comment"] = (
+        None
     )
-    max_draining: int = _setting(4, "replaced bundles that are kept for that at most; each holds memory")
-    bundle_root: Path | None = _setting(
-        None, "folder below which LoadBundle finds bundles; default: those of the bundles served"
-    )
-    remote_inflight: int = _setting(
-        4, "batches of one queue that are under way at once to an engine on the network"
-    )
-    remote_timeout_s: float = _setting(
-        10.0, "how long an engine on the network may take; then it counts as away"
-    )
-    remote_poll_s: float = _setting(1.0, "how often an engine on the network is looked after")
-    remote_follow: bool = _setting(
-        True, "serve the bundle that the engine on the network serves, as it changes"
-    )
-    permits: int = _setting(256, "queries inside the server at once; one more is RESOURCE_EXHAUSTED")
-    max_inflight_bytes: int = _setting(512 << 20, "bytes of requests inside the server at once")
-    max_message_bytes: int = _setting(0, "largest gRPC message; 0 is the largest encoded picture and 1 MiB")
-    single_share: float = _setting(
-        0.25, "part of permits and bytes that streams and batches leave to single calls"
-    )
-    max_wait_s: float = _setting(0.5, "how long a call may wait to be taken; beyond it, calls are refused")
-    max_streams: int = _setting(32, "streams that are open at once")
-    max_connections: int = _setting(1024, "connections that are open at once")
-    max_connection_calls: int = _setting(
-        100, "calls at once on one connection; its client holds the others back"
-    )
-    max_connection_idle_s: float = _setting(300.0, "how long a connection may be without a call")
-    max_connection_age_s: float = _setting(
-        3600.0, "when a connection takes no new calls; what runs on it may take as long again"
-    )
-    receive_s: float = _setting(20.0, "how long the message of a call may take to arrive")
-    call_s: float = _setting(60.0, "how long an answer may take where the caller sets no deadline")
-    stream_idle_s: float = _setting(300.0, "how long a stream may neither send nor take anything")
-    read_ahead: int = _setting(16, "messages of one stream that are read before their results are written")
-    drain_s: float = _setting(30.0, "how long running calls may take after SIGTERM before they are cut")
-    drain_notice_s: float = _setting(0.0, "how long health says NOT_SERVING before new calls are refused")
-    tls_cert: Path | None = _setting(None, "PEM file of the server's certificate chain; turns TLS on")
-    tls_key: Path | None = _setting(None, "PEM file of the server's private key")
-    tls_client_ca: Path | None = _setting(
-        None, "PEM file of the authorities that client certificates must come from"
-    )
-    metrics_tls: bool = _setting(False, "serve the Prometheus page over the same TLS, mutual if that is")
-    tokens_file: Path | None = _setting(
-        None, "file of accepted bearer tokens, one a line; # starts a comment"
-    )
-    admin_tokens_file: Path | None = _setting(
-        None, "file of admin tokens, NAME TOKEN a line; turns the admin service on"
-    )
-    jwt_jwks: str = _setting(
-        "",
+    admin_tokens_file: Annotated[
+        Path | None, "file of admin tokens, NAME TOKEN a line; turns the admin service on"
+    ] = None
+    jwt_jwks: Annotated[
+        str,
         "JWKS file, or its https address: signed tokens (JWT) by these keys are accepted; needs "
         "attributary[jwt]",
+    ] = ""
+    jwt_issuer: Annotated[str, "issuer (iss) that signed tokens must name"] = ""
+    jwt_audience: Annotated[str, "audience (aud) that signed tokens must name"] = ""
+    jwt_roles_claim: Annotated[
+        str, "claim that holds a signed token's roles; without it: query, embeddings, read-items"
+    ] = "roles"
+    redact: Annotated[
+        str, "what answers hide from callers without the role read-items: of uri,caption,creator"
+    ] = ""
+    query_log: Annotated[Path | None, "folder for a log of queries and their answers; off without it"] = None
+    query_log_days: Annotated[int, "how long a day of the query log is kept"] = 30
+    query_log_prompts: Annotated[bool, "keep prompts in the query log; else only whether there was one"] = (
+        False
     )
-    jwt_issuer: str = _setting("", "issuer (iss) that signed tokens must name")
-    jwt_audience: str = _setting("", "audience (aud) that signed tokens must name")
-    jwt_roles_claim: str = _setting(
-        "roles", "claim that holds a signed token's roles; without it: query, embeddings, read-items"
-    )
-    redact: str = _setting(
-        "", "what answers hide from callers without the role read-items: of uri,caption,creator"
-    )
-    query_log: Path | None = _setting(None, "folder for a log of queries and their answers; off without it")
-    query_log_days: int = _setting(30, "how long a day of the query log is kept")
-    query_log_prompts: bool = _setting(
-        False, "keep prompts in the query log; else only whether there was one"
-    )
-    contributed_caption_weight: float = _setting(
-        0.25, "part of the way that a contribution's caption moves it from where its picture stands"
-    )
-    contributed_items_a_day: int = _setting(
-        100, "additions of one contributor in 24 hours, unless its line has items="
-    )
-    writer: bool = _setting(
-        True,
+    contributed_caption_weight: Annotated[
+        float, "part of the way that a contribution's caption moves it from where its picture stands"
+    ] = 0.25
+    contributed_items_a_day: Annotated[
+        int, "additions of one contributor in 24 hours, unless its line has items="
+    ] = 100
+    writer: Annotated[
+        bool,
         "with the admin service: be the one writer of the bundles; else follow whoever is, and only load "
         "and turn bundles",
-    )
-    receipt_key_file: Path | None = _setting(
-        None,
+    ] = True
+    receipt_key_file: Annotated[
+        Path | None,
         "PEM file of Ed25519 keys, the first of which signs the receipts that callers ask for; needs "
         "attributary[receipts]",
+    ] = None
+    max_added_items: Annotated[int, "added items that may wait for a compaction; one by one searched"] = (
+        100_000
     )
-    max_added_items: int = _setting(
-        100_000, "added items that may wait for a compaction; one by one searched"
-    )
-    follow_poll_s: float = _setting(
-        0.5, "how often the bundle's changes by another process are looked for; 0: never"
-    )
-    tracing: bool = _setting(
-        False, "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
-    )
-    thumbnails: str = _setting(
-        "callers",
-        "who sees the pictures of items that a bundle may hold: callers (whoever may ask) or nobody",
-    )
-    reflection: bool = _setting(True, "answer gRPC server reflection")
-    event_loop: str = _setting("uvloop", "uvloop or asyncio")
-    log_format: str = _setting("json", "json or console")
-    log_level: str = _setting("info", "debug (one line a request), info, warning or error")
+    follow_poll_s: Annotated[
+        float, "how often the bundle's changes by another process are looked for; 0: never"
+    ] = 0.5
+    tracing: Annotated[
+        bool, "send OpenTelemetry spans of every call; needs attributary[otel] and OTEL_* variables"
+    ] = False
+    thumbnails: Annotated[
+        str, "who sees the pictures of items that a bundle may hold: callers (whoever may ask) or nobody"
+    ] = "callers"
+    reflection: Annotated[bool, "answer gRPC server reflection"] = True
+    event_loop: Annotated[str, "uvloop or asyncio"] = "uvloop"
+    log_format: Annotated[str, "json or console"] = "json"
+    log_level: Annotated[str, "debug (one line a request), info, warning or error"] = "info"
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -226,27 +218,3 @@ _CHOICES = {
     "log_format": ("json", "console"),
     "log_level": ("debug", "info", "warning", "error"),
 }
-
-
-class Flag(NamedTuple):
-    """One setting as the command line needs it."""
-
-    name: str  # as in GatewayConfig; --max-batch for max_batch
-    variable: str  # environment variable
-    kind: type  # bool, int, float, str or Path
-    default: Value
-    help: str
-
-
-def flags() -> Iterator[Flag]:
-    """Yield every setting, in the order of `GatewayConfig`."""
-    hints = get_type_hints(GatewayConfig)
-    for entry in fields(GatewayConfig):
-        kind = hints[entry.name]
-        yield Flag(
-            name=entry.name,
-            variable=ENVIRONMENT_PREFIX + entry.name.upper(),
-            kind=kind if isinstance(kind, type) else Path,
-            default=cast(Value, entry.default),
-            help=entry.metadata["help"],
-        )

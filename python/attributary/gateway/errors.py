@@ -92,7 +92,7 @@ def to_status(error: Exception) -> status_pb2.Status:
     """Return the google.rpc.Status of an error; anything unexpected is an opaque INTERNAL."""
     if isinstance(error, RelayedError):
         return error.status
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
+    code = _code_of(error)
     if code == code_pb2.INTERNAL and not isinstance(error, DefectError):
         error = DefectError()
     status = status_pb2.Status(code=code, message=_clip(str(error)))
@@ -107,25 +107,25 @@ def to_status(error: Exception) -> status_pb2.Status:
 def to_result(error: Exception) -> pb.Error:
     """Return the error of one query among several."""
     status = to_status(error)
-    field = ""
+    field, message = "", status.message
     if isinstance(error, InvalidArgumentError):
-        field = error.field
+        field, message = error.field, _clip(error.message)
+    elif isinstance(error, PreconditionError):
+        field, message = error.subject, _clip(error.message)
     elif isinstance(error, NotFoundError | AlreadyExistsError):
         field = f"{error.kind}_id"
-    elif isinstance(error, PreconditionError):
-        field = error.subject
-    message = status.message
-    if isinstance(error, InvalidArgumentError | PreconditionError):
-        message = _clip(error.message)
     return pb.Error(code=status.code, message=message, field=_clip(field))
 
 
 def code_name(error: BaseException) -> str:
     """Return the gRPC code's name, for metrics and logs."""
+    return str(code_pb2.Code.Name(_code_of(error)))
+
+
+def _code_of(error: BaseException) -> int:
     if isinstance(error, RelayedError):
-        return str(code_pb2.Code.Name(error.status.code))
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
-    return str(code_pb2.Code.Name(code))
+        return int(error.status.code)
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
 
 
 async def abort(context: aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> NoReturn:

@@ -8,6 +8,7 @@ has begun is not interrupted; so a pool of threads keeps one for callers who hav
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -126,6 +127,36 @@ class FairQueue(Generic[T]):
             branch = found
 
 
+class Turns:
+    """Lets one go on in each turn of the event loop, callers by turns. Used from the event loop only.
+
+    For connections and requests that wait to begin, and pieces of large bodies. What has begun takes some turns of the
+    loop, and every turn takes as long as all that has begun: a thousand requests that begin together would keep
+    another's waiting for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+
+    def queue(self, path: Path) -> asyncio.Future[None]:
+        """Queue for whoever `path` names; the future is done when it may go on. What is done before is left out."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._next)
+        turn = loop.create_future()
+        self._waiting.put(path, turn)
+        return turn
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.pop()
+            if not turn.done():
+                turn.set_result(None)
+                break
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
 class Backlog:
     """How many seconds of work each caller has waiting, up to a limit; for several threads."""
 
@@ -202,7 +233,7 @@ class FairPool:
                 if self._closed:
                     # Others may wait for what this caller was not allowed before.
                     self._changed.notify_all()
-            # Else a picture stays here until the next one comes.
+            # This name would hold a picture until the next one comes.
             del taken
 
     def _take(self) -> _Work | None:

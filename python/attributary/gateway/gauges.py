@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .admission import Admission
-from .memory import footprint
+from .admission import Admission, Shedder
+from .bundles import footprint
 from .metrics import QUEUES, Metrics
 from .registry import Registry
-from .shedding import Shedder
 from .transport import Receiver
 
 
@@ -39,22 +38,19 @@ def watch_server(
 ) -> None:
     """Publish the gauges of a server."""
     metrics.registry.register(BundleMemory(registry))
-    metrics.watch("attributary_permits", "Permits that exist.", lambda: admission.permits)
-    metrics.watch("attributary_permits_in_use", "Permits that are taken.", lambda: admission.in_use)
-    metrics.watch("attributary_inflight_bytes", "Bytes of admitted requests.", lambda: admission.bytes_in_use)
-    metrics.watch(
-        "attributary_delta_revision",
-        "Revision of the bundle that is served: grows with every change.",
-        lambda: registry.current.engine.snapshot.revision,
-    )
-    metrics.watch(
-        "attributary_unfinished_messages", "Messages that are on their way in.", lambda: receiver.unfinished
-    )
-    metrics.watch(
-        "attributary_wait_seconds",
-        "How long a call waits before the server takes it.",
-        lambda: shedder.wait_s,
-    )
+    for name, text, read in (
+        ("permits", "Permits that exist.", lambda: admission.permits),
+        ("permits_in_use", "Permits that are taken.", lambda: admission.in_use),
+        ("inflight_bytes", "Bytes of admitted requests.", lambda: admission.bytes_in_use),
+        (
+            "delta_revision",
+            "Revision of the bundle that is served: grows with every change.",
+            lambda: registry.current.engine.snapshot.revision,
+        ),
+        ("unfinished_messages", "Messages that are on their way in.", lambda: receiver.unfinished),
+        ("wait_seconds", "How long a call waits before the server takes it.", lambda: shedder.wait_s),
+    ):
+        metrics.watch(f"attributary_{name}", text, read)
     for queue in QUEUES:
         metrics.watch(
             "attributary_queue_length",

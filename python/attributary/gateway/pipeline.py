@@ -10,8 +10,8 @@ Queues of their own, because half a millisecond of search must not queue behind 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
 from typing import TypeVar, cast
@@ -24,14 +24,13 @@ from attributary.attribution.prepare import Preparer, ms_since
 from attributary.attribution.types import Filter, Options, Prepared, Query
 from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError
 from attributary.machine import cores
-from attributary.pictures import CostlyPicture
+from attributary.pictures import CostlyPicture, allow
 
 from .batching import Batcher, Job, fail
 from .callers import current
 from .config import GatewayConfig
-from .costly import Costly
 from .errors import presentable
-from .fairness import FairPool
+from .fairness import Backlog, FairPool, Path, caller_of
 from .metrics import QUEUES, Metrics
 from .remote import RemoteEngine, RemoteQueue, State
 from .reply import Answer, Replies
@@ -41,6 +40,10 @@ T = TypeVar("T")
 _ANY = Options()
 # Looking up more names than this would hold the event loop up.
 _AT_ONCE_NAMES = 64
+# CPU seconds of decoding that one caller's costly pictures may have waiting: as much as a full batch of pictures of 16
+# megapixels. Whoever sends more is refused for it at once, and nobody else is.
+COSTLY_BACKLOG_S = 30.0
+_MOST_BY_DEFAULT = 2
 
 
 class Pipeline:
@@ -205,29 +208,60 @@ def _embed(engine: Engine, batch: Sequence[Prepared]) -> list[tuple[Prepared, ND
 
 async def done_by(pool: FairPool, work: Callable[[], T]) -> T:
     """Do work of the current caller's in one of the threads of `pool`, when it is its turn."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-    pool.submit(current().path, partial(_work, loop, future, work))
-    return await future
+    future: Future[T] = Future()
+    pool.submit(current().path, partial(_work, future, work))
+    return await asyncio.wrap_future(future)
 
 
-def _work(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], work: Callable[[], T]) -> None:
+def _work(future: Future[T], work: Callable[[], T]) -> None:
     """Do work for a caller who is still there."""
-    if future.done():
+    if not future.set_running_or_notify_cancel():
         return
     try:
-        settle = partial(future.set_result, work())
+        future.set_result(work())
     except Exception as error:
-        settle = partial(future.set_exception, error)
-    # A closed loop has no callers left to tell.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: None if future.done() else settle())
+        future.set_exception(error)
 
 
-def _names(filter_: Filter) -> int:
-    return (
-        len(filter_.include_creators)
-        + len(filter_.exclude_creators)
-        + len(filter_.include_licences)
-        + len(filter_.exclude_licences)
+def _names(wanted: Filter) -> int:
+    lists = (
+        wanted.include_creators,
+        wanted.exclude_creators,
+        wanted.include_licences,
+        wanted.exclude_licences,
     )
+    return sum(map(len, lists))
+
+
+class Costly:
+    """Turns and bounds of costly pictures. What a picture may cost, told from its header, is charged as it begins."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        # Half of the cores: decoders give way to the server, but their caches and memory it shares with them.
+        each = config.decode_processes or min(_MOST_BY_DEFAULT, max(1, cores() // 2))
+        # One more, for a caller who has none at work; beside what additions and printed pages may have.
+        allow(each + 1 + cores())
+        self._pool = FairPool(each + 1, "costly", each=each)
+        self._backlog = Backlog(COSTLY_BACKLOG_S)
+
+    def submit(self, path: Path, work: Callable[[], None], seconds: float) -> float:
+        """Queue a picture of so many CPU seconds; `work` must raise nothing.
+
+        Where its caller has too much waiting, do not, and return how many seconds that is; else 0.
+        """
+        caller = caller_of(path)
+        if waiting := self._backlog.add(caller, seconds):
+            return waiting
+
+        def done() -> None:
+            try:
+                work()
+            finally:
+                self._backlog.remove(caller, seconds)
+
+        self._pool.submit(path, done, seconds)
+        return 0.0
+
+    def close(self) -> None:
+        """Do what is queued, then end the threads."""
+        self._pool.shutdown()

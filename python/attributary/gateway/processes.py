@@ -35,20 +35,14 @@ from attributary.machine import cores
 from . import logs
 from .auth import server_context
 from .config import GatewayConfig
-from .metrics_page import MetricsPage
-from .metrics_parts import SideBySide
+from .metrics_page import MetricsPage, SideBySide
 
 log = structlog.get_logger(__name__)
 
 # One that has been ready for so long and ends is no part of a row of failures.
 _STEADY_S: Final = 60.0
-_WAIT_S: Final = (
-    0.0,
-    0.5,
-    2.0,
-    5.0,
-    10.0,
-)  # before the next start, by failures in a row; then the server ends
+# Before the next start, by failures in a row; then the server ends.
+_WAIT_S: Final = (0.0, 0.5, 2.0, 5.0, 10.0)
 _STATUS_FAILED: Final = 1
 
 
@@ -114,7 +108,7 @@ def serve_processes(config: GatewayConfig, serve: Serve) -> int:
         members = [Member(number, folder) for number in range(config.processes)]
         page = _page(config, members)
         try:
-            return _House(shared, serve, members, page.server_port if page else None).run()
+            return _Supervisor(shared, serve, members, page.server_port if page else None).run()
         finally:
             if page is not None:
                 page.stop()
@@ -129,8 +123,8 @@ class _Child:
 
 
 @dataclass(slots=True)
-class _House:
-    """The processes of a server, looked after."""
+class _Supervisor:
+    """Starts the processes of a server, starts them again when they end, and drains them."""
 
     config: GatewayConfig
     serve: Serve
@@ -312,8 +306,4 @@ def _page(config: GatewayConfig, members: list[Member]) -> MetricsPage | None:
     registry = CollectorRegistry()
     registry.register(SideBySide([member.metrics_socket for member in members]))
     context = server_context(config) if config.metrics_tls else None
-    try:
-        return MetricsPage(config.host, config.metrics_port, registry, context)
-    except OSError as error:
-        reason = f"cannot listen on {config.host}:{config.metrics_port}: {error}"
-        raise InvalidArgumentError("metrics_port", reason) from None
+    return MetricsPage(config.host, config.metrics_port, registry, context)

@@ -92,7 +92,7 @@ class QueryLog:
             line["prompt"] = query.prompt
         if self._left_out:
             line["left_out_before"] = self._left_out
-        # Hashed by the writer.
+        # The writing thread hashes it.
         line["image"] = query.image
         size = len(query.image or b"")
         try:

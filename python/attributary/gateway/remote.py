@@ -225,7 +225,7 @@ class RemoteQueue:
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], of_engine(error, self._name))]
-            # One of them is poison; alone, each gets what it deserves.
+            # One of them makes the batch fail: each is asked alone.
             log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
             return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
 
@@ -234,9 +234,8 @@ class RemoteQueue:
 class _Found:
     """The bundle that the engine serves and this gateway does not, yet."""
 
-    key: tuple[
-        str, Path, tuple[int, int] | None
-    ]  # its id, its directory, size and time of the manifest there
+    # Its id, its directory, size and time of the manifest there.
+    key: tuple[str, Path, tuple[int, int] | None]
     engine: Preparer | None = None  # once it is open
     again: float = 0.0  # on the monotonic clock, when to look at it again
 
@@ -253,9 +252,10 @@ class Watch:
         state: State,
         config: GatewayConfig,
         current: Callable[[], Preparer],
-        turn: Callable[[bool], Awaitable[None]],
         swap: Callable[[Preparer], Awaitable[None]],
-        report: Callable[[dict[str, dict[str, float]]], None],
+        *,
+        turn: Callable[[bool], Awaitable[None]] | None = None,
+        report: Callable[[dict[str, dict[str, float]]], None] = lambda times: None,
     ) -> None:
         self._link, self._state, self._config = link, state, config
         self._current, self._turn, self._swap, self._report = current, turn, swap, report
@@ -290,11 +290,12 @@ class Watch:
             log.exception("looking after the engine failed")
             up = False
         self._state.up = up
-        # Not against the state from before: a queue may have seen the engine go first.
+        # Compared with what was said last, not with the state: a queue may have seen the engine go first.
         if up != self._was_up:
             self._was_up = up
             log.info("the engine is there" if up else "the engine is gone")
-            await self._turn(up)
+            if self._turn is not None:
+                await self._turn(up)
         if up:
             self._refused = ""
 

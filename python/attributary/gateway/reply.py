@@ -1,17 +1,14 @@
-"""The bytes of `attributary.v1.Attribution`, put together by hand: most of a reply was said before.
+"""The bytes of `attributary.v1.Attribution`: most of a reply was said before.
 
 What a reply says of an item or a creator is the same in every reply but for a few numbers. So those bytes are kept, and
-protobuf builds only what has not been said lately. Answers that are still numbers go through the compiled writer
-(`kernels/bindings/reply.cpp`); those in words, of an engine on the network, are written here.
+protobuf builds only what has not been said lately; the compiled writer (`kernels/bindings/reply.cpp`) puts the numbers
+of an answer between them. Answers in words, of an engine on the network, are protobuf's alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import lru_cache
-from operator import attrgetter
-from struct import Struct
 from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import Message
@@ -20,20 +17,13 @@ from attributary.attribution.score import Scored, reply_writer
 from attributary.attribution.types import PHASES, AttributedItem, Attribution, CreatorShare, Timings
 from attributary.v1 import attribution_pb2 as pb
 
+from .translate import write
+
 # Some hundred bytes each.
 _KEPT: Final = 16_384
 _RECEIPT: Final = pb.Attribution.RECEIPT_FIELD_NUMBER
 _HAS_PROMPT: Final = b"\x58\x01"
-_PER_REPLY = ("rank", "similarity", "share", "item_count", "low", "high")
-# Tags of float fields: number and wire type 5.
-_SIMILARITY_AND_SHARE = Struct("<BfBf")
-_FLOAT = Struct("<Bf")
-_PHASES = [(pb.Timings.DESCRIPTOR.fields_by_name[f"{phase}_ms"].number << 3 | 5, phase) for phase in PHASES]
-_TOTAL = pb.Timings.TOTAL_MS_FIELD_NUMBER << 3 | 5
-_TIMINGS = Struct("<" + "Bf" * (len(_PHASES) + 1))
-_BATCH_SIZE = bytes([pb.Timings.BATCH_SIZE_FIELD_NUMBER << 3])
-
-
+_PER_REPLY: Final = ("rank", "similarity", "share", "item_count", "low", "high")
 # In numbers as an engine of this process leaves it, or in words.
 Answer: TypeAlias = Scored | Attribution
 
@@ -43,7 +33,7 @@ class Replies:
 
     def __init__(self, bundle_id: str, bundle_version: str) -> None:
         self._bundle = bundle_id, bundle_version
-        self._same = _same_bundle(bundle_id, bundle_version)
+        self._same = pb.Attribution(bundle_id=bundle_id, bundle_version=bundle_version).SerializeToString()
         self._items: dict[int, bytes] = {}
         self._creators: dict[int, bytes] = {}
         self._write = reply_writer()
@@ -58,11 +48,11 @@ class Replies:
         items, scored, ends = answer.snapshot.bundle.items, answer.scored, answer.ends()
 
         def of_item(row: int) -> bytes:
-            return _same_item(items.facts(row))
+            return _item(items.facts(row))
 
         def of_creator(code: int) -> bytes:
             name = items.creator_names[code]
-            return _same_creator((name, items.ids_of(name)))
+            return _creator((name, items.ids_of(name)))
 
         low, high = (None, None) if ends is None else ends
         row = answer.row
@@ -82,47 +72,24 @@ def whole(answer: Answer) -> Attribution:
     return answer if isinstance(answer, Attribution) else answer.attribution()
 
 
-def attribution(
-    answer: Attribution,
-    bundle_id: str,
-    bundle_version: str,
-    receipt: bytes = b"",
-) -> bytes:
+def attribution(answer: Attribution, bundle_id: str, bundle_version: str, receipt: bytes = b"") -> bytes:
     """Return the reply to one query, a serialised pb.Attribution without timings."""
-    parts: list[bytes] = []
-    for item in answer.items:
-        body = b"".join((
-            _same_item(_of_item(item)),
-            b"\x10",
-            varint(item.rank),
-            _SIMILARITY_AND_SHARE.pack(0x1D, item.similarity, 0x25, item.share),
-        ))  # fmt: skip
-        parts += (b"\x0a", varint(len(body)), body)
-    for total in answer.creators:
-        body = _same_creator(_of_creator(total)) + _FLOAT.pack(0x15, total.share) + b"\x18"
-        body += varint(total.item_count)
-        if total.low is not None and total.high is not None:
-            body += _FLOAT.pack(0x25, total.low) + _FLOAT.pack(0x2D, total.high)
-        parts += (b"\x12", varint(len(body)), body)
-    parts += (
-        _FLOAT.pack(0x1D, answer.diffuse_share),
-        b"\x20\x01" if answer.out_of_distribution else b"",
-        _same_bundle(bundle_id, bundle_version),
-        _FLOAT.pack(0x45, answer.withheld_share),
-        b"\x48",
-        varint(answer.revision),
-        b"\x50\x01" if answer.unjudged else b"",
-        _HAS_PROMPT if answer.has_prompt else b"",
-    )
-    if receipt:
-        parts.append(embedded(_RECEIPT, receipt))
-    return b"".join(parts)
+    return write(
+        pb.Attribution,
+        answer,
+        items=[write(pb.AttributedItem, item) for item in answer.items],
+        creators=[write(pb.CreatorShare, total) for total in answer.creators],
+        timings=None,
+        receipt=receipt,
+        bundle_id=bundle_id,
+        bundle_version=bundle_version,
+    ).SerializeToString()
 
 
 def timings(spent: Timings, total_ms: float) -> bytes:
     """Return a serialised pb.Timings: milliseconds of a query by phase, and in all."""
-    tagged = [part for tag, phase in _PHASES for part in (tag, getattr(spent, phase))]
-    return _TIMINGS.pack(*tagged, _TOTAL, total_ms) + _BATCH_SIZE + varint(spent.batch_size)
+    phases = {f"{phase}_ms": getattr(spent, phase) for phase in PHASES}
+    return pb.Timings(**phases, total_ms=total_ms, batch_size=spent.batch_size).SerializeToString()
 
 
 def embedded(field: int, data: bytes) -> bytes:
@@ -132,10 +99,6 @@ def embedded(field: int, data: bytes) -> bytes:
 
 def varint(value: int) -> bytes:
     """Return a number from 0 as protobuf writes it."""
-    return _VARINTS[value] if value < len(_VARINTS) else _varint(value)
-
-
-def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -144,24 +107,10 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-_VARINTS: Final = tuple(map(_varint, range(2_048)))
-
-
-def _same(source: type, kind: type[Message]) -> tuple[Callable[[Any], Any], Callable[[Sequence[Any]], bytes]]:
-    """What of an object is the same in every reply: how to get it, and its bytes."""
+def _fixed(source: type, kind: type[Message]) -> Callable[[Sequence[Any]], bytes]:
+    """What writes the values of an object that are the same in every reply."""
     names = [field.name for field in fields(source) if field.name not in _PER_REPLY]
-
-    @lru_cache(_KEPT)
-    def write(values: Sequence[Any]) -> bytes:
-        return kind(**dict(zip(names, values, strict=True))).SerializeToString()
-
-    return attrgetter(*names), write
+    return lambda values: kind(**dict(zip(names, values, strict=True))).SerializeToString()
 
 
-_of_item, _same_item = _same(AttributedItem, pb.AttributedItem)
-_of_creator, _same_creator = _same(CreatorShare, pb.CreatorShare)
-
-
-@lru_cache(64)
-def _same_bundle(bundle_id: str, bundle_version: str) -> bytes:
-    return pb.Attribution(bundle_id=bundle_id, bundle_version=bundle_version).SerializeToString()
+_item, _creator = _fixed(AttributedItem, pb.AttributedItem), _fixed(CreatorShare, pb.CreatorShare)

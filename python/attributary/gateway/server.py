@@ -19,24 +19,21 @@ from attributary.errors import InvalidArgumentError
 from . import admin, health
 from .access import Gate
 from .additions import AdditionHandler
-from .admission import Admission
+from .admission import Admission, Shedder
 from .auth import server_context, server_credentials
 from .bundles import BundleService, OpenBundle
 from .calls import Front, Unknown
 from .config import GatewayConfig
-from .costly import Costly
 from .following import HEALTH, Following
 from .forwarding import Forwarding
 from .gauges import publish_served, watch_server
 from .metrics import Metrics
-from .metrics_parts import show
-from .pipeline import Pipeline
+from .metrics_page import MetricsPage, show
+from .pipeline import Costly, Pipeline
 from .processes import Member
-from .receipts import Receipts
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
-from .service import SERVICE, AttributionService, method_handlers
-from .shedding import Shedder
+from .service import SERVICE, AttributionService, Receipts, method_handlers
 from .sockets import hang_up, make_room
 from .stream import StreamHandler
 from .tracing import tracing_of
@@ -59,9 +56,8 @@ class More(TypedDict, total=False):
     others: Mapping[str, Opened]  # by alias
     open_bundle: OpenBundle  # for LoadBundle; blocks
     member: Member | None  # which of several processes this is
-    ready: Callable[
-        [dict[str, Any]], None
-    ]  # told the ports when the server is ready; else standard output is
+    # Told the ports when the server is ready; else standard output is.
+    ready: Callable[[dict[str, Any]], None]
 
 
 class Gateway:
@@ -140,11 +136,9 @@ class Gateway:
         if self._member is not None:
             self._stop_metrics = show(self.metrics.registry, self._member.metrics_socket)
         if self.config.metrics_port >= 0:
-            self.metrics_port, self._stop_metrics = self.metrics.listen(
-                self.config.host,
-                self.config.metrics_port,
-                server_context(self.config) if self.config.metrics_tls else None,
-            )
+            context = server_context(self.config) if self.config.metrics_tls else None
+            page = MetricsPage(self.config.host, self.config.metrics_port, self.metrics.registry, context)
+            self.metrics_port, self._stop_metrics = page.server_port, page.stop
         if self._link is None:
             await self._say(health_pb2.HealthCheckResponse.SERVING)
         else:
@@ -153,9 +147,9 @@ class Gateway:
                 self._link,
                 self._state,
                 self.config,
-                current=lambda: self.registry.current.engine,
+                lambda: self.registry.current.engine,
+                self.swap,
                 turn=self._turn,
-                swap=self.swap,
                 report=self.metrics.engine_times,
             )
             await watch.look()
@@ -169,20 +163,9 @@ class Gateway:
 
     def _look_after_others(self, link: Link) -> None:
         """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
-
-        async def nobody(_: bool) -> None:
-            pass
-
+        config = replace(self.config, remote_follow=False)
         for engine, state in self._others.items():
-            watch = Watch(
-                link,
-                state,
-                replace(self.config, remote_follow=False),
-                current=lambda engine=engine: engine,  # type: ignore[misc]
-                turn=nobody,
-                swap=self.swap,
-                report=lambda _: None,
-            )
+            watch = Watch(link, state, config, lambda engine=engine: engine, self.swap)  # type: ignore[misc]
             state.changed.set()
             self._watches[engine] = asyncio.create_task(watch.run())
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import grpc
 
 from attributary.attribution.prepare import ms_since
-from attributary.attribution.types import Options, Query
-from attributary.errors import InvalidArgumentError, NotFoundError
-from attributary.receipts.statement import QueryFacts
+from attributary.attribution.types import Attribution, Options, Query
+from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError, needs
+from attributary.receipts.statement import QueryFacts, answer_statement, bundle_facts
 from attributary.v1 import attribution_pb2 as pb
 
 from . import callers, listing, tracing, translate
@@ -28,21 +30,16 @@ from .errors import code_name, presentable, to_result
 from .metrics import Metrics
 from .pipeline import Pipeline
 from .query_log import QueryLog, redact
-from .receipts import Receipts
 from .registry import Registry
+from .reload import Watched
 from .reply import Answer, embedded, timings, whole
-from .wire import check_outline
+from .translate import check_outline
+
+if TYPE_CHECKING:
+    from attributary.receipts.keys import KeyFile
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
 Context: TypeAlias = Call
-# What needs more than a token. A page looks at every row: as much work as a query.
-_KINDS = {
-    **dict.fromkeys(("Attribute", "Embed"), Kind(permit=True)),
-    **dict.fromkeys(("ListItems", "ListCreators"), Kind(permit=True, need="read-items")),
-    "GetItem": Kind(need="read-items"),
-    **dict.fromkeys(("DescribeBundle", "ListReceiptKeys"), Kind(need="any")),
-    "AttributeBatch": Kind(permit=True, bulk=True),
-}
 _NO_OPTIONS = Options()
 _TIMINGS = pb.Attribution.TIMINGS_FIELD_NUMBER
 
@@ -197,7 +194,7 @@ class AttributionService:
                 queries.append(query)
                 tasks.append(pipeline.submit(query, options, field, deadline, arrived))
             except Exception as error:
-                # One place a query, whatever became of it.
+                # One entry for each query, also where reading it failed.
                 queries[number:] = [Query()]
                 tasks.append(presentable(error, "prepare"))
         outcomes = await _settle(tasks)
@@ -289,18 +286,19 @@ async def _settle(tasks: list[asyncio.Future[Answer] | Exception]) -> list[Answe
 
 def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, Kind]]:
     """Return the methods with one message and one reply, and what each needs; every transport serves these."""
-    methods: dict[str, UnaryMethod] = {
-        "Attribute": service.attribute,
-        "AttributeBatch": service.attribute_batch,
-        "Embed": service.embed,
-        "GetItem": service.get_item,
-        "GetThumbnail": service.get_thumbnail,
-        "ListItems": service.list_items,
-        "ListCreators": service.list_creators,
-        "DescribeBundle": service.describe_bundle,
-        "ListReceiptKeys": service.list_receipt_keys,
+    # A page looks at every row: as much work as a query.
+    query, page = Kind(permit=True), Kind(permit=True, need="read-items")
+    return {
+        "Attribute": (service.attribute, query),
+        "AttributeBatch": (service.attribute_batch, Kind(permit=True, bulk=True)),
+        "Embed": (service.embed, query),
+        "GetItem": (service.get_item, Kind(need="read-items")),
+        "GetThumbnail": (service.get_thumbnail, Kind()),
+        "ListItems": (service.list_items, page),
+        "ListCreators": (service.list_creators, page),
+        "DescribeBundle": (service.describe_bundle, Kind(need="any")),
+        "ListReceiptKeys": (service.list_receipt_keys, Kind(need="any")),
     }
-    return {name: (method, _KINDS.get(name, Kind())) for name, method in methods.items()}
 
 
 def method_handlers(
@@ -312,3 +310,48 @@ def method_handlers(
     }
     handlers["AttributeStream"] = front.stream("AttributeStream", stream, Kind(bulk=True))
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+class Receipts:
+    """What signs the answers of a server; `path` None signs nothing. Used from the event loop."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._keys: Watched[KeyFile] | None = None
+        # Hashing a manifest takes longer than signing; it never changes.
+        self._bundles: WeakKeyDictionary[Pipeline, dict[str, Any]] = WeakKeyDictionary()
+        if path is not None:
+            with needs("receipts"):
+                from attributary.receipts.keys import read_key_file
+            self._keys = Watched(lambda: read_key_file(path), [path])
+
+    def check(self) -> None:
+        """Raise PreconditionError if this server signs nothing."""
+        if self._keys is None:
+            raise PreconditionError(
+                "options.receipt", "this server signs no receipts; start it with --receipt-key-file"
+            )
+
+    async def sign(self, pipeline: Pipeline, answer: Attribution, query: QueryFacts) -> bytes:
+        """Return the receipt of an answer that was asked for with digests."""
+        assert self._keys is not None
+        assert answer.picture is not None
+        if pipeline not in self._bundles:
+            self._bundles[pipeline] = bundle_facts(pipeline.engine.bundle.manifest)
+        return await asyncio.to_thread(_sign, self._keys.value, answer, self._bundles[pipeline], query)
+
+    def list_keys(self) -> pb.ListReceiptKeysResponse:
+        """The public keys, the one that signs first."""
+        keys = () if self._keys is None else self._keys.value.public
+        return pb.ListReceiptKeysResponse(
+            keys=[
+                pb.ReceiptKey(key_id=key.key_id, pem=key.pem(), signs=place == 0)
+                for place, key in enumerate(keys)
+            ]
+        )
+
+
+def _sign(keys: KeyFile, answer: Attribution, bundle: dict[str, Any], query: QueryFacts) -> bytes:
+    from attributary.receipts.envelope import seal
+
+    assert answer.picture is not None
+    return seal(answer_statement(answer, answer.picture, bundle, query), keys.signer)

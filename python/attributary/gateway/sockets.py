@@ -1,12 +1,13 @@
 """gRPC's connections, which its library shows to nobody: found among the files of the process (Linux).
 
 The library knows one number for all. So that one address with all of them keeps nobody out, those of callers who have
-more than their part are hung up on until an eighth is free again, as `http/connections.py` refuses them. So is one
+more than their part are hung up on until an eighth is free again, as HTTP refuses them. So is one
 whose answers are not taken: gRPC ends no call whose last words are on their way.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -16,7 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from .callers import address_of, peer_of
+from attributary.errors import OverloadedError
+
+from .admission import Pool
+from .callers import Caller, address_of, peer_of
 
 _FILES: Final = Path("/proc/self/fd")
 _LAST: Final = 8
@@ -86,3 +90,23 @@ def _connections(port: int | None = None) -> Iterator[tuple[int, socket.socket]]
             with socket.socket(fileno=os.dup(int(link.name))) as line:
                 if line.family in {socket.AF_INET, socket.AF_INET6} and port in {None, line.getsockname()[1]}:
                     yield os.fstat(line.fileno()).st_ino, line
+
+
+def count_answer(pool: Pool, size: int, caller: Caller, seconds: float) -> None:
+    """Count an answer of `size` bytes until the task that is under way ends, which gRPC ends when it has been taken.
+
+    Hangs up on its caller where that takes more than `seconds`. Raises OverloadedError for one who leaves too much.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    if not pool.has_room(size, caller.name):
+        raise OverloadedError("too many answers have not been taken yet", retry_after_s=1.0)
+    pool.move(size, caller)
+    loop = asyncio.get_running_loop()
+    late = loop.call_later(seconds, loop.run_in_executor, None, hang_up_on, caller.connection)
+
+    def taken(_: object) -> None:
+        late.cancel()
+        pool.move(-size, caller)
+
+    task.add_done_callback(taken)

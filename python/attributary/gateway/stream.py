@@ -13,7 +13,7 @@ from .calls import Call, deadline_of, report
 from .errors import to_result
 from .reply import embedded
 from .service import AttributionService
-from .wire import check_outline
+from .translate import check_outline
 
 MAX_REQUEST_ID_BYTES = 128
 _METHOD = "AttributeStream"

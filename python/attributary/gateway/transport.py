@@ -15,7 +15,6 @@ import math
 import resource
 import socket
 import zlib
-from collections import Counter
 from time import monotonic
 from typing import Final, Protocol
 
@@ -24,6 +23,7 @@ import structlog
 from attributary.attribution.types import Limits
 from attributary.errors import InvalidArgumentError, OverloadedError
 
+from .admission import Pool
 from .callers import Caller
 from .config import GatewayConfig
 from .fairness import FairQueue
@@ -45,7 +45,6 @@ _KEEPALIVE_S: Final = 60
 # How long a message may take where others wait for its place.
 _PATIENCE_S: Final = 0.25
 _FEWEST_SLOTS: Final = 4
-_LAST: Final = 8
 # Messages that are quicker and smaller leave no memory worth returning. It is returned when no other has come for a
 # while, and while they keep coming once a minute: it takes half a second where there is much, and whoever wants memory
 # meanwhile waits.
@@ -185,13 +184,12 @@ class Receiver:
 
     def __init__(self, limit: int, max_bytes: int, max_waiting: int) -> None:
         self.limit = limit
-        self._slots = max(_FEWEST_SLOTS, max_bytes // limit)
+        # Places; also of calls that have been given one and have not had their turn on the event loop yet.
+        self._places = Pool(max(_FEWEST_SLOTS, max_bytes // limit), 0, 0.0)
         self._max_waiting = max_waiting
         self._reading: dict[Sender, float] = {}
-        self._waiting: FairQueue[tuple[asyncio.Future[None], str]] = FairQueue()
+        self._waiting: FairQueue[tuple[asyncio.Future[None], Caller]] = FairQueue()
         self._tidy_at = self._tidy_by = math.inf
-        # Places by caller; also of calls that have been given one and have not had their turn on the event loop yet.
-        self._held: Counter[str] = Counter()
 
     @property
     def unfinished(self) -> int:
@@ -209,6 +207,7 @@ class Receiver:
         Raises OverloadedError if others need the place of a slow one, InvalidArgumentError for a compressed message
         that is damaged or too large.
         """
+        caller = call.caller
         await self._enter(call)
         data = None
         try:
@@ -220,7 +219,7 @@ class Receiver:
             if now - self._reading.pop(call) > _SWIFT_S or len(data or b"") > _SMALL_BYTES:
                 self._tidy_by = min(self._tidy_by, now + _TIDY_MOST_S)
                 self._tidy_at = min(now + _TIDY_S, self._tidy_by)
-            self._leave(call.caller.name)
+            self._leave(caller)
 
     async def open(self, data: bytes | None) -> bytes | None:
         """Return a message inflated, if it is compressed."""
@@ -238,48 +237,36 @@ class Receiver:
         wanted = len(self._waiting)
         if not wanted:
             return
-        held = self._held
+        held = self._places.held
         late = [call for call, since in self._reading.items() if now - since > _PATIENCE_S]
-        for call in sorted(late, key=lambda call: (-held[call.caller.name], self._reading[call]))[:wanted]:
+        for call in sorted(late, key=lambda call: (-held(call.caller.name), self._reading[call]))[:wanted]:
             call.end(OverloadedError("the message came too slowly for a busy server", retry_after_s=1.0))
 
     async def _enter(self, call: Sender) -> None:
-        name = call.caller.name
-        if self._has_part(name) or (self._has_room and not self._waiting):
-            self._held[name] += 1
+        places, caller = self._places, call.caller
+        if places.has_part(caller.name) or (places.is_free() and not self._waiting):
+            places.move(1, caller)
         else:
             if len(self._waiting) >= self._max_waiting:
                 raise OverloadedError("too many messages are on their way in")
             turn = asyncio.get_running_loop().create_future()
-            self._waiting.put(call.caller.path, (turn, name))
+            self._waiting.put(caller.path, (turn, caller))
             try:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._leave(name)
+                    self._leave(caller)
                 raise
         self._reading[call] = monotonic()
 
-    def _leave(self, name: str) -> None:
-        self._held[name] -= 1
-        if not self._held[name]:
-            del self._held[name]
+    def _leave(self, caller: Caller) -> None:
+        places = self._places
+        places.move(-1, caller)
         while self._waiting:
             turn, waiting = self._waiting.peek()
             if not turn.done():
-                if not (self._has_room or self._has_part(waiting)):
+                if not (places.is_free() or places.has_part(waiting.name)):
                     break
-                self._held[waiting] += 1
+                places.move(1, waiting)
                 turn.set_result(None)
             self._waiting.pop()
-
-    @property
-    def _has_room(self) -> bool:
-        """Whether anybody may have another place."""
-        return self._held.total() < self._slots - self._slots // _LAST
-
-    def _has_part(self, name: str) -> bool:
-        """Whether a caller may have one of the last places."""
-        callers = len(self._held) + (name not in self._held)
-        # One part more than there are callers: for the one who comes next.
-        return self._held.total() < self._slots and self._held[name] < self._slots // (callers + 1)

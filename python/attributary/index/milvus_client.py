@@ -26,7 +26,7 @@ from attributary.errors import (
     UnavailableError,
 )
 
-from .milvus_plan import MilvusPlan
+from .planning import MilvusPlan
 
 T = TypeVar("T")
 

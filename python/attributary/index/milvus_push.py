@@ -14,7 +14,7 @@ from attributary.errors import BundleError, InvalidArgumentError, check_range
 
 from .milvus import check_label, collection_of
 from .milvus_client import LABEL, Label, MilvusServer, named
-from .milvus_plan import Choice, MilvusPlan, plan_milvus
+from .planning import Choice, MilvusPlan, plan_milvus
 
 # One insert stays well below the 64 MiB that Milvus takes in a message.
 _BATCH_BYTES = 16 << 20

@@ -20,15 +20,8 @@ BoolBitmap: TypeAlias = NDArray[np.uint8]
 
 # Columns of a query's calibration, float32 [Q, 9]; see `attributary.kernels.rescore`.
 CALIBRATION: Final = (
-    "temperature",
-    "threshold",
-    "background",
-    "floor",
-    "foreign_below",
-    "margin",
-    "reach",
-    "reach_cut",
-    "reach_null",
+    *("temperature", "threshold", "background", "floor", "foreign_below", "margin"),
+    *("reach", "reach_cut", "reach_null"),
 )
 
 
@@ -36,17 +29,15 @@ CALIBRATION: Final = (
 class Rescored:
     """What `rescore` returns for Q queries; k = top_k, c = top_creators. Unused places hold -1 and 0."""
 
-    rows: (
-        Int64Array  # [Q, k] visible rows of the vector store, by descending similarity, ties by ascending row
-    )
+    # [Q, k] visible rows of the vector store, by descending similarity, ties by ascending row.
+    rows: Int64Array
     similarity: Float32Array  # [Q, k] cosine
     share: Float32Array  # [Q, k] in [0, 1]
     diffuse: Float32Array  # [Q] in [0, 1]; what belongs to nobody in particular
     withheld: Float32Array  # [Q] in [0, 1]; shares of candidates that are not visible
     peak: Float32Array  # [Q] largest similarity of all candidates, visible or not; 0 without any
-    creators: (
-        Int32Array  # [Q, c] codes of creators of visible rows, by descending total, ties by ascending code
-    )
+    # [Q, c] codes of creators of visible rows, by descending total, ties by ascending code.
+    creators: Int32Array
     creator_share: Float32Array  # [Q, c] totals over all visible candidates
     creator_items: Int32Array  # [Q, c] visible candidates of that creator with a share above 0
 

@@ -24,8 +24,7 @@ from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError, OutputError
 
 from . import money
-from .before import Before, in_sight
-from .counted import Counted, answered_rows, checked, of_run
+from .before import Before, Counted, answered_rows, checked, in_sight, of_run
 from .verify import open_receipt
 
 Status = Literal["paid", "carried forward", "excluded", "no payee"]
@@ -94,7 +93,7 @@ class Payout:
     lines: tuple[Line, ...]  # by descending amount
     rest: tuple[tuple[str, Decimal], ...]  # what goes to no creator, in words
     summary: Mapping[str, Any]  # of the run
-    generations: bytes  # which were counted, here and by the statements before (`counted.FILE`)
+    generations: bytes  # which were counted, here and by the statements before (`before.GENERATIONS`)
     repeated: int  # generations of the run whose picture is another's, to the byte
     left: tuple[Before, ...]  # statements beside it whose carried amounts no statement has brought forward
 

@@ -22,7 +22,7 @@ from attributary.encoder.base import EncoderSpec
 from attributary.errors import BundleError, PreconditionError, UnavailableError
 
 from .client import ModelTimes, TritonClient
-from .names import ALIASES, model_name
+from .templates import ALIASES, model_name
 
 _OUTPUTS: Final = ("row", "similarity", "bundle", "timing")
 # A filter is one bitmap a query on the wire; more than this is sent in several requests.

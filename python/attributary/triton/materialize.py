@@ -16,7 +16,7 @@ from attributary.machine import cores
 from attributary.triton.plans import check_plan
 
 from . import templates
-from .names import ALIASES, model_name
+from .templates import ALIASES, model_name
 
 Target = Literal["cpu", "gpu"]
 

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from attributary.errors import AttributaryError, BundleError, UnavailableError
 
 from .materialize import Settings, materialize, remove
-from .names import ALIASES, model_name, parse
+from .templates import ALIASES, model_name, parse
 
 _LOAD_TIMEOUT_S = 600.0
 

@@ -1,15 +1,36 @@
-"""The templates of model_repository/, filled from a bundle."""
+"""The templates of model_repository/, filled from a bundle, and what the models of a bundle are called in a repository.
+
+`attribution`, `index` and `encoder` are aliases: names that stay, which lead to models whose names carry the bundle's
+id. A new bundle is loaded beside the old one and the aliases change last, so an encoder never meets another bundle's
+index.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import text_format
 
 from attributary.errors import InvalidArgumentError, UnavailableError, imported
+
+# Names that stay and that clients may rely on.
+ALIASES: Final = ("attribution", "index", "encoder")
+
+
+def model_name(part: str, bundle_id: str) -> str:
+    """Name of a bundle's own model; `part` is one of ALIASES."""
+    return f"{part}_{bundle_id}"
+
+
+def parse(name: str) -> tuple[str, str] | None:
+    """Return (part, bundle id) of a bundle's own model, None for any other name."""
+    part, _, bundle_id = name.partition("_")
+    if part not in ALIASES or len(bundle_id) != 16 or not set(bundle_id) <= set("0123456789abcdef"):
+        return None
+    return part, bundle_id
 
 
 def folder() -> Path:

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from attributary.errors import AttributaryError, UnavailableError, imported
 
 _KEPT_MESSAGES = 8
-Embed: TypeAlias = Callable[
-    [NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]
-]  # pixels [B, S, S, 3], token ids and mask [B, T] -> embeddings [B, D]
+# Pixels [B, S, S, 3], token ids and mask [B, T] -> embeddings [B, D].
+Embed: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
 class EngineBuildError(AttributaryError):

@@ -8,8 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from attributary.bundle.creator_ids import identifier, isni, orcid
-from attributary.bundle.names import names_nobody, same_name
+from attributary.bundle.names import identifier, isni, names_nobody, orcid, same_name
 from attributary.errors import InvalidArgumentError
 from attributary.plain import counted
 from attributary_train.corpus.item import UNKNOWN_CREATOR

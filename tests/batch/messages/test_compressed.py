@@ -6,8 +6,8 @@ import zlib
 import pytest
 
 from attributary.errors import InvalidArgumentError
+from attributary.gateway.translate import check_outline
 from attributary.gateway.transport import inflate, is_compressed
-from attributary.gateway.wire import check_outline
 from attributary.v1 import attribution_pb2 as pb
 
 

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
-from attributary.batch.dry_run import dry_run, preview_lines
 from attributary.batch.picture_tables import prompt_in
-from attributary.batch.plan import make_plan
+from attributary.batch.plan import dry_run, make_plan, preview_lines
 from attributary.batch.settings import Settings
 from attributary.errors import InputError
 

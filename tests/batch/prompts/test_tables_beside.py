@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from attributary.batch.dry_run import dry_run
-from attributary.batch.plan import make_plan
+from attributary.batch.plan import dry_run, make_plan
 from attributary.batch.settings import Settings
 
 GRAPH = {

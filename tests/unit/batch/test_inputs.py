@@ -12,8 +12,8 @@ import pytest
 from attributary.batch.pictures import picture_of
 from attributary.batch.plan import make_plan
 from attributary.batch.rows import Row
+from attributary.batch.run import shard_tables
 from attributary.batch.settings import Columns, Settings
-from attributary.batch.totals import shard_tables
 from attributary.errors import InputError, InvalidArgumentError, UnavailableError
 
 MOST = 1 << 20

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from attributary.cli.main import cli
 from attributary.errors import InvalidArgumentError
-from attributary.receipts.counted import of_run
+from attributary.receipts.before import of_run
 from attributary.receipts.payout import Terms, payout
 
 

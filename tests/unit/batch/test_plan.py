@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from attributary.batch.inputs import find_inputs
 from attributary.batch.plan import make_plan
+from attributary.batch.run import shard_tables
 from attributary.batch.settings import Columns, Settings
-from attributary.batch.totals import shard_tables
 from attributary.errors import InputError, InvalidArgumentError
 
 SMALL = Settings(rows_per_shard=8)

@@ -18,7 +18,7 @@ from PIL import Image
 from attributary.attribution.types import Filter
 from attributary.batch.report_data import gather
 from attributary.batch.report_page import generation_pictures, page, plots_of, wilson
-from attributary.batch.totals import shard_tables
+from attributary.batch.run import shard_tables
 from attributary.cli.report import report_command
 from attributary.errors import InputError, OutputError, RunError
 

@@ -12,9 +12,8 @@ import pytest
 from attributary.attribution.types import Filter, Options, Query
 from attributary.batch.plan import make_plan
 from attributary.batch.rows import OWN_COLUMNS, BundleState
-from attributary.batch.run import Run, shard_name
+from attributary.batch.run import Run, shard_name, shard_tables
 from attributary.batch.settings import Settings
-from attributary.batch.totals import shard_tables
 from attributary.errors import InvalidArgumentError, OutputError, RunError, UnavailableError
 
 
@@ -361,7 +360,7 @@ def test_image_digests_are_of_the_encoded_bytes(log, tmp_path, run_score, pictur
 
 
 def test_totals_have_the_sums_of_the_intervals(tmp_path):
-    from attributary.batch.totals import Totals
+    from attributary.batch.job import Totals
 
     def shard(*creators):
         one = pa.struct(

@@ -15,9 +15,9 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
+from attributary.batch.run import shard_tables
 from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
-from attributary.batch.totals import shard_tables
 from attributary.building import build_bundle
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import CROP, MANIFEST, Manifest

@@ -7,8 +7,8 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Query
 from attributary.building import build_bundle
-from attributary.bundle.creator_ids import check_character, identifier, isni, orcid
 from attributary.bundle.items import ItemTable
+from attributary.bundle.names import check_character, identifier, isni, orcid
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError

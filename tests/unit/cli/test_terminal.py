@@ -11,12 +11,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from attributary.cli.demo import DemoQuery
 from attributary.cli.demo import _Answered as DemoAnswered
 from attributary.cli.demo import _table as demo_table
-from attributary.cli.demo_data import DemoQuery
 from attributary.cli.doctor import doctor_command
-from attributary.cli.examples import EXAMPLES
-from attributary.cli.main import cli
+from attributary.cli.main import EXAMPLES, cli
 from attributary.cli.show import answer_table
 from attributary.client.types import Answer, AttributedItem, CreatorShare
 from attributary.errors import DeadlineError

@@ -16,6 +16,7 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import AttributedItem, Attribution, CreatorShare, Limits, Prepared
+from attributary.bundle.items import ItemRecord
 from attributary.bundle.manifest import ShareCalibration
 from attributary.client import AsyncClient
 from attributary.client.admin import Addition, AdminClient
@@ -137,23 +138,11 @@ class FakeItems:
     def __len__(self):
         return 3
 
-    def caption(self, row):
-        return "a cat"
-
     def creator(self, row):
         return "Ann"
 
-    def creator_url(self, row):
-        return ""
-
-    def licence(self, row):
-        return "CC0-1.0"
-
-    def uri(self, row):
-        return "file:cat.png"
-
-    def near_dup_group(self, row):
-        return 5
+    def record(self, row):
+        return ItemRecord(7, "a cat", "Ann", "", "CC0-1.0", "file:cat.png", 5)
 
     def ids_of(self, creator):
         return ()

@@ -17,8 +17,8 @@ from attributary.errors import (
 )
 from attributary.gateway.access import Gate
 from attributary.gateway.config import GatewayConfig
-from attributary.gateway.jwt import read_keys
 from attributary.gateway.query_log import redact
+from attributary.gateway.tokens import read_keys
 from attributary.v1 import attribution_pb2 as pb
 
 jwt = pytest.importorskip("jwt")

@@ -20,7 +20,7 @@ from attributary.errors import (
     NotFoundError,
     PreconditionError,
 )
-from attributary.gateway import memory
+from attributary.gateway import bundles
 from attributary.gateway.registry import Opened
 from tests.unit.gateway.conftest import TOKEN, open_bundle
 
@@ -150,14 +150,14 @@ async def test_a_caller_who_leaves_while_a_bundle_is_opened_leaves_no_lock(runni
 
 async def test_what_does_not_fit_into_memory_is_not_opened(running, monkeypatch):
     gateway, _, admin = running
-    monkeypatch.setattr(memory, "available", lambda: 1 << 10)
+    monkeypatch.setattr(bundles, "available", lambda: 1 << 10)
     with pytest.raises(PreconditionError, match=r"memory: the bundle needs about \d+ MiB, 0 MiB are left"):
         await admin(lambda one: one.load_bundle("two", why="x"))
     assert len(gateway.registry.bundles) == 1
 
 
 def test_the_memory_that_is_left_is_known_here():
-    assert memory.available() > 1 << 20
+    assert bundles.available() > 1 << 20
 
 
 async def test_changes_name_their_bundle(running, addition):

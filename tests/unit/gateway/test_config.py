@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 import pytest
 
+from attributary.cli.serve import serve_command
 from attributary.errors import InvalidArgumentError
-from attributary.gateway.config import GatewayConfig, flags
+from attributary.gateway.config import GatewayConfig
 
 
 def test_pictures_are_decoded_by_a_thread_a_core(monkeypatch, engine):
@@ -41,13 +42,13 @@ def test_every_flag_is_also_an_environment_variable(settings_of):
     assert settings_of({}) == GatewayConfig()
 
 
-def test_flags_tell_name_type_and_help():
-    table = {flag.name: flag for flag in flags()}
-    assert set(table) == set(GatewayConfig.__dataclass_fields__)
-    assert table["port"].kind is int
-    assert table["tls_cert"].kind is Path
-    assert table["max_batch"].variable == "ATTRIBUTARY_MAX_BATCH"
-    assert all(flag.help for flag in table.values())
+def test_options_of_serve_tell_name_type_and_help():
+    options = {option.name: option for option in serve_command.params}
+    assert set(GatewayConfig.__dataclass_fields__) <= set(options)
+    assert options["port"].type is click.INT
+    assert isinstance(options["tls_cert"].type, click.Path)
+    assert options["max_batch"].envvar == "ATTRIBUTARY_MAX_BATCH"
+    assert all(options[name].help for name in GatewayConfig.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

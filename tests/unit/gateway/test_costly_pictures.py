@@ -8,7 +8,7 @@ import pytest
 
 from attributary.client import Answer, AsyncClient, query
 from attributary.errors import OverloadedError
-from attributary.gateway.costly import COSTLY_BACKLOG_S
+from attributary.gateway.pipeline import COSTLY_BACKLOG_S
 from attributary.gateway.registry import Opened
 
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from attributary.gateway.histograms import Histograms
-from attributary.gateway.metrics import SECONDS, Metrics
+from attributary.gateway.metrics import SECONDS, Histograms, Metrics
 
 NAMES = st.text('aZ9 "\\é', max_size=5)
 

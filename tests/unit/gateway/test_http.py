@@ -18,7 +18,7 @@ from attributary.errors import InvalidArgumentError, OverloadedError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.errors import to_status
 from attributary.gateway.http import openapi_file
-from attributary.gateway.http.tables import ARROW, PARQUET
+from attributary.gateway.http.replies import ARROW, PARQUET
 from attributary.v1 import attribution_pb2 as pb
 from tests.support.http_calls import ASK, JSON, form, violated
 

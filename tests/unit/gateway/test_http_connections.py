@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from attributary.gateway import transport
-from attributary.gateway.http import connections
+from attributary.gateway.http import server
 from tests.support.certificates import certificate
 
 
@@ -74,7 +74,7 @@ async def test_one_caller_leaves_connections_to_another(site):
 
 
 async def test_connections_without_a_handshake_are_counted_and_end(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(connections, "_HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(server, "_HANDSHAKE_S", 0.3)
     for name, pem in zip(("cert", "key"), certificate(), strict=True):
         (tmp_path / name).write_bytes(pem)
         (tmp_path / name).chmod(0o600)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 
-from attributary.gateway.http.turns import Turns
+from attributary.gateway.fairness import Turns
 from tests.support.http_calls import form
 
 CROWD = 200

@@ -254,7 +254,7 @@ async def watched(remote, state):
 
     config = SimpleNamespace(remote_timeout_s=1.0, remote_poll_s=0.01, remote_follow=True)
     link = Link(remote)
-    watch = Watch(link, state, config, lambda: current[0], turn, swap, lambda told: None)
+    watch = Watch(link, state, config, lambda: current[0], swap, turn=turn)
     return SimpleNamespace(watch=watch, link=link, turns=turns, current=current, state=state)
 
 

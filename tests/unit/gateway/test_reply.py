@@ -1,4 +1,4 @@
-"""Replies that are put together by hand are what protobuf makes of the same answer."""
+"""Replies that are put together by the compiled writer are what protobuf makes of the same answer."""
 
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -96,9 +96,10 @@ def in_numbers(answer, ends):
 def test_answers_in_numbers_are_written_as_those_in_words(answer, ends, bundle_id, version, receipt):
     scored = in_numbers(answer, ends)
     replies = Replies(bundle_id, version)
-    expected = attribution(scored.attribution(), bundle_id, version, receipt)
-    assert replies.write(scored, receipt) == expected
-    assert replies.write(scored, receipt) == expected, "what was kept"
+    expected = message(scored.attribution(), bundle_id, version, receipt)
+    written = replies.write(scored, receipt)
+    assert pb.Attribution.FromString(written) == expected
+    assert replies.write(scored, receipt) == written, "what was kept"
 
 
 def test_without_the_compiled_writer_the_reply_is_the_same(monkeypatch):
@@ -107,9 +108,9 @@ def test_without_the_compiled_writer_the_reply_is_the_same(monkeypatch):
         False, 3, Timings(),
     )  # fmt: skip
     scored = in_numbers(answer, ends=True)
-    compiled = Replies("id", "v").write(scored)
+    compiled = pb.Attribution.FromString(Replies("id", "v").write(scored))
     monkeypatch.setenv("ATTRIBUTARY_KERNELS", "numpy")
-    assert Replies("id", "v").write(scored) == compiled
+    assert pb.Attribution.FromString(Replies("id", "v").write(scored)) == compiled
 
 
 @pytest.mark.skipif(kernels.reply_writer() is None, reason="no compiled writer here")

@@ -4,14 +4,14 @@ import grpc
 import pytest
 
 from attributary.errors import OverloadedError
-from attributary.gateway import shedding
-from attributary.gateway.shedding import METHOD, Shedder
+from attributary.gateway import admission
+from attributary.gateway.admission import PROBE, Shedder
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(shedding, "monotonic", lambda: now[0])
+    monkeypatch.setattr(admission, "monotonic", lambda: now[0])
     return now
 
 
@@ -51,7 +51,7 @@ def test_a_standing_queue_refuses_more_and_more_and_then_nobody(clock):
 
 
 def test_those_who_send_most_are_refused_first(clock, monkeypatch):
-    monkeypatch.setattr(shedding.random, "random", lambda: 0.2)
+    monkeypatch.setattr(admission.random, "random", lambda: 0.2)
     shedder = Shedder(0.5)
     refused(shedder, "loud", 980)
     refused(shedder, "quiet", 20)
@@ -65,5 +65,5 @@ async def test_the_servers_own_probe_is_no_method_to_others(serve, engine):
     gateway, _ = await serve(engine)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(METHOD)(b"", timeout=20)
+            await channel.unary_unary(PROBE)(b"", timeout=20)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

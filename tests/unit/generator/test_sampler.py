@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from attributary.errors import BundleError, InvalidArgumentError
-from attributary.generator.noise import starting_noise
-from attributary.generator.sampler import Sampler, Wish
+from attributary.generator.sampler import Sampler, Wish, starting_noise
 
 ROOT = Path(__file__).parents[3]
 # torch.randn(2, 8, generator=torch.Generator().manual_seed(1609048014)), torch 2.13.

@@ -8,12 +8,11 @@ import pytest
 
 from attributary import deadline
 from attributary.errors import BundleError, DeadlineError, InvalidArgumentError, UnavailableError
-from attributary.index.golden import golden_recall
-from attributary.index.milvus import MilvusIndex, collection_of
+from attributary.index.base import golden_recall
+from attributary.index.milvus import MAX_LISTED_ROWS, FilterWriter, MilvusIndex, collection_of
 from attributary.index.milvus_client import Label, MilvusServer
-from attributary.index.milvus_filter import MAX_LISTED_ROWS, FilterWriter
-from attributary.index.milvus_plan import MAX_GPU_LIMIT, plan_milvus
 from attributary.index.milvus_push import PushOptions, drop, push
+from attributary.index.planning import MAX_GPU_LIMIT, plan_milvus
 from attributary.index.tuning import exact_neighbours
 
 from .conftest import bundle_of, unit

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from attributary.attribution.types import Options, Query
-from attributary.receipts.before import STATEMENT
-from attributary.receipts.counted import FILE
+from attributary.receipts.before import GENERATIONS, STATEMENT
 from attributary.receipts.envelope import seal
 from attributary.receipts.keys import SigningKey
 from attributary.receipts.payout import as_json
@@ -104,7 +103,7 @@ def lay_down():
 
     def lay(statement, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_bytes(statement.generations)
+        (folder / GENERATIONS).write_bytes(statement.generations)
         (folder / STATEMENT).write_text(json.dumps(as_json(statement, [])))
         return folder / STATEMENT
 

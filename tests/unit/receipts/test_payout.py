@@ -228,7 +228,7 @@ def test_what_became_of_the_pool_adds_up(write_run):
 
 def test_intervals_are_read_from_the_columns_that_runs_write():
     """Statements looked for columns that no run has ever had."""
-    from attributary.batch.totals import CREATOR_COLUMNS
+    from attributary.batch.job import CREATOR_COLUMNS
     from attributary.receipts.payout import _INTERVAL
 
     assert set(_INTERVAL) < set(CREATOR_COLUMNS)

@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attributary.errors import InvalidArgumentError, OverloadedError, PreconditionError, UnavailableError
-from attributary.triton import replicas as module
+from attributary.triton import client as module
 from attributary.triton.client import TritonClient
 from attributary.triton.engine import TritonLink
 

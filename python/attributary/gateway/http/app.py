@@ -1,18 +1,29 @@
-"""The paths of HTTP: the contract's methods through the one way in, health, the contract itself, the page."""
+"""The paths of HTTP: the contract's methods through the one way in, health, the contract itself, the page.
+
+Before any path `Guard` looks whom this server is taken for and who sent a browser here, and says what a browser may do
+with an answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
 from google.rpc import code_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attributary.errors import AttributaryError
 from attributary.generator.sampler import Sampler
@@ -22,18 +33,32 @@ from ..calls import Answer, Call, Front, Kind
 from ..errors import presentable, to_status
 from ..health import OPEN, Health
 from ..service import AttributionService, unary_methods
-from . import openapi_file, page, print_page
+from . import openapi_file
 from .bodies import read_message
 from .context import RefusedError, nothing, while_there
-from .guard import Guard, policy
 from .making import Making
-from .replies import refusal, reply
+from .replies import PDF, printed, refusal, reply, wanted
 from .routes import ROUTES, Route
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _CODES: Final = {404: code_pb2.NOT_FOUND, 405: code_pb2.UNIMPLEMENTED}
+_KINDS: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Site:
@@ -59,10 +84,10 @@ class Site:
             for route in ROUTES
         ]
         check = self._front.answer("Check", self._health.check, OPEN)
-        paths += [Path("/healthz", _health(check)), Path("/openapi.json", _contract())]
+        paths.append(Path("/healthz", _health(check)))
+        paths.append(Path("/openapi.json", _file(openapi_file().read_bytes(), "application/json")))
         if ui:
-            files = page.read_files(report=report is not None, generator=sampler is not None)
-            paths += [Path(path, _file(file)) for path, file in files.items()]
+            paths += _page({"report": report is not None, "generator": sampler is not None})
         if report is not None:
             paths.append(Path("/report", self._report(report)))
         if sampler is not None:
@@ -72,15 +97,14 @@ class Site:
             RefusedError: _refused,
             Exception: _defect,
         }
-        return Guard(
-            Starlette(routes=paths, exception_handlers=handlers), hosts, policy(page.styles(report or b""))
-        )
+        site = Starlette(routes=paths, exception_handlers=handlers)
+        return Guard(site, hosts, policy(styles(report or b"")))
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
         # Found only now: while a body comes another bundle may have taken the place of the one before.
         return await self._service.registry.current.in_turn(work)
 
-    def _report(self, report: bytes) -> Callable[[Request], Awaitable[Response]]:
+    def _report(self, report: bytes) -> Endpoint:
         """For those who may ask: a report shows what was generated."""
 
         async def read(_data: bytes, _call: Call) -> bytes:
@@ -94,32 +118,32 @@ class Site:
 
         return serve
 
-    def _endpoint(self, route: Route, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, route: Route, answer: Answer) -> Endpoint:
         async def serve(request: Request) -> Response:
             limit = self._front.receiver.limit
             most = self._service.registry.current.engine.limits.max_batch_queries
             accept = request.headers.get("accept", "")
-            printed = route.name == "Attribute" and print_page.wanted(accept)
+            on_paper = route.name == "Attribute" and wanted(accept, PDF)
             request_bytes, caller = b"", callers.NOBODY
 
             async def body() -> bytes:
                 nonlocal request_bytes, caller
                 caller = callers.current()
                 message = await read_message(request, route, limit, most, self._in_turn)
-                request_bytes = message if printed else b""
+                request_bytes = message if on_paper else b""
                 return message
 
             data = await while_there(request, answer, body)
             # What is written of an answer is its caller's work as well.
             callers.enter(caller)
-            if printed:
-                return await print_page.reply(self._service, request_bytes, data, self._in_turn)
+            if on_paper:
+                return await printed(self._service, request_bytes, data, self._in_turn)
             return await reply(route, data, accept, self._in_turn)
 
         return serve
 
 
-def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _health(check: Answer) -> Endpoint:
     async def serve(request: Request) -> Response:
         async def body() -> bytes:
             wanted = health_pb2.HealthCheckRequest(service=request.query_params.get("service", ""))
@@ -134,21 +158,26 @@ def _health(check: Answer) -> Callable[[Request], Awaitable[Response]]:
     return serve
 
 
-def _contract() -> Callable[[Request], Awaitable[Response]]:
-    text = openapi_file().read_bytes()
+def _page(views: Mapping[str, bool]) -> list[Path]:
+    """The files of the page, read once; `/page.json` says which views this server has.
 
-    async def serve(_request: Request) -> Response:
-        return Response(text, media_type="application/json")
+    Nothing on the page is made from what anybody sent.
+    """
+    found = {"/page.json": _file(json.dumps(views).encode(), "application/json")}
+    for entry in (files("attributary.gateway.http") / "static").iterdir():
+        if kind := _KINDS.get("." + entry.name.rpartition(".")[2]):
+            found["/" + entry.name] = _file(entry.read_bytes(), kind)
+    found["/"] = found["/index.html"]
+    return [Path(path, serve) for path, serve in found.items()]
 
-    return serve
 
+def _file(data: bytes, kind: str) -> Endpoint:
+    headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()[:16]}"', "Cache-Control": "no-cache"}
 
-def _file(file: page.File) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
-        headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == file.tag:
+        if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
-        return Response(file.data, media_type=file.kind, headers=headers)
+        return Response(data, media_type=kind, headers=headers)
 
     return serve
 
@@ -167,3 +196,61 @@ async def _refused(_request: Request, error: RefusedError) -> Response:
 async def _defect(_request: Request, error: Exception) -> Response:
     shown = error if isinstance(error, AttributaryError) else presentable(error, "http")
     return refusal(to_status(shown))
+
+
+def policy(styles: Sequence[str] = ()) -> str:
+    """Return the Content-Security-Policy: what is this server's, and pictures that the page made; nothing else, ever.
+
+    `styles` are hashes ('sha256-...') of style sheets inside the report of a run, which has pictures inside, too.
+    """
+    own = " ".join(("'self'", *styles))
+    return (
+        f"default-src 'none'; script-src 'self'; style-src {own}; "
+        f"img-src 'self' blob:{' data:' if styles else ''}; connect-src 'self'; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], rules: str) -> None:
+        self._app, self._hosts = app, hosts
+        self._headers = {"Content-Security-Policy": rules, **_HEADERS}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what a page of somebody else made a browser send; add the headers to every answer."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refused = self._refused(scope)
+        app = refusal(refused) if refused is not None else self._app
+        await app(scope, receive, guarded)
+
+    def _refused(self, scope: Scope) -> status_pb2.Status | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if self._hosts and name.lower() not in self._hosts:
+            # A name that somebody turned to this address: that page would be of the same origin.
+            return status_pb2.Status(
+                code=code_pb2.PERMISSION_DENIED,
+                message=f"this server does not answer to the name {name[:80]!r}; see --http-hosts",
+            )
+        if scope["method"] != "GET" and headers.get("sec-fetch-site") == "cross-site":
+            return status_pb2.Status(
+                code=code_pb2.PERMISSION_DENIED, message="pages of other servers must not ask this one"
+            )
+        return None
+
+
+def styles(report: bytes) -> list[str]:
+    """Return the hashes of the style sheets inside a report, as a Content-Security-Policy names them."""
+    found = re.findall(rb"<style>(.*?)</style>", report, re.DOTALL)
+    return [f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found]

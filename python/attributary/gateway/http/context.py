@@ -101,7 +101,7 @@ async def while_there(request: Request, answer: Answer, body: Callable[[], Await
         try:
             return await work
         finally:
-            # It keeps its error, which keeps this frame.
+            # The task keeps its error, and the error this frame.
             del work
     remaining = context.time_remaining()
     raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from ..admission import Pool
 from ..callers import Caller
-from .turns import Turns
+from ..fairness import Turns
 
 # Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
 _FEW_CHUNKS: Final = 1_024

@@ -17,38 +17,34 @@ class Route:
     method: str
     path: str
     name: str  # of the method in the contract
-    request: type[Message]
-    response: type[Message]
     form: bool = False
     table: bool = False  # answers as Arrow or Parquet too
     picture: bool = False  # answers with a picture in place of JSON
 
+    @property
+    def request(self) -> type[Message]:
+        """Its message."""
+        return _message(f"{self.name}Request")
+
+    @property
+    def response(self) -> type[Message]:
+        """What answers it."""
+        return _message(f"{self.name}Response")
+
+
+def _message(name: str) -> type[Message]:
+    found: type[Message] = getattr(pb, name)
+    return found
+
 
 ROUTES: Final = (
-    Route("POST", "/v1/attribute", "Attribute", pb.AttributeRequest, pb.AttributeResponse, True, True),
-    Route(
-        "POST",
-        "/v1/attribute:batch",
-        "AttributeBatch",
-        pb.AttributeBatchRequest,
-        pb.AttributeBatchResponse,
-        True,
-        True,
-    ),
-    Route("POST", "/v1/embed", "Embed", pb.EmbedRequest, pb.EmbedResponse, True),
-    Route("GET", "/v1/items/{id}", "GetItem", pb.GetItemRequest, pb.GetItemResponse),
-    Route(
-        "GET",
-        "/v1/items/{id}/thumbnail",
-        "GetThumbnail",
-        pb.GetThumbnailRequest,
-        pb.GetThumbnailResponse,
-        picture=True,
-    ),
-    Route("GET", "/v1/items", "ListItems", pb.ListItemsRequest, pb.ListItemsResponse, table=True),
-    Route("GET", "/v1/creators", "ListCreators", pb.ListCreatorsRequest, pb.ListCreatorsResponse),
-    Route(
-        "GET", "/v1/receipt-keys", "ListReceiptKeys", pb.ListReceiptKeysRequest, pb.ListReceiptKeysResponse
-    ),
-    Route("GET", "/v1/bundle", "DescribeBundle", pb.DescribeBundleRequest, pb.DescribeBundleResponse),
+    Route("POST", "/v1/attribute", "Attribute", form=True, table=True),
+    Route("POST", "/v1/attribute:batch", "AttributeBatch", form=True, table=True),
+    Route("POST", "/v1/embed", "Embed", form=True),
+    Route("GET", "/v1/items/{id}", "GetItem"),
+    Route("GET", "/v1/items/{id}/thumbnail", "GetThumbnail", picture=True),
+    Route("GET", "/v1/items", "ListItems", table=True),
+    Route("GET", "/v1/creators", "ListCreators"),
+    Route("GET", "/v1/receipt-keys", "ListReceiptKeys"),
+    Route("GET", "/v1/bundle", "DescribeBundle"),
 )

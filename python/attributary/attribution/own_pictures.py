@@ -1,8 +1,13 @@
-"""Whoever asks with an item's own picture sees that item first (docs/decisions/own-pictures.md).
+"""An item's own picture: whoever asks with it sees the item first, and no embedding is nearer to the item than it.
 
 A student's item vectors say what a generated picture owes to an item, not where the item's own picture would lie. So
 the picture itself is recognised (`Snapshot.showing`), and its item is taken to be as similar as the best of all
-candidates, and as one that is known for sure. The shares then follow from the one formula, and add up as ever.
+candidates, and as one that is known for sure. The shares then follow from the one formula, and add up as ever
+(docs/decisions/own-pictures.md).
+
+Where items have lengths, an embedding that leaves out what pictures have in common can be half as near again, and gets
+one item most of the answer. It is answered as if it were as far as pictures are: all its similarities become smaller,
+by one factor (`building/build.py` says what the bundle knows of pictures; docs/gaming.md what it is worth).
 """
 
 from __future__ import annotations
@@ -55,3 +60,23 @@ def put_first(
         if own.size > 1:
             similarity[at, nearest] = np.nextafter(similarity[at, own].max(), np.float32(np.inf))
     return Candidates(rows, similarity)
+
+
+def is_bare(snapshot: Snapshot, prepared: Prepared) -> bool:
+    """Whether a query is an embedding that somebody may have chosen, in a bundle that limits these."""
+    bare = prepared.embedding is not None and prepared.pixels is None
+    return bare and snapshot.bundle.manifest.encoder.own_cosine > 0
+
+
+def factors(snapshot: Snapshot, members: Sequence[Prepared], candidates: Candidates) -> NDArray[np.float32]:
+    """What the similarities of each query are multiplied by, float32 [Q]: 1 where it may be some picture's."""
+    assert candidates.similarity is not None
+    found = np.ones(len(members), np.float32)
+    for at, member in enumerate(members):
+        if is_bare(snapshot, member):
+            there = candidates.rows[at] >= 0
+            rest = snapshot.last_of(candidates.rows[at][there]).astype(np.float64)
+            lengths = np.sqrt(np.maximum(1.0 - rest * rest, 1e-6))
+            nearest = (candidates.similarity[at][there] / lengths).max(initial=0.0)
+            found[at] = min(1.0, snapshot.bundle.manifest.encoder.own_cosine / max(nearest, 1e-9))
+    return found
