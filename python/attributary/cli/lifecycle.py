@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -14,6 +14,7 @@ import click
 
 from attributary.bundle.bundle import Bundle
 from attributary.client.admin import Added, Addition, Compaction
+from attributary.delta.entry import OPERATOR
 from attributary.delta.items import NewItem
 from attributary.delta.journal.log import read
 from attributary.delta.journal.place import changes_of
@@ -26,7 +27,7 @@ from attributary.files import read_file
 from attributary.plain import json_line, plain
 
 from .options import Argument, Option, Who, declared
-from .where import AtPlace, Lines, Where, user
+from .where import AtPlace, BringBack, Lines, Where, user
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64
@@ -50,6 +51,7 @@ def add_command(
     licence: Annotated[str, ""] = "",
     uri: Annotated[str, ""] = "",
     near_dup_of: Annotated[int | None, "an item that it shares credit with"] = None,
+    bring_back: BringBack = False,
     why: Why,
     who: Who = None,
 ) -> None:
@@ -67,7 +69,7 @@ def add_command(
         data = read_file(picture, "picture")
         items = iter([Addition(item_id, data, caption, creator, creator_url, licence, uri, near_dup_of)])
     added = refused = held = 0
-    for item, outcome in _add(items, where, who, why):
+    for item, outcome in _add(items, where, who, why, bring_back):
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
@@ -214,7 +216,7 @@ def _entries(place: Path) -> list[Entry]:
 
 
 def _add(
-    items: Iterator[Addition], where: Where, who: str | None, why: str
+    items: Iterator[Addition], where: Where, who: str | None, why: str, bring_back: bool
 ) -> Iterator[tuple[Addition, Added | AttributaryError]]:
     if where.connect:
         sent: list[Addition] = []
@@ -226,7 +228,8 @@ def _add(
                 yield item
 
         with where.server() as client:
-            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=where.alias)):
+            results = client.add_items(noted(), why=why, bundle=where.alias, bring_back=bring_back)
+            for number, outcome in enumerate(results):
                 yield sent[number], outcome
         return
     with where.store() as store:
@@ -235,7 +238,8 @@ def _add(
                 NewItem(**{name: getattr(item, name) for name in Addition.__dataclass_fields__})
                 for item in batch
             ]
-            result = store.add(together, who=user(who), why=why)
+            terms = replace(OPERATOR, bring_back=bring_back)
+            result = store.add(together, who=user(who), why=why, terms=terms)
             for item, failure, held in zip(batch, result.outcomes, result.held, strict=True):
                 yield item, failure or Added(item.id, result.revision, held)
 

@@ -105,10 +105,10 @@ class Store:
     def add(self, items: Sequence[NewItem], *, who: str, why: str, terms: Terms = OPERATOR) -> AddResult:
         """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
-        An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, its id is
-        or ever was taken, or `who` has added too many; an addition that is repeated as it was gets the revision it had.
-        Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items
-        wait already, or the bundle's vectors were not made by its encoder.
+        An item is refused, the others are not, if a field is missing or too long, its picture cannot be read or is a
+        deleted item's, its id is or ever was taken, or `who` has added too many; an addition that is repeated as it was
+        gets the revision it had. Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be
+        written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
         """
         check_words(who, why)
         self._check_space()
@@ -131,21 +131,22 @@ class Store:
                 self._commit(entering)
             return delivery.result(self._snapshot.revision)
 
-    def release(self, ids: Sequence[int], *, who: str, why: str) -> int:
+    def release(self, ids: Sequence[int], *, who: str, why: str, bring_back: bool = False) -> int:
         """Let items that wait enter, as they were added; return the revision. Durable and searched on return.
 
         One that looks like an older item shares that item's credit. Raises InvalidArgumentError for an id that does
-        not wait, PreconditionError if nothing can be written.
+        not wait, PreconditionError if nothing can be written, and for the picture of a deleted item unless
+        `bring_back` says that it may come back.
         """
         check_words(who, why)
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_room(len(waits), entering=True)
-            records = self._entrance.let_in(self._snapshot, waits)
+            records, back = self._entrance.let_in(self._snapshot, waits, bring_back)
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])
-                self._commit(Added(now(), who, why, tuple(records), vectors, looks))
+                self._commit(Added(now(), who, why, tuple(records), vectors, looks, back=tuple(back)))
                 self._held.drop(Deleted(now(), who, why, "released", tuple(item.id for item in records)))
             return self._snapshot.revision
 

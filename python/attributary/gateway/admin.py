@@ -152,7 +152,8 @@ class AdminService:
             raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_LISTED} ids, got {len(ids)}")
         async with self._admission.one(len(data)):
             store = self._changes.store(request.bundle)
-            decide = store.release if request.enter else store.refuse
+            release = partial(store.release, bring_back=request.bring_back)
+            decide = release if request.enter else store.refuse
             await self._changes.changed(partial(decide, ids, who=who, why=request.why))
         revision = store.snapshot.revision
         log.info("released" if request.enter else "refused", who=who, items=len(ids), revision=revision)

@@ -1,0 +1,60 @@
+"""Deleted items by their pictures: what somebody opted out of must not come back unseen under another id.
+
+Looks of deleted items are kept for the sum of shares, in the journal's bundle and through compactions; only erasing
+takes them. Compared as a query's picture is (`attributary.pictures.recognise`, `framed`), not as near duplicates are:
+the same thing drawn by two houses is no return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attributary.attribution.snapshot import Snapshot
+from attributary.pictures.framed import framed
+from attributary.pictures.recognise import Known, Shown
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Rows of deleted items that nobody has brought back, ascending, and the looks of the last of them.
+
+    Of a bundle's own rows looks may not be known.
+    """
+
+    rows: NDArray[np.int64]
+    known: Known
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, built: NDArray[np.int8], added: NDArray[np.int8]) -> Gone:
+        """`built` and `added`, int8 [N, *LOOK], are looks of the bundle's own rows, or none, and of those behind."""
+        dead = np.zeros(0, np.int64) if snapshot.alive is None else np.flatnonzero(~snapshot.alive)
+        rows = dead[~np.isin(dead, snapshot.replaced)]
+        split = len(snapshot.bundle.vectors)
+        own, behind = rows[rows < split], rows[rows >= split]
+        looks = added[behind - split]
+        return cls(rows, Known.of(np.concatenate([built[own], looks]) if len(built) else looks))
+
+    def shown(self, pixels: NDArray[np.uint8], seen: NDArray[np.uint8] | None) -> list[int]:
+        """Rows of those whose picture this is, uint8 [S, S, 3], or lies within its overview's margins."""
+        if not len(self.known.looks):
+            return []
+        found = Shown(pixels).all_same(self.known)
+        if not found.size and seen is not None:
+            found = framed(seen, len(pixels), self.known)
+        return self._rows(found)
+
+    def like(self, look: NDArray[np.int8]) -> list[int]:
+        """Rows of those whose picture has this look, int8 [*LOOK]: of a picture that is gone itself."""
+        return self._rows(Shown.of_look(look).all_same(self.known))
+
+    def among(self, rows: Iterable[int]) -> list[int]:
+        """Those of some rows that are deleted."""
+        return sorted(set(rows).intersection(self.rows.tolist()))
+
+    def _rows(self, found: NDArray[np.int64]) -> list[int]:
+        rows: list[int] = self.rows[len(self.rows) - len(self.known.looks) + found].tolist()
+        return rows
