@@ -3,9 +3,9 @@
     python benchmarks/returns.py --bundle out/bundle --corpus out/pictures [--every N] [--no-copies] [--name NAME]
         [--json] [--save]
 
-`copies`: every N-th item, deleted like all others, comes back as JPEG 90 (more frames: framed_pictures.py). `others`: as
-it is, while it and its near duplicates were never there and all others are deleted: everything that is taken for one of
-them is wrong. `ms` is processor time for one newcomer.
+`copies`: every N-th item, deleted like all others, comes back as JPEG 90 (framed_pictures.py has more frames).
+`others`: as it is, while it and its near duplicates were never there and all others are deleted: whatever is taken for
+one of them is wrong. `ms` is processor time for one newcomer.
 """
 
 from __future__ import annotations

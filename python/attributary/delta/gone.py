@@ -17,6 +17,9 @@ from attributary.attribution.snapshot import Snapshot
 from attributary.pictures.framed import framed
 from attributary.pictures.recognise import Known, Shown
 
+# Levels that what stands out may differ by: one disc in two colours is no copy. Copies were within 16.
+_COLOUR = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Gone:
@@ -42,14 +45,14 @@ class Gone:
         """Rows of those whose picture this is, uint8 [S, S, 3], or lies within its overview's margins."""
         if not len(self.known.looks):
             return []
-        found = Shown(pixels).all_same(self.known)
+        found = Shown(pixels).closest(self.known, colour=_COLOUR)
         if not found.size and seen is not None:
-            found = framed(seen, len(pixels), self.known)
+            found = framed(seen, len(pixels), self.known, colour=_COLOUR)
         return self._rows(found)
 
     def like(self, look: NDArray[np.int8]) -> list[int]:
         """Rows of those whose picture has this look, int8 [*LOOK]: of a picture that is gone itself."""
-        return self._rows(Shown.of_look(look).all_same(self.known))
+        return self._rows(Shown.of_look(look).closest(self.known, colour=_COLOUR))
 
     def among(self, rows: Iterable[int]) -> list[int]:
         """Those of some rows that are deleted."""

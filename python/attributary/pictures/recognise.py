@@ -7,7 +7,6 @@ frequency they differ by at least its size, and two of cosine c differ by 2 - 2 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -16,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .looks import KINDS, LENGTH, SHAPE, SIDE, SIZE, frequencies, look_of, unit
+from .looks import KINDS, LENGTH, SHAPE, SIDE, frequencies, look_of, unit
 
 # From here on it is the same picture (docs/decisions/own-pictures.md).
 SAME_PICTURE = 0.995
 _LOW = 8  # frequencies a side whose signs are kept
 _STRONGEST = 24  # of them that are compared
-_COLOUR = 64  # levels; an encoding that moves the edge of what stands out may change its mean by half of it
-SAME_COLOUR = 24  # levels; where several pictures are meant, one drawing in two colours must not be one
+COLOUR = 64  # levels; an encoding that moves the edge of what stands out may change its mean by half of it
 _BLOCK = 16_384
 _TIE = 1e-9  # of distances
 
@@ -79,34 +77,26 @@ class Shown:
         weakest_first = np.sort(low[strongest] ** 2)
         self._may_differ = int((np.cumsum(weakest_first) <= 2 - 2 * SAME_PICTURE).sum())
 
-    def closest(self, *parts: Known) -> NDArray[np.int64]:
+    def closest(self, *parts: Known, colour: int = COLOUR) -> NDArray[np.int64]:
         """Rows of the known pictures that this one is, ascending: the closest, and others that look no different.
 
-        Rows are counted through the parts.
+        Rows are counted through the parts. `colour` is how many levels what stands out may differ by.
         """
-        rows, looks = self._same(parts, _COLOUR)
-        if not rows.size:
-            return rows
-        far = np.linalg.norm(_place(looks) - _place(self._look[None]), axis=1)
-        closest: NDArray[np.int64] = rows[far <= far.min(initial=np.inf) + _TIE]
-        return closest
-
-    def all_same(self, known: Known) -> NDArray[np.int64]:
-        """Rows of all the known pictures that this one may be, ascending."""
-        return self._same((known,), SAME_COLOUR)[0]
-
-    def _same(self, parts: Sequence[Known], colour: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-        found, looks, first = [np.zeros(0, np.int64)], [np.zeros((0, KINDS, SIZE), np.int8)], 0
+        found, looks, first = [np.zeros(0, np.int64)], [], 0
         for known in parts if self._whole.any() else ():
             near = self._near(known)
             found.append(near + first)
             looks.append(known.looks[near])
             first += len(known.looks)
-        rows, others = np.concatenate(found), np.concatenate(looks)
+        rows = np.concatenate(found)
         if not rows.size:
-            return rows, others
-        same = ~_recoloured(self._look[1], others[:, 1], colour)
-        return rows[same], others[same]
+            return rows
+        look, others = self._look, np.concatenate(looks)
+        same = ~_recoloured(look[1], others[:, 1], colour)
+        rows, others = rows[same], others[same]
+        far = np.linalg.norm(_place(others) - _place(look[None]), axis=1)
+        closest: NDArray[np.int64] = rows[far <= far.min(initial=np.inf) + _TIE]
+        return closest
 
     def _near(self, known: Known) -> NDArray[np.int64]:
         """Rows of one brightness, ascending, whatever their colour."""
