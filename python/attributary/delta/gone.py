@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
+from attributary.bundle.items import LOOK
 from attributary.pictures.framed import framed
 from attributary.pictures.recognise import Known, Shown
 
@@ -32,14 +33,28 @@ class Gone:
     known: Known
 
     @classmethod
-    def of(cls, snapshot: Snapshot, built: NDArray[np.int8], added: NDArray[np.int8]) -> Gone:
-        """`built` and `added`, int8 [N, *LOOK], are looks of the bundle's own rows, or none, and of those behind."""
+    def of(
+        cls, snapshot: Snapshot, built: NDArray[np.int8], added: NDArray[np.int8], creator: int | None = None
+    ) -> Gone:
+        """`built` and `added`, int8 [N, *LOOK], are looks of the bundle's own rows, or none, and of those behind.
+
+        `creator` is the code of one whose items alone are meant.
+        """
         dead = np.zeros(0, np.int64) if snapshot.alive is None else np.flatnonzero(~snapshot.alive)
         rows = dead[~np.isin(dead, snapshot.replaced)]
+        if creator is not None:
+            rows = rows[snapshot.bundle.items.creator_of_row[rows] == creator]
         split = len(snapshot.bundle.vectors)
         own, behind = rows[rows < split], rows[rows >= split]
         looks = added[behind - split]
         return cls(rows, Known.of(np.concatenate([built[own], looks]) if len(built) else looks))
+
+    @classmethod
+    def built(cls, snapshot: Snapshot, creator: int | None = None) -> Gone:
+        """`of`, where looks of the bundle's own rows are at hand alone."""
+        none, built = np.zeros((0, *LOOK), np.int8), snapshot.bundle.looks
+        behind = np.zeros((len(snapshot.added), *LOOK), np.int8)
+        return cls.of(snapshot, none if built is None else built, behind, creator)
 
     def shown(self, pixels: NDArray[np.uint8], seen: NDArray[np.uint8] | None) -> list[int]:
         """Rows of those whose picture this is, uint8 [S, S, 3], or lies within its overview's margins."""

@@ -77,7 +77,7 @@ class BundleService:
                 opened = await self._opened(place, request)
                 served = self._registry.add(opened.engine, opened.store)
             else:
-                self._take_over(request, served.pipeline.engine, served.store)
+                await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
             await self._keep_deletions(served.bundle_id, who)
             self._registry.keep(served.bundle_id)
             before = ""
@@ -116,7 +116,7 @@ class BundleService:
         self._check_alone()
         async with self._changing:
             served = self._registry.find(request.bundle)
-            self._take_over(request, served.pipeline.engine, served.store)
+            await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
             await self._keep_deletions(request.bundle, who)
             before = self._id_behind(request.alias)
             self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
@@ -161,9 +161,8 @@ class BundleService:
         if before is None or before.pipeline.engine is engine or request.bring_back:
             return
         known, other = engine.snapshot, before.pipeline.engine
-        if not inherit_deletions(
-            engine, other.snapshot, compacted_from(other) == engine.bundle.manifest.bundle_id
-        ):
+        compacted = compacted_from(other) == engine.bundle.manifest.bundle_id
+        if not inherit_deletions(engine, other.snapshot, compacted, renumbered=True):
             raise PreconditionError(
                 "bundle", f"has nothing that was not deleted from the bundle that {request.alias} leads to"
             )
@@ -190,7 +189,7 @@ class BundleService:
         try:
             await _check_there(opened.engine, self._config.remote_timeout_s)
             self._registry.check_newer(opened.engine)
-            self._take_over(request, opened.engine, opened.store)
+            await asyncio.to_thread(self._take_over, request, opened.engine, opened.store)
         except BaseException:
             if opened.store is not None:
                 await asyncio.to_thread(opened.store.close)
