@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -149,14 +150,15 @@ class Selection:
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Names that somebody may have meant: the same but for capitals and blanks, those that hold it, similar ones."""
-    plain: dict[str, str] = {}
+    # Whoever asks for "Ada" where "ada" and "ADA" are has to see both.
+    plain = defaultdict[str, list[str]](list)
     for name in known:
-        plain.setdefault(_plain(name), name)
+        plain[_plain(name)].append(name)
     wanted = _plain(word)
     found = [wanted] if wanted in plain else []
     found += [name for name in plain if wanted and wanted in name and name != wanted][:count]
     found += get_close_matches(wanted, list(plain)[:_COMPARED], n=count)
-    return [plain[name] for name in dict.fromkeys(found)][:count]
+    return [name for key in dict.fromkeys(found) for name in plain[key]][:count]
 
 
 def _letters(name: str) -> str:
@@ -165,7 +167,7 @@ def _letters(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _beginnings(uris: Iterable[str]) -> Iterator[str]:

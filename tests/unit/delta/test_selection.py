@@ -77,6 +77,11 @@ def test_a_name_is_deleted_however_it_is_spelt(store):
 def test_near_names_ignore_capitals_and_blanks_and_are_few():
     names = ["Ada Lovelace", "ADA", "Adam", "Bob", "Microsoft Corporation"]
     assert nearest("ada", names)[0] == "ADA"
+    assert (
+        nearest("aDA", ["ada", "Bo", "ADA"])
+        == nearest("\uff21\uff44\uff41", ["ada", "ADA"])
+        == ["ada", "ADA"]
+    )
     assert nearest(" microsoft  corporation ", names) == ["Microsoft Corporation"]
     assert nearest("microsoft", names) == ["Microsoft Corporation"]
     assert nearest("Bbo", names) == ["Bob"]
