@@ -31,6 +31,8 @@ from .where import AtPlace, BringBack, Lines, Where, user
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64
+# Ids on a line; --json has all that are told.
+_TOLD = 20
 
 
 Why: TypeAlias = Annotated[str, "the reason, for the audit"]
@@ -116,14 +118,16 @@ def delete_command(
     if as_json:
         facts = {"deleted": done.count, "already_deleted": done.already, "unknown": done.unknown}
         facts |= {"revision": done.revision, "similar_names": done.similar, "dry_run": dry_run}
-        facts["held"] = done.held
+        facts |= {"held": done.held, "near_duplicates": done.duplicates}
         click.echo(json_line(facts))
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {done.count} items, revision {done.revision}")
         waited = ("waited for the operator", done.held)
-        for name, found in (waited, ("deleted before", done.already), ("unknown", done.unknown)):
+        stay = ("still there, near duplicates of these", done.duplicates)
+        for name, found in (waited, ("deleted before", done.already), ("unknown", done.unknown), stay):
             if found:
-                click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+                more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
+                click.echo(f"{name}: {', '.join(map(str, found[:_TOLD]))}{more}", err=True)
         if done.similar:
             similar = ", ".join(map(repr, done.similar))
             click.echo(f"still there, and perhaps the same: {plain(similar)}", err=True)

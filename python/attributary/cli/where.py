@@ -66,6 +66,7 @@ class Where:
                     done.revision,
                     done.similar,
                     done.held,
+                    done.duplicates,
                 )
 
             yield delete

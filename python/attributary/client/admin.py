@@ -71,6 +71,7 @@ class Deletion:
     # Other names that still have items, and may be the same creator's or licence's.
     similar: tuple[str, ...] = ()
     held: tuple[int, ...] = ()  # that waited for the operator, and are forgotten
+    duplicates: tuple[int, ...] = ()  # that are still there, and near duplicates of the deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,10 @@ def delete_items(
             tuple, (reply.deleted_ids, reply.already_deleted_ids, reply.unknown_ids)
         )
         similar, held = tuple(reply.similar_names), tuple(reply.held_ids)
-        return Deletion(reply.deleted_count, deleted, already, unknown, reply.revision, similar, held)
+        duplicates = tuple(reply.near_duplicate_ids)
+        return Deletion(
+            reply.deleted_count, deleted, already, unknown, reply.revision, similar, held, duplicates
+        )
 
     return Call("DeleteItems", request, deletion, timeout_s)
 

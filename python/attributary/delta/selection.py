@@ -148,6 +148,18 @@ class Selection:
         raise InvalidArgumentError(f"selection.{what}", f"{problem}; nothing is deleted{near}")
 
 
+def duplicates_of(snapshot: Snapshot, rows: NDArray[np.int64]) -> tuple[int, ...]:
+    """Ids of the items that are there beside some rows and are near duplicates of theirs, by row."""
+    items = snapshot.bundle.items
+    if not rows.size:
+        return ()
+    beside = np.isin(items.group_of_row, items.group_of_row[rows])
+    if snapshot.alive is not None:
+        beside &= snapshot.alive
+    beside[rows] = False
+    return tuple(map(items.id_of, np.flatnonzero(beside).tolist()))
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Names that somebody may have meant: the same but for capitals and blanks, those that hold it, similar ones."""
     # Whoever asks for "Ada" where "ada" and "ADA" are has to see both.

@@ -39,7 +39,7 @@ from .lock import WriterLock
 from .opening import continued, embedder_of, snapshot_of
 from .replace import exchange, next_of, recover
 from .results import AddResult, CompactResult, DeleteResult
-from .selection import Selection
+from .selection import Selection, duplicates_of
 from .words import check_words, now
 
 MAX_ADDED = 100_000
@@ -191,8 +191,9 @@ class Store:
                 self._check_open()
                 self._held.drop(Deleted(now(), who, why, str(selection), held))
             snapshot = self._snapshot
-        # Every name is looked at: no change waits for that.
-        return DeleteResult(ids, already, unknown, snapshot.revision, held, selection.similar(snapshot))
+        # Every name and every row is looked at: no change waits for that.
+        similar, duplicates = selection.similar(snapshot), duplicates_of(snapshot, rows)
+        return DeleteResult(ids, already, unknown, snapshot.revision, held, similar, duplicates)
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None

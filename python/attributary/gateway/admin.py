@@ -128,6 +128,7 @@ class AdminService:
             revision=done.revision,
             held_ids=done.held[:MAX_IDS_LISTED],
             similar_names=done.similar[:MAX_IDS_LISTED],
+            near_duplicate_ids=done.duplicates[:MAX_IDS_LISTED],
         ).SerializeToString()
 
     async def list_held(self, data: bytes, context: Context) -> bytes:

@@ -427,6 +427,7 @@ def test_a_deleted_items_picture_comes_back_on_purpose_alone(running, admin, add
     third = replace(again, id=9003)
     assert [type(one) for one in admin.add_items([third], why="again", bring_back=True)] == [Added]
     assert [change.what for change in admin.changes()][-2:] == ["bring_back=9002", "bring_back=9003"]
+    assert admin.delete_items(ids=[9003], why="again", dry_run=True).duplicates == (1150, 9002)
 
 
 def _tried(client, item):
