@@ -85,7 +85,9 @@ def _where(
 
 AtPlace: TypeAlias = Annotated[Where, From(_where)]
 Lines: TypeAlias = Annotated[bool, Option("print JSON, one object a line", "--json")]
-BringBack: TypeAlias = Annotated[bool, "pictures of deleted items may come back; else they are refused"]
+BringBack: TypeAlias = Annotated[
+    bool, "pictures of deleted items, and creators deleted by name, may come back; else they are refused"
+]
 
 
 def user(who: str | None) -> str:

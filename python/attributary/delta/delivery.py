@@ -20,7 +20,7 @@ from attributary.errors import (
 from .entry import Entrance, Placed, Quota, Terms, Verdict
 from .entry import place as place_items
 from .items import NO_LICENCE, Embedder, NewItem, check_item
-from .journal.records import Added, Entry
+from .journal.records import Added, Entry, left_by_name
 from .repeats import check_held, check_repeated, revision_of
 from .results import AddResult
 from .words import now
@@ -94,6 +94,7 @@ class Delivery:
     ) -> None:
         """Say what becomes of each item; `waits` are those of earlier deliveries, by id."""
         together: dict[int, NewItem] = {}
+        left = left_by_name(entries)
         for place, one in zip(self._places, self._placed, strict=True):
             item = one.item
             try:
@@ -105,7 +106,7 @@ class Delivery:
                     check_held(item, waiting, one.vector)
                     self._waiting[place] = waiting.held
                 else:
-                    verdict = entrance.judge(snapshot, one, self._terms, self._entering)
+                    verdict = entrance.judge(snapshot, one, self._terms, self._entering, left)
                     record = self._record(snapshot, item, verdict.like)
                     # Another delivery may have used it up meanwhile.
                     quota.take()

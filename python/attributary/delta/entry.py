@@ -6,8 +6,8 @@
 - Somebody new, or a picture that shows nothing, is held likewise.
 - The caption of a contribution moves it from where its picture alone stands by a part of the way only: words are free.
 - A contributor adds so many items a day.
-- The picture of a deleted item is refused, or waits if somebody contributes it, unless the operator says that it may
-  come back.
+- The picture of a deleted item, and any of a creator who was deleted by name, is refused, or waits if somebody
+  contributes it, unless the operator says that it may come back.
 
 The operator, at the command line or with an admin token, is held to the first rule and the last, and is never made to
 wait.
@@ -16,7 +16,7 @@ wait.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
@@ -106,12 +106,21 @@ class Entrance:
         """Remember rows that were added behind all others."""
         self._looks = self._added.append(looks)
 
-    def judge(self, snapshot: Snapshot, placed: Placed, terms: Terms, together: Sequence[Placed]) -> Verdict:
+    def judge(
+        self,
+        snapshot: Snapshot,
+        placed: Placed,
+        terms: Terms,
+        together: Sequence[Placed],
+        left: Container[str],
+    ) -> Verdict:
         """Say what becomes of an item; `together` are those that are added right before it.
 
-        Rows behind the snapshot's own are those of `together`, in their order. Raises PreconditionError where it would
-        bring a deleted item back.
+        Rows behind the snapshot's own are those of `together`, in their order. `left` are creators who were deleted by
+        name. Raises PreconditionError where it would bring a deleted item or creator back.
         """
+        creator = placed.item.creator
+        has_left = creator in left and not snapshot.filters.count_of(creator)
         older = self._older(snapshot, placed, together)
         gone = self._back(snapshot, placed)
         if terms.hold:
@@ -130,19 +139,23 @@ class Entrance:
             declared = placed.item.near_dup_of
             if declared is not None and declared not in (_id(snapshot, row, together) for row in older):
                 return Verdict(held="is declared a near duplicate and does not look like it")
-            if not snapshot.filters.count_of(placed.item.creator):
+            if has_left:
+                return Verdict(held="the creator was deleted by name")
+            if not snapshot.filters.count_of(creator):
                 return Verdict(held="the creator is new here")
         elif gone and not terms.bring_back:
             raise PreconditionError("item.image", _returns(snapshot, gone[0], "add it"))
-        return Verdict(next(iter(older), None), back=bool(gone))
+        elif has_left and not terms.bring_back:
+            raise PreconditionError("item.creator", _left("add it", creator))
+        return Verdict(next(iter(older), None), back=has_left or bool(gone))
 
     def let_in(
-        self, snapshot: Snapshot, waited: Sequence[Added], bring_back: bool
+        self, snapshot: Snapshot, waited: Sequence[Added], bring_back: bool, left: Container[str]
     ) -> tuple[list[ItemRecord], list[int]]:
         """What has waited, one item a record, as it enters: in the group of the oldest item that it looks like.
 
         Judged anew: what waits was compared with nothing else that waits, and others have entered, or gone, since.
-        Also returns the ids of those that bring a deleted item back; raises PreconditionError unless they may.
+        Also returns the ids of those that bring somebody or something back; raises PreconditionError unless they may.
         """
         back = []
         items, records, together = snapshot.bundle.items, list[ItemRecord](), list[Placed]()
@@ -156,7 +169,10 @@ class Entrance:
             )
             if gone and not bring_back:
                 raise PreconditionError(f"item {item.id}", _returns(snapshot, gone[0], "release it"))
-            back += [item.id] if gone else []
+            has_left = item.creator in left and not snapshot.filters.count_of(item.creator)
+            if has_left and not bring_back:
+                raise PreconditionError(f"item {item.id}", _left("release it", item.creator))
+            back += [item.id] if gone or has_left else []
             if row is None:
                 row = next(iter(self._older(snapshot, placed, together)), None)
             if row is None:
@@ -258,9 +274,18 @@ def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
     return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= _SAME_COSINE)).tolist()
 
 
+def _how(do: str) -> str:
+    return f"if it may come back, {do} with bring_back (--bring-back)"
+
+
+def _left(do: str, creator: str) -> str:
+    """What is said of an item of a creator who was deleted by name."""
+    return f"was deleted by name, with all items; {_how(do)}: {creator}"
+
+
 def _returns(snapshot: Snapshot, row: int, do: str) -> str:
     """What is said of an item that would bring the one of a row back."""
-    how = f"if it may come back, {do} with bring_back (--bring-back)"
+    how = _how(do)
     if _is_nameless(snapshot, row):
         return f"shows the picture of an item that was deleted before a compaction; {how}"
     number, items = snapshot.bundle.items.id_of(row), snapshot.bundle.items

@@ -34,7 +34,7 @@ from .entry import OPERATOR, Entrance, Quota, Terms
 from .held import Held
 from .items import Embedder, NewItem
 from .journal.place import adopt
-from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold
+from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, left_by_name
 from .lock import WriterLock
 from .opening import continued, embedder_of, snapshot_of
 from .replace import exchange, next_of, recover
@@ -105,10 +105,10 @@ class Store:
     def add(self, items: Sequence[NewItem], *, who: str, why: str, terms: Terms = OPERATOR) -> AddResult:
         """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
-        An item is refused, the others are not, if a field is missing or too long, its picture cannot be read or is a
-        deleted item's, its id is or ever was taken, or `who` has added too many; an addition that is repeated as it was
-        gets the revision it had. Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be
-        written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
+        An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, its id is
+        or ever was taken, it would bring back what was deleted, or `who` has added too many; an addition that is
+        repeated as it was gets the revision it had. Raises InvalidArgumentError for `who` and `why`, PreconditionError
+        if nothing can be written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
         """
         check_words(who, why)
         self._check_space()
@@ -142,7 +142,8 @@ class Store:
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_room(len(waits), entering=True)
-            records, back = self._entrance.let_in(self._snapshot, waits, bring_back)
+            left = left_by_name(self._changes.entries)
+            records, back = self._entrance.let_in(self._snapshot, waits, bring_back, left)
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])
@@ -185,7 +186,8 @@ class Store:
             rest = set(selection.ids).difference(ids, held)
             already = tuple(sorted(item_id for item_id in rest if item_id in snapshot.deleted))
             unknown = tuple(sorted(rest.difference(already)))
-            if ids and not dry_run:
+            # Whoever left by name while all of theirs waited has left as well.
+            if (ids or (held and selection.creator)) and not dry_run:
                 self._commit(Deleted(now(), who, why, str(selection), ids))
             if held and not dry_run:
                 self._check_open()

@@ -189,3 +189,37 @@ def test_the_command_line_says_how(opted_out, bundle_dir, tmp_path):
     )
     assert CliRunner().invoke(cli, [*words, "--bring-back"]).exit_code == 0
     assert "bring_back=6" in CliRunner().invoke(cli, ["bundle", "log", str(bundle_dir)]).output
+
+
+def test_a_creator_who_was_deleted_by_name_comes_back_on_purpose_alone(store, bundle_dir):
+    store.delete(Selection(creator="Dee"), **BY)
+    for _ in range(2):
+        one = item(7, scene(3), " D\u200bee ")
+        (outcome,) = store.add([one], **BY).outcomes
+        assert isinstance(outcome, PreconditionError) and outcome.subject == "item.creator"
+        assert "--bring-back" in outcome.message and outcome.message.endswith("Dee")
+        store.compact(**BY)
+    held = store.add([item(8, scene(4), "Dee")], terms=CONTRIBUTOR, **BY).held
+    assert held == ["the creator was deleted by name"]
+    with pytest.raises(PreconditionError, match=r"^item 8: was deleted by name"):
+        store.release([8], **BY)
+    assert store.add([item(7, scene(3), "Dee")], terms=BACK, **BY).outcomes == [None]
+    assert store.history[-1].what == "bring_back=7"
+    assert store.add([item(9, scene(5), "Dee")], **BY).outcomes == [None]
+
+
+def test_whose_items_went_one_by_one_has_not_left(store):
+    store.add([item(5, scene(1), "Flo")], **BY)
+    store.delete(Selection(ids=(5,)), **BY)
+    store.compact(**BY)
+    assert store.add([item(6, scene(2), "Flo")], **BY).outcomes == [None]
+
+
+def test_who_left_while_all_of_theirs_waited_has_left(store, bundle_dir):
+    store.add([item(6, scene(2), "Flo")], terms=CONTRIBUTOR, **BY)
+    assert store.delete(Selection(creator="Flo"), **BY).held == (6,)
+    assert store.history[-1].what == "creator=Flo"
+    store.close()
+    with Store(bundle_dir, open_engine) as again:
+        assert isinstance(again.add([item(7, scene(3), "Flo")], **BY).outcomes[0], PreconditionError)
+        assert again.delete(Selection(creator="Flo"), **BY).ids == ()

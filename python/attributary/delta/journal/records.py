@@ -23,6 +23,7 @@ from .log import DamageError
 
 FORMAT: Final = 1
 _LENGTH = struct.Struct("<I")
+_BY_CREATOR: Final = "creator="
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,14 @@ def decode(payload: bytes, dim: int) -> Record:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableError(str(error)) from error
     raise UnreadableError(f"unknown kind {kind!r}")
+
+
+def left_by_name(entries: Iterable[Entry]) -> frozenset[str]:
+    """Creators who were deleted by name, as `same_name` spells them."""
+    said = (entry.what for entry in entries if entry.kind == "delete")
+    return frozenset(
+        same_name(what.removeprefix(_BY_CREATOR)) for what in said if what.startswith(_BY_CREATOR)
+    )
 
 
 @dataclass(slots=True)
