@@ -122,14 +122,14 @@ class Selection:
             if self.creator
             else (items.licence_names, filters.licences)
         )
-        letters, ids = _letters(chosen), set(items.ids_of(self.creator))
+        letters, ids = letters_of(chosen), set(items.ids_of(self.creator))
         return tuple(
             name
             for name, count in zip(names, counts.tolist(), strict=False)
             if count
             and name
             and name != chosen
-            and (_letters(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
+            and (letters_of(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
         )
 
     @property
@@ -173,7 +173,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [name for key in dict.fromkeys(found) for name in plain[key]][:count]
 
 
-def _letters(name: str) -> str:
+def letters_of(name: str) -> str:
     """Letters and digits alone, without case and accents; of a name without any, itself."""
     return "".join(word.letters for word in words(name)) or name
 
