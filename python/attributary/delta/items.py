@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from attributary.attribution.checks import check_prompt
 from attributary.attribution.types import Limits
 from attributary.bundle.bundle import Bundle
+from attributary.bundle.manifest import Manifest
 from attributary.bundle.names import same_name
 from attributary.encoder.base import Encoder
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
-from attributary.errors import InvalidArgumentError
+from attributary.errors import InvalidArgumentError, PreconditionError
 from attributary.pictures import ReadPicture, read
 from attributary.plain import plain
 
@@ -65,6 +66,17 @@ def check_item(item: NewItem, limits: Limits) -> None:
         if size > most:
             raise InvalidArgumentError(f"item.{name}", f"has {size} bytes, the limit is {most}")
         check_line(getattr(item, name), f"item.{name}")
+
+
+def check_space(manifest: Manifest) -> None:
+    """Raise PreconditionError where the encoder would place an item elsewhere than the bundle's own are."""
+    if manifest.vectors_are_trained:
+        raise PreconditionError(
+            "bundle",
+            f"its item vectors were trained with student {manifest.student}, not made by its query encoder: an "
+            "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
+            "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
+        )
 
 
 def check_line(value: str, field: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ from .compact import compacted
 from .delivery import Delivery
 from .entry import OPERATOR, Entrance, Quota, Terms
 from .held import Held
-from .items import Embedder, NewItem
+from .items import Embedder, NewItem, check_space
 from .journal.place import adopt
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, left_by_name
 from .lock import WriterLock
@@ -111,7 +111,7 @@ class Store:
         if nothing can be written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
         """
         check_words(who, why)
-        self._check_space()
+        check_space(self._snapshot.bundle.manifest)
         delivery = Delivery(items, who, why, terms)
         with self._mutex:
             entries, waits = self._changes.entries, self._held.items
@@ -196,6 +196,14 @@ class Store:
         # Every name and every row is looked at: no change waits for that.
         similar, duplicates = selection.similar(snapshot), duplicates_of(snapshot, rows)
         return DeleteResult(ids, already, unknown, snapshot.revision, held, similar, duplicates)
+
+    def keep_out(self, creators: Iterable[str], *, who: str, why: str) -> None:
+        """Note creators who left by name elsewhere and have nothing here: they come back on purpose alone."""
+        check_words(who, why)
+        with self._mutex:
+            for name in sorted(set(creators) - left_by_name(self._changes.entries)):
+                if not self._snapshot.filters.count_of(name):
+                    self._commit(Deleted(now(), who, why, f"creator={name}", ()))
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None
@@ -358,16 +366,6 @@ class Store:
                 "nothing is changed before it has been started anew"
             )
             raise PreconditionError("server", self._stale) from error
-
-    def _check_space(self) -> None:
-        manifest = self._snapshot.bundle.manifest
-        if manifest.vectors_are_trained:
-            raise PreconditionError(
-                "bundle",
-                f"its item vectors were trained with student {manifest.student}, not made by its query encoder: an "
-                "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
-                "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
-            )
 
     def _waits(self, number: int) -> Added:
         record = self._held.items.get(number)

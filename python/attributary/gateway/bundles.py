@@ -11,6 +11,7 @@ from typing import TypeAlias
 import structlog
 
 from attributary.attribution.prepare import Preparer
+from attributary.delta.journal.records import left_by_name
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.delta.store import Store
 from attributary.delta.words import check_words
@@ -78,7 +79,7 @@ class BundleService:
                 served = self._registry.add(opened.engine, opened.store)
             else:
                 await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
-            await self._keep_deletions(served.bundle_id, who)
+            await self._keep_deletions(served.bundle_id, who, request)
             self._registry.keep(served.bundle_id)
             before = ""
             if request.alias:
@@ -117,7 +118,7 @@ class BundleService:
         async with self._changing:
             served = self._registry.find(request.bundle)
             await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
-            await self._keep_deletions(request.bundle, who)
+            await self._keep_deletions(request.bundle, who, request)
             before = self._id_behind(request.alias)
             self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
             now = self._id_behind(request.alias)
@@ -139,17 +140,22 @@ class BundleService:
                 return served
         return None
 
-    async def _keep_deletions(self, bundle: str, who: str) -> None:
-        """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place."""
+    async def _keep_deletions(self, bundle: str, who: str, request: _Turning) -> None:
+        """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place.
+
+        Who left by name the bundle that the alias leads to is noted as well, for deliveries to come.
+        """
+        why = "deleted from another bundle in its place"
         while (store := (served := self._registry.find(bundle)).store) is not None:
             gone = served.pipeline.engine.snapshot.deleted.keys() - store.snapshot.deleted.keys()
             if not gone:
-                return
-            ids, why = (
-                Selection(tuple(sorted(gone)[:MAX_IDS])),
-                "deleted from another bundle in its place",
-            )
+                break
+            ids = Selection(tuple(sorted(gone)[:MAX_IDS]))
             await asyncio.to_thread(store.delete, ids, who=who, why=why)
+        before = self._behind(request.alias)
+        other = None if before is None else before.store
+        if store is not None and other is not None and other is not store and not request.bring_back:
+            await asyncio.to_thread(store.keep_out, left_by_name(other.history), who=who, why=why)
 
     def _take_over(self, request: _Turning, engine: Preparer, store: Store | None) -> None:
         """Take out of a bundle what was deleted from the one that the alias leads to; built anew, it does not know.

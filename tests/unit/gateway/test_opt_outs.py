@@ -35,7 +35,12 @@ async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, additi
     await admin(lambda one: one.add_item(addition(1), why="x"))
     assert "Bo" not in await shown(client, picture)
     kept = await admin(lambda one: one.changes())
-    assert [(change.kind, change.who) for change in kept] == [("delete", "kim"), ("add", "kim")]
+    # The items, and that Bo left by name.
+    assert [(change.kind, change.what, change.who) for change in kept] == [
+        ("delete", "", "kim"),
+        ("delete", "creator=Bo", "kim"),
+        ("add", "", "kim"),
+    ]
     await admin(lambda one: one.compact(why="x"))
     assert "Bo" not in await shown(client, picture)
     assert open_engine(places[0]).filters.count_of("Bo") == 0
@@ -209,3 +214,22 @@ async def test_an_item_is_the_same_in_a_bundle_that_is_built_anew(
     # Where neither id nor creator is left an item that only looks the same may be somebody else's.
     left = compact and before != after
     assert set(open_engine(bundles / "two").snapshot.deleted) == (set() if left else {after + 4, after + 9})
+
+
+@pytest.mark.parametrize("bring_back", [False, True])
+async def test_who_left_by_name_is_kept_out_of_a_bundle_without_them_too(
+    running, places, addition, bring_back
+):
+    """Built without Bo, it would take Bo's next picture."""
+    _, _, admin = running
+    with Store(places[1]) as store:
+        store.delete(Selection(ids=tuple(range(1001, 1300, 4))), who="kim", why="a corpus without Bo")
+        store.compact(who="kim", why="x", erase=True)
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    await admin(lambda one: one.load_bundle("two", alias="default", why="new", bring_back=bring_back))
+    if bring_back:
+        await admin(lambda one: one.add_item(addition(1, 200, creator="Bo"), why="x"))
+        return
+    with pytest.raises(PreconditionError, match="was deleted by name"):
+        await admin(lambda one: one.add_item(addition(1, 200, creator="Bo"), why="x"))
+    assert [change.what for change in await admin(lambda one: one.changes())][-1] == "creator=Bo"
