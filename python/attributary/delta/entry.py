@@ -121,8 +121,9 @@ class Entrance:
         """
         creator = placed.item.creator
         has_left = creator in left and not snapshot.filters.count_of(creator)
-        older = self._older(snapshot, placed, together)
-        gone = self._back(snapshot, placed)
+        alike = _same_vector(snapshot, placed.full)
+        older = self._older(snapshot, placed, together, alike)
+        gone = self._back(snapshot, placed, alike)
         if terms.hold:
             if is_flat(placed.newcomer.look):
                 return Verdict(held="the picture shows nothing")
@@ -164,7 +165,7 @@ class Entrance:
             new = NewItem(item.id, b"", item.caption, item.creator)
             placed = Placed(new, one.vectors[0], one.vectors[0], Newcomer.of_look(look))
             row = None if one.like is None else items.row_of(one.like)
-            gone = self._back(snapshot, placed) or self._gone_of(snapshot).among(
+            gone = self._back(snapshot, placed, ()) or self._gone_of(snapshot).among(
                 () if row is None else (row,)
             )
             if gone and not bring_back:
@@ -174,7 +175,8 @@ class Entrance:
                 raise PreconditionError(f"item {item.id}", _left("release it", item.creator))
             back += [item.id] if gone or has_left else []
             if row is None:
-                row = next(iter(self._older(snapshot, placed, together)), None)
+                alike = _same_vector(snapshot, placed.full)
+                row = next(iter(self._older(snapshot, placed, together, alike)), None)
             if row is None:
                 group = snapshot.shared.items.fresh_group() + len(records)
             else:
@@ -194,14 +196,16 @@ class Entrance:
             self._gone = state, Gone.of(snapshot, self._built, self._looks)
         return self._gone[1]
 
-    def _back(self, snapshot: Snapshot, placed: Placed) -> list[int]:
-        """Rows of deleted items that an item would bring back, ascending."""
+    def _back(self, snapshot: Snapshot, placed: Placed, alike: Iterable[int]) -> list[int]:
+        """Rows of deleted items that an item would bring back, ascending; those `alike` have its vector."""
         gone, picture = self._gone_of(snapshot), placed.picture
         if picture is None:
             return gone.like(placed.newcomer.look)
-        return gone.shown(picture.pixels, picture.overview) or gone.among(_same_vector(snapshot, placed.full))
+        return gone.shown(picture.pixels, picture.overview) or gone.among(alike)
 
-    def _older(self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed]) -> list[int]:
+    def _older(
+        self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed], alike: Sequence[int]
+    ) -> list[int]:
         """Rows that an item looks like, oldest first: of its creator upright, of others mirrored or turned as well."""
         newcomer, creator = placed.newcomer, placed.item.creator
         found: dict[int, bool] = {}
@@ -215,7 +219,7 @@ class Entrance:
         rows = {
             row for row, upright in found.items() if upright or _creator(snapshot, row, together) != creator
         }
-        return sorted(rows | set(_same_vector(snapshot, placed.full)))
+        return sorted(rows.union(alike))
 
 
 def place(

@@ -71,7 +71,14 @@ class Gone:
 
     def among(self, rows: Iterable[int]) -> list[int]:
         """Those of some rows that are deleted."""
-        return sorted(set(rows).intersection(self.rows.tolist()))
+        # Few of them among many, which are in order.
+        wanted = sorted(set(rows))
+        places = np.searchsorted(self.rows, np.array(wanted, np.int64)).tolist()
+        return [
+            row
+            for row, at in zip(wanted, places, strict=True)
+            if at < len(self.rows) and self.rows[at] == row
+        ]
 
     def _rows(self, found: NDArray[np.int64]) -> list[int]:
         rows: list[int] = self.rows[len(self.rows) - len(self.known.looks) + found].tolist()
