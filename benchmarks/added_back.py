@@ -19,6 +19,7 @@ from common import ROOT, aim, arguments, emit
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Attribution, Options, Query
+from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -55,7 +56,8 @@ def measure(bundle: Path, corpus: Path) -> list[dict[str, float | str]]:
             back = NewItem(
                 FIRST + place, picture, item.caption, item.creator, licence=item.licence, uri=item.uri
             )
-            (failed,) = store.add([back], who="benchmark", why="back").outcomes
+            may = Terms(bring_back=True)
+            (failed,) = store.add([back], who="benchmark", why="back", terms=may).outcomes
             if failed is not None:
                 raise failed
     now_called = {FIRST + place: number for place, number in enumerate(firsts)}

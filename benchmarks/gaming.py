@@ -39,9 +39,10 @@ from attributary.building.embed import _perturb, read_picture
 from attributary.building.source import read_source
 from attributary.bundle.bundle import Bundle
 from attributary.delta.entry import CONTRIBUTOR, OPERATOR, Entrance, Terms, Verdict
-from attributary.delta.items import Embedder, NewItem
+from attributary.delta.items import Embedder, NewItem, check_space
 from attributary.delta.store import Store
 from attributary.errors import PreconditionError
+from attributary.pictures import ReadPicture
 
 MOST = 0.05
 ME = "Mallory"
@@ -160,7 +161,10 @@ def searched(
         for _ in range(steps):
             changes = rng.normal(0, 30, (tries, GRID, GRID, 3))
             both = np.concatenate([levels + changes, levels - changes])
-            found = embedder.embed([(shown(one), no_words) for one in both]).astype(np.float32) @ wanted
+            found = (
+                embedder.embed([(ReadPicture(shown(one), 0, 0), no_words) for one in both]).astype(np.float32)
+                @ wanted
+            )
             slope = found[:tries] - found[tries:]
             levels = (
                 levels + 60 * np.einsum("t,thwc->hwc", slope, changes) / (np.abs(slope).sum() + 1e-9)
@@ -216,7 +220,7 @@ def price(
     words = {"who": ME, "why": "an attack"}
     with opened(world) as store:
         try:
-            store._check_space()
+            check_space(store.snapshot.bundle.manifest)
         except PreconditionError:
             return 0.0, len(added)
         if known:
@@ -234,7 +238,7 @@ def price(
 def row(world: World, name: str, attack: list[NewItem], honest: list[NewItem]) -> dict[str, Any]:
     print(name, file=sys.stderr, flush=True)
     judge = mock.patch.object(Entrance, "judge", lambda *_: Verdict())
-    with judge, mock.patch.object(Store, "_check_space", lambda _: None):
+    with judge, mock.patch("attributary.delta.store.check_space", lambda _: None):
         before, _ = price(world, attack, OPERATOR, known=False)
     after, held = price(world, attack, CONTRIBUTOR, known=True)
     new, _ = price(world, attack, CONTRIBUTOR, known=False)

@@ -155,7 +155,7 @@ def test_followers_take_over_what_is_compacted(house, picture, tmp_path, capsys)
                             time.sleep(0.05)
                     house.wait(server, lambda described, least=told.revision: described.revision >= least)
                 (outcome,) = admin.add_items(
-                    [Addition(id=told.revision, picture=picture(8), caption="a red ellipse", creator="Eve")],
+                    [Addition(id=told.revision, picture=picture(30), caption="a red ellipse", creator="Eve")],
                     why="more",
                 )
                 for server in followers:

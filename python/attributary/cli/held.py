@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import click
@@ -11,7 +12,7 @@ from attributary.delta.held import held_in
 from attributary.plain import json_line, plain
 
 from .options import Option, declared
-from .where import AtPlace, Lines, Where, user
+from .where import AtPlace, BringBack, Lines, Where, user
 
 
 @click.command("held")
@@ -21,6 +22,7 @@ def held_command(
     as_json: Lines = False,
     release: Annotated[tuple[int, ...], Option("let it enter; repeatable", metavar="ID")] = (),
     refuse: Annotated[tuple[int, ...], Option("forget it; repeatable", metavar="ID")] = (),
+    bring_back: BringBack = False,
     why: Annotated[str, "the reason, with --release and --refuse"] = "",
     who: Annotated[str | None, "who decides; default: your user name"] = None,
 ) -> None:
@@ -33,10 +35,13 @@ def held_command(
             continue
         if where.connect:
             with where.server() as client:
-                client.decide_held(ids, enter=enter, why=why, bundle=where.alias)
+                client.decide_held(
+                    ids, enter=enter, why=why, bundle=where.alias, bring_back=enter and bring_back
+                )
         else:
             with where.store() as store:
-                (store.release if enter else store.refuse)(ids, who=user(who), why=why)
+                let_in = partial(store.release, bring_back=bring_back)
+                (let_in if enter else store.refuse)(ids, who=user(who), why=why)
         if not as_json:
             click.echo(f"{'released' if enter else 'refused'} {len(ids)} items")
     if not release and not refuse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -14,6 +14,7 @@ import click
 
 from attributary.bundle.bundle import Bundle
 from attributary.client.admin import Added, Addition, Compaction
+from attributary.delta.entry import OPERATOR
 from attributary.delta.items import NewItem
 from attributary.delta.journal.log import read
 from attributary.delta.journal.place import changes_of
@@ -26,10 +27,12 @@ from attributary.files import read_file
 from attributary.plain import json_line, plain
 
 from .options import Argument, Option, Who, declared
-from .where import AtPlace, Lines, Where, user
+from .where import AtPlace, BringBack, Lines, Where, user
 
 # One change of the journal, and one wait for the disk.
 _BATCH = 64
+# Ids on a line; --json has all that are told.
+_TOLD = 20
 
 
 Why: TypeAlias = Annotated[str, "the reason, for the audit"]
@@ -50,6 +53,7 @@ def add_command(
     licence: Annotated[str, ""] = "",
     uri: Annotated[str, ""] = "",
     near_dup_of: Annotated[int | None, "an item that it shares credit with"] = None,
+    bring_back: BringBack = False,
     why: Why,
     who: Who = None,
 ) -> None:
@@ -67,7 +71,7 @@ def add_command(
         data = read_file(picture, "picture")
         items = iter([Addition(item_id, data, caption, creator, creator_url, licence, uri, near_dup_of)])
     added = refused = held = 0
-    for item, outcome in _add(items, where, who, why):
+    for item, outcome in _add(items, where, who, why, bring_back):
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
@@ -114,14 +118,16 @@ def delete_command(
     if as_json:
         facts = {"deleted": done.count, "already_deleted": done.already, "unknown": done.unknown}
         facts |= {"revision": done.revision, "similar_names": done.similar, "dry_run": dry_run}
-        facts["held"] = done.held
+        facts |= {"held": done.held, "near_duplicates": done.duplicates}
         click.echo(json_line(facts))
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {done.count} items, revision {done.revision}")
         waited = ("waited for the operator", done.held)
-        for name, found in (waited, ("deleted before", done.already), ("unknown", done.unknown)):
+        stay = ("still there, near duplicates of these", done.duplicates)
+        for name, found in (waited, ("deleted before", done.already), ("unknown", done.unknown), stay):
             if found:
-                click.echo(f"{name}: {', '.join(map(str, found))}", err=True)
+                more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
+                click.echo(f"{name}: {', '.join(map(str, found[:_TOLD]))}{more}", err=True)
         if done.similar:
             similar = ", ".join(map(repr, done.similar))
             click.echo(f"still there, and perhaps the same: {plain(similar)}", err=True)
@@ -214,7 +220,7 @@ def _entries(place: Path) -> list[Entry]:
 
 
 def _add(
-    items: Iterator[Addition], where: Where, who: str | None, why: str
+    items: Iterator[Addition], where: Where, who: str | None, why: str, bring_back: bool
 ) -> Iterator[tuple[Addition, Added | AttributaryError]]:
     if where.connect:
         sent: list[Addition] = []
@@ -226,7 +232,8 @@ def _add(
                 yield item
 
         with where.server() as client:
-            for number, outcome in enumerate(client.add_items(noted(), why=why, bundle=where.alias)):
+            results = client.add_items(noted(), why=why, bundle=where.alias, bring_back=bring_back)
+            for number, outcome in enumerate(results):
                 yield sent[number], outcome
         return
     with where.store() as store:
@@ -235,7 +242,8 @@ def _add(
                 NewItem(**{name: getattr(item, name) for name in Addition.__dataclass_fields__})
                 for item in batch
             ]
-            result = store.add(together, who=user(who), why=why)
+            terms = replace(OPERATOR, bring_back=bring_back)
+            result = store.add(together, who=user(who), why=why, terms=terms)
             for item, failure, held in zip(batch, result.outcomes, result.held, strict=True):
                 yield item, failure or Added(item.id, result.revision, held)
 

@@ -80,6 +80,7 @@ def _delete(
         click.echo(json_line({"signals": 0}) if as_json else "no signal reserves an item")
     for kind, ids in found.ids.items():
         count = already = unknown = revision = 0
+        stay = set[int]()
         for start in range(0, len(ids), MAX_IDS):
             try:
                 deleted = delete(Selection(tuple(ids[start : start + MAX_IDS])), found.why(kind, why))
@@ -91,11 +92,13 @@ def _delete(
                 continue
             count, already = count + deleted.count, already + len(deleted.already)
             unknown, revision = unknown + len(deleted.unknown), deleted.revision
+            stay = stay.difference(ids).union(deleted.duplicates)
         if as_json:
             facts = {
                 "deleted": count,
                 "already_deleted": already,
                 "not_in_the_bundle": unknown,
+                "near_duplicates": sorted(stay),
                 "revision": revision,
             }
             click.echo(json_line({"signal": kind, **facts, "dry_run": dry_run}))
@@ -103,6 +106,11 @@ def _delete(
             click.echo(
                 f"{kind}: {'would delete' if dry_run else 'deleted'} {count} items; deleted before {already}, "
                 f"not in the bundle {unknown}"
+                + (
+                    f"; still there, near duplicates of these: {', '.join(map(str, sorted(stay)[:20]))}"
+                    if stay
+                    else ""
+                )
             )
 
 

@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 
 from attributary.bundle.items import ITEMS, ItemTable
 from attributary.bundle.manifest import Manifest
+from attributary.delta.selection import letters_of
 from attributary.errors import InvalidArgumentError, needs
 from attributary.files import write_file
 from attributary.plain import counted, json_line, plain
@@ -92,6 +93,11 @@ def payout_command(
     for one in statement.lines:
         if before is not None and one.creator in before.excluded and one.status != "excluded":
             said = f"note: {one.creator} was excluded by the statement before, and is not by this one"
+            click.echo(plain(said), err=True)
+    excluded = {letters_of(one.creator): one.creator for one in statement.lines if one.status == "excluded"}
+    for one in statement.lines:
+        if one.status in ("paid", "carried forward") and (other := excluded.get(letters_of(one.creator))):
+            said = f"note: {one.creator} is not excluded, and may be the excluded {other}"
             click.echo(plain(said), err=True)
     for left in statement.left:
         owed = sum(left.owed.values(), Decimal(0))

@@ -66,6 +66,7 @@ class Where:
                     done.revision,
                     done.similar,
                     done.held,
+                    done.duplicates,
                 )
 
             yield delete
@@ -84,6 +85,9 @@ def _where(
 
 AtPlace: TypeAlias = Annotated[Where, From(_where)]
 Lines: TypeAlias = Annotated[bool, Option("print JSON, one object a line", "--json")]
+BringBack: TypeAlias = Annotated[
+    bool, "pictures of deleted items, and creators deleted by name, may come back; else they are refused"
+]
 
 
 def user(who: str | None) -> str:

@@ -71,6 +71,7 @@ class Deletion:
     # Other names that still have items, and may be the same creator's or licence's.
     similar: tuple[str, ...] = ()
     held: tuple[int, ...] = ()  # that waited for the operator, and are forgotten
+    duplicates: tuple[int, ...] = ()  # that are still there, and near duplicates of the deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +137,19 @@ def add_items(
     *,
     why: str,
     bundle: str = "",
+    bring_back: bool = False,
     timeout_s: float = DEFAULT_STREAM_TIMEOUT_S,
 ) -> Stream[Added | AttributaryError]:
     """Add any number of items; results come in their order, each once its item is durable and searched.
 
     `items` is read no faster than the server takes them: by `AdminClient` from another thread. An addition whose reply
-    was lost may be repeated as it was.
+    was lost may be repeated as it was. A deleted item's picture is PreconditionError unless `bring_back` lets it in.
     """
 
     def message(number: int, item: Addition) -> pb.AddItemsRequest:
-        return made(pb.AddItemsRequest, request_id=str(number), item=_message(item), why=why, bundle=bundle)
+        item_ = _message(item)
+        facts = {"why": why, "bundle": bundle, "bring_back": bring_back}
+        return made(pb.AddItemsRequest, request_id=str(number), item=item_, **facts)
 
     def outcome(reply: pb.AddItemsResponse) -> Added | AttributaryError:
         return from_result(reply.error) if reply.HasField("error") else read(Added, reply.added)
@@ -153,9 +157,15 @@ def add_items(
     return Stream("AddItems", items, message, outcome, timeout_s)
 
 
-def add_item(item: Addition, *, why: str, bundle: str = "", timeout_s: float | None = None) -> Call[Added]:
-    """Add one item; raises AlreadyExistsError for an id that another item has."""
-    request = made(pb.AddItemRequest, item=_message(item), why=why, bundle=bundle)
+def add_item(
+    item: Addition, *, why: str, bundle: str = "", bring_back: bool = False, timeout_s: float | None = None
+) -> Call[Added]:
+    """Add one item.
+
+    Raises AlreadyExistsError for an id that another item has, PreconditionError for the picture of a deleted item
+    unless `bring_back` lets it in.
+    """
+    request = made(pb.AddItemRequest, item=_message(item), why=why, bundle=bundle, bring_back=bring_back)
     return Call("AddItem", request, lambda reply: read(Added, reply.added), timeout_s)
 
 
@@ -192,7 +202,10 @@ def delete_items(
             tuple, (reply.deleted_ids, reply.already_deleted_ids, reply.unknown_ids)
         )
         similar, held = tuple(reply.similar_names), tuple(reply.held_ids)
-        return Deletion(reply.deleted_count, deleted, already, unknown, reply.revision, similar, held)
+        duplicates = tuple(reply.near_duplicate_ids)
+        return Deletion(
+            reply.deleted_count, deleted, already, unknown, reply.revision, similar, held, duplicates
+        )
 
     return Call("DeleteItems", request, deletion, timeout_s)
 
@@ -211,10 +224,19 @@ def list_held(
 
 
 def decide_held(
-    ids: Sequence[int], *, enter: bool, why: str, bundle: str = "", timeout_s: float | None = None
+    ids: Sequence[int],
+    *,
+    enter: bool,
+    why: str,
+    bundle: str = "",
+    bring_back: bool = False,
+    timeout_s: float | None = None,
 ) -> Call[int]:
-    """Let items that wait enter, or forget them; all or none. Returns the bundle's revision."""
-    request = made(pb.DecideHeldRequest, ids=ids, enter=enter, why=why, bundle=bundle)
+    """Let items that wait enter, or forget them; all or none. Returns the bundle's revision.
+
+    The picture of a deleted item enters with `bring_back` alone: PreconditionError.
+    """
+    request = made(pb.DecideHeldRequest, ids=ids, enter=enter, why=why, bundle=bundle, bring_back=bring_back)
     return Call("DecideHeld", request, lambda reply: int(reply.revision), timeout_s)
 
 

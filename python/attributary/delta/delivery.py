@@ -9,12 +9,18 @@ import numpy as np
 from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import Limits
 from attributary.bundle.items import ItemRecord
-from attributary.errors import AlreadyExistsError, AttributaryError, InvalidArgumentError, OverloadedError
+from attributary.errors import (
+    AlreadyExistsError,
+    AttributaryError,
+    InvalidArgumentError,
+    OverloadedError,
+    PreconditionError,
+)
 
 from .entry import Entrance, Placed, Quota, Terms, Verdict
 from .entry import place as place_items
 from .items import NO_LICENCE, Embedder, NewItem, check_item
-from .journal.records import Added, Entry
+from .journal.records import Added, Entry, left_by_name
 from .repeats import check_held, check_repeated, revision_of
 from .results import AddResult
 from .words import now
@@ -33,6 +39,7 @@ class Delivery:
         self._fresh: set[int] = set()  # those with an id that nothing has
         self._entering: list[Placed] = []
         self._records: list[ItemRecord] = []
+        self._back: list[int] = []  # ids of those that bring a deleted item back
         self.held: list[Added] = []
 
     @property
@@ -87,6 +94,7 @@ class Delivery:
     ) -> None:
         """Say what becomes of each item; `waits` are those of earlier deliveries, by id."""
         together: dict[int, NewItem] = {}
+        left = left_by_name(entries)
         for place, one in zip(self._places, self._placed, strict=True):
             item = one.item
             try:
@@ -98,7 +106,7 @@ class Delivery:
                     check_held(item, waiting, one.vector)
                     self._waiting[place] = waiting.held
                 else:
-                    verdict = entrance.judge(snapshot, one, self._terms, self._entering)
+                    verdict = entrance.judge(snapshot, one, self._terms, self._entering, left)
                     record = self._record(snapshot, item, verdict.like)
                     # Another delivery may have used it up meanwhile.
                     quota.take()
@@ -109,7 +117,8 @@ class Delivery:
                     else:
                         self._records.append(record)
                         self._entering.append(one)
-            except (InvalidArgumentError, AlreadyExistsError, OverloadedError) as error:
+                        self._back += [item.id] if verdict.back else []
+            except (InvalidArgumentError, AlreadyExistsError, OverloadedError, PreconditionError) as error:
                 self._outcomes[place] = error
 
     def entering(self) -> Added | None:
@@ -118,7 +127,9 @@ class Delivery:
             return None
         vectors = np.stack([one.vector for one in self._entering])
         looks = np.stack([one.newcomer.look for one in self._entering])
-        return Added(now(), self._who, self._why, tuple(self._records), vectors, looks)
+        return Added(
+            now(), self._who, self._why, tuple(self._records), vectors, looks, back=tuple(self._back)
+        )
 
     def result(self, revision: int) -> AddResult:
         """What became of the items, `revision` being the bundle's now."""

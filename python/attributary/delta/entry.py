@@ -6,14 +6,17 @@
 - Somebody new, or a picture that shows nothing, is held likewise.
 - The caption of a contribution moves it from where its picture alone stands by a part of the way only: words are free.
 - A contributor adds so many items a day.
+- The picture of a deleted item, and any of a creator who was deleted by name, is refused, or waits if somebody
+  contributes it, unless the operator says that it may come back.
 
-The operator, at the command line or with an admin token, is held to the first rule alone, and is never made to wait.
+The operator, at the command line or with an admin token, is held to the first rule and the last, and is never made to
+wait.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
@@ -24,14 +27,16 @@ from numpy.typing import NDArray
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.added_items import GrowingArray
 from attributary.bundle.items import LOOK, ItemRecord
-from attributary.errors import OverloadedError
+from attributary.errors import OverloadedError, PreconditionError
+from attributary.pictures import ReadPicture
 from attributary.pictures.looks import Newcomer, is_flat
 
+from .gone import Gone
 from .items import Embedder, NewItem
 from .journal.records import Added, Entry
 
-# uint8 [S, S, 3] and int64 [T], as `Embedder.prepare` returns them.
-Prepared: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
+# A picture and int64 [T], as `Embedder.prepare` returns them.
+Prepared: TypeAlias = tuple[ReadPicture, NDArray[np.int64]]
 # One item embedded twice, beside others; pictures that differ at all are farther apart.
 _SAME_COSINE: Final = 0.9995
 _BLOCK: Final = 65_536
@@ -49,6 +54,7 @@ class Terms:
         1.0  # part of the way that a caption may move an item from where its picture stands
     )
     items_a_day: int = 0  # 0: any number
+    bring_back: bool = False  # pictures of deleted items may come back
 
 
 OPERATOR: Final = Terms()
@@ -63,6 +69,7 @@ class Placed:
     vector: NDArray[np.float16]  # what it is added with
     full: NDArray[np.float16]  # with the whole weight of its caption
     newcomer: Newcomer
+    picture: ReadPicture | None = None  # None of one that has waited: only its look is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class Verdict:
 
     like: int | None = None
     held: str = ""  # why it waits; empty if it enters
+    back: bool = False  # it brings a deleted item back
 
 
 class Entrance:
@@ -83,6 +91,7 @@ class Entrance:
         self._first = len(snapshot.bundle.vectors)
         self._added = GrowingArray(np.ascontiguousarray(looks))
         self._looks = self._added.append(np.zeros((0, *LOOK), np.int8))
+        self._gone: tuple[tuple[int, int], Gone] | None = None
 
     @property
     def looks(self) -> NDArray[np.int8] | None:
@@ -97,43 +106,77 @@ class Entrance:
         """Remember rows that were added behind all others."""
         self._looks = self._added.append(looks)
 
-    def judge(self, snapshot: Snapshot, placed: Placed, terms: Terms, together: Sequence[Placed]) -> Verdict:
+    def judge(
+        self,
+        snapshot: Snapshot,
+        placed: Placed,
+        terms: Terms,
+        together: Sequence[Placed],
+        left: Container[str],
+    ) -> Verdict:
         """Say what becomes of an item; `together` are those that are added right before it.
 
-        Rows behind the snapshot's own are those of `together`, in their order.
+        Rows behind the snapshot's own are those of `together`, in their order. `left` are creators who were deleted by
+        name. Raises PreconditionError where it would bring a deleted item or creator back.
         """
-        older = self._older(snapshot, placed, together)
+        creator = placed.item.creator
+        has_left = creator in left and not snapshot.filters.count_of(creator)
+        alike = _same_vector(snapshot, placed.full)
+        older = self._older(snapshot, placed, together, alike)
+        gone = self._back(snapshot, placed, alike)
         if terms.hold:
             if is_flat(placed.newcomer.look):
                 return Verdict(held="the picture shows nothing")
+            for row in gone or self._gone_of(snapshot).among(older):
+                if _is_nameless(snapshot, row):
+                    # It has no id to be kept by: 0 may be somebody's.
+                    return Verdict(held="looks like an item that was deleted")
+                return Verdict(row, f"looks like item {_id(snapshot, row, together)}, which was deleted")
             for row in older:
                 who = _creator(snapshot, row, together)
                 if who != placed.item.creator:
-                    if _is_nameless(snapshot, row):
-                        # It has no id to be kept by: 0 may be somebody's.
-                        return Verdict(held="looks like an item that was deleted")
                     what = f"item {_id(snapshot, row, together)} of another creator, which is older"
                     return Verdict(row, f"looks like {what}")
             declared = placed.item.near_dup_of
             if declared is not None and declared not in (_id(snapshot, row, together) for row in older):
                 return Verdict(held="is declared a near duplicate and does not look like it")
-            if not snapshot.filters.count_of(placed.item.creator):
+            if has_left:
+                return Verdict(held="the creator was deleted by name")
+            if not snapshot.filters.count_of(creator):
                 return Verdict(held="the creator is new here")
-        return Verdict(next(iter(older), None))
+        elif gone and not terms.bring_back:
+            raise PreconditionError("item.image", _returns(snapshot, gone[0], "add it"))
+        elif has_left and not terms.bring_back:
+            raise PreconditionError("item.creator", _left("add it", creator))
+        return Verdict(next(iter(older), None), back=has_left or bool(gone))
 
-    def let_in(self, snapshot: Snapshot, waited: Sequence[Added]) -> list[ItemRecord]:
+    def let_in(
+        self, snapshot: Snapshot, waited: Sequence[Added], bring_back: bool, left: Container[str]
+    ) -> tuple[list[ItemRecord], list[int]]:
         """What has waited, one item a record, as it enters: in the group of the oldest item that it looks like.
 
-        Judged anew: what waits was compared with nothing else that waits, and others have entered since.
+        Judged anew: what waits was compared with nothing else that waits, and others have entered, or gone, since.
+        Also returns the ids of those that bring somebody or something back; raises PreconditionError unless they may.
         """
+        back = []
         items, records, together = snapshot.bundle.items, list[ItemRecord](), list[Placed]()
         for one in waited:
             item, look = one.items[0], np.zeros(LOOK, np.int8) if one.looks is None else one.looks[0]
             new = NewItem(item.id, b"", item.caption, item.creator)
             placed = Placed(new, one.vectors[0], one.vectors[0], Newcomer.of_look(look))
             row = None if one.like is None else items.row_of(one.like)
+            gone = self._back(snapshot, placed, ()) or self._gone_of(snapshot).among(
+                () if row is None else (row,)
+            )
+            if gone and not bring_back:
+                raise PreconditionError(f"item {item.id}", _returns(snapshot, gone[0], "release it"))
+            has_left = item.creator in left and not snapshot.filters.count_of(item.creator)
+            if has_left and not bring_back:
+                raise PreconditionError(f"item {item.id}", _left("release it", item.creator))
+            back += [item.id] if gone or has_left else []
             if row is None:
-                row = next(iter(self._older(snapshot, placed, together)), None)
+                alike = _same_vector(snapshot, placed.full)
+                row = next(iter(self._older(snapshot, placed, together, alike)), None)
             if row is None:
                 group = snapshot.shared.items.fresh_group() + len(records)
             else:
@@ -144,9 +187,25 @@ class Entrance:
                 )
             records.append(replace(item, near_dup_group=group))
             together.append(placed)
-        return records
+        return records, back
 
-    def _older(self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed]) -> list[int]:
+    def _gone_of(self, snapshot: Snapshot) -> Gone:
+        """What was deleted; looks are read again only where that has changed."""
+        state = (len(snapshot.deleted), len(snapshot.replaced))
+        if self._gone is None or self._gone[0] != state:
+            self._gone = state, Gone.of(snapshot, self._built, self._looks)
+        return self._gone[1]
+
+    def _back(self, snapshot: Snapshot, placed: Placed, alike: Iterable[int]) -> list[int]:
+        """Rows of deleted items that an item would bring back, ascending; those `alike` have its vector."""
+        gone, picture = self._gone_of(snapshot), placed.picture
+        if picture is None:
+            return gone.like(placed.newcomer.look)
+        return gone.shown(picture.pixels, picture.overview) or gone.among(alike)
+
+    def _older(
+        self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed], alike: Sequence[int]
+    ) -> list[int]:
         """Rows that an item looks like, oldest first: of its creator upright, of others mirrored or turned as well."""
         newcomer, creator = placed.newcomer, placed.item.creator
         found: dict[int, bool] = {}
@@ -160,7 +219,7 @@ class Entrance:
         rows = {
             row for row, upright in found.items() if upright or _creator(snapshot, row, together) != creator
         }
-        return sorted(rows | set(_same_vector(snapshot, placed.full)))
+        return sorted(rows.union(alike))
 
 
 def place(
@@ -171,12 +230,12 @@ def place(
     vectors = full
     if terms.caption_weight < 1 and len(prepared):
         no_words = np.zeros(0, np.int64)
-        bare = embedder.embed([(pixels, no_words) for pixels, _ in prepared]).astype(np.float32)
+        bare = embedder.embed([(picture, no_words) for picture, _ in prepared]).astype(np.float32)
         moved = bare + terms.caption_weight * (full.astype(np.float32) - bare)
         vectors = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float16)
     return [
-        Placed(item, vector, whole, Newcomer(pixels))
-        for item, vector, whole, (pixels, _) in zip(items, vectors, full, prepared, strict=True)
+        Placed(item, vector, whole, Newcomer(picture.pixels), picture)
+        for item, vector, whole, (picture, _) in zip(items, vectors, full, prepared, strict=True)
     ]
 
 
@@ -217,6 +276,27 @@ def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
         block = snapshot.bundle.vectors[start : start + _BLOCK].astype(np.float32)
         found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
     return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= _SAME_COSINE)).tolist()
+
+
+def _how(do: str) -> str:
+    return f"if it may come back, {do} with bring_back (--bring-back)"
+
+
+def _left(do: str, creator: str) -> str:
+    """What is said of an item of a creator who was deleted by name."""
+    return f"was deleted by name, with all items; {_how(do)}: {creator}"
+
+
+def _returns(snapshot: Snapshot, row: int, do: str) -> str:
+    """What is said of an item that would bring the one of a row back."""
+    how = _how(do)
+    if _is_nameless(snapshot, row):
+        return f"shows the picture of an item that was deleted before a compaction; {how}"
+    number, items = snapshot.bundle.items.id_of(row), snapshot.bundle.items
+    return (
+        f"shows the picture of item {number}, which was deleted at {snapshot.deleted[number]}; {how}; "
+        f"its creator was {items.creator(row)}"
+    )
 
 
 def _is_nameless(snapshot: Snapshot, row: int) -> bool:

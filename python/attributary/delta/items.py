@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from attributary.attribution.checks import check_prompt
 from attributary.attribution.types import Limits
 from attributary.bundle.bundle import Bundle
+from attributary.bundle.manifest import Manifest
 from attributary.bundle.names import same_name
 from attributary.encoder.base import Encoder
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
-from attributary.errors import InvalidArgumentError
-from attributary.pictures import read
+from attributary.errors import InvalidArgumentError, PreconditionError
+from attributary.pictures import ReadPicture, read
 from attributary.plain import plain
 
 MAX_NAME_BYTES = 512
@@ -67,6 +68,17 @@ def check_item(item: NewItem, limits: Limits) -> None:
         check_line(getattr(item, name), f"item.{name}")
 
 
+def check_space(manifest: Manifest) -> None:
+    """Raise PreconditionError where the encoder would place an item elsewhere than the bundle's own are."""
+    if manifest.vectors_are_trained:
+        raise PreconditionError(
+            "bundle",
+            f"its item vectors were trained with student {manifest.student}, not made by its query encoder: an "
+            "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
+            "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
+        )
+
+
 def check_line(value: str, field: str) -> None:
     """Raise InvalidArgumentError unless a text is one line that moves no cursor: it stands in logs and audits."""
     if (shown := plain(value)) != value:
@@ -98,25 +110,26 @@ class Embedder:
             self._encoder = OnnxEncoder(self._bundle.encoder_path, threads=self._threads)
         return self._encoder
 
-    def prepare(self, item: NewItem) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return pixels, uint8 [S, S, 3], and tokens of one item; raises InvalidArgumentError."""
+    def prepare(self, item: NewItem) -> tuple[ReadPicture, NDArray[np.int64]]:
+        """Return the picture with its overview, and tokens of one item; raises InvalidArgumentError."""
         picture = read(
             item.picture,
             self._bundle.manifest.encoder.image_size,
             max_bytes=self.limits.max_image_bytes,
             max_pixels=self.limits.max_image_pixels,
             field="item.image",
+            margins=True,
         )
         tokens = self._tokenizer.encode(item.caption, field="item.caption")
-        return picture.pixels, tokens
+        return picture, tokens
 
-    def embed(self, prepared: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> NDArray[np.float16]:
+    def embed(self, prepared: Sequence[tuple[ReadPicture, NDArray[np.int64]]]) -> NDArray[np.float16]:
         """Return the vectors of prepared items, fp16 [n, D]."""
         vectors = np.empty((len(prepared), self._bundle.manifest.encoder.dim), np.float16)
         for start in range(0, len(prepared), _BATCH):
             part = prepared[start : start + _BATCH]
             ids, mask = self._tokenizer.pad([tokens for _, tokens in part])
             vectors[start : start + len(part)] = self.encoder.encode_items(
-                np.stack([pixels for pixels, _ in part]), ids, mask
+                np.stack([picture.pixels for picture, _ in part]), ids, mask
             )
         return vectors

@@ -31,6 +31,7 @@ class DeleteResult:
     similar: tuple[
         str, ...
     ] = ()  # other names that still have items, and may be the same creator's or licence's
+    duplicates: tuple[int, ...] = ()  # that are still there, and near duplicates of the deleted
 
 
 @dataclass(frozen=True, slots=True)

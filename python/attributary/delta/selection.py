@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -121,14 +122,14 @@ class Selection:
             if self.creator
             else (items.licence_names, filters.licences)
         )
-        letters, ids = _letters(chosen), set(items.ids_of(self.creator))
+        letters, ids = letters_of(chosen), set(items.ids_of(self.creator))
         return tuple(
             name
             for name, count in zip(names, counts.tolist(), strict=False)
             if count
             and name
             and name != chosen
-            and (_letters(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
+            and (letters_of(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
         )
 
     @property
@@ -147,25 +148,38 @@ class Selection:
         raise InvalidArgumentError(f"selection.{what}", f"{problem}; nothing is deleted{near}")
 
 
+def duplicates_of(snapshot: Snapshot, rows: NDArray[np.int64]) -> tuple[int, ...]:
+    """Ids of the items that are there beside some rows and are near duplicates of theirs, by row."""
+    items = snapshot.bundle.items
+    if not rows.size:
+        return ()
+    beside = np.isin(items.group_of_row, items.group_of_row[rows])
+    if snapshot.alive is not None:
+        beside &= snapshot.alive
+    beside[rows] = False
+    return tuple(map(items.id_of, np.flatnonzero(beside).tolist()))
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Names that somebody may have meant: the same but for capitals and blanks, those that hold it, similar ones."""
-    plain: dict[str, str] = {}
+    # Whoever asks for "Ada" where "ada" and "ADA" are has to see both.
+    plain = defaultdict[str, list[str]](list)
     for name in known:
-        plain.setdefault(_plain(name), name)
+        plain[_plain(name)].append(name)
     wanted = _plain(word)
     found = [wanted] if wanted in plain else []
     found += [name for name in plain if wanted and wanted in name and name != wanted][:count]
     found += get_close_matches(wanted, list(plain)[:_COMPARED], n=count)
-    return [plain[name] for name in dict.fromkeys(found)][:count]
+    return [name for key in dict.fromkeys(found) for name in plain[key]][:count]
 
 
-def _letters(name: str) -> str:
+def letters_of(name: str) -> str:
     """Letters and digits alone, without case and accents; of a name without any, itself."""
     return "".join(word.letters for word in words(name)) or name
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _beginnings(uris: Iterable[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -32,14 +32,14 @@ from .compact import compacted
 from .delivery import Delivery
 from .entry import OPERATOR, Entrance, Quota, Terms
 from .held import Held
-from .items import Embedder, NewItem
+from .items import Embedder, NewItem, check_space
 from .journal.place import adopt
-from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold
+from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, left_by_name
 from .lock import WriterLock
 from .opening import continued, embedder_of, snapshot_of
 from .replace import exchange, next_of, recover
 from .results import AddResult, CompactResult, DeleteResult
-from .selection import Selection
+from .selection import Selection, duplicates_of
 from .words import check_words, now
 
 MAX_ADDED = 100_000
@@ -106,12 +106,12 @@ class Store:
         """Add items; those accepted are durable when this returns, and searched unless `terms` let them wait.
 
         An item is refused, the others are not, if a field is missing or too long, its picture cannot be read, its id is
-        or ever was taken, or `who` has added too many; an addition that is repeated as it was gets the revision it had.
-        Raises InvalidArgumentError for `who` and `why`, PreconditionError if nothing can be written, `max_added` items
-        wait already, or the bundle's vectors were not made by its encoder.
+        or ever was taken, it would bring back what was deleted, or `who` has added too many; an addition that is
+        repeated as it was gets the revision it had. Raises InvalidArgumentError for `who` and `why`, PreconditionError
+        if nothing can be written, `max_added` items wait already, or the bundle's vectors were not made by its encoder.
         """
         check_words(who, why)
-        self._check_space()
+        check_space(self._snapshot.bundle.manifest)
         delivery = Delivery(items, who, why, terms)
         with self._mutex:
             entries, waits = self._changes.entries, self._held.items
@@ -131,21 +131,23 @@ class Store:
                 self._commit(entering)
             return delivery.result(self._snapshot.revision)
 
-    def release(self, ids: Sequence[int], *, who: str, why: str) -> int:
+    def release(self, ids: Sequence[int], *, who: str, why: str, bring_back: bool = False) -> int:
         """Let items that wait enter, as they were added; return the revision. Durable and searched on return.
 
         One that looks like an older item shares that item's credit. Raises InvalidArgumentError for an id that does
-        not wait, PreconditionError if nothing can be written.
+        not wait, PreconditionError if nothing can be written, and for the picture of a deleted item unless
+        `bring_back` says that it may come back.
         """
         check_words(who, why)
         with self._mutex:
             waits = [self._waits(number) for number in dict.fromkeys(ids)]
             self._check_room(len(waits), entering=True)
-            records = self._entrance.let_in(self._snapshot, waits)
+            left = left_by_name(self._changes.entries)
+            records, back = self._entrance.let_in(self._snapshot, waits, bring_back, left)
             if waits:
                 vectors = np.concatenate([record.vectors for record in waits])
                 looks = np.concatenate([record.looks for record in waits if record.looks is not None])
-                self._commit(Added(now(), who, why, tuple(records), vectors, looks))
+                self._commit(Added(now(), who, why, tuple(records), vectors, looks, back=tuple(back)))
                 self._held.drop(Deleted(now(), who, why, "released", tuple(item.id for item in records)))
             return self._snapshot.revision
 
@@ -184,14 +186,24 @@ class Store:
             rest = set(selection.ids).difference(ids, held)
             already = tuple(sorted(item_id for item_id in rest if item_id in snapshot.deleted))
             unknown = tuple(sorted(rest.difference(already)))
-            if ids and not dry_run:
+            # Whoever left by name while all of theirs waited has left as well.
+            if (ids or (held and selection.creator)) and not dry_run:
                 self._commit(Deleted(now(), who, why, str(selection), ids))
             if held and not dry_run:
                 self._check_open()
                 self._held.drop(Deleted(now(), who, why, str(selection), held))
             snapshot = self._snapshot
-        # Every name is looked at: no change waits for that.
-        return DeleteResult(ids, already, unknown, snapshot.revision, held, selection.similar(snapshot))
+        # Every name and every row is looked at: no change waits for that.
+        similar, duplicates = selection.similar(snapshot), duplicates_of(snapshot, rows)
+        return DeleteResult(ids, already, unknown, snapshot.revision, held, similar, duplicates)
+
+    def keep_out(self, creators: Iterable[str], *, who: str, why: str) -> None:
+        """Note creators who left by name elsewhere and have nothing here: they come back on purpose alone."""
+        check_words(who, why)
+        with self._mutex:
+            for name in sorted(set(creators) - left_by_name(self._changes.entries)):
+                if not self._snapshot.filters.count_of(name):
+                    self._commit(Deleted(now(), who, why, f"creator={name}", ()))
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None
@@ -354,16 +366,6 @@ class Store:
                 "nothing is changed before it has been started anew"
             )
             raise PreconditionError("server", self._stale) from error
-
-    def _check_space(self) -> None:
-        manifest = self._snapshot.bundle.manifest
-        if manifest.vectors_are_trained:
-            raise PreconditionError(
-                "bundle",
-                f"its item vectors were trained with student {manifest.student}, not made by its query encoder: an "
-                "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
-                "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
-            )
 
     def _waits(self, number: int) -> Added:
         record = self._held.items.get(number)

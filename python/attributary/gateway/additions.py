@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import groupby
 
 from attributary.delta.entry import OPERATOR, Terms
 from attributary.delta.items import NewItem
-from attributary.errors import AttributaryError, InvalidArgumentError
+from attributary.errors import AttributaryError, InvalidArgumentError, PermissionDeniedError
 from attributary.v1 import admin_pb2 as pb
 
 from . import translate
@@ -42,17 +43,20 @@ class AdditionHandler:
         if fault := no_id(request.item):
             raise fault
         item, who = to_item(request.item), call.caller.name
-        result = await self._changes.add(request.bundle, [item], who, request.why, self._terms(call))
+        terms = self._terms(call, request.bring_back)
+        result = await self._changes.add(request.bundle, [item], who, request.why, terms)
         if (outcome := result.outcomes[0]) is not None:
             raise outcome
         added = pb.Added(id=item.id, revision=result.revisions[0], held=result.held[0])
         return pb.AddItemResponse(added=added).SerializeToString()
 
-    def _terms(self, call: Call) -> Terms:
-        """What a caller's additions are held to: an admin is the operator."""
+    def _terms(self, call: Call, bring_back: bool) -> Terms:
+        """What a caller's additions are held to: an admin is the operator. Raises PermissionDeniedError."""
         owner, config = call.caller.owner, self._config
         if owner.may("admin"):
-            return OPERATOR
+            return replace(OPERATOR, bring_back=bring_back)
+        if bring_back:
+            raise PermissionDeniedError("admin")
         return Terms(True, config.contributed_caption_weight, owner.items or config.contributed_items_a_day)
 
     async def _run(self, context: Call) -> None:
@@ -107,8 +111,8 @@ class AdditionHandler:
                     # It has no request_id to answer to: that ends the stream, after what came before it.
                     unreadable = error
                     break
-            for (bundle, why), together in groupby(requests, key=lambda one: (one.bundle, one.why)):
-                for response in await self._add(list(together), bundle, why, context):
+            for _, together in groupby(requests, key=lambda one: (one.bundle, one.why, one.bring_back)):
+                for response in await self._add(list(together), context):
                     await context.write(response.SerializeToString())
                     context.alive()
             if unreadable is not None:
@@ -117,9 +121,9 @@ class AdditionHandler:
             for data in batch:
                 self._admission.release(1, len(data))
 
-    async def _add(
-        self, requests: list[pb.AddItemsRequest], bundle: str, why: str, context: Call
-    ) -> list[pb.AddItemsResponse]:
+    async def _add(self, requests: list[pb.AddItemsRequest], context: Call) -> list[pb.AddItemsResponse]:
+        """Add what has one bundle, one reason, one `bring_back`."""
+        bundle, why, bring_back = requests[0].bundle, requests[0].why, requests[0].bring_back
         outcomes: list[Exception | None] = [_fault(request) for request in requests]
         places = [place for place, fault in enumerate(outcomes) if fault is None]
         revisions = [0] * len(requests)
@@ -127,7 +131,7 @@ class AdditionHandler:
         try:
             items = [to_item(requests[place].item) for place in places]
             if items:
-                who, terms = context.caller.name, self._terms(context)
+                who, terms = context.caller.name, self._terms(context, bring_back)
                 result = await self._changes.add(bundle, items, who, why, terms)
                 done = zip(places, result.outcomes, result.revisions, result.held, strict=True)
                 for place, outcome, revision, reason in done:

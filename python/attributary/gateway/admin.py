@@ -128,6 +128,7 @@ class AdminService:
             revision=done.revision,
             held_ids=done.held[:MAX_IDS_LISTED],
             similar_names=done.similar[:MAX_IDS_LISTED],
+            near_duplicate_ids=done.duplicates[:MAX_IDS_LISTED],
         ).SerializeToString()
 
     async def list_held(self, data: bytes, context: Context) -> bytes:
@@ -152,7 +153,8 @@ class AdminService:
             raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_LISTED} ids, got {len(ids)}")
         async with self._admission.one(len(data)):
             store = self._changes.store(request.bundle)
-            decide = store.release if request.enter else store.refuse
+            release = partial(store.release, bring_back=request.bring_back)
+            decide = release if request.enter else store.refuse
             await self._changes.changed(partial(decide, ids, who=who, why=request.why))
         revision = store.snapshot.revision
         log.info("released" if request.enter else "refused", who=who, items=len(ids), revision=revision)

@@ -13,6 +13,7 @@ import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
+from attributary.delta.journal.records import left_by_name
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.delta.store import Store
 from attributary.delta.words import check_words
@@ -22,7 +23,8 @@ from attributary.v1 import admin_pb2 as pb
 from . import translate
 from .calls import Call, UnaryMethod
 from .config import GatewayConfig
-from .registry import Opened, Registry, Served, check_alias, compacted_from, inherit_deletions
+from .inherit import inherit_deletions
+from .registry import Opened, Registry, Served, check_alias, compacted_from
 from .remote import RemoteEngine
 
 log = structlog.get_logger(__name__)
@@ -79,8 +81,8 @@ class BundleService:
                 opened = await self._opened(place, request)
                 served = self._registry.add(opened.engine, opened.store)
             else:
-                self._take_over(request, served.pipeline.engine, served.store)
-            await self._keep_deletions(served.bundle_id, who)
+                await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
+            await self._keep_deletions(served.bundle_id, who, request)
             self._registry.keep(served.bundle_id)
             before = ""
             if request.alias:
@@ -118,8 +120,8 @@ class BundleService:
         self._check_alone()
         async with self._changing:
             served = self._registry.find(request.bundle)
-            self._take_over(request, served.pipeline.engine, served.store)
-            await self._keep_deletions(request.bundle, who)
+            await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
+            await self._keep_deletions(request.bundle, who, request)
             before = self._id_behind(request.alias)
             self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
             now = self._id_behind(request.alias)
@@ -141,15 +143,22 @@ class BundleService:
                 return served
         return None
 
-    async def _keep_deletions(self, bundle: str, who: str) -> None:
-        """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place."""
+    async def _keep_deletions(self, bundle: str, who: str, request: _Turning) -> None:
+        """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place.
+
+        Who left by name the bundle that the alias leads to is noted as well, for deliveries to come.
+        """
+        why = "deleted from another bundle in its place"
         while (store := (served := self._registry.find(bundle)).store) is not None:
             gone = served.pipeline.engine.snapshot.deleted.keys() - store.snapshot.deleted.keys()
             if not gone:
-                return
+                break
             ids = Selection(tuple(sorted(gone)[:MAX_IDS]))
-            why = "deleted from another bundle in its place"
             await asyncio.to_thread(store.delete, ids, who=who, why=why)
+        before = self._behind(request.alias)
+        other = None if before is None else before.store
+        if store is not None and other is not None and other is not store and not request.bring_back:
+            await asyncio.to_thread(store.keep_out, left_by_name(other.history), who=who, why=why)
 
     def _take_over(self, request: _Turning, engine: Preparer, store: Store | None) -> None:
         """Take out of a bundle what was deleted from the one that the alias leads to; built anew, it does not know.
@@ -161,9 +170,8 @@ class BundleService:
         if before is None or before.pipeline.engine is engine or request.bring_back:
             return
         known, other = engine.snapshot, before.pipeline.engine
-        if not inherit_deletions(
-            engine, other.snapshot, compacted_from(other) == engine.bundle.manifest.bundle_id
-        ):
+        compacted = compacted_from(other) == engine.bundle.manifest.bundle_id
+        if not inherit_deletions(engine, other.snapshot, compacted, renumbered=True):
             raise PreconditionError(
                 "bundle", f"has nothing that was not deleted from the bundle that {request.alias} leads to"
             )
@@ -190,7 +198,7 @@ class BundleService:
         try:
             await _check_there(opened.engine, self._config.remote_timeout_s)
             self._registry.check_newer(opened.engine)
-            self._take_over(request, opened.engine, opened.store)
+            await asyncio.to_thread(self._take_over, request, opened.engine, opened.store)
         except BaseException:
             if opened.store is not None:
                 await asyncio.to_thread(opened.store.close)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .looks import LENGTH, SIDE, look_of, unit
 from .margins import Box, Pixels, another, edges, ground, parts, tight
-from .recognise import SAME_PICTURE, Known, Shown
+from .recognise import COLOUR, SAME_PICTURE, Known, Shown
 
 # Pixels of the longer side of what stands out, about as many as in the square that looks are of.
 _SHARPNESS = 51
@@ -40,10 +40,10 @@ _SIZES, _PLACES = np.array(
 ).T
 
 
-def framed(seen: Pixels, size: int, *known: Known) -> NDArray[np.int64]:
+def framed(seen: Pixels, size: int, *known: Known, colour: int = COLOUR) -> NDArray[np.int64]:
     """Rows of the known pictures that an overview has within it, ascending; mostly none.
 
-    Rows are counted through `known`; looks are of squares of `size` pixels.
+    Rows are counted through `known`; looks are of squares of `size` pixels. `colour` as in `Shown.closest`.
     """
     whole, standing = [], {}
     for box in parts(seen):
@@ -54,7 +54,7 @@ def framed(seen: Pixels, size: int, *known: Known) -> NDArray[np.int64]:
         if standing[inner] or another(ground(seen, box), ground(seen, inner)):
             whole.append(box)
     for box in whole:
-        rows = Shown(_square(seen, box, size)).closest(*known)
+        rows = Shown(_square(seen, box, size)).closest(*known, colour=colour)
         if rows.size:
             return rows
     best, found = SAME_PICTURE, np.zeros(0, np.int64)

@@ -142,7 +142,8 @@ def _distinct(boxes: list[Box]) -> list[Box]:
     kept: list[Box] = []
     for box in boxes:
         known = any(
-            max(abs(one - other) for one, other in zip(box, has, strict=True)) <= _SAME for has in kept
+            max(abs(one - other) for one, other in zip(box, has, strict=True)) <= (_SAME if at else 0)
+            for at, has in enumerate(kept)
         )
         if min(box.size) >= _LEAST and not known:
             kept.append(box)

@@ -8,6 +8,8 @@ frequency they differ by at least its size, and two of cosine c differ by 2 - 2 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from .looks import KINDS, LENGTH, SHAPE, SIDE, frequencies, look_of, unit
 SAME_PICTURE = 0.995
 _LOW = 8  # frequencies a side whose signs are kept
 _STRONGEST = 24  # of them that are compared
-_COLOUR = 64  # levels; an encoding that moves the edge of what stands out may change its mean by half of it
+COLOUR = 64  # levels; an encoding that moves the edge of what stands out may change its mean by half of it
 _BLOCK = 16_384
 _TIE = 1e-9  # of distances
 
@@ -50,7 +52,22 @@ class Shown:
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._pixels = pixels
-        self._whole = unit(frequencies(Image.fromarray(pixels)))
+        self._see(frequencies(Image.fromarray(pixels)))
+
+    @classmethod
+    def of_look(cls, look: NDArray[np.int8]) -> Self:
+        """Of a picture that is gone, by its look, int8 [KINDS, SIZE]."""
+        shown = cls.__new__(cls)
+        shown.__dict__["_look"] = look
+        shown._see(look[0, :LENGTH])
+        return shown
+
+    @cached_property
+    def _look(self) -> NDArray[np.int8]:
+        return look_of(self._pixels)
+
+    def _see(self, brightness: NDArray[np.int8]) -> None:
+        self._whole = unit(brightness)
         low = self._whole.reshape(SIDE, SIDE)[:_LOW, :_LOW].ravel()
         strongest = np.argsort(-low * low, kind="stable")[:_STRONGEST]
         chosen = np.zeros(low.size, bool)
@@ -60,10 +77,10 @@ class Shown:
         weakest_first = np.sort(low[strongest] ** 2)
         self._may_differ = int((np.cumsum(weakest_first) <= 2 - 2 * SAME_PICTURE).sum())
 
-    def closest(self, *parts: Known) -> NDArray[np.int64]:
+    def closest(self, *parts: Known, colour: int = COLOUR) -> NDArray[np.int64]:
         """Rows of the known pictures that this one is, ascending: the closest, and others that look no different.
 
-        Rows are counted through the parts.
+        Rows are counted through the parts. `colour` is how many levels what stands out may differ by.
         """
         found, looks, first = [np.zeros(0, np.int64)], [], 0
         for known in parts if self._whole.any() else ():
@@ -74,8 +91,8 @@ class Shown:
         rows = np.concatenate(found)
         if not rows.size:
             return rows
-        look, others = look_of(self._pixels), np.concatenate(looks)
-        same = ~_recoloured(look[1], others[:, 1])
+        look, others = self._look, np.concatenate(looks)
+        same = ~_recoloured(look[1], others[:, 1], colour)
         rows, others = rows[same], others[same]
         far = np.linalg.norm(_place(others) - _place(look[None]), axis=1)
         closest: NDArray[np.int64] = rows[far <= far.min(initial=np.inf) + _TIE]
@@ -98,14 +115,14 @@ def _signs(frequencies: NDArray[np.int8] | NDArray[np.float64]) -> NDArray[np.ui
     return np.ascontiguousarray(np.packbits(low, axis=1)).view(np.uint64)[:, 0]
 
 
-def _recoloured(own: NDArray[np.int8], others: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Whether what stands out has one shape and another colour: looks [SIZE] and [N, SIZE] -> [N].
+def _recoloured(own: NDArray[np.int8], others: NDArray[np.int8], colour: int) -> NDArray[np.bool_]:
+    """Whether what stands out has one shape and another colour, by more levels than `colour`: [SIZE], [N, SIZE] -> [N].
 
     Where the shapes differ, another encoding has moved the edge of what stands out, and colours say nothing.
     """
     mine, theirs = own[LENGTH:].astype(np.int16), others[:, LENGTH:].astype(np.int16)
     shaped = np.abs(theirs[:, -1] - mine[-1]) <= SHAPE
-    far: NDArray[np.bool_] = shaped & (np.abs(theirs[:, :-1] - mine[:-1]).max(axis=1) > _COLOUR)
+    far: NDArray[np.bool_] = shaped & (np.abs(theirs[:, :-1] - mine[:-1]).max(axis=1) > colour)
     return far
 
 

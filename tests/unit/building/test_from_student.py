@@ -16,6 +16,7 @@ from attributary.building.source import read_rows
 from attributary.building.student import read_student
 from attributary.bundle.manifest import MANIFEST, Manifest
 from attributary.bundle.parse import parse
+from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -149,7 +150,8 @@ def test_an_item_deleted_and_added_back_keeps_its_shares(student, asked, tiny_co
         back = NewItem(
             9**9, picture(was.id - 1000), was.caption, was.creator, licence=was.licence, uri=was.uri
         )
-        assert store.add([back], who="me", why="back again").outcomes == [None]
+        may = Terms(bring_back=True)
+        assert store.add([back], who="me", why="back again", terms=may).outcomes == [None]
     engine, number = open_engine(tmp_path / "bundle"), {9**9: was.id}
     for key, query in queries.items():
         after = engine.attribute(query, Options(top_k=50))

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from attributary.cli.main import cli
+from attributary.delta.items import NewItem
+from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
 
@@ -134,3 +136,13 @@ def test_a_server_deletes_what_signals_reserve(bundle, signals, start_server, tm
         assert run("opt-out", *where, "--signals", corpus, "--json")[0]["deleted"] == 2
         (change,) = run("log", *where, "--json")
         assert (change["who"], sorted(change["ids"])) == ("ada", [1000, 1001])
+
+
+def test_copies_that_no_signal_reserves_are_told(bundle, signals, picture):
+    with Store(bundle) as store:
+        words = store.snapshot.bundle.items.caption(store.snapshot.row_of(1000))
+        store.add([NewItem(7, picture(0), words, "Somebody else")], who="kim", why="x")
+    corpus = signals([(1000, "robots", "reserved", "")])
+    (told,) = run("opt-out", bundle, "--signals", corpus, "--dry-run", "--json")
+    assert told["near_duplicates"] == [7]
+    assert "still there, near duplicates of these: 7" in run("opt-out", bundle, "--signals", corpus)

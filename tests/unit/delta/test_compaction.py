@@ -11,6 +11,7 @@ from attributary.attribution.types import Options, Query
 from attributary.bundle.bundle import Bundle
 from attributary.delta import replace
 from attributary.delta import store as store_module
+from attributary.delta.entry import Terms
 from attributary.delta.journal.place import changes_of
 from attributary.delta.replace import next_of
 from attributary.delta.selection import Selection
@@ -144,11 +145,12 @@ def test_a_copy_by_another_creator_does_not_bring_a_deleted_item_back(store, pic
     asked = (Query(image=picture(2), prompt=items.caption(2)), Options(top_k=32))
     store.delete(Selection(ids=(1002,)), **BY)
     before = store.engine.attribute(*asked).withheld_share
-    store.add([new_item(1, 2, caption=items.caption(2), creator="Eve")], **BY)
+    store.add([new_item(1, 2, caption=items.caption(2), creator="Eve")], terms=Terms(bring_back=True), **BY)
     answer = store.engine.attribute(*asked)
     assert before > 0.1
     assert answer.items[0].share == pytest.approx(answer.withheld_share, abs=1e-3)
-    store.add([new_item(2, 2, caption=items.caption(2), creator=items.creator(2))], **BY)
+    own = new_item(2, 2, caption=items.caption(2), creator=items.creator(2))
+    store.add([own], terms=Terms(bring_back=True), **BY)
     answer = store.engine.attribute(*asked)
     assert answer.withheld_share < 1e-3
     assert store.snapshot.replaced.tolist() == [2]

@@ -142,7 +142,7 @@ def test_a_copy_of_a_deleted_item_waits_and_raises_nobody(seeded):
     assert seeded.add([copy], terms=CONTRIBUTOR, **BY).held == ["looks like an item that was deleted"]
     # Nor is it known by an id that may be another item's.
     assert seeded.held[-1].like is None
-    assert seeded.add([item(7, scene(1), "Bo")], **BY).outcomes == [None]
+    assert seeded.add([item(7, scene(1), "Bo")], terms=Terms(bring_back=True), **BY).outcomes == [None]
     again = seeded.engine.attribute(query, WIDE)
     assert sum(one.share for one in again.items if one.id == 7) <= before.withheld_share
 
@@ -173,8 +173,8 @@ def test_looking_like_one_item_lets_nobody_into_the_group_of_another(seeded):
 def test_a_caption_moves_a_contribution_by_its_part_of_the_way(seeded):
     said = item(6, scene(2), "Ann", caption="a green rectangle")
     embedder = seeded._embedder
-    pixels, tokens = embedder.prepare(said)
-    full, bare = embedder.embed([(pixels, tokens), (pixels, tokens[:0])]).astype(np.float32)
+    shown, tokens = embedder.prepare(said)
+    full, bare = embedder.embed([(shown, tokens), (shown, tokens[:0])]).astype(np.float32)
     seeded.add([said], terms=Terms(caption_weight=0.25), **BY)
     vector = seeded.snapshot.vectors_of(np.array([seeded.snapshot.row_of(6)]))[0].astype(np.float32)
     wanted = 0.75 * bare + 0.25 * full

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Options, Query
+from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -77,7 +78,7 @@ class History(RuleBasedStateMachine):
             )
             for place, item_id in enumerate(ids)
         ]
-        result = self.store.add(batch, who="model", why="a test")
+        result = self.store.add(batch, who="model", why="a test", terms=Terms(bring_back=True))
         accepted = []
         for item, outcome in zip(batch, result.outcomes, strict=True):
             fits = item.id not in self.items and item.id not in self.gone and item.picture != b"no picture"
@@ -122,8 +123,8 @@ class History(RuleBasedStateMachine):
         """That of the oldest row before the item's own that it looks like; without one it is the first of its group."""
         snapshot, entrance = self.store.snapshot, self.store._entrance
         row, items = snapshot.row_of(item.id), snapshot.bundle.items
-        pixels, _ = self.store._embedder.prepare(item)
-        newcomer = Newcomer(pixels)
+        picture, _ = self.store._embedder.prepare(item)
+        newcomer = Newcomer(picture.pixels)
         full = snapshot.vectors_of(np.array([row]))[0].astype(np.float32)
         older = {
             match.row

@@ -77,6 +77,11 @@ def test_a_name_is_deleted_however_it_is_spelt(store):
 def test_near_names_ignore_capitals_and_blanks_and_are_few():
     names = ["Ada Lovelace", "ADA", "Adam", "Bob", "Microsoft Corporation"]
     assert nearest("ada", names)[0] == "ADA"
+    assert (
+        nearest("aDA", ["ada", "Bo", "ADA"])
+        == nearest("\uff21\uff44\uff41", ["ada", "ADA"])
+        == ["ada", "ADA"]
+    )
     assert nearest(" microsoft  corporation ", names) == ["Microsoft Corporation"]
     assert nearest("microsoft", names) == ["Microsoft Corporation"]
     assert nearest("Bbo", names) == ["Bob"]
@@ -111,3 +116,14 @@ def test_the_command_fails_and_inspect_counts_what_is_there(bundle_dir):
     assert now["present"]["creators"] == 3
     assert now["present"]["items"] < now["item_count"]
     assert f"{now['present']['items']} by 3 creators now" in " ".join(shown.split())
+
+
+def test_a_deletion_tells_which_near_duplicates_stay(store, bundle_dir, new_item):
+    """The same picture under another name stays, and is paid: whoever deletes has to know."""
+    store.add([new_item(1, 100), new_item(2, 100, creator="Bo"), new_item(3, 101)], **BY)
+    assert store.delete(Selection(ids=(1,)), dry_run=True, **BY).duplicates == (2,)
+    assert store.delete(Selection(ids=(1,)), **BY).duplicates == (2,)
+    assert store.delete(Selection(ids=(3,)), **BY).duplicates == ()
+    store.close()
+    told = run("bundle", "delete", bundle_dir, "--creator", "Bo", "--why", "opted out", "--json")
+    assert json.loads(told.stdout)["near_duplicates"] == []

@@ -14,6 +14,7 @@ from attributary.attribution.types import Filter, Limits, Options, Query
 from attributary.building import build_bundle
 from attributary.bundle.bundle import delta_path
 from attributary.cli.main import cli
+from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -314,8 +315,9 @@ def test_of_two_that_were_deleted_one_brings_one_back(store, bundle_dir, picture
     before, nothing = shares(store.engine)
     assert nothing == 0 and before["Eve"] == pytest.approx(2 * before["Bo"], rel=0.5)
     store.delete(Selection(ids=(1, 2)), **BY)
+    back = Terms(bring_back=True)
     for number, part in ((11, 0.5), (12, 1.0)):
-        assert store.add([new_item(number, 200)], **BY).outcomes == [None]
+        assert store.add([new_item(number, 200)], terms=back, **BY).outcomes == [None]
         for engine in (store.engine, open_engine(bundle_dir)):
             after, withheld = shares(engine)
             assert after["Eve"] == pytest.approx(part * before["Eve"], abs=1e-3)
@@ -323,7 +325,7 @@ def test_of_two_that_were_deleted_one_brings_one_back(store, bundle_dir, picture
             assert withheld == pytest.approx((1 - part) * before["Eve"], abs=1e-3)
     # The deleted of the second time are others than those of the first.
     store.delete(Selection(ids=(11, 12)), **BY)
-    assert store.add([new_item(21, 200)], **BY).outcomes == [None]
+    assert store.add([new_item(21, 200)], terms=back, **BY).outcomes == [None]
     for engine in (store.engine, open_engine(bundle_dir)):
         after, withheld = shares(engine)
         assert after["Bo"] == pytest.approx(before["Bo"], abs=1e-3)
@@ -362,7 +364,7 @@ def test_an_item_deleted_and_added_back_keeps_its_share(store, picture):
             licence=items.licence(row),
             uri=items.uri(row),
         )
-        assert store.add([back], **BY).outcomes == [None]
+        assert store.add([back], terms=Terms(bring_back=True), **BY).outcomes == [None]
         after = store.engine.attribute(*asked)
         shares = {item.id % 1000: item.share for item in after.items}
         assert shares == pytest.approx({item.id % 1000: item.share for item in before.items}, abs=2e-3)

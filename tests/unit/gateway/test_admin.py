@@ -3,6 +3,8 @@
 import asyncio
 import concurrent.futures
 import shutil
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import grpc
@@ -16,9 +18,11 @@ from attributary.client.admin import Added, Addition, AdminClient, AsyncAdminCli
 from attributary.delta.store import Store
 from attributary.errors import (
     AlreadyExistsError,
+    AttributaryError,
     DeletedError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     PreconditionError,
     UnavailableError,
 )
@@ -321,7 +325,11 @@ async def test_a_swap_under_load_fails_no_request(serve, bundle_dir, tokens, add
         swaps = []
         with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
             for turn in range(3):
-                outcomes = list(admin.add_items([addition(10 * turn + place) for place in range(3)], why="x"))
+                outcomes = list(
+                    admin.add_items(
+                        [addition(one, 200 + one) for one in range(10 * turn, 10 * turn + 3)], why="x"
+                    )
+                )
                 assert all(isinstance(outcome, Added) for outcome in outcomes)
                 assert admin.delete_items(ids=[1000 + turn, 10 * turn], why="x").count == 2
                 swaps.append(admin.compact(why="x"))
@@ -395,3 +403,43 @@ async def test_pages_of_what_waits_leave_nothing_out():
             found += [item.id for item in reply.items]
             after, more = reply.items[-1].at, reply.more
     assert sorted(found) == list(range(len(times)))
+
+
+def test_a_deleted_items_picture_comes_back_on_purpose_alone(running, admin, addition, tokens):
+    first, again = addition(9001, 150), replace(addition(9002, 150), caption="a blue star", creator="Bo")
+    admin.add_item(first, why="new")
+    admin.delete_items(ids=[9001], why="opted out")
+    with pytest.raises(PreconditionError, match=r"item 9001, which was deleted at .* bring_back") as caught:
+        admin.add_item(again, why="again")
+    assert caught.value.subject == "item.image"
+    (streamed,) = admin.add_items([again], why="again")
+    assert isinstance(streamed, PreconditionError) and streamed.subject == "item.image"
+    with tokens.open("a") as file:
+        file.write("rival words roles=contribute\n")
+    with AdminClient(running.address, token="words") as rival:
+        _wait_until(lambda: isinstance(_tried(rival, again), PermissionDeniedError))
+        (denied,) = rival.add_items([again], why="again", bring_back=True)
+        assert isinstance(denied, PermissionDeniedError) and denied.role == "admin"
+        assert rival.add_item(again, why="again").held == "looks like item 9001, which was deleted"
+    with pytest.raises(PreconditionError, match="item 9001, which was deleted"):
+        admin.decide_held([9002], enter=True, why="hers")
+    admin.decide_held([9002], enter=True, why="hers", bring_back=True)
+    third = replace(again, id=9003)
+    assert [type(one) for one in admin.add_items([third], why="again", bring_back=True)] == [Added]
+    assert [change.what for change in admin.changes()][-2:] == ["bring_back=9002", "bring_back=9003"]
+    assert admin.delete_items(ids=[9003], why="again", dry_run=True).duplicates == (1150, 9002)
+
+
+def _tried(client, item):
+    try:
+        return client.add_item(item, why="again", bring_back=True)
+    except AttributaryError as error:
+        return error
+
+
+def _wait_until(there):
+    for _ in range(200):
+        if there():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not come")

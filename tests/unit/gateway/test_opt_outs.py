@@ -17,7 +17,7 @@ from attributary.errors import (
     PreconditionError,
 )
 from attributary.gateway.registry import Opened
-from tests.unit.gateway.conftest import TOKEN, shown
+from tests.unit.gateway.conftest import TOKEN, open_bundle, shown
 
 
 @pytest.mark.parametrize("load", [False, True])
@@ -35,7 +35,12 @@ async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, additi
     await admin(lambda one: one.add_item(addition(1), why="x"))
     assert "Bo" not in await shown(client, picture)
     kept = await admin(lambda one: one.changes())
-    assert [(change.kind, change.who) for change in kept] == [("delete", "kim"), ("add", "kim")]
+    # The items, and that Bo left by name.
+    assert [(change.kind, change.what, change.who) for change in kept] == [
+        ("delete", "", "kim"),
+        ("delete", "creator=Bo", "kim"),
+        ("add", "", "kim"),
+    ]
     await admin(lambda one: one.compact(why="x"))
     assert "Bo" not in await shown(client, picture)
     assert open_engine(places[0]).filters.count_of("Bo") == 0
@@ -119,7 +124,7 @@ async def test_an_opt_out_reaches_a_pinned_bundle_whose_groups_are_others(
 async def test_a_bundle_that_is_built_anew_takes_over_who_left_the_one_before(running, places, picture, load):
     _, client, admin = running
     await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
-    await admin(lambda one: one.delete_items(ids=[1000], why="one of Ann's"))
+    await admin(lambda one: one.delete_items(ids=[1004], why="one of Ann's"))
     if load:
         await admin(lambda one: one.load_bundle("two", alias="default", why="monthly"))
     else:
@@ -127,10 +132,10 @@ async def test_a_bundle_that_is_built_anew_takes_over_who_left_the_one_before(ru
         await admin(lambda one: one.set_alias("default", second, why="it is good"))
     assert "Bo" not in await shown(client, picture)
     with pytest.raises(NotFoundError):
-        await client.get_item(1000)
+        await client.get_item(1004)
     # Not in memory alone.
     kept = open_engine(places[1])
-    assert kept.filters.count_of("Bo") == 0 and 1000 in kept.snapshot.deleted
+    assert kept.filters.count_of("Bo") == 0 and 1004 in kept.snapshot.deleted
 
 
 async def test_who_consented_again_may_be_brought_back(running, picture):
@@ -156,3 +161,75 @@ async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, p
 
     assert await asyncio.to_thread(turn) == (await client.describe()).bundle_id
     assert "Bo" not in await shown(client, picture)
+
+
+@pytest.mark.parametrize("load", [True, False])
+async def test_a_compaction_in_between_brings_nobody_back(running, places, picture, load):
+    """Of an item that was deleted before it the compacted bundle knows neither the creator nor where it was."""
+    _, client, admin = running
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    await admin(lambda one: one.delete_items(ids=[1004], why="one of Ann's"))
+    await admin(lambda one: one.compact(why="monthly"))
+    if load:
+        await admin(lambda one: one.load_bundle("two", alias="default", why="monthly"))
+    else:
+        second = (await admin(lambda one: one.load_bundle("two", why="monthly"))).bundle_id
+        await admin(lambda one: one.set_alias("default", second, why="it is good"))
+    assert "Bo" not in await shown(client, picture)
+    with pytest.raises(NotFoundError):
+        await client.get_item(1004)
+    assert 1004 in open_engine(places[1]).snapshot.deleted
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "creator"),
+    [(1000, 1000, None), (1000, 7000, None), (2**40, 2**40, "Somebody else")],
+    ids=["same", "renumbered", "renamed"],
+)
+async def test_an_item_is_the_same_in_a_bundle_that_is_built_anew(
+    serve, tiny, tiny_encoder_dir, tmp_path, before, after, creator, compact
+):
+    """Built of a folder with another name ids are others; a table that was corrected names others."""
+    bundles, corpus = tmp_path / "bundles", tiny.draw_corpus(tmp_path / "corpus", 60)
+    rows = pq.read_table(corpus / "items.parquet").to_pylist()
+    for name, first, who in (("one", before, None), ("two", after, creator)):
+        named = [{**row, "id": first + at, "creator": who or row["creator"]} for at, row in enumerate(rows)]
+        pq.write_table(pa.Table.from_pylist(named), corpus / "items.parquet")
+        build_bundle(corpus, tiny_encoder_dir, bundles / name, probes=20, workers=1)
+        rows.pop()
+    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
+    first = open_bundle(bundles / "one")
+    more = {"open_bundle": open_bundle}
+    gateway, _ = await serve(first.engine, first.store, more=more, admin_tokens_file=tmp_path / "admins")
+
+    def turn():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            admin.delete_items(ids=[before + 4, before + 9], why="opted out")
+            if compact:
+                admin.compact(why="monthly")
+            admin.load_bundle("two", alias="default", why="monthly")
+
+    await asyncio.to_thread(turn)
+    # Where neither id nor creator is left an item that only looks the same may be somebody else's.
+    left = compact and before != after
+    assert set(open_engine(bundles / "two").snapshot.deleted) == (set() if left else {after + 4, after + 9})
+
+
+@pytest.mark.parametrize("bring_back", [False, True])
+async def test_who_left_by_name_is_kept_out_of_a_bundle_without_them_too(
+    running, places, addition, bring_back
+):
+    """Built without Bo, it would take Bo's next picture."""
+    _, _, admin = running
+    with Store(places[1]) as store:
+        store.delete(Selection(ids=tuple(range(1001, 1300, 4))), who="kim", why="a corpus without Bo")
+        store.compact(who="kim", why="x", erase=True)
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    await admin(lambda one: one.load_bundle("two", alias="default", why="new", bring_back=bring_back))
+    if bring_back:
+        await admin(lambda one: one.add_item(addition(1, 200, creator="Bo"), why="x"))
+        return
+    with pytest.raises(PreconditionError, match="was deleted by name"):
+        await admin(lambda one: one.add_item(addition(1, 200, creator="Bo"), why="x"))
+    assert [change.what for change in await admin(lambda one: one.changes())][-1] == "creator=Bo"

@@ -71,13 +71,26 @@ def worded(image):
     [
         lambda image: within(image, (230, 230, 230), 0.1, 0.1, 0.1, 0.1),
         lambda image: within(image, (255, 255, 255), 0.1, 0.1, 0.1, 0.1),
+        # A hairline, of a pixel and of two.
+        lambda image: within(image, (0, 0, 0), 0.004, 0.004, 0.004, 0.004),
+        lambda image: within(image, (0, 0, 0), 0.008, 0.008, 0.008, 0.008),
         lambda image: within(image, (0, 0, 0), 0.3, 0.05, 0.3, 0.05),
         lambda image: within(image, (0, 0, 0), 0, 0.3, 0, 0.3),
         lambda image: within(image, (32, 33, 36), 0.4, 0.1, 0.2, 0.3),
         lambda image: within(image, (255, 255, 255), 0.1, 0.4, 0.2, 0.1),
         worded,
     ],
-    ids=["light", "white", "bars", "letterbox", "dark window", "white window", "words below"],
+    ids=[
+        "light",
+        "white",
+        "a pixel",
+        "two pixels",
+        "bars",
+        "letterbox",
+        "dark window",
+        "white window",
+        "words below",
+    ],
 )
 def test_a_picture_within_margins_is_recognised(known, changed):
     found = [rows(changed(image), known) for image in PICTURES]

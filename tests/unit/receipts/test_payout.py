@@ -282,3 +282,12 @@ def test_a_name_longer_than_a_page_does_not_keep_others_from_their_statement(wri
 
     statement = payout(write_run({"x" * 9_000: 1.0, "word " * 3_000: 1.0, "Ann": 1.0}), euros("1000.00"))
     assert pdf_bytes(statement, "title " * 900, []).startswith(b"%PDF-")
+
+
+def test_names_that_may_be_an_excluded_creators_are_told(write_run):
+    run = write_run({"Zo\u00eb": 1.0, "zoe": 2.0, "Bo": 1.0}, answered=10)
+    told = CliRunner().invoke(
+        cli, ["payout", str(run), "--pool", "100", "--currency", "EUR", "--exclude-creator", "Zo\u00eb"]
+    )
+    assert "note: zoe is not excluded, and may be the excluded Zo\u00eb" in told.output
+    assert told.output.count("note: ") == 1

@@ -23,6 +23,7 @@ from .log import DamageError
 
 FORMAT: Final = 1
 _LENGTH = struct.Struct("<I")
+_BY_CREATOR: Final = "creator="
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Entry:
     at: str  # ISO 8601, UTC
     who: str
     why: str
-    what: str  # "creator=Ada"; empty where the ids say it
+    what: str  # "creator=Ada", "bring_back=17"; empty where the ids say it
     ids: tuple[int, ...]
 
     def fields(self) -> dict[str, Any]:
@@ -89,6 +90,7 @@ class Added:
     looks: NDArray[np.int8] | None = None  # [n, *LOOK]; None in journals from before they were kept
     held: str = ""  # in the log of held items: why they wait
     like: int | None = None  # there: the item that they look like
+    back: tuple[int, ...] = ()  # those that have the picture of a deleted item, and were let in all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def encode(record: Record) -> bytes:
                 vectors += np.ascontiguousarray(record.looks, np.int8).tobytes()
             if record.held:
                 fields |= {"held": record.held, "like": record.like}
+            if record.back:
+                fields["back"] = list(record.back)
         else:
             fields |= {"kind": "delete", "what": record.what, "ids": list(record.ids)}
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
@@ -157,7 +161,10 @@ def decode(payload: bytes, dim: int) -> Record:
             looks = None
             if shape is not None:
                 looks = np.frombuffer(behind[size:], np.int8).reshape(len(items), *LOOK)
-            return Added(**fields, items=items, vectors=vectors.reshape(len(items), dim), looks=looks)
+            back = tuple(fields.pop("back", ()))
+            return Added(
+                **fields, back=back, items=items, vectors=vectors.reshape(len(items), dim), looks=looks
+            )
         if kind == "delete":
             return Deleted(**fields | {"ids": tuple(fields["ids"])})
         if kind == "open":
@@ -165,6 +172,14 @@ def decode(payload: bytes, dim: int) -> Record:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableError(str(error)) from error
     raise UnreadableError(f"unknown kind {kind!r}")
+
+
+def left_by_name(entries: Iterable[Entry]) -> frozenset[str]:
+    """Creators who were deleted by name, as `same_name` spells them."""
+    said = (entry.what for entry in entries if entry.kind == "delete")
+    return frozenset(
+        same_name(what.removeprefix(_BY_CREATOR)) for what in said if what.startswith(_BY_CREATOR)
+    )
 
 
 @dataclass(slots=True)
@@ -218,7 +233,8 @@ class Changes:
             self._vectors.append(record.vectors)
             unknown = np.zeros((len(record.items), *LOOK), np.int8)
             self._looks.append(unknown if record.looks is None else record.looks)
-            kind, what, ids = "add", "", tuple(item.id for item in record.items)
+            kind, ids = "add", tuple(item.id for item in record.items)
+            what = f"bring_back={','.join(map(str, record.back))}" if record.back else ""
         else:
             self.deleted.update(dict.fromkeys(record.ids, record.at))
             kind, what, ids = "delete", record.what, record.ids

@@ -1,0 +1,225 @@
+"""What was deleted does not come back unseen: neither under another id, nor as another file of the same picture."""
+
+import io
+import shutil
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from PIL import ImageOps
+
+from attributary.attribution.open import open_engine
+from attributary.bundle.bundle import LOOKS
+from attributary.bundle.manifest import Manifest
+from attributary.cli.main import cli
+from attributary.delta.entry import CONTRIBUTOR, Terms
+from attributary.delta.selection import Selection
+from attributary.delta.store import Store
+from attributary.errors import PreconditionError
+
+from .test_entry import encoded, item, noised, scene
+
+BY = {"who": "kim", "why": "a test"}
+BACK = Terms(bring_back=True)
+
+
+def written(picture, kind="JPEG", **options):
+    kept = io.BytesIO()
+    picture.save(kept, kind, **options)
+    return kept.getvalue()
+
+
+def large(picture):
+    return picture.resize((256, 256))
+
+
+COPIES = {
+    "the file": lambda picture: written(picture, "PNG"),
+    "JPEG": lambda picture: written(picture, quality=60),
+    "half the size": lambda picture: written(picture.resize((32, 32)), quality=90),
+    "larger": lambda picture: written(large(picture), "WEBP", quality=80),
+    "a thin frame": lambda picture: written(ImageOps.expand(large(picture), 9, "black"), quality=90),
+    "a wide frame": lambda picture: written(ImageOps.expand(large(picture), 40, (90, 90, 90)), quality=90),
+}
+CREATORS = ("Ann", "Bo")
+
+
+@pytest.fixture
+def opted_out(store):
+    """A store from which Ann took her one picture, item 5."""
+    store.add([item(5, scene(1), "Ann"), item(50, scene(9), "Ann")], **BY)
+    store.delete(Selection(ids=(5,)), who="kim", why="opted out")
+    return store
+
+
+def copy(number, name="JPEG", creator="Bo", **fields):
+    one = item(number, scene(1), creator, **{"caption": "other words", **fields})
+    object.__setattr__(one, "picture", COPIES[name](scene(1)))
+    return one
+
+
+def refused(store, one, **terms):
+    (outcome,) = store.add([one], **terms, **BY).outcomes
+    assert isinstance(outcome, PreconditionError) and outcome.subject == "item.image"
+    assert "bring_back" in outcome.message and "--bring-back" in outcome.message
+    return outcome.message
+
+
+@pytest.mark.parametrize("creator", CREATORS)
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_of_what_was_deleted_is_refused_by_name(opted_out, name, creator):
+    said = refused(opted_out, copy(6, name, creator))
+    assert "item 5, which was deleted at 2" in said and said.endswith("its creator was Ann")
+    assert opted_out.snapshot.bundle.items.row_of(6) is None
+
+
+def test_it_may_come_back_on_purpose_and_the_audit_says_so(opted_out):
+    batch = [copy(6), item(7, scene(3), "Ann")]
+    result = opted_out.add(batch, terms=BACK, **BY)
+    assert result.outcomes == [None, None]
+    assert (opted_out.history[-1].what, opted_out.history[-1].ids) == ("bring_back=6", (6, 7))
+    # Repeated as it was it is there already.
+    assert opted_out.add(batch, **BY).outcomes == [None, None]
+
+
+def test_the_others_of_a_delivery_enter(opted_out):
+    outcomes = opted_out.add([item(7, scene(3), "Ann"), copy(6), item(8, scene(4), "Bo")], **BY).outcomes
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
+    assert [opted_out.snapshot.bundle.items.row_of(number) is None for number in (6, 7, 8)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_it_holds_over_restarts_copies_and_compactions(opted_out, bundle_dir, tmp_path, name):
+    opted_out.close()
+    with Store(bundle_dir, open_engine) as store:
+        refused(store, copy(6, name))
+    elsewhere = shutil.copytree(bundle_dir, tmp_path / "elsewhere")
+    with Store(elsewhere) as store:
+        refused(store, copy(6, name))
+        store.compact(**BY)
+        assert "an item that was deleted before a compaction" in refused(store, copy(6, name))
+        store.add([item(7, scene(3), "Ann")], **BY)
+        store.compact(**BY)
+        refused(store, copy(6, name, "Ann"))
+    with Store(elsewhere) as store:
+        refused(store, copy(6, name))
+
+
+def test_one_of_the_bundles_own_items_is_known_too(store, picture):
+    store.delete(Selection(ids=(1003,)), **BY)
+    one = item(7, scene(0))
+    object.__setattr__(one, "picture", picture(3))
+    assert "item 1003" in refused(store, one)
+
+
+def test_without_looks_the_same_picture_with_the_same_words_is_known(bundle_dir, picture):
+    manifest = Manifest.read(bundle_dir)
+    (bundle_dir / LOOKS).unlink()
+    kept = {name: digest for name, digest in manifest.files.items() if name != LOOKS}
+    replace(manifest, files=kept, delta=False).write(bundle_dir)
+    shutil.rmtree(bundle_dir / "delta")
+    with Store(bundle_dir) as store:
+        words = store.snapshot.bundle.items.caption(store.snapshot.row_of(1003))
+        store.delete(Selection(ids=(1003,)), **BY)
+        one = item(7, scene(0), caption=words)
+        object.__setattr__(one, "picture", picture(3))
+        assert "item 1003" in refused(store, one)
+
+
+def test_erasing_forgets_it(opted_out):
+    opted_out.compact(erase=True, **BY)
+    assert opted_out.add([copy(6)], **BY).outcomes == [None]
+
+
+def test_what_came_back_does_not_bar_further_copies_until_it_goes_again(opted_out):
+    """Whoever consents again has consented: the same creator's same picture stands for the one that was deleted."""
+    assert opted_out.add([item(6, scene(1), "Ann")], terms=BACK, **BY).outcomes == [None]
+    assert opted_out.add([copy(7)], **BY).outcomes == [None]
+    opted_out.delete(Selection(ids=(6,)), **BY)
+    assert "item 6" in refused(opted_out, copy(8))
+
+
+def test_other_pictures_enter(store):
+    """Every scene is another picture, and so is a mirrored or recoloured one."""
+    store.add([item(number, scene(number), "Ann") for number in range(100, 140)], **BY)
+    store.delete(Selection(creator="Ann"), **BY)
+    others = [item(number, scene(number), "Bo") for number in range(200, 240)]
+    others += [item(300, ImageOps.mirror(scene(100)), "Bo"), item(301, ImageOps.invert(scene(101)), "Bo")]
+    assert store.add(others, **BY).outcomes == [None] * 42
+
+
+@pytest.mark.parametrize("creator", CREATORS)
+def test_a_contributed_copy_waits_and_is_released_on_purpose_alone(opted_out, creator):
+    result = opted_out.add([copy(6, creator=creator)], terms=CONTRIBUTOR, **BY)
+    assert result.held == ["looks like item 5, which was deleted"]
+    with pytest.raises(PreconditionError, match=r"^item 6: shows the picture of item 5, .* release it with"):
+        opted_out.release([6], **BY)
+    assert opted_out.release([6], bring_back=True, **BY) == opted_out.snapshot.revision
+    assert opted_out.history[-1].what == "bring_back=6"
+
+
+def test_what_was_deleted_while_a_copy_waited_is_not_brought_back_by_its_release(store):
+    store.add([item(5, scene(1), "Ann"), item(50, scene(9), "Ann")], **BY)
+    held = store.add([item(6, noised(scene(1)), "Bo"), copy(7)], terms=CONTRIBUTOR, **BY).held
+    assert held == ["looks like item 5 of another creator, which is older"] * 2
+    store.delete(Selection(ids=(5,)), **BY)
+    for number in (6, 7):
+        with pytest.raises(PreconditionError, match="item 5, which was deleted"):
+            store.release([number], **BY)
+    store.compact(**BY)
+    # Of the noised one nothing is left that would be the very picture; the copy is known by its look.
+    with pytest.raises(PreconditionError, match="deleted before a compaction"):
+        store.release([7], **BY)
+
+
+def test_the_command_line_says_how(opted_out, bundle_dir, tmp_path):
+    opted_out.close()
+    (tmp_path / "copy.png").write_bytes(encoded(scene(1)))
+    words = ["bundle", "add", str(bundle_dir), "--picture", str(tmp_path / "copy.png"), "--id", "6"]
+    words += ["--caption", "words", "--creator", "Bo", "--why", "May"]
+    done = CliRunner().invoke(cli, words)
+    assert (done.exit_code, "--bring-back" in done.output, "added 0, refused 1" in done.output) == (
+        1,
+        True,
+        True,
+    )
+    assert CliRunner().invoke(cli, [*words, "--bring-back"]).exit_code == 0
+    assert "bring_back=6" in CliRunner().invoke(cli, ["bundle", "log", str(bundle_dir)]).output
+
+
+def test_a_creator_who_was_deleted_by_name_comes_back_on_purpose_alone(store, bundle_dir):
+    store.delete(Selection(creator="Dee"), **BY)
+    for _ in range(2):
+        one = item(7, scene(3), " D\u200bee ")
+        (outcome,) = store.add([one], **BY).outcomes
+        assert isinstance(outcome, PreconditionError) and outcome.subject == "item.creator"
+        assert "--bring-back" in outcome.message and outcome.message.endswith("Dee")
+        store.compact(**BY)
+    held = store.add([item(8, scene(4), "Dee")], terms=CONTRIBUTOR, **BY).held
+    assert held == ["the creator was deleted by name"]
+    with pytest.raises(PreconditionError, match=r"^item 8: was deleted by name"):
+        store.release([8], **BY)
+    assert store.add([item(7, scene(3), "Dee")], terms=BACK, **BY).outcomes == [None]
+    assert store.history[-1].what == "bring_back=7"
+    assert store.add([item(9, scene(5), "Dee")], **BY).outcomes == [None]
+
+
+def test_whose_items_went_one_by_one_has_not_left(store):
+    store.add([item(5, scene(1), "Flo")], **BY)
+    store.delete(Selection(ids=(5,)), **BY)
+    store.compact(**BY)
+    assert store.add([item(6, scene(2), "Flo")], **BY).outcomes == [None]
+
+
+def test_who_left_while_all_of_theirs_waited_has_left(store, bundle_dir):
+    store.add([item(6, scene(2), "Flo")], terms=CONTRIBUTOR, **BY)
+    assert store.delete(Selection(creator="Flo"), **BY).held == (6,)
+    assert store.history[-1].what == "creator=Flo"
+    store.close()
+    with Store(bundle_dir, open_engine) as again:
+        assert isinstance(again.add([item(7, scene(3), "Flo")], **BY).outcomes[0], PreconditionError)
+        assert again.delete(Selection(creator="Flo"), **BY).ids == ()
