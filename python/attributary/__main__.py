@@ -1,0 +1,5 @@
+"""`python -m attributary` is `attributary`."""
+
+from attributary.cli.main import main
+
+main()
