@@ -60,7 +60,8 @@ def main() -> None:
             "megabytes": round((Path(scratch) / "vit.onnx").stat().st_size / 1e6, 1),
             "mAP": None,
         }
-        seconds = interleaved(calls, rounds=options.rounds, clock=time.thread_time)
+        # Each follows a call of its own: whoever came behind the yardstick found its caches emptied.
+        seconds = interleaved(calls, rounds=options.rounds, settle=1, clock=time.thread_time)
     yard = seconds[YARDSTICK]
     rows = [
         {
