@@ -120,11 +120,17 @@ async def test_an_opt_out_reaches_a_pinned_bundle_whose_groups_are_others(
     assert await shown(client, picture, first) == {"Ann", "Cy", "Dee"}
 
 
+@pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("load", [True, False])
-async def test_a_bundle_that_is_built_anew_takes_over_who_left_the_one_before(running, places, picture, load):
+async def test_a_bundle_that_is_built_anew_takes_over_who_left_the_one_before(
+    running, places, picture, load, compact
+):
+    """Of an item that was deleted before it a compacted bundle knows neither the creator nor where it was."""
     _, client, admin = running
     await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
     await admin(lambda one: one.delete_items(ids=[1004], why="one of Ann's"))
+    if compact:
+        await admin(lambda one: one.compact(why="monthly"))
     if load:
         await admin(lambda one: one.load_bundle("two", alias="default", why="monthly"))
     else:
@@ -161,24 +167,6 @@ async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, p
 
     assert await asyncio.to_thread(turn) == (await client.describe()).bundle_id
     assert "Bo" not in await shown(client, picture)
-
-
-@pytest.mark.parametrize("load", [True, False])
-async def test_a_compaction_in_between_brings_nobody_back(running, places, picture, load):
-    """Of an item that was deleted before it the compacted bundle knows neither the creator nor where it was."""
-    _, client, admin = running
-    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
-    await admin(lambda one: one.delete_items(ids=[1004], why="one of Ann's"))
-    await admin(lambda one: one.compact(why="monthly"))
-    if load:
-        await admin(lambda one: one.load_bundle("two", alias="default", why="monthly"))
-    else:
-        second = (await admin(lambda one: one.load_bundle("two", why="monthly"))).bundle_id
-        await admin(lambda one: one.set_alias("default", second, why="it is good"))
-    assert "Bo" not in await shown(client, picture)
-    with pytest.raises(NotFoundError):
-        await client.get_item(1004)
-    assert 1004 in open_engine(places[1]).snapshot.deleted
 
 
 @pytest.mark.parametrize("compact", [False, True])
