@@ -40,8 +40,8 @@ def on_ray(plan: Plan, bundle: Path, out: Path, workers: int) -> float:
     """
     import ray
 
+    from attributary.batch.engines import ScorerSource
     from attributary.batch.ray_runner import RayOptions, score_on_ray
-    from attributary.batch.scoring import ScorerSource
 
     marks: list[tuple[int, float]] = []
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)

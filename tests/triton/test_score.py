@@ -6,10 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from attributary.batch.engines import TritonScorer
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
 from attributary.batch.run import shard_tables
-from attributary.batch.scoring import EngineScorer, TritonScorer
+from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
 from attributary.errors import UnavailableError
 

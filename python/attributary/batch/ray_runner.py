@@ -26,11 +26,12 @@ from ray.exceptions import RayError, RayTaskError
 from attributary.errors import AttributaryError, RunError, UnavailableError, check_range
 from attributary.machine import cores
 
+from .engines import ScorerSource
 from .job import Counts, Progress, Result, Tally, run_job
 from .plan import Plan
 from .rows import BundleState, PreparedBatch, Shard
 from .run import Run
-from .scoring import Scorer, ScorerSource
+from .scoring import Scorer
 
 Item = TypeVar("Item")
 Middle = TypeVar("Middle")

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from attributary.batch.engines import ScorerSource
 from attributary.batch.job import Counts, Progress, Result, score
 from attributary.batch.pictures import Access
 from attributary.batch.plan import Plan, make_plan, preview_lines, prompts_line, skipped_line
 from attributary.batch.plan import dry_run as preview
 from attributary.batch.prompts import ORIGINS
-from attributary.batch.scoring import ScorerSource
 from attributary.batch.settings import Columns, Engine, Precision, RowLimits, Settings
 from attributary.errors import InvalidArgumentError, RunError, needs
 from attributary.machine import cores

@@ -15,9 +15,9 @@ import pytest
 import ray
 
 from attributary import errors
+from attributary.batch.engines import ScorerSource
 from attributary.batch.plan import make_plan
 from attributary.batch.ray_runner import RayOptions, score_on_ray, stream
-from attributary.batch.scoring import ScorerSource
 from attributary.batch.settings import Settings
 from attributary.errors import AttributaryError, BundleError, InvalidArgumentError, RunError, UnavailableError
 

@@ -9,11 +9,12 @@ import pytest
 
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Filter, Limits
+from attributary.batch.engines import GatewayScorer, ScorerSource, _outcome, patiently
 from attributary.batch.job import score
 from attributary.batch.plan import make_plan
 from attributary.batch.rows import Problem
 from attributary.batch.run import shard_tables
-from attributary.batch.scoring import EngineScorer, GatewayScorer, ScorerSource, _outcome, patiently
+from attributary.batch.scoring import EngineScorer
 from attributary.batch.settings import Settings
 from attributary.bundle.bundle import Bundle
 from attributary.client.errors import ServerError
