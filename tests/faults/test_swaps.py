@@ -13,7 +13,7 @@ from attributary.client.admin import AdminClient
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
-from attributary.gateway.registry import Opened
+from attributary.gateway.opened import Opened
 from attributary.gateway.server import Gateway
 
 TOKEN = "s3cret"

@@ -13,7 +13,7 @@ from attributary.attribution.open import open_engine
 from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.gateway.config import GatewayConfig
-from attributary.gateway.registry import Opened
+from attributary.gateway.opened import Opened
 from attributary.gateway.running import serve
 
 

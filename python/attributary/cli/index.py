@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attributary.bundle.bundle import Bundle
 from attributary.errors import InvalidArgumentError, needs
@@ -74,6 +73,8 @@ def push_command(
     force: Annotated[bool, "replace what the collection holds"] = False,
 ) -> None:
     """Bring the vectors of the BUNDLE directory into a collection, index and load it; resumes where it was cut."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     opened = Bundle.open(bundle)
     server = milvus.connect()
     from attributary.index.milvus import MilvusIndex

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -22,17 +24,15 @@ from attributary.attribution.types import Limits
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, needs
 from attributary.gateway import config as gateway
-from attributary.gateway.bundles import OpenBundle
-from attributary.gateway.processes import Member, announce, serve_processes
-from attributary.gateway.registry import DEFAULT_ALIAS, Opened, check_alias
-from attributary.gateway.running import serve
-from attributary.gateway.server import More
+from attributary.gateway.opened import OpenBundle, Opened
 from attributary.plain import plain
 
 from .index import AtMilvus
 from .options import AT_LEAST_1, Argument, From, Option, declared
 
 if TYPE_CHECKING:
+    from attributary.gateway.processes import Member
+    from attributary.gateway.server import More
     from attributary.triton.engine import TritonLink
 
 
@@ -99,9 +99,22 @@ class _Chosen:
         self,
         config: gateway.GatewayConfig,
         member: Member | None = None,
-        ready: Callable[[dict[str, Any]], None] = announce,
+        ready: Callable[[dict[str, Any]], None] | None = None,
     ) -> int:
         """Open the bundles and serve them until SIGTERM; return the exit status."""
+        # Of a start half is imports and half is ONNX Runtime, which loads a graph without the interpreter's lock.
+        with ThreadPoolExecutor(1, "imports") as beside:
+            running = beside.submit(importlib.import_module, "attributary.gateway.running")
+            link, default, opened, open_bundle = self._open(config)
+        first = opened.pop(default)
+        more: More = {"alias": default, "others": opened, "open_bundle": open_bundle, "member": member}
+        if ready is not None:
+            more["ready"] = ready
+        return int(running.result().serve(first.engine, config, link, first.store, **more))
+
+    def _open(
+        self, config: gateway.GatewayConfig
+    ) -> tuple[TritonLink | None, str, dict[str, Opened], OpenBundle]:
         link, places = None, _by_alias(self.bundles)
         if self.kind == "triton":
             with needs("triton"):
@@ -124,11 +137,7 @@ class _Chosen:
             with said_if_slow(f"opening {place}: its hashes and golden queries are checked"):
                 engines[key] = open_bundle(place)
         opened = {alias: engines[place.resolve()] for alias, place in places.items()}
-        default = self.default_alias or next(iter(places))
-        first = opened.pop(default)
-        more: More = {"alias": default, "others": opened, "open_bundle": open_bundle}
-        more |= {"member": member, "ready": ready}
-        return serve(first.engine, config, link, first.store, **more)
+        return link, self.default_alias or next(iter(places)), opened, open_bundle
 
 
 @click.command("serve")
@@ -151,7 +160,11 @@ def serve_command(
         )
     if chosen.kind == "triton" and chosen.index == "milvus":
         raise InvalidArgumentError("index", "milvus needs --engine embedded; Triton has an index of its own")
-    sys.exit(chosen(config) if config.processes == 1 else serve_processes(config, chosen))
+    if config.processes == 1:
+        sys.exit(chosen(config))
+    from attributary.gateway.processes import serve_processes
+
+    sys.exit(serve_processes(config, chosen))
 
 
 @click.command("ui", context_settings={"ignore_unknown_options": True})
@@ -177,13 +190,13 @@ def ui_command(ctx: click.Context, bundles: tuple[str, ...], http_port: int) -> 
 def _by_alias(bundles: tuple[Path, ...]) -> dict[str, Path]:
     """Directories by alias; one alone needs none."""
     if len(bundles) == 1 and (bundles[0].is_dir() or "=" not in str(bundles[0])):
-        return {DEFAULT_ALIAS: bundles[0]}
+        return {gateway.DEFAULT_ALIAS: bundles[0]}
     places: dict[str, Path] = {}
     for given in bundles:
         alias, equals, place = str(given).partition("=")
         if not equals:
             raise InvalidArgumentError("bundles", f"of several each must be ALIAS=DIRECTORY, got {given}")
-        check_alias(alias)
+        gateway.check_alias(alias)
         if alias in places:
             raise InvalidArgumentError("bundles", f"{alias} is given twice")
         places[alias] = Path(place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Final, NamedTuple, TypeAlias
@@ -22,14 +21,14 @@ from attributary.v1 import admin_pb2 as pb
 
 from . import translate
 from .calls import Call, UnaryMethod
-from .config import GatewayConfig
+from .config import GatewayConfig, check_alias
 from .inherit import inherit_deletions
-from .registry import Opened, Registry, Served, check_alias, compacted_from
+from .opened import OpenBundle, Opened
+from .registry import Registry, Served, compacted_from
 from .remote import RemoteEngine
 
 log = structlog.get_logger(__name__)
 
-OpenBundle = Callable[[Path], Opened]
 _Turning: TypeAlias = pb.LoadBundleRequest | pb.SetAliasRequest
 # The bundle's files that are read into memory.
 _HELD: Final = ("index.faiss", "encoder.onnx", "items.parquet")

@@ -5,13 +5,17 @@ Limits on a query (bytes, pixels, prompt, top_k, batch) are the engine's: `attri
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from attributary.errors import InvalidArgumentError, check_range
 
 ENVIRONMENT_PREFIX = "ATTRIBUTARY_"
+DEFAULT_ALIAS: Final = "default"
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
 _UI_PORT = 8080
 
 
@@ -218,3 +222,13 @@ _CHOICES = {
     "log_format": ("json", "console"),
     "log_level": ("debug", "info", "warning", "error"),
 }
+
+
+def check_alias(alias: str) -> None:
+    """Raise InvalidArgumentError for what cannot be an alias; a bundle's id cannot, or requests would be ambiguous."""
+    if not _ALIAS.fullmatch(alias) or _BUNDLE_ID.fullmatch(alias):
+        raise InvalidArgumentError(
+            "alias",
+            "must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, and no bundle's id; "
+            f"got {alias[:80]!r}",
+        )

@@ -10,36 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Final
 
 import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
 from attributary.delta.store import Store
-from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
+from attributary.errors import NotFoundError, PreconditionError
 
+from .config import DEFAULT_ALIAS, check_alias
 from .inherit import inherit_deletions
 from .pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
-
-DEFAULT_ALIAS: Final = "default"
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A bundle that may be served: its engine, and what changes it (None: nothing does)."""
-
-    engine: Preparer
-    store: Store | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -65,16 +52,6 @@ class Served:
     def draining(self) -> bool:
         """Whether it answers only those who name its id, and not for long."""
         return self.until < math.inf
-
-
-def check_alias(alias: str) -> None:
-    """Raise InvalidArgumentError for what cannot be an alias; a bundle's id cannot, or requests would be ambiguous."""
-    if not _ALIAS.fullmatch(alias) or _BUNDLE_ID.fullmatch(alias):
-        raise InvalidArgumentError(
-            "alias",
-            "must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, and no bundle's id; "
-            f"got {alias[:80]!r}",
-        )
 
 
 class Registry:

@@ -21,17 +21,18 @@ from .access import Gate
 from .additions import AdditionHandler
 from .admission import Admission, Shedder
 from .auth import server_context, server_credentials
-from .bundles import BundleService, OpenBundle
+from .bundles import BundleService
 from .calls import Front, Unknown
-from .config import GatewayConfig
+from .config import DEFAULT_ALIAS, GatewayConfig
 from .following import HEALTH, Following
 from .forwarding import Forwarding
 from .gauges import publish_served, watch_server
 from .metrics import Metrics
 from .metrics_page import MetricsPage, show
+from .opened import OpenBundle, Opened
 from .pipeline import Costly, Pipeline
 from .processes import Member
-from .registry import DEFAULT_ALIAS, Opened, Registry
+from .registry import Registry
 from .remote import Link, State, Watch
 from .service import SERVICE, AttributionService, Receipts, method_handlers
 from .sockets import hang_up, make_room

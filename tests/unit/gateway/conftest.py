@@ -25,7 +25,7 @@ from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, NotFoundError
 from attributary.gateway.config import GatewayConfig
-from attributary.gateway.registry import Opened
+from attributary.gateway.opened import Opened
 from attributary.gateway.server import Gateway
 from attributary.pictures import CostlyPicture
 from attributary.v1 import attribution_pb2_grpc as rpc

@@ -21,7 +21,7 @@ from attributary.errors import (
     PreconditionError,
 )
 from attributary.gateway import bundles
-from attributary.gateway.registry import Opened
+from attributary.gateway.opened import Opened
 from tests.unit.gateway.conftest import TOKEN, open_bundle
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from attributary.client import Answer, AsyncClient, query
 from attributary.errors import OverloadedError
+from attributary.gateway.opened import Opened
 from attributary.gateway.pipeline import COSTLY_BACKLOG_S
-from attributary.gateway.registry import Opened
 
 
 async def test_costly_pictures_wait_for_each_other_alone(serve, engine, vector):

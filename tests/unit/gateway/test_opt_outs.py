@@ -16,7 +16,7 @@ from attributary.errors import (
     NotFoundError,
     PreconditionError,
 )
-from attributary.gateway.registry import Opened
+from attributary.gateway.opened import Opened
 from tests.unit.gateway.conftest import TOKEN, open_bundle, shown
 
 
