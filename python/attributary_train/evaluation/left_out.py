@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -93,40 +94,38 @@ def read_groups(path: Path) -> dict[str, Any] | None:
 @dataclass(frozen=True)
 class LeftOut:
     """rises: by method, float64 [G, S]: how much more a query loses without its own K best than without those of other
-    groups' queries; `groups`: how many groups every method has; removed: items a training lacks, the mean."""
+    groups' queries, for the method's first G groups; removed: items a training lacks, the mean."""
 
     count: int
-    groups: int
     rises: dict[str, Floats]
     removed: dict[str, float]
 
 
 def open_left_out(folder: Path, world: World) -> LeftOut | None:
-    """Groups for which every method is trained; None if they are of another split, or fewer than two are trained."""
+    """Methods with at least two groups trained; None if there are none, or they are of another split."""
     facts = read_groups(folder / FILE)
     if facts is None or facts["split"] != world.split:
         return None
     table = arrays(folder / f"losses-{world.split}.npz")
     losses = dict(zip(table["runs"].tolist(), table["losses"].astype(np.float64), strict=True))
-    methods = [name for name in facts["removed"] if run_name(name, 0) in losses]
-    whole = [
-        at for at in range(len(facts["groups"])) if all(run_name(method, at) in losses for method in methods)
-    ]
-    if not methods or len(whole) < 2:
-        return None
     column = {name: at for at, name in enumerate(world.names)}
     try:
-        rows = [[column[name] for name in facts["groups"][at]] for at in whole]
+        rows = [[column[name] for name in group] for group in facts["groups"]]
     except KeyError as error:
         raise EvaluationError(str(folder / FILE), f"no {world.split} query {error}") from error
-    rises = {}
-    for method in methods:
-        each = np.stack([losses[run_name(method, at)] for at in whole])
+    rises, removed = {}, {}
+    for method, counts in facts["removed"].items():
+        names = [run_name(method, at) for at in range(len(counts))]
+        trained = list(takewhile(losses.__contains__, names))
+        if len(trained) < 2:
+            continue
+        each = np.stack([losses[name] for name in trained])
+        own = enumerate(rows[: len(trained)])
         rises[method] = np.stack(
-            [each[at, own] - np.delete(each, at, axis=0)[:, own].mean(axis=0) for at, own in enumerate(rows)]
+            [each[at, row] - np.delete(each, at, axis=0)[:, row].mean(axis=0) for at, row in own]
         )
-    removed = {method: float(np.mean([facts["removed"][method][at] for at in whole])) for method in methods}
-    return LeftOut(int(facts["count"]), len(whole), rises, removed)
+        removed[method] = float(np.mean(counts[: len(trained)]))
+    return LeftOut(int(facts["count"]), rises, removed) if rises else None
 
 
 def left_out_rows(found: LeftOut, rivals: Sequence[str]) -> list[dict[str, Any]]:
@@ -148,7 +147,9 @@ def left_out_rows(found: LeftOut, rivals: Sequence[str]) -> list[dict[str, Any]]
             "queries_that_lose": round(float((rise > 0).mean()), 3),
         }
         if best is not None and name != best:
-            gap = paired_interval(rise, 1000 * found.rises[best].ravel())
+            # On the queries of groups that both have.
+            other = 1000 * found.rises[best].ravel()
+            gap = paired_interval(rise[: len(other)], other[: len(rise)])
             row |= {"less": best, **ends_row("difference", gap)}
         out.append(row)
     return out

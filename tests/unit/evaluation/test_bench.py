@@ -314,10 +314,16 @@ def test_items_left_out_in_groups_are_judged_by_what_their_own_queries_lose(plan
     for method, masks in kept.items():
         write_groups(path, "validation", 2, named, {method: [int((~mask).sum()) for mask in masks]})
     assert open_left_out(planted.folder, world) is None
-    for method, masks in kept.items():
-        planted.add("validation", [run_name(method, at) for at in range(5)], masks)
+    # Each method has the groups that are trained; they are compared on those that both have.
+    planted.add("validation", [run_name("sees", at) for at in range(5)], kept["sees"])
+    planted.add("validation", [run_name("blind", at) for at in range(3)], kept["blind"][:3])
     found = open_left_out(planted.folder, world)
-    assert found.groups == 5 and found.rises["sees"].shape == (5, 6)
+    assert found.rises["sees"].shape == (5, 6) and found.rises["blind"].shape == (3, 6)
+    rows = {row["method"]: row for row in left_out_rows(found, ["blind"])}
+    gap = 1000 * (found.rises["sees"][:3] - found.rises["blind"]).mean()
+    assert rows["sees"]["queries"] == 30 and rows["sees"]["difference"] == pytest.approx(gap, rel=1e-3)
+    planted.add("validation", [run_name("blind", at) for at in range(3, 5)], kept["blind"][3:])
+    found = open_left_out(planted.folder, world)
     rows = {row["method"]: row for row in left_out_rows(found, ["blind"])}
     assert rows["sees"]["low"] > 0 and rows["sees"]["difference_low"] > 0 and rows["sees"]["queries"] == 30
     assert rows["blind"]["low"] < 0.2 * rows["sees"]["value"]
