@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .looks import LENGTH, SIDE, look_of, unit
-from .margins import Box, Pixels, another, edges, ground, parts, tight
+from .margins import Box, Pixels, Seen, another, edges, ground, parts, tight
 from .recognise import COLOUR, SAME_PICTURE, Known, Shown
 
 # Pixels of the longer side of what stands out, about as many as in the square that looks are of.
@@ -40,11 +40,12 @@ _SIZES, _PLACES = np.array(
 ).T
 
 
-def framed(seen: Pixels, size: int, *known: Known, colour: int = COLOUR) -> NDArray[np.int64]:
+def framed(overview: Pixels, size: int, *known: Known, colour: int = COLOUR) -> NDArray[np.int64]:
     """Rows of the known pictures that an overview has within it, ascending; mostly none.
 
     Rows are counted through `known`; looks are of squares of `size` pixels. `colour` as in `Shown.closest`.
     """
+    seen = Seen.of(overview)
     whole, standing = [], {}
     for box in parts(seen):
         inner = tight(seen, box)
@@ -65,13 +66,13 @@ def framed(seen: Pixels, size: int, *known: Known, colour: int = COLOUR) -> NDAr
     return found
 
 
-def _square(seen: Pixels, box: Box, size: int) -> Pixels:
+def _square(seen: Seen, box: Box, size: int) -> Pixels:
     """A part as the encoder would see it."""
     left, top, right, bottom = edges(seen, box)
     side = min(right - left, bottom - top)
     x, y = (left + right - side) / 2, (top + bottom - side) / 2
-    image = Image.fromarray(seen)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side)))
+    within = (x, y, x + side, y + side)
+    return np.asarray(seen.image.resize((size, size), Image.Resampling.BICUBIC, box=within))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,12 @@ class _Standing:
     grey: NDArray[np.float64]
 
 
-def _standing(seen: Pixels, box: Box) -> _Standing | None:
+def _standing(seen: Seen, box: Box) -> _Standing | None:
     """What stands out in a part; None of a plain shape, which is no one's."""
     colour = ground(seen, box)
-    edged = np.pad(box.of(seen), ((1, 1), (1, 1), (0, 0)))
-    edged[[0, -1]] = edged[:, [0, -1]] = colour
-    image = Image.fromarray(edged)
+    width, height = box.size
+    image = Image.new("RGB", (width + 2, height + 2), tuple(colour.tolist()))
+    image.paste(seen.image.crop(box), (1, 1))
     grey = np.asarray(image.convert("L").resize((_GRID, _GRID), Image.Resampling.BOX), np.float64)
     grey -= float(np.asarray(Image.fromarray(colour[None, None]).convert("L"))[0, 0])
     steps = np.maximum(np.abs(np.diff(grey, axis=0))[:, :-1], np.abs(np.diff(grey, axis=1))[:-1])
@@ -150,7 +151,7 @@ def _fit(content: NDArray[np.float64], shape: float, target: NDArray[np.float64]
 
 def _along(content: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cosines of one axis alone, [T], of what lies along it, [_GRID]."""
-    made = (_TABLE @ content)[:, 1:]
+    made = (_TABLE @ content).reshape(-1, SIDE)[:, 1:]
     cosines: NDArray[np.float64] = made @ wanted[1:] / np.maximum(np.linalg.norm(made, axis=1), 1e-9)
     return cosines
 
@@ -196,4 +197,4 @@ def _waves(
     return np.cos(angle) * _FADED[:, None], shift, shift * _ACROSS
 
 
-_TABLE = np.stack([_waves(place, size)[0] for size, place in zip(_SIZES, _PLACES, strict=True)])
+_TABLE = np.concatenate([_waves(place, size)[0] for size, place in zip(_SIZES, _PLACES, strict=True)])
