@@ -34,6 +34,7 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.j
 	$(BENCH)/cold_start.py --bundle $(BUNDLE) --save
 	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
 	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save
+	-$(BENCH)/alternatives.py --bundle $(BUNDLE) --bundle $(UNTUNED) --save
 	$(BENCH)/kernels.py --save
 	$(BENCH)/index.py --bundle $(UNTUNED) --corpus $(CORPUS) --save
 	$(BENCH)/lifecycle.py --bundle $(UNTUNED) --corpus $(CORPUS) --save

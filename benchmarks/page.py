@@ -33,6 +33,7 @@ SCRIPTS: dict[str, list[str]] = {
     "cold_start": SERVING,
     "serving_batch": SERVING,
     "picture_queries": SERVING,
+    "alternatives": SERVING,
     "headline": SERVING,
     "search_peers": ["python/attributary/index", "kernels/rescore"],
     "index": ["python/attributary/index", "kernels/rescore"],

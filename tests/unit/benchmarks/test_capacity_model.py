@@ -1,25 +1,14 @@
 """The queueing model of benchmarks/capacity.py against what theory says."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[3] / "benchmarks" / "capacity_model.py"
+SCRIPT = "capacity_model"
 
 
 @pytest.fixture(scope="module")
-def model():
-    spec = importlib.util.spec_from_file_location("capacity_model", PATH)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    import sys
-
-    sys.modules["capacity_model"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["capacity_model"]
+def model(script):
+    return script
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,13 @@
 """benchmarks/soak.py calls flat what is flat, and nothing that grows."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
+SCRIPT = "soak"
 
 
-@pytest.fixture(scope="module")
-def soak():
-    before = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("soak")
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - before:
-        if name in ("soak", "hostile_pictures", "hostile_kinds", "common"):
-            del sys.modules[name]
+@pytest.fixture
+def soak(script):
+    return script
 
 
 def rows(**changes):
