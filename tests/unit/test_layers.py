@@ -168,6 +168,14 @@ def test_serving_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_takes_calls_is_left_to_be_imported_while_bundles_open():
+    code = (
+        "import sys, attributary.cli.serve; "
+        "sys.exit(any(name in sys.modules for name in ('attributary.gateway.server', 'structlog', 'uvloop')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_core_knows_no_transport():
     code = (
         "import sys, attributary.attribution.open; "
