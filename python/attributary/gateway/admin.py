@@ -17,10 +17,10 @@ import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
+from attributary.delta.change import AddResult
 from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Added, Entry
-from attributary.delta.results import AddResult
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError, check_range

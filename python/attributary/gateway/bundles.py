@@ -13,10 +13,10 @@ import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
+from attributary.delta.change import check_words
 from attributary.delta.journal.records import left_by_name
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.delta.store import Store
-from attributary.delta.words import check_words
 from attributary.errors import BundleError, InvalidArgumentError, PreconditionError, check_range
 from attributary.v1 import admin_pb2 as pb
 
