@@ -87,7 +87,7 @@ def signed(data: bytes) -> None:
 
     with contextlib.suppress(InvalidArgumentError):
         read_keys(data)
-    reader = JwtReader(lambda _: {}, "issuer", "audience", "roles", frozenset())
+    reader = JwtReader(lambda _: {}, "issuer", "audience", "roles")
     assert reader.owner(data.decode("utf-8", errors="replace")) is None
 
 

@@ -167,7 +167,7 @@ class AdminService:
 
         async def turn(engine: Preparer) -> None:
             # Found only now: aliases may have moved while the new bundle was made.
-            self._changes.registry.follow(store, engine)
+            self._changes.registry.replace(store, engine)
 
         def flip(engine: Preparer) -> None:
             flipping = asyncio.run_coroutine_threadsafe(turn(engine), loop)

@@ -68,8 +68,7 @@ class BundleService:
     async def load(self, data: bytes, context: Call) -> bytes:
         """Open, verify and serve another bundle; turn an alias to it."""
         request = translate.parse(pb.LoadBundleRequest, data)
-        who, pinned = context.caller.name, _pinned(request)
-        check_words(who, request.why)
+        who, pinned = _asked(request, context)
         if request.alias:
             check_alias(request.alias)
             self._check_followed(request.alias)
@@ -86,8 +85,7 @@ class BundleService:
             self._registry.keep(served.bundle_id)
             before = ""
             if request.alias:
-                before = self._id_behind(request.alias)
-                self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned)
+                before = _id(self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned))
         log.info(
             "loaded", who=who, why=request.why, bundle_id=served.bundle_id, alias=request.alias, before=before
         )
@@ -98,10 +96,7 @@ class BundleService:
     async def unload(self, data: bytes, context: Call) -> bytes:
         """Take a bundle out of service."""
         request = translate.parse(pb.UnloadBundleRequest, data)
-        who, pinned = context.caller.name, _pinned(request)
-        check_words(who, request.why)
-        if not request.bundle:
-            raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        who, pinned = _asked(request, context)
         self._check_alone()
         async with self._changing:
             served = self._registry.remove(request.bundle, pinned_s=pinned)
@@ -111,10 +106,7 @@ class BundleService:
     async def set_alias(self, data: bytes, context: Call) -> bytes:
         """Turn an alias to a bundle that is there."""
         request = translate.parse(pb.SetAliasRequest, data)
-        who, pinned = context.caller.name, _pinned(request)
-        check_words(who, request.why)
-        if not request.bundle:
-            raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        who, pinned = _asked(request, context)
         check_alias(request.alias)
         self._check_followed(request.alias)
         self._check_alone()
@@ -122,9 +114,8 @@ class BundleService:
             served = self._registry.find(request.bundle)
             await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
             await self._keep_deletions(request.bundle, who, request)
-            before = self._id_behind(request.alias)
-            self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
-            now = self._id_behind(request.alias)
+            before = _id(self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned))
+            now = _id(self._registry.behind(request.alias))
         log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
         return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before).SerializeToString()
 
@@ -138,10 +129,8 @@ class BundleService:
 
     def _there(self, place: Path) -> Served | None:
         """A bundle that is served from a directory and held open for changes: nobody can have replaced it there."""
-        for served in self._registry.bundles:
-            if served.store is not None and served.store.directory == place:
-                return served
-        return None
+        stores = ((served, served.store) for served in self._registry.bundles)
+        return next((served for served, store in stores if store and store.directory == place), None)
 
     async def _keep_deletions(self, bundle: str, who: str, request: _Turning) -> None:
         """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place.
@@ -155,7 +144,7 @@ class BundleService:
                 break
             ids = Selection(tuple(sorted(gone)[:MAX_IDS]))
             await asyncio.to_thread(store.delete, ids, who=who, why=why)
-        before = self._behind(request.alias)
+        before = self._registry.behind(request.alias)
         other = None if before is None else before.store
         if store is not None and other is not None and other is not store and not request.bring_back:
             await asyncio.to_thread(store.keep_out, left_by_name(other.history), who=who, why=why)
@@ -166,7 +155,7 @@ class BundleService:
         Where there is a `store` it is deleted for good next; else for as long as this process runs. Raises
         PreconditionError if nothing would be left.
         """
-        before = self._behind(request.alias)
+        before = self._registry.behind(request.alias)
         if before is None or before.pipeline.engine is engine or request.bring_back:
             return
         known, other = engine.snapshot, before.pipeline.engine
@@ -234,14 +223,6 @@ class BundleService:
                 f"{alias} leads to what Triton serves: use `attributary triton load`, or --no-remote-follow",
             )
 
-    def _behind(self, alias: str) -> Served | None:
-        known = any(alias in self._registry.aliases_of(served) for served in self._registry.bundles)
-        return self._registry.find(alias) if known else None
-
-    def _id_behind(self, alias: str) -> str:
-        before = self._behind(alias)
-        return "" if before is None else before.bundle_id
-
 
 def _close_unused(opening: asyncio.Future[Opened]) -> None:
     if not opening.cancelled() and opening.exception() is None and (store := opening.result().store):
@@ -282,11 +263,19 @@ def _served(registry: Registry, served: Served) -> pb.ServedBundle:
     )
 
 
-def _pinned(request: pb.LoadBundleRequest | pb.UnloadBundleRequest | pb.SetAliasRequest) -> float | None:
-    if not request.HasField("pinned_s"):
-        return None
-    check_range("pinned_s", request.pinned_s, 0, 86_400)
-    return float(request.pinned_s)
+def _asked(request: _Turning | pb.UnloadBundleRequest, context: Call) -> tuple[str, float | None]:
+    """Return who asks, and how long the bundle before still answers; raises InvalidArgumentError."""
+    who, pinned = context.caller.name, float(request.pinned_s) if request.HasField("pinned_s") else None
+    if pinned is not None:
+        check_range("pinned_s", pinned, 0, 86_400)
+    check_words(who, request.why)
+    if not isinstance(request, pb.LoadBundleRequest) and not request.bundle:
+        raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+    return who, pinned
+
+
+def _id(served: Served | None) -> str:
+    return "" if served is None else served.bundle_id
 
 
 class Footprint(NamedTuple):

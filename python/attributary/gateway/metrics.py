@@ -6,17 +6,11 @@ What every query observes has histograms of ours: prometheus_client's take a loc
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -126,7 +120,6 @@ class Metrics:
         self._counts: dict[tuple[str, str], Counter] = {}
         self._query_counts: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
-        self._bundle: Gauge | None = None
 
     def call(self, method: str, code: str, seconds: float) -> None:
         """A call has ended."""
@@ -165,19 +158,6 @@ class Metrics:
         if gauge is None:
             gauge = self._gauges[name] = Gauge(name, text, tuple(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
-
-    def serving(self, bundles: Sequence[Mapping[str, str]]) -> None:
-        """Publish which bundles are served, each as the labels of a gauge that is 1."""
-        if self._bundle is None:
-            self._bundle = Gauge(
-                "attributary_bundle_info",
-                "The bundles that aliases lead to.",
-                tuple(bundles[0]),
-                registry=self.registry,
-            )
-        self._bundle.clear()
-        for facts in bundles:
-            self._bundle.labels(**facts).set(1)
 
     def engine_up(self, up: bool) -> None:
         """Publish whether the engine on the network is there."""

@@ -26,9 +26,9 @@ from .calls import Front, Unknown
 from .config import GatewayConfig
 from .following import HEALTH, Following
 from .forwarding import Forwarding
-from .gauges import publish_served, watch_server
+from .gauges import watch_server
 from .metrics import Metrics
-from .metrics_page import MetricsPage, show
+from .metrics_page import MetricsPage, Part
 from .pipeline import Costly, Pipeline
 from .processes import Member
 from .registry import DEFAULT_ALIAS, Opened, Registry
@@ -97,7 +97,7 @@ class Gateway:
             more.get("alias", DEFAULT_ALIAS),
             pinned_s=config.pinned_s,
             max_draining=config.max_draining,
-            changed=self._publish,
+            changed=self._forget,
         )
         for alias, opened in {self.registry.default: Opened(engine, store), **others}.items():
             if any(served.pipeline.engine is opened.engine for served in self.registry.bundles):
@@ -123,7 +123,7 @@ class Gateway:
         self._server = self._build()
         self._http = self._build_http()
         watch_server(self.metrics, self.registry, self.admission, self._receiver, self._shedder)
-        self._stop_metrics: Callable[[], None] | None = None
+        self._page: MetricsPage | Part | None = None
 
     async def start(self) -> None:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
@@ -134,11 +134,11 @@ class Gateway:
         self._shedder.start()
         self._making_room = asyncio.create_task(self._make_room())
         if self._member is not None:
-            self._stop_metrics = show(self.metrics.registry, self._member.metrics_socket)
+            self._page = Part(self._member.metrics_socket, self.metrics.registry)
         if self.config.metrics_port >= 0:
             context = server_context(self.config) if self.config.metrics_tls else None
             page = MetricsPage(self.config.host, self.config.metrics_port, self.metrics.registry, context)
-            self.metrics_port, self._stop_metrics = page.server_port, page.stop
+            self.metrics_port, self._page = page.server_port, page
         if self._link is None:
             await self._say(health_pb2.HealthCheckResponse.SERVING)
         else:
@@ -243,8 +243,8 @@ class Gateway:
             await self._link.close()
         if self._service.query_log is not None:
             await asyncio.to_thread(self._service.query_log.close)
-        if self._stop_metrics is not None:
-            await asyncio.to_thread(self._stop_metrics)
+        if self._page is not None:
+            await asyncio.to_thread(self._page.stop)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
@@ -339,8 +339,8 @@ class Gateway:
         states = health_pb2.HealthCheckResponse
         await self._say(states.SERVING if up else states.NOT_SERVING)
 
-    def _publish(self) -> None:
+    def _forget(self) -> None:
+        """End the watches of engines that serve no more."""
         served_now = {served.pipeline.engine for served in self.registry.bundles if not served.draining}
         for engine in [engine for engine in self._watches if engine not in served_now]:
             self._watches.pop(engine).cancel()
-        publish_served(self.metrics, self.registry)
