@@ -70,10 +70,10 @@ def tokens(data: bytes) -> None:
     from attributary.gateway.tokens import ADMIN_ROLES, QUERY_ROLES, _owner
 
     words = data.decode("utf-8", errors="replace").split()
-    for roles, named in ((QUERY_ROLES, False), (ADMIN_ROLES, True)):
+    for roles in (QUERY_ROLES, ADMIN_ROLES):
         if words:
             try:
-                _, owner = _owner(list(words), named, roles)
+                _, owner = _owner(list(words), roles)
             except ValueError:
                 continue
             assert owner.roles <= roles

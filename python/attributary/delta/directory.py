@@ -18,7 +18,7 @@ from attributary.bundle.files import sync
 from attributary.bundle.manifest import MANIFEST
 from attributary.errors import BundleError, PreconditionError
 
-from .journal.log import cannot
+from .journal.log import cannot, lies_at
 
 _LOCK = "lock"
 _AT_FDCWD = -100
@@ -41,7 +41,7 @@ class WriterLock:
             self._handle = _open(path)
             self._take(path)
             # A compaction may have put another bundle here since the file was opened.
-            if waiting or _same(self._handle, standing(directory) / DELTA / _LOCK):
+            if waiting or lies_at(self._handle, standing(directory) / DELTA / _LOCK):
                 break
             self.release()
         os.truncate(self._handle, 0)
@@ -72,13 +72,6 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise cannot(path, "be made", error) from error
-
-
-def _same(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except OSError:
-        return False
 
 
 def next_of(directory: Path) -> Path:

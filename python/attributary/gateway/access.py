@@ -44,7 +44,7 @@ class Gate:
     def __init__(self, config: GatewayConfig) -> None:
         """Read the files that the config names; raises InvalidArgumentError."""
         self._queries = _watched(config.tokens_file, "tokens_file", QUERY_ROLES)
-        self._admins = _watched(config.admin_tokens_file, "admin_tokens_file", ADMIN_ROLES, named=True)
+        self._admins = _watched(config.admin_tokens_file, "admin_tokens_file", ADMIN_ROLES)
         self._jwt = jwt_reader(config)
         self._rates = Rates()
 
@@ -88,10 +88,8 @@ class Gate:
         return owner
 
 
-def _watched(
-    path: Path | None, field: str, roles: frozenset[str], named: bool = False
-) -> Watched[Mapping[bytes, Owner]] | None:
-    return None if path is None else Watched(lambda: read_owners(path, field, roles, named=named), [path])
+def _watched(path: Path | None, field: str, roles: frozenset[str]) -> Watched[Mapping[bytes, Owner]] | None:
+    return None if path is None else Watched(lambda: read_owners(path, field, roles), [path])
 
 
 def check_role(owner: Owner, role: str) -> None:

@@ -14,16 +14,15 @@ import structlog
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.delta.change import check_words
+from attributary.delta.gone import inherit_deletions
 from attributary.delta.journal.records import left_by_name
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.delta.store import Store
 from attributary.errors import BundleError, InvalidArgumentError, PreconditionError, check_range
 from attributary.v1 import admin_pb2 as pb
 
-from . import translate
 from .calls import Call, UnaryMethod
 from .config import GatewayConfig
-from .inherit import inherit_deletions
 from .registry import Opened, Registry, Served, check_alias, compacted_from
 from .remote import RemoteEngine
 
@@ -39,18 +38,11 @@ class BundleService:
     """LoadBundle, UnloadBundle, SetAlias, ListBundles. One change at a time."""
 
     def __init__(
-        self,
-        registry: Registry,
-        config: GatewayConfig,
-        open_bundle: OpenBundle | None,
-        *,
-        follows: bool = False,
+        self, registry: Registry, config: GatewayConfig, open_bundle: OpenBundle | None, *, follows: bool
     ) -> None:
         """`follows`: the default alias leads where the engine on the network says, and nowhere else."""
-        self._registry = registry
-        self._config = config
-        self._open_bundle = open_bundle
-        self._follows = follows
+        self._registry, self._config = registry, config
+        self._open_bundle, self._follows = open_bundle, follows
         self._changing = asyncio.Lock()
         served = [found.pipeline.engine.bundle.directory.resolve().parent for found in registry.bundles]
         self._roots = [config.bundle_root.resolve()] if config.bundle_root is not None else served
@@ -65,9 +57,8 @@ class BundleService:
             "ListBundles": self.list_all,
         }
 
-    async def load(self, data: bytes, context: Call) -> bytes:
+    async def load(self, request: pb.LoadBundleRequest, context: Call) -> pb.LoadBundleResponse:
         """Open, verify and serve another bundle; turn an alias to it."""
-        request = translate.parse(pb.LoadBundleRequest, data)
         who, pinned = _asked(request, context)
         if request.alias:
             check_alias(request.alias)
@@ -89,23 +80,19 @@ class BundleService:
         log.info(
             "loaded", who=who, why=request.why, bundle_id=served.bundle_id, alias=request.alias, before=before
         )
-        return pb.LoadBundleResponse(
-            bundle=_served(self._registry, served), replaced_bundle_id=before
-        ).SerializeToString()
+        return pb.LoadBundleResponse(bundle=_served(self._registry, served), replaced_bundle_id=before)
 
-    async def unload(self, data: bytes, context: Call) -> bytes:
+    async def unload(self, request: pb.UnloadBundleRequest, context: Call) -> pb.UnloadBundleResponse:
         """Take a bundle out of service."""
-        request = translate.parse(pb.UnloadBundleRequest, data)
         who, pinned = _asked(request, context)
         self._check_alone()
         async with self._changing:
             served = self._registry.remove(request.bundle, pinned_s=pinned)
         log.info("unloaded", who=who, why=request.why, bundle_id=served.bundle_id)
-        return pb.UnloadBundleResponse(bundle_id=served.bundle_id).SerializeToString()
+        return pb.UnloadBundleResponse(bundle_id=served.bundle_id)
 
-    async def set_alias(self, data: bytes, context: Call) -> bytes:
+    async def set_alias(self, request: pb.SetAliasRequest, context: Call) -> pb.SetAliasResponse:
         """Turn an alias to a bundle that is there."""
-        request = translate.parse(pb.SetAliasRequest, data)
         who, pinned = _asked(request, context)
         check_alias(request.alias)
         self._check_followed(request.alias)
@@ -117,15 +104,12 @@ class BundleService:
             before = _id(self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned))
             now = _id(self._registry.behind(request.alias))
         log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
-        return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before).SerializeToString()
+        return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before)
 
-    async def list_all(self, data: bytes, context: Call) -> bytes:
+    async def list_all(self, request: pb.ListBundlesRequest, context: Call) -> pb.ListBundlesResponse:
         """Every bundle that answers."""
-        translate.parse(pb.ListBundlesRequest, data)
         bundles = [_served(self._registry, served) for served in self._registry.bundles]
-        return pb.ListBundlesResponse(
-            bundles=bundles, default_alias=self._registry.default
-        ).SerializeToString()
+        return pb.ListBundlesResponse(bundles=bundles, default_alias=self._registry.default)
 
     def _there(self, place: Path) -> Served | None:
         """A bundle that is served from a directory and held open for changes: nobody can have replaced it there."""

@@ -55,8 +55,8 @@ class DefectError(Exception):
         super().__init__(f"internal error; the server's log has it as {self.reference}")
 
 
-class RelayedError(Exception):
-    """What another process of this server has answered: passed on as it is."""
+class StatusError(Exception):
+    """A call that has ended with a status, here or in another process of this server: passed on as it is."""
 
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message)
@@ -65,7 +65,7 @@ class RelayedError(Exception):
 
 def is_expected(error: BaseException) -> bool:
     """Say whether the caller is told what went wrong; everything else is a defect."""
-    return isinstance(error, (*_CODES, RelayedError))
+    return isinstance(error, (*_CODES, StatusError))
 
 
 def presentable(error: Exception, where: str) -> Exception:
@@ -88,7 +88,7 @@ def of_engine(error: Exception, where: str) -> Exception:
 
 def to_status(error: Exception) -> status_pb2.Status:
     """Return the google.rpc.Status of an error; anything unexpected is an opaque INTERNAL."""
-    if isinstance(error, RelayedError):
+    if isinstance(error, StatusError):
         return error.status
     code = _code_of(error)
     if code == code_pb2.INTERNAL and not isinstance(error, DefectError):
@@ -116,7 +116,7 @@ def code_name(error: BaseException) -> str:
 
 
 def _code_of(error: BaseException) -> int:
-    if isinstance(error, RelayedError):
+    if isinstance(error, StatusError):
         return int(error.status.code)
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
 

@@ -157,34 +157,6 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next)
 
 
-class Backlog:
-    """How many seconds of work each caller has waiting, up to a limit; for several threads."""
-
-    def __init__(self, most_s: float) -> None:
-        self._most = most_s
-        self._waiting: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def add(self, caller: str, seconds: float) -> float:
-        """Count work in, unless the caller has too much waiting: then return how much that is, else 0."""
-        with self._lock:
-            waiting = self._waiting.get(caller, 0.0)
-            if waiting and waiting + seconds > self._most:
-                return waiting
-            self._waiting[caller] = waiting + seconds
-            return 0.0
-
-    def remove(self, caller: str, seconds: float) -> None:
-        """Count work out that was counted in."""
-        with self._lock:
-            left = self._waiting[caller] - seconds
-            # Sums of floats end near nothing.
-            if left > 1e-6:
-                self._waiting[caller] = left
-            else:
-                del self._waiting[caller]
-
-
 class FairPool:
     """Threads that take work by turns: a turn costs a caller the seconds that its work takes.
 

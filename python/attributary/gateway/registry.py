@@ -21,10 +21,10 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
+from attributary.delta.gone import inherit_deletions
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
 
-from .inherit import inherit_deletions
 from .pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -91,10 +91,8 @@ class Registry:
     ) -> None:
         check_alias(default)
         self.default = default
-        self._start = start
-        self._pinned_s = pinned_s
-        self._max_draining = max_draining
-        self._changed = changed
+        self._start, self._changed = start, changed
+        self._pinned_s, self._max_draining = pinned_s, max_draining
         self._aliases: dict[str, Served] = {}
         self._bundles: dict[str, Served] = {}
         self._leaving: set[asyncio.Task[None]] = set()

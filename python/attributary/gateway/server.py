@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import grpc
 import structlog
 from grpc import aio
-from grpc_health.v1 import health_pb2
 
 from attributary.attribution.prepare import Preparer
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
-from . import admin, health
+from . import admin, health, transport
 from .access import Gate
 from .additions import AdditionHandler
 from .admission import Admission, Shedder
-from .auth import server_context, server_credentials
 from .bundles import BundleService, OpenBundle
-from .calls import Front, Unknown
+from .calls import Front, Kind, Unknown
 from .config import GatewayConfig
 from .following import HEALTH, Following
-from .forwarding import Forwarding
 from .gauges import watch_server
 from .metrics import Metrics
 from .metrics_page import MetricsPage, Part
 from .pipeline import Costly, Pipeline
-from .processes import Member
+from .processes import Forwarding, Member
 from .registry import DEFAULT_ALIAS, Opened, Registry
 from .remote import Link, State, Watch
-from .service import SERVICE, AttributionService, Receipts, method_handlers
+from .service import SERVICE, AttributionService, Receipts, unary_methods
 from .sockets import hang_up, make_room
 from .stream import StreamHandler
 from .tracing import tracing_of
-from .transport import Receiver, address_of, check_host, message_limit, options
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
@@ -77,9 +74,8 @@ class Gateway:
         self._forwarding: Forwarding | None = None
         self._state = State()
         self._link = link
-        self._watching: asyncio.Task[None] | None = None
-        self._making_room: asyncio.Task[None] | None = None
-        self._following: tuple[Following, asyncio.Task[None]] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._following: Following | None = None
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
@@ -112,10 +108,10 @@ class Gateway:
         self._health = health.Health()
         # Services beside AttributionService; they are there while the server is.
         self._names = [health.SERVICE]
-        self._message_limit = message_limit(config, engine.limits)
+        self._message_limit = transport.message_limit(config, engine.limits)
         self._gate = Gate(config)
         self._tracing = tracing_of(config)
-        self._receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
+        self._receiver = transport.Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
         self._shedder = Shedder(config.max_wait_s)
         self._front = Front(
             self._gate, self.admission, self._receiver, self._shedder, self.metrics, config, self._tracing
@@ -132,15 +128,15 @@ class Gateway:
         if self._http is not None:
             self.http_port = await self._http.start()
         self._shedder.start()
-        self._making_room = asyncio.create_task(self._make_room())
+        self._tasks.append(asyncio.create_task(self._make_room()))
         if self._member is not None:
             self._page = Part(self._member.metrics_socket, self.metrics.registry)
         if self.config.metrics_port >= 0:
-            context = server_context(self.config) if self.config.metrics_tls else None
+            context = transport.server_context(self.config) if self.config.metrics_tls else None
             page = MetricsPage(self.config.host, self.config.metrics_port, self.metrics.registry, context)
             self.metrics_port, self._page = page.server_port, page
         if self._link is None:
-            await self._say(health_pb2.HealthCheckResponse.SERVING)
+            self._say(True)
         else:
             await self._turn(False)
             watch = Watch(
@@ -153,13 +149,12 @@ class Gateway:
                 report=self.metrics.engine_times,
             )
             await watch.look()
-            self._watching = asyncio.create_task(watch.run())
+            self._tasks.append(asyncio.create_task(watch.run()))
             self._look_after_others(self._link)
-        self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(HEALTH, True)
         if self.config.follow_poll_s and (self._open_bundle or self._link):
-            following = self._follow()
-            await following.look()
-            self._following = following, asyncio.create_task(following.run())
+            self._following = self._follow()
+            await self._following.start()
 
     def _look_after_others(self, link: Link) -> None:
         """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
@@ -175,16 +170,9 @@ class Gateway:
         await self.registry.swap(self.registry.default, engine)
 
     def _pipeline(self, engine: Preparer) -> Pipeline:
-        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None), self._costly)
+        return Pipeline(engine, self.config, self.metrics, self._costly, self._states.pop(engine, None))
 
     def _follow(self) -> Following:
-        async def flip(before: Preparer, engine: Preparer) -> None:
-            self.registry.replace(before, engine)
-
-        async def say(following: bool) -> None:
-            states = health_pb2.HealthCheckResponse
-            self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
-
         open_bundle = self._open_bundle
         return Following(
             # A bundle with a store is changed here; one that drains takes over the deletions of the one in its place.
@@ -193,8 +181,8 @@ class Gateway:
                 for served in self.registry.bundles
                 if served.store is None and not served.draining
             ],
-            flip,
-            say,
+            self.registry.replace,
+            partial(self._health.set, HEALTH),
             self.metrics,
             poll_s=self.config.follow_poll_s,
             reopen=None if self._link or open_bundle is None else lambda place: open_bundle(place).engine,
@@ -207,10 +195,7 @@ class Gateway:
         """
         self._health.end()
         if self._following is not None:
-            following, task = self._following
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await following.close()
+            await self._following.close()
         await self._until_cut(self.config.drain_notice_s)
         for served in self.registry.bundles:
             if served.store is not None:
@@ -219,9 +204,7 @@ class Gateway:
         self.admission.close()
         self._front.close()
         self._stream.drain()
-        finished = asyncio.create_task(self._front.idle())
-        await self._until_cut(self.config.drain_s if grace_s is None else grace_s, finished)
-        finished.cancel()
+        await self._until_cut(self.config.drain_s if grace_s is None else grace_s, self._front.idle())
         # Health watchers never hang up by themselves; only queries are worth the whole grace.
         self._front.cut()
         await asyncio.sleep(_LAST_WORDS_S)
@@ -232,11 +215,10 @@ class Gateway:
         await self._server.stop(0)
         if self._forwarding is not None:
             await self._forwarding.close()
-        watching = [task for task in (self._watching, self._making_room) if task is not None]
-        watching += self._watches.values()
-        for task in watching:
+        tasks = [*self._tasks, *self._watches.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.registry.close()
         await asyncio.to_thread(self._costly.close)
         if self._link is not None:
@@ -252,20 +234,27 @@ class Gateway:
         """End a drain now, its notice too: running calls end as UNAVAILABLE."""
         self._cut.set()
 
-    async def _until_cut(self, seconds: float, finished: asyncio.Task[None] | None = None) -> None:
+    async def _until_cut(self, seconds: float, *finished: Coroutine[Any, Any, None]) -> None:
         """Wait so long, or until a cut, or until something has finished."""
-        cut = asyncio.create_task(self._cut.wait())
-        await asyncio.wait(
-            {cut, finished} if finished else {cut}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        cut.cancel()
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(one) for one in (self._cut.wait(), *finished)]
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
 
     def _build(self) -> aio.Server:
-        server = aio.server(options=options(self.config, self._message_limit))
+        server = aio.server(options=transport.options(self.config, self._message_limit))
         front = self._front
         handlers = [
-            method_handlers(self._service, front, self._stream.converse),
-            health.health_handlers(self._health, front),
+            front.service(
+                SERVICE,
+                unary_methods(self._service),
+                {"AttributeStream": (self._stream.converse, Kind(bulk=True))},
+            ),
+            front.service(
+                health.SERVICE,
+                {"Check": (self._health.check, health.OPEN)},
+                {"Watch": (self._health.watch, health.OPEN)},
+            ),
         ]
         if self._gate.has_admins:
             handlers.append(self._admin())
@@ -297,17 +286,17 @@ class Gateway:
             self._open_bundle,
             follows=self._link is not None and self.config.remote_follow,
         )
-        return admin.method_handlers(
-            admin.AdminService(changes, self.admission),
-            {"AddItem": additions.add_item, **self.bundles.methods},
-            self._front,
-            additions.converse,
+        unary = {**admin.AdminService(changes, self.admission).methods, **self.bundles.methods}
+        return self._front.service(
+            admin.SERVICE,
+            admin.with_kinds({"AddItem": additions.add_item, **unary}),
+            admin.with_kinds({"AddItems": additions.converse}),
         )
 
     def _bind(self) -> int:
-        address = address_of(self.config.host, self.config.port)
-        credentials = server_credentials(self.config)
-        check_host(self.config.host)
+        address = transport.address_of(self.config.host, self.config.port)
+        credentials = transport.server_credentials(self.config)
+        transport.check_host(self.config.host)
         self._server.add_insecure_port(self._shedder.address)
         if self._member is not None and self._member.writes:
             self._member.admin_socket.unlink(missing_ok=True)
@@ -327,17 +316,16 @@ class Gateway:
             for _ in range(await asyncio.to_thread(make_room, self.port, self.config.max_connections)):
                 self.metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0)
 
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    def _say(self, serving: bool) -> None:
         for name in ("", SERVICE):
-            self._health.set(name, status)
+            self._health.set(name, serving)
         for name in self._names:
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            self._health.set(name, True)
 
     async def _turn(self, up: bool) -> None:
         """The engine on the network has come or gone: health says so, and callers are told at once."""
         self.metrics.engine_up(up)
-        states = health_pb2.HealthCheckResponse
-        await self._say(states.SERVING if up else states.NOT_SERVING)
+        self._say(up)
 
     def _forget(self) -> None:
         """End the watches of engines that serve no more."""

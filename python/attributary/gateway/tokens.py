@@ -110,13 +110,10 @@ class Rates:
             self._days[owner.name] = (count + 1, began)
 
 
-def read_owners(
-    path: Path, field: str, roles: frozenset[str] = QUERY_ROLES, *, named: bool = False
-) -> Mapping[bytes, Owner]:
-    """Return owners by the SHA-256 digests of their tokens; `named` asks for a name on each line.
+def read_owners(path: Path, field: str, roles: frozenset[str] = QUERY_ROLES) -> Mapping[bytes, Owner]:
+    """Return owners by the SHA-256 digests of their tokens.
 
-    `roles`, QUERY_ROLES or ADMIN_ROLES, are those that a line of this file may give.
-
+    `roles`, QUERY_ROLES or ADMIN_ROLES, are those that a line may give; with the latter each must have a name.
     Raises InvalidArgumentError naming `field` and the line.
     """
     try:
@@ -128,7 +125,7 @@ def read_owners(
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            digest, owner = _owner(line.split(), named, roles)
+            digest, owner = _owner(line.split(), roles)
         except ValueError as error:
             raise InvalidArgumentError(field, f"line {number} of {path} {error}") from None
         owners[digest] = owner
@@ -142,7 +139,8 @@ def digest_of_token(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", errors="replace")).digest()
 
 
-def _owner(words: list[str], named: bool, roles: frozenset[str]) -> tuple[bytes, Owner]:
+def _owner(words: list[str], roles: frozenset[str]) -> tuple[bytes, Owner]:
+    named = roles == ADMIN_ROLES
     given: dict[str, str] = {}
     while len(words) > 1 and (parted := words[-1].partition("="))[1] and parted[0] in _SETTINGS:
         given.setdefault(parted[0], parted[2])
