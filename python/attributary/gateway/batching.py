@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter, thread_time
@@ -22,7 +21,7 @@ from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 
 from .callers import current
 from .errors import of_engine
-from .fairness import FairQueue, Path
+from .fairness import FairQueue, Path, Threads
 from .metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -63,7 +62,7 @@ class Job:
 Tell: TypeAlias = Callable[[list[tuple[Job, Outcome]]], None]
 
 
-class Batcher:
+class Batcher(Threads):
     """A queue with its engine threads, made on the event loop. One wake-up of the loop a batch, whatever its size.
 
     With `here`, plain queries that come from the event loop are answered on it while they are short; all that are there
@@ -85,18 +84,11 @@ class Batcher:
         self._name, self._run, self._loop, self._observer = name, run, loop, observer
         self._max_batch, self._max_delay = max_batch, max_delay_s
         self._queue: FairQueue[Job] = FairQueue()
-        self._changed = threading.Condition()
-        self._closed = False
         self._may_be_here = here and max_delay_s == 0
         self._here: list[Job] = []
         self._turns = 1
         self._short = 0  # how many batches were, lately
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
-            for number in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(name, workers, self._work)
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._here)
@@ -115,14 +107,6 @@ class Batcher:
         with self._changed:
             self._queue.put(job.path, job)
             self._changed.notify()
-
-    def close(self) -> None:
-        """Finish what is queued, then end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
 
     def _post(self, outcomes: list[tuple[Job, Outcome]]) -> None:
         post(self._loop, outcomes)

@@ -166,7 +166,7 @@ class Pipeline:
         )
 
     def _join(self) -> None:
-        self._pool.shutdown()
+        self._pool.close()
         for queue in self._queues.values():
             queue.close()
 
@@ -260,4 +260,4 @@ class Costly:
 
     def close(self) -> None:
         """Do what is queued, then end the threads."""
-        self._pool.shutdown()
+        self._pool.close()
