@@ -143,12 +143,10 @@ class AdminService:
         """Items that wait for a decision, oldest first."""
         store = self._changes.store(request.bundle)
         held = sorted(await self._changes.deleted(lambda: store.held), key=lambda record: record.at)
+        # Items that came together have one time.
         after = [record for record in held if record.at > request.after]
-        most = MAX_IDS_LISTED
-        # Items that came together have one time: the next page would begin behind all of them.
-        while most < len(after) and after[most].at == after[most - 1].at:
-            most += 1
-        return pb.ListHeldResponse(items=map(_held, after[:most]), more=len(after) > most)
+        page = _page(after, MAX_IDS_LISTED, lambda record: record.at)
+        return pb.ListHeldResponse(items=map(_held, page), more=len(after) > len(page))
 
     async def decide_held(self, request: pb.DecideHeldRequest, context: Call) -> pb.DecideHeldResponse:
         """Let items that wait enter, or forget them."""
@@ -199,11 +197,10 @@ class AdminService:
         check_range("limit", limit, 1, _MAX_CHANGES)
         store = self._changes.store(request.bundle)
         history = await self._changes.deleted(lambda: store.history)
+        # A compaction shares its revision with the change before it.
         entries = [entry for entry in history if entry.revision > request.after_revision]
-        # A compaction shares its revision with the change before it: what has one revision comes together.
-        while limit < len(entries) and entries[limit].revision == entries[limit - 1].revision:
-            limit += 1
-        return pb.ListChangesResponse(changes=map(_change, entries[:limit]), more=len(entries) > limit)
+        page = _page(entries, limit, lambda entry: entry.revision)
+        return pb.ListChangesResponse(changes=map(_change, page), more=len(entries) > len(page))
 
 
 def with_kinds(methods: Mapping[str, T]) -> dict[str, tuple[T, Kind]]:
@@ -212,6 +209,13 @@ def with_kinds(methods: Mapping[str, T]) -> dict[str, tuple[T, Kind]]:
         name: (method, replace(_KINDS.get(name, Kind("admin")), request=getattr(pb, f"{name}Request")))
         for name, method in methods.items()
     }
+
+
+def _page(found: list[T], most: int, key: Callable[[T], object]) -> list[T]:
+    """The first of what was found, and what has the key of the last: the next page begins behind all of it."""
+    while most < len(found) and key(found[most]) == key(found[most - 1]):
+        most += 1
+    return found[:most]
 
 
 def _held(record: Added) -> pb.HeldItem:

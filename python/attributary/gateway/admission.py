@@ -263,8 +263,11 @@ class Shedder:
         if self._total < _FEW:
             # So few calls make no queue: if they wait, the machine is busy with something else.
             return
-        if self.refused_part and random.random() < self.refused_part * self._excess(name):
-            raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
+        if self.refused_part:
+            # How much more than its part a caller sends: 1 is exactly its part.
+            excess = self._recent[name] * len(self._recent) / self._total
+            if random.random() < self.refused_part * excess:
+                raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
 
     def note(self, wait_s: float) -> None:
         """Take a measurement into account."""
@@ -291,10 +294,6 @@ class Shedder:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-    def _excess(self, name: str) -> float:
-        """How much more than its part a caller sends: 1 is exactly its part."""
-        return self._recent[name] * len(self._recent) / max(1.0, self._total)
 
     async def _measure(self) -> None:
         async with aio.insecure_channel(self.address, options=_OPTIONS) as channel:

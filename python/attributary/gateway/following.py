@@ -47,7 +47,7 @@ class Following:
         follow. Without `reopen` compacted bundles come from elsewhere: Triton's are swapped there first.
         """
         self._engines, self._flip, self._say = engines, flip, say
-        self._metrics, self._poll_s, self._reopen = metrics, poll_s, reopen
+        self._poll_s, self._reopen = poll_s, reopen
         self._followers: dict[int, Follower] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._refused: dict[str, float] = {}  # id of a bundle that could not be opened -> when to try again
@@ -55,7 +55,19 @@ class Following:
         self._running: asyncio.Task[None] | None = None
         # Its own: an opt-out waits for nobody's pictures, pages or bodies.
         self._looking = ThreadPoolExecutor(1, "following")
-        self._publish()
+        watch = metrics.watch
+        watch(
+            "attributary_delta_behind_seconds",
+            "Since everything that the bundle's writer acknowledged was served here.",
+            lambda: self.status.behind_s,
+        )
+        for state in STATES:
+            watch(
+                "attributary_delta_state",
+                "1 for the state of the follower that is furthest behind.",
+                lambda state=state: float(self.status.state == state),  # type: ignore[misc]
+                state=state,
+            )
 
     @property
     def status(self) -> Status:
@@ -120,18 +132,3 @@ class Following:
             self._refused[wanted] = monotonic() + _AGAIN_S
         finally:
             self._opening.pop(key, None)
-
-    def _publish(self) -> None:
-        watch = self._metrics.watch
-        watch(
-            "attributary_delta_behind_seconds",
-            "Since everything that the bundle's writer acknowledged was served here.",
-            lambda: self.status.behind_s,
-        )
-        for state in STATES:
-            watch(
-                "attributary_delta_state",
-                "1 for the state of the follower that is furthest behind.",
-                lambda state=state: float(self.status.state == state),  # type: ignore[misc]
-                state=state,
-            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -264,8 +265,10 @@ class Watch:
     async def run(self) -> None:
         """Look again and again, sooner when a request has found nobody."""
         while True:
+            # Away, it is looked for more often: callers are being refused.
+            most = math.inf if self._state.up else 0.2
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._state.changed.wait(), self._pause())
+                await asyncio.wait_for(self._state.changed.wait(), min(most, self._config.remote_poll_s))
             self._state.changed.clear()
             await self.look()
 
@@ -293,10 +296,6 @@ class Watch:
                 await self._turn(up)
         if up:
             self._refused = ""
-
-    def _pause(self) -> float:
-        # Away, it is looked for more often: callers are being refused.
-        return self._config.remote_poll_s if self._state.up else min(0.2, self._config.remote_poll_s)
 
     async def _examine(self) -> None:
         timeout = self._config.remote_timeout_s

@@ -32,7 +32,7 @@ from ..calls import Answer, Call, Front, Kind
 from ..errors import StatusError, presentable, to_status
 from ..health import OPEN, Health
 from ..service import AttributionService, unary_methods
-from . import openapi_file
+from . import OPENAPI
 from .bodies import read_message
 from .context import nothing, while_there
 from .making import Making
@@ -84,7 +84,7 @@ def application(
         for route in ROUTES
     ]
     paths.append(Path("/healthz", _health(front.answer("Check", health.check, OPEN))))
-    paths.append(Path("/openapi.json", _file(openapi_file().read_bytes(), "application/json")))
+    paths.append(Path("/openapi.json", _file(OPENAPI.read_bytes(), "application/json")))
     if ui:
         paths += _page({"report": report is not None, "generator": sampler is not None})
     if report is not None:
