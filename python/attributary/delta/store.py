@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -46,7 +45,7 @@ OpenEngine = Callable[[Path], Engine]
 Flip = Callable[[Engine], None]
 
 
-class Store:
+class Store(contextlib.AbstractContextManager["Store"]):
     """The one writer of a bundle. Safe to call from several threads; close it."""
 
     def __init__(
@@ -256,9 +255,6 @@ class Store:
             return CompactResult(self.bundle_id, before, snapshot.added_count, snapshot.deleted_count)
         finally:
             self._compacting.release()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
