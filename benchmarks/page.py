@@ -52,8 +52,8 @@ INTRODUCTION = """# Performance
 
 The newest result of every script in `benchmarks/results/`, with its machine. Written by `benchmarks/page.py`;
 `make bench` measures anew and rewrites it. Peers and floors are in the same run as what they stand beside. On a machine
-that others share, trust ratios and CPU time before queries a second; `benchmarks/compare.py BEFORE.json AFTER.json` tells two
-results of a script as ratios. Nothing here ran on a GPU.
+that others share, trust ratios and CPU time before queries a second; `benchmarks/compare.py BEFORE.json AFTER.json`
+tells two results of a script as ratios. Nothing here ran on a GPU.
 """
 
 

@@ -70,10 +70,10 @@ def tokens(data: bytes) -> None:
     from attributary.gateway.tokens import ADMIN_ROLES, QUERY_ROLES, _owner
 
     words = data.decode("utf-8", errors="replace").split()
-    for roles, named in ((QUERY_ROLES, False), (ADMIN_ROLES, True)):
+    for roles in (QUERY_ROLES, ADMIN_ROLES):
         if words:
             try:
-                _, owner = _owner(list(words), named, roles)
+                _, owner = _owner(list(words), roles)
             except ValueError:
                 continue
             assert owner.roles <= roles
@@ -87,7 +87,7 @@ def signed(data: bytes) -> None:
 
     with contextlib.suppress(InvalidArgumentError):
         read_keys(data)
-    reader = JwtReader(lambda _: {}, "issuer", "audience", "roles", frozenset())
+    reader = JwtReader(lambda _: {}, "issuer", "audience", "roles")
     assert reader.owner(data.decode("utf-8", errors="replace")) is None
 
 

@@ -14,7 +14,7 @@ import sys
 
 from attributary.cli import bundle, lifecycle  # noqa: F401 -- so that the forks find them loaded
 from attributary.cli import main as command_line
-from attributary.delta import replace
+from attributary.delta import directory
 from attributary.errors import AttributaryError
 
 CALLS = (
@@ -59,7 +59,7 @@ def run(asked, answer):
     points = Points(asked.get("point"))
     for name in CALLS:
         setattr(os, name, points.around(name, getattr(os, name)))
-    replace._exchange = points.around("exchange", replace._exchange)
+    directory._exchange = points.around("exchange", directory._exchange)
     status = 0
     try:
         command_line.cli(asked["argv"], standalone_mode=False)

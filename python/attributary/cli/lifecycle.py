@@ -14,12 +14,11 @@ import click
 
 from attributary.bundle.bundle import Bundle
 from attributary.client.admin import Added, Addition, Compaction
+from attributary.delta.change import CompactResult
 from attributary.delta.entry import OPERATOR
 from attributary.delta.items import NewItem
-from attributary.delta.journal.log import read
-from attributary.delta.journal.place import changes_of
-from attributary.delta.journal.records import Changes, Entry, fold, replay
-from attributary.delta.results import CompactResult
+from attributary.delta.journal.place import changes_of, replayed
+from attributary.delta.journal.records import Changes, Entry
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import AttributaryError, InvalidArgumentError
@@ -213,8 +212,8 @@ def log_command(where: AtPlace, as_json: Lines = False) -> None:
 
 def _entries(place: Path) -> list[Entry]:
     if place.is_file():
-        first, records = replay(place, read(place)[0])
-        return fold(Changes.after(first), records).entries
+        first, records = replayed(place)
+        return Changes.after(first).take(*records).entries
     changes = changes_of(Bundle.open(place, verify=False))
     return [] if changes is None else changes.entries
 

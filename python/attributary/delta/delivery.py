@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attributary.attribution.snapshot import Snapshot
 from attributary.attribution.types import Limits
@@ -17,13 +18,11 @@ from attributary.errors import (
     PreconditionError,
 )
 
-from .entry import Entrance, Placed, Quota, Terms, Verdict
+from .change import AddResult, now
+from .entry import SAME_COSINE, Entrance, Placed, Quota, Terms, Verdict, group_of
 from .entry import place as place_items
 from .items import NO_LICENCE, Embedder, NewItem, check_item
 from .journal.records import Added, Entry, left_by_name
-from .repeats import check_held, check_repeated, revision_of
-from .results import AddResult
-from .words import now
 
 
 class Delivery:
@@ -55,8 +54,8 @@ class Delivery:
             try:
                 check_item(item, limits)
                 if (waiting := waits.get(item.id)) is not None:
-                    check_held(item, waiting, None)
-                elif not revision_of(snapshot, entries, item, None):
+                    _check_held(item, waiting, None)
+                elif not _revision_of(snapshot, entries, item, None):
                     self._fresh.add(place)
             except (InvalidArgumentError, AlreadyExistsError) as error:
                 self._outcomes[place] = error
@@ -99,11 +98,11 @@ class Delivery:
             item = one.item
             try:
                 if item.id in together:
-                    check_repeated(item, together[item.id])
-                elif earlier := revision_of(snapshot, entries, item, one.vector):
+                    _check_repeated(item, together[item.id])
+                elif earlier := _revision_of(snapshot, entries, item, one.vector):
                     self._revisions[place] = earlier
                 elif (waiting := waits.get(item.id)) is not None:
-                    check_held(item, waiting, one.vector)
+                    _check_held(item, waiting, one.vector)
                     self._waiting[place] = waiting.held
                 else:
                     verdict = entrance.judge(snapshot, one, self._terms, self._entering, left)
@@ -141,20 +140,12 @@ class Delivery:
     def _record(self, snapshot: Snapshot, item: NewItem, like: int | None) -> ItemRecord:
         """What is known of an item; it joins the group that it names, else that of row `like`, else it opens one."""
         items, together = snapshot.bundle.items, self._records
-        if item.near_dup_of is None and like is not None:
-            group = (
-                items.near_dup_group(like)
-                if like < len(items)
-                else together[like - len(items)].near_dup_group
-            )
-        elif item.near_dup_of is None:
-            group = snapshot.shared.items.fresh_group() + len(together)
-        else:
-            row = items.row_of(item.near_dup_of)
-            beside = next((record for record in together if record.id == item.near_dup_of), None)
-            if beside is None and (row is None or item.near_dup_of in snapshot.deleted):
-                raise InvalidArgumentError("item.near_dup_of", f"no such item: {item.near_dup_of}")
-            group = beside.near_dup_group if beside is not None else items.near_dup_group(row or 0)
+        if (named := item.near_dup_of) is not None:
+            beside = (len(items) + at for at, record in enumerate(together) if record.id == named)
+            like = next(beside, None if named in snapshot.deleted else items.row_of(named))
+            if like is None:
+                raise InvalidArgumentError("item.near_dup_of", f"no such item: {named}")
+        group = group_of(snapshot, like, together)
         return ItemRecord(
             item.id, item.caption, item.creator, item.creator_url, item.licence or NO_LICENCE, item.uri, group
         )
@@ -166,3 +157,68 @@ class Delivery:
         like = None if verdict.like is None or verdict.like >= len(items) else items.id_of(verdict.like)
         look, vector = placed.newcomer.look[None], placed.vector[None]
         return Added(now(), self._who, self._why, (record,), vector, look, verdict.held, like)
+
+
+def _revision_of(
+    snapshot: Snapshot, entries: Sequence[Entry], item: NewItem, vector: NDArray[np.float16] | None
+) -> int:
+    """Return the revision of the change that added this very item before (its reply was lost), 0 if its id is free.
+
+    `vector`, fp16 [D], is what the item would be added with; None leaves its picture out. Raises AlreadyExistsError
+    for another item's id, and InvalidArgumentError for that of a deleted one.
+    """
+    if item.id in snapshot.deleted:
+        raise InvalidArgumentError(
+            "item.id", f"{item.id} was deleted at {snapshot.deleted[item.id]}; ids are not used again"
+        )
+    row = snapshot.bundle.items.row_of(item.id)
+    if row is None:
+        return 0
+    entry = next((entry for entry in reversed(entries) if entry.kind == "add" and item.id in entry.ids), None)
+    if entry is None:
+        raise _exists(item, "it is part of the bundle as it was built")
+    _check_same(snapshot, row, item, vector)
+    return entry.revision
+
+
+def _check_repeated(item: NewItem, other: NewItem) -> None:
+    if item != other:
+        raise _exists(item, "another item beside it has the same id")
+
+
+def _check_held(item: NewItem, there: Added, vector: NDArray[np.float16] | None) -> None:
+    """Raise AlreadyExistsError if an item that waits under this id is another one; `vector` as in `_revision_of`."""
+    _check_facts(item, there.items[0], there.vectors[0], vector)
+
+
+def _check_same(snapshot: Snapshot, row: int, item: NewItem, vector: NDArray[np.float16] | None) -> None:
+    items = snapshot.bundle.items
+    there = items.record(row)
+    if item.near_dup_of is not None:
+        # Without one it may have joined a group for its looks.
+        other = items.row_of(item.near_dup_of)
+        # Of one that has been deleted since, and compacted away, nothing is left to compare.
+        gone = other is None and item.near_dup_of in snapshot.deleted
+        if not gone and (other is None or items.near_dup_group(other) != there.near_dup_group):
+            raise _exists(item, "it has another near_dup_of")
+    _check_facts(item, there, snapshot.vectors_of(np.array([row], np.int64))[0], vector)
+
+
+def _check_facts(
+    item: NewItem, there: ItemRecord, stored: NDArray[np.float16], vector: NDArray[np.float16] | None
+) -> None:
+    for name, wanted in (
+        ("caption", item.caption),
+        ("creator", item.creator),
+        ("creator_url", item.creator_url),
+        ("licence", item.licence or NO_LICENCE),
+        ("uri", item.uri),
+    ):
+        if getattr(there, name) != wanted:
+            raise _exists(item, f"it has another {name}")
+    if vector is not None and not float(stored.astype(np.float32) @ vector.astype(np.float32)) >= SAME_COSINE:
+        raise _exists(item, "it has another picture")
+
+
+def _exists(item: NewItem, what: str) -> AlreadyExistsError:
+    return AlreadyExistsError("item", str(item.id), what)

@@ -38,7 +38,7 @@ from .journal.records import Added, Entry
 # A picture and int64 [T], as `Embedder.prepare` returns them.
 Prepared: TypeAlias = tuple[ReadPicture, NDArray[np.int64]]
 # One item embedded twice, beside others; pictures that differ at all are farther apart.
-_SAME_COSINE: Final = 0.9995
+SAME_COSINE: Final = 0.9995
 _BLOCK: Final = 65_536
 _DAY: Final = timedelta(days=1)
 
@@ -47,12 +47,10 @@ _DAY: Final = timedelta(days=1)
 class Terms:
     """What is asked of additions."""
 
-    hold: bool = (
-        False  # copies of others' pictures, new creators, pictures that show nothing: until they are released
-    )
-    caption_weight: float = (
-        1.0  # part of the way that a caption may move an item from where its picture stands
-    )
+    # Copies of others' pictures, new creators, pictures that show nothing: until they are released.
+    hold: bool = False
+    # Part of the way that a caption may move an item from where its picture stands.
+    caption_weight: float = 1.0
     items_a_day: int = 0  # 0: any number
     bring_back: bool = False  # pictures of deleted items may come back
 
@@ -159,15 +157,14 @@ class Entrance:
         Also returns the ids of those that bring somebody or something back; raises PreconditionError unless they may.
         """
         back = []
-        items, records, together = snapshot.bundle.items, list[ItemRecord](), list[Placed]()
+        records, together = list[ItemRecord](), list[Placed]()
         for one in waited:
             item, look = one.items[0], np.zeros(LOOK, np.int8) if one.looks is None else one.looks[0]
             new = NewItem(item.id, b"", item.caption, item.creator)
             placed = Placed(new, one.vectors[0], one.vectors[0], Newcomer.of_look(look))
-            row = None if one.like is None else items.row_of(one.like)
-            gone = self._back(snapshot, placed, ()) or self._gone_of(snapshot).among(
-                () if row is None else (row,)
-            )
+            row = None if one.like is None else snapshot.bundle.items.row_of(one.like)
+            gone = self._back(snapshot, placed, ())
+            gone = gone or self._gone_of(snapshot).among(() if row is None else (row,))
             if gone and not bring_back:
                 raise PreconditionError(f"item {item.id}", _returns(snapshot, gone[0], "release it"))
             has_left = item.creator in left and not snapshot.filters.count_of(item.creator)
@@ -177,15 +174,7 @@ class Entrance:
             if row is None:
                 alike = _same_vector(snapshot, placed.full)
                 row = next(iter(self._older(snapshot, placed, together, alike)), None)
-            if row is None:
-                group = snapshot.shared.items.fresh_group() + len(records)
-            else:
-                group = (
-                    items.near_dup_group(row)
-                    if row < len(items)
-                    else records[row - len(items)].near_dup_group
-                )
-            records.append(replace(item, near_dup_group=group))
+            records.append(replace(item, near_dup_group=group_of(snapshot, row, records)))
             together.append(placed)
         return records, back
 
@@ -210,11 +199,8 @@ class Entrance:
         newcomer, creator = placed.newcomer, placed.item.creator
         found: dict[int, bool] = {}
         beside = np.array([other.newcomer.look for other in together], np.int8).reshape(-1, *LOOK)
-        for first, known in (
-            (0, self._built),
-            (self._first, self._looks),
-            (self._first + len(self._looks), beside),
-        ):
+        behind = self._first + len(self._looks)
+        for first, known in ((0, self._built), (self._first, self._looks), (behind, beside)):
             found |= {first + match.row: match.upright for match in newcomer.among(known)}
         rows = {
             row for row, upright in found.items() if upright or _creator(snapshot, row, together) != creator
@@ -268,14 +254,22 @@ class Quota:
         self._left += 1
 
 
+def group_of(snapshot: Snapshot, row: int | None, together: Sequence[ItemRecord]) -> int:
+    """The group of a row, those behind the snapshot's own being `together`'s; None has one of its own."""
+    items = snapshot.bundle.items
+    if row is None:
+        return snapshot.shared.items.fresh_group() + len(together)
+    return items.near_dup_group(row) if row < len(items) else together[row - len(items)].near_dup_group
+
+
 def _same_vector(snapshot: Snapshot, vector: NDArray[np.float16]) -> list[int]:
     """Rows of the same picture with the same words, in a bundle without looks as well."""
     wanted = vector.astype(np.float32)
     split, found = len(snapshot.bundle.vectors), []
     for start in range(0, split, _BLOCK):
         block = snapshot.bundle.vectors[start : start + _BLOCK].astype(np.float32)
-        found += (start + np.flatnonzero(block @ wanted >= _SAME_COSINE)).tolist()
-    return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= _SAME_COSINE)).tolist()
+        found += (start + np.flatnonzero(block @ wanted >= SAME_COSINE)).tolist()
+    return found + (split + np.flatnonzero(snapshot.added32 @ wanted >= SAME_COSINE)).tolist()
 
 
 def _how(do: str) -> str:

@@ -18,8 +18,7 @@ from attributary.bundle.manifest import MANIFEST, Manifest
 from attributary.errors import BundleError, PreconditionError
 
 from .journal.log import Reader
-from .journal.place import check_opened
-from .journal.records import Added, Changes, Deleted, Opened, fold, replay
+from .journal.records import Added, Changes, Deleted, Opened, replay
 
 State = Literal["following", "behind", "damaged"]
 STATES: Final[tuple[State, ...]] = ("following", "behind", "damaged")
@@ -124,9 +123,8 @@ class Follower:
         news = [(revision, record) for revision, record in found if revision > snapshot.revision]
         if not news:
             return
-        step = fold(
-            Changes(snapshot.revision, snapshot.bundle.manifest.encoder.dim), [record for _, record in news]
-        )
+        step = Changes(snapshot.revision, snapshot.bundle.manifest.encoder.dim)
+        step.take(*(record for _, record in news))
         if self._partial:
             # Deletions hold at once all the same.
             entries = [entry for entry in step.entries if entry.kind == "delete"]
@@ -153,14 +151,13 @@ class _Journal:
         if not payloads:
             return []
         try:
-            opened, records = replay(self._reader.path, payloads, self.opened)
-            if self.opened is None:
-                check_opened(self._reader.path, opened, self._manifest)
-                self.opened, self._revision = opened, opened.revision
+            opened, records = replay(self._reader.path, payloads, self._manifest, self.opened)
         except BundleError:
             # To be looked at, and complained of, again.
             self._reader.back_to(end)
             raise
+        if self.opened is None:
+            self.opened, self._revision = opened, opened.revision
         first = self._revision + 1
         self._revision += len(records)
         return list(enumerate(records, first))

@@ -11,8 +11,8 @@ from pathlib import Path
 from attributary.bundle.bundle import DELTA
 from attributary.bundle.manifest import Manifest
 
-from .journal.log import Log, read
-from .journal.place import check_opened
+from .journal.log import Log
+from .journal.place import replayed
 from .journal.records import Added, Deleted, Opened, encode, replay
 
 _NAME = "held.journal"
@@ -23,13 +23,13 @@ class Held:
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         """Read what waits in a bundle's directory; raises BundleError, PreconditionError."""
-        self._path = held_path(directory)
+        self._path = directory / DELTA / _NAME
         self._manifest = manifest
         self._log: Log | None = None
         self._items: dict[int, Added] = {}
         if self._path.is_file():
             self._log, payloads = Log.open(self._path)
-            self._items = _folded(self._path, payloads, manifest)
+            self._items = _waiting(replay(self._path, payloads, manifest)[1])
 
     @property
     def items(self) -> Mapping[int, Added]:
@@ -54,9 +54,8 @@ class Held:
         """What waits, in the log of another bundle, which has none: that of a compaction. Nothing refused is left."""
         other = Held(directory, manifest)
         if self._items:
-            other._log = Log.create(
-                other._path, [encode(_opened(manifest)), *map(encode, self._items.values())]
-            )
+            waiting = map(encode, self._items.values())
+            other._log = Log.create(other._path, [encode(Opened.first(manifest)), *waiting])
             other._items = dict(self._items)
         return other
 
@@ -68,24 +67,17 @@ class Held:
 
     def _open(self) -> Log:
         if self._log is None:
-            self._log = Log.create(self._path, [encode(_opened(self._manifest))])
+            self._log = Log.create(self._path, [encode(Opened.first(self._manifest))])
         return self._log
-
-
-def held_path(directory: Path) -> Path:
-    """Where the log of a bundle's held items lies."""
-    return directory / DELTA / _NAME
 
 
 def held_in(directory: Path, manifest: Manifest) -> dict[int, Added]:
     """The items that wait, by id; reads only. Raises BundleError."""
-    path = held_path(directory)
-    return _folded(path, read(path)[0], manifest) if path.is_file() else {}
+    path = directory / DELTA / _NAME
+    return _waiting(replayed(path, manifest)[1]) if path.is_file() else {}
 
 
-def _folded(path: Path, payloads: list[bytes], manifest: Manifest) -> dict[int, Added]:
-    opened, records = replay(path, payloads)
-    check_opened(path, opened, manifest)
+def _waiting(records: Iterable[Added | Deleted]) -> dict[int, Added]:
     items: dict[int, Added] = {}
     for record in records:
         if isinstance(record, Added):
@@ -94,7 +86,3 @@ def _folded(path: Path, payloads: list[bytes], manifest: Manifest) -> dict[int, 
             for number in record.ids:
                 items.pop(number, None)
     return items
-
-
-def _opened(manifest: Manifest) -> Opened:
-    return Opened(manifest.bundle_id, "", manifest.encoder.digest, manifest.encoder.dim, 0, ())

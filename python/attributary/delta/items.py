@@ -88,14 +88,11 @@ def check_line(value: str, field: str) -> None:
 class Embedder:
     """Turns items into vectors as the bundle's builder did: the fp32 encoder, picture and caption together."""
 
-    def __init__(
-        self, bundle: Bundle, limits: Limits, encoder: Encoder | None = None, threads: int = 1
-    ) -> None:
+    def __init__(self, bundle: Bundle, limits: Limits, encoder: Encoder | None = None) -> None:
         """`encoder` is used if it made the vectors (its int8 form did not); else the bundle's is opened when needed."""
         entry = bundle.manifest.encoder
         self._bundle = bundle
         self.limits = limits
-        self._threads = threads
         self._encoder = encoder if encoder is not None and encoder.spec.digest == entry.digest else None
         self._tokenizer = PromptTokenizer.from_file(bundle.tokenizer_path, entry.max_tokens)
 
@@ -107,7 +104,7 @@ class Embedder:
     def encoder(self) -> Encoder:
         """The encoder that made the bundle's vectors."""
         if self._encoder is None:
-            self._encoder = OnnxEncoder(self._bundle.encoder_path, threads=self._threads)
+            self._encoder = OnnxEncoder(self._bundle.encoder_path, threads=1)
         return self._encoder
 
     def prepare(self, item: NewItem) -> tuple[ReadPicture, NDArray[np.int64]]:

@@ -47,14 +47,8 @@ class Selection:
 
     def __str__(self) -> str:
         """As the audit has it; ids speak for themselves."""
-        return next(
-            (
-                f"{name}={value}"
-                for name in ("creator", "licence", "source")
-                if (value := getattr(self, name))
-            ),
-            "",
-        )
+        given = ((name, getattr(self, name)) for name in ("creator", "licence", "source"))
+        return next((f"{name}={value}" for name, value in given if value), "")
 
     def chooses(self, item: ItemRecord) -> bool:
         """Whether an item is one of the chosen."""
@@ -74,14 +68,10 @@ class Selection:
             rows = np.array(sorted(row for row in found if row is not None), np.int64)
         elif self.source:
             rows = self._rows_from(items)
+        elif self.creator:
+            rows = _rows_of(items.creator_of_row, items.creator_codes.code(self.creator))
         else:
-            codes, of_row = (
-                (items.creator_codes, items.creator_of_row)
-                if self.creator
-                else (items.licence_codes, items.licence_of_row)
-            )
-            code = codes.code(self.creator or self.licence)
-            rows = np.flatnonzero(of_row == (-1 if code is None else code)).astype(np.int64)
+            rows = _rows_of(items.licence_of_row, items.licence_codes.code(self.licence))
         return rows if snapshot.alive is None else rows[snapshot.alive[rows]]
 
     def check_known(self, snapshot: Snapshot) -> None:
@@ -100,13 +90,10 @@ class Selection:
                 uris = (items.uri(row) for row in range(min(len(items), _LOOKED_AT)))
                 self._refuse("source", f"no uri begins with {self.source!r}", self.source, _beginnings(uris))
         else:
+            what, _, name = str(self).partition("=")
+            known = items.creator_names if self.creator else items.licence_names
             former = snapshot.filters.former  # of whom a compaction has left nothing
-            what, name, known, gone = (
-                ("creator", self.creator, items.creator_names, former.creators)
-                if self.creator
-                else ("licence", self.licence, items.licence_names, former.licences)
-            )
-            if name not in known and name not in gone:
+            if name not in known and name not in (former.creators if self.creator else former.licences):
                 self._refuse(what, f"no item has the {what} {name!r}", name, known)
 
     def similar(self, snapshot: Snapshot) -> tuple[str, ...]:
@@ -117,18 +104,14 @@ class Selection:
         items, filters, chosen = snapshot.bundle.items, snapshot.filters, self.creator or self.licence
         if not chosen:
             return ()
-        names, counts = (
-            (items.creator_names, filters.creators)
-            if self.creator
-            else (items.licence_names, filters.licences)
-        )
+        names = items.creator_names if self.creator else items.licence_names
+        counts = filters.creators if self.creator else filters.licences
         letters, ids = letters_of(chosen), set(items.ids_of(self.creator))
         return tuple(
             name
             for name, count in zip(names, counts.tolist(), strict=False)
             if count
-            and name
-            and name != chosen
+            and name not in ("", chosen)
             and (letters_of(name) == letters or (self.creator and not ids.isdisjoint(items.ids_of(name))))
         )
 
@@ -158,6 +141,10 @@ def duplicates_of(snapshot: Snapshot, rows: NDArray[np.int64]) -> tuple[int, ...
         beside &= snapshot.alive
     beside[rows] = False
     return tuple(map(items.id_of, np.flatnonzero(beside).tolist()))
+
+
+def _rows_of(of_row: NDArray[np.int32], code: int | None) -> NDArray[np.int64]:
+    return np.flatnonzero(of_row == (-1 if code is None else code)).astype(np.int64)
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -6,19 +6,19 @@ compaction builds beside all that from a snapshot; changes meanwhile go to the n
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.snapshot import Snapshot
-from attributary.bundle.bundle import delta_path
+from attributary.attribution.types import Limits
+from attributary.bundle.bundle import Bundle, delta_path
 from attributary.bundle.manifest import Manifest
 from attributary.errors import (
     AttributaryError,
@@ -28,19 +28,16 @@ from attributary.errors import (
     UnavailableError,
 )
 
+from .change import AddResult, CompactResult, DeleteResult, check_words, now
 from .compact import compacted
 from .delivery import Delivery
+from .directory import WriterLock, exchange, next_of, recover
 from .entry import OPERATOR, Entrance, Quota, Terms
 from .held import Held
 from .items import Embedder, NewItem, check_space
-from .journal.place import adopt
-from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, fold, left_by_name
-from .lock import WriterLock
-from .opening import continued, embedder_of, snapshot_of
-from .replace import exchange, next_of, recover
-from .results import AddResult, CompactResult, DeleteResult
+from .journal.place import adopt, changes_of, continued
+from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, left_by_name
 from .selection import Selection, duplicates_of
-from .words import check_words, now
 
 MAX_ADDED = 100_000
 
@@ -48,7 +45,7 @@ OpenEngine = Callable[[Path], Engine]
 Flip = Callable[[Engine], None]
 
 
-class Store:
+class Store(contextlib.AbstractContextManager["Store"]):
     """The one writer of a bundle. Safe to call from several threads; close it."""
 
     def __init__(
@@ -70,7 +67,7 @@ class Store:
             recover(self.directory)
             adopt(self.directory)
             self.engine = None if open_engine is None else open_engine(self.directory)
-            self._start(snapshot_of(self.directory) if self.engine is None else self.engine.snapshot)
+            self._start(_snapshot(self.directory, self.engine))
         except BaseException:
             self._lock.release()
             raise
@@ -140,7 +137,7 @@ class Store:
         """
         check_words(who, why)
         with self._mutex:
-            waits = [self._waits(number) for number in dict.fromkeys(ids)]
+            waits = self._waiting(ids)
             self._check_room(len(waits), entering=True)
             left = left_by_name(self._changes.entries)
             records, back = self._entrance.let_in(self._snapshot, waits, bring_back, left)
@@ -155,7 +152,7 @@ class Store:
         """Forget items that wait. Raises InvalidArgumentError for an id that does not wait."""
         check_words(who, why)
         with self._mutex:
-            waits = [self._waits(number) for number in dict.fromkeys(ids)]
+            waits = self._waiting(ids)
             self._check_open()
             self._held.drop(Deleted(now(), who, why, "refused", tuple(one.items[0].id for one in waits)))
 
@@ -172,11 +169,9 @@ class Store:
             held = tuple(
                 number for number, record in self._held.items.items() if selection.chooses(record.items[0])
             )
-            if (
-                not rows.size
-                and not held
-                and not any(entry.what == str(selection) != "" for entry in self._changes.entries)
-            ):
+            what = str(selection)
+            was_said = what and any(entry.what == what for entry in self._changes.entries)
+            if not (rows.size or held or was_said):
                 selection.check_known(snapshot)
             ids = tuple(snapshot.bundle.items.id_of(row) for row in rows.tolist())
             if ids and len(ids) == snapshot.item_count:
@@ -188,10 +183,10 @@ class Store:
             unknown = tuple(sorted(rest.difference(already)))
             # Whoever left by name while all of theirs waited has left as well.
             if (ids or (held and selection.creator)) and not dry_run:
-                self._commit(Deleted(now(), who, why, str(selection), ids))
+                self._commit(Deleted(now(), who, why, what, ids))
             if held and not dry_run:
                 self._check_open()
-                self._held.drop(Deleted(now(), who, why, str(selection), held))
+                self._held.drop(Deleted(now(), who, why, what, held))
             snapshot = self._snapshot
         # Every name and every row is looked at: no change waits for that.
         similar, duplicates = selection.similar(snapshot), duplicates_of(snapshot, rows)
@@ -211,7 +206,6 @@ class Store:
         """Make a bundle of what is there now, put it in place, and serve it.
 
         Vectors of deleted items stay, so that nobody inherits their shares, unless `erase` asks for nothing to be left.
-
         Queries and changes go on meanwhile; only the last step, which takes the changes made meanwhile along, holds
         changes up. `flip` is called with the new engine in that step, so that no query falls between the two. On
         failure everything is as before, unless it is `flip` that fails: the new bundle is in place then, and whoever
@@ -244,8 +238,8 @@ class Store:
                     snapshot, self._embedder.encoder, ready, opened, self._check_compacting, erase, looks
                 )
                 engine = None if self._open_engine is None else self._open_engine(ready)
-                new_snapshot = snapshot_of(ready) if engine is None else engine.snapshot
-                embedder = embedder_of(new_snapshot, engine)
+                new_snapshot = _snapshot(ready, engine)
+                embedder = _embedder(new_snapshot, engine)
                 with self._mutex:
                     self._turn_to(new_snapshot, engine, embedder, flip)
             except (OSError, BundleError) as error:
@@ -262,12 +256,7 @@ class Store:
         finally:
             self._compacting.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def give_up_compaction(self) -> None:
@@ -287,7 +276,7 @@ class Store:
     def _start(self, snapshot: Snapshot) -> None:
         self._log, self._changes = continued(self.directory, snapshot.bundle.manifest)
         self._snapshot = snapshot
-        self._embedder = embedder_of(snapshot, self.engine)
+        self._embedder = _embedder(snapshot, self.engine)
         self._entrance = Entrance(snapshot, self._changes.looks)
         self._held = Held(self.directory, snapshot.bundle.manifest)
         # A crash between the two logs leaves what was released in both.
@@ -303,9 +292,8 @@ class Store:
         self._changes.take(record)
         if self._meanwhile is not None:
             self._meanwhile.append(record)
-        self._snapshot = self._snapshot.apply(
-            fold(Changes(self._snapshot.revision, self._changes.dim), [record])
-        )
+        step = Changes(self._snapshot.revision, self._changes.dim).take(record)
+        self._snapshot = self._snapshot.apply(step)
         if isinstance(record, Added):
             self._entrance.entered(self._changes.looks[-len(record.items) :])
         if self.engine is not None:
@@ -314,33 +302,26 @@ class Store:
     def _turn_to(self, snapshot: Snapshot, engine: Engine | None, embedder: Embedder, flip: Flip) -> None:
         """The last step of a compaction; the caller holds the mutex."""
         ready = next_of(self.directory)
-        # Another writer finds the one or the other locked, whichever directory it finds.
-        lock = WriterLock(ready, waiting=True)
-        try:
+        meanwhile = self._meanwhile or ()
+        with contextlib.ExitStack() as undo:
+            # Another writer finds the one or the other locked, whichever directory it finds.
+            lock = WriterLock(ready, waiting=True)
+            undo.callback(lock.release)
             log, changes = continued(ready, snapshot.bundle.manifest)
-            try:
-                for record in self._meanwhile or ():
-                    log.append(encode(record))
-                fold(changes, self._meanwhile or ())
-                snapshot = replace(snapshot, bundle=replace(snapshot.bundle, directory=self.directory))
-                step = fold(Changes(snapshot.revision, changes.dim), self._meanwhile or ())
-                snapshot = snapshot.apply(step)
-                if engine is not None:
-                    engine.snapshot = snapshot
-                self._check_compacting()
-                self._check_served()
-                held = self._held.move(ready, snapshot.bundle.manifest)
-                try:
-                    exchange(self.directory)
-                except BaseException:
-                    held.close()
-                    raise
-            except BaseException:
-                log.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
+            undo.callback(log.close)
+            for record in meanwhile:
+                log.append(encode(record))
+            changes.take(*meanwhile)
+            snapshot = replace(snapshot, bundle=replace(snapshot.bundle, directory=self.directory))
+            snapshot = snapshot.apply(Changes(snapshot.revision, changes.dim).take(*meanwhile))
+            if engine is not None:
+                engine.snapshot = snapshot
+            self._check_compacting()
+            self._check_served()
+            held = self._held.move(ready, snapshot.bundle.manifest)
+            undo.callback(held.close)
+            exchange(self.directory)
+            undo.pop_all()
         # From here on the new bundle is the one that a restart finds.
         self._log.close()
         self._held.close()
@@ -367,13 +348,13 @@ class Store:
             )
             raise PreconditionError("server", self._stale) from error
 
-    def _waits(self, number: int) -> Added:
-        record = self._held.items.get(number)
-        if record is None:
-            raise InvalidArgumentError(
-                "ids", f"item {number} does not wait (`attributary bundle held` lists those)"
-            )
-        return record
+    def _waiting(self, ids: Sequence[int]) -> list[Added]:
+        for number in ids:
+            if number not in self._held.items:
+                raise InvalidArgumentError(
+                    "ids", f"item {number} does not wait (`attributary bundle held` lists those)"
+                )
+        return [self._held.items[number] for number in dict.fromkeys(ids)]
 
     def _check_room(self, new: int, entering: bool = False) -> None:
         waiting = len(self._snapshot.added) + (0 if entering else len(self._held.items))
@@ -399,3 +380,19 @@ class Store:
             raise PreconditionError(
                 "bundle", f"{self._named} was moved or restored since it was opened: start it anew"
             )
+
+
+def _snapshot(directory: Path, engine: Engine | None) -> Snapshot:
+    """The bundle in a directory with its changes: an engine's, where one serves it. Raises BundleError."""
+    if engine is not None:
+        return engine.snapshot
+    bundle = Bundle.open(directory)
+    snapshot, changes = Snapshot.of(bundle, None), changes_of(bundle)
+    return snapshot if changes is None else snapshot.apply(changes)
+
+
+def _embedder(snapshot: Snapshot, engine: Engine | None) -> Embedder:
+    """What places new items: with the engine's encoder if that made the vectors."""
+    if engine is None:
+        return Embedder(snapshot.bundle, Limits())
+    return Embedder(snapshot.bundle, engine.limits, engine.encoder)

@@ -12,6 +12,8 @@ its roles:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from attributary.errors import PermissionDeniedError, UnauthenticatedError
@@ -21,7 +23,6 @@ from .reload import Watched
 from .tokens import (
     ADMIN_ROLES,
     QUERY_ROLES,
-    JwtReader,
     Owner,
     Rates,
     digest_of_token,
@@ -42,22 +43,15 @@ class Gate:
 
     def __init__(self, config: GatewayConfig) -> None:
         """Read the files that the config names; raises InvalidArgumentError."""
-        queries, admins = config.tokens_file, config.admin_tokens_file
-        self._queries = None
-        if queries is not None:
-            self._queries = Watched(lambda: read_owners(queries, "tokens_file", QUERY_ROLES), [queries])
-        self._admins = None
-        if admins is not None:
-            self._admins = Watched(
-                lambda: read_owners(admins, "admin_tokens_file", ADMIN_ROLES, named=True), [admins]
-            )
-        self._jwt: JwtReader | None = jwt_reader(config)
+        self._queries = _watched(config.tokens_file, "tokens_file", QUERY_ROLES)
+        self._admins = _watched(config.admin_tokens_file, "admin_tokens_file", ADMIN_ROLES)
+        self._jwt = jwt_reader(config)
         self._rates = Rates()
 
     @property
     def has_admins(self) -> bool:
         """Whether anybody may change bundles."""
-        return self._admins is not None or (self._jwt is not None and self._jwt.admits(_ADMIN))
+        return self._admins is not None or (self._jwt is not None and self._jwt.claim != "")
 
     def admit(self, need: Need, authorization: str = "", certificate: str = "") -> Owner:
         """Return who is calling; `authorization` is the header of that name, `certificate` the name in a client's.
@@ -92,6 +86,10 @@ class Gate:
         if owner is None and self._jwt is not None:
             owner = self._jwt.owner(token)
         return owner
+
+
+def _watched(path: Path | None, field: str, roles: frozenset[str]) -> Watched[Mapping[bytes, Owner]] | None:
+    return None if path is None else Watched(lambda: read_owners(path, field, roles), [path])
 
 
 def check_role(owner: Owner, role: str) -> None:

@@ -17,55 +17,25 @@ from .admission import Admission
 from .calls import Call
 from .config import GatewayConfig
 from .errors import presentable, to_result
-from .stream import MAX_REQUEST_ID_BYTES
-
-_METHOD = "AddItems"
+from .stream import check_request_id
 
 
 class AdditionHandler:
     """AddItems, the streaming method of attributary.v1.AdminService, and AddItem."""
 
     def __init__(self, changes: Changes, admission: Admission, config: GatewayConfig) -> None:
-        self._changes = changes
-        self._admission = admission
-        self._config = config
+        self._changes, self._admission, self._config = changes, admission, config
 
     async def converse(self, call: Call) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
         # Where nothing can be changed nothing needs to be read.
         self._changes.check()
-        await self._run(call)
-
-    async def add_item(self, data: bytes, call: Call) -> bytes:
-        """One item in."""
-        self._changes.check()
-        request = translate.parse(pb.AddItemRequest, data)
-        if fault := no_id(request.item):
-            raise fault
-        item, who = to_item(request.item), call.caller.name
-        terms = self._terms(call, request.bring_back)
-        result = await self._changes.add(request.bundle, [item], who, request.why, terms)
-        if (outcome := result.outcomes[0]) is not None:
-            raise outcome
-        added = pb.Added(id=item.id, revision=result.revisions[0], held=result.held[0])
-        return pb.AddItemResponse(added=added).SerializeToString()
-
-    def _terms(self, call: Call, bring_back: bool) -> Terms:
-        """What a caller's additions are held to: an admin is the operator. Raises PermissionDeniedError."""
-        owner, config = call.caller.owner, self._config
-        if owner.may("admin"):
-            return replace(OPERATOR, bring_back=bring_back)
-        if bring_back:
-            raise PermissionDeniedError("admin")
-        return Terms(True, config.contributed_caption_weight, owner.items or config.contributed_items_a_day)
-
-    async def _run(self, context: Call) -> None:
         most = self._config.max_encode_batch
         # While one batch is embedded the next is read, and no more.
         room = asyncio.Semaphore(2 * most)
         arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._read(context, arrived, room))
-        context.alive()
+        reader = asyncio.create_task(self._read(call, arrived, room))
+        call.alive()
         try:
             ended = False
             while not ended:
@@ -73,7 +43,7 @@ class AdditionHandler:
                 while len(batch) < most and not arrived.empty():
                     batch.append(arrived.get_nowait())
                 ended = None in batch
-                await self._serve([data for data in batch if data is not None], context)
+                await self._serve([data for data in batch if data is not None], call)
                 for _ in batch:
                     room.release()
             # Raises what stopped the reader, if anything did.
@@ -84,6 +54,26 @@ class AdditionHandler:
             while not arrived.empty():
                 if (data := arrived.get_nowait()) is not None:
                     self._admission.release(1, len(data))
+
+    async def add_item(self, request: pb.AddItemRequest, call: Call) -> pb.AddItemResponse:
+        """One item in."""
+        self._changes.check()
+        item, who = to_item(request.item), call.caller.name
+        terms = self._terms(call, request.bring_back)
+        result = await self._changes.add(request.bundle, [item], who, request.why, terms)
+        if (outcome := result.outcomes[0]) is not None:
+            raise outcome
+        added = pb.Added(id=item.id, revision=result.revisions[0], held=result.held[0])
+        return pb.AddItemResponse(added=added)
+
+    def _terms(self, call: Call, bring_back: bool) -> Terms:
+        """What a caller's additions are held to: an admin is the operator. Raises PermissionDeniedError."""
+        owner, config = call.caller.owner, self._config
+        if owner.may("admin"):
+            return replace(OPERATOR, bring_back=bring_back)
+        if bring_back:
+            raise PermissionDeniedError("admin")
+        return Terms(True, config.contributed_caption_weight, owner.items or config.contributed_items_a_day)
 
     async def _read(
         self, context: Call, arrived: asyncio.Queue[bytes | None], room: asyncio.Semaphore
@@ -124,54 +114,38 @@ class AdditionHandler:
     async def _add(self, requests: list[pb.AddItemsRequest], context: Call) -> list[pb.AddItemsResponse]:
         """Add what has one bundle, one reason, one `bring_back`."""
         bundle, why, bring_back = requests[0].bundle, requests[0].why, requests[0].bring_back
-        outcomes: list[Exception | None] = [_fault(request) for request in requests]
-        places = [place for place, fault in enumerate(outcomes) if fault is None]
-        revisions = [0] * len(requests)
-        held = [""] * len(requests)
+        replies, items, sound = list[pb.AddItemsResponse](), list[NewItem](), list[pb.AddItemsResponse]()
+        for request in requests:
+            reply = pb.AddItemsResponse(request_id=request.request_id)
+            replies.append(reply)
+            try:
+                check_request_id(reply)
+                items.append(to_item(request.item))
+                sound.append(reply)
+            except InvalidArgumentError as error:
+                reply.error.CopyFrom(to_result(error))
+        if not items:
+            return replies
         try:
-            items = [to_item(requests[place].item) for place in places]
-            if items:
-                who, terms = context.caller.name, self._terms(context, bring_back)
-                result = await self._changes.add(bundle, items, who, why, terms)
-                done = zip(places, result.outcomes, result.revisions, result.held, strict=True)
-                for place, outcome, revision, reason in done:
-                    outcomes[place], revisions[place], held[place] = outcome, revision, reason
-        except AttributaryError as error:
-            for place in places:
-                outcomes[place] = error
+            who, terms = context.caller.name, self._terms(context, bring_back)
+            result = await self._changes.add(bundle, items, who, why, terms)
+            outcomes: list[Exception | None] = [*result.outcomes]
         except Exception as error:
-            hidden = presentable(error, _METHOD)
-            for place in places:
-                outcomes[place] = hidden
-        return [
-            _response(request, outcome, revision, reason)
-            for request, outcome, revision, reason in zip(requests, outcomes, revisions, held, strict=True)
-        ]
-
-
-def _fault(request: pb.AddItemsRequest) -> Exception | None:
-    if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
-        return InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
-    return no_id(request.item)
-
-
-def no_id(item: pb.NewItem) -> InvalidArgumentError | None:
-    """Say that an item has no id, None if it has one."""
-    return None if item.HasField("id") else InvalidArgumentError("item.id", "must be given")
+            shown = error if isinstance(error, AttributaryError) else presentable(error, "AddItems")
+            outcomes = [shown] * len(items)
+        for place, (reply, item, outcome) in enumerate(zip(sound, items, outcomes, strict=True)):
+            if outcome is None:
+                added = pb.Added(id=item.id, revision=result.revisions[place], held=result.held[place])
+                reply.added.CopyFrom(added)
+            else:
+                reply.error.CopyFrom(to_result(outcome))
+        return replies
 
 
 def to_item(message: pb.NewItem) -> NewItem:
-    """Return the item of a message that has an id."""
+    """Return the item of a message; raises InvalidArgumentError for one without an id."""
+    if not message.HasField("id"):
+        raise InvalidArgumentError("item.id", "must be given")
     words = {name: getattr(message, name) for name in ("caption", "creator", "creator_url", "licence", "uri")}
     near_dup_of = message.near_dup_of if message.HasField("near_dup_of") else None
     return NewItem(id=message.id, picture=message.image, near_dup_of=near_dup_of, **words)
-
-
-def _response(
-    request: pb.AddItemsRequest, outcome: Exception | None, revision: int, held: str
-) -> pb.AddItemsResponse:
-    known = request.request_id if len(request.request_id.encode()) <= MAX_REQUEST_ID_BYTES else ""
-    if outcome is None:
-        added = pb.Added(id=request.item.id, revision=revision, held=held)
-        return pb.AddItemsResponse(request_id=known, added=added)
-    return pb.AddItemsResponse(request_id=known, error=to_result(outcome))

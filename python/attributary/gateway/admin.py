@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import grpc
 import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
+from attributary.delta.change import AddResult
 from attributary.delta.entry import Terms
 from attributary.delta.items import NewItem
 from attributary.delta.journal.records import Added, Entry
-from attributary.delta.results import AddResult
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError, PreconditionError, UnavailableError, check_range
@@ -28,11 +28,10 @@ from attributary.v1 import admin_pb2 as pb
 
 from . import translate
 from .admission import Admission
-from .calls import Front, Kind, StreamMethod, UnaryMethod
+from .calls import Call, Kind, UnaryMethod
 from .fairness import FairPool
 from .pipeline import done_by
 from .registry import Registry
-from .service import Context
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -106,15 +105,24 @@ class AdminService:
     """The unary methods of attributary.v1.AdminService."""
 
     def __init__(self, changes: Changes, admission: Admission) -> None:
-        self._changes = changes
-        self._admission = admission
+        self._changes, self._admission = changes, admission
 
-    async def delete_items(self, data: bytes, context: Context) -> bytes:
+    @property
+    def methods(self) -> dict[str, UnaryMethod]:
+        """The handlers by name."""
+        return {
+            "DeleteItems": self.delete_items,
+            "ListHeld": self.list_held,
+            "DecideHeld": self.decide_held,
+            "Compact": self.compact,
+            "ListChanges": self.list_changes,
+        }
+
+    async def delete_items(self, request: pb.DeleteItemsRequest, context: Call) -> pb.DeleteItemsResponse:
         """Delete by id, creator, licence or source."""
-        request = translate.parse(pb.DeleteItemsRequest, data)
         selection = Selection(tuple(request.ids.ids), request.creator, request.licence, request.source)
         who, dry_run = context.caller.name, request.dry_run
-        async with self._admission.one(len(data)):
+        async with self._admission.one(request.ByteSize()):
             delete = self._changes.store(request.bundle).delete
             done = await self._changes.deleted(
                 partial(delete, selection, who=who, why=request.why, dry_run=dry_run)
@@ -129,45 +137,38 @@ class AdminService:
             held_ids=done.held[:MAX_IDS_LISTED],
             similar_names=done.similar[:MAX_IDS_LISTED],
             near_duplicate_ids=done.duplicates[:MAX_IDS_LISTED],
-        ).SerializeToString()
+        )
 
-    async def list_held(self, data: bytes, context: Context) -> bytes:
+    async def list_held(self, request: pb.ListHeldRequest, context: Call) -> pb.ListHeldResponse:
         """Items that wait for a decision, oldest first."""
-        request = translate.parse(pb.ListHeldRequest, data)
         store = self._changes.store(request.bundle)
         held = sorted(await self._changes.deleted(lambda: store.held), key=lambda record: record.at)
+        # Items that came together have one time.
         after = [record for record in held if record.at > request.after]
-        most = MAX_IDS_LISTED
-        # Items that came together have one time: the next page would begin behind all of them.
-        while most < len(after) and after[most].at == after[most - 1].at:
-            most += 1
-        return pb.ListHeldResponse(
-            items=[_held(record) for record in after[:most]], more=len(after) > most
-        ).SerializeToString()
+        page = _page(after, MAX_IDS_LISTED, lambda record: record.at)
+        return pb.ListHeldResponse(items=map(_held, page), more=len(after) > len(page))
 
-    async def decide_held(self, data: bytes, context: Context) -> bytes:
+    async def decide_held(self, request: pb.DecideHeldRequest, context: Call) -> pb.DecideHeldResponse:
         """Let items that wait enter, or forget them."""
-        request = translate.parse(pb.DecideHeldRequest, data)
         ids, who = list(request.ids), context.caller.name
         if not 1 <= len(ids) <= MAX_IDS_LISTED:
             raise InvalidArgumentError("ids", f"must hold 1 to {MAX_IDS_LISTED} ids, got {len(ids)}")
-        async with self._admission.one(len(data)):
+        async with self._admission.one(request.ByteSize()):
             store = self._changes.store(request.bundle)
             release = partial(store.release, bring_back=request.bring_back)
             decide = release if request.enter else store.refuse
             await self._changes.changed(partial(decide, ids, who=who, why=request.why))
         revision = store.snapshot.revision
         log.info("released" if request.enter else "refused", who=who, items=len(ids), revision=revision)
-        return pb.DecideHeldResponse(revision=revision).SerializeToString()
+        return pb.DecideHeldResponse(revision=revision)
 
-    async def compact(self, data: bytes, context: Context) -> bytes:
+    async def compact(self, request: pb.CompactRequest, context: Call) -> pb.CompactResponse:
         """Build a new bundle of what is there now and serve it."""
-        request = translate.parse(pb.CompactRequest, data)
         loop, who = asyncio.get_running_loop(), context.caller.name
 
         async def turn(engine: Preparer) -> None:
             # Found only now: aliases may have moved while the new bundle was made.
-            self._changes.registry.follow(store, engine)
+            self._changes.registry.replace(store, engine)
 
         def flip(engine: Preparer) -> None:
             flipping = asyncio.run_coroutine_threadsafe(turn(engine), loop)
@@ -179,7 +180,7 @@ class AdminService:
                     raise UnavailableError(f"no turn of the event loop in {_FLIP_S:g} s") from None
                 raise
 
-        async with self._admission.one(len(data)):
+        async with self._admission.one(request.ByteSize()):
             store = self._changes.store(request.bundle)
             done = await asyncio.to_thread(store.compact, who=who, why=request.why, flip=flip)
         log.info("compacted", who=who, bundle_id=done.bundle_id, before=done.parent)
@@ -188,46 +189,33 @@ class AdminService:
             parent_bundle_id=done.parent,
             added_count=done.added,
             deleted_count=done.deleted,
-        ).SerializeToString()
+        )
 
-    async def list_changes(self, data: bytes, context: Context) -> bytes:
+    async def list_changes(self, request: pb.ListChangesRequest, context: Call) -> pb.ListChangesResponse:
         """The audit."""
-        request = translate.parse(pb.ListChangesRequest, data)
         limit = request.limit if request.HasField("limit") else _DEFAULT_CHANGES
         check_range("limit", limit, 1, _MAX_CHANGES)
         store = self._changes.store(request.bundle)
         history = await self._changes.deleted(lambda: store.history)
+        # A compaction shares its revision with the change before it.
         entries = [entry for entry in history if entry.revision > request.after_revision]
-        # A compaction shares its revision with the change before it: what has one revision comes together.
-        while limit < len(entries) and entries[limit].revision == entries[limit - 1].revision:
-            limit += 1
-        return pb.ListChangesResponse(
-            changes=[_change(entry) for entry in entries[:limit]], more=len(entries) > limit
-        ).SerializeToString()
+        page = _page(entries, limit, lambda entry: entry.revision)
+        return pb.ListChangesResponse(changes=map(_change, page), more=len(entries) > len(page))
 
 
-def kind_of(name: str) -> Kind:
-    """What a method of the admin service needs."""
-    return _KINDS.get(name, Kind("admin"))
-
-
-def method_handlers(
-    service: AdminService, others: Mapping[str, UnaryMethod], front: Front, add: StreamMethod
-) -> grpc.GenericRpcHandler:
-    """Return the handlers of the whole service; `others` are unary ones by name, `add` is AddItems."""
-    unary: dict[str, UnaryMethod] = {
-        **others,
-        "DeleteItems": service.delete_items,
-        "ListHeld": service.list_held,
-        "DecideHeld": service.decide_held,
-        "Compact": service.compact,
-        "ListChanges": service.list_changes,
+def with_kinds(methods: Mapping[str, T]) -> dict[str, tuple[T, Kind]]:
+    """Methods of the admin service by name, each with what it needs."""
+    return {
+        name: (method, replace(_KINDS.get(name, Kind("admin")), request=getattr(pb, f"{name}Request")))
+        for name, method in methods.items()
     }
-    handlers: dict[str, Any] = {
-        name: front.unary(name, method, kind_of(name)) for name, method in unary.items()
-    }
-    handlers["AddItems"] = front.stream("AddItems", add, kind_of("AddItems"))
-    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def _page(found: list[T], most: int, key: Callable[[T], object]) -> list[T]:
+    """The first of what was found, and what has the key of the last: the next page begins behind all of it."""
+    while most < len(found) and key(found[most]) == key(found[most - 1]):
+        most += 1
+    return found[:most]
 
 
 def _held(record: Added) -> pb.HeldItem:

@@ -22,7 +22,6 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -127,8 +126,6 @@ class Admission:
         self._bytes = Pool(max_bytes, _FEW_BYTES, single_share)
         self.closed = False
         self._waiting: FairQueue[tuple[asyncio.Future[None], int, Caller]] = FairQueue()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def in_use(self) -> int:
@@ -141,19 +138,16 @@ class Admission:
         return self._bytes.used
 
     def take(self, queries: int, size: int) -> None:
-        """Admit `queries` queries in a message of `size` bytes at once; raises what `check` raises."""
-        self.check(queries, size)
-        self._admit(queries, size, current())
-
-    def check(self, queries: int, size: int) -> None:
-        """Say whether `take` would admit them.
+        """Admit `queries` queries in a message of `size` bytes at once.
 
         Raises OverloadedError if a permit or the bytes are short, UnavailableError if the server is draining.
         """
-        self._check(queries, size, current())
+        caller = current()
+        self._check(queries, size, caller)
+        self._admit(queries, size, caller)
 
     def widen(self, queries: int, size: int) -> None:
-        """Turn the one permit of a call into those for `queries` queries of `size` bytes; raises what `check` raises.
+        """Turn the one permit of a call into those for `queries` queries of `size` bytes; raises what `take` raises.
 
         How many they are is known only once the message has been read. The one permit stays if they are refused.
         """
@@ -167,14 +161,12 @@ class Admission:
         self._admit(queries, size, caller)
 
     def grow(self, size: int) -> None:
-        """Count `size` bytes of a call that has its permit, which stays; raises what `check` raises."""
-        if self.closed:
-            raise UnavailableError(_DRAINING)
+        """Count `size` bytes of a call that has its permit, which stays; raises what `take` raises."""
         caller = current()
-        self._check_bytes(size, caller)
+        self._check(0, size, caller)
         self._bytes.move(size, caller)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def one(self, size: int) -> AsyncIterator[None]:
         """One query of `size` bytes, waited for, for as long as the context lasts."""
         await self.wait(size)
@@ -188,7 +180,7 @@ class Admission:
         if self.closed:
             raise UnavailableError(_DRAINING)
         caller = current()
-        if not self._waiting and self._may_enter(size, caller):
+        if not self._waiting and not self._refusal(1, size, caller):
             self._admit(1, size, caller)
             return
         turn = asyncio.get_running_loop().create_future()
@@ -208,13 +200,11 @@ class Admission:
         while self._waiting:
             turn, wanted, waiting = self._waiting.peek()
             if not turn.done():
-                if not self._may_enter(wanted, waiting):
+                if self._refusal(1, wanted, waiting):
                     break
                 self._admit(1, wanted, waiting)
                 turn.set_result(None)
             self._waiting.pop()
-        if self.in_use == 0:
-            self._idle.set()
 
     def close(self) -> None:
         """Admit nobody any more."""
@@ -224,48 +214,31 @@ class Admission:
             if not turn.done():
                 turn.set_exception(UnavailableError(_DRAINING))
 
-    async def idle(self) -> None:
-        """Wait until nobody is inside."""
-        await self._idle.wait()
-
     def _check(self, queries: int, size: int, caller: Caller) -> None:
         if self.closed:
             raise UnavailableError(_DRAINING)
-        if self.in_use + queries > self.permits:
-            raise OverloadedError(f"all {self.permits} permits are taken ({queries} asked for)")
-        if caller.bulk and not self._queries.bulk_may(queries, caller.name):
-            raise OverloadedError("the permits that are left are kept for single calls and for other callers")
-        self._check_bytes(size, caller)
-        if not self._queries.is_fair(queries, caller.name):
-            raise OverloadedError(_KEPT)
+        if why := self._refusal(queries, size, caller):
+            raise OverloadedError(why)
 
-    def _check_bytes(self, size: int, caller: Caller) -> None:
-        if not self._has_room(size) or (caller.bulk and not self._bytes.bulk_may(size, caller.name)):
-            raise OverloadedError(f"requests inside the server would pass {self._max_bytes} bytes")
-        if not self._bytes.is_fair(size, caller.name):
-            raise OverloadedError(_KEPT)
-
-    def _may_enter(self, size: int, caller: Caller) -> bool:
-        return (
-            self.in_use < self.permits
-            and self._queries.is_fair(1, caller.name)
-            and self._bytes.is_fair(size, caller.name)
-            and (
-                not caller.bulk
-                or (self._queries.bulk_may(1, caller.name) and self._bytes.bulk_may(size, caller.name))
-            )
-            and self._has_room(size)
-        )
-
-    def _has_room(self, size: int) -> bool:
+    def _refusal(self, queries: int, size: int, caller: Caller) -> str:
+        """Why queries (0: of a call that has its permit) and bytes may not come in; empty if they may."""
+        permits, held = self._queries, self._bytes
+        if permits.used + queries > self.permits:
+            return f"all {self.permits} permits are taken ({queries} asked for)"
+        if caller.bulk and queries and not permits.bulk_may(queries, caller.name):
+            return "the permits that are left are kept for single calls and for other callers"
         # A lone message always fits: its own size is bounded by the server's message limit.
-        return self.bytes_in_use == 0 or self.bytes_in_use + size <= self._max_bytes
+        if held.used and held.used + size > self._max_bytes:
+            return f"requests inside the server would pass {self._max_bytes} bytes"
+        if caller.bulk and not held.bulk_may(size, caller.name):
+            return f"requests inside the server would pass {self._max_bytes} bytes"
+        if not held.is_fair(size, caller.name) or (queries and not permits.is_fair(queries, caller.name)):
+            return _KEPT
+        return ""
 
     def _admit(self, queries: int, size: int, caller: Caller) -> None:
         self._queries.move(queries, caller)
         self._bytes.move(size, caller)
-        if queries:
-            self._idle.clear()
 
 
 class Shedder:
@@ -290,8 +263,11 @@ class Shedder:
         if self._total < _FEW:
             # So few calls make no queue: if they wait, the machine is busy with something else.
             return
-        if self.refused_part and random.random() < self.refused_part * self._excess(name):
-            raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
+        if self.refused_part:
+            # How much more than its part a caller sends: 1 is exactly its part.
+            excess = self._recent[name] * len(self._recent) / self._total
+            if random.random() < self.refused_part * excess:
+                raise OverloadedError("calls wait too long to be taken", retry_after_s=1.0)
 
     def note(self, wait_s: float) -> None:
         """Take a measurement into account."""
@@ -318,10 +294,6 @@ class Shedder:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-    def _excess(self, name: str) -> float:
-        """How much more than its part a caller sends: 1 is exactly its part."""
-        return self._recent[name] * len(self._recent) / max(1.0, self._total)
 
     async def _measure(self) -> None:
         async with aio.insecure_channel(self.address, options=_OPTIONS) as channel:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from time import monotonic, perf_counter, thread_time
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
@@ -23,7 +21,7 @@ from attributary.errors import DeadlineError, OverloadedError, UnavailableError
 
 from .callers import current
 from .errors import of_engine
-from .fairness import FairQueue, Path
+from .fairness import FairQueue, Path, Threads
 from .metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -60,7 +58,11 @@ class Job:
         return "expired" if monotonic() >= self.deadline else None
 
 
-class Batcher:
+# What answers queries.
+Tell: TypeAlias = Callable[[list[tuple[Job, Outcome]]], None]
+
+
+class Batcher(Threads):
     """A queue with its engine threads, made on the event loop. One wake-up of the loop a batch, whatever its size.
 
     With `here`, plain queries that come from the event loop are answered on it while they are short; all that are there
@@ -79,25 +81,14 @@ class Batcher:
         workers: int = 1,
         here: bool = False,
     ) -> None:
-        self._name = name
-        self._run = run
-        self._loop = loop
-        self._observer = observer
-        self._max_batch = max_batch
-        self._max_delay = max_delay_s
+        self._name, self._run, self._loop, self._observer = name, run, loop, observer
+        self._max_batch, self._max_delay = max_batch, max_delay_s
         self._queue: FairQueue[Job] = FairQueue()
-        self._changed = threading.Condition()
-        self._closed = False
         self._may_be_here = here and max_delay_s == 0
         self._here: list[Job] = []
         self._turns = 1
         self._short = 0  # how many batches were, lately
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
-            for number in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(name, workers, self._work)
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._here)
@@ -117,19 +108,14 @@ class Batcher:
             self._queue.put(job.path, job)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Finish what is queued, then end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+    def _post(self, outcomes: list[tuple[Job, Outcome]]) -> None:
+        post(self._loop, outcomes)
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            outcomes = self._answer(living(batch, self._observer, partial(fail, self._loop)))
+            outcomes = self._answer(living(batch, self._observer, self._post))
             if outcomes:
-                _post(self._loop, outcomes)
+                self._post(outcomes)
             # These names would hold the pictures until the next batch comes.
             del batch, outcomes
 
@@ -143,7 +129,7 @@ class Batcher:
         jobs, self._here = self._here, []
         for job in jobs[self._max_batch :]:
             self.put(job)
-        deliver(self._answer(living(jobs[: self._max_batch], self._observer, partial(fail, self._loop))))
+        deliver(self._answer(living(jobs[: self._max_batch], self._observer, self._post)))
 
     def _take(self) -> list[Job] | None:
         with self._changed:
@@ -192,11 +178,13 @@ class Batcher:
                 return [(batch[0], of_engine(error, self._name))]
             # One of them makes the batch fail: each is asked alone.
             log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
-            left = living(batch, self._observer, partial(fail, self._loop))
+            left = living(batch, self._observer, self._post)
             return [outcome for job in left for outcome in self._answer([job])]
 
 
-def living(jobs: list[Job], observer: Metrics, fail: Callable[[Job, Exception], None]) -> list[Job]:
+def living(
+    jobs: list[Job], observer: Metrics, tell: Tell, late: str = "while the query was queued"
+) -> list[Job]:
     """Return the queries that work should be done for; the others are counted, and fail where their time is over."""
     kept = []
     for job in jobs:
@@ -206,13 +194,8 @@ def living(jobs: list[Job], observer: Metrics, fail: Callable[[Job, Exception], 
             continue
         observer.dropped(reason)
         if reason == "expired":
-            fail(job, DeadlineError("the deadline passed while the query was queued"))
+            tell([(job, DeadlineError(f"the deadline passed {late}"))])
     return kept
-
-
-def fail(loop: asyncio.AbstractEventLoop, job: Job, error: Exception) -> None:
-    """Fail one query from any thread."""
-    _post(loop, [(job, error)])
 
 
 def started(job: Job) -> Prepared:
@@ -225,7 +208,8 @@ def started(job: Job) -> Prepared:
     return prepared
 
 
-def _post(loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Job, Outcome]]) -> None:
+def post(loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Job, Outcome]]) -> None:
+    """Answer callers from any thread."""
     # A closed loop has no callers left to tell.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(deliver, outcomes)

@@ -12,17 +12,16 @@ import structlog
 
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
+from attributary.delta.change import check_words
+from attributary.delta.gone import inherit_deletions
 from attributary.delta.journal.records import left_by_name
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.delta.store import Store
-from attributary.delta.words import check_words
 from attributary.errors import BundleError, InvalidArgumentError, PreconditionError, check_range
 from attributary.v1 import admin_pb2 as pb
 
-from . import translate
 from .calls import Call, UnaryMethod
 from .config import GatewayConfig, check_alias
-from .inherit import inherit_deletions
 from .opened import OpenBundle, Opened
 from .registry import Registry, Served, compacted_from
 from .remote import RemoteEngine
@@ -38,18 +37,11 @@ class BundleService:
     """LoadBundle, UnloadBundle, SetAlias, ListBundles. One change at a time."""
 
     def __init__(
-        self,
-        registry: Registry,
-        config: GatewayConfig,
-        open_bundle: OpenBundle | None,
-        *,
-        follows: bool = False,
+        self, registry: Registry, config: GatewayConfig, open_bundle: OpenBundle | None, *, follows: bool
     ) -> None:
         """`follows`: the default alias leads where the engine on the network says, and nowhere else."""
-        self._registry = registry
-        self._config = config
-        self._open_bundle = open_bundle
-        self._follows = follows
+        self._registry, self._config = registry, config
+        self._open_bundle, self._follows = open_bundle, follows
         self._changing = asyncio.Lock()
         served = [found.pipeline.engine.bundle.directory.resolve().parent for found in registry.bundles]
         self._roots = [config.bundle_root.resolve()] if config.bundle_root is not None else served
@@ -64,11 +56,9 @@ class BundleService:
             "ListBundles": self.list_all,
         }
 
-    async def load(self, data: bytes, context: Call) -> bytes:
+    async def load(self, request: pb.LoadBundleRequest, context: Call) -> pb.LoadBundleResponse:
         """Open, verify and serve another bundle; turn an alias to it."""
-        request = translate.parse(pb.LoadBundleRequest, data)
-        who, pinned = context.caller.name, _pinned(request)
-        check_words(who, request.why)
+        who, pinned = _asked(request, context)
         if request.alias:
             check_alias(request.alias)
             self._check_followed(request.alias)
@@ -85,35 +75,24 @@ class BundleService:
             self._registry.keep(served.bundle_id)
             before = ""
             if request.alias:
-                before = self._id_behind(request.alias)
-                self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned)
+                before = _id(self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned))
         log.info(
             "loaded", who=who, why=request.why, bundle_id=served.bundle_id, alias=request.alias, before=before
         )
-        return pb.LoadBundleResponse(
-            bundle=_served(self._registry, served), replaced_bundle_id=before
-        ).SerializeToString()
+        return pb.LoadBundleResponse(bundle=_served(self._registry, served), replaced_bundle_id=before)
 
-    async def unload(self, data: bytes, context: Call) -> bytes:
+    async def unload(self, request: pb.UnloadBundleRequest, context: Call) -> pb.UnloadBundleResponse:
         """Take a bundle out of service."""
-        request = translate.parse(pb.UnloadBundleRequest, data)
-        who, pinned = context.caller.name, _pinned(request)
-        check_words(who, request.why)
-        if not request.bundle:
-            raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        who, pinned = _asked(request, context)
         self._check_alone()
         async with self._changing:
             served = self._registry.remove(request.bundle, pinned_s=pinned)
         log.info("unloaded", who=who, why=request.why, bundle_id=served.bundle_id)
-        return pb.UnloadBundleResponse(bundle_id=served.bundle_id).SerializeToString()
+        return pb.UnloadBundleResponse(bundle_id=served.bundle_id)
 
-    async def set_alias(self, data: bytes, context: Call) -> bytes:
+    async def set_alias(self, request: pb.SetAliasRequest, context: Call) -> pb.SetAliasResponse:
         """Turn an alias to a bundle that is there."""
-        request = translate.parse(pb.SetAliasRequest, data)
-        who, pinned = context.caller.name, _pinned(request)
-        check_words(who, request.why)
-        if not request.bundle:
-            raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+        who, pinned = _asked(request, context)
         check_alias(request.alias)
         self._check_followed(request.alias)
         self._check_alone()
@@ -121,26 +100,20 @@ class BundleService:
             served = self._registry.find(request.bundle)
             await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
             await self._keep_deletions(request.bundle, who, request)
-            before = self._id_behind(request.alias)
-            self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned)
-            now = self._id_behind(request.alias)
+            before = _id(self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned))
+            now = _id(self._registry.behind(request.alias))
         log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
-        return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before).SerializeToString()
+        return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before)
 
-    async def list_all(self, data: bytes, context: Call) -> bytes:
+    async def list_all(self, request: pb.ListBundlesRequest, context: Call) -> pb.ListBundlesResponse:
         """Every bundle that answers."""
-        translate.parse(pb.ListBundlesRequest, data)
         bundles = [_served(self._registry, served) for served in self._registry.bundles]
-        return pb.ListBundlesResponse(
-            bundles=bundles, default_alias=self._registry.default
-        ).SerializeToString()
+        return pb.ListBundlesResponse(bundles=bundles, default_alias=self._registry.default)
 
     def _there(self, place: Path) -> Served | None:
         """A bundle that is served from a directory and held open for changes: nobody can have replaced it there."""
-        for served in self._registry.bundles:
-            if served.store is not None and served.store.directory == place:
-                return served
-        return None
+        stores = ((served, served.store) for served in self._registry.bundles)
+        return next((served for served, store in stores if store and store.directory == place), None)
 
     async def _keep_deletions(self, bundle: str, who: str, request: _Turning) -> None:
         """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place.
@@ -154,7 +127,7 @@ class BundleService:
                 break
             ids = Selection(tuple(sorted(gone)[:MAX_IDS]))
             await asyncio.to_thread(store.delete, ids, who=who, why=why)
-        before = self._behind(request.alias)
+        before = self._registry.behind(request.alias)
         other = None if before is None else before.store
         if store is not None and other is not None and other is not store and not request.bring_back:
             await asyncio.to_thread(store.keep_out, left_by_name(other.history), who=who, why=why)
@@ -165,7 +138,7 @@ class BundleService:
         Where there is a `store` it is deleted for good next; else for as long as this process runs. Raises
         PreconditionError if nothing would be left.
         """
-        before = self._behind(request.alias)
+        before = self._registry.behind(request.alias)
         if before is None or before.pipeline.engine is engine or request.bring_back:
             return
         known, other = engine.snapshot, before.pipeline.engine
@@ -233,14 +206,6 @@ class BundleService:
                 f"{alias} leads to what Triton serves: use `attributary triton load`, or --no-remote-follow",
             )
 
-    def _behind(self, alias: str) -> Served | None:
-        known = any(alias in self._registry.aliases_of(served) for served in self._registry.bundles)
-        return self._registry.find(alias) if known else None
-
-    def _id_behind(self, alias: str) -> str:
-        before = self._behind(alias)
-        return "" if before is None else before.bundle_id
-
 
 def _close_unused(opening: asyncio.Future[Opened]) -> None:
     if not opening.cancelled() and opening.exception() is None and (store := opening.result().store):
@@ -281,11 +246,19 @@ def _served(registry: Registry, served: Served) -> pb.ServedBundle:
     )
 
 
-def _pinned(request: pb.LoadBundleRequest | pb.UnloadBundleRequest | pb.SetAliasRequest) -> float | None:
-    if not request.HasField("pinned_s"):
-        return None
-    check_range("pinned_s", request.pinned_s, 0, 86_400)
-    return float(request.pinned_s)
+def _asked(request: _Turning | pb.UnloadBundleRequest, context: Call) -> tuple[str, float | None]:
+    """Return who asks, and how long the bundle before still answers; raises InvalidArgumentError."""
+    who, pinned = context.caller.name, float(request.pinned_s) if request.HasField("pinned_s") else None
+    if pinned is not None:
+        check_range("pinned_s", pinned, 0, 86_400)
+    check_words(who, request.why)
+    if not isinstance(request, pb.LoadBundleRequest) and not request.bundle:
+        raise InvalidArgumentError("bundle", "must be given: an alias or a bundle's id")
+    return who, pinned
+
+
+def _id(served: Served | None) -> str:
+    return "" if served is None else served.bundle_id
 
 
 class Footprint(NamedTuple):

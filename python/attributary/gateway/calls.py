@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any, Final, Literal, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 from grpc import aio
 
 from attributary.errors import (
@@ -28,20 +29,20 @@ from attributary.errors import (
 from . import callers
 from .access import Gate, Need
 from .admission import PROBE, Admission, Pool, Shedder
-from .auth import presented
 from .callers import Caller
 from .config import GatewayConfig
 from .errors import abort, code_name, is_expected, presentable, to_status
 from .metrics import Metrics
 from .sockets import count_answer
 from .tracing import Tracing
+from .translate import parse
 from .transport import Receiver
 
 log = structlog.get_logger(__name__)
 
 Access: TypeAlias = Literal["query", "admin", "open"]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-UnaryMethod: TypeAlias = Callable[[bytes, "Call"], Awaitable[bytes]]
+UnaryMethod: TypeAlias = Callable[[Any, "Call"], Awaitable[Any]]  # see `Kind.request`
 StreamMethod: TypeAlias = Callable[["Call"], Awaitable[None]]
 # A method behind the way in: from a transport's context to the reply.
 Answer: TypeAlias = Callable[["aio.ServicerContext[bytes, bytes]"], Awaitable[Any]]
@@ -65,11 +66,8 @@ class Kind:
     permit: bool = False
     bulk: bool = False
     need: Need | None = None  # the role; None: the one that is called as the service
-
-    @property
-    def role(self) -> Need:
-        """What a caller must be."""
-        return self.need or self.access
+    # What a unary method is given, and its reply is a message as well; None: bytes, both.
+    request: type[Message] | None = None
 
 
 class Call:
@@ -77,27 +75,18 @@ class Call:
 
     def __init__(self, context: aio.ServicerContext[bytes, bytes], front: Front, need: Need) -> None:
         self.caller = callers.NOBODY
-        self.shown = ("", "")  # what it brings to say whose it is: `auth.presented`
+        self.shown = ("", "")  # what it brings to say whose it is: `presented`
         self._need: Need = need
         self.failure: Exception | None = None
-        self._context = context
+        self.context = context
         self._front = front
         self._task = asyncio.current_task()
         self._until = math.inf
         self._late = ""
 
-    def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline, None without one."""
-        left: float | None = self._context.time_remaining()
-        return left
-
-    def invocation_metadata(self) -> Any:
-        """The headers of the call."""
-        return self._context.invocation_metadata()
-
     async def receive(self) -> bytes | None:
         """Return the next message as it was sent, None after the last."""
-        data: object = await self._context.read()
+        data: object = await self.context.read()
         return data if isinstance(data, bytes) else None
 
     async def read(self) -> bytes | None:
@@ -113,7 +102,7 @@ class Call:
 
     async def write(self, data: bytes) -> None:
         """Send a message of a stream."""
-        await self._context.write(data)
+        await self.context.write(data)
 
     def within(self, seconds: float, late: str) -> None:
         """Allow the call so many seconds from now; then it ends as DEADLINE_EXCEEDED with the words of `late`."""
@@ -153,12 +142,9 @@ class Front:
         config: GatewayConfig,
         tracing: Tracing | None = None,
     ) -> None:
-        self.receiver = receiver
-        self.stream_idle_s = config.stream_idle_s
-        self._tracing = tracing
-        self._shedder = shedder
-        self.gate = gate
+        self.gate, self.receiver, self.stream_idle_s = gate, receiver, config.stream_idle_s
         self._admission, self._metrics, self._config = admission, metrics, config
+        self._tracing, self._shedder = tracing, shedder
         self._streams = Pool(config.max_streams, 4, 0.0)
         self._open_streams = Pool(_OPEN_STREAMS, 4, 0.0)
         self.untaken = Pool(config.max_inflight_bytes // _UNTAKEN_PART, 1 << 20, 0.0)
@@ -171,8 +157,18 @@ class Front:
         # Asked here once: even a logger that stays silent costs a query some microseconds.
         self._log_requests = config.log_level == "debug"
 
-    def unary(self, name: str, method: UnaryMethod, kind: Kind) -> Handler:
-        """Return the handler of a method with one message and one reply."""
+    def service(
+        self,
+        name: str,
+        unary: Mapping[str, tuple[UnaryMethod, Kind]],
+        streams: Mapping[str, tuple[StreamMethod, Kind]],
+    ) -> grpc.GenericRpcHandler:
+        """Return the handlers of a service: methods with one message and one reply, and those with any number."""
+        handlers = {method: self._handler(method, *what) for method, what in unary.items()}
+        handlers |= {method: self._stream_handler(method, *what) for method, what in streams.items()}
+        return grpc.method_handlers_generic_handler(name, handlers)
+
+    def _handler(self, name: str, method: UnaryMethod, kind: Kind) -> Handler:
         answer = self.answer(name, method, kind)
 
         async def handle(_requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> Any:
@@ -181,7 +177,7 @@ class Front:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def answer(self, name: str, method: UnaryMethod, kind: Kind) -> Answer:
-        """Return the way in to such a method for any transport whose context does what gRPC's does."""
+        """Return the way in to a unary method, for any transport whose context does what gRPC's does."""
 
         async def work(call: Call) -> bytes:
             return await self._unary(method, kind, call)
@@ -191,9 +187,7 @@ class Front:
 
         return serve
 
-    def stream(self, name: str, method: StreamMethod, kind: Kind) -> Handler:
-        """Return the handler of a method with any number of messages and replies."""
-
+    def _stream_handler(self, name: str, method: StreamMethod, kind: Kind) -> Handler:
         async def work(call: Call) -> None:
             pool = self._open_streams if kind.access == "open" else self._streams
             if pool.used >= pool.most or not pool.is_fair(1, call.caller.name):
@@ -234,7 +228,7 @@ class Front:
         trace = None
         if self._tracing is not None and kind.access != "open":
             trace = self._tracing.begin(_SERVICES[kind.access], name, context.invocation_metadata())
-        call = Call(context, self, kind.role)
+        call = Call(context, self, kind.need or kind.access)
         self._enter(call, kind)
         try:
             call.shown = presented(context)
@@ -285,7 +279,7 @@ class Front:
             # By a socket file come only the server's own calls, and admin calls that another of its processes hands on
             # with the caller's token.
             raise UnauthenticatedError
-        owner = self.gate.admit(kind.role, authorization, certificate)
+        owner = self.gate.admit(kind.need or kind.access, authorization, certificate)
         name = owner.name or callers.address_of(peer)
         if self._closed and kind.access != "open":
             raise UnavailableError("the server is draining; ask another one")
@@ -312,7 +306,12 @@ class Front:
             # A compaction takes the time that it takes.
             seconds = math.inf if kind.access == "admin" else self._config.call_s
             call.within(seconds, f"there was no answer within {seconds:g} s")
-            reply = await method(data, call)
+            reply: bytes
+            if kind.request is None:
+                reply = await method(data, call)
+            else:
+                # Here, not in gRPC: a message that cannot be read is answered with the field at fault.
+                reply = (await method(parse(kind.request, data), call)).SerializeToString()
             if len(reply) > _SMALL_ANSWER_BYTES:
                 count_answer(self.untaken, len(reply), call.caller, self._config.call_s)
             return reply
@@ -358,15 +357,27 @@ class Unknown(grpc.GenericRpcHandler):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
 
+def presented(context: aio.ServicerContext[bytes, bytes]) -> tuple[str, str]:
+    """What a call brings: its authorization header, and the name in its client's certificate; empty where nothing."""
+    metadata: Any = context.invocation_metadata() or ()
+    authorization = ""
+    for key, value in metadata:
+        if key == "authorization":
+            authorization = str(value)
+    names = context.auth_context().get("x509_common_name") or ()
+    name = next((f"certificate {name.decode(errors='replace')}" for name in names), "")
+    return authorization, name
+
+
 def deadline_of(call: Call) -> float:
     """Return the caller's deadline on the monotonic clock, infinity without one."""
-    left = call.time_remaining()
+    left = call.context.time_remaining()
     return math.inf if left is None else monotonic() + left
 
 
 def ended_early(call: Call) -> str:
     """Say why a call was cancelled: its deadline, or its caller."""
-    left = call.time_remaining()
+    left = call.context.time_remaining()
     return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
 
 

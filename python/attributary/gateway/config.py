@@ -166,13 +166,7 @@ class GatewayConfig:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             check_range(name, getattr(self, name), least)
-        for name, most in (
-            ("port", 65535),
-            ("metrics_port", 65535),
-            ("http_port", 65535),
-            ("processes", 64),
-            ("pinned_s", 86_400),
-        ):
+        for name, most in _MOST.items():
             if getattr(self, name) > most:
                 raise InvalidArgumentError(name, f"must be at most {most}, got {getattr(self, name)}")
         for name, choices in _CHOICES.items():
@@ -182,20 +176,11 @@ class GatewayConfig:
                 )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidArgumentError("tls_cert", "tls_cert and tls_key must be given together")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise InvalidArgumentError("tls_client_ca", "needs tls_cert and tls_key")
-        if self.metrics_tls and self.tls_cert is None:
-            raise InvalidArgumentError("metrics_tls", "needs tls_cert and tls_key")
-        if self.ui_report is not None and not self.ui:
-            raise InvalidArgumentError("ui_report", "needs ui")
-        if self.ui_generator is not None and not self.ui:
-            raise InvalidArgumentError("ui_generator", "needs ui")
+        for name, needed in _NEEDS.items():
+            if getattr(self, name) and not getattr(self, needed.split()[0]):
+                raise InvalidArgumentError(name, f"needs {needed}")
         if self.ui and self.http_port < 0:
             object.__setattr__(self, "http_port", _UI_PORT)
-        if not self.contributed_caption_weight <= 1:
-            raise InvalidArgumentError(
-                "contributed_caption_weight", f"must be at most 1, got {self.contributed_caption_weight}"
-            )
         if unknown := set(filter(None, self.redact.split(","))) - set(REDACTABLE):
             raise InvalidArgumentError(
                 "redact", f"must be of {', '.join(REDACTABLE)}, got {', '.join(sorted(unknown))}"
@@ -215,6 +200,14 @@ _LEAST: dict[str, float] = {
     "max_streams": 1, "max_connections": 1, "max_connection_calls": 1, "max_connection_idle_s": 1,
     "query_log_days": 1, "contributed_caption_weight": 0, "contributed_items_a_day": 1,
     "max_connection_age_s": 1, "receive_s": 0.1, "max_wait_s": 0.001, "call_s": 0.1, "stream_idle_s": 0.1,
+}  # fmt: skip
+_MOST: dict[str, float] = {
+    "port": 65535, "metrics_port": 65535, "http_port": 65535, "processes": 64, "pinned_s": 86_400,
+    "contributed_caption_weight": 1,
+}  # fmt: skip
+_NEEDS = {
+    "tls_client_ca": "tls_cert and tls_key", "metrics_tls": "tls_cert and tls_key",
+    "ui_report": "ui", "ui_generator": "ui",
 }  # fmt: skip
 _CHOICES = {
     "thumbnails": ("callers", "nobody"),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
-from google.protobuf import any_pb2
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
@@ -57,8 +55,8 @@ class DefectError(Exception):
         super().__init__(f"internal error; the server's log has it as {self.reference}")
 
 
-class RelayedError(Exception):
-    """What another process of this server has answered: passed on as it is."""
+class StatusError(Exception):
+    """A call that has ended with a status, here or in another process of this server: passed on as it is."""
 
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message)
@@ -67,7 +65,7 @@ class RelayedError(Exception):
 
 def is_expected(error: BaseException) -> bool:
     """Say whether the caller is told what went wrong; everything else is a defect."""
-    return isinstance(error, (*_CODES, RelayedError))
+    return isinstance(error, (*_CODES, StatusError))
 
 
 def presentable(error: Exception, where: str) -> Exception:
@@ -90,31 +88,26 @@ def of_engine(error: Exception, where: str) -> Exception:
 
 def to_status(error: Exception) -> status_pb2.Status:
     """Return the google.rpc.Status of an error; anything unexpected is an opaque INTERNAL."""
-    if isinstance(error, RelayedError):
+    if isinstance(error, StatusError):
         return error.status
     code = _code_of(error)
     if code == code_pb2.INTERNAL and not isinstance(error, DefectError):
         error = DefectError()
     status = status_pb2.Status(code=code, message=_clip(str(error)))
-    detail = _detail(error)
-    if detail is not None:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
+    if (detail := _detail(error)) is not None:
+        status.details.add().Pack(detail)
     return status
 
 
 def to_result(error: Exception) -> pb.Error:
     """Return the error of one query among several."""
-    status = to_status(error)
-    field, message = "", status.message
-    if isinstance(error, InvalidArgumentError):
-        field, message = error.field, _clip(error.message)
-    elif isinstance(error, PreconditionError):
-        field, message = error.subject, _clip(error.message)
+    status, field = to_status(error), ""
+    if isinstance(error, InvalidArgumentError | PreconditionError):
+        field = error.field if isinstance(error, InvalidArgumentError) else error.subject
+        status.message = _clip(error.message)
     elif isinstance(error, NotFoundError | AlreadyExistsError):
         field = f"{error.kind}_id"
-    return pb.Error(code=status.code, message=message, field=_clip(field))
+    return pb.Error(code=status.code, message=status.message, field=_clip(field))
 
 
 def code_name(error: BaseException) -> str:
@@ -123,7 +116,7 @@ def code_name(error: BaseException) -> str:
 
 
 def _code_of(error: BaseException) -> int:
-    if isinstance(error, RelayedError):
+    if isinstance(error, StatusError):
         return int(error.status.code)
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), code_pb2.INTERNAL)
 
@@ -159,39 +152,35 @@ def _without_frames(error: Exception) -> Exception:
 
 
 def _detail(error: Exception) -> Message | None:
-    detail: Message | None = None
-    if isinstance(error, InvalidArgumentError):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=_clip(error.field), description=_clip(error.message)
-        )
-        detail = error_details_pb2.BadRequest(field_violations=[violation])
-    elif isinstance(error, DeletedError):
-        detail = _info("ITEM_DELETED", {"kind": error.kind, "name": _clip(error.name), "at": error.at})
-    elif isinstance(error, PreconditionError):
-        failure = error_details_pb2.PreconditionFailure.Violation(
-            type="STATE", subject=_clip(error.subject), description=_clip(error.message)
-        )
-        detail = error_details_pb2.PreconditionFailure(violations=[failure])
-    elif isinstance(error, NotFoundError):
-        facts = {"kind": error.kind, "name": _clip(error.name)}
-        detail = _info(f"{error.kind.upper()}_NOT_FOUND", facts)
-    elif isinstance(error, AlreadyExistsError):
-        facts = {"kind": error.kind, "name": _clip(error.name), "what": _clip(error.message)}
-        detail = _info(f"{error.kind.upper()}_EXISTS", facts)
-    elif isinstance(error, OverloadedError):
-        delay = Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1e3))
-        detail = error_details_pb2.RetryInfo(retry_delay=delay)
-    elif isinstance(error, PermissionDeniedError):
-        detail = _info("ROLE_MISSING", {"role": error.role})
-    elif isinstance(error, DefectError):
-        detail = _info("DEFECT", {"reference": error.reference})
-    return detail
+    detail: Any = None
+    match error:
+        case InvalidArgumentError():
+            detail = error_details_pb2.BadRequest()
+            detail.field_violations.add(field=_clip(error.field), description=_clip(error.message))
+        case PreconditionError():
+            detail = error_details_pb2.PreconditionFailure()
+            what = {"subject": _clip(error.subject), "description": _clip(error.message)}
+            detail.violations.add(type="STATE", **what)
+        case DeletedError():
+            detail = _info("ITEM_DELETED", kind=error.kind, name=error.name, at=error.at)
+        case NotFoundError():
+            detail = _info(f"{error.kind.upper()}_NOT_FOUND", kind=error.kind, name=error.name)
+        case AlreadyExistsError():
+            facts = {"kind": error.kind, "name": error.name, "what": error.message}
+            detail = _info(f"{error.kind.upper()}_EXISTS", **facts)
+        case OverloadedError():
+            detail = error_details_pb2.RetryInfo()
+            detail.retry_delay.FromMilliseconds(round(error.retry_after_s * 1e3))
+        case PermissionDeniedError():
+            detail = _info("ROLE_MISSING", role=error.role)
+        case DefectError():
+            detail = _info("DEFECT", reference=error.reference)
+    return detail  # type: ignore[no-any-return]
 
 
-def _info(reason: str, facts: dict[str, str]) -> Message:
-    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=facts)
-    return info
+def _info(reason: str, **facts: str) -> Message:
+    metadata = {name: _clip(value) for name, value in facts.items()}
+    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)  # type: ignore[no-any-return]
 
 
 def _clip(text: str) -> str:

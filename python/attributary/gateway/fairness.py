@@ -157,35 +157,27 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next)
 
 
-class Backlog:
-    """How many seconds of work each caller has waiting, up to a limit; for several threads."""
+class Threads:
+    """Threads that do `work` each, which returns when all is done and `_closed` is set; `_changed` tells it of both."""
 
-    def __init__(self, most_s: float) -> None:
-        self._most = most_s
-        self._waiting: dict[str, float] = {}
-        self._lock = threading.Lock()
+    def __init__(self, name: str, count: int, work: Callable[[], None]) -> None:
+        self._changed, self._closed = threading.Condition(), False
+        self._threads = [
+            threading.Thread(target=work, name=f"{name}-{number}", daemon=True) for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def add(self, caller: str, seconds: float) -> float:
-        """Count work in, unless the caller has too much waiting: then return how much that is, else 0."""
-        with self._lock:
-            waiting = self._waiting.get(caller, 0.0)
-            if waiting and waiting + seconds > self._most:
-                return waiting
-            self._waiting[caller] = waiting + seconds
-            return 0.0
-
-    def remove(self, caller: str, seconds: float) -> None:
-        """Count work out that was counted in."""
-        with self._lock:
-            left = self._waiting[caller] - seconds
-            # Sums of floats end near nothing.
-            if left > 1e-6:
-                self._waiting[caller] = left
-            else:
-                del self._waiting[caller]
+    def close(self) -> None:
+        """Do what is queued, then end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
 
-class FairPool:
+class FairPool(Threads):
     """Threads that take work by turns: a turn costs a caller the seconds that its work takes.
 
     No caller has more than `each` at work at once (all threads, unless it is given). With one thread more than that,
@@ -196,28 +188,13 @@ class FairPool:
         self._queue: FairQueue[_Work] = FairQueue()
         self._each = each or threads
         self._at_work: Counter[str] = Counter()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(name, threads, self._run)
 
     def submit(self, path: Path, work: Callable[[], None], cost: float = _GUESS_S) -> None:
         """Queue work for whoever `path` names; it must raise nothing. `cost` is what it may take, in seconds."""
         with self._changed:
             self._queue.put(path, _Work(path, work, cost))
             self._changed.notify()
-
-    def shutdown(self) -> None:
-        """Do what is queued, then end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -37,8 +36,8 @@ class Following:
     def __init__(
         self,
         engines: Callable[[], Sequence[Preparer]],
-        flip: Callable[[Preparer, Preparer], Awaitable[None]],
-        say: Callable[[bool], Awaitable[None]],
+        flip: Callable[[Preparer, Preparer], None],
+        say: Callable[[bool], None],
         metrics: Metrics,
         *,
         poll_s: float,
@@ -48,80 +47,15 @@ class Following:
         follow. Without `reopen` compacted bundles come from elsewhere: Triton's are swapped there first.
         """
         self._engines, self._flip, self._say = engines, flip, say
-        self._metrics, self._poll_s, self._reopen = metrics, poll_s, reopen
+        self._poll_s, self._reopen = poll_s, reopen
         self._followers: dict[int, Follower] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._refused: dict[str, float] = {}  # id of a bundle that could not be opened -> when to try again
         self._was_following: bool | None = None
+        self._running: asyncio.Task[None] | None = None
         # Its own: an opt-out waits for nobody's pictures, pages or bodies.
         self._looking = ThreadPoolExecutor(1, "following")
-        self._publish()
-
-    @property
-    def status(self) -> Status:
-        """Of the engine that is furthest behind."""
-        found = [follower.status for follower in self._followers.values()]
-        worst = max(found, key=lambda status: (STATES.index(status.state), status.behind_s), default=None)
-        return worst or Status("following", 0, 0.0, "")
-
-    async def run(self) -> None:
-        """Look again and again."""
-        while True:
-            try:
-                await self.look()
-            except Exception:
-                log.exception("following failed")
-            await asyncio.sleep(self._poll_s)
-
-    async def look(self) -> None:
-        """Look once at every journal, and act on it."""
-        engines = {id(engine): engine for engine in self._engines()}
-        self._followers = {
-            key: self._followers.get(key) or Follower(engine) for key, engine in engines.items()
-        }
-        for key, follower in list(self._followers.items()):
-            before = follower.status
-            await asyncio.get_running_loop().run_in_executor(self._looking, follower.look)
-            self._note(before, follower.status)
-            wanted = follower.successor
-            due = key not in self._opening and monotonic() >= self._refused.get(wanted, 0.0)
-            if wanted and due and self._reopen:
-                self._opening[key] = asyncio.create_task(self._open(key, follower, self._reopen))
-        following = self.status.behind_s <= LATE_S and self.status.state != "damaged"
-        if following != self._was_following:
-            self._was_following = following
-            await self._say(following)
-
-    async def close(self) -> None:
-        """Give up what is being opened."""
-        for task in self._opening.values():
-            task.cancel()
-        await asyncio.gather(*self._opening.values(), return_exceptions=True)
-        self._looking.shutdown(wait=False)
-
-    async def _open(self, key: int, follower: Follower, reopen: Reopen) -> None:
-        wanted = follower.successor
-        try:
-            engine = await asyncio.to_thread(reopen, follower.directory)
-            # Changes of the time that this took, before a query sees it.
-            await asyncio.to_thread(Follower(engine).look)
-            await self._flip(follower.engine, engine)
-            log.info("following", bundle_id=engine.bundle.manifest.bundle_id)
-        except Exception as error:
-            shown = error if isinstance(error, AttributaryError) else presentable(error, "following")
-            log.warning("the compacted bundle cannot be served", bundle_id=wanted, reason=str(shown))
-            self._refused[wanted] = monotonic() + _AGAIN_S
-        finally:
-            with contextlib.suppress(KeyError):
-                del self._opening[key]
-
-    def _note(self, before: Status, now: Status) -> None:
-        if now.state != before.state:
-            report = log.info if now.state == "following" else log.warning
-            report("the bundle's changes", state=now.state, revision=now.revision, reason=now.reason)
-
-    def _publish(self) -> None:
-        watch = self._metrics.watch
+        watch = metrics.watch
         watch(
             "attributary_delta_behind_seconds",
             "Since everything that the bundle's writer acknowledged was served here.",
@@ -134,3 +68,67 @@ class Following:
                 lambda state=state: float(self.status.state == state),  # type: ignore[misc]
                 state=state,
             )
+
+    @property
+    def status(self) -> Status:
+        """Of the engine that is furthest behind."""
+        found = [follower.status for follower in self._followers.values()]
+        worst = max(found, key=lambda status: (STATES.index(status.state), status.behind_s), default=None)
+        return worst or Status("following", 0, 0.0, "")
+
+    async def start(self) -> None:
+        """Look once, then again and again until `close`."""
+        await self.look()
+        self._running = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await self.look()
+            except Exception:
+                log.exception("following failed")
+
+    async def look(self) -> None:
+        """Look once at every journal, and act on it."""
+        engines = {id(engine): engine for engine in self._engines()}
+        self._followers = {
+            key: self._followers.get(key) or Follower(engine) for key, engine in engines.items()
+        }
+        for key, follower in list(self._followers.items()):
+            before = follower.status.state
+            await asyncio.get_running_loop().run_in_executor(self._looking, follower.look)
+            if (now := follower.status).state != before:
+                report = log.info if now.state == "following" else log.warning
+                report("the bundle's changes", state=now.state, revision=now.revision, reason=now.reason)
+            wanted = follower.successor
+            due = key not in self._opening and monotonic() >= self._refused.get(wanted, 0.0)
+            if wanted and due and self._reopen:
+                self._opening[key] = asyncio.create_task(self._open(key, follower, self._reopen))
+        following = self.status.behind_s <= LATE_S and self.status.state != "damaged"
+        if following != self._was_following:
+            self._was_following = following
+            self._say(following)
+
+    async def close(self) -> None:
+        """Look no more, and give up what is being opened."""
+        tasks = [*self._opening.values(), *([] if self._running is None else [self._running])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._looking.shutdown(wait=False)
+
+    async def _open(self, key: int, follower: Follower, reopen: Reopen) -> None:
+        wanted = follower.successor
+        try:
+            engine = await asyncio.to_thread(reopen, follower.directory)
+            # Changes of the time that this took, before a query sees it.
+            await asyncio.to_thread(Follower(engine).look)
+            self._flip(follower.engine, engine)
+            log.info("following", bundle_id=engine.bundle.manifest.bundle_id)
+        except Exception as error:
+            shown = error if isinstance(error, AttributaryError) else presentable(error, "following")
+            log.warning("the compacted bundle cannot be served", bundle_id=wanted, reason=str(shown))
+            self._refused[wanted] = monotonic() + _AGAIN_S
+        finally:
+            self._opening.pop(key, None)

@@ -14,30 +14,40 @@ from .registry import Registry
 from .transport import Receiver
 
 
-class BundleMemory(Collector):
-    """Bytes of each bundle in the registry, those that drain too; vectors are mapped from a file, the rest is held."""
+class Bundles(Collector):
+    """Which bundles aliases lead to, and the bytes of each bundle that there is, those that drain too."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Account for what is there now."""
-        family = GaugeMetricFamily(
+        memory = GaugeMetricFamily(
             "attributary_bundle_memory_bytes",
             "Memory of a bundle by an account of its parts: held, or mapped from a file.",
             labels=("bundle_id", "kind"),
         )
+        info = GaugeMetricFamily(
+            "attributary_bundle_info",
+            "The bundles that aliases lead to.",
+            labels=("alias", "bundle_id", "version", "encoder", "index"),
+        )
         for served in self._registry.bundles:
+            manifest = served.pipeline.engine.bundle.manifest
+            about = (served.bundle_id, manifest.version, manifest.encoder.name, manifest.index.factory)
+            for alias in self._registry.aliases_of(served):
+                info.add_metric((alias, *about), 1)
             for kind, size in footprint(served.pipeline.engine)._asdict().items():
-                family.add_metric((served.bundle_id, kind), size)
-        yield family
+                memory.add_metric((served.bundle_id, kind), size)
+        yield memory
+        yield info
 
 
 def watch_server(
     metrics: Metrics, registry: Registry, admission: Admission, receiver: Receiver, shedder: Shedder
 ) -> None:
     """Publish the gauges of a server."""
-    metrics.registry.register(BundleMemory(registry))
+    metrics.registry.register(Bundles(registry))
     for name, text, read in (
         ("permits", "Permits that exist.", lambda: admission.permits),
         ("permits_in_use", "Permits that are taken.", lambda: admission.in_use),
@@ -60,18 +70,3 @@ def watch_server(
             ),
             lane=queue,
         )
-
-
-def publish_served(metrics: Metrics, registry: Registry) -> None:
-    """Publish which bundles aliases lead to."""
-    facts = []
-    for served in registry.bundles:
-        manifest = served.pipeline.engine.bundle.manifest
-        about = {
-            "bundle_id": manifest.bundle_id,
-            "version": manifest.version,
-            "encoder": manifest.encoder.name,
-            "index": manifest.index.factory,
-        }
-        facts += [{"alias": alias, **about} for alias in registry.aliases_of(served)]
-    metrics.serving(facts)

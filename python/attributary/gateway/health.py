@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final, TypeAlias
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_health.v1 import health_pb2 as pb
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -30,16 +30,18 @@ class Health:
         self._changed = asyncio.Event()
         self._final = False
 
-    def set(self, service: str, status: Status) -> None:
-        """Say how a service is; after `end` nothing changes any more."""
-        if not self._final:
-            self._say(service, status)
+    def set(self, service: str, serving: bool) -> None:
+        """Say whether a service is served; after `end` nothing changes any more."""
+        states = pb.HealthCheckResponse
+        self._statuses[service] = states.SERVING if serving and not self._final else states.NOT_SERVING
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def end(self) -> None:
         """Say NOT_SERVING of all, for good."""
         self._final = True
         for service in self._statuses:
-            self._say(service, pb.HealthCheckResponse.NOT_SERVING)
+            self.set(service, False)
 
     async def check(self, data: bytes, _call: Call) -> bytes:
         """How a service is now; raises NotFoundError."""
@@ -63,26 +65,10 @@ class Health:
             else:
                 await changed.wait()
 
-    def _say(self, service: str, status: Status) -> None:
-        self._statuses[service] = status
-        self._changed.set()
-        self._changed = asyncio.Event()
-
 
 def _reply(status: Status) -> bytes:
     reply: bytes = pb.HealthCheckResponse(status=status).SerializeToString()
     return reply
-
-
-def health_handlers(health: Health, front: Front) -> grpc.GenericRpcHandler:
-    """Return the handlers of grpc.health.v1."""
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            "Check": front.unary("Check", health.check, OPEN),
-            "Watch": front.stream("Watch", health.watch, OPEN),
-        },
-    )
 
 
 def reflection_handlers(services: list[str], front: Front) -> list[grpc.GenericRpcHandler]:
@@ -97,32 +83,19 @@ def reflection_handlers(services: list[str], front: Front) -> list[grpc.GenericR
         async for reply in servicer.ServerReflectionInfo(requests(), None):
             await call.write(reply.SerializeToString())
 
-    handler = front.stream("ServerReflectionInfo", info, Kind())
-    return [
-        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION
-    ]
+    return [front.service(name, {}, {"ServerReflectionInfo": (info, Kind())}) for name in REFLECTION]
 
 
 def _add_reflection_v1() -> str:
     """Make v1 known to those who ask for its description: it is v1alpha under another name, message by message."""
     stable = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(stable)
-    stable.name = "grpc/reflection/v1/reflection.proto"
-    stable.package = "grpc.reflection.v1"
-    for message in stable.message_type:
-        for field in message.field:
-            if field.type_name:
-                field.type_name = _renamed(field.type_name)
-    for service in stable.service:
-        for method in service.method:
-            method.input_type, method.output_type = _renamed(method.input_type), _renamed(method.output_type)
+    words = text_format.MessageToString(stable).replace('".grpc.reflection.v1alpha.', '".grpc.reflection.v1.')
+    stable = text_format.Parse(words, descriptor_pb2.FileDescriptorProto())
+    stable.name, stable.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
     # The same file added twice is one.
     descriptor_pool.Default().AddSerializedFile(stable.SerializeToString())
     return f"{stable.package}.{stable.service[0].name}"
-
-
-def _renamed(name: str) -> str:
-    return name.replace("grpc.reflection.v1alpha.", "grpc.reflection.v1.")
 
 
 REFLECTION: Final = (_add_reflection_v1(), reflection.SERVICE_NAME)

@@ -82,18 +82,11 @@ def configure(config: GatewayConfig) -> None:
     # Tracebacks without local variables: those of a query are what must not be logged.
     renderer: list[structlog.typing.Processor]
     if config.log_format == "json":
-        renderer = [
-            structlog.processors.ExceptionRenderer(
-                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-            ),
-            structlog.processors.JSONRenderer(),
-        ]
+        bare = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderer = [structlog.processors.ExceptionRenderer(bare), structlog.processors.JSONRenderer()]
     else:
-        renderer = [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
+        bare_text, colors = structlog.dev.plain_traceback, sys.stderr.isatty()
+        renderer = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=bare_text)]
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
     structlog.configure(
         processors=[
@@ -110,8 +103,7 @@ def configure(config: GatewayConfig) -> None:
     # gRPC and asyncio speak through the standard module; their warnings belong in the same place.
     logging.basicConfig(stream=sys.stderr, level=max(level, logging.WARNING), force=True)
     for name in ("grpc", "grpc._cython.cygrpc"):
-        logger = logging.getLogger(name)
-        logger.filters[:] = [_OneLine()]
+        logging.getLogger(name).filters[:] = [_OneLine()]
 
 
 def loop_problem(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -6,17 +6,12 @@ What every query observes has histograms of ours: prometheus_client's take a loc
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -71,10 +66,6 @@ class Histograms(Collector):
         """Return the series of a label's value; it is on the page from now on."""
         return self._series.setdefault(value, Series(self._bounds))
 
-    def describe(self) -> Iterator[HistogramMetricFamily]:
-        """What `collect` will yield, without its values."""
-        yield HistogramMetricFamily(self._name, self._text, labels=(self._label,))
-
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What the page shows."""
         family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
@@ -92,21 +83,20 @@ class Metrics:
         self.registry = CollectorRegistry()
         if Path("/proc/self/stat").exists():
             ProcessCollector(namespace="attributary", registry=self.registry)
-        self._requests = self._counter(
-            "attributary_requests", "Calls ended, by method and gRPC code.", "method", "code"
-        )
-        self._queries = self._counter(
-            "attributary_queries", "Queries answered or refused, by gRPC code.", "code"
-        )
+        # Looked up once for each label: the library takes a lock for that.
+        self._requests = self._counter("requests", "Calls ended, by method and gRPC code.", "method", "code")
+        self._queries = self._counter("queries", "Queries answered or refused, by gRPC code.", "code")
         self._dropped = self._counter(
-            "attributary_dropped", "Queries dropped from a queue before work, by reason.", "reason"
+            "dropped", "Queries dropped from a queue before work, by reason.", "reason"
         )
         for reason in ("departed", "expired"):
-            self._dropped.labels(reason)
-        self._durations = Histograms(
+            self._dropped(reason)
+        durations = Histograms(
             "attributary_request_seconds", "Duration of a call.", SECONDS, "method", self.registry
         )
-        self._seconds = {method: self._durations.labels(method) for method in METHODS}
+        self._seconds = cache(durations.labels)
+        for method in METHODS:
+            self._seconds(method)
         phases = Histograms(
             "attributary_phase_seconds",
             "Time of a query in each phase that it passed.",
@@ -123,28 +113,16 @@ class Metrics:
             registry=self.registry,
         )
         self._sizes = {queue: sizes.labels(queue) for queue in QUEUES}
-        self._counts: dict[tuple[str, str], Counter] = {}
-        self._query_counts: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
-        self._bundle: Gauge | None = None
 
     def call(self, method: str, code: str, seconds: float) -> None:
         """A call has ended."""
-        count = self._counts.get((method, code))
-        if count is None:
-            count = self._counts[method, code] = self._requests.labels(method, code)
-        count.inc()
-        duration = self._seconds.get(method)
-        if duration is None:
-            duration = self._seconds[method] = self._durations.labels(method)
-        duration.observe(seconds)
+        self._requests(method, code).inc()
+        self._seconds(method).observe(seconds)
 
     def query(self, code: str, timings: Timings | None = None) -> None:
         """A query has been answered (with its timings) or refused."""
-        count = self._query_counts.get(code)
-        if count is None:
-            count = self._query_counts[code] = self._queries.labels(code)
-        count.inc()
+        self._queries(code).inc()
         if timings is not None:
             for phase, histogram in self._phases:
                 spent = getattr(timings, phase)
@@ -157,7 +135,7 @@ class Metrics:
 
     def dropped(self, reason: str) -> None:
         """A query was dropped before work."""
-        self._dropped.labels(reason).inc()
+        self._dropped(reason).inc()
 
     def watch(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
         """Publish a gauge that is read when Prometheus asks."""
@@ -165,19 +143,6 @@ class Metrics:
         if gauge is None:
             gauge = self._gauges[name] = Gauge(name, text, tuple(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
-
-    def serving(self, bundles: Sequence[Mapping[str, str]]) -> None:
-        """Publish which bundles are served, each as the labels of a gauge that is 1."""
-        if self._bundle is None:
-            self._bundle = Gauge(
-                "attributary_bundle_info",
-                "The bundles that aliases lead to.",
-                tuple(bundles[0]),
-                registry=self.registry,
-            )
-        self._bundle.clear()
-        for facts in bundles:
-            self._bundle.labels(**facts).set(1)
 
     def engine_up(self, up: bool) -> None:
         """Publish whether the engine on the network is there."""
@@ -195,5 +160,5 @@ class Metrics:
                     phase=phase,
                 )
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Callable[..., Counter]:
+        return cache(Counter(f"attributary_{name}", text, labels, registry=self.registry).labels)

@@ -10,8 +10,8 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,10 +29,24 @@ _TIMEOUT_S: Final = 5.0
 _PART_S: Final = 1.0
 
 
-class MetricsPage(ThreadingHTTPServer):
+class _InThread(socketserver.ThreadingMixIn, socketserver.BaseServer):
+    daemon_threads = True
+
+    def start(self) -> None:
+        """Answer in threads of its own, until `stop`."""
+        self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+class MetricsPage(_InThread, HTTPServer):
     """Serves a registry under any path. Raises InvalidArgumentError if it cannot listen."""
 
-    daemon_threads = True
     request_queue_size = 32
 
     def __init__(
@@ -47,14 +61,7 @@ class MetricsPage(ThreadingHTTPServer):
             super().__init__((host, port), _Page)
         except OSError as error:
             raise InvalidArgumentError("metrics_port", f"cannot listen on {host}:{port}: {error}") from None
-        self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop listening."""
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
+        self.start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread; where all are busy, hang up."""
@@ -108,12 +115,14 @@ def _hang_up(request: socket.socket) -> None:
         request.shutdown(socket.SHUT_RDWR)
 
 
-class _Part(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
+class Part(_InThread, socketserver.UnixStreamServer):
+    """Sends a registry to every process that connects to the socket at `path`."""
 
     def __init__(self, path: Path, registry: CollectorRegistry) -> None:
         self._registry = registry
+        path.unlink(missing_ok=True)
         super().__init__(str(path), socketserver.BaseRequestHandler)
+        self.start()
 
     def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], _address: object) -> None:
         """Whoever connects is told everything, once."""
@@ -121,21 +130,6 @@ class _Part(socketserver.ThreadingUnixStreamServer):
         request.settimeout(_PART_S)
         with contextlib.suppress(OSError):
             request.sendall(generate_latest(self._registry))
-
-
-def show(registry: CollectorRegistry, path: Path) -> Callable[[], None]:
-    """Send a registry to every process that connects to the socket at `path`; return what ends that."""
-    path.unlink(missing_ok=True)
-    part = _Part(path, registry)
-    thread = threading.Thread(target=part.serve_forever, name="metrics", daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        part.shutdown()
-        part.server_close()
-        thread.join()
-
-    return stop
 
 
 class SideBySide(Collector):

@@ -10,6 +10,7 @@ Queues of their own, because half a millisecond of search must not queue behind 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -22,15 +23,16 @@ from numpy.typing import NDArray
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer, ms_since
 from attributary.attribution.types import Filter, Options, Prepared, Query
-from attributary.errors import DeadlineError, InvalidArgumentError, OverloadedError
+from attributary.errors import InvalidArgumentError, OverloadedError
 from attributary.machine import cores
 from attributary.pictures import CostlyPicture, allow
+from attributary.v1 import attribution_pb2 as pb
 
-from .batching import Batcher, Job, fail
+from .batching import Batcher, Job, living, post
 from .callers import current
 from .config import GatewayConfig
 from .errors import presentable
-from .fairness import Backlog, FairPool, Path, caller_of
+from .fairness import FairPool, Path, caller_of
 from .metrics import QUEUES, Metrics
 from .remote import RemoteEngine, RemoteQueue, State
 from .reply import Answer, Replies
@@ -50,7 +52,7 @@ class Pipeline:
     """An engine being served. Create and use it on the event loop that serves it.
 
     `engine` computes in this process (`Engine`) or elsewhere (`RemoteEngine`); `state` says if the latter is there.
-    `costly` is where costly pictures wait, one for all that a server serves.
+    `costly` is where costly pictures wait, one for all that a server serves. `calls` is how many are inside.
     """
 
     def __init__(
@@ -58,22 +60,21 @@ class Pipeline:
         engine: Preparer,
         config: GatewayConfig,
         observer: Metrics,
+        costly: Costly,
         state: State | None = None,
-        costly: Costly | None = None,
     ) -> None:
         self.engine = engine
         self.bundle_id = engine.bundle.manifest.bundle_id
         self.replies = Replies(self.bundle_id, engine.bundle.manifest.version)
         # A snapshot, and what DescribeBundle says of it: milliseconds of work, which nobody needs a permit for.
-        self.described: tuple[object, bytes] = (None, b"")
+        self.described: tuple[object, pb.DescribeBundleResponse | None] = (None, None)
         self._loop = asyncio.get_running_loop()
         self._observer = observer
         threads = config.prepare_threads or cores()
         self._pool = FairPool(threads + 1, "prepare", each=threads)
-        self._costly = costly or Costly(config)
-        self._own_costly = costly is None
+        self._costly = costly
         self._queues = {name: self._queue(name, config, state) for name in QUEUES}
-        self._calls = 0
+        self.calls = 0
         self._left = asyncio.Event()
         self._left.set()
 
@@ -116,14 +117,9 @@ class Pipeline:
         """How many queries wait in a batch queue."""
         return len(self._queues[queue])
 
-    @property
-    def calls(self) -> int:
-        """How many calls are inside."""
-        return self._calls
-
     def enter(self) -> None:
         """Count a call in: the engine stays open until it has left."""
-        self._calls += 1
+        self.calls += 1
         self._left.clear()
 
     def retire(self) -> None:
@@ -134,8 +130,8 @@ class Pipeline:
 
     def leave(self) -> None:
         """Count a call out."""
-        self._calls -= 1
-        if self._calls == 0:
+        self.calls -= 1
+        if self.calls == 0:
             self._left.set()
 
     async def close(self) -> None:
@@ -170,20 +166,14 @@ class Pipeline:
         )
 
     def _join(self) -> None:
-        self._pool.shutdown()
-        if self._own_costly:
-            self._costly.close()
+        self._pool.close()
         for queue in self._queues.values():
             queue.close()
 
     def _prepare(
         self, queue: str, job: Job, query: Query, options: Options, field: str, wait: bool = False
     ) -> None:
-        reason = job.dead()
-        if reason is not None:
-            self._observer.dropped(reason)
-            if reason == "expired":
-                fail(self._loop, job, DeadlineError("the deadline passed before the query was read"))
+        if not living([job], self._observer, partial(post, self._loop), "before the query was read"):
             return
         try:
             job.prepared = self.engine.prepare(query, options, field, wait=wait)
@@ -191,9 +181,9 @@ class Pipeline:
             again = partial(self._prepare, queue, job, query, options, field, wait=True)
             if waiting := self._costly.submit(job.path, again, picture.seconds):
                 busy = f"pictures of this caller's that take {waiting:.0f} s to decode are waiting already"
-                fail(self._loop, job, OverloadedError(busy, retry_after_s=1.0))
+                post(self._loop, [(job, OverloadedError(busy, retry_after_s=1.0))])
         except Exception as error:
-            fail(self._loop, job, presentable(error, "prepare"))
+            post(self._loop, [(job, presentable(error, "prepare"))])
         else:
             self._queues[queue].put(job)
 
@@ -224,17 +214,15 @@ def _work(future: Future[T], work: Callable[[], T]) -> None:
 
 
 def _names(wanted: Filter) -> int:
-    lists = (
-        wanted.include_creators,
-        wanted.exclude_creators,
-        wanted.include_licences,
-        wanted.exclude_licences,
-    )
-    return sum(map(len, lists))
+    creators = len(wanted.include_creators) + len(wanted.exclude_creators)
+    return creators + len(wanted.include_licences) + len(wanted.exclude_licences)
 
 
 class Costly:
-    """Turns and bounds of costly pictures. What a picture may cost, told from its header, is charged as it begins."""
+    """Turns and bounds of costly pictures. What a picture may cost, told from its header, is charged as it begins.
+
+    For several threads.
+    """
 
     def __init__(self, config: GatewayConfig) -> None:
         # Half of the cores: decoders give way to the server, but their caches and memory it shares with them.
@@ -242,7 +230,8 @@ class Costly:
         # One more, for a caller who has none at work; beside what additions and printed pages may have.
         allow(each + 1 + cores())
         self._pool = FairPool(each + 1, "costly", each=each)
-        self._backlog = Backlog(COSTLY_BACKLOG_S)
+        self._waiting: dict[str, float] = {}  # seconds of work by caller
+        self._lock = threading.Lock()
 
     def submit(self, path: Path, work: Callable[[], None], seconds: float) -> float:
         """Queue a picture of so many CPU seconds; `work` must raise nothing.
@@ -250,18 +239,25 @@ class Costly:
         Where its caller has too much waiting, do not, and return how many seconds that is; else 0.
         """
         caller = caller_of(path)
-        if waiting := self._backlog.add(caller, seconds):
-            return waiting
+        with self._lock:
+            waiting = self._waiting.get(caller, 0.0)
+            if waiting and waiting + seconds > COSTLY_BACKLOG_S:
+                return waiting
+            self._waiting[caller] = waiting + seconds
 
         def done() -> None:
             try:
                 work()
             finally:
-                self._backlog.remove(caller, seconds)
+                with self._lock:
+                    self._waiting[caller] -= seconds
+                    # Sums of floats end near nothing.
+                    if self._waiting[caller] <= 1e-6:
+                        del self._waiting[caller]
 
         self._pool.submit(path, done, seconds)
         return 0.0
 
     def close(self) -> None:
         """Do what is queued, then end the threads."""
-        self._pool.shutdown()
+        self._pool.close()

@@ -31,8 +31,6 @@ from attributary.attribution.types import Query
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
-from .config import GatewayConfig
-
 log = structlog.get_logger(__name__)
 
 _WAITING: Final = 10_000
@@ -66,13 +64,6 @@ class QueryLog:
             raise InvalidArgumentError("query_log", f"cannot be written: {error}") from None
         self._thread = threading.Thread(target=self._run, name="query-log", daemon=True)
         self._thread.start()
-
-    @classmethod
-    def of(cls, config: GatewayConfig) -> QueryLog | None:
-        """The log that a config asks for; None if it asks for none."""
-        if config.query_log is None:
-            return None
-        return cls(config.query_log, config.query_log_days, config.query_log_prompts)
 
     def put(self, caller: str, query: Query, reply: pb.Attribution) -> None:
         """Note an answer."""

@@ -19,11 +19,11 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
+from attributary.delta.gone import inherit_deletions
 from attributary.delta.store import Store
 from attributary.errors import NotFoundError, PreconditionError
 
 from .config import DEFAULT_ALIAS, check_alias
-from .inherit import inherit_deletions
 from .pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -68,10 +68,8 @@ class Registry:
     ) -> None:
         check_alias(default)
         self.default = default
-        self._start = start
-        self._pinned_s = pinned_s
-        self._max_draining = max_draining
-        self._changed = changed
+        self._start, self._changed = start, changed
+        self._pinned_s, self._max_draining = pinned_s, max_draining
         self._aliases: dict[str, Served] = {}
         self._bundles: dict[str, Served] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -93,7 +91,12 @@ class Registry:
 
     def aliases_of(self, served: Served) -> list[str]:
         """Aliases that lead to a bundle, sorted."""
-        return sorted(alias for alias, found in self._aliases.items() if found is served)
+        # Copied as well.
+        return sorted(alias for alias, found in list(self._aliases.items()) if found is served)
+
+    def behind(self, alias: str) -> Served | None:
+        """Return what an alias leads to, None for one that there is not."""
+        return self._aliases.get(alias)
 
     def find(self, name: str) -> Served:
         """Return what an alias or a bundle's id leads to, the default for ""; raises NotFoundError."""
@@ -160,22 +163,15 @@ class Registry:
             self._move(before, served, pinned_s)
         return _gone(before)
 
-    def follow(self, store: Store, engine: Preparer) -> None:
-        """Serve the engine that a store has made of its bundle, in the place of the one before."""
-        self._succeed(engine, lambda served: served.store is store)
-
-    def replace(self, before: Preparer, engine: Preparer) -> None:
-        """Serve `engine` in the place of another one, if that one still serves."""
-        self._succeed(engine, lambda served: served.pipeline.engine is before)
-
-    def _succeed(self, engine: Preparer, is_before: Callable[[Served], bool]) -> None:
-        before = next(filter(is_before, self._bundles.values()), None)
-        if before is None or before.draining:
-            # Unloaded meanwhile: the new bundle is on the disk, and nobody asks for it here.
-            return
-        served = self.add(engine, before.store)
-        if before is not served and before.bundle_id != served.bundle_id:
-            self._move(before, served, None)
+    def replace(self, before: Preparer | Store, engine: Preparer) -> None:
+        """Serve `engine` in the place of another one, or of what a store changes, if that still serves."""
+        for found in list(self._bundles.values()):
+            # Else it was unloaded meanwhile: the new bundle is on the disk, and nobody asks for it here.
+            if before in (found.store, found.pipeline.engine) and not found.draining:
+                served = self.add(engine, found.store)
+                if found.bundle_id != served.bundle_id:
+                    self._move(found, served, None)
+                return
 
     def set_alias(self, alias: str, name: str, *, pinned_s: float | None = None) -> Served | None:
         """Turn an alias to a bundle that is there; return the bundle before, None for a new alias.

@@ -62,19 +62,17 @@ class Watched(Generic[T]):
         try:
             self._value = self._read()
         except InvalidArgumentError as error:
-            log.error(
-                "files have changed and cannot be used; what they said before holds",
-                files=names,
-                reason=str(error),
-            )
+            unusable = "files have changed and cannot be used; what they said before holds"
+            log.error(unusable, files=names, reason=str(error))
         else:
             log.info("files were read again", files=names)
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(path) for path in self._paths)
+        return tuple(stamp(path) for path in self._paths)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from the one that was at its place before; None where there is none."""
     try:
         found = path.stat()
     except OSError:

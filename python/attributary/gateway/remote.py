@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .config import GatewayConfig
 from .errors import of_engine
 from .fairness import FairQueue
 from .metrics import Metrics
+from .reload import stamp
 
 log = structlog.get_logger(__name__)
 
@@ -136,14 +138,18 @@ class RemoteQueue:
     def put(self, job: Job) -> None:
         """Queue a prepared query; callable from any thread."""
         if threading.get_ident() == self._thread:
-            self._enter(job)
+            self.put_here(job)
         else:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._enter, job)
+                self._loop.call_soon_threadsafe(self.put_here, job)
 
     def put_here(self, job: Job) -> None:
-        """As `put`: nothing is computed here."""
-        self._enter(job)
+        """As `put`, on the event loop."""
+        if not self._state.up:
+            deliver([(job, UnavailableError(_AWAY))])
+            return
+        self._queue.put(job.path, job)
+        self._pump()
 
     def detach(self) -> None:
         """Go on without the watch, which looks after another engine now."""
@@ -152,17 +158,10 @@ class RemoteQueue:
     def close(self) -> None:
         """Nothing to join: a pipeline closes when its last call has left, and batches belong to calls."""
 
-    def _enter(self, job: Job) -> None:
-        if not self._state.up:
-            deliver([(job, UnavailableError(_AWAY))])
-            return
-        self._queue.put(job.path, job)
-        self._pump()
-
     def _pump(self) -> None:
         while self._queue and len(self._tasks) < self._inflight:
             size = min(self._max_batch, len(self._queue))
-            batch = self._living([self._queue.pop() for _ in range(size)])
+            batch = living([self._queue.pop() for _ in range(size)], self._observer, deliver)
             if not batch:
                 continue
             task = self._loop.create_task(self._send(batch))
@@ -172,9 +171,6 @@ class RemoteQueue:
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._pump()
-
-    def _living(self, jobs: list[Job]) -> list[Job]:
-        return living(jobs, self._observer, lambda job, error: deliver([(job, error)]))
 
     async def _send(self, batch: list[Job]) -> None:
         self._observer.batch(self._name, len(batch))
@@ -227,15 +223,16 @@ class RemoteQueue:
                 return [(batch[0], of_engine(error, self._name))]
             # One of them makes the batch fail: each is asked alone.
             log.warning("a batch failed; its members are tried one by one", queue=self._name, size=len(batch))
-            return [outcome for job in self._living(batch) for outcome in await self._outcomes([job])]
+            left = living(batch, self._observer, deliver)
+            return [outcome for job in left for outcome in await self._outcomes([job])]
 
 
 @dataclass(slots=True)
 class _Found:
     """The bundle that the engine serves and this gateway does not, yet."""
 
-    # Its id, its directory, size and time of the manifest there.
-    key: tuple[str, Path, tuple[int, int] | None]
+    # Its id, its directory, and the manifest there, which is written last.
+    key: tuple[str, Path, tuple[int, int, int] | None]
     engine: Preparer | None = None  # once it is open
     again: float = 0.0  # on the monotonic clock, when to look at it again
 
@@ -268,8 +265,10 @@ class Watch:
     async def run(self) -> None:
         """Look again and again, sooner when a request has found nobody."""
         while True:
+            # Away, it is looked for more often: callers are being refused.
+            most = math.inf if self._state.up else 0.2
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._state.changed.wait(), self._pause())
+                await asyncio.wait_for(self._state.changed.wait(), min(most, self._config.remote_poll_s))
             self._state.changed.clear()
             await self.look()
 
@@ -278,17 +277,16 @@ class Watch:
         if not self._state.up:
             # Whoever comes back must prove itself again.
             self._sound = None
+        up = False
         try:
-            up = await self._examine()
+            await self._examine()
+            up = True
         except (UnavailableError, OverloadedError, DeadlineError) as error:
             self._say_once("the engine is away", str(error))
-            up = False
         except BundleError as error:
             self._say_once("the engine is not what its bundle says", str(error))
-            up = False
         except Exception:
             log.exception("looking after the engine failed")
-            up = False
         self._state.up = up
         # Compared with what was said last, not with the state: a queue may have seen the engine go first.
         if up != self._was_up:
@@ -299,11 +297,7 @@ class Watch:
         if up:
             self._refused = ""
 
-    def _pause(self) -> float:
-        # Away, it is looked for more often: callers are being refused.
-        return self._config.remote_poll_s if self._state.up else min(0.2, self._config.remote_poll_s)
-
-    async def _examine(self) -> bool:
+    async def _examine(self) -> None:
         timeout = self._config.remote_timeout_s
         if self._config.remote_follow:
             await self._follow(timeout)
@@ -316,7 +310,6 @@ class Watch:
             self._sound = engine
             log.info("golden queries hold", cosine=round(cosine, 5))
         self._report(await engine.times(timeout))
-        return True
 
     async def _follow(self, timeout: float) -> None:
         try:
@@ -327,7 +320,7 @@ class Watch:
         if served == self._current().bundle.manifest.bundle_id:
             self._found = None
             return
-        key = (served, directory, await asyncio.to_thread(_stamp, directory))
+        key = (served, directory, await asyncio.to_thread(stamp, directory / _MANIFEST))
         if self._found is None or self._found.key != key:
             self._found = _Found(key)
         found = self._found
@@ -364,12 +357,3 @@ class Watch:
         if reason != self._refused:
             self._refused = reason
             log.warning(event, reason=reason)
-
-
-def _stamp(directory: Path) -> tuple[int, int] | None:
-    """Size and time of a directory's manifest, which is written last; None where there is none."""
-    try:
-        found = (directory / _MANIFEST).stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns

@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import grpc
 import structlog
 from grpc import aio
-from grpc_health.v1 import health_pb2
 
 from attributary.attribution.prepare import Preparer
 from attributary.delta.store import Store
 from attributary.errors import InvalidArgumentError
 
-from . import admin, health
+from . import admin, health, transport
 from .access import Gate
 from .additions import AdditionHandler
 from .admission import Admission, Shedder
-from .auth import server_context, server_credentials
 from .bundles import BundleService
-from .calls import Front, Unknown
+from .calls import Front, Kind, Unknown
 from .config import DEFAULT_ALIAS, GatewayConfig
 from .following import HEALTH, Following
-from .forwarding import Forwarding
-from .gauges import publish_served, watch_server
+from .gauges import watch_server
 from .metrics import Metrics
-from .metrics_page import MetricsPage, show
+from .metrics_page import MetricsPage, Part
 from .opened import OpenBundle, Opened
 from .pipeline import Costly, Pipeline
-from .processes import Member
+from .processes import Forwarding, Member
 from .registry import Registry
 from .remote import Link, State, Watch
-from .service import SERVICE, AttributionService, Receipts, method_handlers
+from .service import SERVICE, AttributionService, Receipts, unary_methods
 from .sockets import hang_up, make_room
 from .stream import StreamHandler
 from .tracing import tracing_of
-from .transport import Receiver, address_of, check_host, message_limit, options
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
@@ -78,9 +75,8 @@ class Gateway:
         self._forwarding: Forwarding | None = None
         self._state = State()
         self._link = link
-        self._watching: asyncio.Task[None] | None = None
-        self._making_room: asyncio.Task[None] | None = None
-        self._following: tuple[Following, asyncio.Task[None]] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._following: Following | None = None
         self._cut = asyncio.Event()
         self.port = 0
         self.metrics_port: int | None = None
@@ -98,7 +94,7 @@ class Gateway:
             more.get("alias", DEFAULT_ALIAS),
             pinned_s=config.pinned_s,
             max_draining=config.max_draining,
-            changed=self._publish,
+            changed=self._forget,
         )
         for alias, opened in {self.registry.default: Opened(engine, store), **others}.items():
             if any(served.pipeline.engine is opened.engine for served in self.registry.bundles):
@@ -113,10 +109,10 @@ class Gateway:
         self._health = health.Health()
         # Services beside AttributionService; they are there while the server is.
         self._names = [health.SERVICE]
-        self._message_limit = message_limit(config, engine.limits)
+        self._message_limit = transport.message_limit(config, engine.limits)
         self._gate = Gate(config)
         self._tracing = tracing_of(config)
-        self._receiver = Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
+        self._receiver = transport.Receiver(self._message_limit, config.max_inflight_bytes, config.permits)
         self._shedder = Shedder(config.max_wait_s)
         self._front = Front(
             self._gate, self.admission, self._receiver, self._shedder, self.metrics, config, self._tracing
@@ -124,7 +120,7 @@ class Gateway:
         self._server = self._build()
         self._http = self._build_http()
         watch_server(self.metrics, self.registry, self.admission, self._receiver, self._shedder)
-        self._stop_metrics: Callable[[], None] | None = None
+        self._page: MetricsPage | Part | None = None
 
     async def start(self) -> None:
         """Listen; raises InvalidArgumentError naming the setting that keeps the server from it."""
@@ -133,15 +129,15 @@ class Gateway:
         if self._http is not None:
             self.http_port = await self._http.start()
         self._shedder.start()
-        self._making_room = asyncio.create_task(self._make_room())
+        self._tasks.append(asyncio.create_task(self._make_room()))
         if self._member is not None:
-            self._stop_metrics = show(self.metrics.registry, self._member.metrics_socket)
+            self._page = Part(self._member.metrics_socket, self.metrics.registry)
         if self.config.metrics_port >= 0:
-            context = server_context(self.config) if self.config.metrics_tls else None
+            context = transport.server_context(self.config) if self.config.metrics_tls else None
             page = MetricsPage(self.config.host, self.config.metrics_port, self.metrics.registry, context)
-            self.metrics_port, self._stop_metrics = page.server_port, page.stop
+            self.metrics_port, self._page = page.server_port, page
         if self._link is None:
-            await self._say(health_pb2.HealthCheckResponse.SERVING)
+            self._say(True)
         else:
             await self._turn(False)
             watch = Watch(
@@ -154,13 +150,12 @@ class Gateway:
                 report=self.metrics.engine_times,
             )
             await watch.look()
-            self._watching = asyncio.create_task(watch.run())
+            self._tasks.append(asyncio.create_task(watch.run()))
             self._look_after_others(self._link)
-        self._health.set(HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(HEALTH, True)
         if self.config.follow_poll_s and (self._open_bundle or self._link):
-            following = self._follow()
-            await following.look()
-            self._following = following, asyncio.create_task(following.run())
+            self._following = self._follow()
+            await self._following.start()
 
     def _look_after_others(self, link: Link) -> None:
         """Watch the engines behind the other aliases: health is the default's, and only that one follows."""
@@ -176,16 +171,9 @@ class Gateway:
         await self.registry.swap(self.registry.default, engine)
 
     def _pipeline(self, engine: Preparer) -> Pipeline:
-        return Pipeline(engine, self.config, self.metrics, self._states.pop(engine, None), self._costly)
+        return Pipeline(engine, self.config, self.metrics, self._costly, self._states.pop(engine, None))
 
     def _follow(self) -> Following:
-        async def flip(before: Preparer, engine: Preparer) -> None:
-            self.registry.replace(before, engine)
-
-        async def say(following: bool) -> None:
-            states = health_pb2.HealthCheckResponse
-            self._health.set(HEALTH, states.SERVING if following else states.NOT_SERVING)
-
         open_bundle = self._open_bundle
         return Following(
             # A bundle with a store is changed here; one that drains takes over the deletions of the one in its place.
@@ -194,8 +182,8 @@ class Gateway:
                 for served in self.registry.bundles
                 if served.store is None and not served.draining
             ],
-            flip,
-            say,
+            self.registry.replace,
+            partial(self._health.set, HEALTH),
             self.metrics,
             poll_s=self.config.follow_poll_s,
             reopen=None if self._link or open_bundle is None else lambda place: open_bundle(place).engine,
@@ -208,10 +196,7 @@ class Gateway:
         """
         self._health.end()
         if self._following is not None:
-            following, task = self._following
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await following.close()
+            await self._following.close()
         await self._until_cut(self.config.drain_notice_s)
         for served in self.registry.bundles:
             if served.store is not None:
@@ -220,9 +205,7 @@ class Gateway:
         self.admission.close()
         self._front.close()
         self._stream.drain()
-        finished = asyncio.create_task(self._front.idle())
-        await self._until_cut(self.config.drain_s if grace_s is None else grace_s, finished)
-        finished.cancel()
+        await self._until_cut(self.config.drain_s if grace_s is None else grace_s, self._front.idle())
         # Health watchers never hang up by themselves; only queries are worth the whole grace.
         self._front.cut()
         await asyncio.sleep(_LAST_WORDS_S)
@@ -233,19 +216,18 @@ class Gateway:
         await self._server.stop(0)
         if self._forwarding is not None:
             await self._forwarding.close()
-        watching = [task for task in (self._watching, self._making_room) if task is not None]
-        watching += self._watches.values()
-        for task in watching:
+        tasks = [*self._tasks, *self._watches.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.registry.close()
         await asyncio.to_thread(self._costly.close)
         if self._link is not None:
             await self._link.close()
         if self._service.query_log is not None:
             await asyncio.to_thread(self._service.query_log.close)
-        if self._stop_metrics is not None:
-            await asyncio.to_thread(self._stop_metrics)
+        if self._page is not None:
+            await asyncio.to_thread(self._page.stop)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
@@ -253,20 +235,27 @@ class Gateway:
         """End a drain now, its notice too: running calls end as UNAVAILABLE."""
         self._cut.set()
 
-    async def _until_cut(self, seconds: float, finished: asyncio.Task[None] | None = None) -> None:
+    async def _until_cut(self, seconds: float, *finished: Coroutine[Any, Any, None]) -> None:
         """Wait so long, or until a cut, or until something has finished."""
-        cut = asyncio.create_task(self._cut.wait())
-        await asyncio.wait(
-            {cut, finished} if finished else {cut}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        cut.cancel()
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(one) for one in (self._cut.wait(), *finished)]
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
 
     def _build(self) -> aio.Server:
-        server = aio.server(options=options(self.config, self._message_limit))
+        server = aio.server(options=transport.options(self.config, self._message_limit))
         front = self._front
         handlers = [
-            method_handlers(self._service, front, self._stream.converse),
-            health.health_handlers(self._health, front),
+            front.service(
+                SERVICE,
+                unary_methods(self._service),
+                {"AttributeStream": (self._stream.converse, Kind(bulk=True))},
+            ),
+            front.service(
+                health.SERVICE,
+                {"Check": (self._health.check, health.OPEN)},
+                {"Watch": (self._health.watch, health.OPEN)},
+            ),
         ]
         if self._gate.has_admins:
             handlers.append(self._admin())
@@ -298,17 +287,17 @@ class Gateway:
             self._open_bundle,
             follows=self._link is not None and self.config.remote_follow,
         )
-        return admin.method_handlers(
-            admin.AdminService(changes, self.admission),
-            {"AddItem": additions.add_item, **self.bundles.methods},
-            self._front,
-            additions.converse,
+        unary = {**admin.AdminService(changes, self.admission).methods, **self.bundles.methods}
+        return self._front.service(
+            admin.SERVICE,
+            admin.with_kinds({"AddItem": additions.add_item, **unary}),
+            admin.with_kinds({"AddItems": additions.converse}),
         )
 
     def _bind(self) -> int:
-        address = address_of(self.config.host, self.config.port)
-        credentials = server_credentials(self.config)
-        check_host(self.config.host)
+        address = transport.address_of(self.config.host, self.config.port)
+        credentials = transport.server_credentials(self.config)
+        transport.check_host(self.config.host)
         self._server.add_insecure_port(self._shedder.address)
         if self._member is not None and self._member.writes:
             self._member.admin_socket.unlink(missing_ok=True)
@@ -328,20 +317,19 @@ class Gateway:
             for _ in range(await asyncio.to_thread(make_room, self.port, self.config.max_connections)):
                 self.metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0)
 
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    def _say(self, serving: bool) -> None:
         for name in ("", SERVICE):
-            self._health.set(name, status)
+            self._health.set(name, serving)
         for name in self._names:
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            self._health.set(name, True)
 
     async def _turn(self, up: bool) -> None:
         """The engine on the network has come or gone: health says so, and callers are told at once."""
         self.metrics.engine_up(up)
-        states = health_pb2.HealthCheckResponse
-        await self._say(states.SERVING if up else states.NOT_SERVING)
+        self._say(up)
 
-    def _publish(self) -> None:
+    def _forget(self) -> None:
+        """End the watches of engines that serve no more."""
         served_now = {served.pipeline.engine for served in self.registry.bundles if not served.draining}
         for engine in [engine for engine in self._watches if engine not in served_now]:
             self._watches.pop(engine).cancel()
-        publish_served(self.metrics, self.registry)

@@ -1,19 +1,17 @@
 """The servicer: parse, admit, hand to the pipeline, build the reply. Nothing here computes.
 
-Methods take and return bytes: parsing here, not in gRPC, is what lets a message that cannot be read be
-answered with the field at fault.
+Methods of queries take and return bytes: they look at a message before they parse it, and write replies themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
-
-import grpc
 
 from attributary.attribution.prepare import ms_since
 from attributary.attribution.types import Attribution, Options, Query
@@ -24,7 +22,7 @@ from attributary.v1 import attribution_pb2 as pb
 from . import callers, listing, tracing, translate
 from .access import check_role
 from .admission import Admission
-from .calls import Call, Front, Kind, StreamMethod, UnaryMethod, deadline_of
+from .calls import Call, Kind, UnaryMethod, deadline_of
 from .config import GatewayConfig
 from .errors import code_name, presentable, to_result
 from .metrics import Metrics
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from attributary.receipts.keys import KeyFile
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttributionService"].full_name
-Context: TypeAlias = Call
 _NO_OPTIONS = Options()
 _TIMINGS = pb.Attribution.TIMINGS_FIELD_NUMBER
 
@@ -55,15 +52,14 @@ class AttributionService:
         config: GatewayConfig,
         receipts: Receipts,
     ) -> None:
-        self.registry = registry
-        self.admission = admission
-        self.metrics = metrics
-        self.config = config
-        self.receipts = receipts
+        self.registry, self.admission, self.metrics = registry, admission, metrics
+        self.config, self.receipts = config, receipts
         self._hidden = frozenset(filter(None, config.redact.split(",")))
-        self.query_log = QueryLog.of(config)
+        self.query_log = None
+        if config.query_log is not None:
+            self.query_log = QueryLog(config.query_log, config.query_log_days, config.query_log_prompts)
 
-    async def attribute(self, data: bytes, context: Context) -> bytes:
+    async def attribute(self, data: bytes, context: Call) -> bytes:
         """One query, one answer."""
         arrived = perf_counter()
         check_outline(data, pb.AttributeRequest.DESCRIPTOR)
@@ -71,7 +67,7 @@ class AttributionService:
         answer = await self.answer(request, deadline_of(context), arrived)
         return embedded(1, answer)
 
-    async def attribute_batch(self, data: bytes, context: Context) -> bytes:
+    async def attribute_batch(self, data: bytes, context: Call) -> bytes:
         """Many queries, one reply; a wrong query is an error in its own result."""
         arrived = perf_counter()
         most = self.registry.current.engine.limits.max_batch_queries
@@ -95,7 +91,7 @@ class AttributionService:
             pipeline.leave()
             self.admission.release(count - 1, 0)
 
-    async def embed(self, data: bytes, context: Context) -> bytes:
+    async def embed(self, data: bytes, context: Call) -> bytes:
         """The embedding of one picture, to ask with later."""
         arrived = perf_counter()
         request = translate.parse(pb.EmbedRequest, data)
@@ -105,72 +101,61 @@ class AttributionService:
             tracing.add_phases(found[0].timings, arrived)
             return translate.from_embedding(pipeline.engine, *found).SerializeToString()
 
-    async def get_item(self, data: bytes, context: Context) -> bytes:
+    async def get_item(self, request: pb.GetItemRequest, context: Call) -> pb.GetItemResponse:
         """One training item by id."""
-        request = translate.parse(pb.GetItemRequest, data)
         engine = self.registry.find(request.bundle_id).pipeline.engine
-        return pb.GetItemResponse(item=translate.item(engine, request.id)).SerializeToString()
+        return pb.GetItemResponse(item=translate.item(engine, request.id))
 
-    async def get_thumbnail(self, data: bytes, context: Context) -> bytes:
+    async def get_thumbnail(self, request: pb.GetThumbnailRequest, context: Call) -> pb.GetThumbnailResponse:
         """A small picture of one training item."""
-        request = translate.parse(pb.GetThumbnailRequest, data)
         picture = self.thumbnail(request.bundle_id, request.id)
         if picture is None:
             raise NotFoundError("thumbnail", str(request.id))
-        return pb.GetThumbnailResponse(image=picture).SerializeToString()
+        return pb.GetThumbnailResponse(image=picture)
 
     def thumbnail(self, bundle_id: str, item_id: int) -> bytes | None:
         """An item's small picture as callers may see it; raises NotFoundError for an item that is not there."""
         snapshot = self.registry.find(bundle_id).pipeline.engine.snapshot
         return snapshot.thumbnail(item_id) if self.config.thumbnails == "callers" else None
 
-    async def list_items(self, data: bytes, context: Context) -> bytes:
+    async def list_items(self, request: pb.ListItemsRequest, context: Call) -> pb.ListItemsResponse:
         """Training items by ascending id, a page at a time."""
-        request = translate.parse(pb.ListItemsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await pipeline.in_turn(partial(listing.items, pipeline.engine.snapshot, request))
-            return page.SerializeToString()
+            return await pipeline.in_turn(partial(listing.items, pipeline.engine.snapshot, request))
 
-    async def list_creators(self, data: bytes, context: Context) -> bytes:
+    async def list_creators(self, request: pb.ListCreatorsRequest, context: Call) -> pb.ListCreatorsResponse:
         """Creators by name, a page at a time."""
-        request = translate.parse(pb.ListCreatorsRequest, data)
         with self.registry.use(request.bundle_id) as pipeline:
-            page = await pipeline.in_turn(partial(listing.creators, pipeline.engine.snapshot, request))
-            return page.SerializeToString()
+            return await pipeline.in_turn(partial(listing.creators, pipeline.engine.snapshot, request))
 
-    async def describe_bundle(self, data: bytes, context: Context) -> bytes:
+    async def describe_bundle(
+        self, request: pb.DescribeBundleRequest, context: Call
+    ) -> pb.DescribeBundleResponse:
         """What is served."""
-        request = translate.parse(pb.DescribeBundleRequest, data)
         pipeline = self.registry.find(request.bundle_id).pipeline
         engine, (snapshot, known) = pipeline.engine, pipeline.described
-        if engine.snapshot is snapshot:
-            return known
-        snapshot, described = engine.snapshot, translate.describe(engine)
-        if self.config.thumbnails == "callers":
-            described.thumbnail_count = len(engine.bundle.thumbnails or ())
-        pipeline.described = snapshot, described.SerializeToString()
-        return pipeline.described[1]
+        if known is None or engine.snapshot is not snapshot:
+            snapshot, known = engine.snapshot, translate.describe(engine)
+            if self.config.thumbnails == "callers":
+                known.thumbnail_count = len(engine.bundle.thumbnails or ())
+            pipeline.described = snapshot, known
+        return known
 
-    async def list_receipt_keys(self, data: bytes, context: Context) -> bytes:
+    async def list_receipt_keys(
+        self, request: pb.ListReceiptKeysRequest, context: Call
+    ) -> pb.ListReceiptKeysResponse:
         """The public keys of receipts."""
-        translate.parse(pb.ListReceiptKeysRequest, data)
-        return self.receipts.list_keys().SerializeToString()
+        return self.receipts.list_keys()
 
     async def answer(self, request: pb.AttributeRequest, deadline: float, arrived: float) -> bytes:
         """Answer one request with a serialised pb.Attribution; raises the errors of `attributary.errors`."""
         try:
             with self.registry.use(request.bundle_id) as pipeline:
-                options = (
-                    translate.to_options(request.options) if request.HasField("options") else _NO_OPTIONS
-                )
-                if options.digests:
-                    self.receipts.check()
-                self._check_roles(request.options)
+                options = self._options(request.options) if request.HasField("options") else _NO_OPTIONS
                 _check_input(request.query)
                 query = translate.to_query(request.query, pipeline.engine.limits, "query")
                 answer = await pipeline.submit(query, options, "query", deadline, arrived)
-                receipt = await self._receipt(pipeline, answer, query, options)
-                return self._reply(pipeline, query, answer, request.options.timings, arrived, receipt)
+                return await self._reply(pipeline, query, answer, options, request.options.timings, arrived)
         except Exception as error:
             self.metrics.query(code_name(error))
             raise
@@ -179,11 +164,8 @@ class AttributionService:
         self, pipeline: Pipeline, request: pb.AttributeBatchRequest, deadline: float, arrived: float
     ) -> list[bytes]:
         """One serialised pb.AttributeResult a query."""
-        options = translate.to_options(request.options)
-        if options.digests:
-            self.receipts.check()
         # Of the envelope: what it may not ask is wrong with every query.
-        self._check_roles(request.options)
+        options = self._options(request.options)
         queries: list[Query] = []
         tasks: list[asyncio.Future[Answer] | Exception] = []
         for number, message in enumerate(request.queries):
@@ -207,8 +189,8 @@ class AttributionService:
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                receipt = await self._receipt(pipeline, outcome, query, options)
-                reply = self._reply(pipeline, query, outcome, request.options.timings, arrived, receipt)
+                timed = request.options.timings
+                reply = await self._reply(pipeline, query, outcome, options, timed, arrived)
                 results.append(embedded(1, reply))
             except Exception as error:
                 error = presentable(error, "reply")
@@ -216,31 +198,24 @@ class AttributionService:
                 results.append(pb.AttributeResult(error=to_result(error)).SerializeToString())
         return results
 
-    async def _receipt(self, pipeline: Pipeline, answer: Answer, query: Query, options: Options) -> bytes:
-        """The receipt of an answer, empty where none was asked for."""
-        if not options.digests:
-            return b""
-        return await self.receipts.sign(pipeline, whole(answer), QueryFacts(query.prompt, options.filter))
-
-    def _check_roles(self, options: pb.Options) -> None:
-        """Raise PermissionDeniedError for what a caller may not ask for: to guess at names, or what is hidden."""
-        owner = callers.current().owner
+    def _options(self, message: pb.Options) -> Options:
+        """The core's options; raises PermissionDeniedError for what a caller may not ask for, as what is hidden."""
+        options = translate.to_options(message)
+        if options.digests:
+            self.receipts.check()
+        # A filter by name would let the caller guess at names; what is signed is signed whole.
         named = options.filter.include_creators or options.filter.exclude_creators
-        if named and "creator" in self._hidden:
-            check_role(owner, "read-items")
-        if options.receipt and self._hidden:
-            # What is signed is signed whole.
-            check_role(owner, "read-items")
+        if (named and "creator" in self._hidden) or (options.digests and self._hidden):
+            check_role(callers.current().owner, "read-items")
+        return options
 
-    def _reply(
-        self,
-        pipeline: Pipeline,
-        query: Query,
-        answer: Answer,
-        with_timings: bool,
-        arrived: float,
-        receipt: bytes = b"",
+    async def _reply(
+        self, pipeline: Pipeline, query: Query, answer: Answer, options: Options, timed: bool, arrived: float
     ) -> bytes:
+        receipt = b""
+        if options.digests:
+            facts = QueryFacts(query.prompt, options.filter)
+            receipt = await self.receipts.sign(pipeline, whole(answer), facts)
         started = perf_counter()
         reply = pipeline.replies.write(answer, receipt)
         if self.query_log is not None or self._hidden:
@@ -248,7 +223,7 @@ class AttributionService:
         answer.timings.assemble += ms_since(started)
         self.metrics.query("OK", answer.timings)
         tracing.add_phases(answer.timings, arrived)
-        if with_timings:
+        if timed:
             spent = timings(answer.timings, ms_since(arrived))
             reply += embedded(_TIMINGS, spent)
         return reply
@@ -273,43 +248,28 @@ def _check_input(query: pb.Query) -> None:
 async def _settle(tasks: list[asyncio.Future[Answer] | Exception]) -> list[Answer | Exception]:
     """Wait for all; a caller who leaves meanwhile cancels all."""
     futures = [task for task in tasks if isinstance(task, asyncio.Future)]
-    await asyncio.gather(*futures, return_exceptions=True)
-    outcomes: list[Answer | Exception] = []
-    for task in tasks:
-        if isinstance(task, Exception):
-            outcomes.append(task)
-        else:
-            error = task.exception()
-            outcomes.append(error if isinstance(error, Exception) else task.result())
-    return outcomes
+    done: Iterator[Any] = iter(await asyncio.gather(*futures, return_exceptions=True))
+    return [task if isinstance(task, Exception) else next(done) for task in tasks]
 
 
 def unary_methods(service: AttributionService) -> dict[str, tuple[UnaryMethod, Kind]]:
     """Return the methods with one message and one reply, and what each needs; every transport serves these."""
-    # A page looks at every row: as much work as a query.
-    query, page = Kind(permit=True), Kind(permit=True, need="read-items")
+    query = Kind(permit=True)
     return {
         "Attribute": (service.attribute, query),
         "AttributeBatch": (service.attribute_batch, Kind(permit=True, bulk=True)),
         "Embed": (service.embed, query),
-        "GetItem": (service.get_item, Kind(need="read-items")),
-        "GetThumbnail": (service.get_thumbnail, Kind()),
-        "ListItems": (service.list_items, page),
-        "ListCreators": (service.list_creators, page),
-        "DescribeBundle": (service.describe_bundle, Kind(need="any")),
-        "ListReceiptKeys": (service.list_receipt_keys, Kind(need="any")),
+        "GetItem": (service.get_item, Kind(need="read-items", request=pb.GetItemRequest)),
+        "GetThumbnail": (service.get_thumbnail, Kind(request=pb.GetThumbnailRequest)),
+        # A page looks at every row: as much work as a query.
+        "ListItems": (service.list_items, Kind(permit=True, need="read-items", request=pb.ListItemsRequest)),
+        "ListCreators": (
+            service.list_creators,
+            Kind(permit=True, need="read-items", request=pb.ListCreatorsRequest),
+        ),
+        "DescribeBundle": (service.describe_bundle, Kind(need="any", request=pb.DescribeBundleRequest)),
+        "ListReceiptKeys": (service.list_receipt_keys, Kind(need="any", request=pb.ListReceiptKeysRequest)),
     }
-
-
-def method_handlers(
-    service: AttributionService, front: Front, stream: StreamMethod
-) -> grpc.GenericRpcHandler:
-    """Return the handlers of the whole service; `stream` is AttributeStream."""
-    handlers: dict[str, Any] = {
-        name: front.unary(name, method, kind) for name, (method, kind) in unary_methods(service).items()
-    }
-    handlers["AttributeStream"] = front.stream("AttributeStream", stream, Kind(bulk=True))
-    return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
 class Receipts:
@@ -333,25 +293,21 @@ class Receipts:
 
     async def sign(self, pipeline: Pipeline, answer: Attribution, query: QueryFacts) -> bytes:
         """Return the receipt of an answer that was asked for with digests."""
+        from attributary.receipts.envelope import seal
+
         assert self._keys is not None
         assert answer.picture is not None
         if pipeline not in self._bundles:
             self._bundles[pipeline] = bundle_facts(pipeline.engine.bundle.manifest)
-        return await asyncio.to_thread(_sign, self._keys.value, answer, self._bundles[pipeline], query)
+        keys, picture, bundle = self._keys.value, answer.picture, self._bundles[pipeline]
+        return await asyncio.to_thread(
+            lambda: seal(answer_statement(answer, picture, bundle, query), keys.signer)
+        )
 
     def list_keys(self) -> pb.ListReceiptKeysResponse:
         """The public keys, the one that signs first."""
         keys = () if self._keys is None else self._keys.value.public
-        return pb.ListReceiptKeysResponse(
-            keys=[
-                pb.ReceiptKey(key_id=key.key_id, pem=key.pem(), signs=place == 0)
-                for place, key in enumerate(keys)
-            ]
-        )
-
-
-def _sign(keys: KeyFile, answer: Attribution, bundle: dict[str, Any], query: QueryFacts) -> bytes:
-    from attributary.receipts.envelope import seal
-
-    assert answer.picture is not None
-    return seal(answer_statement(answer, answer.picture, bundle, query), keys.signer)
+        listed = pb.ListReceiptKeysResponse()
+        for place, key in enumerate(keys):
+            listed.keys.add(key_id=key.key_id, pem=key.pem(), signs=place == 0)
+        return listed

@@ -7,6 +7,7 @@ from time import perf_counter
 
 from attributary.errors import InvalidArgumentError, UnavailableError
 from attributary.v1 import attribution_pb2 as pb
+from attributary.v1.admin_pb2 import AddItemsResponse
 
 from . import translate
 from .calls import Call, deadline_of, report
@@ -15,63 +16,61 @@ from .reply import embedded
 from .service import AttributionService
 from .translate import check_outline
 
-MAX_REQUEST_ID_BYTES = 128
+_MAX_REQUEST_ID_BYTES = 128
 _METHOD = "AttributeStream"
 _ATTRIBUTION = pb.AttributeStreamResponse.ATTRIBUTION_FIELD_NUMBER
+
+
+def check_request_id(response: pb.AttributeStreamResponse | AddItemsResponse) -> None:
+    """Raise InvalidArgumentError if what a response answers to has too long an id, which it loses."""
+    if len(response.request_id.encode()) > _MAX_REQUEST_ID_BYTES:
+        response.ClearField("request_id")
+        raise InvalidArgumentError("request_id", f"must have at most {_MAX_REQUEST_ID_BYTES} bytes")
 
 
 class StreamHandler:
     """The bidirectional method. `drain` makes open streams finish what they have read and end."""
 
     def __init__(self, service: AttributionService) -> None:
-        self._service = service
-        self._open: set[_Conversation] = set()
+        self.service = service
+        self.readers: set[asyncio.Task[None]] = set()
+        self.draining = False
 
     def drain(self) -> None:
         """Read no further messages on any stream."""
-        for conversation in self._open:
-            conversation.drain()
+        self.draining = True
+        for reader in self.readers:
+            reader.cancel()
 
     async def converse(self, call: Call) -> None:
         """Serve one stream until the client has said all, leaves, or sends what cannot be read."""
-        conversation = _Conversation(self._service, call)
-        self._open.add(conversation)
-        try:
-            await conversation.run()
-        finally:
-            self._open.discard(conversation)
+        await _Conversation(self, call).run()
 
 
 class _Conversation:
     """One stream: a reader that starts queries, and a writer that sends their results in order."""
 
-    def __init__(self, service: AttributionService, call: Call) -> None:
-        self._service = service
-        self._call = call
+    def __init__(self, handler: StreamHandler, call: Call) -> None:
+        self._handler, self._service, self._call = handler, handler.service, call
         self._deadline = deadline_of(call)
-        self._room = asyncio.Semaphore(service.config.read_ahead)
+        self._room = asyncio.Semaphore(self._service.config.read_ahead)
         # Bounded by the semaphore: every entry holds a place until its result is written.
         self._pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[bytes]] = set()
-        self._reader: asyncio.Task[None] | None = None
-        self._draining = False
-
-    def drain(self) -> None:
-        self._draining = True
-        if self._reader is not None:
-            self._reader.cancel()
 
     async def run(self) -> None:
         self._call.alive()
-        reader = self._reader = asyncio.create_task(self._read())
+        reader = asyncio.create_task(self._read())
+        self._handler.readers.add(reader)
+        reader.add_done_callback(self._handler.readers.discard)
         try:
             while (task := await self._pending.get()) is not None:
                 await self._call.write(await task)
                 self._call.alive()
                 self._room.release()
             # Raises what stopped the reader, if anything did.
-            await asyncio.gather(reader, return_exceptions=self._draining)
-            if self._draining:
+            await asyncio.gather(reader, return_exceptions=self._handler.draining)
+            if self._handler.draining:
                 raise UnavailableError("the server is draining; results of what it has read were sent")
         finally:
             unfinished = (reader, *self._tasks)
@@ -87,14 +86,11 @@ class _Conversation:
                 if data is None:
                     return
                 self._call.alive()
-                self._start(data, await self._admitted(data))
+                arrived = perf_counter()
+                await self._service.admission.wait(len(data))
+                self._start(data, arrived)
         finally:
             self._pending.put_nowait(None)
-
-    async def _admitted(self, data: bytes) -> float:
-        arrived = perf_counter()
-        await self._service.admission.wait(len(data))
-        return arrived
 
     def _start(self, data: bytes, arrived: float) -> None:
         def left(task: asyncio.Task[bytes]) -> None:
@@ -113,9 +109,7 @@ class _Conversation:
         message = translate.parse(pb.AttributeStreamRequest, data)
         response = pb.AttributeStreamResponse(request_id=message.request_id)
         try:
-            if len(message.request_id.encode()) > MAX_REQUEST_ID_BYTES:
-                response.ClearField("request_id")
-                raise InvalidArgumentError("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
+            check_request_id(response)
             answer = await self._service.answer(message.request, self._deadline, arrived)
             return response.SerializeToString() + embedded(_ATTRIBUTION, answer)
         except Exception as error:

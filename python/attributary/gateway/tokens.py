@@ -92,37 +92,28 @@ class Rates:
 
     def take(self, owner: Owner) -> None:
         """Count a call; raises OverloadedError with the time after which the next one is due."""
-        if owner.rate:
-            self._take_rate(owner)
-        if owner.quota:
-            self._take_quota(owner)
-
-    def _take_quota(self, owner: Owner) -> None:
         now = monotonic()
-        count, began = self._days.get(owner.name, (0, now))
-        if now >= began + _DAY_S:
-            count, began = 0, now
-        if count >= owner.quota:
-            raise OverloadedError(f"{owner.quota} calls a day are allowed", began + _DAY_S - now)
-        self._days[owner.name] = (count + 1, began)
+        if owner.rate:
+            most = max(1.0, owner.rate * _BURST_S)
+            left, since = self._left.get(owner.name, (most, now))
+            left = min(most, left + (now - since) * owner.rate)
+            if left < 1:
+                self._left[owner.name] = (left, now)
+                raise OverloadedError(f"{owner.rate:g} calls a second are allowed", (1 - left) / owner.rate)
+            self._left[owner.name] = (left - 1, now)
+        if owner.quota:
+            count, began = self._days.get(owner.name, (0, now))
+            if now >= began + _DAY_S:
+                count, began = 0, now
+            if count >= owner.quota:
+                raise OverloadedError(f"{owner.quota} calls a day are allowed", began + _DAY_S - now)
+            self._days[owner.name] = (count + 1, began)
 
-    def _take_rate(self, owner: Owner) -> None:
-        now, most = monotonic(), max(1.0, owner.rate * _BURST_S)
-        left, since = self._left.get(owner.name, (most, now))
-        left = min(most, left + (now - since) * owner.rate)
-        if left < 1:
-            self._left[owner.name] = (left, now)
-            raise OverloadedError(f"{owner.rate:g} calls a second are allowed", (1 - left) / owner.rate)
-        self._left[owner.name] = (left - 1, now)
 
+def read_owners(path: Path, field: str, roles: frozenset[str] = QUERY_ROLES) -> Mapping[bytes, Owner]:
+    """Return owners by the SHA-256 digests of their tokens.
 
-def read_owners(
-    path: Path, field: str, roles: frozenset[str] = QUERY_ROLES, *, named: bool = False
-) -> Mapping[bytes, Owner]:
-    """Return owners by the SHA-256 digests of their tokens; `named` asks for a name on each line.
-
-    `roles`, QUERY_ROLES or ADMIN_ROLES, are those that a line of this file may give.
-
+    `roles`, QUERY_ROLES or ADMIN_ROLES, are those that a line may give; with the latter each must have a name.
     Raises InvalidArgumentError naming `field` and the line.
     """
     try:
@@ -134,7 +125,7 @@ def read_owners(
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            digest, owner = _owner(line.split(), named, roles)
+            digest, owner = _owner(line.split(), roles)
         except ValueError as error:
             raise InvalidArgumentError(field, f"line {number} of {path} {error}") from None
         owners[digest] = owner
@@ -148,7 +139,8 @@ def digest_of_token(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", errors="replace")).digest()
 
 
-def _owner(words: list[str], named: bool, roles: frozenset[str]) -> tuple[bytes, Owner]:
+def _owner(words: list[str], roles: frozenset[str]) -> tuple[bytes, Owner]:
+    named = roles == ADMIN_ROLES
     given: dict[str, str] = {}
     while len(words) > 1 and (parted := words[-1].partition("="))[1] and parted[0] in _SETTINGS:
         given.setdefault(parted[0], parted[2])
@@ -159,20 +151,11 @@ def _owner(words: list[str], named: bool, roles: frozenset[str]) -> tuple[bytes,
         )
     digest = _digest(words[-1])
     name = words[0] if len(words) == 2 else f"token {digest.hex()[:8]}"
-    return digest, Owner(
-        name,
-        rate=_positive(given["rate"], "rate") if "rate" in given else 0.0,
-        roles=_roles(given["roles"], roles) if "roles" in given else _USUAL[roles],
-        quota=int(_positive(given["quota"], "quota", whole=True)) if "quota" in given else 0,
-        items=int(_positive(given["items"], "items", whole=True)) if "items" in given else 0,
-    )
-
-
-def _roles(text: str, known: frozenset[str]) -> frozenset[str]:
-    roles = frozenset(text.split(","))
-    if not roles <= known:
-        raise ValueError(f"must have of the roles {', '.join(sorted(known))} after roles=")
-    return roles
+    numbers = {setting: _positive(given, setting) for setting in ("rate", "quota", "items")}
+    its_roles = frozenset(given["roles"].split(",")) if "roles" in given else _USUAL[roles]
+    if not its_roles <= roles:
+        raise ValueError(f"must have of the roles {', '.join(sorted(roles))} after roles=")
+    return digest, Owner(name, roles=its_roles, **numbers)
 
 
 def _digest(word: str) -> bytes:
@@ -184,11 +167,15 @@ def _digest(word: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def _positive(text: str, name: str, whole: bool = False) -> float:
+def _positive(given: Mapping[str, str], name: str) -> Any:
+    """A setting's number, whole but for a rate; 0 where it is not given."""
+    whole = name != "rate"
+    if name not in given:
+        return 0
     try:
-        value = float(int(text)) if whole else float(text)
-    except (ValueError, OverflowError):
-        value = 0.0
+        value = int(given[name]) if whole else float(given[name])
+    except ValueError:
+        value = 0
     if not 0 < value < float("inf"):
         raise ValueError(f"must have a {'whole ' if whole else ''}number above 0 after {name}=")
     return value
@@ -197,24 +184,14 @@ def _positive(text: str, name: str, whole: bool = False) -> float:
 class JwtReader:
     """Turns signed tokens into callers."""
 
-    def __init__(
-        self, keys: Callable[[str], Keys], issuer: str, audience: str, claim: str, default: frozenset[str]
-    ) -> None:
-        """`keys` returns the keys known now by id, given the one that is wanted.
-
-        `claim` names the roles of a token, `default` are those of a token without it.
-        """
+    def __init__(self, keys: Callable[[str], Keys], issuer: str, audience: str, claim: str) -> None:
+        """`keys` returns the keys known now by id, given the one that is wanted; `claim` names a token's roles."""
         import jwt
 
         self._jwt = jwt
-        self._keys, self._issuer, self._audience = keys, issuer, audience
-        self._claim, self._default = claim, default
+        self._keys, self._issuer, self._audience, self.claim = keys, issuer, audience, claim
         # What was verified a moment ago, by digest: a signature takes as long as a search.
         self._seen: OrderedDict[bytes, tuple[float, Any, Owner]] = OrderedDict()
-
-    def admits(self, roles: frozenset[str]) -> bool:
-        """Whether a token may bring one of these roles."""
-        return bool(self._claim) or bool(roles & self._default)
 
     def owner(self, token: str) -> Owner | None:
         """Return whose token it is, None for one that is not accepted."""
@@ -249,14 +226,14 @@ class JwtReader:
         name = claims["sub"]
         if not isinstance(name, str) or not name or len(name) > _MAX_NAME or plain(name) != name:
             raise ValueError("no name for an audit")
-        given = claims.get(self._claim, None) if self._claim else None
+        given = claims.get(self.claim) if self.claim else None
         if isinstance(given, str):
             given = given.split()
         if given is not None and not (
             isinstance(given, list) and all(isinstance(role, str) for role in given)
         ):
             raise ValueError("no list of roles")
-        return Owner(name, roles=self._default if given is None else ALL_ROLES & frozenset(given))
+        return Owner(name, roles=QUERY_ROLES if given is None else ALL_ROLES & frozenset(given))
 
 
 def jwt_reader(config: GatewayConfig) -> JwtReader | None:
@@ -278,7 +255,7 @@ def jwt_reader(config: GatewayConfig) -> JwtReader | None:
         path = Path(config.jwt_jwks)
         watched = Watched(lambda: read_keys(read_guarded(path, "jwt_jwks")), [path])
         keys = lambda _: watched.value  # noqa: E731
-    return JwtReader(keys, config.jwt_issuer, config.jwt_audience, config.jwt_roles_claim, QUERY_ROLES)
+    return JwtReader(keys, config.jwt_issuer, config.jwt_audience, config.jwt_roles_claim)
 
 
 def read_keys(data: bytes) -> Keys:

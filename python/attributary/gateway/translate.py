@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -19,19 +21,14 @@ from numpy.typing import NDArray
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.score import certainties
 from attributary.attribution.snapshot import Snapshot
-from attributary.attribution.types import (
-    Filter,
-    Limits,
-    Options,
-    Prepared,
-    Query,
-)
-from attributary.errors import InvalidArgumentError
+from attributary.attribution.types import Filter, Limits, Options, Prepared, Query
+from attributary.errors import InvalidArgumentError, check_range
 from attributary.v1 import attribution_pb2 as pb
 
 M = TypeVar("M", bound=Message)
 
 _NO_FILTER = Filter()
+FILTERS = tuple(field.name for field in fields(Filter))
 _FIELDS: dict[tuple[type[Message], type], tuple[str, ...]] = {}
 # Names are checked on the event loop; this many take it about a millisecond.
 _MAX_NAMES = 10_000
@@ -104,7 +101,9 @@ def to_options(message: pb.Options) -> Options:
 def describe(engine: Preparer) -> pb.DescribeBundleResponse:
     """Return what the engine serves."""
     snapshot, manifest, limits = engine.snapshot, engine.bundle.manifest, engine.limits
-    return pb.DescribeBundleResponse(
+    return write(
+        pb.DescribeBundleResponse,
+        snapshot,
         bundle_id=manifest.bundle_id,
         bundle_version=manifest.version,
         subject_model=manifest.subject.id,
@@ -112,14 +111,9 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
         dim=manifest.encoder.dim,
         image_size=manifest.encoder.image_size,
         max_tokens=manifest.encoder.max_tokens,
-        item_count=snapshot.item_count,
-        creator_count=snapshot.creator_count,
         index=manifest.index.factory,
         recall_at_10=manifest.index.recall_at_10,
         limits=write(pb.Limits, limits, max_top_creators=max(limits.max_top_k, snapshot.candidate_count)),
-        revision=snapshot.revision,
-        added_count=snapshot.added_count,
-        deleted_count=snapshot.deleted_count,
         calibration=_calibration(manifest),
         candidates=snapshot.candidate_count,
         encoder_digest=manifest.encoder.digest,
@@ -186,21 +180,16 @@ def _floats(embedding: pb.Embedding) -> NDArray[np.float32]:
     # A packed field serialises to its little-endian array: much faster than a loop over Python floats.
     count = len(embedding.values)
     data = embedding.SerializeToString(deterministic=True)
-    start = 1 + _varint_bytes(4 * count)
+    start = 1 + max(1, ((4 * count).bit_length() + 6) // 7)
     if count and data[0] == _PACKED_FLOATS and len(data) >= start + 4 * count:
         return np.frombuffer(data, "<f4", count, start)
     return np.array(embedding.values, np.float32)
 
 
-def _varint_bytes(value: int) -> int:
-    return max(1, (value.bit_length() + 6) // 7)
-
-
 def _pixels(message: pb.Pixels, limits: Limits, field: str) -> NDArray[np.uint8]:
     height, width = message.height, message.width
-    for name, side in (("height", height), ("width", width)):
-        if side < 1:
-            raise InvalidArgumentError(f"{field}.{name}", f"must be at least 1, got {side}")
+    check_range(f"{field}.height", height, 1)
+    check_range(f"{field}.width", width, 1)
     if height * width > limits.max_image_pixels:
         raise InvalidArgumentError(
             field, f"{height} x {width} is {height * width} pixels, the limit is {limits.max_image_pixels}"
@@ -215,18 +204,13 @@ def _pixels(message: pb.Pixels, limits: Limits, field: str) -> NDArray[np.uint8]
 
 
 def _filter(message: pb.Filter) -> Filter:
-    for name in ("include_creators", "exclude_creators", "include_licences", "exclude_licences"):
-        count = len(getattr(message, name))
-        if count > _MAX_NAMES:
+    lists: dict[str, Sequence[str]] = {name: getattr(message, name) for name in FILTERS}
+    for name, names in lists.items():
+        if len(names) > _MAX_NAMES:
             raise InvalidArgumentError(
-                f"options.filter.{name}", f"must hold at most {_MAX_NAMES} names, got {count}"
+                f"options.filter.{name}", f"must hold at most {_MAX_NAMES} names, got {len(names)}"
             )
-    return Filter(
-        include_creators=tuple(message.include_creators),
-        exclude_creators=tuple(message.exclude_creators),
-        include_licences=tuple(message.include_licences),
-        exclude_licences=tuple(message.exclude_licences),
-    )
+    return Filter(**{name: tuple(names) for name, names in lists.items()})
 
 
 if TYPE_CHECKING:
@@ -262,28 +246,27 @@ def check_outline(data: bytes | memoryview, kind: AnyDescriptor, counts: Mapping
     if not counts and len(data) <= _SMALL_BYTES:
         # Whatever it holds, parsing it takes microseconds.
         return
-    view, at = memoryview(data), 0
     seen = dict.fromkeys(counts, 0)
     options = 0
     most = sum(counts.values()) + _FEW_FIELDS
-    for _ in range(most):
-        if at >= len(view):
+    try:
+        for place, (number, _, value) in enumerate(_fields(memoryview(data))):
+            if place == most:
+                break
+            field = kind.fields_by_number.get(number)
+            name = field.name if field is not None else ""
+            if name in seen:
+                seen[name] += 1
+            elif name == "options":
+                options += len(value)
+                if options > _MAX_OPTIONS_BYTES:
+                    raise InvalidArgumentError("options", f"must have at most {_MAX_OPTIONS_BYTES} bytes")
+            elif name == "request" and field is not None and field.message_type is not None:
+                check_outline(value, field.message_type)
+        else:
             return
-        try:
-            tag, at = _varint(view, at)
-            value, at = _value(view, at, tag & 7)
-        except _MalformedError:
-            return
-        field = kind.fields_by_number.get(tag >> 3)
-        name = field.name if field is not None else ""
-        if name in seen:
-            seen[name] += 1
-        elif name == "options":
-            options += len(value)
-            if options > _MAX_OPTIONS_BYTES:
-                raise InvalidArgumentError("options", f"must have at most {_MAX_OPTIONS_BYTES} bytes")
-        elif name == "request" and field is not None and field.message_type is not None:
-            check_outline(value, field.message_type)
+    except _MalformedError:
+        return
     for name, count in seen.items():
         if count > counts[name]:
             raise InvalidArgumentError(name, f"must hold 1 to {counts[name]} {name}, got more than {count}")
@@ -293,21 +276,17 @@ def check_outline(data: bytes | memoryview, kind: AnyDescriptor, counts: Mapping
 def _invalid_text(
     data: memoryview, kind: AnyDescriptor, prefix: str, depth: int, left: Iterator[int]
 ) -> str | None:
-    counts: dict[int, int] = {}
-    at = 0
-    while at < len(data):
+    counts: Counter[int] = Counter()
+    for number, wire_type, value in _fields(data):
         if next(left, None) is None:
             raise _MalformedError
-        tag, at = _varint(data, at)
-        number, wire_type = tag >> 3, tag & 7
-        value, at = _value(data, at, wire_type)
         field = kind.fields_by_number.get(number)
         if field is None or wire_type != _BYTES:
             continue
         path = prefix + field.name
         if field.is_repeated:
-            path += f"[{counts.get(number, 0)}]"
-            counts[number] = counts.get(number, 0) + 1
+            path += f"[{counts[number]}]"
+            counts[number] += 1
         if field.type == FieldDescriptor.TYPE_STRING:
             try:
                 bytes(value).decode("utf-8")
@@ -320,19 +299,25 @@ def _invalid_text(
     return None
 
 
-def _value(data: memoryview, at: int, wire_type: int) -> tuple[memoryview, int]:
-    if wire_type == _VARINT:
-        _, end = _varint(data, at)
-    elif wire_type == _BYTES:
-        size, at = _varint(data, at)
-        end = at + size
-    elif wire_type in {_FIXED32, _FIXED64}:
-        end = at + (4 if wire_type == _FIXED32 else 8)
-    else:
-        raise _MalformedError
-    if end > len(data):
-        raise _MalformedError
-    return data[at:end], end
+def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """Yield (number, wire type, value) of each field."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        wire_type = tag & 7
+        if wire_type == _VARINT:
+            _, end = _varint(data, at)
+        elif wire_type == _BYTES:
+            size, at = _varint(data, at)
+            end = at + size
+        elif wire_type in {_FIXED32, _FIXED64}:
+            end = at + (4 if wire_type == _FIXED32 else 8)
+        else:
+            raise _MalformedError
+        if end > len(data):
+            raise _MalformedError
+        yield tag >> 3, wire_type, data[at:end]
+        at = end
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

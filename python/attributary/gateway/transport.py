@@ -1,4 +1,4 @@
-"""What the server asks of HTTP/2 and gRPC, and how a message gets in: bounded in bytes, in number and in time.
+"""What the server asks of TLS, HTTP/2 and gRPC, and how a message gets in: bounded in bytes, in number and in time.
 
 gRPC would receive and inflate a whole message before anybody is asked. Here a handler reads its message itself, once
 its caller has been let in; compressed messages arrive as they were sent and are inflated up to the limit and no
@@ -14,10 +14,13 @@ import gc
 import math
 import resource
 import socket
+import ssl
 import zlib
+from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
+import grpc
 import structlog
 
 from attributary.attribution.types import Limits
@@ -27,6 +30,7 @@ from .admission import Pool
 from .callers import Caller
 from .config import GatewayConfig
 from .fairness import FairQueue
+from .reload import Watched, read_guarded
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +76,62 @@ def check_host(host: str) -> None:
         socket.getaddrinfo(host.strip("[]"), None)
     except OSError as error:
         raise InvalidArgumentError("host", f"{host!r} is no address of this machine: {error}") from None
+
+
+def tls_files(config: GatewayConfig) -> list[Path]:
+    """The files that TLS is made of."""
+    return list(filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)))
+
+
+def server_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
+    """Return TLS credentials that follow their files, None where TLS is off; raises InvalidArgumentError."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    certificate, key, authority = config.tls_cert, config.tls_key, config.tls_client_ca
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        # gRPC would find damage only when somebody connects.
+        server_context(config)
+        authorities = None if authority is None else read_guarded(authority, "tls_client_ca")
+        pair = (read_guarded(key, "tls_key"), read_guarded(certificate, "tls_cert"))
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
+
+    watched = Watched(read, tls_files(config))
+    given = watched.value
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        before, given = given, watched.value
+        return None if given is before else given
+
+    # The stubs do not know that None means "as before".
+    return grpc.dynamic_ssl_server_credentials(given, newer, authority is not None)  # type: ignore[arg-type]
+
+
+def server_context(config: GatewayConfig) -> ssl.SSLContext | None:
+    """Return the same TLS for a plain socket, None where it is off; raises InvalidArgumentError."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    key = read_guarded(config.tls_key, "tls_key")
+    chain = read_guarded(config.tls_cert, "tls_cert")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for name, data, words in (("tls_cert", chain, b"CERTIFICATE"), ("tls_key", key, b"PRIVATE KEY")):
+        if b"-----BEGIN" not in data or words not in data:
+            raise InvalidArgumentError(name, f"holds no PEM block of a {words.decode().lower()}")
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidArgumentError(
+            "tls_cert", f"is damaged, or does not belong to tls_key: {error}"
+        ) from None
+    if config.tls_client_ca is not None:
+        authorities = read_guarded(config.tls_client_ca, "tls_client_ca")
+        try:
+            context.load_verify_locations(cadata=authorities.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidArgumentError("tls_client_ca", f"holds no certificate in PEM: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def message_limit(config: GatewayConfig, limits: Limits) -> int:

@@ -91,16 +91,16 @@ async def test_a_server_shows_them_to_callers_or_to_nobody(pictured):
         def find(self, bundle_id):
             return Served
 
-    asked = pb.GetThumbnailRequest(id=1000).SerializeToString()
+    asked = pb.GetThumbnailRequest(id=1000)
     for who, count in (("callers", 150), ("nobody", 0)):
-        Served.pipeline.described = (None, b"")
+        Served.pipeline.described = (None, None)
         # Only what these methods read of it.
         service = AttributionService.__new__(AttributionService)
         service.registry, service.config = One(), GatewayConfig(thumbnails=who)
-        told = pb.DescribeBundleResponse.FromString(await service.describe_bundle(b"", None))
+        told = await service.describe_bundle(pb.DescribeBundleRequest(), None)
         assert told.thumbnail_count == count
         if who == "callers":
-            reply = pb.GetThumbnailResponse.FromString(await service.get_thumbnail(asked, None))
+            reply = await service.get_thumbnail(asked, None)
             assert reply.image[8:12] == b"WEBP"
         else:
             with pytest.raises(NotFoundError, match="thumbnail"):

@@ -9,11 +9,11 @@ import pytest
 from attributary.attribution.open import open_engine, open_preparer
 from attributary.attribution.types import Options, Query
 from attributary.bundle.bundle import Bundle
-from attributary.delta import replace
+from attributary.delta import directory
 from attributary.delta import store as store_module
+from attributary.delta.directory import next_of
 from attributary.delta.entry import Terms
 from attributary.delta.journal.place import changes_of
-from attributary.delta.replace import next_of
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import (
@@ -205,7 +205,7 @@ def test_a_failed_compaction_leaves_everything_as_it_was(store, bundle_dir, new_
     if where == "build":
         monkeypatch.setattr(store_module, "compacted", fail)
     else:
-        monkeypatch.setattr(replace, "_swap" if where == "exchange" else "sync", fail)
+        monkeypatch.setattr(directory, "_swap" if where == "exchange" else "sync", fail)
     with pytest.raises(PreconditionError, match="cannot be compacted: No space left"):
         store.compact(**BY)
     monkeypatch.undo()
@@ -265,7 +265,7 @@ def test_a_new_bundle_whose_tokenizer_cannot_be_read_does_not_come_in(store, new
     def fail(*_):
         raise BundleError("tokenizer.json", "is not a tokenizer.json")
 
-    monkeypatch.setattr("attributary.delta.opening.Embedder", fail)
+    monkeypatch.setattr("attributary.delta.store.Embedder", fail)
     with pytest.raises(PreconditionError, match=r"cannot be compacted: .*tokenizer\.json"):
         store.compact(**BY)
     monkeypatch.undo()
@@ -305,7 +305,7 @@ def test_a_change_at_the_end_of_a_compaction_finds_its_list(bundle_dir, new_item
 
 
 def test_a_system_without_exchange(store, bundle_dir, new_item, monkeypatch):
-    monkeypatch.setattr(replace, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(directory, "_exchange", lambda one, other: False)
     store.add([new_item(1)], **BY)
     assert store.compact(**BY).parent
     assert open_engine(bundle_dir).snapshot.item_count == 61

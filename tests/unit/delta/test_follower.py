@@ -9,7 +9,7 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.attribution.types import Options, Query
 from attributary.bundle.bundle import delta_path
-from attributary.delta import replace
+from attributary.delta import directory
 from attributary.delta.follower import Follower
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -237,8 +237,8 @@ def test_between_two_renames_it_waits(follower, store, monkeypatch, new_item):
     store.add([new_item(1)], **BY)
     follower.look()
     seen = []
-    monkeypatch.setattr(replace, "_exchange", lambda one, other: False)
-    rename = replace.Path.rename
+    monkeypatch.setattr(directory, "_exchange", lambda one, other: False)
+    rename = directory.Path.rename
 
     def renamed(path, target):
         result = rename(path, target)
@@ -247,7 +247,7 @@ def test_between_two_renames_it_waits(follower, store, monkeypatch, new_item):
             seen.append(follower.status.state)
         return result
 
-    monkeypatch.setattr(replace.Path, "rename", renamed)
+    monkeypatch.setattr(directory.Path, "rename", renamed)
     store.compact(**BY)
     follower.look()
     assert seen == ["behind"]

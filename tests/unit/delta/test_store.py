@@ -334,7 +334,7 @@ def test_of_two_that_were_deleted_one_brings_one_back(store, bundle_dir, picture
 
 def test_a_log_shows_one_line_a_change(bundle_dir, monkeypatch):
     """Also what was written before such characters were refused."""
-    monkeypatch.setattr("attributary.delta.words.check_line", lambda value, field: None)
+    monkeypatch.setattr("attributary.delta.change.check_line", lambda value, field: None)
     with Store(bundle_dir) as store:
         store.delete(
             Selection(ids=(1000,)), who="kim\x1b[1A", why="opted out)\n     2  2026-01-01  eve  delete 9  ("

@@ -227,7 +227,7 @@ def _compact(port, token):
 def test_wrong_token_files_are_refused(tmp_path, text):
     (tmp_path / "admins").write_text(text)
     with pytest.raises(InvalidArgumentError, match="admin_tokens_file"):
-        read_owners(tmp_path / "admins", "admin_tokens_file", ADMIN_ROLES, named=True)
+        read_owners(tmp_path / "admins", "admin_tokens_file", ADMIN_ROLES)
 
 
 async def test_an_engine_elsewhere_says_what_to_do(serve, engine, tokens):
@@ -398,8 +398,7 @@ async def test_pages_of_what_waits_leave_nothing_out():
         patch.setattr(admin_module, "MAX_IDS_LISTED", 3)
         found, after, more = [], "", True
         while more:
-            request = pb.ListHeldRequest(after=after)
-            reply = pb.ListHeldResponse.FromString(await service.list_held(request.SerializeToString(), None))
+            reply = await service.list_held(pb.ListHeldRequest(after=after), None)
             found += [item.id for item in reply.items]
             after, more = reply.items[-1].at, reply.more
     assert sorted(found) == list(range(len(times)))

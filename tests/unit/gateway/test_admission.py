@@ -88,18 +88,6 @@ async def test_a_closed_door_refuses_everybody():
         await admission.wait(0)
 
 
-async def test_idle_waits_for_the_last_one():
-    admission = Admission(permits=2, max_bytes=100)
-    await admission.idle()
-    admission.take(2, 0)
-    idle = asyncio.create_task(admission.idle())
-    admission.release(1, 0)
-    await asyncio.sleep(0)
-    assert not idle.done()
-    admission.release(1, 0)
-    await idle
-
-
 def served_as(caller, function, *arguments):
     """Call a function in the name of a caller."""
     context = contextvars.copy_context()

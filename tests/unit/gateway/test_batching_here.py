@@ -14,7 +14,7 @@ from attributary.gateway import batching, callers
 from attributary.gateway.batching import Batcher, Job
 from attributary.gateway.callers import Caller
 from attributary.gateway.errors import DefectError
-from attributary.gateway.pipeline import Pipeline
+from attributary.gateway.pipeline import Costly, Pipeline
 
 
 class Silent:
@@ -122,7 +122,7 @@ async def test_what_is_put_for_a_thread_stays_off_the_loop(bench):
     ],
 )
 async def test_filters_streams_and_batches_are_for_the_threads(engine, config, vector, filter_, bulk, way):
-    pipeline = Pipeline(engine, config, Silent())
+    pipeline = Pipeline(engine, config, Silent(), Costly(config))
     ways = []
     queue = pipeline._queues["search"]
     queue.put, queue.put_here = lambda job: ways.append("put"), lambda job: ways.append("put_here")

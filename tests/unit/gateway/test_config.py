@@ -16,7 +16,8 @@ def test_pictures_are_decoded_by_a_thread_a_core(monkeypatch, engine):
     monkeypatch.setattr(module, "cores", lambda: 5)
 
     async def threads(**settings):
-        made = module.Pipeline(engine, GatewayConfig(**settings), None)
+        config = GatewayConfig(**settings)
+        made = module.Pipeline(engine, config, None, module.Costly(config))
         names = [thread.name for thread in threading.enumerate() if thread.name.startswith("prepare-")]
         await made.close()
         return len(names)

@@ -87,7 +87,7 @@ def test_a_pool_does_what_is_queued_by_turns_and_ends():
         pool.submit(("x", "loud", ""), lambda number=number: done.append(f"loud{number}"))
     pool.submit(("x", "quiet", ""), lambda: done.append("quiet"))
     gate.set()
-    pool.shutdown()
+    pool.close()
     assert done == ["quiet", "loud0", "loud1", "loud2"]
 
 
@@ -127,7 +127,7 @@ def test_a_pool_keeps_a_thread_for_who_has_none_at_work():
     assert asked.wait(30)
     assert done == ["quiet"]
     gate.set()
-    pool.shutdown()
+    pool.close()
     assert sorted(done) == ["loud0", "loud1", "loud2", "loud3", "quiet"]
 
 
@@ -151,7 +151,7 @@ def test_what_work_may_cost_counts_from_its_beginning():
     while len(done) < 2:
         threading.Event().wait(0.001)
     gates[0].set()
-    pool.shutdown()
+    pool.close()
     assert done == ["quiet", "loud"]
 
 

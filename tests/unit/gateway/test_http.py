@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from attributary.errors import InvalidArgumentError, OverloadedError
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.errors import to_status
-from attributary.gateway.http import openapi_file
+from attributary.gateway.http import OPENAPI
 from attributary.gateway.http.replies import ARROW, PARQUET
 from attributary.v1 import attribution_pb2 as pb
 from tests.support.http_calls import ASK, JSON, form, violated
@@ -208,7 +208,7 @@ def test_the_committed_description_is_that_of_the_contract():
     spec = importlib.util.spec_from_file_location("openapi", ROOT / "proto" / "openapi.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    written = json.loads(openapi_file().read_bytes())
+    written = json.loads(OPENAPI.read_bytes())
     assert written == module.describe(), "run .venv/bin/python proto/openapi.py"
     described = written["components"]["schemas"]
     for message in (pb.Attribution, pb.Options, pb.Filter, pb.Limits):

@@ -101,7 +101,7 @@ def test_a_line_that_was_cut_short_spoils_no_other_and_is_counted(tmp_path, monk
 
 
 def test_the_query_log_is_off_and_its_folder_must_be_writable(tmp_path):
-    assert QueryLog.of(GatewayConfig()) is None
+    assert GatewayConfig().query_log is None
     (tmp_path / "file").touch()
     with pytest.raises(InvalidArgumentError, match="query_log"):
         QueryLog(tmp_path / "file" / "log", 1, False)

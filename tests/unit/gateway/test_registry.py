@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from attributary.client import query
+from attributary.delta.gone import inherit_deletions
 from attributary.delta.journal.records import NOBODY
 from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
 from attributary.gateway.config import check_alias
-from attributary.gateway.inherit import inherit_deletions
 from attributary.gateway.opened import Opened
 
 A, B, C = "00000000000000aa", "00000000000000bb", "00000000000000cc"

@@ -5,10 +5,10 @@ import os
 import pytest
 
 from attributary.errors import InvalidArgumentError
-from attributary.gateway.auth import server_context, server_credentials
 from attributary.gateway.config import GatewayConfig
 from attributary.gateway.reload import Watched, read_guarded
 from attributary.gateway.tokens import read_owners
+from attributary.gateway.transport import server_context, server_credentials
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from attributary.errors import (
     UnavailableError,
 )
 from attributary.gateway import translate
-from attributary.gateway.server import Gateway, address_of, message_limit
+from attributary.gateway.server import Gateway
+from attributary.gateway.transport import address_of, message_limit
 from attributary.v1 import attribution_pb2 as pb
 
 

@@ -66,7 +66,6 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.end = START
-        self.torn = False  # whether an unfinished record lies behind `end`
         self._seen: tuple[int, int, int] | None = None
 
     def more(self) -> list[bytes]:
@@ -87,12 +86,10 @@ class Reader:
             raise cannot(self.path, "be read", error) from error
         # All of it or, where something is damaged, nothing: that is looked at again.
         found = list(_records(self.path, data, self.end))
-        payloads = [payload for payload, _ in found if payload is not None]
-        self.torn = len(payloads) < len(found)
         if found:
             self.end = found[-1][1]
         self._seen = seen
-        return payloads
+        return [payload for payload, _ in found]
 
     def back_to(self, end: End) -> None:
         """Forget what was read behind `end`."""
@@ -113,11 +110,6 @@ class Reader:
 
 def read(path: Path) -> tuple[list[bytes], End]:
     """Return the payloads of a journal's records and where they end; raises DamageError, PreconditionError."""
-    payloads, end, _ = _read(path)
-    return payloads, end
-
-
-def _read(path: Path) -> tuple[list[bytes], End, bool]:
     reader = Reader(path)
     try:
         payloads = reader.more()
@@ -125,21 +117,20 @@ def _read(path: Path) -> tuple[list[bytes], End, bool]:
         raise cannot(path, "be read", error) from error
     if not payloads:
         raise DamageError(path, "the first record is missing", reader.end.offset)
-    return payloads, reader.end, reader.torn
+    return payloads, reader.end
 
 
-def _records(path: Path, data: bytes, end: End) -> Iterator[tuple[bytes | None, End]]:
-    """Yield (payload, where it ends) of what lies behind `end`; a payload of None stands for an unfinished record."""
+def _records(path: Path, data: bytes, end: End) -> Iterator[tuple[bytes, End]]:
+    """Yield (payload, where it ends) of the records behind `end`, up to one that is unfinished."""
     base = end.offset
     while (start := end.offset - base) < len(data):
-        if _never_written(data, start):
-            yield None, end
+        if not any(data[start : start + 65_536]) and data.count(0, start) == len(data) - start:
+            # Never written.
             return
         head = data[start : start + _HEADER.size]
         if len(head) < _HEADER.size:
             if not _MARK.startswith(head[: len(_MARK)]):
                 raise DamageError(path, f"record {end.sequence} does not begin like one", end.offset)
-            yield None, end
             return
         mark, length, sequence, crc = _HEADER.unpack(head)
         if mark != _MARK or crc != zlib.crc32(head[:-4]) or length > MAX_PAYLOAD:
@@ -151,20 +142,14 @@ def _records(path: Path, data: bytes, end: End) -> Iterator[tuple[bytes | None, 
         body = start + _HEADER.size
         stop = body + length + _DIGEST
         if stop > len(data):
-            yield None, end
             return
         digest = hashlib.sha256(end.digest + data[start : body + length]).digest()
         if digest != data[body + length : stop]:
             if stop == len(data) and _zeros_to_the_end(data, body, base):
-                yield None, end
                 return
             raise DamageError(path, f"record {sequence} does not match its checksum", end.offset)
         end = End(base + stop, sequence + 1, digest)
         yield data[body : body + length], end
-
-
-def _never_written(data: bytes, start: int) -> bool:
-    return not any(data[start : start + 65_536]) and data.count(0, start) == len(data) - start
 
 
 def _zeros_to_the_end(data: bytes, body: int, base: int) -> bool:
@@ -206,10 +191,10 @@ class Log:
 
         Raises DamageError, PreconditionError.
         """
-        payloads, end, torn = _read(path)
+        payloads, end = read(path)
         try:
             handle = _open_at(path, end.offset)
-            if torn:
+            if os.fstat(handle).st_size > end.offset:
                 try:
                     os.ftruncate(handle, end.offset)
                     os.fsync(handle)
@@ -249,10 +234,7 @@ class Log:
 
     def lies_at(self, path: Path) -> bool:
         """Whether `path` is the file that is written: else what is appended would be found by nobody."""
-        try:
-            return os.path.samestat(os.fstat(self._handle), path.stat())
-        except OSError:
-            return False
+        return lies_at(self._handle, path)
 
     def close(self) -> None:
         """Close the file."""
@@ -265,6 +247,14 @@ class Log:
             os.fsync(self._handle)
         except OSError:
             self._broken = "an earlier write failed halfway and could not be undone; open the bundle again"
+
+
+def lies_at(handle: int, path: Path) -> bool:
+    """Whether `path` is the file that is open as `handle`."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def cannot(path: Path, what: str, error: OSError) -> PreconditionError:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from attributary.bundle.bundle import Bundle, check_delta, delta_path
 from attributary.bundle.files import sync, write_whole
@@ -19,7 +19,7 @@ from attributary.bundle.manifest import Manifest
 from attributary.errors import BundleError, PreconditionError
 
 from .log import Log, cannot, read
-from .records import Changes, Opened, encode, fold, replay
+from .records import Added, Changes, Deleted, Opened, encode, replay
 
 T = TypeVar("T")
 
@@ -29,11 +29,9 @@ def begin(directory: Path, manifest: Manifest, opened: Opened | None = None) -> 
 
     Raises PreconditionError, OSError.
     """
-    entry = manifest.encoder
-    opened = opened or Opened(manifest.bundle_id, "", entry.digest, entry.dim, 0, ())
     path = delta_path(directory, manifest.bundle_id)
     path.parent.mkdir(exist_ok=True)
-    Log.create(path, [encode(opened)]).close()
+    Log.create(path, [encode(opened or Opened.first(manifest))]).close()
     sync(directory)
 
 
@@ -47,18 +45,20 @@ def changes_of(bundle: Bundle) -> Changes | None:
     path = delta_path(bundle.directory, bundle.manifest.bundle_id)
     if not path.is_file():
         return None
-    opened, records = replay(path, read(path)[0])
-    check_opened(path, opened, bundle.manifest)
-    return fold(Changes.after(opened), records)
+    opened, records = replayed(path, bundle.manifest)
+    return Changes.after(opened).take(*records)
 
 
-def check_opened(path: Path, opened: Opened, manifest: Manifest) -> None:
-    """Raise BundleError if a journal's first record does not name the bundle."""
-    found = (opened.bundle_id, opened.encoder, opened.dim)
-    if found != (manifest.bundle_id, manifest.encoder.digest, manifest.encoder.dim):
-        raise BundleError(
-            f"{path.parent.name}/{path.name}", f"is the journal of bundle {opened.bundle_id}, not of this one"
-        )
+def continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
+    """Open a bundle's journal to go on with it, and say what it amounts to. Raises what `Log.open` and `replay` do."""
+    path = delta_path(directory, manifest.bundle_id)
+    log, payloads = Log.open(path)
+    try:
+        opened, records = replay(path, payloads, manifest)
+    except BaseException:
+        log.close()
+        raise
+    return log, Changes.after(opened).take(*records)
 
 
 def check_replaceable(out: Path, force: bool) -> None:
@@ -68,7 +68,7 @@ def check_replaceable(out: Path, force: bool) -> None:
     if not force:
         raise FileExistsError(f"{out} exists; choose another path or pass --force")
     logs = [*out.glob("delta/*.log"), *out.glob("delta/held.journal"), *_beside(out).glob("*.log")]
-    if any(fold(Changes.after(opened), records).entries for opened, records in map(_replayed, logs)):
+    if any(opened.past or records for opened, records in map(replayed, logs)):
         raise PreconditionError(
             "bundle",
             f"{out} has been changed since it was built, and what was deleted would come back (`attributary bundle "
@@ -132,11 +132,11 @@ def _move_in(beside: Path, path: Path, manifest: Manifest) -> None:
                 "bundle", f"a process of an older release has {beside} open; end it first"
             ) from None
         own = beside / path.name
-        parent = _replayed(own)[0].parent if own.is_file() else ""
+        parent = replayed(own)[0].parent if own.is_file() else ""
         useless = []
         for other in sorted(set(beside.glob("*.log")) - {own}):
             # The journals of the bundle before, and of a compaction that did not get to its end, are of no use.
-            if other.stem != parent and _replayed(other)[0].parent != manifest.bundle_id:
+            if other.stem != parent and replayed(other)[0].parent != manifest.bundle_id:
                 raise BundleError(
                     f"{beside.name}/{other.name}",
                     f"holds changes, deletions perhaps, to another bundle than {manifest.bundle_id}, which is in its "
@@ -174,8 +174,9 @@ def _take(own: Path, path: Path) -> None:
     sync(path.parent.parent)
 
 
-def _replayed(path: Path) -> tuple[Opened, list[Any]]:
-    return replay(path, read(path)[0])
+def replayed(path: Path, manifest: Manifest | None = None) -> tuple[Opened, list[Added | Deleted]]:
+    """Read a journal's file; raises what `read` and `replay` do."""
+    return replay(path, read(path)[0], manifest)
 
 
 def _beside(directory: Path | str) -> Path:

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.bundle.items import LOOK, ItemRecord
+from attributary.bundle.manifest import Manifest
 from attributary.bundle.names import same_name
+from attributary.errors import BundleError
 
 from .log import DamageError
 
 FORMAT: Final = 1
 _LENGTH = struct.Struct("<I")
-_BY_CREATOR: Final = "creator="
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class Opened:
     past: tuple[Entry, ...]
     former: Former = NOBODY
 
+    @classmethod
+    def first(cls, manifest: Manifest) -> Opened:
+        """Of a bundle that has no history yet."""
+        return cls(manifest.bundle_id, "", manifest.encoder.digest, manifest.encoder.dim, 0, ())
+
 
 @dataclass(frozen=True, slots=True)
 class Added:
@@ -115,17 +121,8 @@ def encode(record: Record) -> bytes:
     """Return the payload of a record."""
     vectors = b""
     if isinstance(record, Opened):
-        fields: dict[str, Any] = {
-            "kind": "open",
-            "format": FORMAT,
-            "bundle_id": record.bundle_id,
-            "parent": record.parent,
-            "encoder": record.encoder,
-            "dim": record.dim,
-            "revision": record.revision,
-            "past": [entry.fields() for entry in record.past],
-            "former": record.former.fields(),
-        }
+        fields: dict[str, Any] = {"kind": "open", "format": FORMAT, **asdict(record)}
+        fields["former"] = record.former.fields()
     else:
         fields = {"at": record.at, "who": record.who, "why": record.why}
         if isinstance(record, Added):
@@ -174,12 +171,10 @@ def decode(payload: bytes, dim: int) -> Record:
     raise UnreadableError(f"unknown kind {kind!r}")
 
 
-def left_by_name(entries: Iterable[Entry]) -> frozenset[str]:
-    """Creators who were deleted by name, as `same_name` spells them."""
-    said = (entry.what for entry in entries if entry.kind == "delete")
-    return frozenset(
-        same_name(what.removeprefix(_BY_CREATOR)) for what in said if what.startswith(_BY_CREATOR)
-    )
+def left_by_name(entries: Iterable[Entry], kind: str = "creator") -> frozenset[str]:
+    """Creators, or licences, whose items were deleted by name, as `same_name` spells them."""
+    said = (entry.what.partition("=") for entry in entries if entry.kind == "delete")
+    return frozenset(same_name(name) for found, _, name in said if found == kind)
 
 
 @dataclass(slots=True)
@@ -217,16 +212,15 @@ class Changes:
     @property
     def former_names(self) -> Former:
         """Creators and licences that are known although they may have no item any more."""
-        deleted = [entry.what for entry in self.entries if entry.kind == "delete"]
-        return self.former | Former(
-            *(
-                frozenset(what.removeprefix(kind) for what in deleted if what.startswith(kind))
-                for kind in ("creator=", "licence=")
-            )
-        )
+        return self.former | Former(*(left_by_name(self.entries, kind) for kind in ("creator", "licence")))
 
-    def take(self, record: Added | Deleted) -> None:
-        """Count one more record in."""
+    def take(self, *records: Added | Deleted) -> Changes:
+        """Count records in; return what they amount to then, which is this."""
+        for record in records:
+            self._take(record)
+        return self
+
+    def _take(self, record: Added | Deleted) -> None:
         self.revision += 1
         if isinstance(record, Added):
             self.added += record.items
@@ -242,11 +236,11 @@ class Changes:
 
 
 def replay(
-    path: Path, payloads: Iterable[bytes], opened: Opened | None = None
+    path: Path, payloads: Iterable[bytes], manifest: Manifest | None = None, opened: Opened | None = None
 ) -> tuple[Opened, list[Added | Deleted]]:
     """Return a journal's first record and those after it; `opened` is the first where it was read before.
 
-    Raises DamageError.
+    Raises DamageError, and BundleError if the first record does not name the bundle of `manifest`.
     """
     rest: list[Added | Deleted] = []
     for payload in payloads:
@@ -258,17 +252,16 @@ def replay(
             raise DamageError(path, "a record is out of place")
         if isinstance(record, Opened):
             opened = record
+            found = (opened.bundle_id, opened.encoder, opened.dim)
+            if manifest and found != (manifest.bundle_id, manifest.encoder.digest, manifest.encoder.dim):
+                raise BundleError(
+                    f"{path.parent.name}/{path.name}",
+                    f"is the journal of bundle {opened.bundle_id}, not of this one",
+                )
         else:
             rest.append(record)
     assert opened is not None
     return opened, rest
-
-
-def fold(start: Changes, records: Iterable[Added | Deleted]) -> Changes:
-    """Count records in, and return `start`."""
-    for record in records:
-        start.take(record)
-    return start
 
 
 def _opened(fields: dict[str, Any]) -> Opened:

@@ -43,13 +43,10 @@ def pdf_bytes(
     story: list[Any] = [text.paragraph("Where this picture comes from", 16), Spacer(1, 2 * mm)]
     said = [text.paragraph(f"Prompt: {_short(prompt, 400)}" if prompt else "Asked without a prompt.")]
     if answer.out_of_distribution:
-        said.append(
-            text.paragraph(
-                "It resembles nothing that this bundle knows well enough: nothing is given to anybody.", 11
-            )
-        )
+        nobody = "It resembles nothing that this bundle knows well enough: nothing is given to anybody."
+        said.append(text.paragraph(nobody, 11))
     said.append(text.paragraph(f"Bundle {answer.bundle_id}, revision {answer.revision}."))
-    shown = "" if picture is None else _image(_png(picture), 38 * mm)
+    shown = "" if picture is None else _image(Pillow.fromarray(picture), 38 * mm)
     story += [_table([[shown, said]], (44 * mm, _INSIDE - 44 * mm)), Spacer(1, 4 * mm)]
     story += [_bar(answer), Spacer(1, 2 * mm), _creators(answer, text), Spacer(1, 4 * mm)]
     story += [_items(answer, text, thumbnail), Spacer(1, 4 * mm)]
@@ -73,11 +70,8 @@ def pdf_bytes(
 
 def parts_of(answer: pb.Attribution) -> list[tuple[str, float, str]]:
     """Return what the bar shows: (name, share, colour), adding up to 1; creators first, nobody's part last."""
-    held = [creator for creator in answer.creators if creator.share > 0]
-    parts = [
-        (creator.creator, creator.share, _COLOURS[place % len(_COLOURS)])
-        for place, creator in enumerate(held[:_CREATORS])
-    ]
+    held = [creator for creator in answer.creators if creator.share > 0][:_CREATORS]
+    parts = [(one.creator, one.share, colour) for one, colour in zip(held, _COLOURS, strict=False)]
     rest = 1 - sum(share for _, share, _ in parts) - answer.withheld_share - answer.diffuse_share
     parts.append(("further creators", max(0.0, rest), _OTHERS))
     parts.append(("withheld (hidden or deleted)", answer.withheld_share, _WITHHELD))
@@ -101,41 +95,34 @@ def _creators(answer: pb.Attribution, text: Text) -> Table:
         for creator in answer.creators
         if creator.HasField("low") and creator.HasField("high")
     }
-    rows: list[list[Any]] = [
-        ["", text.cell("whose it is"), text.cell("share", True), text.cell("nine times in ten", True)]
-    ]
+    cell = text.cell
+    rows: list[list[Any]] = [["", cell("whose it is"), cell("share", True), cell("nine times in ten", True)]]
     for name, share, colour in parts_of(answer):
         key = Drawing(8, 8)
         key.add(Rect(0, 0, 8, 8, fillColor=colors.HexColor(colour), strokeColor=None))
-        rows.append(
-            [
-                key,
-                text.cell(_short(name)),
-                text.cell(_percent(share), True),
-                text.cell(between.get(name, ""), True),
-            ]
-        )
+        rows.append([key, cell(_short(name)), cell(_percent(share), True), cell(between.get(name, ""), True)])
     return _table(rows, (6 * mm, _INSIDE - 66 * mm, 20 * mm, 40 * mm), head=True)
 
 
 def _items(answer: pb.Attribution, text: Text, thumbnail: Thumbnail) -> Table:
-    heads = ("", "", "nearest first", "creator", "licence", "share", "similarity")
-    rows: list[list[Any]] = [[text.cell(head, place > 4) for place, head in enumerate(heads)]]
+    cell, heads = text.cell, ("", "", "nearest first", "creator", "licence", "share", "similarity")
+    rows: list[list[Any]] = [[cell(head, place > 4) for place, head in enumerate(heads)]]
     for item in answer.items[:_ITEMS]:
+        # Written by the bundle's builder and hashed by its manifest.
         small = thumbnail(item.id)
         rows.append(
             [
-                text.cell(str(item.rank)),
-                _image(_of_webp(small), 11 * mm) if small else "",
-                text.cell(f"{_short(item.caption)} (item {item.id})"),
-                text.cell(_short(item.creator or "(unknown)")),
-                text.cell(_short(item.licence)),
-                text.cell(_percent(item.share), True),
-                text.cell(f"{item.similarity:.3f}", True),
+                cell(str(item.rank)),
+                _image(Pillow.open(io.BytesIO(small)).convert("RGB"), 11 * mm) if small else "",
+                cell(f"{_short(item.caption)} (item {item.id})"),
+                cell(_short(item.creator or "(unknown)")),
+                cell(_short(item.licence)),
+                cell(_percent(item.share), True),
+                cell(f"{item.similarity:.3f}", True),
             ]
         )
     if len(answer.items) > _ITEMS:
-        rows.append(["", "", text.cell(f"and {len(answer.items) - _ITEMS} more"), "", "", "", ""])
+        rows.append(["", "", cell(f"and {len(answer.items) - _ITEMS} more"), "", "", "", ""])
     widths = (7 * mm, 14 * mm, _INSIDE - 107 * mm, 38 * mm, 20 * mm, 14 * mm, 14 * mm)
     return _table(rows, widths, head=True)
 
@@ -162,22 +149,9 @@ def _short(text: str, most: int = _CHARS) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _png(pixels: NDArray[np.uint8]) -> io.BytesIO:
-    return _stream(Pillow.fromarray(pixels))
-
-
-def _of_webp(data: bytes) -> io.BytesIO:
-    # Written by the bundle's builder and hashed by its manifest.
-    return _stream(Pillow.open(io.BytesIO(data)).convert("RGB"))
-
-
-def _stream(picture: Pillow.Image) -> io.BytesIO:
+def _image(picture: Pillow.Image, side: float) -> Image:
     picture.thumbnail((320, 320))
     out = io.BytesIO()
     picture.save(out, "PNG")
     out.seek(0)
-    return out
-
-
-def _image(data: io.BytesIO, side: float) -> Image:
-    return Image(data, side, side, kind="proportional")
+    return Image(out, side, side, kind="proportional")

@@ -25,17 +25,16 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from attributary.errors import AttributaryError
 from attributary.generator.sampler import Sampler
 
 from .. import callers
 from ..calls import Answer, Call, Front, Kind
-from ..errors import presentable, to_status
+from ..errors import StatusError, presentable, to_status
 from ..health import OPEN, Health
 from ..service import AttributionService, unary_methods
-from . import openapi_file
+from . import OPENAPI
 from .bodies import read_message
-from .context import RefusedError, nothing, while_there
+from .context import nothing, while_there
 from .making import Making
 from .replies import PDF, printed, refusal, reply, wanted
 from .routes import ROUTES, Route
@@ -61,86 +60,83 @@ _HEADERS: Final = {
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-class Site:
-    """Makes the ASGI application of a gateway."""
+def application(
+    front: Front,
+    service: AttributionService,
+    health: Health,
+    hosts: frozenset[str],
+    *,
+    ui: bool,
+    report: bytes | None = None,
+    sampler: Sampler | None = None,
+) -> Guard:
+    """Return the ASGI application of a gateway; `hosts` are the names that it answers to (empty: any).
 
-    def __init__(self, front: Front, service: AttributionService, health: Health) -> None:
-        self._front, self._service, self._health = front, service, health
+    `ui` adds the page, and to it the `report` of a run and what a generator makes, if there are any.
+    """
+    methods = unary_methods(service)
+    paths = [
+        Path(
+            route.path,
+            _endpoint(route, front.answer(route.name, *methods[route.name]), service, front.receiver.limit),
+            methods=[route.method],
+        )
+        for route in ROUTES
+    ]
+    paths.append(Path("/healthz", _health(front.answer("Check", health.check, OPEN))))
+    paths.append(Path("/openapi.json", _file(OPENAPI.read_bytes(), "application/json")))
+    if ui:
+        paths += _page({"report": report is not None, "generator": sampler is not None})
+    if report is not None:
+        paths.append(Path("/report", _report(report, front)))
+    if sampler is not None:
+        paths += Making(sampler, front).paths()
+    handlers: dict[Any, Any] = {HTTPException: _no_path, StatusError: _refused, Exception: _defect}
+    site = Starlette(routes=paths, exception_handlers=handlers)
+    return Guard(site, hosts, policy(styles(report or b"")))
 
-    def app(
-        self, hosts: frozenset[str], *, ui: bool, report: bytes | None = None, sampler: Sampler | None = None
-    ) -> Guard:
-        """Return the application; `hosts` are the names that it answers to (empty: any).
 
-        `ui` adds the page, and to it the `report` of a run and what a generator makes, if there are any.
-        """
-        methods = unary_methods(self._service)
-        paths = [
-            Path(
-                route.path,
-                self._endpoint(route, self._front.answer(route.name, *methods[route.name])),
-                methods=[route.method],
-            )
-            for route in ROUTES
-        ]
-        check = self._front.answer("Check", self._health.check, OPEN)
-        paths.append(Path("/healthz", _health(check)))
-        paths.append(Path("/openapi.json", _file(openapi_file().read_bytes(), "application/json")))
-        if ui:
-            paths += _page({"report": report is not None, "generator": sampler is not None})
-        if report is not None:
-            paths.append(Path("/report", self._report(report)))
-        if sampler is not None:
-            paths += Making(sampler, self._front).paths()
-        handlers: dict[Any, Any] = {
-            HTTPException: _no_path,
-            RefusedError: _refused,
-            Exception: _defect,
-        }
-        site = Starlette(routes=paths, exception_handlers=handlers)
-        return Guard(site, hosts, policy(styles(report or b"")))
+def _report(report: bytes, front: Front) -> Endpoint:
+    """For those who may ask: a report shows what was generated."""
 
-    async def _in_turn(self, work: Callable[[], T]) -> T:
+    async def read(_data: bytes, _call: Call) -> bytes:
+        return report
+
+    answer = front.answer("Report", read, Kind())
+
+    async def serve(request: Request) -> Response:
+        # As text: whoever opens it by its address must not get a page of this origin.
+        return Response(await while_there(request, answer, nothing), media_type="text/plain")
+
+    return serve
+
+
+def _endpoint(route: Route, answer: Answer, service: AttributionService, limit: int) -> Endpoint:
+    async def in_turn(work: Callable[[], T]) -> T:
         # Found only now: while a body comes another bundle may have taken the place of the one before.
-        return await self._service.registry.current.in_turn(work)
+        return await service.registry.current.in_turn(work)
 
-    def _report(self, report: bytes) -> Endpoint:
-        """For those who may ask: a report shows what was generated."""
+    async def serve(request: Request) -> Response:
+        most = service.registry.current.engine.limits.max_batch_queries
+        accept = request.headers.get("accept", "")
+        on_paper = route.name == "Attribute" and wanted(accept, PDF)
+        request_bytes, caller = b"", callers.NOBODY
 
-        async def read(_data: bytes, _call: Call) -> bytes:
-            return report
+        async def body() -> bytes:
+            nonlocal request_bytes, caller
+            caller = callers.current()
+            message = await read_message(request, route, limit, most, in_turn)
+            request_bytes = message if on_paper else b""
+            return message
 
-        answer = self._front.answer("Report", read, Kind())
+        data = await while_there(request, answer, body)
+        # What is written of an answer is its caller's work as well.
+        callers.enter(caller)
+        if on_paper:
+            return await printed(service, request_bytes, data, in_turn)
+        return await reply(route, data, accept, in_turn)
 
-        async def serve(request: Request) -> Response:
-            # As text: whoever opens it by its address must not get a page of this origin.
-            return Response(await while_there(request, answer, nothing), media_type="text/plain")
-
-        return serve
-
-    def _endpoint(self, route: Route, answer: Answer) -> Endpoint:
-        async def serve(request: Request) -> Response:
-            limit = self._front.receiver.limit
-            most = self._service.registry.current.engine.limits.max_batch_queries
-            accept = request.headers.get("accept", "")
-            on_paper = route.name == "Attribute" and wanted(accept, PDF)
-            request_bytes, caller = b"", callers.NOBODY
-
-            async def body() -> bytes:
-                nonlocal request_bytes, caller
-                caller = callers.current()
-                message = await read_message(request, route, limit, most, self._in_turn)
-                request_bytes = message if on_paper else b""
-                return message
-
-            data = await while_there(request, answer, body)
-            # What is written of an answer is its caller's work as well.
-            callers.enter(caller)
-            if on_paper:
-                return await printed(self._service, request_bytes, data, self._in_turn)
-            return await reply(route, data, accept, self._in_turn)
-
-        return serve
+    return serve
 
 
 def _health(check: Answer) -> Endpoint:
@@ -189,13 +185,12 @@ async def _no_path(_request: Request, error: HTTPException) -> Response:
     return response
 
 
-async def _refused(_request: Request, error: RefusedError) -> Response:
+async def _refused(_request: Request, error: StatusError) -> Response:
     return refusal(error.status)
 
 
 async def _defect(_request: Request, error: Exception) -> Response:
-    shown = error if isinstance(error, AttributaryError) else presentable(error, "http")
-    return refusal(to_status(shown))
+    return refusal(to_status(presentable(error, "http")))
 
 
 def policy(styles: Sequence[str] = ()) -> str:
@@ -234,20 +229,15 @@ class Guard:
         await app(scope, receive, guarded)
 
     def _refused(self, scope: Scope) -> status_pb2.Status | None:
-        headers = Headers(scope=scope)
+        headers, why = Headers(scope=scope), ""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if self._hosts and name.lower() not in self._hosts:
             # A name that somebody turned to this address: that page would be of the same origin.
-            return status_pb2.Status(
-                code=code_pb2.PERMISSION_DENIED,
-                message=f"this server does not answer to the name {name[:80]!r}; see --http-hosts",
-            )
-        if scope["method"] != "GET" and headers.get("sec-fetch-site") == "cross-site":
-            return status_pb2.Status(
-                code=code_pb2.PERMISSION_DENIED, message="pages of other servers must not ask this one"
-            )
-        return None
+            why = f"this server does not answer to the name {name[:80]!r}; see --http-hosts"
+        elif scope["method"] != "GET" and headers.get("sec-fetch-site") == "cross-site":
+            why = "pages of other servers must not ask this one"
+        return status_pb2.Status(code=code_pb2.PERMISSION_DENIED, message=why) if why else None
 
 
 def styles(report: bytes) -> list[str]:

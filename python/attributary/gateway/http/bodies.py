@@ -20,6 +20,7 @@ from starlette.requests import Request
 from attributary.errors import InvalidArgumentError
 from attributary.v1 import attribution_pb2 as pb
 
+from ..translate import FILTERS
 from .context import chunks
 from .routes import Route
 
@@ -50,10 +51,9 @@ _PLAINLY: Final = {
     "repeated field": "must be a list",
     "expected string or bytes-like object": "must be text",
 }
-_LISTS: Final = ("include_creators", "exclude_creators", "include_licences", "exclude_licences")
 _NUMBERS: Final = ("top_k", "top_creators")
 _FLAGS: Final = ("timings", "receipt")
-_FORM: Final = ("image", "prompt", "bundle_id", *_FLAGS, *_NUMBERS, *_LISTS)
+_FORM: Final = ("image", "prompt", "bundle_id", *_FLAGS, *_NUMBERS, *FILTERS)
 
 
 # Does what takes time when it is the caller's turn.
@@ -97,12 +97,7 @@ def _sent(message: Message, limit: int) -> bytes:
 def _of_query(request: Request, kind: type[Message]) -> Message:
     if len(request.scope.get("query_string", b"")) > _MAX_QUERY_BYTES:
         raise InvalidArgumentError("request", f"has a query string of more than {_MAX_QUERY_BYTES} bytes")
-    given: dict[str, Any] = dict(request.path_params)
-    for name, value in request.query_params.multi_items():
-        if name in given:
-            raise InvalidArgumentError(name, "must be given once")
-        given[name] = value
-    return _filled(kind, given)
+    return _filled(kind, _each_once([*request.path_params.items(), *request.query_params.multi_items()]))
 
 
 async def _json_body(request: Request, limit: int) -> list[bytes]:
@@ -270,7 +265,7 @@ def _options(form: FormData) -> dict[str, Any]:
             if given not in {"true", "false"}:
                 raise InvalidArgumentError(name, f"must be true or false, got {given[:40]!r}")
             options[name] = given == "true"
-    lists = {name: [_text(name, value) for value in form.getlist(name)] for name in _LISTS}
+    lists = {name: [_text(name, value) for value in form.getlist(name)] for name in FILTERS}
     if any(lists.values()):
         options["filter"] = {name: values for name, values in lists.items() if values}
     return options

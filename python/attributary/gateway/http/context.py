@@ -17,6 +17,7 @@ from attributary.errors import InvalidArgumentError
 
 from ..callers import peer_of
 from ..calls import Answer
+from ..errors import StatusError
 
 # Seconds that the caller waits for the answer, as a gRPC deadline.
 TIMEOUT_HEADER: Final = "x-timeout-seconds"
@@ -29,14 +30,6 @@ _LEFT: Final = status_pb2.Status(code=code_pb2.CANCELLED, message="the caller ha
 _LATE: Final = status_pb2.Status(
     code=code_pb2.DEADLINE_EXCEEDED, message="the caller's deadline passed before the answer was ready"
 )
-
-
-class RefusedError(Exception):
-    """The call has ended with a status."""
-
-    def __init__(self, status: status_pb2.Status) -> None:
-        super().__init__(status.message)
-        self.status = status
 
 
 class HttpContext:
@@ -73,11 +66,11 @@ class HttpContext:
     async def abort(self, _code: Any, _text: str, metadata: Any) -> NoReturn:
         """End the call with the google.rpc.Status that gRPC would have sent."""
         packed = next(value for name, value in metadata if name == _DETAILS)
-        raise RefusedError(status_pb2.Status.FromString(packed))
+        raise StatusError(status_pb2.Status.FromString(packed))
 
 
 async def while_there(request: Request, answer: Answer, body: Callable[[], Awaitable[bytes]]) -> bytes:
-    """Return the reply to a request; ends the work when its caller leaves. Raises RefusedError."""
+    """Return the reply to a request; ends the work when its caller leaves. Raises StatusError."""
     whole = asyncio.Event()
 
     async def read() -> bytes:
@@ -104,7 +97,7 @@ async def while_there(request: Request, answer: Answer, body: Callable[[], Await
             # The task keeps its error, and the error this frame.
             del work
     remaining = context.time_remaining()
-    raise RefusedError(_LEFT if remaining is None or remaining > 0 else _LATE)
+    raise StatusError(_LEFT if remaining is None or remaining > 0 else _LATE)
 
 
 async def _left(request: Request, whole: asyncio.Event, context: HttpContext) -> None:

@@ -22,7 +22,7 @@ from starlette.routing import Route as Path
 from attributary.errors import AttributaryError, InvalidArgumentError, NotFoundError, OverloadedError
 from attributary.generator.sampler import Sampler, Wish
 
-from ..calls import Call, Front, Kind
+from ..calls import Call, Front, Kind, UnaryMethod
 from .context import chunks, nothing, while_there
 
 log = structlog.get_logger(__name__)
@@ -64,32 +64,32 @@ class Making:
         self._sampler = sampler
         self._jobs: OrderedDict[str, _Job] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, "generator")
-        self._answers = {
-            name: front.answer(name, method, Kind())
-            for name, method in (
-                ("Generate", self._begin),
-                ("GenerateStatus", self._status),
-                ("Generator", self._facts),
-            )
-        }
+        self._front = front
 
     def paths(self) -> list[Path]:
         """What the site adds to its own."""
         return [
-            Path("/generator", self._serve("Generator", lambda _: nothing())),
-            Path("/generator/pictures", self._serve("Generate", _body), methods=["POST"]),
-            Path("/generator/pictures/{id}", self._serve("GenerateStatus", _id)),
+            self._path("", "Generator", self._facts, lambda _: nothing()),
+            self._path("/pictures", "Generate", self._begin, _body, "POST"),
+            self._path("/pictures/{id}", "GenerateStatus", self._status, _id),
         ]
 
-    def _serve(
-        self, name: str, body: Callable[[Request], Awaitable[bytes]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _path(
+        self,
+        path: str,
+        name: str,
+        method: UnaryMethod,
+        body: Callable[[Request], Awaitable[bytes]],
+        verb: str = "GET",
+    ) -> Path:
+        answer = self._front.answer(name, method, Kind())
+
         async def serve(request: Request) -> Response:
-            data = await while_there(request, self._answers[name], lambda: body(request))
+            data = await while_there(request, answer, lambda: body(request))
             kind = "image/png" if data.startswith(b"\x89PNG") else "application/json"
             return Response(data, media_type=kind)
 
-        return serve
+        return Path(f"/generator{path}", serve, methods=[verb])
 
     async def _facts(self, _data: bytes, _call: Call) -> bytes:
         return json.dumps({"weights": self._sampler.weights}).encode()

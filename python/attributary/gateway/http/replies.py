@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from attributary.errors import AttributaryError, NotFoundError
 from attributary.pictures import read
 from attributary.v1 import attribution_pb2 as pb
 
+from ..errors import StatusError
 from ..service import AttributionService
-from .context import RefusedError
 from .routes import Route
 
 _STATUS: Final = {
@@ -47,36 +47,37 @@ _PICTURE: Final = "image/webp"
 _AT_ONCE_BYTES: Final = 16 << 10
 # Pixels of a side: 38 mm in print.
 _SIDE: Final = 320
-_ANSWER: Final[list[tuple[str, pa.DataType]]] = [
-    ("query", pa.uint32()),  # its place in the request
-    ("rank", pa.uint32()),  # 0 in the only row of a query without items
-    ("id", pa.int64()),
-    ("similarity", pa.float32()),
-    ("share", pa.float32()),
-    ("caption", pa.string()),
-    ("creator", pa.string()),
-    ("licence", pa.string()),
-    ("uri", pa.string()),
-    ("diffuse_share", pa.float32()),
-    ("withheld_share", pa.float32()),
-    ("out_of_distribution", pa.bool_()),
-    ("bundle_id", pa.string()),
-    ("revision", pa.uint64()),
-    ("error_code", pa.int32()),  # 0: an answer
-    ("error_field", pa.string()),
-    ("error_message", pa.string()),
-]
-_ITEM: Final[list[tuple[str, pa.DataType]]] = [
-    ("id", pa.int64()),
-    ("caption", pa.string()),
-    ("creator", pa.string()),
-    ("creator_url", pa.string()),
-    ("licence", pa.string()),
-    ("uri", pa.string()),
-    ("near_dup_group", pa.int64()),
-]
-ANSWERS: Final = pa.schema(_ANSWER)
-ITEMS: Final = pa.schema(_ITEM)
+# What a table has of the contract's messages, and of which types its columns are.
+_OF_ITEM: Final = ("rank", "id", "similarity", "share", "caption", "creator", "licence", "uri")
+_OF_ANSWER: Final = ("diffuse_share", "withheld_share", "out_of_distribution", "bundle_id", "revision")
+_OF_ERROR: Final = ("code", "field", "message")
+_LISTED: Final = ("id", "caption", "creator", "creator_url", "licence", "uri", "near_dup_group")
+_TYPES: Final[dict[int, pa.DataType]] = {
+    FieldDescriptor.TYPE_INT32: pa.int32(),
+    FieldDescriptor.TYPE_INT64: pa.int64(),
+    FieldDescriptor.TYPE_UINT32: pa.uint32(),
+    FieldDescriptor.TYPE_UINT64: pa.uint64(),
+    FieldDescriptor.TYPE_FLOAT: pa.float32(),
+    FieldDescriptor.TYPE_BOOL: pa.bool_(),
+    FieldDescriptor.TYPE_STRING: pa.string(),
+}
+
+
+def _columns(kind: type[Message], names: tuple[str, ...], prefix: str = "") -> list[pa.Field[Any]]:
+    fields = kind.DESCRIPTOR.fields_by_name
+    return [pa.field(prefix + name, _TYPES[fields[name].type]) for name in names]
+
+
+# `query` is its place in the request; `rank` 0 in the only row of a query without items, `error_code` of an answer.
+ANSWERS: Final = pa.schema(
+    [
+        pa.field("query", pa.uint32()),
+        *_columns(pb.AttributedItem, _OF_ITEM),
+        *_columns(pb.Attribution, _OF_ANSWER),
+        *_columns(pb.Error, _OF_ERROR, "error_"),
+    ]
+)
+ITEMS: Final = pa.schema(_columns(pb.Item, _LISTED))
 
 
 async def reply(
@@ -86,9 +87,12 @@ async def reply(
     if route.picture:
         return Response(pb.GetThumbnailResponse.FromString(data).image, media_type=_PICTURE)
     kind = wanted(accept, ARROW, PARQUET) if route.table else ""
-    if len(data) <= _AT_ONCE_BYTES and not kind:
-        return Response(_json(route.response.FromString(data)), media_type=_JSON)
-    return await in_turn(partial(_large, route, data, kind))
+
+    def written() -> Response:
+        message = route.response.FromString(data)
+        return Response(write(table_of(message), kind) if kind else _json(message), media_type=kind or _JSON)
+
+    return written() if len(data) <= _AT_ONCE_BYTES and not kind else await in_turn(written)
 
 
 def refusal(status: status_pb2.Status, http_status: int = 0) -> Response:
@@ -103,13 +107,6 @@ def refusal(status: status_pb2.Status, http_status: int = 0) -> Response:
                 max(1, math.ceil(info.retry_delay.ToTimedelta().total_seconds()))
             )
     return response
-
-
-def _large(route: Route, data: bytes, kind: str) -> Response:
-    message = route.response.FromString(data)
-    if kind:
-        return Response(write(table_of(message), kind), media_type=kind)
-    return Response(_json(message), media_type=_JSON)
 
 
 def _json(message: Message) -> str:
@@ -133,22 +130,17 @@ def wanted(accept: str, *kinds: str) -> str:
 def table_of(message: Message) -> pa.Table:
     """Return an answer, a batch of answers or a page of items as a table."""
     if isinstance(message, pb.ListItemsResponse):
-        rows = [{name: getattr(item, name) for name in ITEMS.names} for item in message.items]
+        rows = [_values(item, _LISTED) for item in message.items]
         table = pa.Table.from_pylist(rows, schema=ITEMS)
         return table.replace_schema_metadata({"next_page_token": message.next_page_token})
     if isinstance(message, pb.AttributeResponse):
         rows = _rows(0, message.attribution)
     else:
         assert isinstance(message, pb.AttributeBatchResponse)
-        rows = [
-            row
-            for place, result in enumerate(message.results)
-            for row in (
-                [_error(place, result.error)]
-                if result.HasField("error")
-                else _rows(place, result.attribution)
-            )
-        ]
+        rows = []
+        for place, result in enumerate(message.results):
+            failed = result.HasField("error")
+            rows += [_error(place, result.error)] if failed else _rows(place, result.attribution)
     return pa.Table.from_pylist(rows, schema=ANSWERS)
 
 
@@ -164,28 +156,16 @@ def write(table: pa.Table, kind: str) -> bytes:
 
 
 def _rows(place: int, answer: pb.Attribution) -> list[dict[str, Any]]:
-    whole = {
-        "query": place,
-        "diffuse_share": answer.diffuse_share,
-        "withheld_share": answer.withheld_share,
-        "out_of_distribution": answer.out_of_distribution,
-        "bundle_id": answer.bundle_id,
-        "revision": answer.revision,
-        "error_code": 0,
-    }
-    names = ("rank", "id", "similarity", "share", "caption", "creator", "licence", "uri")
-    rows = [{**whole, **{name: getattr(item, name) for name in names}} for item in answer.items]
-    return rows or [{**whole, "rank": 0}]
+    whole = {"query": place, "rank": 0, "error_code": 0, **_values(answer, _OF_ANSWER)}
+    return [{**whole, **_values(item, _OF_ITEM)} for item in answer.items] or [whole]
 
 
 def _error(place: int, error: pb.Error) -> dict[str, Any]:
-    return {
-        "query": place,
-        "rank": 0,
-        "error_code": error.code,
-        "error_field": error.field,
-        "error_message": error.message,
-    }
+    return {"query": place, "rank": 0, **_values(error, _OF_ERROR, "error_")}
+
+
+def _values(message: Message, names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    return {prefix + name: getattr(message, name) for name in names}
 
 
 async def printed(
@@ -196,12 +176,12 @@ async def printed(
 ) -> Response:
     """Return an answer as one page, with the picture that was asked about and those of its items.
 
-    `request` is the AttributeRequest, `data` its AttributeResponse. Raises RefusedError without reportlab.
+    `request` is the AttributeRequest, `data` its AttributeResponse. Raises StatusError without reportlab.
     """
     try:
         from . import answer_pdf
     except ImportError as error:
-        raise RefusedError(
+        raise StatusError(
             status_pb2.Status(
                 code=code_pb2.UNIMPLEMENTED, message=f"{error}; the server lacks attributary[pdf]"
             )

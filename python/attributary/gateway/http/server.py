@@ -25,7 +25,6 @@ from attributary.generator.sampler import Sampler
 
 from .. import callers
 from ..admission import Pool
-from ..auth import server_context, tls_files
 from ..callers import Caller
 from ..calls import Front
 from ..config import GatewayConfig
@@ -34,7 +33,8 @@ from ..fairness import Turns
 from ..health import Health
 from ..reload import Watched
 from ..service import AttributionService
-from .app import LOOPBACK, Site
+from ..transport import server_context, tls_files
+from .app import LOOPBACK, application
 from .protocol import Protocol
 from .replies import refusal
 
@@ -135,11 +135,8 @@ class Connections:
 def _as_sent(response: Response) -> bytes:
     """A response as it is written to a connection that is closed behind it."""
     headers = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
-    return b"HTTP/1.1 %d \r\n%sconnection: close\r\n\r\n%s" % (
-        response.status_code,
-        headers,
-        bytes(response.body),
-    )
+    head = b"HTTP/1.1 %d \r\n%sconnection: close\r\n\r\n" % (response.status_code, headers)
+    return head + bytes(response.body)
 
 
 class _Server(uvicorn.Server):
@@ -158,8 +155,9 @@ class HttpServer:
     ) -> None:
         self._config, self._untaken = config, front.untaken
         sampler = None if config.ui_generator is None else Sampler(config.ui_generator)
-        app = Site(front, service, health).app(
-            _hosts(config), ui=config.ui, report=_report(config), sampler=sampler
+        report = _report(config)
+        app = application(
+            front, service, health, _hosts(config), ui=config.ui, report=report, sampler=sampler
         )
         # What callers do wrong is counted and answered; uvicorn's own words about it would be logged in another form.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
