@@ -120,7 +120,8 @@ class Entrance:
         name. Raises PreconditionError where it would bring a deleted item or creator back.
         """
         creator = placed.item.creator
-        has_left = creator in left and not snapshot.filters.count_of(creator)
+        # Also where an item of theirs was brought back: who consented to that one has not consented to all.
+        has_left = creator in left
         alike = _same_vector(snapshot, placed.full)
         older = self._older(snapshot, placed, together, alike)
         gone = self._back(snapshot, placed, alike)
@@ -170,7 +171,7 @@ class Entrance:
             )
             if gone and not bring_back:
                 raise PreconditionError(f"item {item.id}", _returns(snapshot, gone[0], "release it"))
-            has_left = item.creator in left and not snapshot.filters.count_of(item.creator)
+            has_left = item.creator in left
             if has_left and not bring_back:
                 raise PreconditionError(f"item {item.id}", _left("release it", item.creator))
             back += [item.id] if gone or has_left else []
@@ -284,7 +285,7 @@ def _how(do: str) -> str:
 
 def _left(do: str, creator: str) -> str:
     """What is said of an item of a creator who was deleted by name."""
-    return f"was deleted by name, with all items; {_how(do)}: {creator}"
+    return f"is by somebody who was deleted by name; {_how(do)}: {creator}"
 
 
 def _returns(snapshot: Snapshot, row: int, do: str) -> str:

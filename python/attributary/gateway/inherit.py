@@ -5,6 +5,7 @@ An opt-out must not wait for the last pinned caller, nor end with a bundle that 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from typing import Final
 
@@ -20,7 +21,11 @@ _NUMBERED: Final = 2**32
 
 
 def inherit_deletions(
-    engine: Preparer, successor: Snapshot, compacted: bool, renumbered: bool = False
+    engine: Preparer,
+    successor: Snapshot,
+    compacted: bool,
+    renumbered: bool = False,
+    left: Collection[str] = (),
 ) -> bool:
     """Take out of a bundle what was deleted from the one that came, or was, in its place; False if nothing is left.
 
@@ -28,7 +33,8 @@ def inherit_deletions(
     id is large: in another corpus a small one may be somebody else's. Where the successor was compacted since, it knows
     the creator no more, and the picture has to look the same. So does, if this bundle may be `renumbered`, an item of
     the same creator whose id the successor never had. And whatever else this bundle has of creators who were deleted by
-    name and have nothing left there. In memory.
+    name and have nothing left there; of those in `left`, who were deleted by name and came back in part, all but that.
+    In memory.
     """
     snapshot = engine.snapshot
     gone_there = cache(lambda: Gone.built(successor))
@@ -47,7 +53,7 @@ def inherit_deletions(
         for item_id, when in successor.deleted.items()
         if item_id not in snapshot.deleted and same(item_id)
     }
-    gone |= _of_those_who_left(snapshot, successor)
+    gone |= _of_those_who_left(snapshot, successor, left)
     if renumbered and not compacted:
         gone |= _renumbered(snapshot, successor)
     if len(gone) >= snapshot.item_count:
@@ -77,13 +83,27 @@ def _renumbered(snapshot: Snapshot, other: Snapshot) -> dict[int, str]:
     return found
 
 
-def _of_those_who_left(snapshot: Snapshot, successor: Snapshot) -> dict[int, str]:
+def _of_those_who_left(snapshot: Snapshot, successor: Snapshot, by_name: Collection[str]) -> dict[int, str]:
     """Items of creators who were deleted from the successor by name: id -> when the last deletion was."""
     items, filters = snapshot.bundle.items, successor.filters
-    left = [name for name in filters.former.creators if not filters.count_of(name)]
+    left = {name for name in filters.former.creators if not filters.count_of(name)}.union(by_name)
     codes = [code for name in left if name and (code := items.creator_codes.code(name)) is not None]
     if not codes:
         return {}
     here = np.isin(items.creator_of_row, codes)
     rows = np.flatnonzero(here if snapshot.alive is None else here & snapshot.alive)
-    return dict.fromkeys(map(items.id_of, rows.tolist()), max(successor.deleted.values(), default=""))
+    ids = (
+        items.id_of(row) for row in rows.tolist() if not _has(successor, items.id_of(row), items.creator(row))
+    )
+    return dict.fromkeys(ids, max(successor.deleted.values(), default=""))
+
+
+def _has(snapshot: Snapshot, item_id: int, creator: str) -> bool:
+    """Whether a creator has an item that is there."""
+    items = snapshot.bundle.items
+    row = items.row_of(item_id)
+    return (
+        row is not None
+        and items.creator(row) == creator
+        and (snapshot.alive is None or bool(snapshot.alive[row]))
+    )

@@ -201,11 +201,23 @@ def test_a_creator_who_was_deleted_by_name_comes_back_on_purpose_alone(store, bu
         store.compact(**BY)
     held = store.add([item(8, scene(4), "Dee")], terms=CONTRIBUTOR, **BY).held
     assert held == ["the creator was deleted by name"]
-    with pytest.raises(PreconditionError, match=r"^item 8: was deleted by name"):
+    with pytest.raises(PreconditionError, match=r"^item 8: is by somebody who was deleted by name"):
         store.release([8], **BY)
     assert store.add([item(7, scene(3), "Dee")], terms=BACK, **BY).outcomes == [None]
     assert store.history[-1].what == "bring_back=7"
-    assert store.add([item(9, scene(5), "Dee")], **BY).outcomes == [None]
+
+
+def test_who_consented_to_one_item_has_not_consented_to_all(store):
+    store.delete(Selection(creator="Dee"), **BY)
+    for number in (7, 8):
+        (outcome,) = store.add([item(number, scene(number), "Dee")], **BY).outcomes
+        assert isinstance(outcome, PreconditionError) and outcome.subject == "item.creator"
+        assert store.add([item(number, scene(number), "Dee")], terms=BACK, **BY).outcomes == [None]
+    held = store.add([item(9, scene(9), "Dee")], terms=CONTRIBUTOR, **BY).held
+    assert held == ["the creator was deleted by name"]
+    store.compact(**BY)
+    with pytest.raises(PreconditionError, match=r"^item 9: is by somebody who was deleted by name"):
+        store.release([9], **BY)
 
 
 def test_whose_items_went_one_by_one_has_not_left(store):

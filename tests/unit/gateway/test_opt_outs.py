@@ -10,6 +10,7 @@ import pytest
 from attributary.attribution.open import open_engine
 from attributary.building import build_bundle
 from attributary.client.admin import AdminClient
+from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import (
@@ -221,3 +222,21 @@ async def test_who_left_by_name_is_kept_out_of_a_bundle_without_them_too(
     with pytest.raises(PreconditionError, match="was deleted by name"):
         await admin(lambda one: one.add_item(addition(1, 200, creator="Bo"), why="x"))
     assert [change.what for change in await admin(lambda one: one.changes())][-1] == "creator=Bo"
+
+
+async def test_what_was_brought_back_of_who_left_is_all_that_a_bundle_built_anew_keeps(
+    running, places, picture, addition
+):
+    _, _, admin = running
+    await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
+    back = addition(2**40, 200, creator="Bo")
+    await admin(lambda one: one.add_item(back, why="this one may", bring_back=True))
+    with Store(places[1]) as store:
+        there = store.snapshot.filters.count_of("Bo")
+        store.add([NewItem(2**40, back.picture, back.caption, "Bo")], who="kim", why="the corpus has it")
+        assert store.snapshot.filters.count_of("Bo") == there + 1
+    await admin(lambda one: one.load_bundle("two", alias="default", why="monthly"))
+    kept = open_engine(places[1])
+    assert kept.filters.count_of("Bo") == 1 and kept.snapshot.row_of(2**40)
+    with pytest.raises(PreconditionError, match="was deleted by name"):
+        await admin(lambda one: one.add_item(addition(1, 202, creator="Bo"), why="x"))
