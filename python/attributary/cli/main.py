@@ -145,10 +145,7 @@ def main() -> None:
 
 
 def run(command: click.Command, **settings: Any) -> None:
-    """Run a command; an error of this package, a full disk, a place that cannot be read or written is one line, status 2.
-
-    On standard error.
-    """
+    """Run a command; errors of this package, a full disk, a place that cannot be written are one line, status 2."""
     try:
         command(**settings)
     except (AttributaryError, FileExistsError) as error:
