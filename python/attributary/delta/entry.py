@@ -198,11 +198,19 @@ class Entrance:
         return self._gone[1]
 
     def _back(self, snapshot: Snapshot, placed: Placed, alike: Iterable[int]) -> list[int]:
-        """Rows of deleted items that an item would bring back, ascending; those `alike` have its vector."""
-        gone, picture = self._gone_of(snapshot), placed.picture
+        """Rows of deleted items that an item would bring back, ascending; those `alike` have its vector.
+
+        As a mirror image those of others alone, as far as that is known: whoever draws an arrow draws it both ways.
+        """
+        gone, picture, look = self._gone_of(snapshot), placed.picture, placed.newcomer.look
         if picture is None:
-            return gone.like(placed.newcomer.look)
-        return gone.shown(picture.pixels, picture.overview) or gone.among(alike)
+            found = gone.like(look)
+        else:
+            found = gone.shown(picture.pixels, picture.overview) or gone.among(alike)
+        items, creator = snapshot.bundle.items, placed.item.creator
+        return found or [
+            row for row in gone.mirrored(look) if _is_nameless(snapshot, row) or items.creator(row) != creator
+        ]
 
     def _older(
         self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed], alike: Sequence[int]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import LOOK
 from attributary.pictures.framed import framed
+from attributary.pictures.looks import mirror_image
 from attributary.pictures.recognise import Known, Shown
 
 # Levels that what stands out may differ by: one disc in two colours is no copy. Copies were within 16.
@@ -68,6 +69,10 @@ class Gone:
     def like(self, look: NDArray[np.int8]) -> list[int]:
         """Rows of those whose picture has this look, int8 [*LOOK]: of a picture that is gone itself."""
         return self._rows(Shown.of_look(look).closest(self.known, colour=_COLOUR))
+
+    def mirrored(self, look: NDArray[np.int8]) -> list[int]:
+        """Rows of those whose picture is the mirror image, left for right, of one with this look, int8 [*LOOK]."""
+        return self.like(mirror_image(look))
 
     def among(self, rows: Iterable[int]) -> list[int]:
         """Those of some rows that are deleted."""
