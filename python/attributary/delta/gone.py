@@ -74,6 +74,12 @@ class Gone:
         """Rows of those whose picture is the mirror image, left for right, of one with this look, int8 [*LOOK]."""
         return self.like(mirror_image(look))
 
+    def again(self, looks: NDArray[np.int8]) -> NDArray[np.int64]:
+        """Which of some looks, int8 [N, *LOOK], are of one of these pictures; rows ascending."""
+        others = Known.of(looks)
+        found = [Shown.of_look(look).closest(others, colour=_COLOUR) for look in self.known.looks]
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+
     def among(self, rows: Iterable[int]) -> list[int]:
         """Those of some rows that are deleted."""
         # Few of them among many, which are in order.

@@ -15,6 +15,7 @@ from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
 from attributary.delta.gone import Gone
 from attributary.delta.journal.records import Changes
+from attributary.pictures.recognise import Known
 
 # Ids beyond are hashes, or of one database: two corpora that have one mean the same picture by it.
 _NUMBERED: Final = 2**32
@@ -31,10 +32,10 @@ def inherit_deletions(
 
     Items go that have the same id and creator, or the id alone if the successor was `compacted` from this bundle or the
     id is large: in another corpus a small one may be somebody else's. Where the successor was compacted since, it knows
-    the creator no more, and the picture has to look the same. So does, if this bundle may be `renumbered`, an item of
-    the same creator whose id the successor never had. And whatever else this bundle has of creators who were deleted by
-    name and have nothing left there; of those in `left`, who were deleted by name and came back in part, all but that.
-    In memory.
+    the creator no more, and the picture has to look the same. If this bundle may be `renumbered`, so do items of the
+    same creator whose id the successor never had, and whatever shows what a compaction has forgotten. And whatever else
+    this bundle has of creators who were deleted by name and have nothing left there; of those in `left`, who were
+    deleted by name and came back in part, all but that. In memory.
     """
     snapshot = engine.snapshot
     gone_there = cache(lambda: Gone.built(successor))
@@ -55,7 +56,7 @@ def inherit_deletions(
     }
     gone |= _of_those_who_left(snapshot, successor, left)
     if renumbered and not compacted:
-        gone |= _renumbered(snapshot, successor)
+        gone |= _renumbered(snapshot, successor) | _nameless(snapshot, successor)
     if len(gone) >= snapshot.item_count:
         return False
     if gone:
@@ -80,6 +81,29 @@ def _renumbered(snapshot: Snapshot, other: Snapshot) -> dict[int, str]:
             new = item_id not in snapshot.deleted and item_id not in other.deleted
             if new and theirs.row_of(item_id) is None and (like := gone.like(looks[row])):
                 found[item_id] = other.deleted[theirs.id_of(like[0])]
+    return found
+
+
+def _nameless(snapshot: Snapshot, other: Snapshot) -> dict[int, str]:
+    """Items that show what was deleted from the other before a compaction, and are nobody's that are there still.
+
+    As in an addition: the picture alone is left of what a compaction has forgotten, whatever id and name come with it.
+    """
+    items, theirs = snapshot.bundle.items, other.bundle.items
+    looks, known, withheld = snapshot.bundle.looks, other.bundle.looks, theirs.withheld
+    if looks is None or known is None or withheld is None:
+        return {}
+    rows = np.flatnonzero(withheld)
+    when, found = max(other.deleted.values(), default=""), {}
+    for row in Gone(rows, Known.of(known[rows])).again(looks).tolist():
+        item_id, creator = items.id_of(row), items.creator(row)
+        code = theirs.creator_codes.code(creator)
+        theirs_too = theirs.creator_of_row[: len(known)] == (-1 if code is None else code)
+        there = np.flatnonzero(theirs_too if other.alive is None else theirs_too & other.alive[: len(known)])
+        # The same creator's item with another id, perhaps, that stayed.
+        stays = Gone(there, Known.of(known[there])).like(looks[row])
+        if item_id not in snapshot.deleted and not stays:
+            found[item_id] = when
     return found
 
 
