@@ -5,7 +5,7 @@
 
 `copies`: every N-th item, deleted like all others, comes back as JPEG 90 (framed_pictures.py has more frames).
 `others`: as it is, while it and its near duplicates were never there and all others are deleted: whatever is taken for
-one of them is wrong. `ms` is processor time for one newcomer.
+one of them is wrong, as a mirror image if it is another creator's. `ms` is processor time for one newcomer.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from PIL import Image, ImageOps
 from attributary.bundle.bundle import Bundle
 from attributary.delta.gone import Gone
 from attributary.pictures import read
+from attributary.pictures.looks import look_of
 from attributary.pictures.recognise import Known
 
 
@@ -47,6 +48,7 @@ def half(image: Image.Image) -> Image.Image:
 KINDS = {
     "as it is": lambda image: image,
     "half the size": half,
+    "mirrored": ImageOps.mirror,
     "frame of 1% black": thin(0.01, "black"),
     "frame of 4% black": thin(0.04, "black"),
     "frame of 10% white": thin(0.1, "white"),
@@ -87,7 +89,7 @@ def copies(gone: Gone, items: list[Item], size: int, kind: str) -> dict[str, Any
     for item in items:
         picture = read(framed(item.data, KINDS[kind]), size, margins=True)
         started = process_time()
-        rows = set(gone.shown(picture.pixels, picture.overview))
+        rows = set(gone.shown(picture.pixels, picture.overview) or gone.mirrored(look_of(picture.pixels)))
         spent += process_time() - started
         known.append(bool(rows & item.same))
         another.append(bool(rows) and not rows & item.same)
@@ -108,7 +110,11 @@ def others(gone: Gone, bundle: Bundle, items: list[Item], size: int) -> dict[str
         rows = np.flatnonzero(groups != groups[item.row])
         left = Known(gone.known.looks[rows], gone.known.signs[rows], gone.known.standing[rows])
         picture = read(item.data, size, margins=True)
-        taken = Gone(rows, left).shown(picture.pixels, picture.overview)
+        there = Gone(rows, left)
+        taken = there.shown(picture.pixels, picture.overview)
+        # Mirror images of the same creator's are no returns.
+        mirrored = there.mirrored(look_of(picture.pixels)) if not taken else []
+        taken += [row for row in mirrored if creators[row] != creators[item.row]]
         same = [creators[row] == creators[item.row] for row in taken]
         own.append(bool(taken) and all(same))
         another.append(bool(taken) and not all(same))

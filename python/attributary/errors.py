@@ -22,6 +22,11 @@ class AttributaryError(Exception):
 
 # What a full disk, a quota or a limit on files' sizes says.
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What is wrong with a place that somebody named, or with their right to it: no fault of this package either.
+PLACE: Final = (
+    *FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # fmt: skip
 
 
 class InvalidArgumentError(AttributaryError):
@@ -172,3 +177,11 @@ def check_range(field: str, value: float, least: float, most: float | None = Non
         raise InvalidArgumentError(field, f"must be at least {least}, got {value}")
     if most is not None and not least <= value <= most:
         raise InvalidArgumentError(field, f"must be from {least} to {most}, got {value}")
+
+
+def said_of(error: OSError) -> str:
+    """What is said of a file that cannot be read or written; of a copy it is the second one that is in the way."""
+    if error.errno in FULL:
+        return f"cannot write {error.filename2 or error.filename or 'all of it'}: {error.strerror}"
+    named = error.filename2 or error.filename
+    return f"{named}: {error.strerror}" if named else str(error.strerror or error)

@@ -6,18 +6,34 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attributary.errors import InvalidArgumentError
 
+# Bytes of a file that somebody named and whose limit is known elsewhere: a film, or a device without an end, would fill
+# the memory before it is refused there. No gRPC message may be larger.
+_MOST: Final = 1 << 31
+_PART: Final = 1 << 24
+
 
 def read_file(path: Path, field: str, most: int | None = None) -> bytes:
-    """Return a file's bytes, no more than one beyond `most`: enough to refuse it. Raises InvalidArgumentError."""
+    """Return a file's bytes, no more than one beyond `most`: enough to refuse it. Raises InvalidArgumentError.
+
+    Without `most` a file of more than 2 GiB is refused here.
+    """
     try:
         with path.open("rb") as file:
-            return file.read() if most is None else file.read(most + 1)
+            if most is not None:
+                return file.read(most + 1)
+            # A device says nothing of its size, and asking for all at once would take it.
+            data = bytearray()
+            while len(data) <= _MOST and os.fstat(file.fileno()).st_size <= _MOST:
+                if not (part := file.read(_PART)):
+                    return bytes(data)
+                data += part
     except OSError as error:
         raise InvalidArgumentError(field, f"{path} cannot be read: {error.strerror}") from None
+    raise InvalidArgumentError(field, f"{path} is larger than {_MOST} bytes")
 
 
 def read_facts(path: Path, field: str, version: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from attributary.errors import FULL, AttributaryError
+from attributary.errors import PLACE, AttributaryError, said_of
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -27,11 +27,9 @@ def clear_errors() -> Iterator[None]:
     except AttributaryError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in PLACE:
             raise
-        raise click.ClickException(
-            f"cannot write {error.filename or 'all of it'}: {error.strerror}"
-        ) from error
+        raise click.ClickException(said_of(error)) from error
 
 
 def on_threads(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from attributary.machine import cores
 from attributary.plain import csv_file
 
 from .plan import Plan
-from .rows import SCHEMA_VERSION, Batch, BundleState, Shard
+from .rows import SCHEMA_VERSION, BundleState, Shard
 from .run import (
     CREATORS,
     CREATORS_CSV,
@@ -166,7 +166,7 @@ def _scored(
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="score")
     try:
-        for shard, batches in _read(run.plan, shards):
+        for shard, batches in run.plan.read(shards):
             waiting.append((shard, []))
             for batch in batches:
                 slots.acquire()
@@ -184,21 +184,6 @@ def _scored(
             yield committed()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _read(plan: Plan, shards: list[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
-    """Yield each shard with its batches; one file is open at a time, and read on where the last shard of it ended."""
-    place, reader = -1, None
-    try:
-        for shard in shards:
-            if reader is None or shard.file != place:
-                if reader is not None:
-                    reader.close()
-                place, reader = shard.file, plan.reader(shard.file)
-            yield shard, reader.conformed(shard, plan.passed)
-    finally:
-        if reader is not None:
-            reader.close()
 
 
 @dataclass(slots=True)

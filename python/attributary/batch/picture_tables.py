@@ -24,6 +24,8 @@ from .rows import Fates
 PROMPTS = ("prompt", "positive_prompt", "p", "text", "caption", "txt", "tags", "TEXT", "Prompt")
 _NAMES = ("file_name", "image_name", "filename", "file_path", "file", "image_file", "key")
 _IMAGES = ("image", "uri", "path", "jpg", "jpeg", "png", "webp")
+# In texts; a Parquet file with one of these is a log itself (`settings.IMAGE_COLUMNS`).
+_ALSO = ("image_path", "img_path", "img", "picture", "output_path", "save_path")
 _TABLE = re.compile(r".*\.(jsonl|csv|tsv)|part-\d+\.json|meta_(cap|lat)\.json|captions?\.json", re.IGNORECASE)
 _DELIMITERS = ",;\t"
 _MAX_BYTES = 1 << 28
@@ -201,7 +203,7 @@ def _of_csv(text: str) -> Iterator[Mapping[str, Any] | None]:
     """
     for sign in _DELIMITERS:
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=sign, strict=True)
-        if any(str(name).strip().casefold() in (*_NAMES, *_IMAGES) for name in rows.fieldnames or ()):
+        if any(str(name).strip().casefold() in (*_NAMES, *_IMAGES, *_ALSO) for name in rows.fieldnames or ()):
             break
     else:
         return
@@ -228,7 +230,7 @@ def facts_of(text: str) -> dict[str, Any] | None:
 def _named(facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """(name of the picture, empty without one; facts) of a line."""
     facts = _any_case(facts)
-    names = (facts[key] for key in (*_NAMES, *_IMAGES) if isinstance(facts.get(key), str))
+    names = (facts[key] for key in (*_NAMES, *_IMAGES, *_ALSO) if isinstance(facts.get(key), str))
     return next(names, ""), facts
 
 

@@ -23,7 +23,7 @@ from attributary.plain import counted
 from .inputs import InputFile, find_inputs, text_of
 from .pictures import local_path
 from .reader import FolderInput, Reader
-from .rows import OWN_COLUMNS, Fates, Shard
+from .rows import OWN_COLUMNS, Batch, Fates, Shard
 from .scoring import prepare_rows
 from .settings import Settings
 from .stream_input import RecordInput, TarInput
@@ -74,6 +74,20 @@ class Plan:
                 "another --out",
             )
         return reader
+
+    def read(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
+        """Yield each shard with its batches; one file is open at a time, and read on where its last shard ended."""
+        place, reader = -1, None
+        try:
+            for shard in shards:
+                if reader is None or shard.file != place:
+                    if reader is not None:
+                        reader.close()
+                    place, reader = shard.file, self.reader(shard.file)
+                yield shard, reader.conformed(shard, self.passed)
+        finally:
+            if reader is not None:
+                reader.close()
 
 
 def make_plan(
@@ -300,25 +314,24 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     prompts: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     shown: list[dict[str, Any]] = []
-    for shard in plan.shards:
-        with closing(plan.reader(shard.file)) as reader:
-            for batch in reader.conformed(shard, plan.passed):
-                prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
-                for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
-                    problem = prepared.problems[place]
-                    prompts.update([prompt.source] if prompt.source else ())
-                    errors.update([f"{problem.field}: {problem.message}"[:120]] if problem else ())
-                    if len(shown) < _SHOWN:
-                        shown.append(
-                            {
-                                "generation_id": row.generation_id,
-                                "model_id": row.model_id,
-                                "image": row.uri or counted(len(row.image or b""), "byte"),
-                                "prompt": prompt.text,
-                                "prompt_source": prompt.source,
-                                "problem": f"{problem.field}: {problem.message}" if problem else None,
-                            }
-                        )
+    for _, batches in plan.read(plan.shards):
+        for batch in batches:
+            prepared = prepare_rows(batch, plan.settings, lambda data, prompt: Query(prompt=prompt))
+            for place, (row, prompt) in enumerate(zip(batch.rows, prepared.prompts, strict=True)):
+                problem = prepared.problems[place]
+                prompts.update([prompt.source] if prompt.source else ())
+                errors.update([f"{problem.field}: {problem.message}"[:120]] if problem else ())
+                if len(shown) < _SHOWN:
+                    shown.append(
+                        {
+                            "generation_id": row.generation_id,
+                            "model_id": row.model_id,
+                            "image": row.uri or counted(len(row.image or b""), "byte"),
+                            "prompt": prompt.text,
+                            "prompt_source": prompt.source,
+                            "problem": f"{problem.field}: {problem.message}" if problem else None,
+                        }
+                    )
     return {
         "files": [
             {"name": entry.file.name, "kind": entry.file.kind, "rows": entry.rows, "bytes": entry.bytes}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from attributary.bundle.items import GROUP, ITEMS, select_columns, table_problem
-from attributary.bundle.names import same_name
+from attributary.bundle.names import check_name, names_nobody, same_name
 from attributary.errors import BundleError, InvalidArgumentError
 
 
@@ -98,10 +98,25 @@ def items_table(table: pa.Table, path: Path) -> pa.Table:
         raise InvalidArgumentError("corpus", f"{path}: {problem}")
     if len(items) == 0:
         raise InvalidArgumentError("corpus", f"{path} has no items")
+    _check_names(items, path)
     try:
         return select_columns(items)
     except BundleError as error:
         raise InvalidArgumentError("corpus", f"{path}: {error.message}") from None
+
+
+def _check_names(items: pa.Table, path: Path) -> None:
+    """Raise InvalidArgumentError, naming the first item, for a creator or licence that no addition may have."""
+    for name in ("creator", "licence"):
+        for found in map(str, pc.unique(items[name]).to_pylist()):
+            try:
+                if not names_nobody(found):
+                    check_name(same_name(found), name)
+            except InvalidArgumentError as error:
+                row = pc.index(items[name], found).as_py()
+                raise InvalidArgumentError(
+                    "corpus", f"{path}: {name} of item {items['id'][row]}: {error.message}"
+                ) from None
 
 
 def _bundle_columns(table: pa.Table) -> pa.Table:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attributary.errors import BundleError
+from attributary.errors import BundleError, InvalidArgumentError
 
 _PIECE = 1 << 20
 
@@ -42,6 +42,16 @@ def require_digest(name: str, found: str, digest: str) -> None:
         raise BundleError(
             name, f"SHA-256 is {found[:12]}..., the manifest says {digest[:12]}...; it was changed"
         )
+
+
+def require_writable(target: Path) -> None:
+    """Raise InvalidArgumentError unless a directory can be made at `target`: before the work that is to lie in it."""
+    # Of directories that are not there yet the first is made in the last one that is.
+    place = next(place for place in target.absolute().parents if os.path.lexists(place))
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=place)).rmdir()
+    except OSError as error:
+        raise InvalidArgumentError("out", f"{target} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

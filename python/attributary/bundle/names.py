@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from attributary.errors import InvalidArgumentError
+from attributary.plain import plain
 
 # What Unicode calls default ignorable: marks of direction, selectors of variants, fillers. Joiners stay:
 # scripts and pictographs are read by them.
@@ -36,8 +37,8 @@ NO_VALUE = frozenset({
     "", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "n/a", "#N/A", "#NA", "(null)", "undefined", "\\N",
 })  # fmt: skip
 UNKNOWN = "unknown"
-# Characters of a name at most.
-_LONGEST = 512
+# Bytes (UTF-8) of a name at most, wherever it comes from, and so characters.
+MAX_NAME_BYTES: Final = 512
 # What people paste: bare, with blanks or dashes, with a scheme, as a link.
 _ISNI: Final = re.compile(
     r"(?:isni:|https?://(?:www\.)?isni\.org/(?:isni/)?|)((?:\d[ -]?){15}[\dX])", re.IGNORECASE
@@ -53,12 +54,32 @@ def same_name(name: str) -> str:
     Capitals and letters that only look alike are somebody else's. A name of nothing that is seen stays as it is, and so
     does one that is longer than names are: callers send such, and ordering the accents of a long one takes seconds.
     """
-    plain = name.isascii() and name.isprintable() and name.strip() == name and "  " not in name
-    if plain or len(name) > _LONGEST:
+    as_it_is = name.isascii() and name.isprintable() and name.strip() == name and "  " not in name
+    if as_it_is or len(name) > MAX_NAME_BYTES:
         return name
     composed = unicodedata.normalize("NFC", _UNSEEN.sub("", name)).translate(_HYPHENS)
     seen = unicodedata.normalize("NFC", _IDLE_JOINERS.sub("", composed))
     return _BLANKS.sub(" ", seen).strip(" ") or name
+
+
+def check_name(name: str, field: str) -> None:
+    """Raise InvalidArgumentError for a name that is too long, or that no audit and no terminal can show on one line.
+
+    The same for additions, builds and corpora: who is in a bundle can be named by whoever takes them out.
+    """
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(field, "must be valid Unicode") from None
+    if size > MAX_NAME_BYTES:
+        raise InvalidArgumentError(field, f"has {size} bytes, the limit is {MAX_NAME_BYTES}")
+    check_line(name, field)
+
+
+def check_line(value: str, field: str) -> None:
+    """Raise InvalidArgumentError unless a text is one line that moves no cursor: it stands in logs and audits."""
+    if (shown := plain(value)) != value:
+        raise InvalidArgumentError(field, f"must be one line without control characters, got {shown[:200]}")
 
 
 def names_nobody(name: str) -> bool:

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from attributary import __version__
-from attributary.errors import FULL, AttributaryError
+from attributary.errors import FULL, PLACE, AttributaryError, said_of
 from attributary.plain import plain
 
 _GROUPS: Final = ("bundle", "receipts", "triton", "index")
@@ -145,18 +145,19 @@ def main() -> None:
 
 
 def run(command: click.Command, **settings: Any) -> None:
-    """Run a command; what this package raises on purpose, and a full disk, is one line on standard error, status 2."""
+    """Run a command; errors of this package, a full disk, a place that cannot be written are one line, status 2."""
     try:
         command(**settings)
     except (AttributaryError, FileExistsError) as error:
         _stop(plain(str(error)))
     except OSError as error:
         # Where standard output is a file, nobody else has a word for it; other kinds are faults of this package.
-        if error.errno not in FULL:
+        if error.errno not in PLACE:
             raise
-        # What is still to be written would be tried again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _stop(f"cannot write {error.filename or 'all of it'}: {error.strerror}")
+        if error.errno in FULL:
+            # What is still to be written would be tried again at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _stop(plain(said_of(error)))
 
 
 def _stop(said: str) -> NoReturn:

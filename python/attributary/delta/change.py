@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from attributary.bundle.names import check_line
 from attributary.errors import AttributaryError, InvalidArgumentError
-
-from .items import check_line
 
 _MAX_WHO, _MAX_WHY = 200, 2_000
 

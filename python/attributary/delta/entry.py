@@ -118,7 +118,8 @@ class Entrance:
         name. Raises PreconditionError where it would bring a deleted item or creator back.
         """
         creator = placed.item.creator
-        has_left = creator in left and not snapshot.filters.count_of(creator)
+        # Also where an item of theirs was brought back: who consented to that one has not consented to all.
+        has_left = creator in left
         alike = _same_vector(snapshot, placed.full)
         older = self._older(snapshot, placed, together, alike)
         gone = self._back(snapshot, placed, alike)
@@ -167,7 +168,7 @@ class Entrance:
             gone = gone or self._gone_of(snapshot).among(() if row is None else (row,))
             if gone and not bring_back:
                 raise PreconditionError(f"item {item.id}", _returns(snapshot, gone[0], "release it"))
-            has_left = item.creator in left and not snapshot.filters.count_of(item.creator)
+            has_left = item.creator in left
             if has_left and not bring_back:
                 raise PreconditionError(f"item {item.id}", _left("release it", item.creator))
             back += [item.id] if gone or has_left else []
@@ -186,11 +187,19 @@ class Entrance:
         return self._gone[1]
 
     def _back(self, snapshot: Snapshot, placed: Placed, alike: Iterable[int]) -> list[int]:
-        """Rows of deleted items that an item would bring back, ascending; those `alike` have its vector."""
-        gone, picture = self._gone_of(snapshot), placed.picture
+        """Rows of deleted items that an item would bring back, ascending; those `alike` have its vector.
+
+        As a mirror image those of others alone, as far as that is known: whoever draws an arrow draws it both ways.
+        """
+        gone, picture, look = self._gone_of(snapshot), placed.picture, placed.newcomer.look
         if picture is None:
-            return gone.like(placed.newcomer.look)
-        return gone.shown(picture.pixels, picture.overview) or gone.among(alike)
+            found = gone.like(look)
+        else:
+            found = gone.shown(picture.pixels, picture.overview) or gone.among(alike)
+        items, creator = snapshot.bundle.items, placed.item.creator
+        return found or [
+            row for row in gone.mirrored(look) if _is_nameless(snapshot, row) or items.creator(row) != creator
+        ]
 
     def _older(
         self, snapshot: Snapshot, placed: Placed, together: Sequence[Placed], alike: Sequence[int]
@@ -278,7 +287,7 @@ def _how(do: str) -> str:
 
 def _left(do: str, creator: str) -> str:
     """What is said of an item of a creator who was deleted by name."""
-    return f"was deleted by name, with all items; {_how(do)}: {creator}"
+    return f"is by somebody who was deleted by name; {_how(do)}: {creator}"
 
 
 def _returns(snapshot: Snapshot, row: int, do: str) -> str:

@@ -8,7 +8,7 @@ the same thing drawn by two houses is no return.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -20,6 +20,7 @@ from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
 from attributary.bundle.items import LOOK
 from attributary.pictures.framed import framed
+from attributary.pictures.looks import mirror_image
 from attributary.pictures.recognise import Known, Shown
 
 from .journal.records import Changes
@@ -77,6 +78,16 @@ class Gone:
         """Rows of those whose picture has this look, int8 [*LOOK]: of a picture that is gone itself."""
         return self._rows(Shown.of_look(look).closest(self.known, colour=_COLOUR))
 
+    def mirrored(self, look: NDArray[np.int8]) -> list[int]:
+        """Rows of those whose picture is the mirror image, left for right, of one with this look, int8 [*LOOK]."""
+        return self.like(mirror_image(look))
+
+    def again(self, looks: NDArray[np.int8]) -> NDArray[np.int64]:
+        """Which of some looks, int8 [N, *LOOK], are of one of these pictures; rows ascending."""
+        others = Known.of(looks)
+        found = [Shown.of_look(look).closest(others, colour=_COLOUR) for look in self.known.looks]
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+
     def among(self, rows: Iterable[int]) -> list[int]:
         """Those of some rows that are deleted."""
         # Few of them among many, which are in order.
@@ -94,15 +105,20 @@ class Gone:
 
 
 def inherit_deletions(
-    engine: Preparer, successor: Snapshot, compacted: bool, renumbered: bool = False
+    engine: Preparer,
+    successor: Snapshot,
+    compacted: bool,
+    renumbered: bool = False,
+    left: Collection[str] = (),
 ) -> bool:
     """Take out of a bundle what was deleted from the one that came, or was, in its place; False if nothing is left.
 
     Items go that have the same id and creator, or the id alone if the successor was `compacted` from this bundle or the
     id is large: in another corpus a small one may be somebody else's. Where the successor was compacted since, it knows
-    the creator no more, and the picture has to look the same. So does, if this bundle may be `renumbered`, an item of
-    the same creator whose id the successor never had. And whatever else this bundle has of creators who were deleted by
-    name and have nothing left there. In memory.
+    the creator no more, and the picture has to look the same. If this bundle may be `renumbered`, so do items of the
+    same creator whose id the successor never had, and whatever shows what a compaction has forgotten. And whatever else
+    this bundle has of creators who were deleted by name and have nothing left there; of those in `left`, who were
+    deleted by name and came back in part, all but that. In memory.
     """
     snapshot = engine.snapshot
     gone_there = cache(lambda: Gone.built(successor))
@@ -121,9 +137,9 @@ def inherit_deletions(
         for item_id, when in successor.deleted.items()
         if item_id not in snapshot.deleted and same(item_id)
     }
-    gone |= _of_those_who_left(snapshot, successor)
+    gone |= _of_those_who_left(snapshot, successor, left)
     if renumbered and not compacted:
-        gone |= _renumbered(snapshot, successor)
+        gone |= _renumbered(snapshot, successor) | _nameless(snapshot, successor)
     if len(gone) >= snapshot.item_count:
         return False
     if gone:
@@ -151,13 +167,50 @@ def _renumbered(snapshot: Snapshot, other: Snapshot) -> dict[int, str]:
     return found
 
 
-def _of_those_who_left(snapshot: Snapshot, successor: Snapshot) -> dict[int, str]:
+def _nameless(snapshot: Snapshot, other: Snapshot) -> dict[int, str]:
+    """Items that show what was deleted from the other before a compaction, and are nobody's that are there still.
+
+    As in an addition: the picture alone is left of what a compaction has forgotten, whatever id and name come with it.
+    """
+    items, theirs = snapshot.bundle.items, other.bundle.items
+    looks, known, withheld = snapshot.bundle.looks, other.bundle.looks, theirs.withheld
+    if looks is None or known is None or withheld is None:
+        return {}
+    rows = np.flatnonzero(withheld)
+    when, found = max(other.deleted.values(), default=""), {}
+    for row in Gone(rows, Known.of(known[rows])).again(looks).tolist():
+        item_id, creator = items.id_of(row), items.creator(row)
+        code = theirs.creator_codes.code(creator)
+        theirs_too = theirs.creator_of_row[: len(known)] == (-1 if code is None else code)
+        there = np.flatnonzero(theirs_too if other.alive is None else theirs_too & other.alive[: len(known)])
+        # The same creator's item with another id, perhaps, that stayed.
+        stays = Gone(there, Known.of(known[there])).like(looks[row])
+        if item_id not in snapshot.deleted and not stays:
+            found[item_id] = when
+    return found
+
+
+def _of_those_who_left(snapshot: Snapshot, successor: Snapshot, by_name: Collection[str]) -> dict[int, str]:
     """Items of creators who were deleted from the successor by name: id -> when the last deletion was."""
     items, filters = snapshot.bundle.items, successor.filters
-    left = [name for name in filters.former.creators if not filters.count_of(name)]
+    left = {name for name in filters.former.creators if not filters.count_of(name)}.union(by_name)
     codes = [code for name in left if name and (code := items.creator_codes.code(name)) is not None]
     if not codes:
         return {}
     here = np.isin(items.creator_of_row, codes)
     rows = np.flatnonzero(here if snapshot.alive is None else here & snapshot.alive)
-    return dict.fromkeys(map(items.id_of, rows.tolist()), max(successor.deleted.values(), default=""))
+    ids = (
+        items.id_of(row) for row in rows.tolist() if not _has(successor, items.id_of(row), items.creator(row))
+    )
+    return dict.fromkeys(ids, max(successor.deleted.values(), default=""))
+
+
+def _has(snapshot: Snapshot, item_id: int, creator: str) -> bool:
+    """Whether a creator has an item that is there."""
+    items = snapshot.bundle.items
+    row = items.row_of(item_id)
+    return (
+        row is not None
+        and items.creator(row) == creator
+        and (snapshot.alive is None or bool(snapshot.alive[row]))
+    )

@@ -12,15 +12,13 @@ from attributary.attribution.checks import check_prompt
 from attributary.attribution.types import Limits
 from attributary.bundle.bundle import Bundle
 from attributary.bundle.manifest import Manifest
-from attributary.bundle.names import same_name
+from attributary.bundle.names import check_line, check_name, same_name
 from attributary.encoder.base import Encoder
 from attributary.encoder.onnx import OnnxEncoder
 from attributary.encoder.text import PromptTokenizer
 from attributary.errors import InvalidArgumentError, PreconditionError
 from attributary.pictures import ReadPicture, read
-from attributary.plain import plain
 
-MAX_NAME_BYTES = 512
 MAX_URI_BYTES = 4_096
 # As building a bundle from a corpus without licences has it.
 NO_LICENCE = "NOASSERTION"
@@ -53,18 +51,15 @@ def check_item(item: NewItem, limits: Limits) -> None:
         if not getattr(item, name).strip():
             raise InvalidArgumentError(f"item.{name}", "must be given")
     check_prompt(item.caption, limits, "item.caption")
-    for name, most in (
-        ("creator", MAX_NAME_BYTES),
-        ("licence", MAX_NAME_BYTES),
-        ("creator_url", MAX_URI_BYTES),
-        ("uri", MAX_URI_BYTES),
-    ):
+    for name in ("creator", "licence"):
+        check_name(getattr(item, name), f"item.{name}")
+    for name in ("creator_url", "uri"):
         try:
             size = len(getattr(item, name).encode())
         except UnicodeEncodeError:
             raise InvalidArgumentError(f"item.{name}", "must be valid Unicode") from None
-        if size > most:
-            raise InvalidArgumentError(f"item.{name}", f"has {size} bytes, the limit is {most}")
+        if size > MAX_URI_BYTES:
+            raise InvalidArgumentError(f"item.{name}", f"has {size} bytes, the limit is {MAX_URI_BYTES}")
         check_line(getattr(item, name), f"item.{name}")
 
 
@@ -77,12 +72,6 @@ def check_space(manifest: Manifest) -> None:
             "item added through the encoder would lie elsewhere and take a multiple of its share. Train a student "
             "with the new items (`attributary-train student train`) and build its bundle; deletions are possible",
         )
-
-
-def check_line(value: str, field: str) -> None:
-    """Raise InvalidArgumentError unless a text is one line that moves no cursor: it stands in logs and audits."""
-    if (shown := plain(value)) != value:
-        raise InvalidArgumentError(field, f"must be one line without control characters, got {shown[:200]}")
 
 
 class Embedder:

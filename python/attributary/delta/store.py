@@ -193,12 +193,11 @@ class Store(contextlib.AbstractContextManager["Store"]):
         return DeleteResult(ids, already, unknown, snapshot.revision, held, similar, duplicates)
 
     def keep_out(self, creators: Iterable[str], *, who: str, why: str) -> None:
-        """Note creators who left by name elsewhere and have nothing here: they come back on purpose alone."""
+        """Note creators who left by name elsewhere: what is not here yet comes on purpose alone."""
         check_words(who, why)
         with self._mutex:
             for name in sorted(set(creators) - left_by_name(self._changes.entries)):
-                if not self._snapshot.filters.count_of(name):
-                    self._commit(Deleted(now(), who, why, f"creator={name}", ()))
+                self._commit(Deleted(now(), who, why, f"creator={name}", ()))
 
     def compact(
         self, *, who: str, why: str, erase: bool = False, flip: Flip = lambda engine: None

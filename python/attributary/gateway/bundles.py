@@ -143,7 +143,8 @@ class BundleService:
             return
         known, other = engine.snapshot, before.pipeline.engine
         compacted = compacted_from(other) == engine.bundle.manifest.bundle_id
-        if not inherit_deletions(engine, other.snapshot, compacted, renumbered=True):
+        left = () if before.store is None else left_by_name(before.store.history)
+        if not inherit_deletions(engine, other.snapshot, compacted, renumbered=True, left=left):
             raise PreconditionError(
                 "bundle", f"has nothing that was not deleted from the bundle that {request.alias} leads to"
             )

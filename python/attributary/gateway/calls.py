@@ -203,6 +203,11 @@ class Front:
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
+    @property
+    def running(self) -> int:
+        """How many calls have been taken and have not ended."""
+        return len(self._running)
+
     def close(self) -> None:
         """Refuse new calls, but for probes."""
         self._closed = True

@@ -32,6 +32,7 @@ from .pipeline import Costly, Pipeline
 from .processes import Forwarding, Member
 from .registry import Registry
 from .remote import Link, State, Watch
+from .resets import hang_up_on_resets
 from .service import SERVICE, AttributionService, Receipts, unary_methods
 from .sockets import hang_up, make_room
 from .stream import StreamHandler
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_MAKE_ROOM_S: Final = 0.25
+_MAKE_ROOM_S: Final = 0.1
 # For replies that are on their way when the last query has been answered.
 _LAST_WORDS_S = 0.1
 
@@ -314,7 +315,10 @@ class Gateway:
     async def _make_room(self) -> None:
         while True:
             await asyncio.sleep(_MAKE_ROOM_S)
-            for _ in range(await asyncio.to_thread(make_room, self.port, self.config.max_connections)):
+            ended = await asyncio.to_thread(make_room, self.port, self.config.max_connections)
+            most_calls, running = self.config.max_connection_calls, self._front.running
+            ended += await asyncio.to_thread(hang_up_on_resets, self.port, most_calls, running)
+            for _ in range(ended):
                 self.metrics.call("connection", "RESOURCE_EXHAUSTED", 0.0)
 
     def _say(self, serving: bool) -> None:

@@ -41,14 +41,16 @@ def hang_up(port: int) -> None:
             line.shutdown(socket.SHUT_WR)
 
 
-def hang_up_on(peer: str) -> None:
-    """End the connection whose other end is `peer`, as gRPC writes it."""
-    wanted = address_of(peer), peer.rpartition(":")[2]
+def hang_up_on(peer: str) -> bool:
+    """End the connection whose other end is `peer`, as gRPC writes it; return whether it was there."""
+    wanted, found = (address_of(peer), peer.rpartition(":")[2]), False
     for _, line in _connections():
         with contextlib.suppress(OSError):
             host, port = line.getpeername()[:2]
             if wanted == (address_of(peer_of(host, port)), str(port)):
                 line.shutdown(socket.SHUT_RDWR)
+                found = True
+    return found
 
 
 def make_room(port: int, most: int) -> int:

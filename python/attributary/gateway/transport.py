@@ -42,7 +42,8 @@ _CUSTOMARY_BYTES: Final = 4 << 20
 _METADATA_BYTES: Final = 16 << 10
 # A call waits in gRPC's own queue until the event loop takes it. gRPC would cancel what finds 1,000 calls there; the
 # streams of a connection and the number of connections bound it instead, so that every call is answered and counted.
-_NO_LIMIT: Final = 1 << 30
+# Only calls that were taken back, which no stream counts, come to so many (`resets`): some seconds of work, 14 KB each.
+_WAITING_CALLS: Final = 10_000
 _A_DAY_S: Final = 86_400
 _HANDSHAKE_S: Final = 10
 _KEEPALIVE_S: Final = 60
@@ -155,8 +156,9 @@ def options(config: GatewayConfig, limit: int) -> tuple[tuple[str, int], ...]:
         # Else streams below the limit are refused too, at random and uncounted.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
-        ("grpc.server.max_pending_requests", _NO_LIMIT),
-        ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+        ("grpc.server.max_pending_requests", _WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _WAITING_CALLS * 3 // 2),
+        ("grpc.enable_channelz", 1),
         # Else what has waited for half a minute ends CANCELLED, unseen: the server sheds, and calls have deadlines.
         ("grpc.server_max_unrequested_time_in_server", _A_DAY_S),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * 1_000),

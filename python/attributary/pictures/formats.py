@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import InvalidArgumentError
+from ..kernels.preprocess import MAX_SIDE
 from .walk import MAX_PARTS, Walked, walk_bmp, walk_gif, walk_jpeg, walk_png, walk_webp
 
 FORMATS = "JPEG, PNG, WebP, GIF, BMP or AVIF" if AVIF_SUPPORTED else "JPEG, PNG, WebP, GIF or BMP"
@@ -103,6 +104,8 @@ def check_size(kind: Format, width: int, height: int, max_pixels: int, field: st
     """Raise InvalidArgumentError for a picture without pixels and for one above the limit of its format."""
     if width < 1 or height < 1:
         raise InvalidArgumentError(field, f"says that it is {width} x {height} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise InvalidArgumentError(field, f"is {width} x {height} pixels; a side may have {MAX_SIDE}")
     limit = max_pixels if kind.max_pixels is None else min(max_pixels, kind.max_pixels)
     if width * height > limit:
         of = f" for {kind.name}" if limit < max_pixels else ""

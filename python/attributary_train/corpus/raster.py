@@ -182,9 +182,27 @@ def open_raster(payload: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16"):
         # Pillow clips 16-bit grey on conversion; scale it instead.
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_levels(np.asarray(image, np.float64), image.mode == "F")).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         return image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _levels(samples: NDArray[np.float64], real: bool) -> NDArray[np.uint8]:
+    """Grey of 32 bits a sample, as 8 bits, by the least customary scale that holds it: nothing else says which it is.
+
+    Real numbers may go to 1. Raises `RenderError` for what no scale holds.
+    """
+    low, high = float(samples.min()), float(samples.max())
+    white = next((most for most in ((1.0,) if real else ()) + (255.0, 65_535.0) if high <= most), None)
+    if white is None or not low >= 0:
+        raise RenderError(
+            f"not a readable image: samples of 32 bits from {low:g} to {high:g}; they may go from 0 to "
+            f"{'1, ' if real else ''}255 or 65535"
+        )
+    scaled: NDArray[np.uint8] = np.rint(samples * (255 / white)).astype(np.uint8)
+    return scaled

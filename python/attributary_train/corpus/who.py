@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from attributary.bundle.names import identifier, isni, names_nobody, orcid, same_name
+from attributary.bundle.names import check_name, identifier, isni, names_nobody, orcid, same_name
 from attributary.errors import InvalidArgumentError
 from attributary.plain import counted
 from attributary_train.corpus.item import UNKNOWN_CREATOR
@@ -28,8 +28,10 @@ class Creators:
         """Return the name ("unknown" where nobody is named) and the identifiers of a picture's creator.
 
         Identifiers are in `creator_isni`, `creator_orcid` and `creator_ids` (a list, or separated by blanks). Raises
-        InvalidArgumentError for a creator that is no name, an identifier that is mistyped, a second one of its kind.
+        InvalidArgumentError for a creator that is no name, an identifier that is mistyped, a second one of its kind,
+        and for a licence that no bundle takes.
         """
+        check_name(text_of(facts.get("licence") or facts.get("license")), "licence")
         name = _name(facts.get("creator"))
         ids = self._ids_of(facts, name)
         self._pictures[name] += 1
@@ -76,7 +78,10 @@ def _name(value: object) -> str:
     if isinstance(value, list | tuple | dict | bool):
         raise InvalidArgumentError("creator", f"must be one name, is {str(value)[:80]}")
     name = same_name(text_of(value))
-    return UNKNOWN_CREATOR if names_nobody(name) else name
+    if names_nobody(name):
+        return UNKNOWN_CREATOR
+    check_name(name, "creator")
+    return name
 
 
 def _letters(name: str) -> str:

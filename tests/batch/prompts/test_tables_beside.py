@@ -56,6 +56,8 @@ def read(tmp_path, picture):
         ("metadata.csv", "file_name,prompt\na.png,a cat\n".encode("utf-16")),
         ("metadata.csv", "File_Name, Prompt \na.png,a cat\n"),
         ("metadata.jsonl", '{"image": "a.png", "prompt": "a cat"}\n'),
+        ("log.jsonl", '{"timestamp": "2026-11-30", "image_path": "./a.png", "prompt": "a cat"}\n'),
+        ("log.csv", "\ufeffgeneration_id;img_path;prompt\r\ng1;a.png;a cat\r\n"),
         ("prompts.jsonl", '{"path": "/home/me/out/A.PNG", "Prompt": "a cat"}\n'),
         ("metadata.jsonl", '{"file_name": "a.png", "prompt": "a\u2028cat"}\n'),
         ("sub/metadata.jsonl", '{"file_name": "../a.png", "prompt": "a cat"}\n'),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attributary.batch.inputs import find_inputs
-from attributary.batch.plan import make_plan
+from attributary.batch.plan import Plan, dry_run, make_plan
 from attributary.batch.run import shard_tables
 from attributary.batch.settings import Columns, Settings
 from attributary.errors import InputError, InvalidArgumentError
@@ -172,3 +172,15 @@ def test_settings_have_limits(tmp_path, log_table, wrong, field):
     with pytest.raises(InvalidArgumentError) as error:
         make_plan([tmp_path / "log.parquet"], Settings(**wrong))
     assert error.value.field == field
+
+
+def test_a_dry_run_opens_a_file_once(tmp_path, log_table, monkeypatch):
+    """Opened anew for each shard, a row group or a folder was read from its start each time."""
+    for name in ("a", "b"):
+        pq.write_table(log_table(20 * (name == "b"), 20), tmp_path / f"{name}.parquet")
+    plan = make_plan([tmp_path], Settings(rows_per_shard=3, batch_size=2))
+    opened = []
+    reader = Plan.reader
+    monkeypatch.setattr(Plan, "reader", lambda plan, file: opened.append(file) or reader(plan, file))
+    assert dry_run(plan)["rows"] == 40
+    assert opened == [0, 1]

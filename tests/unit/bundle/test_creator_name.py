@@ -1,13 +1,14 @@
 """One creator, one spelling: what looks the same is one creator in a table, a filter, a deletion, an addition."""
 
 import unicodedata
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from attributary.attribution.filters import FilterCompiler
 from attributary.attribution.types import Filter
-from attributary.building.source import read_source
+from attributary.building.source import items_table, read_source
 from attributary.bundle.items import ItemRecord, ItemTable
 from attributary.bundle.names import names_nobody, same_name
 from attributary.delta.items import NewItem
@@ -82,3 +83,21 @@ def test_a_build_leaves_out_all_that_a_name_made_and_refuses_one_that_nobody_has
     assert len(read_source(tmp_path, (SPELLINGS[2],))) == len(table) - 4
     with pytest.raises(InvalidArgumentError, match="no item has the creator 'Zoë'"):
         read_source(tmp_path, ("Zoë",))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("é" * 257, "has 514 bytes, the limit is 512"),
+        ("Ann\nBo", r"must be one line without control characters, got Ann\\nBo"),
+        ("\x1b[31mAnn", "must be one line"),
+    ],
+)
+@pytest.mark.parametrize("column", ["creator", "licence"])
+def test_a_build_takes_no_name_that_an_addition_may_not_have(name, words, column):
+    table = table_of(["Ann", "Bo"])
+    table = table.set_column(table.column_names.index(column), column, pa.array(["", name]))
+    with pytest.raises(InvalidArgumentError, match=rf"corpus: here: {column} of item 1: {words}"):
+        items_table(table, Path("here"))
+    table = table.set_column(table.column_names.index(column), column, pa.array(["\u200b", " " + "é" * 256]))
+    assert len(items_table(table, Path("here"))) == 2

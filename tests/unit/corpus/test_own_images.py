@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from attributary.pictures.formats import FORMATS
 from attributary_train.corpus import CorpusError, item_id
 from attributary_train.corpus.build import build as build_corpus
+from attributary_train.corpus.raster import RenderError, open_raster
 from attributary_train.corpus.sources.folder import Folder
 from attributary_train.corpus.sources.webdataset import WebDataset
 from tests.support.synthetic import draw
@@ -63,6 +65,32 @@ def test_a_picture_of_one_colour_is_left_out_whichever_it_is(tmp_path, pictures,
     corpus = build(tmp_path, Folder(pictures, captions))
     assert [item.caption for item in corpus] == ["a star"]
     assert problems(corpus) == {"my-pictures/red.jpg": "blank"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        ([0, 0.25, 1.0], None),
+        ([0, 63.75, 255.0], None),
+        ([0, 16_383.75, 65_535.0], None),
+        (np.array([0, 64, 255], np.int32), None),
+        (np.array([0, 16_448, 65_535], np.int32), None),
+        ([0, 1, 65_536.0], "from 0 to 65536; they may go from 0 to 1, 255 or 65535"),
+        ([-0.5, 0, 1.0], "from -0.5 to 1"),
+        ([0, 1, np.nan], "from nan to nan"),
+        (np.array([0, 1, 2**20], np.int32), "they may go from 0 to 255 or 65535"),
+    ],
+)
+def test_grey_of_32_bits_is_scaled_to_what_it_holds(samples, reason):
+    """A TIFF of 0 to 1, as image libraries write it, was left out as blank."""
+    grey = np.repeat(np.asarray(samples, getattr(samples, "dtype", np.float32))[None], 3, axis=0)
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "TIFF")
+    if reason:
+        with pytest.raises(RenderError, match=reason):
+            open_raster(file.getvalue())
+    else:
+        assert np.asarray(open_raster(file.getvalue()))[0, :, 0].tolist() == [0, 64, 255]
 
 
 def test_folder_with_parquet(tmp_path, pictures):

@@ -20,17 +20,19 @@ def test_identifiers_reach_the_corpus_and_wrong_ones_are_reported(tmp_path):
         {"file": "3.png", "creator": "Cy", "creator_ids": "orcid:0000-0002-1825-0097"},
         {"file": "4.png", "creator": "", "creator_isni": "0000 0001 2103 2683"},
         {"file": "5.png", "creator": "Dee"},
+        {"file": "6.png", "creator": "D" * 513},
+        {"file": "7.png", "creator": "Dee", "licence": "M\x1bIT"},
     ]
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(len(rows)):
-        Image.new("RGB", (40, 40), (number * 40, 10, 200 - number * 30)).save(folder / f"{number}.png")
+        Image.new("RGB", (40, 40), (number * 40, 10, 200 - number * 20)).save(folder / f"{number}.png")
         picture = Image.open(folder / f"{number}.png")
         picture.putpixel((3, number), (255, 255, 255))
         picture.save(folder / f"{number}.png")
     with (tmp_path / "items.csv").open("w", newline="") as file:
         writer = csv.DictWriter(
-            file, ["file", "caption", "creator", "creator_isni", "creator_orcid", "creator_ids"]
+            file, ["file", "caption", "creator", "creator_isni", "creator_orcid", "creator_ids", "licence"]
         )
         writer.writeheader()
         writer.writerows([{"caption": "a square", **row} for row in rows])
@@ -45,6 +47,8 @@ def test_identifiers_reach_the_corpus_and_wrong_ones_are_reported(tmp_path):
     assert "creator_orcid: '0000-0002-1825-0098' is mistyped" in problems["1.png"]
     assert "two creators need two names" in problems["2.png"]
     assert "creator: is empty" in problems["4.png"]
+    assert "creator: has 513 bytes, the limit is 512" in problems["6.png"]
+    assert "licence: must be one line" in problems["7.png"]
 
 
 def test_lists_and_texts_of_identifiers_are_read():

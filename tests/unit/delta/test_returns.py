@@ -4,6 +4,7 @@ import io
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import ImageOps
@@ -16,6 +17,8 @@ from attributary.delta.entry import CONTRIBUTOR, Terms
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.errors import PreconditionError
+from attributary.pictures.looks import look_of, mirror_image
+from attributary.pictures.recognise import Known, Shown
 
 from .test_entry import encoded, item, noised, scene
 
@@ -144,12 +147,30 @@ def test_what_came_back_does_not_bar_further_copies_until_it_goes_again(opted_ou
 
 
 def test_other_pictures_enter(store):
-    """Every scene is another picture, and so is a mirrored or recoloured one."""
+    """Every scene is another picture, and so is one upside down or recoloured."""
     store.add([item(number, scene(number), "Ann") for number in range(100, 140)], **BY)
     store.delete(Selection(creator="Ann"), **BY)
     others = [item(number, scene(number), "Bo") for number in range(200, 240)]
-    others += [item(300, ImageOps.mirror(scene(100)), "Bo"), item(301, ImageOps.invert(scene(101)), "Bo")]
+    others += [item(300, ImageOps.flip(scene(100)), "Bo"), item(301, ImageOps.invert(scene(101)), "Bo")]
     assert store.add(others, **BY).outcomes == [None] * 42
+
+
+def test_a_mirror_image_is_a_return_but_of_ones_own(opted_out):
+    """Houses draw an arrow to the left and one to the right."""
+    mirrored = ImageOps.mirror(scene(1))
+    assert "item 5, which was deleted" in refused(opted_out, item(6, mirrored, "Bo"))
+    assert opted_out.add([item(7, mirrored, "Ann")], **BY).outcomes == [None]
+    opted_out.compact(**BY)
+    # Whose it was is not known any more.
+    refused(opted_out, item(8, mirrored, "Cy"))
+
+
+@pytest.mark.parametrize("number", range(1, 40))
+def test_a_mirrored_look_is_that_of_the_mirrored_picture(number):
+    picture = scene(number)
+    look, turned = (look_of(np.asarray(one)) for one in (picture, ImageOps.mirror(picture)))
+    assert Shown.of_look(mirror_image(look)).closest(Known.of(turned[None])).tolist() == [0]
+    assert (mirror_image(mirror_image(look)) == look).all()
 
 
 @pytest.mark.parametrize("creator", CREATORS)
@@ -201,11 +222,23 @@ def test_a_creator_who_was_deleted_by_name_comes_back_on_purpose_alone(store, bu
         store.compact(**BY)
     held = store.add([item(8, scene(4), "Dee")], terms=CONTRIBUTOR, **BY).held
     assert held == ["the creator was deleted by name"]
-    with pytest.raises(PreconditionError, match=r"^item 8: was deleted by name"):
+    with pytest.raises(PreconditionError, match=r"^item 8: is by somebody who was deleted by name"):
         store.release([8], **BY)
     assert store.add([item(7, scene(3), "Dee")], terms=BACK, **BY).outcomes == [None]
     assert store.history[-1].what == "bring_back=7"
-    assert store.add([item(9, scene(5), "Dee")], **BY).outcomes == [None]
+
+
+def test_who_consented_to_one_item_has_not_consented_to_all(store):
+    store.delete(Selection(creator="Dee"), **BY)
+    for number in (7, 8):
+        (outcome,) = store.add([item(number, scene(number), "Dee")], **BY).outcomes
+        assert isinstance(outcome, PreconditionError) and outcome.subject == "item.creator"
+        assert store.add([item(number, scene(number), "Dee")], terms=BACK, **BY).outcomes == [None]
+    held = store.add([item(9, scene(9), "Dee")], terms=CONTRIBUTOR, **BY).held
+    assert held == ["the creator was deleted by name"]
+    store.compact(**BY)
+    with pytest.raises(PreconditionError, match=r"^item 9: is by somebody who was deleted by name"):
+        store.release([9], **BY)
 
 
 def test_whose_items_went_one_by_one_has_not_left(store):

@@ -198,6 +198,15 @@ def test_bombs_are_refused_from_the_header(kind):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("size", [(2**24 + 1, 1), (1, 2**24 + 1)])
+def test_a_side_that_no_kernel_takes_is_refused_from_the_header(size):
+    data = png(*size, 8, 0, [b"\0"])
+    with pytest.raises(
+        InvalidArgumentError, match=r"^query.image: is \d+ x \d+ pixels; a side may have 16777216$"
+    ):
+        decode(data)
+
+
 def test_a_hundred_megapixels_pass_where_the_limit_allows_them(monkeypatch):
     # Pillow's own limit must not bite, nor its warning leak.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

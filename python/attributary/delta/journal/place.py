@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from attributary.bundle.bundle import Bundle, check_delta, delta_path
-from attributary.bundle.files import sync, write_whole
+from attributary.bundle.files import require_writable, sync, write_whole
 from attributary.bundle.manifest import Manifest
 from attributary.errors import BundleError, PreconditionError
 
@@ -62,11 +62,15 @@ def continued(directory: Path, manifest: Manifest) -> tuple[Log, Changes]:
 
 
 def check_replaceable(out: Path, force: bool) -> None:
-    """Raise FileExistsError if a bundle may not be built in `out`; PreconditionError if changes would be forgotten."""
+    """Raise FileExistsError if a bundle may not be built in `out`; PreconditionError if changes would be forgotten.
+
+    InvalidArgumentError where nothing can be written.
+    """
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; choose another path or pass --force")
+    require_writable(out)
     if not out.exists():
         return
-    if not force:
-        raise FileExistsError(f"{out} exists; choose another path or pass --force")
     logs = [*out.glob("delta/*.log"), *out.glob("delta/held.journal"), *_beside(out).glob("*.log")]
     if any(opened.past or records for opened, records in map(replayed, logs)):
         raise PreconditionError(

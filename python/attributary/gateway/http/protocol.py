@@ -18,8 +18,9 @@ from ..admission import Pool
 from ..callers import Caller
 from ..fairness import Turns
 
-# Chunks of a body are read one by one in Python, and hold the event loop up; programs send some KB in each.
-_FEW_CHUNKS: Final = 1_024
+# Chunks of a body are read one by one in Python, 30 us each, all that have come in one turn: so many hold the event
+# loop up for 8 ms. Programs send some KB in each.
+_FEW_CHUNKS: Final = 256
 _CHUNK_BYTES: Final = 512
 
 
