@@ -147,9 +147,14 @@ def left_out_rows(found: LeftOut, rivals: Sequence[str]) -> list[dict[str, Any]]
             "queries_that_lose": round(float((rise > 0).mean()), 3),
         }
         if best is not None and name != best:
-            # On the queries of groups that both have.
-            other = 1000 * found.rises[best].ravel()
-            gap = paired_interval(rise[: len(other)], other[: len(rise)])
-            row |= {"less": best, **ends_row("difference", gap)}
+            # On the groups that both have; those of one share a training, whose chance an interval over queries leaves out.
+            mine, other = (1000 * found.rises[which] for which in (name, best))
+            both = min(len(mine), len(other))
+            row |= {
+                "less": best,
+                **ends_row("difference", paired_interval(mine[:both].ravel(), other[:both].ravel())),
+            }
+            gap = paired_interval(mine[:both].mean(axis=1), other[:both].mean(axis=1))
+            row |= {"groups": both, **ends_row("difference_of_groups", gap)}
         out.append(row)
     return out

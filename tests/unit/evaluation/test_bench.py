@@ -322,6 +322,8 @@ def test_items_left_out_in_groups_are_judged_by_what_their_own_queries_lose(plan
     rows = {row["method"]: row for row in left_out_rows(found, ["blind"])}
     gap = 1000 * (found.rises["sees"][:3] - found.rises["blind"]).mean()
     assert rows["sees"]["queries"] == 30 and rows["sees"]["difference"] == pytest.approx(gap, rel=1e-3)
+    assert rows["sees"]["groups"] == 3 and rows["sees"]["difference_of_groups_low"] > 0
+    assert rows["sees"]["difference_of_groups"] == rows["sees"]["difference"]
     planted.add("validation", [run_name("blind", at) for at in range(3, 5)], kept["blind"][3:])
     found = open_left_out(planted.folder, world)
     rows = {row["method"]: row for row in left_out_rows(found, ["blind"])}
