@@ -147,7 +147,7 @@ def left_out_rows(found: LeftOut, rivals: Sequence[str]) -> list[dict[str, Any]]
             "queries_that_lose": round(float((rise > 0).mean()), 3),
         }
         if best is not None and name != best:
-            # On the groups that both have; those of one share a training, whose chance an interval over queries leaves out.
+            # On the groups that both have. One shares a training, whose chance an interval over queries leaves out.
             mine, other = (1000 * found.rises[which] for which in (name, best))
             both = min(len(mine), len(other))
             row |= {
