@@ -183,6 +183,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for inputs and bundles; default: a temporary one")
     options = parser.parse_args()
     rows = []
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for count in sorted(options.counts):
             rows.append(measure(options, count, Path(folder) / str(count)))
