@@ -54,18 +54,19 @@ Ask: TypeAlias = Callable[[bytes, str], dict[str, float]]
 Row: TypeAlias = dict[str, Any]
 
 
-class Watch:
-    """Milliseconds since the last look, by stage."""
+def staged(*stages: Callable[[Any, str], Any]) -> Ask:
+    """A way of the four stages: each is given what the one before has found, the first a picture's bytes."""
 
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._at = perf_counter()
+    def ask(data: bytes, prompt: str) -> dict[str, float]:
+        found: Any = data
+        took = {}
+        for name, stage in zip(STAGES, stages, strict=True):
+            begun = perf_counter()
+            found = stage(found, prompt)
+            took[name] = 1e3 * (perf_counter() - begun)
+        return took
 
-    def __call__(self, stage: str) -> None:
-        """End a stage."""
-        now = perf_counter()
-        self.stages[stage] = 1e3 * (now - self._at)
-        self._at = now
+    return ask
 
 
 def ours(engine: Engine) -> Ask:
@@ -107,6 +108,10 @@ def units(count: int, dim: int) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def as_tower(data: bytes, _prompt: str) -> Any:
+    return as_tensor(shrunk(data, 224))
+
+
 def papers(engine: Engine, towers: dict[str, Any]) -> Ask:
     import torch
 
@@ -115,21 +120,17 @@ def papers(engine: Engine, towers: dict[str, Any]) -> Ask:
     ids = torch.randint(1, 40_000, (1, TOKENS))
 
     @torch.no_grad()
-    def ask(data: bytes, prompt: str) -> dict[str, float]:
-        watch = Watch()
-        pixels = as_tensor(shrunk(data, 224))
-        watch("picture")
+    def encode(pixels: Any, prompt: str) -> Any:
         seen = towers["vit"](pixel_values=pixels).last_hidden_state[:, 0]
         read = towers["text"](input_ids=ids).text_embeds if prompt else torch.zeros(1, 512)
-        query = torch.nn.functional.normalize(mlp(torch.cat([seen, read], 1)))[0]
-        watch("encode")
-        order = torch.argsort(items @ query, descending=True)
-        watch("search")
-        [table.facts(row) for row in order[:TOP].tolist()]
-        watch("names")
-        return watch.stages
+        return torch.nn.functional.normalize(mlp(torch.cat([seen, read], 1)))[0]
 
-    return ask
+    def search(query: Any, _prompt: str) -> Any:
+        return torch.argsort(items @ query, descending=True)
+
+    return staged(
+        as_tower, encode, search, lambda order, _: [table.facts(row) for row in order[:TOP].tolist()]
+    )
 
 
 def clip_retrieval(engine: Engine, towers: dict[str, Any]) -> Ask:
@@ -144,22 +145,16 @@ def clip_retrieval(engine: Engine, towers: dict[str, Any]) -> Ask:
     ids = torch.randint(1, 40_000, (1, TOKENS))
 
     @torch.no_grad()
-    def ask(data: bytes, prompt: str) -> dict[str, float]:
-        watch = Watch()
-        pixels = as_tensor(shrunk(data, 224))
-        watch("picture")
+    def encode(pixels: Any, prompt: str) -> Any:
         query = torch.nn.functional.normalize(towers["clip"](pixel_values=pixels).image_embeds)
         if prompt:
             query += torch.nn.functional.normalize(towers["text"](input_ids=ids).text_embeds)
-        query = torch.nn.functional.normalize(query).numpy()
-        watch("encode")
-        _, rows = index.search(query, TOP)
-        watch("search")
-        table.take(rows[0][rows[0] >= 0]).to_pylist()
-        watch("names")
-        return watch.stages
+        return torch.nn.functional.normalize(query).numpy()
 
-    return ask
+    def search(query: Any, _prompt: str) -> Any:
+        return index.search(query, TOP)[1][0]
+
+    return staged(as_tower, encode, search, lambda rows, _: table.take(rows[rows >= 0]).to_pylist())
 
 
 @contextmanager
@@ -179,18 +174,15 @@ def milvus(engine: Engine) -> Iterator[Ask]:
             client.insert(name, rows[at : at + 1_000])
         client.load_collection(name)
 
-        def ask(data: bytes, prompt: str) -> dict[str, float]:
-            watch = Watch()
-            pixels = shrunk(data, spec.image_size)[None]
-            watch("picture")
+        def encode(pixels: Any, prompt: str) -> Any:
             ids, mask = engine.tokenizer.pad([engine.tokenizer.encode(prompt)])
-            query = engine.encoder.encode(pixels, ids, mask)
-            watch("encode")
-            client.search(name, query, limit=TOP, output_fields=["caption", "creator"])
-            watch("search")
-            return watch.stages | {"names": 0.0}  # they come with what was found
+            return engine.encoder.encode(pixels[None], ids, mask)
 
-        yield ask
+        def search(query: Any, _prompt: str) -> Any:
+            return client.search(name, query, limit=TOP, output_fields=["caption", "creator"])
+
+        # Names come with what was found.
+        yield staged(lambda data, _: shrunk(data, spec.image_size), encode, search, lambda found, _: found)
         client.close()
 
 

@@ -282,3 +282,17 @@ async def shown(client, picture, bundle=""):
     """Creators of whom anything can be seen."""
     answer = await client.attribute(picture(5), top_k=300, top_creators=300, bundle_id=bundle)
     return {item.creator for item in answer.items} | {total.creator for total in answer.creators}
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """Two who administer: kim with s3cret, lee with other."""
+    path = tmp_path / "admins"
+    path.write_text("# who may\nkim s3cret\nlee other\n")
+    return path
+
+
+@pytest.fixture
+def bundle_dir(tiny_bundle_dir, tmp_path):
+    """A bundle to change."""
+    return shutil.copytree(tiny_bundle_dir, tmp_path / "bundle")

@@ -170,6 +170,15 @@ async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, p
     assert "Bo" not in await shown(client, picture)
 
 
+async def one_served(serve, bundles):
+    """A server of the bundle `one` that can load those beside it."""
+    admins = bundles.parent / "admins"
+    admins.write_text(f"kim {TOKEN}\n")
+    first = open_bundle(bundles / "one")
+    more = {"open_bundle": open_bundle}
+    return (await serve(first.engine, first.store, more=more, admin_tokens_file=admins))[0]
+
+
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize(
     ("before", "after", "creator"),
@@ -187,10 +196,7 @@ async def test_an_item_is_the_same_in_a_bundle_that_is_built_anew(
         pq.write_table(pa.Table.from_pylist(named), corpus / "items.parquet")
         build_bundle(corpus, tiny_encoder_dir, bundles / name, probes=20, workers=1)
         rows.pop()
-    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
-    first = open_bundle(bundles / "one")
-    more = {"open_bundle": open_bundle}
-    gateway, _ = await serve(first.engine, first.store, more=more, admin_tokens_file=tmp_path / "admins")
+    gateway = await one_served(serve, bundles)
 
     def turn():
         with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
@@ -253,10 +259,7 @@ async def test_what_stayed_is_not_taken_for_what_was_deleted_before_a_compaction
         pq.write_table(pa.Table.from_pylist(named), corpus / "items.parquet")
         build_bundle(corpus, tiny_encoder_dir, bundles / name, probes=20, workers=1)
         rows[0]["caption"] = "another"
-    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
-    first = open_bundle(bundles / "one")
-    more = {"open_bundle": open_bundle}
-    gateway, _ = await serve(first.engine, first.store, more=more, admin_tokens_file=tmp_path / "admins")
+    gateway = await one_served(serve, bundles)
 
     def turn():
         with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
