@@ -13,7 +13,7 @@ import structlog
 from attributary.attribution.engine import Engine
 from attributary.attribution.prepare import Preparer
 from attributary.delta.change import check_words
-from attributary.delta.gone import inherit_deletions
+from attributary.delta.inherit import inherit_deletions
 from attributary.delta.journal.records import left_by_name
 from attributary.delta.selection import MAX_IDS, Selection
 from attributary.delta.store import Store

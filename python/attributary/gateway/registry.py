@@ -19,7 +19,7 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
-from attributary.delta.gone import inherit_deletions
+from attributary.delta.inherit import inherit_deletions
 from attributary.delta.store import Store
 from attributary.errors import NotFoundError, PreconditionError
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from attributary.client import query
-from attributary.delta.gone import inherit_deletions
+from attributary.delta.inherit import inherit_deletions
 from attributary.delta.journal.records import NOBODY
 from attributary.errors import InvalidArgumentError, NotFoundError, PreconditionError
 from attributary.gateway.config import check_alias
