@@ -24,12 +24,13 @@ from .bundles import BundleService
 from .calls import Front, Kind, Unknown
 from .config import DEFAULT_ALIAS, GatewayConfig
 from .following import HEALTH, Following
+from .forwarding import Forwarding
 from .gauges import watch_server
 from .metrics import Metrics
 from .metrics_page import MetricsPage, Part
 from .opened import OpenBundle, Opened
 from .pipeline import Costly, Pipeline
-from .processes import Forwarding, Member
+from .processes import Member
 from .registry import Registry
 from .remote import Link, State, Watch
 from .resets import hang_up_on_resets
