@@ -20,10 +20,12 @@ from .embed import Probes
 TARGET_SHARE = 0.8
 THRESHOLD = 0.02
 OOD_FALSE_ALARMS = 0.01
+COLDEST = 1e-3  # of the temperatures that are tried
 METHOD = (
     f"copy probes: the median copy gives its origin a share of {TARGET_SHARE}, with its caption or another as prompt, "
     f"and nobody the same share once its origin is taken out; out of distribution is below the {OOD_FALSE_ALARMS:.0%} "
-    f"quantile of the best similarity without the origin; not calibrated against influence"
+    f"quantile of the best similarity without the origin; where no temperature does that, shares are nobody's; not "
+    f"calibrated against influence"
 )
 
 
@@ -57,17 +59,19 @@ def _calibrate(
     other = np.maximum(without.max(axis=1), -1.0)
     # The median of all would lie between the two kinds and be neither's.
     kinds = [kind for kind in (probes.other_prompt, ~probes.other_prompt) if kind.any()]
-    low, high = 1e-3, 0.5
+    low, high = COLDEST, 0.5
     for _ in range(20):
         temperature = (low * high) ** 0.5
         background = _background(without, other, temperature)
         shares = _origin_shares(rows, embeddings, near, vectors, items, temperature, background)
         share = min(float(np.median(shares[kind])) for kind in kinds)
         low, high = (temperature, high) if share > TARGET_SHARE else (low, temperature)
+    # Where none is reached whoever lies nearest would have all of a stranger's picture, too: nobody has anything.
+    background = 1.0 if low == COLDEST else _background(without, other, low)
     return ShareCalibration(
         temperature=round(low, 6),
         threshold=THRESHOLD,
-        background=round(_background(without, other, low), 6),
+        background=round(background, 6),
         ood_similarity=round(float(np.quantile(other, OOD_FALSE_ALARMS)), 6),
     )
 
