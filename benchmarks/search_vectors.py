@@ -91,9 +91,9 @@ def main() -> None:
     parts = given.out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(given.workers) as pool:
-        for name, count, places, seed in (
-            ("queries", QUERIES, asked, 10**9),
-            ("items", given.count, kept, 0),
+        for name, way, count, places, seed in (
+            ("queries", engine.encoder.encode, QUERIES, asked, 10**9),
+            ("items", engine.encoder.encode_items, given.count, kept, 0),
         ):
             for block in blocks(count):
                 path = parts / f"{name}-{block.start:09d}-{block.stop:09d}.npy"
@@ -102,15 +102,15 @@ def main() -> None:
                 jobs = [(seed + number, int(places[number % len(places)])) for number in block]
                 ready = list(pool.map(prepared, jobs))
                 batches = [ready[start : start + BATCH] for start in range(0, len(ready), BATCH)]
-                rows = np.concatenate([encode(engine.encoder, engine.tokenizer, batch) for batch in batches])
+                vectors = [encode(way, engine.tokenizer, batch) for batch in batches]
                 partial = path.with_suffix(".part")
                 with partial.open("wb") as file:
-                    np.save(file, rows)
+                    np.save(file, np.concatenate(vectors))
                 partial.rename(path)
                 print(f"{name}: {block.stop:,} of {count:,}", flush=True)
     for name, count, dtype in (("queries", QUERIES, np.float32), ("items", given.count, np.float16)):
-        rows = [np.load(parts / f"{name}-{b.start:09d}-{b.stop:09d}.npy") for b in blocks(count)]
-        np.save(given.out / f"{name}.npy", np.concatenate(rows).astype(dtype))
+        made = [np.load(parts / f"{name}-{b.start:09d}-{b.stop:09d}.npy") for b in blocks(count)]
+        np.save(given.out / f"{name}.npy", np.concatenate(made).astype(dtype))
     about = {
         "bundle": engine.bundle.manifest.bundle_id,
         "items": given.count,
