@@ -27,5 +27,6 @@ Isa parse_isa(const std::string& name);
 void bind_preprocess(nb::module_& m);
 void bind_rescore(nb::module_& m);
 void bind_reply(nb::module_& m);
+void bind_scan(nb::module_& m);
 
 }  // namespace attributary::bindings

@@ -22,4 +22,5 @@ NB_MODULE(_native, m) {
   attributary::bindings::bind_preprocess(m);
   attributary::bindings::bind_rescore(m);
   attributary::bindings::bind_reply(m);
+  attributary::bindings::bind_scan(m);
 }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.errors import BundleError
+from attributary.kernels import ByteLists, can_scan, scan
 
 # How many bits of each byte are set.
 _BITS = np.array([value.bit_count() for value in range(256)], np.int64)
@@ -46,6 +47,7 @@ class FaissIndex:
                 raise ValueError(f"nprobe must be at least 1 in a graph, got {nprobe}")
             # For programs that read the file without this package.
             self._graph.hnsw.efSearch = nprobe
+        self._bytes = None if self._transformed else _Bytes.of(inner)
 
     @classmethod
     def read(cls, path: Path, nprobe: int, threads: int | None = None) -> FaissIndex:
@@ -72,6 +74,8 @@ class FaissIndex:
         for start in range(0, len(vectors), _BLOCK):
             check()
             self._index.add(vectors[start : start + _BLOCK].astype(np.float32))
+        if self._bytes is not None:
+            self._bytes = _Bytes.of(self._index)
 
     @property
     def dim(self) -> int:
@@ -125,10 +129,12 @@ class FaissIndex:
         if self._threads is not None:
             # A setting of the calling thread, and cheap beside any search.
             faiss.omp_set_num_threads(self._threads)
-        parameters = self._parameters(max(nprobe, count) if self._graph is not None else nprobe, allowed)
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.shape != (len(queries), self._dim):
             raise ValueError(f"queries must be [B, {self._dim}], got {list(queries.shape)}")
+        if self._bytes is not None:
+            return self._bytes.search(queries, count, nprobe, allowed, self._threads or 0)
+        parameters = self._parameters(max(nprobe, count) if self._graph is not None else nprobe, allowed)
         # What faiss.Index.search does, without looking at its arguments again: that takes as long as a small list.
         distances, rows = (
             np.empty((len(queries), count), np.float32),
@@ -163,6 +169,52 @@ class FaissIndex:
         extra = {} if allowed is None else {"sel": faiss.IDSelectorBitmap(allowed)}
         parameters: Any = faiss.SearchParameters(**extra)
         return np.asarray(self._graph.storage.search(queries, count, params=parameters)[1], np.int64)
+
+
+class _Bytes:
+    """Lists of a byte a dimension (IVF, SQ8), scanned by the kernel: FAISS makes floats of every byte it meets."""
+
+    def __init__(self, index: Any) -> None:
+        lists = [index.invlists.get_codes(number) for number in range(index.nlist)]
+        rows = [index.invlists.get_ids(number) for number in range(index.nlist)]
+        self._index = index
+        self._lists = ByteLists(
+            np.array([int(codes) for codes in lists], np.uint64),
+            np.array([int(ids) for ids in rows], np.uint64),
+            np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64),
+            int(index.d),
+        )
+        # A value is low + (code + 1/2) / 255 * width, on top of its list's centre.
+        low, width = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
+        self._step, self._middle = width / np.float32(255), low + width / np.float32(510)
+
+    @classmethod
+    def of(cls, index: Any) -> _Bytes | None:
+        """The lists of an index; None where it has others, or where the kernel cannot be had."""
+        fits = (
+            isinstance(index, faiss.IndexIVFScalarQuantizer)
+            and index.sq.qtype == faiss.ScalarQuantizer.QT_8bit
+            and index.by_residual
+            and isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists)
+        )
+        return cls(index) if fits and can_scan(int(index.d)) else None
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        count: int,
+        nprobe: int,
+        allowed: NDArray[np.uint8] | None,
+        threads: int,
+    ) -> NDArray[np.int64]:
+        near = np.empty((len(queries), nprobe), np.float32)
+        lists = np.empty((len(queries), nprobe), np.int64)
+        given, out, found = map(faiss.swig_ptr, (queries, near, lists))
+        self._index.quantizer.search_c(len(queries), given, nprobe, out, found, None)
+        near += (queries @ self._middle)[:, None]
+        return scan(
+            self._lists, queries * self._step, lists, near, count=count, allowed=allowed, threads=threads
+        )
 
 
 def one_by_one(graph: Any) -> None:

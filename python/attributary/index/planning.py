@@ -88,6 +88,11 @@ class Plan:
         return "graph" if self.links else self.factory.rpartition(",")[2].rstrip("0123456789xfs")
 
     @property
+    def bytes(self) -> bool:
+        """Whether these are lists of a byte a dimension."""
+        return bool(self.lists) and self.factory.endswith(",SQ8")
+
+    @property
     def held_bytes(self) -> int:
         """Bytes that an item's code and links take, without its id."""
         return self.code_bytes + (8 * self.links + _GRAPH_BYTES if self.links else 0)

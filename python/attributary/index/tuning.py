@@ -18,8 +18,9 @@ from .planning import IndexBudget, Plan, plans
 log = logging.getLogger(__name__)
 
 RECALL_AT = 10  # of the recall that is reported
-# Looking at an item of a graph is a jump to its code; reading on in a list costs a part of it. By time, on one thread.
-_JUMP = 3.0
+# By time on one thread, where a byte of 4-bit codes in lists is 1: a byte of 8-bit codes, which a kernel multiplies as
+# it is, and one of a graph, where looking at an item is a jump to its code.
+_BYTES, _JUMP = 0.4, 3.0
 _EFFORTS = (64, 100, 150, 200, 300, 400, 600, 800, 1_200, 2_000)  # efSearch
 _TRAIN_POINTS = 500_000
 _CANDIDATES = (32, 64, 100, 150, 200, 300, 400, 600, 800, 1_000, 1_500, 2_000, 5_000, 10_000, 20_000)
@@ -36,13 +37,13 @@ class TunedIndex:
     recall_at_10: float
     recall_queries: int
     bytes_per_item: float
-    bytes_per_query: float  # read by one search and its re-scoring: what tuning minimises
+    cost: float  # of one search and its re-scoring, in bytes of 4-bit codes read: what tuning minimises
     met: bool  # whether the tuning queries reached the target recall
 
     @property
     def rank(self) -> tuple[bool, float]:
         """Larger is better: a target reached cheaply, else a recall close to it."""
-        return self.met, -self.bytes_per_query if self.met else self.recall_at_10
+        return self.met, -self.cost if self.met else self.recall_at_10
 
 
 def build_index(
@@ -67,8 +68,8 @@ def build_index(
             continue
         tuned = tune(plan, train(plan, vectors, seed), vectors, tuning, held_out, budget)
         log.info(
-            "%s: nprobe %d, R %d, recall@10 %.4f, %.0f KB a query",
-            *(plan.factory, tuned.nprobe, tuned.candidates, tuned.recall_at_10, tuned.bytes_per_query / 1e3),
+            "%s: nprobe %d, R %d, recall@10 %.4f, a query costs as %.0f KB of codes",
+            *(plan.factory, tuned.nprobe, tuned.candidates, tuned.recall_at_10, tuned.cost / 1e3),
         )
         if best is None or tuned.rank > best.rank:
             best = tuned
@@ -110,7 +111,7 @@ def tune(
     held_out: NDArray[np.float32],
     budget: IndexBudget,
 ) -> TunedIndex:
-    """Choose nprobe and R of a filled FAISS index at the least bytes read, and measure it on the held-out queries."""
+    """Choose nprobe and R of a filled FAISS index at the least cost, and measure it on the held-out queries."""
     size, dim = vectors.shape
     # Exact scans also yield candidates: the fp16 store decides the order, as in every other case.
     most = min(size, budget.max_candidates)
@@ -130,7 +131,7 @@ def tune(
                 # Lists that hold fewer rows than are asked for would be asked again at run time.
                 continue
             reached = recall(found[:, :count], exact)
-            cost = costs[nprobe, count] = _bytes_per_query(plan, dim, looked, count)
+            cost = costs[nprobe, count] = _cost(plan, dim, looked, count)
             met = reached >= budget.target_recall
             rank = (met, -cost if met else reached, nprobe, count)
             if best is None or rank[:2] > best[:2]:
@@ -146,7 +147,7 @@ def tune(
         recall_at_10=recall(tuned.search(held_out, count), exact_neighbours(vectors, held_out, RECALL_AT)),
         recall_queries=len(held_out),
         bytes_per_item=len(faiss.serialize_index(index)) / size,
-        bytes_per_query=costs[nprobe, count],
+        cost=costs[nprobe, count],
         met=met,
     )
 
@@ -175,9 +176,9 @@ def train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
     return index
 
 
-def _bytes_per_query(plan: Plan, dim: int, looked: float, count: int) -> float:
-    """The codes that are looked at (or every vector), then R fp16 vectors of the store."""
-    each = _JUMP * plan.held_bytes if plan.links else plan.code_bytes
+def _cost(plan: Plan, dim: int, looked: float, count: int) -> float:
+    """Of the codes that are looked at (or every vector), then R fp16 vectors of the store."""
+    each = _JUMP * plan.held_bytes if plan.links else plan.code_bytes * (_BYTES if plan.bytes else 1)
     return looked * each + count * dim * 2.0
 
 

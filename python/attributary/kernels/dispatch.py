@@ -49,7 +49,7 @@ def native() -> tuple[ModuleType | None, str]:
         from . import _native  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         return None, str(error)
-    if getattr(_native, "calibration_columns", 0) != len(CALIBRATION) or not hasattr(_native, "reply"):
+    if getattr(_native, "calibration_columns", 0) != len(CALIBRATION) or not hasattr(_native, "scan"):
         return None, "it was built from other sources than these; build it again"
     return _native, ""
 
