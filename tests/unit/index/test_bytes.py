@@ -68,6 +68,13 @@ def test_best_first_and_the_same_on_several_threads(made):
     assert (np.diff(similarity, axis=1) <= 1e-4).all()
 
 
+def test_alone_as_in_any_batch(made):
+    index, queries = made
+    index = FaissIndex(index, 8, 1)
+    alone = np.concatenate([index.probe(query[None], 40, 8) for query in queries])
+    np.testing.assert_array_equal(index.probe(queries, 40, 8), alone)
+
+
 def test_only_what_passes(made):
     index, queries = made
     allowed = np.packbits(np.arange(SIZE) % 7 == 0, bitorder="little")
