@@ -146,7 +146,7 @@ def waterfall(phases: Sequence[Mapping[str, Any]]) -> str:
 
 def newest(script: str) -> dict[str, Any] | None:
     """A script's result of the latest commit, of whatever machine; None where there is none."""
-    found = []
+    found: list[tuple[float, int, dict[str, Any]]] = []
     for path in sorted(RESULTS.glob(f"{script}-*.json")):
         report = json.loads(path.read_text())
         # Not those of another script with a longer name, nor a variant's.

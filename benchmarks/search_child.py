@@ -69,7 +69,7 @@ class Faiss(Engine):
         self.index.add(vectors)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        return self.index.search(queries, k)[1]
+        return np.asarray(self.index.search(queries, k)[1])
 
 
 class FaissIvf(Faiss):
@@ -196,7 +196,7 @@ class Hnswlib(Engine):
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
         self.index.set_ef(max(self.ef, k))
-        return self.index.knn_query(queries, k=k, num_threads=self.threads)[0].astype(np.int64)
+        return np.asarray(self.index.knn_query(queries, k=k, num_threads=self.threads)[0]).astype(np.int64)
 
 
 class Usearch(Engine):

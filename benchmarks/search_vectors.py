@@ -58,7 +58,7 @@ def prompt_of(captions: Sequence[str], place: int, rng: np.random.Generator) -> 
     draw = rng.random()
     if draw < 0.5:
         return captions[place]
-    return captions[rng.integers(len(captions))] if draw < 0.75 else ""
+    return captions[int(rng.integers(len(captions)))] if draw < 0.75 else ""
 
 
 def blocks(count: int) -> Iterator[range]:
