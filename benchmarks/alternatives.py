@@ -90,9 +90,8 @@ def shrunk(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode, shorter side to `size`, centre crop, as the towers' own preprocessing does."""
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     scale = size / min(picture.size)
-    picture = picture.resize(
-        tuple(max(size, round(side * scale)) for side in picture.size), Image.Resampling.BICUBIC
-    )
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in picture.size)
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
@@ -105,7 +104,8 @@ def as_tensor(pixels: NDArray[np.uint8]) -> Any:
 
 def units(count: int, dim: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(0).standard_normal((count, dim), np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def as_tower(data: bytes, _prompt: str) -> Any:
@@ -200,9 +200,9 @@ def networks() -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return {
-        "vit": ViTModel(ViTConfig(), add_pooling_layer=False).eval(),
-        "clip": CLIPVisionModelWithProjection(CLIPVisionConfig()).eval(),
-        "text": CLIPTextModelWithProjection(CLIPTextConfig()).eval(),
+        "vit": ViTModel(ViTConfig(), add_pooling_layer=False).train(False),
+        "clip": CLIPVisionModelWithProjection(CLIPVisionConfig()).train(False),
+        "text": CLIPTextModelWithProjection(CLIPTextConfig()).train(False),
     }
 
 

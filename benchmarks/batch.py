@@ -47,18 +47,13 @@ PROMPTS = (
 
 def write_log(path: Path, pictures: Sequence[bytes], rows: int) -> None:
     """Write a Parquet log of `rows` generations, in row groups of 1,000."""
-    schema = pa.schema(
-        [
-            ("generation_id", pa.string()),
-            ("model_id", pa.string()),
-            ("image", pa.binary()),
-            ("prompt", pa.string()),
-        ]
-    )
+    text = pa.string()
+    fields: list[tuple[str, pa.DataType]] = [("generation_id", text), ("model_id", text)]
+    schema = pa.schema([*fields, ("image", pa.binary()), ("prompt", text)])
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         for start in range(0, rows, 1000):
             numbers = range(start, min(start + 1000, rows))
-            columns = {
+            columns: dict[str, list[str] | list[bytes]] = {
                 "generation_id": [f"g-{number:08d}" for number in numbers],
                 "model_id": ["painter-1"] * len(numbers),
                 "image": [pictures[number % len(pictures)] for number in numbers],

@@ -147,7 +147,8 @@ def probes(vectors: np.ndarray, count: int) -> np.ndarray:
     rng = np.random.default_rng(7)
     near = vectors[rng.choice(len(vectors), count, replace=False)].astype(np.float32)
     near += 0.6 / vectors.shape[1] ** 0.5 * rng.standard_normal(near.shape, np.float32)
-    return near / np.linalg.norm(near, axis=1, keepdims=True)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    return near
 
 
 def described(shard: Shard, cost: SearchCost) -> dict[str, Any]:

@@ -159,13 +159,13 @@ def hop_times(dim: int, count: int, calls: int = 2_000) -> np.ndarray:
     handler = grpc.method_handlers_generic_handler(
         "shard", {"Search": grpc.unary_unary_rpc_method_handler(answer)}
     )
-    server = grpc.server(ThreadPoolExecutor(2), handlers=(handler,))
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[handler])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     question = bytes(4 * dim)
     times = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary("/shard/Search")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/shard/Search")
         for _ in range(calls + 100):
             started = time.perf_counter()
             call(question)

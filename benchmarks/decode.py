@@ -86,7 +86,7 @@ def _wuffs() -> dict[str, Decoder]:
         result = ImageDecoder(config).decode(data)
         if result.error_message:
             raise ValueError(result.error_message)
-        pixels = np.empty_like(result.pixbuf)
+        pixels: NDArray[np.uint8] = np.empty_like(result.pixbuf)
         for channel in range(3):
             pixels[..., channel] = result.pixbuf[..., 2 - channel]
         return pixels

@@ -43,7 +43,9 @@ async def echo(reply: bytes) -> None:
         return reply
 
     server = aio.server()
-    handlers = {"Attribute": grpc.stream_unary_rpc_method_handler(answer)}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "Attribute": grpc.stream_unary_rpc_method_handler(answer)
+    }
     name = "attributary.v1.AttributionService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     sys.stdout.write(json.dumps({"port": server.add_insecure_port("127.0.0.1:0")}) + "\n")

@@ -203,6 +203,7 @@ def calibrated(place: Path, world: World) -> Engine:
 def gain(store: Store, world: World, name: str = ME) -> float:
     """The mean share of somebody over the queries."""
     total = 0.0
+    assert store.engine is not None
     for pixels, prompt in world.queries:
         answer = store.engine.attribute(
             Query(pixels=pixels, prompt=prompt), Options(top_k=1, top_creators=1_000)
@@ -329,7 +330,7 @@ def mean(values: Sequence[float]) -> float:
 
 def read_world(args: Any) -> World:
     source = read_source(args.pictures)
-    ids = source.table["id"].to_pylist()
+    ids: list[int] = source.table["id"].to_numpy().tolist()
     pictures = dict(zip(ids, source.pictures, strict=True))
     captions = dict(zip(ids, map(str, source.table["caption"].to_pylist()), strict=True))
     queries: list[tuple[Pixels, str]] = []

@@ -25,6 +25,8 @@ from typing import Any
 from common import arguments, emit
 from serving import BUNDLES, IMAGES, Child, cpu_seconds, first_existing
 
+from attributary.gateway.metrics import Metrics
+
 METHOD = "attributary.v1.AttributionService"
 TRANSPORTS = ("aio-asyncio", "aio-uvloop", "threads-8", "threads-40", "gateway")
 
@@ -37,8 +39,8 @@ class _Direct:
         callback(*given)
 
 
-class _Silent:
-    def batch(self, lane: str, size: int) -> None:
+class _Silent(Metrics):
+    def batch(self, queue: str, size: int) -> None:
         pass
 
     def dropped(self, reason: str) -> None:
@@ -85,7 +87,7 @@ def _reply(answer: Any) -> bytes:
 def _handlers(attribute: Any) -> Any:
     import grpc
 
-    method = grpc.unary_unary_rpc_method_handler(attribute)
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(attribute)
     return grpc.method_handlers_generic_handler(METHOD, {"Attribute": method})
 
 

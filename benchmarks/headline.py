@@ -188,7 +188,8 @@ def _tables(
         {"what": f"student's search and re-scoring, {items} items", "wall": sum(here), "cpu": sum(here)}
     )
     rows.append({"what": f"student's search and re-scoring, {COCO} items", "wall": large, "cpu": large})
-    ratios, aims = [], []
+    ratios: list[dict[str, Any]] = []
+    aims = []
     for name in ("AbU+", "D-TRAK"):
         found = [of / by for of, by in zip(seconds[name], student, strict=True)]
         ratios.append({"against": name, "items": items, "wall": found[0], "cpu": found[1]})
@@ -233,8 +234,8 @@ def _search_at(bundle: Path, count: int) -> float:
     wrapped, stored = FaissIndex(index, nprobe=min(64, plan.lists), threads=1), vectors.astype(np.float16)
     codes, groups = np.zeros(count, np.int32), np.arange(count, dtype=np.int32)
     columns = (shares.temperature, shares.threshold, shares.background, shares.diffuse_floor)
-    known = (shares.ood_similarity, shares.ood_margin, shares.reach, shares.reach_cut, shares.reach_null)
-    calibration = np.array([[*columns, *known]], np.float32)
+    reach = (shares.ood_similarity, shares.ood_margin, shares.reach, shares.reach_cut, shares.reach_null)
+    calibration = np.array([[*columns, *reach]], np.float32)
     spent = []
     for row in range(60):
         query = vectors[row : row + 1]

@@ -160,7 +160,7 @@ async def _attack(port: int, count: int, rate: float, most_s: float, only: str, 
     turns, began, free = itertools.cycle(kinds), time.monotonic(), asyncio.Semaphore(AT_ONCE)
     sending = 0.0
 
-    async def send(stub: rpc.AttributionServiceStub, name: str) -> None:
+    async def send(stub: rpc.AttributionServiceAsyncStub, name: str) -> None:
         code = "UNANSWERED"
         try:
             await stub.Attribute(asked[name], timeout=PATIENCE_S, metadata=token)

@@ -23,6 +23,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -59,7 +60,8 @@ def photograph(height: int, width: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(1)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 32, width // 32, 3), np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    return np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
+    noisy: NDArray[np.uint8] = np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def compiled_paths() -> list[str]:
@@ -97,13 +99,13 @@ def bench_preprocess(rounds: int) -> list[Row]:
 
         calls: dict[str, Callable[[], Any]] = {
             **{
-                f"attributary {path}": on(path, lambda pixels=pixels: kernels.resize_crop(pixels, 224))
+                f"attributary {path}": on(path, partial(kernels.resize_crop, pixels, 224))
                 for path in compiled_paths()
             },
             "Pillow": pillow,
             "torch uint8 antialias": torch_resize,
-            "OpenCV INTER_AREA": lambda opencv=opencv: opencv(cv2.INTER_AREA),
-            "OpenCV INTER_CUBIC": lambda opencv=opencv: opencv(cv2.INTER_CUBIC),
+            "OpenCV INTER_AREA": partial(opencv, cv2.INTER_AREA),
+            "OpenCV INTER_CUBIC": partial(opencv, cv2.INTER_CUBIC),
         }
         expected = pillow().astype(np.int16)
         times = interleaved(calls, rounds, clock=time.thread_time)
@@ -263,7 +265,9 @@ def bench_decode(rounds: int) -> list[Row]:
         as_array = np.frombuffer(jpeg, np.uint8)
 
         def in_opencv(as_array: Any = as_array) -> Any:
-            return cv2.cvtColor(cv2.imdecode(as_array, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            decoded = cv2.imdecode(as_array, cv2.IMREAD_COLOR)
+            assert decoded is not None
+            return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
         def in_pillow(jpeg: bytes = jpeg, draft: int = 0) -> Any:
             picture = Image.open(io.BytesIO(jpeg))
@@ -272,13 +276,11 @@ def bench_decode(rounds: int) -> list[Row]:
             return np.asarray(picture)
 
         calls: dict[str, Callable[[], Any]] = {
-            "simplejpeg": lambda jpeg=jpeg: simplejpeg.decode_jpeg(jpeg),
-            "simplejpeg fastdct": lambda jpeg=jpeg: simplejpeg.decode_jpeg(jpeg, fastdct=True),
-            "simplejpeg half size": lambda jpeg=jpeg: simplejpeg.decode_jpeg(
-                jpeg, min_height=224, min_width=224
-            ),
+            "simplejpeg": partial(simplejpeg.decode_jpeg, jpeg),
+            "simplejpeg fastdct": partial(simplejpeg.decode_jpeg, jpeg, fastdct=True),
+            "simplejpeg half size": partial(simplejpeg.decode_jpeg, jpeg, min_height=224, min_width=224),
             "Pillow": in_pillow,
-            "Pillow draft": lambda in_pillow=in_pillow: in_pillow(draft=256),
+            "Pillow draft": partial(in_pillow, draft=256),
             "OpenCV": in_opencv,
         }
         exact = in_pillow()

@@ -13,7 +13,9 @@ has none.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from common import aim, arguments, emit
 
@@ -53,7 +55,7 @@ def main() -> None:
         "never saw these items": answers(studio, options, np.setdiff1d(np.arange(len(ids)), out)),
         "rival": rival,
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, scores in told.items():
         found = mean_interval(spearman_rows(truth[:, out], scores[:, out]))
         rows.append({"student": name, "spearman": found.value, "low": found.low, "high": found.high})
@@ -68,13 +70,13 @@ def main() -> None:
     emit("left_out_items", config, rows, aims, options.json)
 
 
-def answers(studio: Studio, options: object, kept: NDArray[np.int64]) -> Scores:
+def answers(studio: Studio, options: Namespace, kept: NDArray[np.int64]) -> Scores:
     """Cosines of validation queries with all items, [Q, N], of a student that learns from the kept items alone."""
     config = config_named("generator-placed")
     sight = Sight(studio, config)
-    labels = studio.scored([options.scores])  # type: ignore[attr-defined]
+    labels = studio.scored([options.scores])
     placed, asked = sight.placed(config), studio.labelled_queries(labels)
-    rows, scores = items_as_queries(studio, options.item_scores)  # type: ignore[attr-defined]
+    rows, scores = items_as_queries(studio, options.item_scores)
     kept_rows = np.isin(rows, kept)
     between = scores[kept_rows][:, kept]
     lessons = [Lesson(sight.queries(asked), full_lists(labels)[:, kept])]

@@ -33,7 +33,7 @@ from attributary.delta.selection import Selection
 from attributary.delta.store import Store
 from attributary.index.tuning import exact_neighbours, recall
 
-BY = {"who": "benchmark", "why": "to measure"}
+WHO, WHY = "benchmark", "to measure"
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def measure(store: Store, source: Source, given: Any) -> None:
     built = engine.snapshot
 
     started = time.perf_counter()
-    gone = store.delete(Selection(creator=creator), **BY).ids
+    gone = store.delete(Selection(creator=creator), who=WHO, why=WHY).ids
     delete_ms = (time.perf_counter() - started) * 1e3
     assert len(gone) == items
     state.append(row("1% deleted", engine, questions))
@@ -73,7 +73,7 @@ def measure(store: Store, source: Source, given: Any) -> None:
     new = additions(source, given.additions)
     started = time.perf_counter()
     for start in range(0, len(new), 8):
-        store.add(new[start : start + 8], terms=Terms(bring_back=True), **BY)
+        store.add(new[start : start + 8], terms=Terms(bring_back=True), who=WHO, why=WHY)
     add_ms = (time.perf_counter() - started) * 1e3 / len(new)
     state.append(row("and items added", engine, questions))
     grown = engine.snapshot
@@ -83,7 +83,7 @@ def measure(store: Store, source: Source, given: Any) -> None:
         {"as built": built, "1% deleted": thinned, "and items added": grown}, engine, questions, given.rounds
     )
     started = time.perf_counter()
-    store.compact(**BY)
+    store.compact(who=WHO, why=WHY)
     compact_s = time.perf_counter() - started
     engine = store.engine
     assert engine is not None
@@ -194,7 +194,7 @@ def thinned_ids(snapshot: Snapshot, count: int) -> list[int]:
 def acknowledged(store: Store, item_id: int) -> float:
     """Milliseconds until one deletion is durable and seen."""
     started = time.perf_counter()
-    store.delete(Selection(ids=(item_id,)), **BY)
+    store.delete(Selection(ids=(item_id,)), who=WHO, why=WHY)
     return (time.perf_counter() - started) * 1e3
 
 

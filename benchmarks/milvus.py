@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from common import aim, arguments, emit, interleaved
 
 from attributary.bundle.bundle import Bundle
+from attributary.index.base import VectorIndex
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.milvus import MilvusIndex
 from attributary.index.milvus_client import MilvusServer
@@ -65,16 +68,9 @@ def main() -> None:
             },
         ]
         for size in (1, 32):
-            turn = iter(np.resize(np.arange(0, len(queries) - size, size), 100_000).tolist())
-            medians = interleaved(
-                {
-                    "milvus": lambda size=size, turn=turn: index.search(batch(queries, turn, size), count),
-                    "faiss": lambda size=size, turn=turn: faiss.search(batch(queries, turn, size), count),
-                },
-                rounds=given.rounds,
-            )
-            rows[0][f"search_{size}_ms"] = medians["milvus"] * 1e3
-            rows[1][f"search_{size}_ms"] = medians["faiss"] * 1e3
+            medians = searched((index, faiss), queries, size, count, given.rounds)
+            for row, median in zip(rows, medians, strict=True):
+                row[f"search_{size}_ms"] = median * 1e3
         drop(server, COLLECTION)
         server.close()
     lite = server.is_lite
@@ -86,7 +82,7 @@ def main() -> None:
             "queries": len(queries),
             "candidates": count,
             "server": server.version,
-            "plan": pushed.plan.as_dict(),
+            "plan": asdict(pushed.plan),
         },
         rows,
         [
@@ -115,20 +111,28 @@ def compared(
     return float(same.mean()), int(clear.sum())
 
 
+def searched(
+    indexes: Sequence[VectorIndex], queries: np.ndarray, size: int, count: int, rounds: int
+) -> list[float]:
+    """Median seconds in which each index, in turn, answers the next `size` queries."""
+    turn = iter(np.resize(np.arange(0, len(queries) - size, size), 100_000).tolist())
+
+    def search(index: VectorIndex) -> None:
+        first = next(turn)
+        index.search(queries[first : first + size], count)
+
+    calls = {str(place): partial(search, index) for place, index in enumerate(indexes)}
+    return list(interleaved(calls, rounds=rounds).values())
+
+
 def noisy(vectors: np.ndarray, count: int) -> np.ndarray:
     """Unit queries near `count` of the items, float32."""
     rng = np.random.default_rng(11)
     rows = np.asarray(vectors[np.sort(rng.choice(len(vectors), min(count, len(vectors)), replace=False))])
-    near = rows.astype(np.float32) + 0.6 / vectors.shape[1] ** 0.5 * rng.standard_normal(
-        rows.shape, np.float32
-    )
-    return near / np.linalg.norm(near, axis=1, keepdims=True)
-
-
-def batch(queries: np.ndarray, turn: Any, size: int) -> np.ndarray:
-    """The next `size` queries."""
-    first = next(turn)
-    return queries[first : first + size]
+    near: np.ndarray = rows.astype(np.float32)
+    near += 0.6 / vectors.shape[1] ** 0.5 * rng.standard_normal(rows.shape, np.float32)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    return near
 
 
 if __name__ == "__main__":

@@ -94,7 +94,9 @@ def items_of(bundle: Any, corpus: Path, every: int) -> list[Item]:
     """Every so-manieth item of the bundle whose picture is in the corpus."""
     source = read_source(corpus)
     where = dict(zip(source.table["id"].to_pylist(), source.pictures, strict=True))
-    captions = dict(zip(source.table["id"].to_pylist(), source.table["caption"].to_pylist(), strict=True))
+    captions = dict(
+        zip(source.table["id"].to_pylist(), map(str, source.table["caption"].to_pylist()), strict=True)
+    )
     read = {
         row: where[number].read_bytes()
         for row, number in enumerate(map(bundle.items.id_of, range(len(bundle.items))))

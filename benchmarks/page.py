@@ -35,7 +35,8 @@ SCRIPTS: dict[str, list[str]] = {
     "picture_queries": SERVING,
     "alternatives": SERVING,
     "headline": SERVING,
-    "search_peers": ["python/attributary/index", "kernels/rescore"],
+    "search_peers": ["python/attributary/index", "kernels/rescore", "kernels/scan"],
+    "search_peers_1m": ["python/attributary/index", "kernels/rescore", "kernels/scan"],
     "index": ["python/attributary/index", "kernels/rescore"],
     "kernels": ["kernels", "python/attributary/kernels"],
     "decode": ["python/attributary/pictures"],
@@ -86,7 +87,8 @@ def cell(value: object) -> str:
 
 def section(script: str, report: Mapping[str, Any]) -> str:
     """One script's part of the page."""
-    documented = ast.get_docstring(ast.parse((ROOT / "benchmarks" / f"{script}.py").read_text())) or script
+    program = script.removesuffix("_1m")
+    documented = ast.get_docstring(ast.parse((ROOT / "benchmarks" / f"{program}.py").read_text())) or script
     later = changed_since(report["commit"], SCRIPTS[script])
     age = {None: "", 0: "; its code has not changed since"}.get(
         later, f"; {later} later commits changed the code it describes: **to be measured again**"
@@ -95,7 +97,7 @@ def section(script: str, report: Mapping[str, Any]) -> str:
     parts = [
         f"## {script}",
         documented.split("\n\n")[0],
-        f"`benchmarks/{script}.py` at {report['commit']}{age}. {facts['cpu']}, {facts['cores']} cores, "
+        f"`benchmarks/{program}.py` at {report['commit']}{age}. {facts['cpu']}, {facts['cores']} cores, "
         f"{facts['gpu'] or 'no GPU'}.",
     ]
     if report["aims"]:
@@ -146,7 +148,7 @@ def waterfall(phases: Sequence[Mapping[str, Any]]) -> str:
 
 def newest(script: str) -> dict[str, Any] | None:
     """A script's result of the latest commit, of whatever machine; None where there is none."""
-    found = []
+    found: list[tuple[float, int, dict[str, Any]]] = []
     for path in sorted(RESULTS.glob(f"{script}-*.json")):
         report = json.loads(path.read_text())
         # Not those of another script with a longer name, nor a variant's.

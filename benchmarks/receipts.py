@@ -102,7 +102,8 @@ def copies(picture: bytes) -> Iterator[bytes]:
 
 def verified(client: Client, known: dict[str, PublicKey], options: Any) -> tuple[int, float, list[bytes]]:
     """(how many signed answers verify, processor microseconds of one verification, the first receipts)."""
-    count, spent, kept = 0, 0.0, []
+    count, spent = 0, 0.0
+    kept: list[bytes] = []
     for number, picture in zip(range(options.answers), copies(pictures_of(64)[0]), strict=False):
         answer: Answer = client.attribute(picture, prompt="a cat" if number % 2 else "", receipt=True)
         started = process_time()

@@ -35,6 +35,11 @@ def lists_of(size: int) -> int:
     return int(2 ** round(np.log2(4 * size**0.5)))
 
 
+def as_opened(index: Any) -> Any:
+    """The index as a file of it is opened: lists that grew hold up to twice their items."""
+    return faiss.deserialize_index(faiss.serialize_index(index))
+
+
 class Engine:
     """What every index offers."""
 
@@ -67,9 +72,10 @@ class Faiss(Engine):
         )
         self.index.train(vectors[:: max(1, len(vectors) // 100_000)])
         self.index.add(vectors)
+        self.index = as_opened(self.index)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        return self.index.search(queries, k)[1]
+        return np.asarray(self.index.search(queries, k)[1])
 
 
 class FaissIvf(Faiss):
@@ -134,7 +140,7 @@ class Ours(Engine):
         factory = self.factory.format(lists=lists, half=dim // 2, quarter=dim // 4)
         self.store = vectors.astype(np.float16)
         plan = Plan(factory, dim, 0 if self.links else lists, self.links)
-        self.index = FaissIndex(train(plan, self.store, 0), 1)
+        self.index = FaissIndex(as_opened(train(plan, self.store, 0)), 1)
 
     def set(self, setting: Setting) -> None:
         self.nprobe, self.candidates = setting
@@ -160,6 +166,22 @@ class OursBytes(Ours):
         *((64, 1_100), (128, 1_100), (256, 1_100), (512, 1_100)),
     ]  # fmt: skip
     factory = "IVF{lists},SQ8"
+
+
+class OursBytesAlone(OursBytes):
+    """The same lists in their own order, without a store."""
+
+    settings: ClassVar = [(8,), (16,), (32,), (64,), (128,), (256,), (512,)]
+
+    def build(self, vectors: np.ndarray) -> None:
+        super().build(vectors)
+        del self.store
+
+    def set(self, setting: Setting) -> None:
+        self.nprobe = setting[0]
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        return self.index.probe(queries, k, self.nprobe)
 
 
 class OursGraph(Ours):
@@ -196,7 +218,7 @@ class Hnswlib(Engine):
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
         self.index.set_ef(max(self.ef, k))
-        return self.index.knn_query(queries, k=k, num_threads=self.threads)[0].astype(np.int64)
+        return np.asarray(self.index.knn_query(queries, k=k, num_threads=self.threads)[0]).astype(np.int64)
 
 
 class Usearch(Engine):
@@ -273,6 +295,7 @@ ENGINES: dict[str, type[Engine]] = {
     "attributary PQ D/2 + fp16": Ours,
     "attributary PQ D/4 + fp16": OursShort,
     "attributary SQ8 + fp16": OursBytes,
+    "attributary SQ8": OursBytesAlone,
     "attributary HNSW16 SQ8 + fp16": OursGraph,
     "faiss PQ D/2 + SQ8": FaissRefined,
     "faiss RaBitQ + SQ8": FaissRabitq,

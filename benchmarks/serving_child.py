@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -145,7 +145,7 @@ class Load:
         own: list[float] = []
         latencies: list[float] = []
         async with grpc.aio.insecure_channel(self._address) as channel:
-            call: Callable[[bytes], Awaitable[bytes]] = channel.unary_unary(
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
                 "/attributary.v1.AttributionService/Attribute"
             )
             await call(requests[0])

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import psutil
 from common import ROOT, Aim, aim, arguments, emit
-from hostile_pictures import PORT, hostile, server
+from hostile_kinds import hostile
+from hostile_pictures import PORT, server
 from resident import resident
 
 from attributary.client import Client, query
@@ -137,7 +138,8 @@ def soak(process: psutil.Process, minutes: float, interval_s: float) -> list[dic
     threads = [threading.Thread(target=target, args=given) for target, given in work]
     for thread in threads:
         thread.start()
-    rows, begun = [], time.monotonic()
+    rows: list[dict[str, float]] = []
+    begun = time.monotonic()
     while time.monotonic() - begun < minutes * 60:
         memory = []
         while time.monotonic() < begun + (len(rows) + 1) * interval_s:

@@ -17,6 +17,8 @@ import time
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,12 +42,13 @@ class CrossAttention(nn.Module):
         """Return the attended positions, [B, P, width]."""
 
         def split(y: Tensor) -> Tensor:
-            return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return y.view(*y.shape[:-1], self.heads, -1).transpose(1, 2)
 
         attended = nn.functional.scaled_dot_product_attention(
             split(self.to_q(x)), split(self.to_k(text)), split(self.to_v(text))
         )
-        return self.to_out(attended.transpose(1, 2).flatten(2))
+        out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+        return out
 
 
 class Block(nn.Module):
@@ -65,13 +68,14 @@ class Block(nn.Module):
         y = self.norms[0](x)
         x = x + self.own(y, y, y, need_weights=False)[0]
         x = x + self.cross(self.norms[1](x), text)
-        return x + self.mlp(self.norms[2](x))
+        out: Tensor = x + self.mlp(self.norms[2](x))
+        return out
 
 
 class Recorder:
     """Keeps the inputs and output gradients of every K and V layer."""
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
+    def __init__(self, blocks: Sequence[Block]) -> None:
         self.layers: list[nn.Linear] = []
         for block in blocks:
             self.layers += [block.cross.to_k, block.cross.to_v]
@@ -84,7 +88,8 @@ class Recorder:
         """Store one layer's input, and its output's gradient when it comes."""
         self.inputs[index] = x.detach()
         if y.requires_grad:
-            y.register_hook(lambda gradient: self.gradients.__setitem__(index, gradient.detach()))
+            hook = partial(self.gradients.__setitem__, index)
+            y.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def inner_products(recorder: Recorder, preconditioned: list[Tensor]) -> Tensor:
@@ -110,7 +115,7 @@ def main() -> None:
     options = arguments("Profile the teacher's inner loop on a stand-in.").parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    blocks = nn.ModuleList(Block(before, width) for before, width in zip((64, *WIDTHS), WIDTHS, strict=False))
+    blocks = [Block(before, width) for before, width in zip((64, *WIDTHS), WIDTHS, strict=False)]
     recorder = Recorder(blocks)
     latents, text = torch.randn(BATCH, POSITIONS, 64), torch.randn(BATCH, TOKENS, TEXT)
     preconditioned = [torch.randn(QUERIES, layer.weight.numel()) * 1e-3 for layer in recorder.layers]
@@ -123,7 +128,7 @@ def main() -> None:
 
     def forward_backward() -> None:
         # Only the K and V weights' outputs need gradients; autograd still walks the whole model.
-        forward().backward()
+        torch.autograd.backward(forward())
 
     forward_backward()
     # The rate that torch reaches on the loop's own kind of product, and on a large square one.

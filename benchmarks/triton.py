@@ -100,14 +100,14 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]
                         cells.setdefault((kind, concurrency, name), []).append(found)
         lone = one_image(addresses, inputs, options.image_rounds)
         direct = index_alone(options.bundle, servers, inputs, options.index_rounds)
-        load = index_load(servers, inputs, options.rounds, options.seconds)
+        loaded = index_load(servers, inputs, options.rounds, options.seconds)
     shown = ("queries_per_s", "p50_ms", "p99_ms", "batch", "cpu_ms", "queue", "encode", "search", "rescore")
     rows = [
         {"kind": kind, "concurrency": concurrency, "way": way, **{name: cell[name] for name in shown}}
         for (kind, concurrency, way), found in cells.items()
         for cell in [median_of(found)]
     ]
-    return {"serving": rows, "one image": lone, "index alone": direct, "index, perf_analyzer": load}, facts
+    return {"serving": rows, "one image": lone, "index alone": direct, "index, perf_analyzer": loaded}, facts
 
 
 def one_image(addresses: dict[str, str], inputs: Path, rounds: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import perf_analyzer
@@ -30,8 +30,9 @@ from attributary.triton import templates
 from attributary.triton.materialize import Settings, materialize
 from tritonserver.server import Ports, TritonServer
 
+Backend = Literal["faiss", "python"]
 ROOT = Path(__file__).resolve().parent.parent
-BACKENDS = {"C++": "faiss", "Python": "python"}
+BACKENDS: dict[str, Backend] = {"C++": "faiss", "Python": "python"}
 IN_PROCESS = "in process, C++"
 NO_NETWORK = "Triton in the client's process, C++ index"
 
@@ -42,10 +43,11 @@ def unit_queries(bundle: Bundle, count: int) -> np.ndarray:
     rows = np.asarray(bundle.vectors[np.sort(rng.choice(len(bundle.vectors), count))], np.float32)
     rows = rows[rng.permutation(count)]
     rows += rng.standard_normal(rows.shape).astype(np.float32) * 0.3 / np.sqrt(rows.shape[1])
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
-def index_only(bundle: Path, folder: Path, backend: str) -> str:
+def index_only(bundle: Path, folder: Path, backend: Backend) -> str:
     """Write a repository with the bundle's index model alone and the alias that the launcher wants; return its name."""
     whole = folder / "whole"
     bundle_id = materialize(bundle, whole, Settings(index_backend=backend))
