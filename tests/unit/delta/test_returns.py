@@ -248,6 +248,24 @@ def test_whose_items_went_one_by_one_has_not_left(store):
     assert store.add([item(6, scene(2), "Flo")], **BY).outcomes == [None]
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_whoever_leaves_by_name_has_left_where_nothing_of_theirs_was_there_any_more(store, compacted):
+    store.add([item(5, scene(1), "Flo")], **BY)
+    store.delete(Selection(ids=(5,)), **BY)
+    if compacted:
+        store.compact(**BY)
+    store.delete(Selection(creator="Flo"), dry_run=True, **BY)
+    assert store.add([item(6, scene(2), "Flo")], **BY).outcomes == [None]
+    store.delete(Selection(ids=(6,)), **BY)
+    revision = store.snapshot.revision
+    assert store.delete(Selection(creator="Flo"), **BY).revision == revision + 1
+    assert store.history[-1].what == "creator=Flo"
+    # Said once more it changes nothing.
+    assert store.delete(Selection(creator="Flo"), **BY).revision == revision + 1
+    (outcome,) = store.add([item(7, scene(3), "Flo")], **BY).outcomes
+    assert isinstance(outcome, PreconditionError) and outcome.subject == "item.creator"
+
+
 def test_who_left_while_all_of_theirs_waited_has_left(store, bundle_dir):
     store.add([item(6, scene(2), "Flo")], terms=CONTRIBUTOR, **BY)
     assert store.delete(Selection(creator="Flo"), **BY).held == (6,)
