@@ -78,6 +78,11 @@ class Preparer:
                 )
             if options.digests:
                 raise InvalidArgumentError(f"{field}.embedding", "is no picture; a receipt is about one")
+            if query.encoder_digest not in ("", self.spec.digest):
+                raise InvalidArgumentError(
+                    f"{field}.embedding.encoder_digest",
+                    f"must be that of this bundle's encoder, {self.spec.digest}: another one's says nothing here",
+                )
             prepared.embedding = check_embedding(query.embedding, self.spec, f"{field}.embedding")
             prepared.certainty = check_certainty(query.certainty, f"{field}.embedding.certainty")
             return prepared

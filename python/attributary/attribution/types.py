@@ -66,7 +66,8 @@ class Query:
 
     `image` is an encoded picture; `pixels` uint8 RGB [H, W, 3]; `embedding` float [D]. `has_prompt` belongs to an
     embedding and says that its encoder was given the prompt; `prompt` must then be empty. So does `certainty`,
-    in [0, 1], which says what the picture's pixels were judged to be; None: not known.
+    in [0, 1], which says what the picture's pixels were judged to be (None: not known), and `encoder_digest`, of the
+    encoder that made it ("": not known).
     """
 
     image: bytes | None = None
@@ -75,6 +76,7 @@ class Query:
     prompt: str = ""
     has_prompt: bool = False
     certainty: float | None = None
+    encoder_digest: str = ""
 
 
 @dataclass(slots=True)

@@ -285,7 +285,15 @@ def live_files(table: Path, said: str) -> set[Path]:
             else:
                 live.add(path)
         return live
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        pa.ArrowException,
+    ) as error:
         raise InputError(said, f"its {_LOG} cannot be read: {type(error).__name__}: {error}") from error
 
 

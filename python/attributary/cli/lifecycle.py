@@ -70,7 +70,7 @@ def add_command(
         data = read_file(picture, "picture")
         items = iter([Addition(item_id, data, caption, creator, creator_url, licence, uri, near_dup_of)])
     added = refused = held = 0
-    for item, outcome in _add(items, where, who, why, bring_back):
+    for item, outcome in (_add if corpus is None else _add_groups)(items, where, who, why, bring_back):
         if isinstance(outcome, AttributaryError):
             refused += 1
             if as_json:
@@ -216,6 +216,32 @@ def _entries(place: Path) -> list[Entry]:
         return Changes.after(first).take(*records).entries
     changes = changes_of(Bundle.open(place, verify=False))
     return [] if changes is None else changes.entries
+
+
+def _add_groups(
+    items: Iterator[Addition], where: Where, who: str | None, why: str, bring_back: bool
+) -> Iterator[tuple[Addition, Added | AttributaryError]]:
+    """`_add`; where the first of a group of near duplicates does not enter, the next one is the first.
+
+    Nobody stays out because somebody else does.
+    """
+    while True:
+        orphans: dict[int, list[Addition]] = {}
+        for item, outcome in _add(items, where, who, why, bring_back):
+            first, field = item.near_dup_of, getattr(outcome, "field", "")
+            if first is not None and field == "item.near_dup_of":
+                orphans.setdefault(first, []).append(item)
+            else:
+                yield item, outcome
+        if not orphans:
+            return
+        items = iter(
+            [
+                replace(item, near_dup_of=None if item is group[0] else group[0].id)
+                for group in orphans.values()
+                for item in group
+            ]
+        )
 
 
 def _add(

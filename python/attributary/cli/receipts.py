@@ -294,7 +294,7 @@ def _bundle(given: str) -> Mapping[str, Any]:
 def _answer(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(read_file(path, "answer"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgumentError("answer", f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise InvalidArgumentError("answer", f"{path} must hold one JSON object")

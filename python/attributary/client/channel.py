@@ -19,6 +19,7 @@ from attributary.proxy import channel_options
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_STREAM_TIMEOUT_S = 3600.0
+_LONGEST_S = 10**8  # three years
 
 _SERVICE_CONFIG = {
     "methodConfig": [
@@ -124,9 +125,11 @@ class Connection:
 
 
 def _seconds(timeout: float) -> float:
-    # No number and NaN are not above 0 either.
-    if not isinstance(timeout, Real) or not timeout > 0:
-        raise InvalidArgumentError("timeout_s", f"must be above 0 seconds, got {timeout!r}")
+    # No number and NaN are not above 0 either. Deadlines that no clock of gRPC's can show have passed at once.
+    if not isinstance(timeout, Real) or not 0 < timeout <= _LONGEST_S:
+        raise InvalidArgumentError(
+            "timeout_s", f"must be above 0 and at most {_LONGEST_S:,} seconds, got {timeout!r}"
+        )
     return float(timeout)
 
 

@@ -152,7 +152,12 @@ def _embedding(query: Query) -> pb.Embedding:
     import numpy as np
 
     values = np.asarray(query.embedding, np.float32).ravel().tolist()
-    return pb.Embedding(values=values, has_prompt=query.has_prompt, certainty=query.certainty)
+    return pb.Embedding(
+        values=values,
+        has_prompt=query.has_prompt,
+        certainty=query.certainty,
+        encoder_digest=query.encoder_digest,
+    )
 
 
 def _timings(message: pb.Timings) -> ReplyTimings:

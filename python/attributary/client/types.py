@@ -203,6 +203,7 @@ def query(
             prompt=prompt,
             has_prompt=embedding.has_prompt,
             certainty=embedding.certainty,
+            encoder_digest=embedding.encoder_digest,
         )
     if embedding is not None:
         import numpy

@@ -144,7 +144,7 @@ class Delivery:
             beside = (len(items) + at for at, record in enumerate(together) if record.id == named)
             like = next(beside, None if named in snapshot.deleted else items.row_of(named))
             if like is None:
-                raise InvalidArgumentError("item.near_dup_of", f"no such item: {named}")
+                raise _no_such(named)
         group = group_of(snapshot, like, together)
         return ItemRecord(
             item.id, item.caption, item.creator, item.creator_url, item.licence or NO_LICENCE, item.uri, group
@@ -198,8 +198,9 @@ def _check_same(snapshot: Snapshot, row: int, item: NewItem, vector: NDArray[np.
         # Without one it may have joined a group for its looks.
         other = items.row_of(item.near_dup_of)
         # Of one that has been deleted since, and compacted away, nothing is left to compare.
-        gone = other is None and item.near_dup_of in snapshot.deleted
-        if not gone and (other is None or items.near_dup_group(other) != there.near_dup_group):
+        if other is None and item.near_dup_of not in snapshot.deleted:
+            raise _no_such(item.near_dup_of)
+        if other is not None and items.near_dup_group(other) != there.near_dup_group:
             raise _exists(item, "it has another near_dup_of")
     _check_facts(item, there, snapshot.vectors_of(np.array([row], np.int64))[0], vector)
 
@@ -218,6 +219,10 @@ def _check_facts(
             raise _exists(item, f"it has another {name}")
     if vector is not None and not float(stored.astype(np.float32) @ vector.astype(np.float32)) >= SAME_COSINE:
         raise _exists(item, "it has another picture")
+
+
+def _no_such(named: int) -> InvalidArgumentError:
+    return InvalidArgumentError("item.near_dup_of", f"no such item: {named}")
 
 
 def _exists(item: NewItem, what: str) -> AlreadyExistsError:

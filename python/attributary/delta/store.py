@@ -181,8 +181,9 @@ class Store(contextlib.AbstractContextManager["Store"]):
             rest = set(selection.ids).difference(ids, held)
             already = tuple(sorted(item_id for item_id in rest if item_id in snapshot.deleted))
             unknown = tuple(sorted(rest.difference(already)))
-            # Whoever left by name while all of theirs waited has left as well.
-            if (ids or (held and selection.creator)) and not dry_run:
+            # Whoever leaves by name has left, also where theirs went by id before, or all of it waits.
+            name = selection.creator
+            if (ids or (name and name not in left_by_name(self._changes.entries))) and not dry_run:
                 self._commit(Deleted(now(), who, why, what, ids))
             if held and not dry_run:
                 self._check_open()

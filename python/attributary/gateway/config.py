@@ -190,6 +190,7 @@ class GatewayConfig:
 
 
 REDACTABLE = ("uri", "caption", "creator")
+MAX_INT = 2**31 - 1
 _LEAST: dict[str, float] = {
     "processes": 1, "port": 0, "metrics_port": -1, "http_port": -1, "max_batch": 1, "max_encode_batch": 1,
     "max_delay_ms": 0,
@@ -204,6 +205,9 @@ _LEAST: dict[str, float] = {
 _MOST: dict[str, float] = {
     "port": 65535, "metrics_port": 65535, "http_port": 65535, "processes": 64, "pinned_s": 86_400,
     "contributed_caption_weight": 1,
+    # gRPC counts in 32 bits, connections' times in milliseconds.
+    "max_message_bytes": MAX_INT, "max_connections": MAX_INT, "max_connection_calls": MAX_INT,
+    "max_connection_idle_s": MAX_INT // 1_000, "max_connection_age_s": MAX_INT // 1_000,
 }  # fmt: skip
 _NEEDS = {
     "tls_client_ca": "tls_cert and tls_key", "metrics_tls": "tls_cert and tls_key",

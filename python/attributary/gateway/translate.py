@@ -80,6 +80,7 @@ def to_query(message: pb.Query, limits: Limits, field: str) -> Query:
             prompt=message.prompt,
             has_prompt=embedding.has_prompt,
             certainty=certainty,
+            encoder_digest=embedding.encoder_digest,
         )
     if kind == "image":
         return Query(image=message.image, prompt=message.prompt)
@@ -124,13 +125,14 @@ def describe(engine: Preparer) -> pb.DescribeBundleResponse:
 def from_embedding(engine: Preparer, prepared: Prepared, vector: NDArray[np.float32]) -> pb.EmbedResponse:
     """Return the reply to Embed; `vector` float32 [D]."""
     manifest = engine.bundle.manifest
-    embedding = pb.Embedding(values=vector.tolist(), has_prompt=prepared.has_prompt)
+    digest = manifest.encoder.digest
+    embedding = pb.Embedding(values=vector.tolist(), has_prompt=prepared.has_prompt, encoder_digest=digest)
     if manifest.calibration.pixels or prepared.certainty is not None:
         embedding.certainty = float(certainties(manifest.calibration, [prepared])[0])
     return pb.EmbedResponse(
         embedding=embedding,
         bundle_id=manifest.bundle_id,
-        encoder_digest=manifest.encoder.digest,
+        encoder_digest=digest,
     )
 
 

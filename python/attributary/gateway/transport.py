@@ -28,7 +28,7 @@ from attributary.errors import InvalidArgumentError, OverloadedError
 
 from .admission import Pool
 from .callers import Caller
-from .config import GatewayConfig
+from .config import MAX_INT, GatewayConfig
 from .fairness import FairQueue
 from .reload import Watched, read_guarded
 
@@ -137,7 +137,8 @@ def server_context(config: GatewayConfig) -> ssl.SSLContext | None:
 
 def message_limit(config: GatewayConfig, limits: Limits) -> int:
     """Return the largest gRPC message in bytes: unless it is set, the largest encoded picture and 1 MiB."""
-    return config.max_message_bytes or max(limits.max_image_bytes, _CUSTOMARY_BYTES) + _ENVELOPE_BYTES
+    largest = max(limits.max_image_bytes, _CUSTOMARY_BYTES) + _ENVELOPE_BYTES
+    return config.max_message_bytes or min(largest, MAX_INT)
 
 
 def options(config: GatewayConfig, limit: int) -> tuple[tuple[str, int], ...]:

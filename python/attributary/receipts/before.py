@@ -147,7 +147,7 @@ class Before:
             return str(json.loads(self.note.read_bytes())["run"])
         except FileNotFoundError:
             return ""
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise InvalidArgumentError(_FIELD, f"{self.note} cannot be read") from None
 
     def take(self, run: str) -> None:
@@ -188,7 +188,7 @@ def read(path: Path, currency: str) -> Before:
         return Before(path, run, hashlib.sha256(data).hexdigest(), found, runs, counted, excluded)
     except OSError as error:
         raise InvalidArgumentError(_FIELD, f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidArgumentError(_FIELD, f"{path} is no {STATEMENT}") from None
 
 
@@ -227,7 +227,7 @@ def check_place(path: Path, run: str, currency: str, data: bytes) -> None:
 def _facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

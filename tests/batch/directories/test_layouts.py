@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from attributary.batch.inputs import live_files
 from attributary.batch.plan import make_plan
 from attributary.batch.settings import IMAGE_COLUMNS, Settings
 from attributary.errors import InputError
@@ -154,6 +155,14 @@ def test_a_delta_table_is_its_live_files(tmp_path, picture, score_log):
     rows, summary = score_log(table, tmp_path / "run")
     assert [row["generation_id"] for row in rows] == [f"g{number}" for number in range(9)]
     assert summary["ignored"]["a file that the table's log has removed"] == 1
+
+
+@pytest.mark.parametrize("line", ["[]", "5", '{"add": [1]}', '{"add": {"path": 5}}', "[" * 100_000])
+def test_a_line_of_a_table_log_that_is_no_action_is_told(tmp_path, line):
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log" / f"{0:020d}.json").write_text(line)
+    with pytest.raises(InputError, match="its _delta_log cannot be read"):
+        live_files(tmp_path, "log")
 
 
 def test_duckdb(tmp_path, picture, score_log):

@@ -1,10 +1,13 @@
 """What was deleted does not come back unseen: neither under another id, nor as another file of the same picture."""
 
 import io
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import ImageOps
@@ -228,6 +231,31 @@ def test_a_creator_who_was_deleted_by_name_comes_back_on_purpose_alone(store, bu
     assert store.history[-1].what == "bring_back=7"
 
 
+def test_nobody_of_a_delivery_stays_out_with_the_near_duplicate_that_does(store, bundle_dir, tmp_path):
+    store.delete(Selection(creator="Ann"), **BY)
+    store.close()
+    names = ["Ann", "Bo", "Ann", "Cy", "Bo"]
+    for number, _ in enumerate(names):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    table = {
+        "id": [2000 + number for number in range(5)],
+        "caption": ["a red ellipse"] * 5,
+        "creator": names,
+        "file": [f"{number}.png" for number in range(5)],
+        "near_dup_group": [0, 0, 1, 0, 1],
+    }
+    pq.write_table(pa.table(table), tmp_path / "items.parquet")
+    # The second time it is a delivery that is repeated.
+    for _ in range(2):
+        words = ["bundle", "add", str(bundle_dir), "--corpus", str(tmp_path), "--why", "x", "--json"]
+        lines = list(map(json.loads, CliRunner().invoke(cli, words).output.splitlines()))
+        assert {line["refused"] for line in lines if "refused" in line} == {2000, 2002}
+        assert {line["added"] for line in lines if "added" in line} == {2001, 2003, 2004}
+        items = open_engine(bundle_dir).bundle.items
+        two, other, alone = (items.near_dup_group(items.row_of(2000 + number)) for number in (1, 3, 4))
+        assert two == other != alone
+
+
 def test_who_consented_to_one_item_has_not_consented_to_all(store):
     store.delete(Selection(creator="Dee"), **BY)
     for number in (7, 8):
@@ -246,6 +274,24 @@ def test_whose_items_went_one_by_one_has_not_left(store):
     store.delete(Selection(ids=(5,)), **BY)
     store.compact(**BY)
     assert store.add([item(6, scene(2), "Flo")], **BY).outcomes == [None]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_whoever_leaves_by_name_has_left_where_nothing_of_theirs_was_there_any_more(store, compacted):
+    store.add([item(5, scene(1), "Flo")], **BY)
+    store.delete(Selection(ids=(5,)), **BY)
+    if compacted:
+        store.compact(**BY)
+    store.delete(Selection(creator="Flo"), dry_run=True, **BY)
+    assert store.add([item(6, scene(2), "Flo")], **BY).outcomes == [None]
+    store.delete(Selection(ids=(6,)), **BY)
+    revision = store.snapshot.revision
+    assert store.delete(Selection(creator="Flo"), **BY).revision == revision + 1
+    assert store.history[-1].what == "creator=Flo"
+    # Said once more it changes nothing.
+    assert store.delete(Selection(creator="Flo"), **BY).revision == revision + 1
+    (outcome,) = store.add([item(7, scene(3), "Flo")], **BY).outcomes
+    assert isinstance(outcome, PreconditionError) and outcome.subject == "item.creator"
 
 
 def test_who_left_while_all_of_theirs_waited_has_left(store, bundle_dir):

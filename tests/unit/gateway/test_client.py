@@ -164,6 +164,8 @@ PICTURE = b"\x89PNG"
         (lambda: Client(""), "address"),
         (lambda: Client(5), "address"),
         (lambda: Client("127.0.0.1:1", timeout_s=float("nan")), "timeout_s"),
+        (lambda: Client("127.0.0.1:1", timeout_s=float("inf")), "timeout_s"),
+        (lambda: Client("127.0.0.1:1").describe(timeout_s=1e10), "timeout_s"),
         (lambda: Client("127.0.0.1:1").describe(timeout_s="1"), "timeout_s"),
         (lambda: Client("127.0.0.1:1").describe(timeout_s=-1), "timeout_s"),
     ],

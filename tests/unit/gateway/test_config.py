@@ -59,6 +59,8 @@ def test_options_of_serve_tell_name_type_and_help():
         ({"ATTRIBUTARY_MAX_BATCH": "0"}, "max_batch"),
         ({"ATTRIBUTARY_PERMITS": "-1"}, "permits"),
         ({"ATTRIBUTARY_DRAIN_S": "nan"}, "drain_s"),
+        ({"ATTRIBUTARY_MAX_MESSAGE_BYTES": str(2**32)}, "max_message_bytes"),
+        ({"ATTRIBUTARY_MAX_CONNECTION_AGE_S": "inf"}, "max_connection_age_s"),
         ({"ATTRIBUTARY_LOG_LEVEL": "loud"}, "log_level"),
         ({"ATTRIBUTARY_EVENT_LOOP": "none"}, "event_loop"),
         ({"ATTRIBUTARY_TLS_CERT": "a"}, "tls_cert"),

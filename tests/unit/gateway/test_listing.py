@@ -1,12 +1,13 @@
 """Pages of items and creators over a real bundle, before, while and after it is changed; embeddings to ask with."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from attributary.attribution.open import open_engine
-from attributary.client import AsyncClient, Client
+from attributary.client import AsyncClient, Client, query
 from attributary.delta.items import NewItem
 from attributary.delta.selection import Selection
 from attributary.delta.store import Store
@@ -118,6 +119,17 @@ def test_an_embedding_asks_what_its_picture_would(client: Client, picture, promp
     assert [item.id for item in again.items] == [item.id for item in asked.items]
     assert again.diffuse_share == pytest.approx(asked.diffuse_share, abs=1e-5)
     assert client.attribute(embedding=embedded).items == again.items
+
+
+def test_an_embedding_of_another_encoder_is_refused_whatever_its_dimensions(client: Client, picture):
+    made = client.embed(picture(3))
+    foreign = replace(made, encoder_digest="0" * 64)
+    with pytest.raises(InvalidArgumentError, match="must be that of this bundle's encoder") as caught:
+        client.attribute(embedding=foreign)
+    assert caught.value.field == "query.embedding.encoder_digest"
+    good, bad = client.attribute_batch([query(embedding=made), query(embedding=foreign)])
+    assert not isinstance(good, Exception) and good.items
+    assert isinstance(bad, InvalidArgumentError) and bad.field == "queries[1].embedding.encoder_digest"
 
 
 async def test_embed_refuses_what_is_none_and_what_is_one(server, picture):

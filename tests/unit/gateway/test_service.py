@@ -363,6 +363,7 @@ def test_message_limit_is_what_a_picture_needs(config, engine):
     assert message_limit(config, limits) == 10_000_000 + (1 << 20)
     limits = dataclasses.replace(limits, max_image_bytes=1000)
     assert message_limit(config, limits) == 5 << 20
+    assert message_limit(config, dataclasses.replace(limits, max_image_bytes=2**40)) == 2**31 - 1
     assert message_limit(dataclasses.replace(config, max_message_bytes=7), limits) == 7
 
 

@@ -60,9 +60,10 @@ def test_who_is_due_less_than_the_minimum_is_paid_later(write_run, lay_down, tmp
     (tmp_path / "payout.json").write_text(json.dumps(facts))
     with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
         read(tmp_path / "payout.json", "EUR")
-    (tmp_path / "payout.json").write_text("[]")
-    with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
-        read(tmp_path / "payout.json", "EUR")
+    for text in ("[]", "[" * 100_000):
+        (tmp_path / "payout.json").write_text(text)
+        with pytest.raises(InvalidArgumentError, match=r"is no payout\.json"):
+            read(tmp_path / "payout.json", "EUR")
 
 
 def test_a_run_whose_amounts_went_through_a_later_statement_is_paid_once(write_run, lay_down, tmp_path):
