@@ -5,6 +5,7 @@ python benchmarks/batch.py --bundle out/demo/bundle --images out/corpus [--runne
 Throughput: one process, one open engine; both take turns. The engine alone prepares and runs the same pictures in the
 same batches on as many threads, from memory. `score` is a whole run: planning with hashes, reading Parquet, writing and
 syncing shards, totals. Memory and runners: a fresh process each, peak resident memory, log sizes and runners in turn.
+Without options 27,000 pictures are scored: five minutes at the 100 a second of two cores.
 """
 
 from __future__ import annotations
@@ -169,9 +170,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of pictures to make logs of")
     parser.add_argument("--side", type=int, default=512, help="pixels of a generated picture")
     parser.add_argument("--rows", type=int, default=2048, help="rows of the throughput log")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--memory-rows", type=int, nargs=2, default=(1_000, 10_000))
-    parser.add_argument("--repeats", type=int, default=3, help="fresh processes each")
+    parser.add_argument("--repeats", type=int, default=1, help="fresh processes each")
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--runner", action="append", default=[], help="compare with local: ray; repeatable")
     parser.add_argument("--scratch", type=Path, default=None, help="where logs and runs are written")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,13 +149,15 @@ class PromptNames:
         return _LEAD.search(prompt[max(0, start - _LED) : start]) is not None
 
     @cached_property
-    def _names(self) -> dict[tuple[str, ...], set[int]]:
-        """Words that are a name or one of its words -> numbers of the creators whose name it is."""
-        found: dict[tuple[str, ...], set[int]] = defaultdict(set)
-        for number, creator in enumerate(self._creators):
+    def _names(self) -> dict[tuple[str, ...], tuple[str | None, int]]:
+        """Words that are a name or one of its words -> their creator, None of several; letters it needs to count."""
+        found: dict[tuple[str, ...], tuple[str | None, int]] = {}
+        for creator in self._creators:
             whole, parts = _names_in(creator)
-            for name in (*whole, *parts):
-                found[name].add(number)
+            for names, least in ((whole, _LEAST_LETTERS), (parts, _LEAST_LETTERS_OF_A_WORD)):
+                for name in names:
+                    other, other_least = found.get(name, (creator, least))
+                    found[name] = (creator if other == creator else None, min(least, other_least))
         return found
 
     @cached_property
@@ -176,15 +177,9 @@ class PromptNames:
         """Letters of each name -> whether it is one wherever it stands, not only where the prompt says so."""
         ordinary = self._ordinary()
         found: dict[str, bool] = {}
-        for creator in self._creators:
-            for names, least in zip(
-                _names_in(creator), (_LEAST_LETTERS, _LEAST_LETTERS_OF_A_WORD), strict=True
-            ):
-                for name in names:
-                    letters = "".join(name)
-                    found[letters] = found.get(letters, False) or (
-                        len(letters) >= least and name not in ordinary
-                    )
+        for name, (_, least) in self._names.items():
+            letters = "".join(name)
+            found[letters] = found.get(letters, False) or (len(letters) >= least and name not in ordinary)
         return found
 
     def _ordinary(self) -> set[tuple[str, ...]]:
@@ -195,25 +190,21 @@ class PromptNames:
         for start in range(0, len(items), _ROWS):
             # What has been found is looked for no more, so that later rows cost next to nothing.
             for row in items.rows_with_words({name[0] for name in left}, start, start + _ROWS).tolist():
-                spoken = [word.letters for word in words(items.caption(row))]
+                spoken = _letters(items.caption(row))
                 creator = items.creator(row)
                 phrases = {
-                    tuple(spoken[at : at + count])
+                    spoken[at : at + count]
                     for at in range(len(spoken))
                     for count in range(1, _LONGEST_PHRASE + 1)
                 }
-                found |= {
-                    name
-                    for name in phrases & left
-                    if any(self._creators[one] != creator for one in names[name])
-                }
+                found |= {name for name in phrases & left if names[name][0] != creator}
             left -= found
         return found
 
 
 def _names_in(creator: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """What a creator is called, with and without the form of a company; and single words of that."""
-    whole = tuple(word.letters for word in words(creator))
+    whole = _letters(creator)
     bare = whole
     while len(bare) > 1 and bare[-1] in _FORMS:
         bare = bare[:-1]
@@ -223,6 +214,13 @@ def _names_in(creator: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]
             (part,) for part in bare if len(part) > 2 and not part.isdigit() and part not in _FORMS | _SMALL
         ]
     return [name for name in (whole, bare) if 0 < sum(map(len, name)) <= _LONGEST_NAME], parts
+
+
+def _letters(text: str) -> tuple[str, ...]:
+    """The letters of each of a text's words."""
+    if text.isascii():
+        return tuple(_ASCII_WORD.findall(text.lower()))
+    return tuple(word.letters for word in words(text))
 
 
 def words(text: str) -> list[_Word]:

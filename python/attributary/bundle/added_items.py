@@ -55,7 +55,7 @@ class AddedItems:
         self._creators = GrowingArray(base.creator_of_row)
         self._licences = GrowingArray(base.licence_of_row)
         self._groups = GrowingArray(base.group_of_row)
-        self._base_groups = np.unique(base.near_dup_groups)
+        self._base_groups = base.groups
         self._new_groups: dict[int, int] = {}
         self._largest_group = int(self._base_groups[-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,20 @@ class Bundle:
                 MANIFEST,
                 f"encoder.fit is {manifest.encoder.fit!r}, this build knows {CROP!r}; use a matching release",
             )
-        if verify:
-            verify_files(directory, manifest.files)
+        digests = dict(manifest.files) if verify else {}
+        mapped = {name: digests.pop(name) for name in (VECTORS, LOOKS) if name in digests}
+        verify_files(directory, digests)
         if manifest.index.encoder_digest != manifest.encoder.digest:
             raise BundleError(
                 INDEX, _mismatch("codes", manifest.index.encoder_digest, manifest.encoder.digest)
             )
         if manifest.files[ENCODER] != manifest.encoder.digest:
             raise BundleError(ENCODER, _mismatch("vectors", manifest.encoder.digest, manifest.files[ENCODER]))
-        items = ItemTable.read(directory / ITEMS)
+        # The largest files are hashed while the items are read; neither is used before both are done.
+        with ThreadPoolExecutor(1, "hashing") as beside:
+            verified = beside.submit(verify_files, directory, mapped)
+            items = ItemTable.read(directory / ITEMS)
+            verified.result()
         vectors = _mapped(directory / VECTORS, np.float16, (manifest.item_count, manifest.encoder.dim))
         if len(items) != len(vectors):
             raise BundleError(ITEMS, f"has {len(items)} rows, vectors.npy has {len(vectors)}")

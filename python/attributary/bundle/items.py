@@ -41,6 +41,8 @@ _IDS_TYPE = pa.list_(pa.string())
 # Of a row: id, caption, creator, licence, uri, creator_url, near_dup_group, creator_ids.
 Facts: TypeAlias = tuple[int, str, str, str, str, str, int, tuple[str, ...]]
 _KEPT = 65_536
+# Of each byte, the small letter or the digit that it is, else a blank.
+_SMALL_ASCII = bytes(ord(c.lower()) if c.isascii() and c.isalnum() else 32 for c in map(chr, range(256)))
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 
 
@@ -91,9 +93,8 @@ class ItemTable:
         self._groups = _numpy(table, "near_dup_group")
         self._columns: dict[str, Any] = {"id": self._ids, "near_dup_group": self._groups, **self._text}
         # Dense codes, as the rescoring kernel wants them.
-        self.group_of_row: NDArray[np.int32] = np.unique(self._groups, return_inverse=True)[1].astype(
-            np.int32
-        )
+        self.groups, of_row = np.unique(self._groups, return_inverse=True)  # ascending
+        self.group_of_row: NDArray[np.int32] = of_row.astype(np.int32)
 
     @classmethod
     def read(cls, path: Path) -> ItemTable:
@@ -214,14 +215,32 @@ class ItemTable:
 
     def rows_with_words(self, words: Collection[str], start: int, stop: int) -> NDArray[np.int64]:
         """Rows from `start` to `stop` whose captions hold one of some words, small and without accents; int64."""
-        text = pc.utf8_lower(self._text["caption"].slice(start, stop - start))
-        text = pc.utf8_normalize(text, form="NFKD")  # type: ignore[attr-defined]
-        spoken = pc.split_pattern_regex(
-            pc.replace_substring_regex(text, pattern=r"\p{M}", replacement=""), pattern=r"[^\p{L}\p{N}]+"
-        )
-        wanted = pc.is_in(pc.list_flatten(spoken), value_set=_texts(sorted(words)))
-        rows = pc.unique(pc.filter(pc.list_parent_indices(spoken), wanted))
-        return _plain(pa.chunked_array([rows])).astype(np.int64) + start
+        text, known = self._text["caption"].slice(start, stop - start), _texts(sorted(words))
+        ascii_alone = pc.string_is_ascii(text)
+        found = [np.zeros(0, np.int64)]
+        for part, words_of in ((ascii_alone, _ascii_words), (pc.invert(ascii_alone), _any_words)):
+            spoken = words_of(pc.filter(text, part))
+            wanted = pc.is_in(pc.list_flatten(spoken), value_set=known)
+            places = pc.unique(pc.filter(pc.list_parent_indices(spoken), wanted))
+            rows = pc.take(pc.indices_nonzero(part), places)
+            found.append(_plain(pa.chunked_array([rows])).astype(np.int64) + start)
+        return np.sort(np.concatenate(found))
+
+
+def _any_words(text: pa.Array[Any]) -> Any:
+    """The words of each of some texts, small and without accents."""
+    text = pc.utf8_normalize(pc.utf8_lower(text), form="NFKD")  # type: ignore[attr-defined]
+    text = pc.replace_substring_regex(text, pattern=r"\p{M}", replacement="")
+    return pc.split_pattern_regex(text, pattern=r"[^\p{L}\p{N}]+")
+
+
+def _ascii_words(text: pa.Array[Any]) -> Any:
+    """As `_any_words`, of texts of ASCII alone: a third of the time."""
+    _, ends, data = text.buffers()
+    small = (data.to_pybytes() if data else b"").translate(_SMALL_ASCII)
+    return pc.ascii_split_whitespace(
+        pa.Array.from_buffers(text.type, len(text), [None, ends, pa.py_buffer(small)], offset=text.offset)
+    )
 
 
 def table_problem(table: pa.Table) -> str | None:

@@ -5,6 +5,7 @@ import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from attributary.bundle.items import SCHEMA, ItemTable
 
@@ -33,6 +34,21 @@ def test_rows_are_found_by_words_of_any_script():
     assert items.rows_with_words({"deja", "猫"}, 0, 4).tolist() == [0, 1, 3]
     assert items.rows_with_words({"mat"}, 2, 4).tolist() == [3]
     assert items.rows_with_words(set(), 0, 4).tolist() == []
+
+
+@pytest.mark.parametrize("other", ["", "é"])
+def test_captions_of_ascii_are_taken_apart_as_all_are(other):
+    captions = [f"A{chr(code)}b2{other}" for code in range(128)] + [other, f"b2{other}"]
+    rows = [
+        {field.name: n if field.type == pa.int64() else text for field in SCHEMA}
+        for n, text in enumerate(captions)
+    ]
+    items = ItemTable(pa.Table.from_pylist(rows, SCHEMA))
+    parted = [n for n, text in enumerate(captions) if not text[1:2].isalnum()]
+    word = f"b2{'e' if other else ''}"
+    assert items.rows_with_words({word}, 0, len(rows)).tolist() == [
+        n for n, text in enumerate(captions) if (n < 128 and n in parted) or text == f"b2{other}"
+    ]
 
 
 def test_columns_in_many_chunks_are_read_as_one():
