@@ -1,7 +1,7 @@
 """One index in a process of its own: build it, then search at each setting. Called by search_peers.py, prints JSON.
 
 An engine has `build(vectors)`, `settings`, `set(setting)` and `search(queries, k) -> ids`. Its memory is what the
-process holds more than before it was built; the fp32 vectors that all are given alike are not counted.
+process holds more than before it was built or opened; the fp32 vectors that all are given alike are not counted.
 At 10,000 items what libraries keep for themselves is as large as an index: compare memory from 100,000 on.
 """
 
@@ -16,6 +16,9 @@ import ctypes
 import gc
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,17 +30,17 @@ import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 
+from attributary.index.faiss_index import FaissIndex  # noqa: E402
+from attributary.index.planning import Plan  # noqa: E402
+from attributary.index.tuning import train  # noqa: E402
+from attributary.kernels import rank  # noqa: E402
+
 Setting = tuple[int, ...]
 
 
 def lists_of(size: int) -> int:
     """A power of two near 4 sqrt(N)."""
     return int(2 ** round(np.log2(4 * size**0.5)))
-
-
-def as_opened(index: Any) -> Any:
-    """The index as a file of it is opened: lists that grew hold up to twice their items."""
-    return faiss.deserialize_index(faiss.serialize_index(index))
 
 
 class Engine:
@@ -58,7 +61,17 @@ class Engine:
         raise NotImplementedError
 
 
-class Faiss(Engine):
+class Written(Engine):
+    """Is built in a process of its own and opened, as it would be served."""
+
+    def write(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def read(self, path: Path, vectors: np.ndarray) -> None:
+        raise NotImplementedError
+
+
+class Faiss(Written):
     """Any FAISS factory; settings are nprobe and, where the factory refines, the k factor."""
 
     factory = "Flat"
@@ -72,7 +85,12 @@ class Faiss(Engine):
         )
         self.index.train(vectors[:: max(1, len(vectors) // 100_000)])
         self.index.add(vectors)
-        self.index = as_opened(self.index)
+
+    def write(self, path: Path) -> None:
+        faiss.write_index(self.index, str(path))
+
+    def read(self, path: Path, vectors: np.ndarray) -> None:
+        self.index = faiss.read_index(str(path))
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
         return np.asarray(self.index.search(queries, k)[1])
@@ -117,7 +135,7 @@ class FaissHnsw(Faiss):
         self.index.hnsw.efSearch = setting[0]
 
 
-class Ours(Engine):
+class Ours(Written):
     """What a bundle serves: 4-bit codes propose R candidates, the kernel orders them by the fp16 store.
 
     Shares and creators, which no peer has, are left out.
@@ -131,23 +149,24 @@ class Ours(Engine):
     links = 0
 
     def build(self, vectors: np.ndarray) -> None:
-        from attributary.index.faiss_index import FaissIndex
-        from attributary.index.planning import Plan
-        from attributary.index.tuning import train
-
         size, dim = vectors.shape
         lists = lists_of(size)
         factory = self.factory.format(lists=lists, half=dim // 2, quarter=dim // 4)
         self.store = vectors.astype(np.float16)
         plan = Plan(factory, dim, 0 if self.links else lists, self.links)
-        self.index = FaissIndex(as_opened(train(plan, self.store, 0)), 1)
+        self.index = FaissIndex(train(plan, self.store, 0), lists or 1)
+
+    def write(self, path: Path) -> None:
+        self.index.write(path)
+
+    def read(self, path: Path, vectors: np.ndarray) -> None:
+        self.index = FaissIndex.read(path, 1, self.threads)
+        self.store = vectors.astype(np.float16)
 
     def set(self, setting: Setting) -> None:
         self.nprobe, self.candidates = setting
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        from attributary.kernels import rank
-
         if self.candidates < k:
             raise ValueError("fewer candidates than k")
         found = self.index.probe(queries, self.candidates, self.nprobe)
@@ -173,9 +192,8 @@ class OursBytesAlone(OursBytes):
 
     settings: ClassVar = [(8,), (16,), (32,), (64,), (128,), (256,), (512,)]
 
-    def build(self, vectors: np.ndarray) -> None:
-        super().build(vectors)
-        del self.store
+    def read(self, path: Path, vectors: np.ndarray) -> None:
+        self.index = FaissIndex.read(path, 1, self.threads)
 
     def set(self, setting: Setting) -> None:
         self.nprobe = setting[0]
@@ -335,6 +353,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", required=True)
     parser.add_argument("--batch", type=int, nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--write", type=Path, help="build, write the index there and end")
     given = parser.parse_args()
     faiss.omp_set_num_threads(2)
     items = np.load(given.vectors / "items.npy", mmap_mode="r")[: given.count].astype(np.float32)
@@ -348,8 +367,21 @@ def main() -> None:
     before = process.memory_info().rss
     engine = ENGINES[given.engine](given.threads, max(given.k))
     started = time.perf_counter()
-    engine.build(items)
+    if given.write or not isinstance(engine, Written):
+        engine.build(items)
     build_s = time.perf_counter() - started
+    if given.write:
+        assert isinstance(engine, Written)
+        engine.write(given.write)
+        print(build_s)
+        return
+    if isinstance(engine, Written):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "index"
+            command = [sys.executable, *sys.argv, "--write", str(path)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            build_s = float(done.stdout.splitlines()[-1])
+            engine.read(path, items)
     faiss.omp_set_num_threads(given.threads)
     rows: list[dict[str, Any]] = []
     for setting in engine.settings:
