@@ -63,10 +63,11 @@ def build_index(
     tuning, held_out = queries[order[::2]], queries[order[1::2]]
     best: TunedIndex | None = None
     passed: set[str] = set()  # families whose larger plans only cost more
+    centres: dict[int, NDArray[np.float32]] = {}
     for plan in plans(len(vectors), vectors.shape[1], budget):
         if best is not None and best.met and (plan.family in passed or plan.factory.startswith("OPQ")):
             continue
-        tuned = tune(plan, train(plan, vectors, seed), vectors, tuning, held_out, budget)
+        tuned = tune(plan, train(plan, vectors, seed, centres), vectors, tuning, held_out, budget)
         log.info(
             "%s: nprobe %d, R %d, recall@10 %.4f, a query costs as %.0f KB of codes",
             *(plan.factory, tuned.nprobe, tuned.candidates, tuned.recall_at_10, tuned.cost / 1e3),
@@ -152,14 +153,28 @@ def tune(
     )
 
 
-def train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
-    """Return a FAISS index of `plan` with all vectors in it, the same one each time."""
+def train(
+    plan: Plan,
+    vectors: NDArray[np.float16],
+    seed: int,
+    centres: dict[int, NDArray[np.float32]] | None = None,
+) -> Any:
+    """Return a FAISS index of `plan` with all vectors in it, the same one each time.
+
+    `centres` keeps those of lists by their number, from one plan to the next with the same vectors and seed: finding
+    them takes most of the time. A rotated index has its own.
+    """
     index = faiss.index_factory(vectors.shape[1], plan.factory, faiss.METRIC_INNER_PRODUCT)
     if plan.lists:
         inner = faiss.downcast_index(faiss.extract_index_ivf(index))
         inner.cp.seed = seed
         if hasattr(inner, "pq"):
             inner.pq.cp.niter = 12
+        if isinstance(index, faiss.IndexPreTransform):
+            centres = None
+        if centres is not None and plan.lists in centres:
+            # FAISS looks for none where there are as many as it would find.
+            inner.quantizer.add(centres[plan.lists])
     threads = faiss.omp_get_max_threads()
     try:
         if plan.links:
@@ -169,6 +184,8 @@ def train(plan: Plan, vectors: NDArray[np.float16], seed: int) -> Any:
             if len(vectors) > _TRAIN_POINTS:
                 rows = np.sort(np.random.default_rng(seed).choice(len(vectors), _TRAIN_POINTS, replace=False))
             index.train(vectors[rows].astype(np.float32))
+        if plan.lists and centres is not None:
+            centres.setdefault(plan.lists, inner.quantizer.reconstruct_n(0, plan.lists))
         for start in range(0, len(vectors), 65_536):
             index.add(vectors[start : start + 65_536].astype(np.float32))
     finally:

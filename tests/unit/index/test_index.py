@@ -1,5 +1,6 @@
 """Planning, tuning and searching: the recall that is promised is reached, and filters restrict the search."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -109,6 +110,14 @@ def test_a_budget_with_room_gets_the_recall_that_no_short_code_reaches(ties):
     assert built.met
     assert built.factory.endswith("SQ8")
     assert built.bytes_per_item <= 100
+
+
+@pytest.mark.parametrize("factory", ["IVF64,PQ12x4fs", "IVF64,SQ8", "OPQ12_48,IVF64,PQ12x4fs"])
+def test_centres_of_another_plan_make_the_same_index(vectors, factory):
+    plan, centres = Plan(factory, 6, 64), {}
+    train(Plan("IVF64,PQ24x4fs", 12, 64), vectors, 0, centres)
+    with_them, without = (faiss.serialize_index(train(plan, vectors, 0, kept)) for kept in (centres, None))
+    np.testing.assert_array_equal(with_them, without)
 
 
 def test_a_graph_is_the_same_each_time(ties):
