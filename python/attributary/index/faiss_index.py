@@ -134,7 +134,7 @@ class FaissIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.shape != (len(queries), self._dim):
             raise ValueError(f"queries must be [B, {self._dim}], got {list(queries.shape)}")
-        if self._bytes is not None:
+        if self._bytes is not None and can_scan(self._dim):
             return self._bytes.search(queries, count, nprobe, allowed, self._threads or 0)
         parameters = self._parameters(max(nprobe, count) if self._graph is not None else nprobe, allowed)
         # What faiss.Index.search does, without looking at its arguments again: that takes as long as a small list.
@@ -192,14 +192,14 @@ class _Bytes:
 
     @classmethod
     def of(cls, index: Any) -> _Bytes | None:
-        """The lists of an index; None where it has others, or where the kernel cannot be had."""
+        """The lists of an index; None where it has others."""
         fits = (
             isinstance(index, faiss.IndexIVFScalarQuantizer)
             and index.sq.qtype == faiss.ScalarQuantizer.QT_8bit
             and index.by_residual
             and isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists)
         )
-        return cls(index) if fits and can_scan(int(index.d)) else None
+        return cls(index) if fits else None
 
     def search(
         self,

@@ -50,10 +50,11 @@ def test_finds_what_faiss_finds(dim):
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "numpy"])
 def test_every_path_finds_the_same(made, isa, monkeypatch):
     index, queries = made
-    wanted = FaissIndex(index, 4, 1).probe(queries, 50, 4)
+    opened = FaissIndex(index, 4, 1)
+    wanted = opened.probe(queries, 50, 4)
     monkeypatch.setenv("ATTRIBUTARY_KERNELS", isa)
     try:
-        found = FaissIndex(index, 4, 1).probe(queries, 50, 4)
+        found = opened.probe(queries, 50, 4)
     except ValueError:
         pytest.skip(f"this machine lacks {isa}")
     assert _common(found, wanted) > 0.995
