@@ -8,7 +8,7 @@
 Every index in a fresh process on the same vectors; each of its settings is a row. `best` holds, for every recall that
 somebody may ask for, each index's fastest setting that reaches it, so that speeds are compared at equal recall. Queries
 a CPU second are told beside queries a second: the former depend less on a machine's neighbours. Recall is against exact
-search over the same fp32 vectors, and is not timed.
+search over the same fp32 vectors, of equal items any is right, and is not timed.
 """
 
 from __future__ import annotations
