@@ -339,7 +339,7 @@ def recall(items: np.ndarray, queries: np.ndarray, found: np.ndarray, truth: np.
     for query, rows, wanted in zip(queries, found, truth, strict=True):
         last = (items[wanted] @ query).min() - 1e-6
         hits += int((items[np.unique(rows[rows >= 0])] @ query >= last).sum())
-    return hits / (k * len(truth))
+    return hits / float(k * len(truth))
 
 
 def measured(engine: Engine, queries: np.ndarray, k: int, batch: int, seconds: float) -> tuple[float, float]:
