@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attributary.errors import BundleError
-from attributary.kernels import ByteLists, can_scan, scan
+from attributary.kernels import ByteLists, can_scan, rank, scan
 
 # How many bits of each byte are set.
 _BITS = np.array([value.bit_count() for value in range(256)], np.int64)
@@ -20,6 +20,8 @@ _BLOCK = 65_536
 _KEPT = 64
 # From 20 queries on FAISS compares with centres by BLAS, whose last bits depend on how many they are.
 _ALIKE = 16
+# Bytes of centres that no second-level cache holds: FAISS reads them anew for every query.
+_LARGE = 1 << 21
 
 
 class FaissIndex:
@@ -189,6 +191,8 @@ class _Bytes:
         # A value is low + (code + 1/2) / 255 * width, on top of its list's centre.
         low, width = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
         self._step, self._middle = width / np.float32(255), low + width / np.float32(510)
+        large = index.nlist * index.d * 4 >= _LARGE
+        self._centres = _Centres(index.quantizer.reconstruct_n(0, index.nlist)) if large else None
 
     @classmethod
     def of(cls, index: Any) -> _Bytes | None:
@@ -209,16 +213,50 @@ class _Bytes:
         allowed: NDArray[np.uint8] | None,
         threads: int,
     ) -> NDArray[np.int64]:
+        lists, near = (self._nearest if self._centres is None else self._centres.nearest)(
+            queries, nprobe, threads
+        )
+        near += (queries * self._middle).sum(axis=1)[:, None]
+        return scan(
+            self._lists, queries * self._step, lists, near, count=count, allowed=allowed, threads=threads
+        )
+
+    def _nearest(
+        self, queries: NDArray[np.float32], nprobe: int, threads: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         near = np.empty((len(queries), nprobe), np.float32)
         lists = np.empty((len(queries), nprobe), np.int64)
         for start in range(0, len(queries), _ALIKE):
             some = slice(start, start + _ALIKE)
             given, out, found = (faiss.swig_ptr(array[some]) for array in (queries, near, lists))
             self._index.quantizer.search_c(len(queries[some]), given, nprobe, out, found, None)
-        near += (queries * self._middle).sum(axis=1)[:, None]
-        return scan(
-            self._lists, queries * self._step, lists, near, count=count, allowed=allowed, threads=threads
-        )
+        return lists, near
+
+
+class _Centres:
+    """Centres of many lists, found as items are: bytes propose some, halves order them."""
+
+    def __init__(self, centres: NDArray[np.float32]) -> None:
+        low = centres.min(axis=0)
+        self._step = np.maximum(centres.max(axis=0) - low, np.float32(1e-12)) / np.float32(255)
+        self._middle = low
+        self._codes = np.rint((centres - low) / self._step).astype(np.uint8)
+        self._rows = np.arange(len(centres))
+        self._halves = centres.astype(np.float16)
+        codes, rows = (np.array([array.ctypes.data], np.uint64) for array in (self._codes, self._rows))
+        self._list = ByteLists(codes, rows, np.array([len(centres)]), centres.shape[1])
+
+    def nearest(
+        self, queries: NDArray[np.float32], nprobe: int, threads: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Lists int64 [B, nprobe], the nearest first, and the similarities of their centres."""
+        base = (queries * self._middle).sum(axis=1)[:, None]
+        some = min(2 * nprobe + 16, len(self._rows))
+        found = scan(
+            self._list, queries * self._step, np.zeros((len(queries), 1), np.int64), base, count=some,
+            threads=threads,
+        )  # fmt: skip
+        return rank(queries, found, self._halves, top_k=nprobe, threads=threads)
 
 
 def one_by_one(graph: Any) -> None:

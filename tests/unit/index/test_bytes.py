@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
+from attributary.index import faiss_index
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.planning import Plan
 from attributary.index.tuning import train
@@ -58,6 +59,17 @@ def test_every_path_finds_the_same(made, isa, monkeypatch):
     except ValueError:
         pytest.skip(f"this machine lacks {isa}")
     assert _common(found, wanted) > 0.995
+
+
+def test_many_centres_are_found_as_faiss_finds_them(made, monkeypatch):
+    index, queries = made
+    few = FaissIndex(index, 4, 1)
+    monkeypatch.setattr(faiss_index, "_LARGE", 0)
+    many = FaissIndex(index, 4, 1)
+    for nprobe, count in ((1, 10), (4, 50), (LISTS, 300)):
+        assert _common(many.probe(queries, count, nprobe), few.probe(queries, count, nprobe)) > 0.99
+    alone = np.concatenate([many.probe(query[None], 40, 4) for query in queries])
+    np.testing.assert_array_equal(many.probe(queries, 40, 4), alone)
 
 
 def test_best_first_and_the_same_on_several_threads(made):
