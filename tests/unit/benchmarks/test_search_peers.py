@@ -20,18 +20,22 @@ def test_a_faster_setting_of_lower_recall_is_not_compared(peers):
     assert [(r["recall_at_least"], r["queries_cpu_s"]) for r in found] == [(0.9, 99), (0.95, 10)]
 
 
-def test_an_aim_is_met_only_beside_peers_of_no_more_memory(peers):
+def test_every_peer_is_beside_ours_of_no_more_memory(peers):
     rows = [
         row("attributary", 0.96, 10),
+        row("attributary, large", 0.96, 50, memory=800.0),
         row("small", 0.96, 8),
+        row("smaller", 0.96, 8, memory=50.0),
         row("large", 0.96, 40, memory=900.0),
-        row("exact", 1.0, 1),
+        row("exact", 1.0, 1, memory=1_000.0),
     ]
     told = peers.aims(peers.best(rows), [1_000])
-    assert [(round(item["value"], 2), item["met"]) for item in told] == [
+    assert [(item["value"], item["met"]) for item in told] == [
         (1.25, True),
-        (0.25, False),
-        (10.0, False),
+        (None, False),
+        (1.25, True),
+        (50.0, True),
+        (0.1, True),
     ]
 
 

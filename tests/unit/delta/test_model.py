@@ -52,6 +52,7 @@ class History(RuleBasedStateMachine):
         self.names = {item[1] for item in self.items.values()} | {item[3] for item in self.items.values()}
         self.hidden = {}  # deleted: counted, not shown
         self.entries = []
+        self.left = {""}
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -176,8 +177,10 @@ class History(RuleBasedStateMachine):
             for item_id in chosen:
                 self.hidden[item_id] = self.items.pop(item_id)
             self.gone |= chosen
-            if chosen:
+            # Who leaves by name has left, also where nothing of theirs was there any more.
+            if chosen or (selection.creator and selection.creator not in self.left):
                 self.entries.append(("delete", result.ids))
+            self.left |= {selection.creator}
         return result
 
     @rule()
