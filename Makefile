@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: test-faults fuzz lock sbom bench demo demo-untuned pictures test test-native lint format docs docs-links setup setup-train triton-backend clean
+.PHONY: test-faults fuzz lock sbom bench bench-million demo demo-untuned pictures test test-native lint format docs docs-links setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
 	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
@@ -46,6 +46,13 @@ bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.j
 	-$(BENCH)/triton_backend.py --bundle $(UNTUNED) --save
 	$(BENCH)/gaming.py --calibration $(STUDENT)/calibration.json --save
 	$(BENCH)/page.py
+
+# Search among a million, beside peers: an hour, most of it for the vectors.
+bench-million: $(UNTUNED)/manifest.json
+	$(BENCH)/search_vectors.py --bundle $(UNTUNED) --corpus $(CORPUS) --count 1000000 --precision int8 \
+	  --prompts-a-picture 8 --out $(OUT)/bench/vectors-1m
+	$(BENCH)/search_peers.py --counts 1000000 --k 100 --seconds 0.3 --vectors $(OUT)/bench/vectors-1m \
+	  --name search_peers_1m --save
 
 # Two processes, a file's tests in one of them.
 test: $(VENV)/.train
