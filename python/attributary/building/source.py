@@ -132,7 +132,17 @@ def _bundle_columns(table: pa.Table) -> pa.Table:
     for name, values in defaults.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.array(values))
+    at = table.column_names.index(GROUP)
+    if pa.types.is_integer(table.schema.field(at).type):
+        table = table.set_column(at, GROUP, _groups(table[GROUP]))
     return table
+
+
+def _groups(numbers: pa.ChunkedArray[Any]) -> pa.Array[Any]:
+    """Groups of near duplicates, int64. A negative number says none, as clusterers do: the item gets one of its own."""
+    found = np.asarray(numbers.fill_null(-1).to_numpy(), np.int64)
+    alone = found < 0
+    return pa.array(np.where(alone, found.max(initial=-1) + np.cumsum(alone), found))
 
 
 def _pictures(directory: Path, table: pa.Table) -> list[Path]:
