@@ -140,7 +140,7 @@ def _bundle_columns(table: pa.Table) -> pa.Table:
 
 def _groups(numbers: pa.ChunkedArray[Any]) -> pa.Array[Any]:
     """Groups of near duplicates, int64. A negative number says none, as clusterers do: the item gets one of its own."""
-    found = np.asarray(numbers.fill_null(-1).to_numpy(), np.int64)
+    found = np.asarray(numbers.cast(pa.int64(), safe=False).fill_null(pa.scalar(-1, pa.int64())).to_numpy())
     alone = found < 0
     return pa.array(np.where(alone, found.max(initial=-1) + np.cumsum(alone), found))
 
