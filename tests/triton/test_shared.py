@@ -69,6 +69,33 @@ def test_memory_that_cannot_be_had_is_an_error_now(monkeypatch):
     assert set(Path("/dev/shm").glob("attributary-gateway-*")) <= before
 
 
+def test_a_region_that_triton_still_reads_is_taken_back_when_it_has_done(monkeypatch):
+    monkeypatch.setattr(shared, "Region", lambda: Region(1 << 16))
+    known, asked = set(), []
+
+    async def ask():
+        client = TritonClient("127.0.0.1:1", "auto")
+
+        async def answer(method, request, timeout_s):
+            if method == "SystemSharedMemoryRegister":
+                known.add(request.name)
+            elif method == "SystemSharedMemoryUnregister":
+                asked.append(request.name)
+                # The first is put off, as while a request's tensors are held; then it is forgotten.
+                if len(asked) > 1:
+                    known.discard(request.name)
+            return SimpleNamespace(regions=dict.fromkeys(known))
+
+        monkeypatch.setattr(client, "_ask", answer)
+        await client.share()
+        assert len(known) == 1
+        await client.close()
+
+    asyncio.run(ask())
+    assert not known
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize(
     ("address", "local"),
     [

@@ -42,6 +42,7 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "UINT64": np.dtype("<u8"),
 }
 _SHARE_TIMEOUT_S: Final = 2.0
+_LET_GO_S: Final = (0.01, 0.05, 0.2, 0.7)
 # How Triton names a region that it does not have, whatever the status.
 _NO_REGION: Final = "shared memory region"
 _DNS: Final = "dns:///"
@@ -209,9 +210,21 @@ class TritonClient:
                 await self._unregister(name)
 
     async def _unregister(self, name: str) -> None:
+        """Take a region back from Triton; one that it goes on naming is left after a second."""
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         with contextlib.suppress(RuntimeError, DeadlineError, UnavailableError, OverloadedError):
-            request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
-            await self._ask("SystemSharedMemoryUnregister", request, _SHARE_TIMEOUT_S)
+            # Triton lets go of a request's tensors some time after its answer, keeps the region until then, and can
+            # miss that it was asked to end it just as the last of them went.
+            for pause_s in _LET_GO_S:
+                await self._ask("SystemSharedMemoryUnregister", request, _SHARE_TIMEOUT_S)
+                known = await self._ask(
+                    "SystemSharedMemoryStatus",
+                    service_pb2.SystemSharedMemoryStatusRequest(),
+                    _SHARE_TIMEOUT_S,
+                )
+                if name not in known.regions:
+                    return
+                await asyncio.sleep(pause_s)
 
     async def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
         stubs = await self._replicas.in_turn()
