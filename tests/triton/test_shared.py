@@ -69,7 +69,8 @@ def test_memory_that_cannot_be_had_is_an_error_now(monkeypatch):
     assert set(Path("/dev/shm").glob("attributary-gateway-*")) <= before
 
 
-def test_a_region_that_triton_still_reads_is_taken_back_when_it_has_done(monkeypatch):
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_region_that_triton_still_reads_is_taken_back_when_it_has_done(monkeypatch, refuses):
     monkeypatch.setattr(shared, "Region", lambda: Region(1 << 16))
     known, asked = set(), []
 
@@ -81,9 +82,10 @@ def test_a_region_that_triton_still_reads_is_taken_back_when_it_has_done(monkeyp
                 known.add(request.name)
             elif method == "SystemSharedMemoryUnregister":
                 asked.append(request.name)
-                # The first is put off, as while a request's tensors are held; then it is forgotten.
                 if len(asked) > 1:
                     known.discard(request.name)
+                elif refuses:
+                    raise _RegionLostError(f"Cannot unregister shared memory region '{request.name}'")
             return SimpleNamespace(regions=dict.fromkeys(known))
 
         monkeypatch.setattr(client, "_ask", answer)

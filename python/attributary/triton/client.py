@@ -213,10 +213,11 @@ class TritonClient:
         """Take a region back from Triton; one that it goes on naming is left after a second."""
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         with contextlib.suppress(RuntimeError, DeadlineError, UnavailableError, OverloadedError):
-            # Triton lets go of a request's tensors some time after its answer, keeps the region until then, and can
-            # miss that it was asked to end it just as the last of them went.
+            # Triton lets go of a request's tensors some time after its answer. Until then 2.51 refuses; later ones put
+            # it off, and can miss it where the last of the tensors goes just then.
             for pause_s in _LET_GO_S:
-                await self._ask("SystemSharedMemoryUnregister", request, _SHARE_TIMEOUT_S)
+                with contextlib.suppress(RuntimeError):
+                    await self._ask("SystemSharedMemoryUnregister", request, _SHARE_TIMEOUT_S)
                 known = await self._ask(
                     "SystemSharedMemoryStatus",
                     service_pb2.SystemSharedMemoryStatusRequest(),
