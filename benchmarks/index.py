@@ -21,7 +21,7 @@ from attributary.attribution.open import open_engine
 from attributary.building.embed import make_probes
 from attributary.building.source import read_source
 from attributary.index.planning import IndexBudget, Plan, list_count
-from attributary.index.tuning import TunedIndex, exact_neighbours, recall, tune
+from attributary.index.tuning import Exact, TunedIndex, recall, tune
 from attributary.kernels import rescore
 
 TARGET = 0.98
@@ -55,14 +55,16 @@ def main() -> None:
     tuning, held_out = probes[order[::2]], probes[order[1::2]]
     vectors = repeated(np.asarray(engine.bundle.vectors), given.copies)
     size, dim = vectors.shape
-    exact = exact_neighbours(vectors, held_out, 10)
+    budget = IndexBudget(target_recall=TARGET)
+    nearest = Exact.of(vectors, tuning, held_out, budget)
+    exact = nearest.held_out
     rows: list[dict[str, Any]] = []
     calls = {}
     for plan in peers(dim, list_count(size)):
         started = time.perf_counter()
         index = train(plan, vectors)
         seconds = time.perf_counter() - started
-        tuned = tune(plan, index, vectors, tuning, held_out, IndexBudget(target_recall=TARGET))
+        tuned = tune(plan, index, vectors, tuning, held_out, budget, nearest)
         rows.append(described(plan.factory, tuned, held_out, exact, seconds))
         calls[plan.factory] = asking(tuned, vectors, held_out)
     graph = faiss.index_factory(dim, "HNSW32", faiss.METRIC_INNER_PRODUCT)

@@ -23,6 +23,7 @@ RECALL_AT = 10  # of the recall that is reported
 _BYTES, _JUMP = 0.4, 3.0
 _EFFORTS = (64, 100, 150, 200, 300, 400, 600, 800, 1_200, 2_000)  # efSearch
 _TRAIN_POINTS = 500_000
+_BLOCK = 65_536
 _CANDIDATES = (32, 64, 100, 150, 200, 300, 400, 600, 800, 1_000, 1_500, 2_000, 5_000, 10_000, 20_000)
 
 
@@ -46,6 +47,45 @@ class TunedIndex:
         return self.met, -self.cost if self.met else self.recall_at_10
 
 
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Rows of the nearest vectors, int64: of the tuning queries [Q1, K], of those held out [Q2, 10]."""
+
+    tuning: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        vectors: NDArray[np.float16],
+        tuning: NDArray[np.float32],
+        held_out: NDArray[np.float32],
+        budget: IndexBudget,
+    ) -> Exact:
+        """Compare queries with every vector; K is the budget's `recall_at`."""
+        return cls(
+            exact_neighbours(vectors, tuning, budget.recall_at),
+            exact_neighbours(vectors, held_out, RECALL_AT),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What indexes of as many lists have in common: centres, float32 [L, D], and each item's list, int64 [N]."""
+
+    centres: NDArray[np.float32]
+    of_item: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, quantizer: Any, vectors: NDArray[np.float16]) -> Lists:
+        """Ask a trained quantizer for the list of every vector."""
+        parts = [
+            quantizer.assign(vectors[start : start + _BLOCK].astype(np.float32), 1)[:, 0]
+            for start in range(0, len(vectors), _BLOCK)
+        ]
+        return cls(quantizer.reconstruct_n(0, quantizer.ntotal), np.concatenate(parts))
+
+
 def build_index(
     vectors: NDArray[np.float16], queries: NDArray[np.float32], budget: IndexBudget, seed: int = 0
 ) -> TunedIndex:
@@ -63,11 +103,13 @@ def build_index(
     tuning, held_out = queries[order[::2]], queries[order[1::2]]
     best: TunedIndex | None = None
     passed: set[str] = set()  # families whose larger plans only cost more
-    centres: dict[int, NDArray[np.float32]] = {}
+    lists: dict[int, Lists] = {}
+    exact = Exact.of(vectors, tuning, held_out, budget)
     for plan in plans(len(vectors), vectors.shape[1], budget):
         if best is not None and best.met and (plan.family in passed or plan.factory.startswith("OPQ")):
             continue
-        tuned = tune(plan, train(plan, vectors, seed, centres), vectors, tuning, held_out, budget)
+        index = train(plan, vectors, seed, lists)
+        tuned = tune(plan, index, vectors, tuning, held_out, budget, exact)
         log.info(
             "%s: nprobe %d, R %d, recall@10 %.4f, a query costs as %.0f KB of codes",
             *(plan.factory, tuned.nprobe, tuned.candidates, tuned.recall_at_10, tuned.cost / 1e3),
@@ -82,19 +124,25 @@ def build_index(
 
 
 def exact_neighbours(
-    vectors: NDArray[np.float16], queries: NDArray[np.float32], count: int, block: int = 65_536
+    vectors: NDArray[np.float16], queries: NDArray[np.float32], count: int, block: int = _BLOCK
 ) -> NDArray[np.int64]:
-    """Rows of the `count` nearest vectors by inner product, int64 [Q, min(count, N)], nearest first."""
+    """Rows of the `count` nearest vectors by inner product, int64 [Q, min(count, N)], nearest first, of equals the
+    earlier row."""
     count = min(count, len(vectors))
-    best = np.full((len(queries), 0), -np.inf, np.float32)
-    rows = np.zeros((len(queries), 0), np.int64)
+    best = np.full((len(queries), count), -np.inf, np.float32)
+    rows = np.full((len(queries), count), -1, np.int64)
     for start in range(0, len(vectors), block):
-        part = vectors[start : start + block].astype(np.float32)
-        best = np.concatenate([best, queries @ part.T], axis=1)
-        ids = np.broadcast_to(np.arange(start, start + len(part)), (len(queries), len(part)))
-        rows = np.concatenate([rows, ids], axis=1)
-        keep = np.argsort(-best, axis=1, kind="stable")[:, :count]
-        best, rows = np.take_along_axis(best, keep, 1), np.take_along_axis(rows, keep, 1)
+        scores = queries @ vectors[start : start + block].astype(np.float32).T
+        # Few of a block are nearer than the last that is kept: sorting these takes no time.
+        query, column = np.nonzero(scores > best[:, -1:])
+        counts = np.bincount(query, minlength=len(queries))
+        place = count + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        more = np.full((len(queries), count + counts.max(initial=0)), -np.inf, np.float32)
+        ids = np.full(more.shape, -1, np.int64)
+        more[:, :count], ids[:, :count] = best, rows
+        more[query, place], ids[query, place] = scores[query, column], start + column
+        keep = np.argsort(-more, axis=1, kind="stable")[:, :count]
+        best, rows = np.take_along_axis(more, keep, 1), np.take_along_axis(ids, keep, 1)
     return rows
 
 
@@ -111,17 +159,20 @@ def tune(
     tuning: NDArray[np.float32],
     held_out: NDArray[np.float32],
     budget: IndexBudget,
+    exact: Exact,
 ) -> TunedIndex:
     """Choose nprobe and R of a filled FAISS index at the least cost, and measure it on the held-out queries."""
     size, dim = vectors.shape
     # Exact scans also yield candidates: the fp16 store decides the order, as in every other case.
     most = min(size, budget.max_candidates)
     options = [count for count in _CANDIDATES if budget.min_candidates <= count < most] + [most]
-    exact = exact_neighbours(vectors, tuning, min(budget.recall_at, size))
     best: tuple[bool, float, int, int] | None = None
     costs: dict[tuple[int, int], float] = {}
     for nprobe in _probes(plan, size):
         scanned = nprobe * size / plan.lists if plan.lists else size
+        if best is not None and best[0] and plan.lists and _cost(plan, dim, scanned, options[0]) > -best[1]:
+            # Looking into more lists costs more than what was found, whatever it finds.
+            break
         # A graph looks as hard as it has candidates to find.
         most_here = min(options[-1], nprobe) if plan.links else options[-1]
         faiss.cvar.hnsw_stats.reset()
@@ -131,7 +182,7 @@ def tune(
             if count > min(scanned, most_here) and count > options[0]:
                 # Lists that hold fewer rows than are asked for would be asked again at run time.
                 continue
-            reached = recall(found[:, :count], exact)
+            reached = recall(found[:, :count], exact.tuning)
             cost = costs[nprobe, count] = _cost(plan, dim, looked, count)
             met = reached >= budget.target_recall
             rank = (met, -cost if met else reached, nprobe, count)
@@ -145,7 +196,7 @@ def tune(
         factory=plan.factory,
         nprobe=nprobe,
         candidates=count,
-        recall_at_10=recall(tuned.search(held_out, count), exact_neighbours(vectors, held_out, RECALL_AT)),
+        recall_at_10=recall(tuned.search(held_out, count), exact.held_out),
         recall_queries=len(held_out),
         bytes_per_item=len(faiss.serialize_index(index)) / size,
         cost=costs[nprobe, count],
@@ -153,28 +204,24 @@ def tune(
     )
 
 
-def train(
-    plan: Plan,
-    vectors: NDArray[np.float16],
-    seed: int,
-    centres: dict[int, NDArray[np.float32]] | None = None,
-) -> Any:
+def train(plan: Plan, vectors: NDArray[np.float16], seed: int, known: dict[int, Lists] | None = None) -> Any:
     """Return a FAISS index of `plan` with all vectors in it, the same one each time.
 
-    `centres` keeps those of lists by their number, from one plan to the next with the same vectors and seed: finding
-    them takes most of the time. A rotated index has its own.
+    `known` keeps lists by their number, from one plan to the next with the same vectors and seed: finding them and
+    what lies in them takes most of the time. A rotated index has its own.
     """
     index = faiss.index_factory(vectors.shape[1], plan.factory, faiss.METRIC_INNER_PRODUCT)
+    lists = None
     if plan.lists:
         inner = faiss.downcast_index(faiss.extract_index_ivf(index))
         inner.cp.seed = seed
         if hasattr(inner, "pq"):
             inner.pq.cp.niter = 12
-        if isinstance(index, faiss.IndexPreTransform):
-            centres = None
-        if centres is not None and plan.lists in centres:
-            # FAISS looks for none where there are as many as it would find.
-            inner.quantizer.add(centres[plan.lists])
+        if not isinstance(index, faiss.IndexPreTransform) and known is not None:
+            lists = known.get(plan.lists)
+        if lists is not None:
+            # FAISS looks for no centres where there are as many as it would find.
+            inner.quantizer.add(lists.centres)
     threads = faiss.omp_get_max_threads()
     try:
         if plan.links:
@@ -184,13 +231,39 @@ def train(
             if len(vectors) > _TRAIN_POINTS:
                 rows = np.sort(np.random.default_rng(seed).choice(len(vectors), _TRAIN_POINTS, replace=False))
             index.train(vectors[rows].astype(np.float32))
-        if plan.lists and centres is not None:
-            centres.setdefault(plan.lists, inner.quantizer.reconstruct_n(0, plan.lists))
-        for start in range(0, len(vectors), 65_536):
-            index.add(vectors[start : start + 65_536].astype(np.float32))
+        if not plan.lists or isinstance(index, faiss.IndexPreTransform):
+            for start in range(0, len(vectors), _BLOCK):
+                index.add(vectors[start : start + _BLOCK].astype(np.float32))
+            return index
+        if lists is None:
+            lists = Lists.of(inner.quantizer, vectors)
+        if known is not None:
+            known[plan.lists] = lists
+        return _filled(index, vectors, lists.of_item)
     finally:
         faiss.omp_set_num_threads(threads)
-    return index
+
+
+def _filled(index: Any, vectors: NDArray[np.float16], of_item: NDArray[np.int64]) -> Any:
+    """Put vectors into their lists: the index that `add` would have made, which asks for the lists of each again."""
+    packed = isinstance(index, faiss.IndexIVFPQFastScan)
+    into = index
+    if packed:
+        # Codes packed for fast-scan cannot be put into a list that is told; plain ones can, and are packed then.
+        into = faiss.IndexIVFPQ(
+            index.quantizer, index.d, index.nlist, index.pq.M, index.pq.nbits, index.metric_type
+        )
+        into.pq, into.by_residual, into.is_trained = index.pq, index.by_residual, True
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK].astype(np.float32)
+        places = np.ascontiguousarray(of_item[start : start + _BLOCK])
+        into.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(places))
+    if not packed:
+        return index
+    made = faiss.IndexIVFPQFastScan(into, index.bbs)
+    made.cp, made.own_fields = index.cp, True
+    index.own_fields = False
+    return made
 
 
 def _cost(plan: Plan, dim: int, looked: float, count: int) -> float:

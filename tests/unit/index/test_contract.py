@@ -10,7 +10,7 @@ from attributary.index.faiss_index import FaissIndex
 from attributary.index.milvus import MilvusIndex
 from attributary.index.milvus_push import PushOptions, push
 from attributary.index.planning import IndexBudget, Plan
-from attributary.index.tuning import build_index, exact_neighbours, recall, train, tune
+from attributary.index.tuning import Exact, build_index, exact_neighbours, recall, train, tune
 
 from .conftest import bundle_of, unit
 
@@ -48,7 +48,10 @@ def index(request, bundle, tuned):
         plan = Plan("IVF64,SQ8", DIM, 64) if request.param == "sq8" else Plan("HNSW16,SQ8", DIM, 0, 16)
         held_out = unit(bundle.vectors[:20].astype(np.float32))
         budget = IndexBudget(target_recall=0.95)
-        return tune(plan, train(plan, bundle.vectors, 0), bundle.vectors, held_out, held_out, budget).index
+        exact = Exact.of(bundle.vectors, held_out, held_out, budget)
+        return tune(
+            plan, train(plan, bundle.vectors, 0), bundle.vectors, held_out, held_out, budget, exact
+        ).index
     server = request.getfixturevalue("milvus")
     push(bundle, server, PushOptions("test_contract", force=True))
     return MilvusIndex.open(bundle, server, "test_contract")

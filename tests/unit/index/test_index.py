@@ -7,7 +7,7 @@ import pytest
 from attributary.errors import BundleError, InvalidArgumentError
 from attributary.index.faiss_index import FaissIndex
 from attributary.index.planning import FLAT_BELOW, GPU_SUBQUANTISERS, IndexBudget, Plan, list_count, plans
-from attributary.index.tuning import build_index, exact_neighbours, recall, train, tune
+from attributary.index.tuning import Exact, build_index, exact_neighbours, recall, train, tune
 
 DIM, SIZE = 48, 6_000
 
@@ -105,19 +105,36 @@ def test_a_budget_with_room_gets_the_recall_that_no_short_code_reaches(ties):
     vectors, queries = ties
     budget = IndexBudget(bytes_per_item=100, target_recall=0.95, recall_at=100, max_candidates=150)
     code = Plan("IVF64,PQ16x4fs", 8, 64)
-    assert not tune(code, train(code, vectors, 0), vectors, queries[:30], queries[30:], budget).met
+    exact = Exact.of(vectors, queries[:30], queries[30:], budget)
+    assert not tune(code, train(code, vectors, 0), vectors, queries[:30], queries[30:], budget, exact).met
     built = build_index(vectors, queries, budget)
     assert built.met
     assert built.factory.endswith("SQ8")
     assert built.bytes_per_item <= 100
 
 
-@pytest.mark.parametrize("factory", ["IVF64,PQ12x4fs", "IVF64,SQ8", "OPQ12_48,IVF64,PQ12x4fs"])
-def test_centres_of_another_plan_make_the_same_index(vectors, factory):
-    plan, centres = Plan(factory, 6, 64), {}
-    train(Plan("IVF64,PQ24x4fs", 12, 64), vectors, 0, centres)
-    with_them, without = (faiss.serialize_index(train(plan, vectors, 0, kept)) for kept in (centres, None))
-    np.testing.assert_array_equal(with_them, without)
+@pytest.mark.parametrize("factory", ["IVF64,PQ12x4fs", "IVF64,SQ8", "IVF64,PQ8", "OPQ12_48,IVF64,PQ12x4fs"])
+def test_lists_of_another_plan_make_the_index_that_faiss_makes(vectors, factory):
+    plan, lists = Plan(factory, 6, 64), {}
+    train(Plan("IVF64,PQ24x4fs", 12, 64), vectors, 0, lists)
+    index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
+    inner = faiss.downcast_index(faiss.extract_index_ivf(index))
+    inner.cp.seed = 0
+    if "PQ" in factory:
+        inner.pq.cp.niter = 12
+    index.train(vectors.astype(np.float32))
+    index.add(vectors.astype(np.float32))
+    for made in (train(plan, vectors, 0, lists), train(plan, vectors, 0)):
+        np.testing.assert_array_equal(faiss.serialize_index(made), faiss.serialize_index(index))
+
+
+def test_neighbours_are_those_of_a_whole_sort(vectors, queries):
+    doubled = np.concatenate([vectors[:700], vectors[:700][::-1]])
+    scores = queries @ doubled.astype(np.float32).T
+    np.testing.assert_array_equal(
+        exact_neighbours(doubled, queries, 30, block=256), np.argsort(-scores, axis=1, kind="stable")[:, :30]
+    )
+    assert exact_neighbours(vectors[:7], queries, 10).shape == (len(queries), 7)
 
 
 def test_a_graph_is_the_same_each_time(ties):
