@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: test-faults fuzz lock sbom bench bench-million demo demo-untuned pictures test test-native lint format docs docs-links setup setup-train triton-backend clean
+.PHONY: test-faults fuzz lock sbom bench bench-million bench-ten-million demo demo-untuned pictures test test-native lint format docs docs-links setup setup-train triton-backend clean
 
 demo: $(BUNDLE)/manifest.json pictures
 	$(BIN)/attributary demo --bundle $(BUNDLE) --queries $(QUERIES) --pictures $(PICTURES) --out $(OUT)/demo
@@ -53,6 +53,11 @@ bench-million: $(UNTUNED)/manifest.json
 	  --prompts-a-picture 8 --out $(OUT)/bench/vectors-1m
 	$(BENCH)/search_peers.py --counts 1000000 --k 100 --seconds 0.3 --vectors $(OUT)/bench/vectors-1m \
 	  --name search_peers_1m --save
+
+# Bundles of ten thousand to ten million items, built, opened and asked: three quarters of an hour, 30 GB in $(OUT).
+bench-ten-million: $(UNTUNED)/manifest.json
+	$(BENCH)/growth.py --bundle $(UNTUNED) --corpus $(CORPUS) --counts 10000 100000 1000000 10000000 \
+	  --folder $(OUT)/bench --save
 
 # Two processes, a file's tests in one of them.
 test: $(VENV)/.train
