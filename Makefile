@@ -31,6 +31,7 @@ demo-untuned: $(UNTUNED)/manifest.json
 bench: $(BUNDLE)/manifest.json $(UNTUNED)/manifest.json $(OUT)/gaming/manifest.json
 	$(BENCH)/serving.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	-$(BENCH)/embedding_queries.py --bundle $(UNTUNED) --save
+	-$(BENCH)/flame.py --bundle $(UNTUNED) --images $(CORPUS)/images --save
 	$(BENCH)/cold_start.py --bundle $(BUNDLE) --save
 	$(BENCH)/serving_batch.py --bundle $(UNTUNED) --save
 	$(BENCH)/picture_queries.py --bundle $(UNTUNED) --save

@@ -195,7 +195,9 @@ def main() -> None:
     for row in rows:
         most = OPENING_S.get(row["items"])
         if most is not None:
-            aims.append(aim(f"opening {row['items']:,} items", row["open_s"], most, "s", row["open_s"] <= most))
+            aims.append(
+                aim(f"opening {row['items']:,} items", row["open_s"], most, "s", row["open_s"] <= most)
+            )
     results = {"sizes": rows, **({"exponents": exponents(rows)} if len(rows) > 1 else {})}
     emit(
         "growth", {"counts": options.counts, "noise": NOISE, "queries": QUERIES}, results, aims, options.json

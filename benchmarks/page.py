@@ -25,6 +25,8 @@ PHASES = tuple(
     f"{name}_ms"
     for name in ["queue", "decode", "preprocess", "tokenize", "encode", "search", "rescore", "assemble"]
 )
+# Of the flame graph in words; the picture has the rest.
+LEAST_FRAME, DEEPEST_FRAME = 0.03, 16
 # In the order of a reader's questions; with the code that each describes.
 SERVING = ["python/attributary", "kernels"]
 SCRIPTS: dict[str, list[str]] = {
@@ -146,6 +148,22 @@ def waterfall(phases: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def flames(report: Mapping[str, Any]) -> str:
+    """What a gateway does at saturation: pictures that `flame` has drawn, and the same in words."""
+    documented = ast.get_docstring(ast.parse((ROOT / "benchmarks" / "flame.py").read_text())) or ""
+    parts = ["## Where a gateway's time goes at saturation", documented.split("\n\n")[2].replace("\n", " ")]
+    parts.append(f"`benchmarks/flame.py` at {report['commit']}, {report['machine']['cpu']}.")
+    for kind, frames in report["results"].items():
+        lines = [
+            f"{frame['share']:6.1%} {'  ' * frame['depth']}{frame['frame']}"[:110]
+            for frame in frames
+            if frame["share"] >= LEAST_FRAME and frame["depth"] < DEEPEST_FRAME
+        ]
+        parts += [f"**{kind} queries**", f"![{kind} queries](images/flame-{kind}.svg)"]
+        parts.append("```text\n" + "\n".join(lines) + "\n```")
+    return "\n\n".join(parts)
+
+
 def newest(script: str) -> dict[str, Any] | None:
     """A script's result of the latest commit, of whatever machine; None where there is none."""
     found: list[tuple[float, int, dict[str, Any]]] = []
@@ -164,6 +182,8 @@ def main() -> None:
     reports = {script: report for script in SCRIPTS if (report := newest(script))}
     if "serving" in reports:
         parts.append(waterfall(reports["serving"]["results"]["phases"]))
+    if flame := newest("flame"):
+        parts.append(flames(flame))
     parts += [section(script, report) for script, report in reports.items()]
     PAGE.write_text("\n\n".join(parts) + "\n")
 
