@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ from attributary.pictures import ReadPicture
 from attributary.pictures.looks import Newcomer, is_flat
 
 from .gone import Gone
+from .held import DAY, Came
 from .items import Embedder, NewItem
 from .journal.records import Added, Entry
 
@@ -40,7 +41,6 @@ Prepared: TypeAlias = tuple[ReadPicture, NDArray[np.int64]]
 # One item embedded twice, beside others; pictures that differ at all are farther apart.
 SAME_COSINE: Final = 0.9995
 _BLOCK: Final = 65_536
-_DAY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,20 +237,20 @@ def place(
 class Quota:
     """How many more items somebody may add today."""
 
-    def __init__(self, terms: Terms, who: str, entries: Iterable[Entry], waits: Iterable[Added]) -> None:
-        """`entries` are the bundle's changes, `waits` what waits for the operator."""
+    def __init__(self, terms: Terms, who: str, entries: Iterable[Entry], came: Iterable[Came]) -> None:
+        """`entries` are the bundle's changes, `came` what was held, whatever has become of it."""
         self._said = f"{who} may add {terms.items_a_day} items a day"
         self._left, self._wait_s = math.inf, 1.0
         if not terms.items_a_day:
             return
         now = datetime.now(UTC)
         added = [(entry.at, len(entry.ids)) for entry in entries if entry.kind == "add" and entry.who == who]
-        added += [(record.at, len(record.items)) for record in waits if record.who == who]
+        added += [(one.at, 1) for one in came if one.who == who]
         times = [(datetime.fromisoformat(at), count) for at, count in added]
-        recent = [(at, count) for at, count in times if at > now - _DAY]
+        recent = [(at, count) for at, count in times if at > now - DAY]
         self._left = terms.items_a_day - sum(count for _, count in recent)
         if recent:
-            self._wait_s = max((min(recent)[0] + _DAY - now).total_seconds(), 1.0)
+            self._wait_s = max((min(recent)[0] + DAY - now).total_seconds(), 1.0)
 
     def take(self) -> None:
         """Count one item; raises OverloadedError if there may be no more."""

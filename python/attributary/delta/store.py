@@ -114,11 +114,11 @@ class Store(contextlib.AbstractContextManager["Store"]):
             entries, waits = self._changes.entries, self._held.items
             if delivery.screen(self._snapshot, entries, waits, self._embedder.limits):
                 self._check_room(1)
-            quota = Quota(terms, who, entries, waits.values())
+            quota = Quota(terms, who, entries, self._held.came)
         delivery.place(self._embedder, quota)
         with self._mutex:
             entries, waits = self._changes.entries, self._held.items
-            now_left = Quota(terms, who, entries, waits.values())
+            now_left = Quota(terms, who, entries, self._held.came)
             delivery.judge(self._snapshot, entries, waits, self._entrance, now_left)
             self._check_room(delivery.new)
             if delivery.held:

@@ -18,13 +18,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from attributary.bundle.names import names_nobody, same_name
 from attributary.errors import InvalidArgumentError, OutputError
 
 from . import money
-from .before import Before, Counted, answered_rows, checked, in_sight, of_run
+from .before import Before, Counted, answered_rows, checked, in_sight, of_run, table_of
 from .verify import open_receipt
 
 Status = Literal["paid", "carried forward", "excluded", "no payee"]
@@ -293,10 +292,15 @@ def _read(run: Path) -> tuple[dict[str, Any], pa.Table]:
         summary = json.loads(data)
         for name in ("run", "bundle_id", "answered", "out_of_distribution"):
             summary[name]
-        table = pq.read_table(pa.BufferReader(checked(run, _CREATORS, summary["files"])))
+        table = table_of(checked(run, _CREATORS, summary["files"]))
         table.select(["creator", "share_in_distribution", "generations"])
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise OutputError(_SUMMARY, f"is not that of a finished run: {error}") from None
+    for name in [name for name in ("share_in_distribution", *_INTERVAL) if name in table.column_names]:
+        # An interval may be unknown.
+        found = table[name].drop_null() if name in _INTERVAL else table[name]
+        if not np.isfinite(found.to_numpy().astype(np.float64)).all():
+            raise OutputError(_CREATORS, f"holds a {name} that is no number")
     if (run / _RECEIPT).exists():
         signed = open_receipt((run / _RECEIPT).read_bytes(), None).subjects.get(_SUMMARY)
         if signed != hashlib.sha256(data).hexdigest():

@@ -1,6 +1,7 @@
 """Credit cannot be bought with additions: copies are known, newcomers wait, captions weigh little."""
 
 import io
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -199,6 +200,35 @@ def test_what_waits_counts_as_what_entered(seeded):
     terms = {"terms": Terms(hold=True, items_a_day=1), "who": "rival", "why": "x"}
     assert seeded.add([item(6, scene(2), "Nobody yet")], **terms).held == ["the creator is new here"]
     assert isinstance(seeded.add([item(7, scene(3), "Ann")], **terms).outcomes[0], OverloadedError)
+
+
+@pytest.mark.parametrize("then", ["release", "refuse", "delete"])
+def test_what_no_longer_waits_still_counts(then, seeded, bundle_dir, monkeypatch):
+    terms = {"terms": Terms(hold=True, items_a_day=1), "who": "rival", "why": "x"}
+    sent = item(6, scene(2), "Nobody yet")
+    assert seeded.add([sent], **terms).held == ["the creator is new here"]
+    if then == "delete":
+        seeded.delete(Selection(ids=(6,)), **BY)
+    else:
+        getattr(seeded, then)([6], **BY)
+    again = sent if then != "release" else item(7, scene(3), "Ann")
+    assert isinstance(seeded.add([again], **terms).outcomes[0], OverloadedError)
+    # Another item waits over the compaction.
+    seeded.add([item(8, noised(scene(1)), "Bo")], terms=CONTRIBUTOR, **BY)
+    seeded.compact(**BY)
+    assert isinstance(seeded.add([again], **terms).outcomes[0], OverloadedError)
+    seeded.close()
+    assert b"Nobody yet" not in (bundle_dir / "delta" / "held.journal").read_bytes()
+    with Store(bundle_dir, open_engine) as store:
+        assert isinstance(store.add([again], **terms).outcomes[0], OverloadedError)
+        assert [one.items[0].id for one in store.held] == [8]
+        # The id of one that was refused is free.
+        assert store.add([again], **terms | {"who": "another"}).outcomes == [None]
+        monkeypatch.setattr("attributary.delta.held.DAY", timedelta(0))
+        store.delete(Selection(ids=(1000,)), **BY)
+        store.compact(**BY)
+        # Nobody is remembered for longer than it takes.
+        assert {one.id for one in store._held.came} == {one.items[0].id for one in store.held}
 
 
 def test_what_is_refused_for_its_id_or_number_is_not_decoded(seeded, monkeypatch):

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import resource
+import subprocess
+import sys
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -291,3 +293,30 @@ def test_names_that_may_be_an_excluded_creators_are_told(write_run):
     )
     assert "note: zoe is not excluded, and may be the excluded Zo\u00eb" in told.output
     assert told.output.count("note: ") == 1
+
+
+_THREADS = """
+import os, sys
+from pathlib import Path
+from attributary.receipts import before, payout
+from decimal import Decimal
+said = [len(os.listdir("/proc/self/task"))]
+terms = payout.Terms(Decimal("10.00"), "EUR")
+before.Counted.read(payout.payout(Path(sys.argv[1]), terms).generations)
+print(*said, len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads by /proc")
+def test_no_thread_is_left_that_could_abort_the_end(write_run):
+    run = write_run({"Ann": 3.0})
+    said = subprocess.run([sys.executable, "-c", _THREADS, run], capture_output=True, text=True, check=True)
+    first, last = said.stdout.split()
+    assert first == last
+
+
+@pytest.mark.parametrize("total", [float("nan"), float("inf"), -float("inf")])
+def test_a_total_that_is_no_number_is_refused(write_run, total):
+    run = write_run({"Ann": 3.0, "Bo": total})
+    with pytest.raises(OutputError, match="share_in_distribution that is no number"):
+        payout(run, euros("10.00"))
