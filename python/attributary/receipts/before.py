@@ -99,18 +99,18 @@ def answered_rows(run: Path, files: Mapping[str, str]) -> Iterator[tuple[str, st
     columns = ["generation_id", "image_sha256", "error_code"]
     for shard in files:
         if shard.startswith(_SHARDS):
-            for row in table_of(checked(run, shard, files)).select(columns).to_pylist():
+            for row in table_of(checked(run, shard, files), columns).to_pylist():
                 if row["error_code"] is None:
                     yield row["generation_id"], row["image_sha256"]
 
 
-def table_of(data: bytes) -> pa.Table:
+def table_of(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """Read Parquet in this thread alone; raises ArrowException.
 
     `read_table` reads by Arrow's data sets, whose threads are still there when the interpreter ends.
     """
     with pq.ParquetFile(pa.BufferReader(data)) as file:
-        return file.read(use_threads=False)
+        return file.read(columns, use_threads=False)
 
 
 def checked(run: Path, name: str, files: Mapping[str, str]) -> bytes:
