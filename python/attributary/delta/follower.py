@@ -17,6 +17,7 @@ from attributary.bundle.bundle import check_delta, delta_path
 from attributary.bundle.manifest import MANIFEST, Manifest
 from attributary.errors import BundleError, PreconditionError
 
+from .inherit import put
 from .journal.log import Reader
 from .journal.records import Added, Changes, Deleted, Opened, replay
 
@@ -131,7 +132,7 @@ class Follower:
             step = Changes(snapshot.revision, step.dim, deleted=step.deleted, entries=entries)
         else:
             step.revision = news[-1][0]
-        self.engine.snapshot = snapshot.apply(step)
+        put(self.engine, snapshot, snapshot.apply(step))
 
 
 class _Journal:
