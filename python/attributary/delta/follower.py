@@ -6,6 +6,7 @@ at.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from attributary.bundle.bundle import check_delta, delta_path
 from attributary.bundle.manifest import MANIFEST, Manifest
 from attributary.errors import BundleError, PreconditionError
 
-from .journal.log import Reader
+from .inherit import put
+from .journal.log import End, Reader
 from .journal.records import Added, Changes, Deleted, Opened, replay
 
 State = Literal["following", "behind", "damaged"]
 STATES: Final[tuple[State, ...]] = ("following", "behind", "damaged")
+# A look at files that takes longer waits for a volume that does not answer.
+_STUCK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,19 @@ class Follower:
         self._partial = False  # whether additions are missing that only the compacted bundle has
         self._clock = clock
         self._whole_at = clock()
+        self._began: float | None = None  # when the look that is under way began
         self._state: State = "following"
         self._reason = ""
 
     @property
     def status(self) -> Status:
         """How far it is, and why it is no further."""
-        behind = 0.0 if self._state == "following" else self._clock() - self._whole_at
-        return Status(self._state, self.engine.snapshot.revision, behind, self._reason)
+        now, began = self._clock(), self._began
+        state, reason = self._state, self._reason
+        if state == "following" and began is not None and now - began > _STUCK_S:
+            state, reason = "behind", f"{self.directory} does not answer: a look at it has not come back"
+        behind = 0.0 if state == "following" else now - self._whole_at
+        return Status(state, self.engine.snapshot.revision, behind, reason)
 
     @property
     def successor(self) -> str:
@@ -64,9 +73,21 @@ class Follower:
         return "" if found == self._bundle_id else found
 
     def look(self) -> None:
-        """Apply what has come. What a file can cause is not raised: `status` has it, and the snapshot stays."""
+        """Apply what has come. What a file can cause is not raised: `status` has it, and the snapshot stays.
+
+        What else goes wrong is raised, after `status` has it, and the same is tried at the next look.
+        """
+        journal, partial = self._journal, self._partial
+        mark = journal.mark
+        self._began = self._clock()
         try:
             self._apply(self._more())
+            if not self._partial and self._journal.revision < self.engine.snapshot.revision:
+                raise BundleError(
+                    MANIFEST,
+                    f"{self.directory} is at revision {self._journal.revision}: an older copy than the one that was "
+                    "read before; restore it, or start the server anew to serve it",
+                )
             if self._partial:
                 raise PreconditionError(
                     "bundle",
@@ -76,8 +97,16 @@ class Follower:
             self._state, self._reason = "damaged", str(error)
         except (PreconditionError, OSError) as error:
             self._state, self._reason = "behind", str(error)
+        except Exception as error:
+            # What was read and not applied would never be read again.
+            self._journal, self._partial = journal, partial
+            journal.back_to(mark)
+            self._state, self._reason = "behind", f"changes cannot be applied: {type(error).__name__}"
+            raise
         else:
             self._state, self._reason, self._whole_at = "following", "", self._clock()
+        finally:
+            self._began = None
 
     def _more(self) -> list[tuple[int, Added | Deleted]]:
         try:
@@ -95,18 +124,18 @@ class Follower:
 
     def _go_over(self, manifest: Manifest) -> list[tuple[int, Added | Deleted]]:
         """Go on in the journal of the compacted bundle: revisions go on, too."""
-        journal = _Journal(self.directory, manifest)
-        records = journal.more()
-        opened = journal.opened
-        assert opened is not None
+        journal, records = _Journal(self.directory, manifest), list[tuple[int, Added | Deleted]]()
+        with contextlib.suppress(FileNotFoundError):
+            records = journal.more()
+        past = () if journal.opened is None else journal.opened.past
         before = f"{self._journal.bundle_id} -> "
-        if not any(entry.kind == "compact" and entry.what.startswith(before) for entry in opened.past):
+        if not any(entry.kind == "compact" and entry.what.startswith(before) for entry in past):
             raise BundleError(
                 MANIFEST,
                 f"{self.directory} holds bundle {manifest.bundle_id}, which was not compacted from "
                 f"{self._journal.bundle_id}; start the server anew to serve it",
             )
-        missed = [entry for entry in opened.past if self.engine.snapshot.revision < entry.revision]
+        missed = [entry for entry in past if self.engine.snapshot.revision < entry.revision]
         # The audit has the ids of what was deleted; what was added is in the new bundle alone.
         self._partial |= any(entry.kind == "add" for entry in missed)
         self._journal = journal
@@ -131,7 +160,7 @@ class Follower:
             step = Changes(snapshot.revision, step.dim, deleted=step.deleted, entries=entries)
         else:
             step.revision = news[-1][0]
-        self.engine.snapshot = snapshot.apply(step)
+        put(self.engine, snapshot, snapshot.apply(step))
 
 
 class _Journal:
@@ -142,11 +171,21 @@ class _Journal:
         self.opened: Opened | None = None
         self._manifest = manifest
         self._reader = Reader(delta_path(directory, manifest.bundle_id))
-        self._revision = 0
+        self.revision = 0
+
+    @property
+    def mark(self) -> tuple[End, Opened | None, int]:
+        """How far it was read."""
+        return self._reader.end, self.opened, self.revision
+
+    def back_to(self, mark: tuple[End, Opened | None, int]) -> None:
+        """Forget what was read since."""
+        end, self.opened, self.revision = mark
+        self._reader.back_to(end)
 
     def more(self) -> list[tuple[int, Added | Deleted]]:
         """Records that have come since the last call, with their revisions; raises what `Reader.more` does."""
-        end = self._reader.end
+        mark = self.mark
         payloads = self._reader.more()
         if not payloads:
             return []
@@ -154,10 +193,10 @@ class _Journal:
             opened, records = replay(self._reader.path, payloads, self._manifest, self.opened)
         except BundleError:
             # To be looked at, and complained of, again.
-            self._reader.back_to(end)
+            self.back_to(mark)
             raise
         if self.opened is None:
-            self.opened, self._revision = opened, opened.revision
-        first = self._revision + 1
-        self._revision += len(records)
+            self.opened, self.revision = opened, opened.revision
+        first = self.revision + 1
+        self.revision += len(records)
         return list(enumerate(records, first))

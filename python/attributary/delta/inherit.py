@@ -5,7 +5,8 @@ An opt-out must not wait for the last caller of a bundle that was replaced, nor 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Final
 
@@ -20,6 +21,30 @@ from .journal.records import Changes
 
 # Ids beyond are hashes, or of one database: two corpora that have one mean the same picture by it.
 _NUMBERED: Final = 2**32
+# A journal and what is deleted in memory change one engine from several threads: neither may undo the other.
+_PUTTING: Final = threading.Lock()
+
+
+def put(engine: Preparer, before: Snapshot, after: Snapshot) -> None:
+    """Serve `after`, which was made of `before`; what was deleted from the engine in memory stays deleted."""
+    with _PUTTING:
+        found = engine.snapshot
+        engine.snapshot = after if found is before else _without(after, found.deleted)
+
+
+def hold(engine: Preparer, deleted: Mapping[int, str]) -> None:
+    """Take items out of an engine in memory, by id -> when, whatever else changes it meanwhile."""
+    with _PUTTING:
+        engine.snapshot = _without(engine.snapshot, deleted)
+
+
+def _without(snapshot: Snapshot, deleted: Mapping[int, str]) -> Snapshot:
+    gone = {item_id: when for item_id, when in deleted.items() if item_id not in snapshot.deleted}
+    if not gone:
+        return snapshot
+    changes = Changes(snapshot.revision, snapshot.bundle.manifest.encoder.dim)
+    changes.deleted.update(gone)
+    return snapshot.apply(changes)
 
 
 def inherit_deletions(
@@ -60,10 +85,7 @@ def inherit_deletions(
         gone |= _renumbered(snapshot, successor) | _nameless(snapshot, successor)
     if len(gone) >= snapshot.item_count:
         return False
-    if gone:
-        changes = Changes(snapshot.revision, snapshot.bundle.manifest.encoder.dim)
-        changes.deleted.update(gone)
-        engine.snapshot = snapshot.apply(changes)
+    hold(engine, gone)
     return True
 
 

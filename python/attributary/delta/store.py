@@ -34,6 +34,7 @@ from .delivery import Delivery
 from .directory import WriterLock, exchange, next_of, recover
 from .entry import OPERATOR, Entrance, Quota, Terms
 from .held import Held
+from .inherit import put
 from .items import Embedder, NewItem, check_space
 from .journal.place import adopt, changes_of, continued
 from .journal.records import Added, Changes, Deleted, Entry, Opened, encode, left_by_name
@@ -293,11 +294,11 @@ class Store(contextlib.AbstractContextManager["Store"]):
         if self._meanwhile is not None:
             self._meanwhile.append(record)
         step = Changes(self._snapshot.revision, self._changes.dim).take(record)
-        self._snapshot = self._snapshot.apply(step)
+        before, self._snapshot = self._snapshot, self._snapshot.apply(step)
         if isinstance(record, Added):
             self._entrance.entered(self._changes.looks[-len(record.items) :])
         if self.engine is not None:
-            self.engine.snapshot = self._snapshot
+            put(self.engine, before, self._snapshot)
 
     def _turn_to(self, snapshot: Snapshot, engine: Engine | None, embedder: Embedder, flip: Flip) -> None:
         """The last step of a compaction; the caller holds the mutex."""

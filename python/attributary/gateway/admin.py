@@ -123,10 +123,10 @@ class AdminService:
         selection = Selection(tuple(request.ids.ids), request.creator, request.licence, request.source)
         who, dry_run = context.caller.name, request.dry_run
         async with self._admission.one(request.ByteSize()):
-            delete = self._changes.store(request.bundle).delete
-            done = await self._changes.deleted(
-                partial(delete, selection, who=who, why=request.why, dry_run=dry_run)
-            )
+            store = self._changes.store(request.bundle)
+            delete = partial(store.delete, selection, who=who, why=request.why, dry_run=dry_run)
+            with self._changes.registry.deleting(store):
+                done = await self._changes.deleted(delete)
         log.info("deleted", who=who, items=len(done.ids), dry_run=dry_run, revision=done.revision)
         return pb.DeleteItemsResponse(
             deleted_count=len(done.ids),

@@ -69,13 +69,8 @@ class BundleService:
             if served is None:
                 opened = await self._opened(place, request)
                 served = self._registry.add(opened.engine, opened.store)
-            else:
-                await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
-            await self._keep_deletions(served.bundle_id, who, request)
+            before = _id(await self._turn(served.bundle_id, who, request, pinned))
             self._registry.keep(served.bundle_id)
-            before = ""
-            if request.alias:
-                before = _id(self._registry.set_alias(request.alias, served.bundle_id, pinned_s=pinned))
         log.info(
             "loaded", who=who, why=request.why, bundle_id=served.bundle_id, alias=request.alias, before=before
         )
@@ -97,10 +92,7 @@ class BundleService:
         self._check_followed(request.alias)
         self._check_alone()
         async with self._changing:
-            served = self._registry.find(request.bundle)
-            await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
-            await self._keep_deletions(request.bundle, who, request)
-            before = _id(self._registry.set_alias(request.alias, request.bundle, pinned_s=pinned))
+            before = _id(await self._turn(request.bundle, who, request, pinned))
             now = _id(self._registry.behind(request.alias))
         log.info("alias set", who=who, why=request.why, alias=request.alias, bundle_id=now, before=before)
         return pb.SetAliasResponse(bundle_id=now, replaced_bundle_id=before)
@@ -114,6 +106,30 @@ class BundleService:
         """A bundle that is served from a directory and held open for changes: nobody can have replaced it there."""
         stores = ((served, served.store) for served in self._registry.bundles)
         return next((served for served, store in stores if store and store.directory == place), None)
+
+    async def _turn(self, bundle: str, who: str, request: _Turning, pinned_s: float | None) -> Served | None:
+        """Turn the alias, if one is named, to a bundle with every deletion from the one before; return that one.
+
+        What is deleted, or compacted, while deletions are taken over would be lost: then it is done once more.
+        """
+        registry = self._registry
+
+        def seen() -> tuple[object, ...]:
+            before, engine = registry.behind(request.alias), registry.find(bundle).pipeline.engine
+            if before is None:
+                return engine, None
+            snapshot = before.pipeline.engine.snapshot
+            return engine, before, snapshot.deleted, snapshot.filters.former
+
+        while True:
+            before, now = registry.behind(request.alias), seen()
+            served = registry.find(bundle)
+            await asyncio.to_thread(self._take_over, request, served.pipeline.engine, served.store)
+            await self._keep_deletions(bundle, who, request)
+            if before is not None and (under_way := registry.deletions(before)):
+                await asyncio.wait(under_way)
+            elif now == seen():
+                return registry.set_alias(request.alias, bundle, pinned_s=pinned_s) if request.alias else None
 
     async def _keep_deletions(self, bundle: str, who: str, request: _Turning) -> None:
         """Delete for good from a bundle that is to serve what it was told in memory alone, by others in its place.

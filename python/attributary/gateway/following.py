@@ -26,6 +26,8 @@ HEALTH: Final = "attributary.delta"
 LATE_S: Final = 2.0
 # Opening a bundle again means hashing all of it.
 _AGAIN_S: Final = 60.0
+# More than bundles that are served.
+_THREADS: Final = 64
 
 Reopen: TypeAlias = Callable[[Path], Preparer]
 
@@ -53,8 +55,9 @@ class Following:
         self._refused: dict[str, float] = {}  # id of a bundle that could not be opened -> when to try again
         self._was_following: bool | None = None
         self._running: asyncio.Task[None] | None = None
-        # Its own: an opt-out waits for nobody's pictures, pages or bodies.
-        self._looking = ThreadPoolExecutor(1, "following")
+        self._looks: dict[int, asyncio.Task[None]] = {}  # one at a time of each engine
+        # Their own: an opt-out waits for nobody's pictures, pages or bodies, and for no volume that does not answer.
+        self._looking = ThreadPoolExecutor(_THREADS, "following")
         watch = metrics.watch
         watch(
             "attributary_delta_behind_seconds",
@@ -90,29 +93,49 @@ class Following:
                 log.exception("following failed")
 
     async def look(self) -> None:
-        """Look once at every journal, and act on it."""
+        """Look once at every journal, and act on it; one that does not answer within `LATE_S` is not waited for."""
         engines = {id(engine): engine for engine in self._engines()}
         self._followers = {
             key: self._followers.get(key) or Follower(engine) for key, engine in engines.items()
         }
-        for key, follower in list(self._followers.items()):
-            before = follower.status.state
-            await asyncio.get_running_loop().run_in_executor(self._looking, follower.look)
-            if (now := follower.status).state != before:
-                report = log.info if now.state == "following" else log.warning
-                report("the bundle's changes", state=now.state, revision=now.revision, reason=now.reason)
-            wanted = follower.successor
-            due = key not in self._opening and monotonic() >= self._refused.get(wanted, 0.0)
-            if wanted and due and self._reopen:
-                self._opening[key] = asyncio.create_task(self._open(key, follower, self._reopen))
+        begun = {
+            key: asyncio.create_task(self._look(key, follower))
+            for key, follower in self._followers.items()
+            if key not in self._looks
+        }
+        self._looks |= begun
+        if begun:
+            await asyncio.wait(begun.values(), timeout=LATE_S)
         following = self.status.behind_s <= LATE_S and self.status.state != "damaged"
         if following != self._was_following:
             self._was_following = following
             self._say(following)
 
+    async def _look(self, key: int, follower: Follower) -> None:
+        before = follower.status.state
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._looking, follower.look)
+        except Exception:
+            # Told once: it is tried again at every look.
+            if follower.status.state != before:
+                log.exception("following failed")
+        finally:
+            self._looks.pop(key, None)
+        if (now := follower.status).state != before:
+            report = log.info if now.state == "following" else log.warning
+            report("the bundle's changes", state=now.state, revision=now.revision, reason=now.reason)
+        wanted = follower.successor
+        due = key not in self._opening and monotonic() >= self._refused.get(wanted, 0.0)
+        if wanted and due and self._reopen and follower is self._followers.get(key):
+            self._opening[key] = asyncio.create_task(self._open(key, follower, self._reopen))
+
     async def close(self) -> None:
         """Look no more, and give up what is being opened."""
-        tasks = [*self._opening.values(), *([] if self._running is None else [self._running])]
+        tasks = [
+            *self._opening.values(),
+            *self._looks.values(),
+            *([] if self._running is None else [self._running]),
+        ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

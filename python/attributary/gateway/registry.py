@@ -19,7 +19,7 @@ import structlog
 
 from attributary.attribution.prepare import Preparer
 from attributary.attribution.snapshot import Snapshot
-from attributary.delta.inherit import inherit_deletions
+from attributary.delta.inherit import hold, inherit_deletions
 from attributary.delta.store import Store
 from attributary.errors import NotFoundError, PreconditionError
 
@@ -75,6 +75,8 @@ class Registry:
         self._leaving: set[asyncio.Task[None]] = set()
         # Bundles that are being closed, by their directories.
         self._ending: dict[asyncio.Future[None], Path] = {}
+        # Deletions under way, by what they change.
+        self._deleting: dict[asyncio.Future[None], Store] = {}
         self._closing = False
 
     @property
@@ -128,6 +130,21 @@ class Registry:
         finally:
             pipeline.leave()
 
+    @contextlib.contextmanager
+    def deleting(self, store: Store) -> Iterator[None]:
+        """Delete from a bundle: until that has ended, nothing takes over its deletions as if they were all."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._deleting[ended] = store
+        try:
+            yield
+        finally:
+            del self._deleting[ended]
+            ended.set_result(None)
+
+    def deletions(self, served: Served) -> list[asyncio.Future[None]]:
+        """Deletions from a bundle that are under way: done when they have ended."""
+        return [ended for ended, store in self._deleting.items() if store is served.store]
+
     def add(self, engine: Preparer, store: Store | None = None) -> Served:
         """Serve a bundle under its id; the same bundle, opened before, gives way with its aliases."""
         served = Served(self._start(engine), store)
@@ -168,6 +185,8 @@ class Registry:
         for found in list(self._bundles.values()):
             # Else it was unloaded meanwhile: the new bundle is on the disk, and nobody asks for it here.
             if before in (found.store, found.pipeline.engine) and not found.draining:
+                # What was deleted in memory alone no compaction has seen; ids stay.
+                hold(engine, found.pipeline.engine.snapshot.deleted)
                 served = self.add(engine, found.store)
                 if found.bundle_id != served.bundle_id:
                     self._move(found, served, None)

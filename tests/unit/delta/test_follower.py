@@ -197,6 +197,65 @@ def test_another_bundle_in_the_place_is_not_followed(store, follower, tiny_bundl
         follower.engine.snapshot.row_of(1000)
 
 
+def test_a_bundle_in_the_place_that_was_never_opened_for_changes_is_not_followed(
+    follower, bundle_dir, tiny_bundle_dir
+):
+    from tests.unit.delta.test_layout import older
+
+    shutil.rmtree(bundle_dir)
+    shutil.copytree(tiny_bundle_dir, bundle_dir)
+    shutil.rmtree(older(bundle_dir))
+    follower.look()
+    assert follower.status.state == "damaged"
+    assert "was not compacted from" in follower.status.reason
+
+
+def test_an_older_copy_that_is_put_back_before_the_first_look_is_said(store, bundle_dir):
+    path = delta_path(bundle_dir, store.bundle_id)
+    older = path.read_bytes()
+    store.delete(Selection(creator="Ann"), **BY)
+    whole = path.read_bytes()
+    follower = Follower(open_engine(bundle_dir))
+    path.write_bytes(older)
+    for _ in range(2):
+        follower.look()
+        assert (follower.status.state, follower.status.revision) == ("damaged", 1)
+        assert "an older copy" in follower.status.reason
+    path.write_bytes(whole)
+    follower.look()
+    assert (follower.status.state, follower.status.revision) == ("following", 1)
+
+
+def test_a_change_that_could_not_be_applied_is_not_passed_over(store, follower, monkeypatch):
+    follower.look()
+    store.delete(Selection(creator="Ann"), **BY)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(follower.engine.snapshot), "apply", lambda *_: bytearray(1 << 62))
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                follower.look()
+            assert (follower.status.state, follower.status.revision) == ("behind", 0)
+            assert "MemoryError" in follower.status.reason
+    follower.look()
+    assert (follower.status.state, follower.status.revision) == ("following", 1)
+
+
+def test_a_volume_that_does_not_answer_is_said(bundle_dir, monkeypatch):
+    now, seen = [0.0], []
+    follower = Follower(open_engine(bundle_dir), clock=lambda: now[0])
+
+    def slowly(reader):
+        now[0] += 5
+        seen.append(follower.status)
+        return []
+
+    monkeypatch.setattr("attributary.delta.follower.Reader.more", slowly)
+    follower.look()
+    assert [(status.state, status.behind_s) for status in seen] == [("behind", 5)]
+    assert "does not answer" in seen[0].reason
+    assert (follower.status.state, follower.status.behind_s) == ("following", 0)
+
+
 def test_a_reader_that_opens_during_an_exchange_opens_one_of_the_two(
     store, bundle_dir, new_item, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -167,6 +168,61 @@ async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, p
             return admin.load_bundle("two", alias="default", why="monthly").bundle_id
 
     assert await asyncio.to_thread(turn) == (await client.describe()).bundle_id
+    assert "Bo" not in await shown(client, picture)
+
+
+async def test_what_a_follower_took_over_holds_in_the_compacted_bundle(serve, places, picture, tmp_path):
+    """Its writer knows nothing of it, so the compaction has the items."""
+    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
+    with Store(places[0]) as store:
+        store.delete(Selection(creator="Bo"), who="kim", why="opted out")
+    gateway, client = await serve(
+        open_engine(places[0]),
+        more={"open_bundle": lambda place: Opened(open_engine(place))},
+        admin_tokens_file=tmp_path / "admins",
+        follow_poll_s=0.02,
+    )
+
+    def turn_and_compact():
+        with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
+            admin.load_bundle("two", alias="default", why="monthly")
+        with Store(places[1], open_engine) as store:
+            store.delete(Selection(ids=(1007,)), who="kim", why="x")
+            return store.compact(who="kim", why="monthly").bundle_id
+
+    compacted = await asyncio.to_thread(turn_and_compact)
+    while (await client.describe()).bundle_id != compacted:
+        await asyncio.sleep(0.02)
+    assert "Bo" not in await shown(client, picture)
+
+
+@pytest.mark.parametrize("when", ["meanwhile", "under way"])
+async def test_what_is_deleted_while_an_alias_turns_is_taken_over(running, picture, monkeypatch, when):
+    gateway, client, admin = running
+    second = (await admin(lambda one: one.load_bundle("two", why="monthly"))).bundle_id
+    store, take_over = gateway.registry.behind("default").store, gateway.bundles._take_over
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def late(*given):
+        take_over(*given)
+        if when == "meanwhile" and not done:
+            done.append(store.delete(Selection(creator="Bo"), who="kim", why="opted out"))
+        go.set()
+
+    def slow(*given, delete=store.delete, **named):
+        begun.set()
+        assert go.wait(30)
+        return delete(*given, **named)
+
+    monkeypatch.setattr(gateway.bundles, "_take_over", late)
+    tasks = []
+    if when == "under way":
+        monkeypatch.setattr(store, "delete", slow)
+        tasks.append(asyncio.create_task(admin(lambda one: one.delete_items(creator="Bo", why="opted out"))))
+        await asyncio.to_thread(begun.wait, 30)
+    await admin(lambda one: one.set_alias("default", second, why="it is good"))
+    await asyncio.gather(*tasks)
+    assert (await client.describe()).bundle_id == second
     assert "Bo" not in await shown(client, picture)
 
 
