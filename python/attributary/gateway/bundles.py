@@ -150,7 +150,7 @@ class BundleService:
             await asyncio.to_thread(store.keep_out, left_by_name(other.history), who=who, why=why)
 
     async def _keep_names(self, opened: Opened, who: str, request: _Turning) -> None:
-        """Note in a copy of a bundle that is served who left that by name: the copy takes its place, and its aliases."""
+        """Note who left a bundle by name in another copy of it, which is about to take its place and its aliases."""
         bundle_id = opened.engine.bundle.manifest.bundle_id
         same = [
             found.store for found in self._registry.bundles if found.bundle_id == bundle_id and found.store
