@@ -6,7 +6,8 @@ One server and one echo (grpc.aio on uvloop, the same handler kind, nothing behi
 loop: each caller asks again when it has its answer. Open loop: Poisson times at parts of the rate that the closed loop
 reached, each latency from the time at which the query was meant to be sent. Queries are items of the bundle with noise,
 every one another. `--processes 1,2` measures a gateway of each in turns, the second over as many connections as
-callers: the kernel gives each connection to a process. `cpu_us` is the CPU time of the server's processes a query; it
+callers: the kernel gives each connection to a process. What these connections cost is told by one process over as
+many. `cpu_us` is the CPU time of the server's processes a query; it
 depends least on a machine's neighbours.
 """
 
@@ -31,6 +32,7 @@ QUERIES = 4_096
 NOISE = 0.02  # a value; the vectors are of unit length
 PARTS = (0.3, 0.6, 0.9)
 GATEWAY = "gateway"  # of one process
+SPREAD = "gateway, a connection a caller"
 
 
 async def echo(reply: bytes) -> None:
@@ -104,6 +106,8 @@ def measure(options: argparse.Namespace, binary: Path, folder: Path) -> dict[str
             port, pid = stack.enter_context(served(options.bundle, flags))
             client = LoadClient(binary, folder, f"127.0.0.1:{port}", requests)
             servers.append(Server(GATEWAY if count == 1 else f"{count} processes", client, pid))
+            if count == 1:
+                servers.append(Server(SPREAD, client, pid))
         first = servers[0]
         for server in servers:
             server.client.run(concurrency=8, seconds=options.seconds)
@@ -170,6 +174,8 @@ def aims_of(rows: list[dict[str, Any]]) -> list[Aim]:
         found.append(aim(name, ours / empty, 2, "x", ours <= 2 * empty, f"{ours:.0f} and {empty:.0f} us"))
     two = rates.get("2 processes")
     note = "" if two is None else f"{two:.0f} of {rate:.0f} per second; {alone(by_cell)}"
+    if two is not None and SPREAD in rates:
+        note += f"; over as many connections as callers one process gives {rates[SPREAD]:.0f} per second"
     factor = None if two is None else two / rate
     return [*found, aim("rate of two processes over one", factor, 1.7, "x", (factor or 0) >= 1.7, note)]
 

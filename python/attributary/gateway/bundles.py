@@ -68,6 +68,7 @@ class BundleService:
             served = self._there(place)
             if served is None:
                 opened = await self._opened(place, request)
+                await self._keep_names(opened, who, request)
                 served = self._registry.add(opened.engine, opened.store)
             before = _id(await self._turn(served.bundle_id, who, request, pinned))
             self._registry.keep(served.bundle_id)
@@ -147,6 +148,17 @@ class BundleService:
         other = None if before is None else before.store
         if store is not None and other is not None and other is not store and not request.bring_back:
             await asyncio.to_thread(store.keep_out, left_by_name(other.history), who=who, why=why)
+
+    async def _keep_names(self, opened: Opened, who: str, request: _Turning) -> None:
+        """Note who left a bundle by name in another copy of it, which is about to take its place and its aliases."""
+        bundle_id = opened.engine.bundle.manifest.bundle_id
+        same = [
+            found.store for found in self._registry.bundles if found.bundle_id == bundle_id and found.store
+        ]
+        if opened.store is not None and not request.bring_back:
+            for store in same:
+                left, why = left_by_name(store.history), "deleted from another copy of it"
+                await asyncio.to_thread(opened.store.keep_out, left, who=who, why=why)
 
     def _take_over(self, request: _Turning, engine: Preparer, store: Store | None) -> None:
         """Take out of a bundle what was deleted from the one that the alias leads to; built anew, it does not know.

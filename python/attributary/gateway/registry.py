@@ -299,6 +299,9 @@ class Registry:
     async def _leave(self, served: Served) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(served.go.wait(), max(0.0, served.until - monotonic()))
+        if served.leaving is not asyncio.current_task():
+            # Taken back into service just as its time was over: `wait_for` passes such a cancellation over.
+            return
         if self._bundles.get(served.bundle_id) is served:
             del self._bundles[served.bundle_id]
         ending = asyncio.ensure_future(self._end(served))

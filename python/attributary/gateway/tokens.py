@@ -128,7 +128,11 @@ def read_owners(path: Path, field: str, roles: frozenset[str] = QUERY_ROLES) -> 
             digest, owner = _owner(line.split(), roles)
         except ValueError as error:
             raise InvalidArgumentError(field, f"line {number} of {path} {error}") from None
-        owners[digest] = owner
+        if owners.setdefault(digest, owner) != owner:
+            raise InvalidArgumentError(
+                field,
+                f"line {number} of {path} gives {owner.name} the token of {owners[digest].name}, or other limits",
+            )
     if not owners:
         raise InvalidArgumentError(field, f"{path} holds no token")
     return owners

@@ -6,6 +6,7 @@ Rotating a key puts a new one before it and keeps only the public half of the ol
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -122,12 +123,21 @@ def create(path: Path) -> SigningKey:
 
 def rotate(path: Path) -> SigningKey:
     """Put a new key before the others of a file; of those only the public halves stay. Whole or not at all."""
-    old = read_key_file(path, "file")
-    key = SigningKey.new()
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.unlink(missing_ok=True)
-    text = "".join([key.pem(), *(one.pem() for one in old.public)])
-    _write(path, scratch, text, stat.S_IMODE(path.stat().st_mode))
+    read_key_file(path, "file")
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidArgumentError("file", f"{path} is being rotated by another process") from None
+        # Else this lock is on the file that another's has replaced, and that one's key would be lost.
+        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise InvalidArgumentError("file", f"{path} was rotated by another process just now")
+        old = read_key_file(path, "file")
+        key = SigningKey.new()
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        scratch.unlink(missing_ok=True)
+        text = "".join([key.pem(), *(one.pem() for one in old.public)])
+        _write(path, scratch, text, stat.S_IMODE(path.stat().st_mode))
     return key
 
 
@@ -160,7 +170,8 @@ def _read(path: Path, field: str) -> tuple[bytes, int]:
 
 def _parsed(data: bytes, where: str, field: str) -> list[SigningKey | PublicKey]:
     found: list[SigningKey | PublicKey] = []
-    for number, block in enumerate(_BLOCK.finditer(data), 1):
+    blocks = list(_BLOCK.finditer(data))
+    for number, block in enumerate(blocks, 1):
         try:
             key: object
             if block[1] == b"PUBLIC KEY":
@@ -177,6 +188,11 @@ def _parsed(data: bytes, where: str, field: str) -> list[SigningKey | PublicKey]
             found.append(PublicKey.of(key))
         else:
             raise InvalidArgumentError(field, f"block {number} of {where} is no Ed25519 key")
+    if data.count(b"-----BEGIN ") != len(blocks):
+        # A file that was cut off would do without its last keys, and a rotation would lose them for good.
+        raise InvalidArgumentError(
+            field, f"a block of {where} has no end, or none of its name: it is not whole"
+        )
     if not found:
         raise InvalidArgumentError(field, f"{where} holds no keys in PEM")
     return found

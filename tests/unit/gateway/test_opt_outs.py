@@ -48,7 +48,8 @@ async def test_an_opt_out_holds_when_an_alias_turns_back(running, places, additi
     assert open_engine(places[0]).filters.count_of("Bo") == 0
 
 
-async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, picture):
+@pytest.mark.parametrize("alias", ["default", ""])
+async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, picture, alias):
     _, client, admin = running
     older = shutil.copytree(places[0], places[0].with_name("older"))
     await admin(lambda one: one.delete_items(creator="Bo", why="opted out"))
@@ -57,10 +58,12 @@ async def test_a_copy_of_a_bundle_undoes_nothing(running, places, addition, pict
     with Store(older) as store:  # Its lock was given back.
         store.delete(Selection(ids=(1000,)), who="kim", why="x")
     # As many changes, but others.
-    assert (await admin(lambda one: one.load_bundle("older", alias="default", why="x"))).bundle_id
+    assert (await admin(lambda one: one.load_bundle("older", alias=alias, why="x"))).bundle_id
     assert {"Bo"}.isdisjoint(await shown(client, picture))
     await admin(lambda one: one.add_item(addition(1), why="x"))
     assert {"Bo"}.isdisjoint(await shown(client, picture))
+    with pytest.raises(PreconditionError, match="was deleted by name"):
+        await admin(lambda one: one.add_item(addition(2, 200, creator="Bo"), why="x"))
     assert open_engine(older).filters.count_of("Bo") == 0
 
 

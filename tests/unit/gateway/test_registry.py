@@ -89,6 +89,26 @@ async def test_an_alias_turns_back_to_a_bundle_that_drains(two, vector):
     assert registry.aliases_of(registry.find(B)) == ["two"]
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_bundle_that_is_taken_back_as_its_time_is_over_stays(two, vector, turns):
+    gateway, client = two
+    registry = gateway.registry
+    registry.set_alias("one", "two")
+    going = registry.find(A)
+    going.go.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    try:
+        registry.set_alias("one", A)
+    except NotFoundError:
+        # It had gone: then all of it has.
+        assert going not in registry.bundles
+        return
+    await asyncio.sleep(0.01)
+    assert registry.find(A) is going
+    assert (await client.attribute(embedding=vector(1), bundle_id=A)).bundle_id == A
+
+
 async def test_one_engine_may_have_two_aliases_from_the_start(serve, engine, vector):
     gateway, client = await serve(engine, more={"alias": "one", "others": {"two": Opened(engine)}})
     assert [gateway.registry.aliases_of(served) for served in gateway.registry.bundles] == [["one", "two"]]

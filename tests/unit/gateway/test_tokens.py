@@ -36,11 +36,20 @@ def test_every_way_to_write_a_line(tmp_path):
         ("a b rate=0", "above 0"),
         ("a b rate=nan", "above 0"),
         ("a b rate=x", "above 0"),
+        ("ann good", "gives ann the token of token "),
+        ("good items=5", "or other limits"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, problem):
     with pytest.raises(InvalidArgumentError, match=f"tokens_file: line 2 of .*{problem}"):
         read_owners(file(tmp_path, f"good\n{line}\n"), "tokens_file")
+
+
+def test_a_line_that_is_there_twice_is_one(tmp_path):
+    assert (
+        len(read_owners(file(tmp_path, "ann first items=5\nann first items=5\nann second\n"), "tokens_file"))
+        == 2
+    )
 
 
 def test_a_rate_lets_so_many_through_and_says_when_the_next_is_due(monkeypatch):

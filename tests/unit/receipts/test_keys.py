@@ -46,6 +46,61 @@ def test_rotating_keeps_the_public_half_of_what_signed_before(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("cut", [3, 40, 130])
+def test_a_file_that_was_cut_off_is_refused_and_not_rotated(tmp_path, cut):
+    path = tmp_path / "keys.pem"
+    keys.create(path)
+    keys.rotate(path)
+    keys.rotate(path)
+    path.write_bytes(path.read_bytes().rstrip()[:-cut])
+    for read in (keys.read_key_file, keys.read_public_keys, keys.rotate):
+        with pytest.raises(InvalidArgumentError, match=r"not whole|no key that can be read"):
+            read(path)
+
+
+def test_a_block_within_the_file_that_has_no_end_is_refused(tmp_path):
+    path = tmp_path / "keys.pem"
+    keys.create(path)
+    keys.rotate(path)
+    text = path.read_text()
+    for broken in (
+        text.replace("-----END PRIVATE KEY-----\n", ""),
+        text.replace("-----END PUBLIC KEY", "-----END KEY"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(InvalidArgumentError, match="not whole"):
+            keys.read_key_file(path)
+
+
+def test_two_rotations_at_once_lose_no_key(tmp_path, monkeypatch):
+    path = tmp_path / "keys.pem"
+    keys.create(path)
+    new = keys.SigningKey.new
+
+    def meanwhile():
+        monkeypatch.setattr(keys.SigningKey, "new", new)
+        with pytest.raises(InvalidArgumentError, match="being rotated by another"):
+            keys.rotate(path)
+        return new()
+
+    monkeypatch.setattr(keys.SigningKey, "new", meanwhile)
+    keys.rotate(path)
+    assert len(keys.read_key_file(path).public) == 2
+
+    replaced = keys.os.fstat
+
+    def rotated_before(handle):
+        monkeypatch.setattr(keys.os, "fstat", replaced)
+        path.rename(path.with_suffix(".before"))
+        path.write_bytes(path.with_suffix(".before").read_bytes())
+        path.chmod(0o600)
+        return replaced(handle)
+
+    monkeypatch.setattr(keys.os, "fstat", rotated_before)
+    with pytest.raises(InvalidArgumentError, match="just now"):
+        keys.rotate(path)
+
+
 def test_openssl_makes_and_reads_these_files(tmp_path):
     path = tmp_path / "keys.pem"
     command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(path)]
