@@ -32,7 +32,7 @@ _LONGEST_NAME = 64  # letters; of longer ones the words count alone
 _BEGINNING = 3  # letters that most other words are told from names by
 _LONGEST_PHRASE = 4  # words that are looked for in captions
 _ROUNDS = 8
-_ROWS = 65_536
+_ROWS, _MOST_ROWS = 1 << 16, 1 << 20
 
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 # Written without spaces: each character is a word.
@@ -187,9 +187,10 @@ class PromptNames:
         items, names = self._items, self._names
         left = {name for name in names if len(name) <= _LONGEST_PHRASE}
         found: set[tuple[str, ...]] = set()
-        for start in range(0, len(items), _ROWS):
-            # What has been found is looked for no more, so that later rows cost next to nothing.
-            for row in items.rows_with_words({name[0] for name in left}, start, start + _ROWS).tolist():
+        first = {name[0] for name in left}
+        start, rows = 0, _ROWS
+        while start < len(items):
+            for row in items.rows_with_words(first, start, start + rows).tolist():
                 spoken = _letters(items.caption(row))
                 creator = items.creator(row)
                 phrases = {
@@ -198,7 +199,12 @@ class PromptNames:
                     for count in range(1, _LONGEST_PHRASE + 1)
                 }
                 found |= {name for name in phrases & left if names[name][0] != creator}
-            left -= found
+            if not left.isdisjoint(found):
+                # What has been found is looked for no more, so that later rows cost next to nothing.
+                left -= found
+                first = {name[0] for name in left}
+            # Then more are taken at once: each time all these words are gone through.
+            start, rows = start + rows, min(2 * rows, _MOST_ROWS)
         return found
 
 

@@ -196,3 +196,14 @@ def test_spelled_letters_are_not_read_over_and_over(names, monkeypatch):
     prompt = " ".join("microsof" * 200)
     assert names.without(prompt) == prompt
     assert len(looked_up) < 6 * len(prompt.split())
+
+
+@pytest.mark.parametrize(("first", "most"), [(1, 1), (1, 4), (2, 8), (5, 5)])
+def test_however_many_captions_are_read_at_once_a_word_is_found(monkeypatch, names, first, most):
+    for captions in (CAPTIONS, dict(reversed(CAPTIONS.items()))):
+        monkeypatch.setattr("attributary.attribution.names._ROWS", first)
+        monkeypatch.setattr("attributary.attribution.names._MOST_ROWS", most)
+        found = PromptNames(table(captions))
+        for prompt in ("a green apple", "an apple by Apple", "crystal moon", "taco by mo", "one moon, zoe"):
+            assert found.without(prompt) == names.without(prompt)
+        assert found.without("an apple") == "an apple"
