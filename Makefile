@@ -55,7 +55,7 @@ bench-million: $(UNTUNED)/manifest.json
 	$(BENCH)/search_peers.py --counts 1000000 --k 100 --seconds 0.3 --vectors $(OUT)/bench/vectors-1m \
 	  --name search_peers_1m --save
 
-# Bundles of ten thousand to ten million items, built, opened and asked: three quarters of an hour, 30 GB in $(OUT).
+# Bundles of ten thousand to ten million items, built, opened and asked: twenty minutes, 30 GB in $(OUT).
 bench-ten-million: $(UNTUNED)/manifest.json
 	$(BENCH)/growth.py --bundle $(UNTUNED) --corpus $(CORPUS) --counts 10000 100000 1000000 10000000 \
 	  --folder $(OUT)/bench --save
