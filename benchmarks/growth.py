@@ -7,8 +7,8 @@ them with noise half their length, captions and creators in proportion. `attribu
 each bundle in a process of its own (wall and CPU seconds, peak memory, files mapped by it among that); a fresh process
 opens it (`open_s`, hashes and golden queries too), then answers embedding queries alone. An exponent is the slope
 of log cost over log items between the smallest and the largest size: 1 grows as the items do, 0 not at all. A million
-items take some 4 GB below `--folder` and three minutes, ten million ten times the room and a quarter of an hour; each is
-told at once on the way.
+items take some 4 GB below `--folder` and three minutes, ten million ten times the room and a quarter of an hour; each
+is told at once on the way.
 """
 
 from __future__ import annotations
