@@ -156,15 +156,26 @@ async def test_who_consented_again_may_be_brought_back(running, picture):
     assert "Bo" in await shown(client, picture)
 
 
-async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, places, picture, tmp_path):
-    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
-    with Store(places[0]) as store:
-        store.delete(Selection(creator="Bo"), who="kim", why="opted out")
-    gateway, client = await serve(
-        open_engine(places[0]),
-        more={"open_bundle": lambda place: Opened(open_engine(place))},
-        admin_tokens_file=tmp_path / "admins",
-    )
+@pytest.fixture
+def reader(serve, places, tmp_path):
+    """Start a server that cannot write, of a bundle that Bo was deleted from by name; takes settings."""
+
+    async def start(**settings):
+        (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
+        with Store(places[0]) as store:
+            store.delete(Selection(creator="Bo"), who="kim", why="opted out")
+        return await serve(
+            open_engine(places[0]),
+            more={"open_bundle": lambda place: Opened(open_engine(place))},
+            admin_tokens_file=tmp_path / "admins",
+            **settings,
+        )
+
+    return start
+
+
+async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(reader, picture):
+    gateway, client = await reader()
 
     def turn():
         with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
@@ -174,17 +185,9 @@ async def test_a_server_that_cannot_write_takes_them_over_while_it_runs(serve, p
     assert "Bo" not in await shown(client, picture)
 
 
-async def test_what_a_follower_took_over_holds_in_the_compacted_bundle(serve, places, picture, tmp_path):
+async def test_what_a_follower_took_over_holds_in_the_compacted_bundle(reader, places, picture):
     """Its writer knows nothing of it, so the compaction has the items."""
-    (tmp_path / "admins").write_text(f"kim {TOKEN}\n")
-    with Store(places[0]) as store:
-        store.delete(Selection(creator="Bo"), who="kim", why="opted out")
-    gateway, client = await serve(
-        open_engine(places[0]),
-        more={"open_bundle": lambda place: Opened(open_engine(place))},
-        admin_tokens_file=tmp_path / "admins",
-        follow_poll_s=0.02,
-    )
+    gateway, client = await reader(follow_poll_s=0.02)
 
     def turn_and_compact():
         with AdminClient(f"127.0.0.1:{gateway.port}", token=TOKEN) as admin:
